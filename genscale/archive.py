@@ -1,0 +1,217 @@
+"""Everything a run found out, written as it goes, so that a killed run resumes and none is done twice.
+
+One JSON line for each finished piece of work: a solve (a candidate carried to a step; its latents and
+its solver's memory are a safetensors file beside it) or a score. A line is written after its file,
+files appear under their final name only when complete, and a line torn by a kill is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.particles import Candidate, Memory, Particles
+
+FILE = "archive.jsonl"
+
+
+@dataclass
+class Entry:
+    """One scored state of one candidate. final: clean latents (previews never win).
+
+    scores: raw, by search verifier; select and report likewise. nfe: what the prompt's search had spent when
+    it was scored. seconds: since the run began. x: clean latents, where they are kept.
+    """
+
+    prompt: int
+    candidate: Candidate
+    step: int
+    final: bool
+    scores: dict[str, float]
+    total: float | None
+    select: dict[str, float] = field(default_factory=dict)
+    report: dict[str, float] = field(default_factory=dict)
+    nfe: int = 0
+    seconds: float = 0.0
+    x: Tensor | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        record = {k: v for k, v in vars(self).items() if k not in ("x", "candidate")}
+        return {"kind": "score", **record, **_recipe(self.candidate)}
+
+
+def _recipe(c: Candidate) -> dict[str, Any]:
+    return {
+        "candidate": c.id,
+        "origin": c.origin,
+        "parent": c.parent,
+        "key": list(c.key),
+        "start": c.step,
+        "details": dict(c.details),
+    }
+
+
+def _candidate(record: Mapping[str, Any]) -> Candidate:
+    return Candidate(
+        record["candidate"],
+        record["origin"],
+        tuple(record["key"]),
+        record["parent"],
+        record["start"],
+        record["details"],
+    )
+
+
+class Archive:
+    """The entries of a run; with a folder, also on disk and able to resume.
+
+    heading: what the run is (prompts, model, sampler, seed, ...): a folder made by another run is refused.
+    """
+
+    def __init__(self, folder: Path | None = None, heading: Mapping[str, Any] | None = None) -> None:
+        self.entries: list[Entry] = []
+        self.folder = folder
+        self.earlier_seconds, self.earlier_evaluations = 0.0, 0  # of earlier lives of this run, up to a score
+        self._started = time.monotonic()
+        self._solved: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._scored: dict[tuple[int, int, int], Entry] = {}
+        self._file: Any = None
+        if folder is not None:
+            self._open(folder, json.loads(json.dumps(dict(heading or {}))))
+
+    def _open(self, folder: Path, heading: dict[str, Any]) -> None:
+        path = folder / FILE
+        try:
+            (folder / "latents").mkdir(parents=True, exist_ok=True)
+            lines = list(_whole_lines(path))
+            if lines:
+                self._read(lines, heading)  # before anything of it is changed: it may be another's
+            _cut_torn_line(path)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise Refusal(
+                f"cannot write to '{folder}' ({error.strerror}): choose another output folder."
+            ) from None
+        if not lines:
+            self._write({"kind": "run", **heading})
+
+    def _read(self, lines: list[dict[str, Any]], heading: dict[str, Any]) -> None:
+        # A larger budget or another batch size goes on with what is there: candidates stay the same.
+        differing = [k for k in heading if k != "limits" and lines[0].get(k) != heading[k]]
+        if differing:
+            raise Refusal(
+                f"'{self.folder}' holds another run (its {differing[0]} is {lines[0].get(differing[0])!r}, "
+                f"not {heading[differing[0]]!r}): choose an empty folder, or repeat that run's options."
+            )
+        spent: dict[int, int] = {}
+        for record in lines[1:]:
+            where = (record["prompt"], record["candidate"], record["step"])
+            self.earlier_seconds = max(self.earlier_seconds, record["seconds"])
+            if record["kind"] == "solve":
+                self._solved[where] = record
+            else:
+                names = ("prompt", "step", "final", "scores", "total", "select", "report", "nfe", "seconds")
+                spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
+                self._scored[where] = Entry(candidate=_candidate(record), **{k: record[k] for k in names})
+        self.earlier_evaluations = sum(spent.values())
+        self._started = time.monotonic() - self.earlier_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began; time between a kill and its resumption is not counted."""
+        return time.monotonic() - self._started
+
+    def solved(self, prompt: int, candidate: Candidate, step: int) -> Particles | None:
+        """The stored result of a solve, if an earlier life of this run finished it."""
+        record = self._solved.get((prompt, candidate.id, step))
+        if record is None or self.folder is None or not (self.folder / record["file"]).exists():
+            return None
+        if _candidate(record) != candidate:  # another budget may have planned another search
+            return None
+        from safetensors.torch import load_file
+
+        tensors = load_file(self.folder / record["file"])
+        rows = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
+        rest = record["memory"]
+        return Particles(
+            tensors["x"], step, (candidate,), None if rest is None else Memory(rows, rest), tensors.get("x0")
+        )
+
+    def add_solved(self, prompt: int, particles: Particles) -> None:
+        """Store each row of finished particles (nothing without a folder)."""
+        if self.folder is None:
+            return
+        from safetensors.torch import save_file
+
+        for i, candidate in enumerate(particles.candidates):
+            row = particles[[i]]
+            tensors = {"x": row.x}
+            if row.x0 is not None:
+                tensors["x0"] = row.x0
+            if row.memory is not None:
+                tensors |= {f"memory.{k}": v for k, v in row.memory.rows.items()}
+            name = f"latents/{prompt}-{candidate.id}-{row.step}.safetensors"
+            partial = self.folder / f"{name}.partial"
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+            os.replace(partial, self.folder / name)
+            record = {
+                "kind": "solve",
+                "prompt": prompt,
+                **_recipe(candidate),
+                "step": row.step,
+                "file": name,
+                "memory": None if row.memory is None else dict(row.memory.rest),
+                "seconds": round(self.seconds, 4),
+            }
+            self._write(record)
+
+    def scored(self, prompt: int, candidate: Candidate, step: int) -> Entry | None:
+        entry = self._scored.get((prompt, candidate.id, step))
+        return entry if entry is not None and entry.candidate == candidate else None
+
+    def add_score(self, entry: Entry, fresh: bool) -> None:
+        """Take an entry into the run; `fresh` ones go to disk, those that were read from there do not."""
+        self.entries.append(entry)
+        if fresh:
+            self._write(entry.as_dict())
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a journal, without a last line torn by a kill."""
+    data = path.read_bytes() if path.exists() else b""
+    end = data.rfind(b"\n") + 1
+    for number, line in enumerate(data[:end].splitlines(), 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            raise Refusal(f"line {number} of '{path}' is no JSON: the archive was changed by hand.") from None
+
+
+def _cut_torn_line(path: Path) -> None:
+    data = path.read_bytes() if path.exists() else b""
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(path, end)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The records of a finished or killed run, heading first; for `show`, `rescore` and tests."""
+    return list(_whole_lines(folder / FILE))

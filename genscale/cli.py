@@ -1,0 +1,215 @@
+"""The command line: `genscale generate`, `resume`, `samplers`, `verifiers`, `models`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from genscale import cli_options as o
+from genscale.errors import Refusal
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Spend more compute at inference to get better pictures from pretrained diffusion and flow models.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_EXAMPLES = """
+Examples:
+
+  genscale generate "a red star left of a blue ring"
+
+  genscale generate "a red star" --budget 640nfe --seed 1 --out runs/star
+
+  genscale generate --prompts prompts.txt --sampler zero_order --neighbours 4 --rounds 8
+
+  genscale generate "an owl" --model owner/name --verifier clip --verifier aesthetic:0.5 --steps 28
+
+  genscale generate --from runs/star/best.png --candidates 64
+
+Options of the sampler are given by name: `genscale samplers best_of_n` lists them.
+"""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from genscale import __version__
+
+        print(f"genscale {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog=_EXAMPLES,
+)
+def generate(
+    ctx: typer.Context, words: o.Words = None, prompts: o.Prompts = None, sampler: o.Sampler = None,
+    set_: o.Set = None, verifier: o.Verifiers = None, select: o.Select = None, report: o.Report = None,
+    ensemble: o.Ensemble = None, budget: o.Limit = None, negative: o.Negative = None, steps: o.Steps = None,
+    guidance: o.Guidance = None, seed: o.Seed = None, size: o.Size = None, frames: o.Frames = None,
+    images: o.Images = None, image: o.Image = None, mask_image: o.Mask = None,
+    control_image: o.Control = None, pipeline_args: o.Extra = None, model: o.Model = None,
+    dtype: o.Dtype = None, device: o.Device = None,
+    attention: o.Attention = None, offload: o.Offload = None, compile: o.Compile = None, lora: o.Lora = None,
+    variant: o.Variant = None, revision: o.Revision = None, trust_remote_code: o.Trust = None,
+    batch_size: o.Batch = None, from_: o.From = None, out: o.Out = None, metadata: o.Metadata = None,
+    dry_run: o.DryRun = False, as_json: o.Json = False,
+) -> int:  # fmt: skip
+    """Search for the best pictures of a prompt, and write them beside the base picture."""
+    from genscale import generation
+
+    flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
+    request = _request(ctx.params, flags)
+    if dry_run:
+        return _show_plan(generation.plan(request), as_json)
+    return _run(request, out, as_json)
+
+
+@app.command()
+def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+    """Go on with a run that was killed or interrupted, from its folder."""
+    from genscale.request import load_folder
+
+    return _run(load_folder(folder), folder, as_json)
+
+
+@app.command()
+def samplers(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None, as_json: o.Json = False
+) -> int:
+    """List the samplers, or explain one."""
+    return _list_plugins("sampler", name, as_json)
+
+
+@app.command()
+def verifiers(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None, as_json: o.Json = False
+) -> int:
+    """List the verifiers, or explain one."""
+    return _list_plugins("verifier", name, as_json)
+
+
+@app.command()
+def models(as_json: o.Json = False) -> int:
+    """List the embedded models."""
+    from genscale import listing
+
+    records = listing.model_records()
+    if as_json:
+        _print_json(records)
+    else:
+        listing.show_models(records, Console())
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, return its exit code; a refusal is one sentence on stderr and code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words in ([], ["generate"]):
+        words.append("--help")
+    try:
+        code = app(words, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except Refusal as error:
+        return _fail(str(error), 2, "--json" in words)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted.", INTERRUPTED, "--json" in words)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's own errors, whichever parser typer is built on
+            return _fail(error.format_message(), 2, "--json" in words)
+        raise
+
+
+def _fail(message: str, code: int, as_json: bool) -> int:
+    print(f"genscale: {message}", file=sys.stderr)
+    if as_json:
+        _print_json({"error": message})
+    return code
+
+
+def _request(given: dict[str, Any], flags: list[str]) -> Any:
+    """The request that the options make, on top of that in --from."""
+    from genscale import jury, plugins, sampler_options
+    from genscale.prompts import read_prompts
+    from genscale.request import Request, load_request
+
+    request = Request() if given["from_"] is None else load_request(given["from_"])
+    fields = o.request_fields(given)
+    for role, option in (("verifiers", "verifier"), ("select", "select"), ("report", "report")):
+        if role not in fields and jury.foreign(getattr(request, role)):
+            raise Refusal(f"'{given['from_']}' asks for code from a module: name it again with --{option}.")
+    name = fields.get("sampler", request.sampler)
+    hints = sampler_options.field_types(plugins.load("sampler", name))
+    prompts, own = sampler_options.split(given["words"] or [], hints, flags)
+    own |= sampler_options.pairs(given["set_"] or [])
+    if given["prompts"] is not None:
+        prompts += read_prompts(given["prompts"])
+    if any(not prompt.strip() for prompt in prompts) or not (prompts or request.prompts):
+        raise Refusal('there is no prompt: give one in quotes ("a red star") or a file with --prompts.')
+    kept = request.sampler_fields if name == request.sampler else {}
+    return replace(
+        request, **fields, prompts=tuple(prompts) or request.prompts, sampler_fields={**kept, **own}
+    )
+
+
+def _run(request: Any, out: Path | None, as_json: bool) -> int:
+    from genscale import generation
+    from genscale.progress import Display, plain_warnings
+    from genscale.summary import show_record
+
+    try:
+        with plain_warnings():
+            record = generation.generate(request, out, Display(quiet=as_json))
+    except KeyboardInterrupt:
+        return _fail("interrupted before a picture was finished.", INTERRUPTED, as_json)
+    if as_json:
+        _print_json(record)
+    else:
+        show_record(record, Console())
+    return INTERRUPTED if record["stopped"] == "interrupted" else 0
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> int:
+    from genscale.summary import show_plan
+
+    if as_json:
+        _print_json(plan)
+    else:
+        show_plan(plan, Console())
+    return 0
+
+
+def _list_plugins(kind: str, name: str | None, as_json: bool) -> int:
+    from genscale import listing
+
+    records = listing.plugin_records(kind, name)
+    if as_json:
+        _print_json(records if name is None else records[0])
+    elif name is None:
+        listing.show_plugins(kind, records, Console())
+    else:
+        listing.show_details(records[0], Console())
+    return 0
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False))

@@ -1,0 +1,188 @@
+"""The options of `genscale generate`, one name each: their types, groups and help."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genscale.errors import Refusal
+
+SEARCH, PICTURE, MODEL, RUN = "The search", "The picture", "The model", "The run"
+
+
+def _option(names: str, text: str, panel: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names.split(), help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="What to generate; several prompts are searched together.",
+        metavar="PROMPT...",
+        show_default=False,
+    ),
+]
+Prompts = Annotated[
+    Path | None,
+    _option("--prompts", "Prompts from a file: text (one a line), jsonl, json or csv.", PICTURE, "FILE"),
+]
+From = Annotated[
+    Path | None,
+    _option(
+        "--from", "Do again what this picture of genscale came from; other options override it.", RUN, "PNG"
+    ),
+]
+
+Sampler = Annotated[
+    str | None,
+    _option("--sampler", "How to search (best_of_n); `genscale samplers` lists them.", SEARCH, "NAME"),
+]
+Set = Annotated[
+    list[str] | None,
+    _option("--set", "An option of the sampler, as --NAME VALUE is. Repeatable.", SEARCH, "NAME=VALUE"),
+]
+Verifiers = Annotated[
+    list[str] | None,
+    _option(
+        "--verifier",
+        "What steers: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable.",
+        SEARCH,
+        "NAME",
+    ),
+]
+Select = Annotated[
+    list[str] | None,
+    _option("--select", "What picks the winner, if not the verifiers. Repeatable.", SEARCH, "NAME"),
+]
+Report = Annotated[
+    list[str] | None,
+    _option(
+        "--report",
+        "What only measures, held out from the search; 'none' for nothing. Repeatable.",
+        SEARCH,
+        "NAME",
+    ),
+]
+Ensemble = Annotated[
+    str | None,
+    _option(
+        "--ensemble", "How several verifiers make one score: weighted (default) or rank.", SEARCH, "NAME"
+    ),
+]
+Limit = Annotated[
+    str | None,
+    _option(
+        "--budget",
+        "When to stop, for each prompt: 480nfe, 60s, 32calls, target=0.35, or several joined by commas.",
+        SEARCH,
+        "LIMITS",
+    ),
+]
+
+Negative = Annotated[str | None, _option("--negative", "Negative prompt.", PICTURE, "TEXT")]
+Steps = Annotated[int | None, _option("--steps", "Denoising steps.", PICTURE)]
+Guidance = Annotated[float | None, _option("--guidance", "Guidance scale.", PICTURE)]
+Seed = Annotated[int | None, _option("--seed", "Seed; drawn and written down where none is given.", PICTURE)]
+Size = Annotated[str | None, _option("--size", "Width and height, such as 1024x768.", PICTURE, "WxH")]
+Frames = Annotated[int | None, _option("--frames", "Frames of a video.", PICTURE)]
+Images = Annotated[
+    int | None, _option("--images", "How many of the best to write for each prompt (1).", PICTURE)
+]
+Image = Annotated[Path | None, _option("--image", "A picture to start from.", PICTURE, "FILE")]
+Mask = Annotated[Path | None, _option("--mask-image", "Where to paint on --image: white.", PICTURE, "FILE")]
+Control = Annotated[
+    Path | None, _option("--control-image", "The picture that steers a ControlNet.", PICTURE, "FILE")
+]
+Extra = Annotated[
+    str | None, _option("--pipeline-args", "Further arguments of the pipeline, as JSON.", PICTURE, "JSON")
+]
+
+Model = Annotated[
+    str | None,
+    _option(
+        "--model",
+        "Embedded (shapes-flow), hub id, diffusers folder, .safetensors or .ckpt file.",
+        MODEL,
+        "NAME",
+    ),
+]
+Dtype = Annotated[str | None, _option("--dtype", "auto, float32, bfloat16 or float16.", MODEL, "NAME")]
+Device = Annotated[
+    str | None, _option("--device", "cpu, cuda, cuda:1, mps; the best there is by default.", MODEL, "NAME")
+]
+Attention = Annotated[
+    str | None, _option("--attention", "Attention backend: xformers, native, flash, sage, ...", MODEL, "NAME")
+]
+Offload = Annotated[
+    str | None, _option("--offload", "Keep weights off the GPU: model, sequential or group.", MODEL, "NAME")
+]
+Compile = Annotated[bool | None, _option("--compile", "Compile the denoiser.", MODEL)]
+Lora = Annotated[
+    list[str] | None,
+    _option("--lora", "A LoRA file or hub id, with :SCALE at will. Repeatable.", MODEL, "NAME"),
+]
+Variant = Annotated[str | None, _option("--variant", "Weights' variant, such as fp16.", MODEL, "NAME")]
+Revision = Annotated[str | None, _option("--revision", "Hub revision.", MODEL, "NAME")]
+Trust = Annotated[bool | None, _option("--trust-remote-code", "Run code that the model brings.", MODEL)]
+
+Batch = Annotated[
+    int | None, _option("--batch-size", "Latents through the model at once, at most (16).", RUN)
+]
+Out = Annotated[
+    Path | None,
+    _option(
+        "--out", "Folder to write to (runs/DATE); the folder of this very run is gone on with.", RUN, "DIR"
+    ),
+]
+Metadata = Annotated[
+    bool | None, _option("--metadata/--no-metadata", "Whether pictures say how they were made (yes).", RUN)
+]
+DryRun = Annotated[bool, _option("--dry-run", "Print plan and cost; generate nothing.", RUN)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)]
+
+# Parameter of the command: field of the request.
+_SAME = (
+    *("model", "sampler", "ensemble", "budget", "negative", "steps", "guidance", "seed", "frames", "images"),
+    *("dtype", "device", "batch_size", "attention", "offload", "compile", "variant", "revision"),
+    *("trust_remote_code", "metadata"),
+)
+_LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora"}
+_FILES = ("image", "mask_image", "control_image")
+
+
+def request_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a Request from the options that were given; what was not given is left out."""
+    fields = {name: given[name] for name in _SAME if given.get(name) is not None}
+    fields |= {field: tuple(given[name]) for name, field in _LISTS.items() if given.get(name)}
+    fields |= {name: str(given[name]) for name in _FILES if given.get(name) is not None}
+    if given.get("size") is not None:
+        fields["width"], fields["height"] = _size(given["size"])
+    if given.get("pipeline_args") is not None:
+        fields["pipeline_args"] = _json_object(given["pipeline_args"])
+    for name in ("steps", "frames", "images", "batch_size"):
+        if fields.get(name, 1) < 1:
+            raise Refusal(f"--{name.replace('_', '-')} {fields[name]} must be at least 1.")
+    if not 0 <= fields.get("seed", 0) < 2**64:
+        raise Refusal(f"--seed {fields['seed']} must be 0 or more, and below 2**64.")
+    return fields
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)(?:[xX×]([1-9]\d*))?", text.strip())
+    if match is None:
+        raise Refusal(f"--size '{text}' cannot be read: write WIDTHxHEIGHT, such as 1024x768.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Refusal(f"--pipeline-args is no JSON ({error.msg}): write '{{\"strength\": 0.6}}'.") from None
+    if not isinstance(found, dict):
+        raise Refusal("--pipeline-args must be a JSON object, such as '{\"strength\": 0.6}'.")
+    return found

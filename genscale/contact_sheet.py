@@ -1,0 +1,116 @@
+"""The contact sheet: for every prompt the base picture beside the best and the runners-up, with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+TILE = 256
+MARGIN, GAP, PAD = 28, 18, 6
+GROUND, INK, FAINT, FRAME = (255, 255, 255), (28, 30, 34), (118, 122, 130), (214, 217, 222)
+ACCENT = (22, 128, 74)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture with a label (`note` is set at its right end) and lines of scores below."""
+
+    picture: Image.Image
+    label: str
+    scores: tuple[str, ...] = ()
+    note: str = ""
+    winner: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    prompt: str
+    tiles: tuple[Tile, ...]
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def sheet(rows: Sequence[Row], title: str) -> Image.Image:
+    """All rows below each other under one title line."""
+    columns = max(len(row.tiles) for row in rows)
+    shown = [[_scaled(tile.picture) for tile in row.tiles] for row in rows]
+    cell = max(picture.width for pictures in shown for picture in pictures)
+    cell = max(cell, 200)
+    width = 2 * MARGIN + columns * cell + (columns - 1) * GAP
+    heights = [_row_height(row, pictures) for row, pictures in zip(rows, shown, strict=True)]
+    canvas = Image.new("RGB", (width, MARGIN + 30 + sum(heights) + MARGIN // 2), GROUND)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN, MARGIN - 8), _fitted(title, _font(15), width - 2 * MARGIN), FAINT, _font(15))
+    top = MARGIN + 30
+    for row, pictures, height in zip(rows, shown, heights, strict=True):
+        _draw_row(canvas, pen, row, pictures, cell, top)
+        top += height
+    return canvas
+
+
+def _row_height(row: Row, pictures: Sequence[Image.Image]) -> int:
+    lines = max(len(tile.scores) for tile in row.tiles)
+    return 34 + max(picture.height for picture in pictures) + 10 + 24 + 20 * lines + 26
+
+
+def _draw_row(
+    canvas: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    row: Row,
+    pictures: Sequence[Image.Image],
+    cell: int,
+    top: int,
+) -> None:
+    width = canvas.width - 2 * MARGIN
+    pen.text((MARGIN, top), _fitted(row.prompt, _font(20), width), INK, _font(20))
+    tallest = max(picture.height for picture in pictures)
+    for i, (tile, picture) in enumerate(zip(row.tiles, pictures, strict=True)):
+        left = MARGIN + i * (cell + GAP)
+        x, y = left + (cell - picture.width) // 2, top + 34 + (tallest - picture.height) // 2
+        thick = 4 if tile.winner else 1
+        box = (x - thick, y - thick, x + picture.width + thick - 1, y + picture.height + thick - 1)
+        pen.rectangle(box, outline=ACCENT if tile.winner else FRAME, width=thick)
+        canvas.paste(picture, (x, y))
+        _caption(pen, tile, left, top + 34 + tallest + 10, cell)
+
+
+def _caption(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, cell: int) -> None:
+    colour = ACCENT if tile.winner else INK
+    pen.text((left, top), tile.label, colour, _font(18))
+    if tile.note:
+        note = _font(16)
+        pen.text((left + cell - round(note.getlength(tile.note)), top + 2), tile.note, colour, note)
+    for i, line in enumerate(tile.scores):
+        pen.text((left, top + 25 + 20 * i), _fitted(line, _font(15), cell), FAINT, _font(15))
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    """Small pictures are enlarged by a whole factor without smoothing (64 pixels: x4), large ones reduced."""
+    picture = picture.convert("RGB")
+    longest = max(picture.size)
+    factor = TILE // longest
+    if factor > 1:
+        size = (picture.width * factor, picture.height * factor)
+        return picture.resize(size, Image.Resampling.NEAREST)
+    if longest > TILE * 3 // 2:
+        share = TILE * 3 / 2 / longest
+        size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    return picture
+
+
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+def _fitted(text: str, font: Font, width: int) -> str:
+    """The text on one line, cut to a width."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

@@ -1,0 +1,366 @@
+"""The engine: runs many samplers against one model and its verifiers, under a budget.
+
+It is itself a generator: it yields batches for a model to evaluate and is sent the outputs, so that a
+pipeline's own loop (pipelines/visit.py), an analytic model or a plain loop can drive it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from genscale.archive import Archive, Entry
+from genscale.budget import Budget
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.events import BatchHalved, Denoised, Event, Scored
+from genscale.ledger import Ledger
+from genscale.media import Media
+from genscale.panel import Roles
+from genscale.particles import OWN, Particles
+from genscale.protocol import Batch, Decode, Denoise, Output, Score, Scores, Solve
+from genscale.search import Search
+
+
+@dataclass
+class Flight:
+    """Some rows of one question on their way through the model, all at one step. begun: not to be dropped."""
+
+    search: Search
+    rows: list[int]  # their places in the question
+    particles: Particles
+    until: int | None  # None: one evaluation, no step
+    begun: bool = False
+
+    def split(self, n: int) -> tuple[Flight, Flight]:
+        return (
+            replace(self, rows=self.rows[:n], particles=self.particles[:n]),
+            replace(self, rows=self.rows[n:], particles=self.particles[n:]),
+        )
+
+
+class Engine:
+    """Answers the questions of `searches` until all of them end.
+
+    batch_size: latents (rows) in one model call or decode at most; halved when memory runs out.
+    """
+
+    def __init__(
+        self,
+        searches: Sequence[Search],
+        roles: Roles,
+        decode: Decode,
+        *,
+        budget: Budget,
+        archive: Archive,
+        ledger: Ledger,
+        batch_size: int,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.searches = list(searches)
+        self.roles = roles
+        self.decode = decode
+        self.budget = budget
+        self.archive = archive
+        self.ledger = ledger
+        self.batch_size = batch_size
+        self.on_event = on_event
+        self._flights: list[Flight] = []
+        self._batch: list[Flight] = []
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self) -> Generator[Batch, Output, None]:
+        """Yield batches, be sent outputs; ends when every search has ended."""
+        while True:
+            for search in self.searches:
+                self._admit(search)
+            room = self._room()
+            if self._drop_late(room):
+                continue
+            if self._flights:
+                output = yield self._next_batch(room)
+                self._absorb(output)
+            elif not self._score():
+                return
+
+    def halve(self, failed: int) -> Batch | None:
+        """After memory ran out on `failed` rows: a smaller batch instead, or None if it was one row."""
+        if failed <= 1:
+            return None
+        self.batch_size = max(1, failed // 2)
+        self.on_event(BatchHalved(self.batch_size))
+        self._flights = self._batch + self._flights
+        return self._next_batch(self._room())
+
+    # ---------------------------------------------------------------- questions become flights
+
+    def _admit(self, search: Search) -> None:
+        """Turn a question into a flight; answer it at once where archive or budget already do."""
+        while isinstance(search.ask, Solve | Denoise) and not search.admitted:
+            particles, until = search.particles, search.until
+            if until == particles.step:
+                search.send(particles)
+                continue
+            rows = search.affordable()
+            if rows == 0:
+                search.throw(BudgetExhausted())
+                continue
+            search.admit(rows)
+            todo = [i for i in range(rows) if until is None or not self._recall(search, i, until)]
+            if todo and search.finals and search.price * (rows if until is None else 1) > self._room():
+                search.forget(todo)
+                todo = []
+            if todo:
+                self._flights.append(Flight(search, todo, particles[todo], until))
+            else:
+                search.answer()
+
+    def _recall(self, search: Search, row: int, until: int) -> bool:
+        """Take a row from the archive of an earlier life of this run; it is charged all the same."""
+        particles = search.particles
+        found = self.archive.solved(search.index, particles.candidates[row], until)
+        if found is None:
+            return False
+        search.finish(row, found.to(particles.x.device))
+        search.spent += search.price
+        return True
+
+    # ---------------------------------------------------------------- seconds
+
+    def _room(self) -> float:
+        """Evaluations that fit into the time left beside those under way, by what they took so far."""
+        if self.budget.seconds is None:
+            return math.inf
+        left, took, done = self.budget.seconds - self.archive.seconds, self.archive.seconds, self._evaluations
+        if left <= 0 or done == 0:
+            return math.inf if left > 0 else 0
+        if self.archive.earlier_evaluations == 0:  # an earlier life that left nothing to go by
+            took -= self.archive.earlier_seconds
+        each = took / done
+        under_way = sum(_price(f) * len(f.rows) for f in self._flights if f.begun)
+        return left / max(each, 1e-12) - under_way
+
+    @property
+    def _evaluations(self) -> int:
+        return self.ledger.evaluations + self.archive.earlier_evaluations
+
+    def _drop_late(self, room: float) -> bool:
+        """Drop what has not begun and would not be done in time; True if that changed anything."""
+        late = [f for f in self._flights if not _needed(f) and _price(f) > room]
+        self._flights = [f for f in self._flights if _needed(f) or _price(f) <= room]
+        for flight in late:
+            flight.search.forget(flight.rows)
+            if flight.search.complete:
+                flight.search.answer()
+        return bool(late)
+
+    # ---------------------------------------------------------------- batches
+
+    def _next_batch(self, room: float) -> Batch:
+        """The rows furthest along, then in the order of prompts and candidates, up to the batch size.
+
+        With a budget of seconds no more rows begin than will be done in time; the very first goes alone,
+        to learn how long one takes.
+        """
+        blind = self.budget.seconds is not None and self._evaluations == 0
+        places = 1 if blind else self.batch_size
+        step = max(f.particles.step for f in self._flights)
+        self._batch, rest = [], []
+        for flight in self._flights:
+            n = len(flight.rows) if flight.particles.step == step else 0
+            if not flight.begun and flight.until is not None and _price(flight) * n > max(room, 0):
+                n = max(int(room // _price(flight)), 1 if _needed(flight) else 0)
+            n = min(n, places)
+            if n < len(flight.rows):
+                flight, tail = flight.split(n)
+                rest.append(tail)
+            if n > 0:
+                room -= 0 if flight.begun else _price(flight) * n
+                flight.begun = True
+                self._batch.append(flight)
+                places -= n
+        self._flights = rest
+        return self._as_batch()
+
+    def _as_batch(self) -> Batch:
+        flights = self._batch
+        return Batch(
+            flights[0].particles.x if len(flights) == 1 else torch.cat([f.particles.x for f in flights]),
+            flights[0].particles.step,
+            tuple(f.search.index for f in flights for _ in f.rows),
+        )
+
+    def _absorb(self, output: Output) -> None:
+        """Step the rows that were evaluated and answer the questions that are complete."""
+        flights, self._batch, at = self._batch, [], 0
+        total = sum(len(f.rows) for f in flights)
+        self.ledger.evaluations += output.evaluations
+        with self.ledger.clock("step"):
+            for flight in flights:
+                n = len(flight.rows)
+                flight.search.spent += output.evaluations * n // total
+                self._advance(flight, output.value[at : at + n], output.x[at : at + n])
+                at += n
+        self.on_event(Denoised(self.ledger.evaluations, total))
+        for search in {id(f.search): f.search for f in flights}.values():
+            if search.complete:
+                search.answer()
+
+    def _advance(self, flight: Flight, value: Tensor, x: Tensor) -> None:
+        process, search = flight.search.process, flight.search
+        if flight.until is None:
+            prediction = process.predict(flight.particles, value, x)
+            for i, row in enumerate(flight.rows):
+                search.finish(row, prediction[i])
+            return
+        preview = flight.particles.step + 1 == flight.until < process.steps
+        flight.particles = process.advance(flight.particles, value, x, preview)
+        if flight.particles.step < flight.until:
+            self._flights.append(flight)
+            return
+        self.archive.add_solved(search.index, flight.particles)
+        for i, row in enumerate(flight.rows):
+            search.finish(row, flight.particles[[i]])
+
+    # ---------------------------------------------------------------- scores
+
+    def _score(self) -> bool:
+        """Decode and judge what the searches that wait for scores ask for; False if none does."""
+        waiting = [s for s in self.searches if isinstance(s.ask, Score)]
+        fresh: list[tuple[Search, int]] = []
+        for search in waiting:
+            n = search.affordable()
+            if n == 0:
+                search.throw(BudgetExhausted())
+                continue
+            search.entries = [None] * n
+            for row in range(n):
+                known = self._known_score(search, row)
+                if known is None:
+                    fresh.append((search, row))
+                else:
+                    self._enter(search, row, known, fresh=False)
+        while fresh:
+            n = min(self.batch_size, len(fresh))
+            if self._judge(fresh[:n]):
+                fresh = fresh[n:]
+        for search in waiting:
+            if search.entries:
+                self._answer_scores(search)
+        return bool(waiting)
+
+    def _known_score(self, search: Search, row: int) -> Entry | None:
+        particles = search.particles
+        entry = self.archive.scored(search.index, particles.candidates[row], particles.step)
+        if entry is not None:
+            entry.x = particles.x[row]
+        return entry
+
+    def _judge(self, jobs: list[tuple[Search, int]]) -> bool:
+        """Decode and score rows of several searches in one batch; False if it had to be made smaller."""
+        try:
+            with self.ledger.clock("decode"):
+                media = self.decode(
+                    torch.stack([_clean(s)[row] for s, row in jobs]), tuple(s.index for s, _ in jobs)
+                )
+            self.ledger.decodes += len(jobs)
+            scores = self._scores(jobs, media)
+        except torch.cuda.OutOfMemoryError as error:
+            if len(jobs) == 1:
+                raise Refusal(
+                    "decoding and judging one candidate does not fit into the accelerator's memory: use "
+                    f"offloading, a smaller size, or a verifier on another device ({error})."
+                ) from error
+            self.batch_size = len(jobs) // 2
+            self.on_event(BatchHalved(self.batch_size))
+            return False
+        for k, ((search, row), (raw, select)) in enumerate(zip(jobs, scores, strict=True)):
+            entry = self._entry(search, row, raw, select)
+            self._report(search, entry, media[k : k + 1], search.label(row))
+            self._enter(search, row, entry, fresh=True)
+        return True
+
+    def _scores(self, jobs: list[tuple[Search, int]], media: Media) -> list[tuple[Tensor, dict[str, float]]]:
+        """What the search verifiers say of each, and the select verifiers of those that are finished."""
+        texts = [s.prompt for s, _ in jobs]
+        labels = [s.label(row) for s, row in jobs]
+        raw = self.roles.search.score(media, texts, labels, self.ledger)
+        select: list[dict[str, float]] = [{} for _ in jobs]
+        final = [k for k, (s, _) in enumerate(jobs) if s.particles.step == s.process.steps]
+        if final and self.roles.select.jurors:
+            picked = Media(media.pixels[final])
+            rows = self.roles.select.score(
+                picked, [texts[k] for k in final], [labels[k] for k in final], self.ledger
+            )
+            for k, row in zip(final, rows, strict=True):
+                select[k] = self.roles.select.named(row)
+        return list(zip(raw, select, strict=True))
+
+    def _entry(self, search: Search, row: int, raw: Tensor, select: dict[str, float]) -> Entry:
+        particles, panel = search.particles, self.roles.search
+        return Entry(
+            prompt=search.index,
+            candidate=particles.candidates[row],
+            step=particles.step,
+            final=particles.step == search.process.steps,
+            scores=panel.named(raw),
+            total=float(panel.combine(raw[None])[0]) if panel.pointwise else None,
+            select=select,
+            nfe=search.spent,
+            seconds=round(self.archive.seconds, 4),
+            x=particles.x[row],
+        )
+
+    def _report(self, search: Search, entry: Entry, media: Media, label: str) -> None:
+        """Held-out scores of the pipeline's own picture and of each that may become the best."""
+        panel = self.roles.report
+        if panel.jurors and entry.final and (entry.candidate.id == OWN or search.may_lead(entry)):
+            entry.report = panel.named(panel.score(media, [search.prompt], [label], self.ledger)[0])
+
+    def _enter(self, search: Search, row: int, entry: Entry, fresh: bool) -> None:
+        search.entries[row] = entry
+        search.calls += search.calls_a_score
+        self.archive.add_score(entry, fresh)
+        if entry.final:
+            search.add_final(entry)
+        self.on_event(Scored(entry, search.best()))
+
+    def _answer_scores(self, search: Search) -> None:
+        panel, entries = self.roles.search, [e for e in search.entries if e is not None]
+        raw = torch.tensor([[e.scores[n] for n in panel.names] for e in entries], dtype=torch.float64)
+        if self._target_reached(search):
+            search.close()
+        else:
+            search.send(Scores(raw.reshape(len(entries), len(panel.names)), panel.combine))
+
+    def _target_reached(self, search: Search) -> bool:
+        best, target = search.best(), self.budget.target
+        return best is not None and target is not None and search.totals([best])[0] >= target
+
+
+def _price(flight: Flight) -> int:
+    """Evaluations that one row of it still takes."""
+    start = flight.particles.step
+    return flight.search.process.nfe(start, start + 1 if flight.until is None else flight.until)
+
+
+def _needed(flight: Flight) -> bool:
+    """Whether it is carried on when time is up: it has begun, or leads to the prompt's first candidate.
+
+    A Denoise is checked as a whole when it is asked for, and then goes through."""
+    return flight.begun or flight.until is None or (not flight.search.finals and 0 in flight.rows)
+
+
+def _clean(search: Search) -> Tensor:
+    """What is decoded: the latents themselves at the end of the process, else their clean estimate."""
+    particles = search.particles
+    if particles.step == search.process.steps:
+        return particles.x
+    if particles.x0 is None:
+        search.process.schedule  # noqa: B018  refuses in a sentence where noise levels cannot be read
+        raise ValueError("particles before their first step have no clean estimate to score: Solve first")
+    return particles.x0.to(particles.x.dtype)

@@ -1,0 +1,16 @@
+"""What can go wrong, as the user sees it: one sentence with what was asked, what was found, what to do."""
+
+
+class Refusal(ValueError):
+    """A request that cannot be carried out. The command line prints it and exits with code 2."""
+
+
+class VerifierError(Refusal):
+    """A verifier failed or gave something that is no score. Nothing is chosen on such a score."""
+
+
+class BudgetExhausted(Exception):
+    """Thrown into a sampler when not even one row of what it asked for can be afforded.
+
+    A sampler may catch it to ask for something cheaper; by default the search just ends.
+    """

@@ -1,0 +1,190 @@
+"""Carrying a request out: check everything that can be checked first, load, search, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genscale import jury, outputs, plugins, sampler_options
+from genscale.arguments import arguments, pictures
+from genscale.budget import Budget
+from genscale.errors import Refusal
+from genscale.panel import ENSEMBLES
+from genscale.progress import Display
+from genscale.request import Request
+from genscale.run_folder import RunFolder
+
+NONE = ("none",)  # --report none
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a request names, found and checked without loading a model."""
+
+    sampler: Any
+    verifiers: list[tuple[Any, float]]
+    select: list[tuple[Any, float]]
+    report: list[tuple[Any, float]]
+    budget: Budget | None
+    pictures: dict[str, Any]
+
+
+def completed(request: Request) -> Request:
+    """The request with the defaults of its model written out, and the sampler's options as their types."""
+    from genscale.pipelines.loading import EMBEDDED
+
+    cls = plugins.load("sampler", request.sampler)
+    fields = sampler_options.typed("sampler", request.sampler, cls, request.sampler_fields)
+    request = replace(request, sampler_fields=fields)
+    goes_with = EMBEDDED.get(request.model)
+    verifiers = request.verifiers or ("clip" if goes_with is None else goes_with.verifier,)
+    if goes_with is None:
+        return replace(request, verifiers=verifiers)
+    report = request.report
+    if not report and goes_with.report not in (*verifiers, *request.select):
+        report = (goes_with.report,)
+    return replace(
+        request,
+        verifiers=verifiers,
+        report=report,
+        steps=request.steps or goes_with.steps,
+        guidance=goes_with.guidance if request.guidance is None else request.guidance,
+        width=request.width or goes_with.size,
+        height=request.height or goes_with.size,
+    )
+
+
+def check(request: Request) -> Parts:
+    """Find everything that a completed request names; refuse what is not there or cannot be."""
+    if request.images < 1 or request.batch_size < 1:
+        raise Refusal("--images and --batch-size must be at least 1.")
+    if request.ensemble not in ENSEMBLES:
+        hint = plugins.did_you_mean(request.ensemble, ENSEMBLES)
+        raise Refusal(f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}.")
+    return Parts(
+        sampler=plugins.make("sampler", request.sampler, dict(request.sampler_fields)),
+        verifiers=jury.jury(request.verifiers),
+        select=jury.jury(request.select),
+        report=[] if request.report == NONE else jury.jury(request.report),
+        budget=None if request.budget is None else Budget.parse(request.budget),
+        pictures=pictures(request),
+    )
+
+
+def plan(request: Request) -> dict[str, Any]:
+    """What a request would spend; the model is loaded, nothing is generated and nothing written."""
+    request = completed(request)
+    parts = check(request)
+    pipe = _load(request, parts)
+    request = replace(request, seed=request.seed or 0)
+    found = _planned(_scaled(pipe, request, parts), pipe, request, parts)
+    return {
+        "model": request.model,
+        "sampler": outputs.sampler_record(request, parts.sampler),
+        "verifiers": {"search": request.verifiers, "select": request.select, "report": request.report},
+        "budget": None if parts.budget is None else str(parts.budget),
+        "prompts": found.prompts,
+        "steps": found.steps,
+        "nfe_per_candidate": found.nfe_per_candidate,
+        "cost_per_prompt": found.cost,
+        "nfe_per_prompt": found.nfe,
+        "nfe": None if found.nfe is None else found.nfe * found.prompts,
+    }
+
+
+def generate(request: Request, out: Path | None, display: Display) -> dict[str, Any]:
+    """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder."""
+    request = completed(request)
+    parts = check(request)
+    folder = RunFolder(out or RunFolder.fresh())
+    folder.claim()
+    try:
+        request = folder.settle(request)
+        pipe = _load(request, parts)
+        output, seconds = _search(folder, request, pipe, parts, display)
+        scheduler = type(pipe.scheduler).__name__
+        record = outputs.write(folder, request, output, parts.sampler, parts.budget, scheduler, seconds)
+    except BaseException as error:
+        kept = folder.abandon()
+        if kept and isinstance(error, Refusal | KeyboardInterrupt):
+            display.say(f"what was done is kept: genscale resume {folder.path}")
+        raise
+    return {"folder": str(folder.path), **record}
+
+
+def _planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
+    """The plan; what the pipeline itself says against its arguments becomes a refusal."""
+    try:
+        return scaled.plan(**arguments(pipe, request, parts.pictures))  # uses up its own generator
+    except (ValueError, TypeError) as error:
+        if isinstance(error, Refusal):
+            raise
+        raise Refusal(f"{type(pipe).__name__} refuses its arguments: {error}") from error
+
+
+def _search(
+    folder: RunFolder, request: Request, pipe: Any, parts: Parts, display: Display
+) -> tuple[Any, float]:
+    """The scaled pipeline's output, and how long it took."""
+    scaled = _scaled(pipe, request, parts, out=folder.path, on_event=display)
+    found = _planned(scaled, pipe, request, parts)
+    folder.begin(request)
+    display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
+    try:
+        started = time.perf_counter()
+        return scaled(**arguments(pipe, request, parts.pictures)), time.perf_counter() - started
+    finally:
+        display.stop()
+
+
+def _load(request: Request, parts: Parts) -> Any:
+    import diffusers
+    import transformers
+
+    from genscale.pipelines.loading import load_pipeline
+
+    for library in (diffusers, transformers):  # bars of loading weights go, those of downloads stay
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    pipe = load_pipeline(
+        request.model,
+        dtype=request.dtype,
+        device=request.device,
+        offload=request.offload,
+        attention=request.attention,
+        compile=request.compile,
+        lora=request.lora,
+        variant=request.variant,
+        revision=request.revision,
+        trust_remote_code=request.trust_remote_code,
+        pictures=[name for name in parts.pictures if name != "control_image"],
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _scaled(
+    pipe: Any,
+    request: Request,
+    parts: Parts,
+    out: Path | None = None,
+    on_event: Callable[[Any], None] | None = None,
+) -> Any:
+    from genscale.pipelines import scale as scaling
+
+    return scaling.scale(
+        pipe,
+        sampler=parts.sampler,
+        verifier=parts.verifiers,
+        select=parts.select or None,
+        report=parts.report or None,
+        ensemble=request.ensemble,
+        budget=parts.budget,
+        batch_size=request.batch_size,
+        out=out,
+        keep=max(request.images, outputs.RUNNERS),
+        on_event=on_event,
+    )

@@ -1,0 +1,66 @@
+"""Decoded pictures and clips, as verifiers see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Item = Image.Image | list[Image.Image]
+
+
+class Media(Sequence["Item"]):
+    """A batch of pictures or clips: a sequence of PIL pictures (lists of frames for video), and a tensor.
+
+    pixels: float tensor in [0, 1], [n, 3, h, w] for pictures or [n, frames, 3, h, w] for clips, on the
+        device it was decoded on. Indexing and iterating give 8-bit PIL pictures, rounded as diffusers
+        rounds them; `numpy.asarray(media)` gives uint8 [n, (frames,) h, w, 3].
+    """
+
+    def __init__(self, pixels: Tensor) -> None:
+        if pixels.ndim not in (4, 5):
+            raise ValueError(f"pixels must be [n, 3, h, w] or [n, frames, 3, h, w], not {list(pixels.shape)}")
+        self.pixels = pixels
+
+    @property
+    def is_video(self) -> bool:
+        return self.pixels.ndim == 5
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Media: ...
+    def __getitem__(self, index: int | slice) -> Item | Media:
+        if isinstance(index, slice):
+            return Media(self.pixels[index])
+        from PIL import Image
+
+        pixels = self.pixels[index]  # an IndexError here ends iteration, as for any sequence
+        if self.is_video:
+            return [Image.fromarray(frame) for frame in _bytes(pixels)]
+        return Image.fromarray(_bytes(pixels))
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = _bytes(self.pixels)
+        return array if dtype is None else array.astype(dtype)
+
+
+def cat_media(parts: Sequence[Media]) -> Media:
+    return parts[0] if len(parts) == 1 else Media(torch.cat([p.pixels for p in parts]))
+
+
+def _bytes(pixels: Tensor) -> np.ndarray:
+    channels_last = pixels.detach().float().clamp(0, 1).movedim(-3, -1).cpu().numpy()
+    return np.asarray((channels_last * 255).round().astype("uint8"))

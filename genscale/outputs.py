@@ -1,0 +1,190 @@
+"""What a run leaves in its folder: pictures that know their origin, a contact sheet, and run.json."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from genscale import __version__, contact_sheet, pictures
+from genscale.archive import Entry
+from genscale.contact_sheet import Row, Tile
+from genscale.request import Request
+from genscale.result import SearchResult
+from genscale.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from genscale.media import Item
+
+RUNNERS = 4  # the best and the runners-up on the contact sheet
+ROWS = 12  # prompts on one contact sheet
+_PACKAGES = ("torch", "diffusers", "transformers")
+
+
+def write(
+    folder: RunFolder,
+    request: Request,
+    output: Any,
+    sampler: Any,
+    budget: Any,
+    scheduler: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """Write everything and return what run.json holds. output: what the scaled pipeline returned."""
+    result: SearchResult = output.search
+    media: list[Item] = list(output.frames if hasattr(output, "frames") else output.images)
+    prompts, rows = [], []
+    for i in range(len(result.prompts)):
+        count = sum(e.x is not None for e in result.ranking(i)[: request.images])
+        winners, media = media[:count], media[count:]
+        shown = _shown(result, i)
+        decoded: dict[int, Item] = (
+            dict(zip([id(e) for e in shown], result.media(shown), strict=True)) if shown else {}
+        )
+        base = result.base(i)
+        summary = _summary(result, i)
+        stem = f"{i:03d}-" if len(result.prompts) > 1 else ""
+        again = {"genscale": __version__, "request": request.as_dict(), **summary}
+        files = [
+            pictures.write(
+                folder, f"{stem}best" + (f"-{n}" if n > 1 else ""), item, request, again, scheduler
+            )
+            for n, item in enumerate(winners, 1)
+        ]
+        summary["files"] = {"best": [name for names in files for name in names]}
+        if base is not None and id(base) in decoded:
+            summary["files"]["base"] = pictures.write(
+                folder, f"{stem}base", decoded[id(base)], request, {**again, "is_base": True}, scheduler
+            )
+        prompts.append(summary)
+        rows.append(_row(result, i, shown, decoded))
+    sheets = _write_sheets(folder, rows, _title(request, result, sampler))
+    record = _record(request, result, sampler, budget, seconds) | {
+        "prompts": prompts,
+        "contact_sheets": sheets,
+    }
+    folder.write_json("run.json", record)
+    return record
+
+
+def entry_dict(result: SearchResult, entry: Entry | None) -> dict[str, Any] | None:
+    """A candidate with its scores in each role."""
+    if entry is None:
+        return None
+    return {
+        "candidate": entry.candidate.id,
+        "origin": entry.candidate.origin,
+        "parent": entry.candidate.parent,
+        "total": result.total(entry),
+        "search": dict(entry.scores),
+        "select": dict(entry.select),
+        "report": dict(entry.report),
+        "nfe": entry.nfe,
+        "seconds": round(entry.seconds, 3),
+    }
+
+
+def sampler_record(request: Request, sampler: Any) -> dict[str, Any]:
+    """The sampler's name and every field, defaults too."""
+    fields = asdict(sampler) if is_dataclass(sampler) and not isinstance(sampler, type) else {}
+    return {"name": request.sampler, **fields}
+
+
+def versions() -> dict[str, str]:
+    """Of genscale, Python and the libraries that decide what a picture looks like."""
+    found = {"genscale": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _summary(result: SearchResult, i: int) -> dict[str, Any]:
+    search, ranking = result.searches[i], result.ranking(i)
+    return {
+        "prompt": result.prompts[i],
+        "index": i,
+        "best": entry_dict(result, ranking[0]) if ranking else None,
+        "base": entry_dict(result, result.base(i)),
+        "finished": len(ranking),
+        "nfe": search.spent,
+        "verifier_calls": search.calls,
+        "curve": result.curve(i),
+    }
+
+
+def _record(
+    request: Request, result: SearchResult, sampler: Any, budget: Any, seconds: float
+) -> dict[str, Any]:
+    one = len(result.prompts) == 1
+    first = _summary(result, 0) if one else {}
+    return {
+        "genscale": __version__,
+        **({"prompt": first["prompt"], "best": first["best"], "base": first["base"]} if one else {}),
+        "seed": request.seed,
+        "model": request.model,
+        "sampler": sampler_record(request, sampler),
+        "verifiers": {"search": request.verifiers, "select": request.select, "report": request.report},
+        "ensemble": request.ensemble,
+        "budget": None if budget is None else str(budget),
+        "stopped": result.stopped,
+        "request": request.as_dict(),
+        "versions": versions(),
+        "wall_seconds": round(seconds, 3),
+        "ledger": result.ledger.as_dict(),
+    }
+
+
+def _shown(result: SearchResult, i: int) -> list[Entry]:
+    """The base first, then the best and the runners-up, as far as their latents were kept."""
+    base = result.base(i)
+    best = [e for e in result.ranking(i)[:RUNNERS] if e is not base]
+    return [e for e in ([] if base is None else [base]) + best if e.x is not None]
+
+
+def _row(result: SearchResult, i: int, shown: Sequence[Entry], decoded: dict[int, Item]) -> Row:
+    ranking, base = result.ranking(i), result.base(i)
+    places = {id(e): n for n, e in enumerate(ranking)}
+    tiles = []
+    for entry in shown:
+        item, place = decoded[id(entry)], places[id(entry)]
+        label = {0: "best", 1: "2nd", 2: "3rd"}.get(place, f"{place + 1}th")
+        note = ""
+        if entry is base:
+            label = "base = best" if place == 0 else f"base ({label})"
+        elif base is not None:
+            note = f"{result.total(entry) - result.total(base):+.3f}"
+        still = item[len(item) // 2] if isinstance(item, list) else item
+        tiles.append(Tile(still, label, _score_lines(entry), note, winner=place == 0))
+    return Row(result.prompts[i], tuple(tiles))
+
+
+def _score_lines(entry: Entry) -> tuple[str, ...]:
+    lines = [f"{name}  {value:.4g}" for name, value in entry.scores.items()]
+    lines += [f"{name}  {value:.4g}  (select)" for name, value in entry.select.items()]
+    lines += [f"{name}  {value:.4g}  (held out)" for name, value in entry.report.items()]
+    return tuple(lines)
+
+
+def _title(request: Request, result: SearchResult, sampler: Any) -> str:
+    spent = max((s.spent for s in result.searches), default=0)
+    model = request.model.replace("\\", "/").rstrip("/").split("/")[-1]
+    return (
+        f"genscale {__version__} · {model} · {request.sampler} · {spent} NFE a prompt · seed {request.seed}"
+    )
+
+
+def _write_sheets(folder: RunFolder, rows: Sequence[Row], title: str) -> list[str]:
+    rows = [row for row in rows if row.tiles]
+    names = []
+    for page, start in enumerate(range(0, len(rows), ROWS), 1):
+        picture = contact_sheet.sheet(rows[start : start + ROWS], title)
+        name = "contact.png" if page == 1 else f"contact-{page}.png"
+        folder.write(name, partial(picture.save, format="PNG"))
+        names.append(name)
+    return names

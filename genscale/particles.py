@@ -1,0 +1,119 @@
+"""Particles (latents in flight) and candidates (what the archive says of where they came from)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.key import Key
+
+OWN = 0  # the candidate that starts from the pipeline's own initial latents
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The recipe of a candidate: enough to make it again.
+
+    id: number within its prompt's search; 0 is the pipeline's own.
+    origin: "own", "prior" (fresh noise), "neighbour" (a move on the noise sphere from the parent's
+        noise) or "renoised" (the parent's latents taken back to a noisier level).
+    key: path of the Key that its noise is drawn with; noise inside solver steps folds from it, too.
+    parent: id of the candidate it was made from.
+    step: the step of the process at which it starts.
+    details: further numbers of the move (cosine of a neighbour, ...).
+    """
+
+    id: int
+    origin: str
+    key: tuple[int, ...] = ()
+    parent: int | None = None
+    step: int = 0
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+def draw(key: Key, i: int) -> Candidate:
+    """Candidate i of a search: 0 is the pipeline's own, the others start from fresh noise."""
+    return Candidate(i, "own" if i == OWN else "prior", key.fold("candidate", i).path)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a solver remembers between steps (past outputs of a multistep method, step counters).
+
+    rows: tensors whose first dimension is the particle; rest: everything else, equal for all rows.
+    """
+
+    rows: Mapping[str, Tensor]
+    rest: Mapping[str, Any]
+
+    def take(self, index: Tensor) -> Memory:
+        return Memory({k: v[index.to(v.device)] for k, v in self.rows.items()}, self.rest)
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Latents in flight, all of one prompt and all at one step. Never changed in place.
+
+    x: [n, *latent], what the next model call sees (before the scheduler's input scaling).
+    step: index of the next model call; equal to `process.steps` when the latents are clean.
+    candidates: the recipe of each row. memory: the solver's history of each row.
+    x0: [n, *latent] clean estimate of the last model call (it belongs to the state before the last
+        step), None before the first call or where it was not asked for.
+    """
+
+    x: Tensor
+    step: int
+    candidates: tuple[Candidate, ...]
+    memory: Memory | None = None
+    x0: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def to(self, device: torch.device) -> Particles:
+        memory = self.memory
+        if memory is not None:
+            memory = replace(memory, rows={k: v.to(device) for k, v in memory.rows.items()})
+        x0 = None if self.x0 is None else self.x0.to(device)
+        return replace(self, x=self.x.to(device), memory=memory, x0=x0)
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> Particles:
+        chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
+        index = torch.as_tensor(list(chosen), dtype=torch.long)
+        return replace(
+            self,
+            x=self.x[index.to(self.x.device)],
+            candidates=tuple(self.candidates[i] for i in chosen),
+            memory=None if self.memory is None else self.memory.take(index),
+            x0=None if self.x0 is None else self.x0[index.to(self.x0.device)],
+        )
+
+
+def cat(parts: Sequence[Particles]) -> Particles:
+    """Join particles that are at one step; their solvers must remember the same kind of things.
+
+    The clean estimates are kept where all parts have them. ValueError: steps differ, or memories do.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    names = [None if p.memory is None else set(p.memory.rows) for p in parts]
+    if any(p.step != first.step for p in parts) or any(n != names[0] for n in names):
+        raise ValueError("particles at different steps, or with different solver memories, cannot be joined")
+    memory = None
+    if first.memory is not None:
+        memories = [p.memory for p in parts if p.memory is not None]
+        rows = {k: torch.cat([m.rows[k] for m in memories]) for k in first.memory.rows}
+        memory = Memory(rows, first.memory.rest)
+    estimates = [p.x0 for p in parts if p.x0 is not None]
+    return Particles(
+        x=torch.cat([p.x for p in parts]),
+        step=first.step,
+        candidates=tuple(c for p in parts for c in p.candidates),
+        memory=memory,
+        x0=torch.cat(estimates) if len(estimates) == len(parts) else None,
+    )

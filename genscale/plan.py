@@ -1,0 +1,74 @@
+"""What a run will cost, before it is begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from genscale.budget import Budget
+from genscale.errors import BudgetExhausted
+from genscale.key import Key
+from genscale.panel import Roles
+from genscale.protocol import Prediction, Sampler, Score, Scores
+from genscale.search import Search
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a run.
+
+    steps: model calls of one candidate. nfe_per_candidate: its evaluations, guidance counted. cost: NFE a
+    prompt that the sampler spends when no budget stops it, None where it runs until the budget ends. nfe,
+    verifier_calls: what will be spent a prompt under the budget, at most where it also limits seconds or
+    sets a target; None where only these end it. candidates: how many will be finished.
+    """
+
+    steps: int
+    nfe_per_candidate: int
+    cost: int | None
+    nfe: int | None
+    verifier_calls: int | None
+    candidates: int | None
+    prompts: int
+
+
+def plan(sampler: Sampler, process: dict[str, Any], budget: Budget, roles: Roles, prompts: int) -> Plan:
+    """Run the sampler without a model, counting what it asks for, as if all scores were equal.
+
+    That is exact for samplers whose cost does not depend on scores, as of the built-in ones none does.
+    """
+    search = Search.open(0, "", sampler, Key((0,)), budget, roles, **process)
+    seen = search.process
+    cost = sampler.cost(seen)
+    endless = cost is None and seen.nfe_left is None and seen.calls_left is None
+    if not endless:
+        _count(search)
+    return Plan(
+        seen.steps,
+        seen.nfe(),
+        cost,
+        None if endless else search.spent,
+        None if endless else search.calls,
+        None if endless else search.finished,
+        prompts,
+    )
+
+
+def _count(search: Search) -> None:
+    panel, steps = search.roles.search, search.process.steps
+    while search.ask is not None:
+        rows, until, particles = search.affordable(), search.until, search.particles
+        some = particles[:rows]
+        if until == particles.step:
+            search.send(particles)
+        elif rows == 0:
+            search.throw(BudgetExhausted())
+        elif isinstance(search.ask, Score):
+            search.calls += search.calls_a_score * rows
+            search.finished += rows if particles.step == steps else 0
+            search.send(Scores(torch.zeros(rows, len(panel.jurors), dtype=torch.float64), panel.combine))
+        else:
+            search.spent += search.price * rows
+            search.send(Prediction(some.x, some.x) if until is None else replace(some, step=until, x0=some.x))

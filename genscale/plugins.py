@@ -1,0 +1,78 @@
+"""Samplers and verifiers by name, through entry points; the built-in ones register as a stranger's would."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import MISSING, Field, fields, is_dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from genscale.errors import Refusal
+
+KINDS = ("sampler", "verifier")
+
+
+def found(kind: str) -> dict[str, EntryPoint]:
+    """Entry points of the group `genscale.<kind>s` by name, sorted."""
+    points = {p.name: p for p in entry_points(group=f"genscale.{kind}s")}
+    if not points:
+        raise Refusal(
+            f"no {kind} is registered: install genscale with pip, also from a checkout (pip install -e .)."
+        )
+    return dict(sorted(points.items()))
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """The class that a name stands for."""
+    points = found(kind)
+    if name not in points:
+        raise Refusal(
+            f"{kind} '{name}' is unknown{did_you_mean(name, points)}: there are {', '.join(points)}."
+        )
+    try:
+        loaded: type[Any] = points[name].load()
+    except ImportError as error:
+        raise Refusal(
+            f"{kind} '{name}' needs a package that is missing ({error}): install it with pip."
+        ) from error
+    except AttributeError as error:
+        raise Refusal(
+            f"{kind} '{name}' is registered as {points[name].value}, which is not there."
+        ) from error
+    return loaded
+
+
+def options(cls: type[Any]) -> dict[str, Field[Any]]:
+    """The hyperparameters of a plug-in: its dataclass fields."""
+    return {f.name: f for f in fields(cls) if f.init} if is_dataclass(cls) else {}
+
+
+def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
+    """Build a plug-in from its name and settings; unknown settings and bad values are refused."""
+    cls = load(kind, name)
+    known = options(cls)
+    for option in settings:
+        if known and option not in known:
+            raise Refusal(
+                f"{kind} '{name}' has no option '{option}'{did_you_mean(option, known)}: "
+                f"it has {', '.join(known) or 'none'}."
+            )
+    missing = [
+        f.name
+        for f in known.values()
+        if f.name not in settings and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        raise Refusal(f"{kind} '{name}' needs the option '{missing[0]}': give {missing[0]}=...")
+    try:
+        return cls(**settings)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, Refusal):
+            raise
+        raise Refusal(f"{kind} '{name}' refuses its options: {error}") from error
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """A question after the nearest known word, as in "... (did you mean 'clip'?)", or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

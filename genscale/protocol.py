@@ -1,0 +1,197 @@
+"""Ask and tell: what a sampler may ask, what it is answered, and what it can count on.
+
+A sampler never calls a model or a verifier. Its `search` is a generator that yields questions; the
+engine answers them, merges the questions of many samplers into full batches, counts every evaluation
+and stops when the budget does. So one sampler runs on a pipeline, on an analytic model, or remotely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from genscale.key import Key
+from genscale.media import Media
+from genscale.particles import Candidate, Memory, Particles
+from genscale.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Solve:
+    """Carry particles to step `until` (None: to the clean end) with the pipeline's own scheduler.
+
+    Answer: Particles; those that are there already come back as they are. When the budget does not reach for
+    all rows, the answer holds the first rows that it reaches for; when it reaches for none, BudgetExhausted
+    is thrown into the sampler. A row goes to the clean end only where its score can be paid, too.
+    """
+
+    particles: Particles
+    until: int | None = None
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """One model call at `particles.step`, without stepping. Answer: Prediction, for all rows or thrown."""
+
+    particles: Particles
+
+
+@dataclass(frozen=True)
+class Score:
+    """Decode and judge: clean latents at the end of the process, else the clean estimates `particles.x0`.
+
+    Answer: Scores. As for Solve, the answer may hold only the first rows. Clean particles that were scored
+    take part in the final choice; previews never do.
+    """
+
+    particles: Particles
+
+
+Ask = Solve | Denoise | Score
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's opinion at one noise level, canonical and float32: x = alpha x0 + sigma eps."""
+
+    x0: Tensor  # [n, *latent]
+    eps: Tensor  # [n, *latent]
+
+    def __getitem__(self, row: int) -> Prediction:
+        return Prediction(self.x0[row : row + 1], self.eps[row : row + 1])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw scores of every search verifier, and the rule that makes one number of them.
+
+    raw: float64 [n, verifiers], higher is better. A rank ensemble depends on the pool that is compared,
+    so comparisons across rounds join the raw scores first: `Scores.cat([old, new]).total`.
+    """
+
+    raw: Tensor
+    combine: Callable[[Tensor], Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """One number a row [n], float64, for a comparison within this pool."""
+        return self.combine(self.raw)
+
+    def __len__(self) -> int:
+        return self.raw.shape[0]
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> Scores:
+        return Scores(self.raw[rows], self.combine)
+
+    @staticmethod
+    def cat(parts: Sequence[Scores]) -> Scores:
+        return Scores(torch.cat([p.raw for p in parts]), parts[0].combine)
+
+    def best(self) -> int:
+        """Row with the highest total; among equals the first."""
+        return int(torch.argmax(self.total))
+
+    def ranking(self) -> list[int]:
+        """Rows from best to worst; among equals the first comes first."""
+        return torch.sort(self.total, descending=True, stable=True).indices.tolist()
+
+
+class Process(Protocol):
+    """The reverse process of one prompt: everything a sampler may know without asking.
+
+    It evaluates nothing. Steps are model calls: `steps` of them lead from noise to clean latents.
+    """
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """Noise levels of the grid. Refusal where the scheduler's cannot be read."""
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether a budget (NFE, seconds or verifier calls) will end the search, so that it may go on."""
+
+    @property
+    def nfe_left(self) -> int | None:
+        """NFE that the budget still allows this prompt, None if it sets no limit."""
+
+    @property
+    def calls_left(self) -> int | None:
+        """Verifier calls that the budget still allows this prompt, None if it sets no limit."""
+
+    def nfe(self, start: int = 0, stop: int | None = None) -> int:
+        """Evaluations of carrying one particle from step start to stop (CFG counted)."""
+
+    def calls(self, previews: int, finals: int) -> int:
+        """Verifier calls of judging so many previews and finished candidates."""
+
+    def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
+        """Initial latents of candidates; `noise` [n, *latent] replaces what their keys would draw."""
+
+    def noise(self, candidate: Candidate) -> Tensor:
+        """The standard normal noise [*latent], float32, that a candidate with a key starts from."""
+
+    def nearest(self, time: float) -> int:
+        """The step whose noise level is nearest to a time of the rectified flow, sigma / (alpha + sigma) in
+        [0, 1], among those at which a solve may begin; among equals the first."""
+
+    def renoise(self, particles: Particles, step: int, candidates: Sequence[Candidate]) -> Particles:
+        """Take particles back to a noisier step with fresh noise of the new candidates' keys."""
+
+
+class Sampler(Protocol):
+    """A search: a frozen dataclass whose fields are its hyperparameters."""
+
+    needs: ClassVar[frozenset[str]]  # of {"noise", "schedule"}: what the pipeline must be able to give
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        """Ask, and look at the answers. Nothing is returned: the best scored clean candidate wins."""
+
+    def cost(self, process: Process) -> int | None:
+        """NFE that a search spends when no budget stops it; None where it runs until the budget does."""
+
+
+class Verifier(Protocol):
+    """A judge of pictures: any callable `(media, prompts) -> n scores`, higher is better.
+
+    media is a sequence of PIL pictures (for clips: of lists of PIL frames) that has the tensor as
+    `media.pixels`; prompts has one text for each.
+    """
+
+    def __call__(self, media: Media, prompts: Sequence[str]) -> Any: ...
+
+
+class Solver(Protocol):
+    """One step of an ODE or SDE solver as a function of explicit state."""
+
+    def step(
+        self, particles: Particles, output: Tensor, draw: Callable[[int], Tensor]
+    ) -> tuple[Tensor, Memory | None]:
+        """New latents and memory; `draw(j)` gives the j-th noise [n, *latent] that this step asks for."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A question of the engine to a model: rows of any prompts, all at one step."""
+
+    x: Tensor  # [n, *latent]
+    step: int
+    prompts: tuple[int, ...]  # prompt index of each row
+
+
+@dataclass(frozen=True)
+class Output:
+    """The answer: the model's guided output, and the latents that it saw (a pipeline may change them)."""
+
+    value: Tensor  # [n, ...]
+    x: Tensor  # [n, *latent]
+    evaluations: int  # rows through the denoiser
+
+
+Decode = Callable[[Tensor, tuple[int, ...]], Media]
+"""Clean latents [n, *latent] and the prompt index of each row, to pictures or clips."""

@@ -1,0 +1,84 @@
+"""What a run gives beside its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from genscale.archive import Entry
+from genscale.budget import Budget
+from genscale.ledger import Ledger
+from genscale.media import Media
+from genscale.particles import OWN
+from genscale.search import Search
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """All that a search found, for every prompt.
+
+    entries: everything that was scored, previews included, in order. stopped: why the run ended before its
+    samplers did ("interrupted"), None otherwise. seed: root of every key of the run.
+    """
+
+    searches: tuple[Search, ...]
+    entries: tuple[Entry, ...]
+    ledger: Ledger
+    budget: Budget
+    seed: int
+    decode: Callable[[Sequence[Entry]], Media]
+    stopped: str | None = None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return tuple(s.prompt for s in self.searches)
+
+    @property
+    def best(self) -> Entry:
+        """The winner of the first prompt; `ranking(prompt)[0]` is any other's."""
+        return self.ranking(0)[0]
+
+    def ranking(self, prompt: int = 0) -> list[Entry]:
+        """Finished candidates of a prompt, best first."""
+        return self.searches[prompt].ranking()
+
+    def base(self, prompt: int = 0) -> Entry | None:
+        """The pipeline's own candidate, which it alone would have given; None if it was not finished."""
+        return next((e for e in self.searches[prompt].finals if e.candidate.id == OWN), None)
+
+    def total(self, entry: Entry) -> float:
+        """The number that picks, of one entry; under a rank ensemble it is its rank in the whole pool.
+
+        Of a preview, which is never picked, what the search verifiers made of it (NaN under ranks).
+        """
+        if not entry.final:
+            return float("nan") if entry.total is None else entry.total
+        search = self.searches[entry.prompt]
+        return next(t for e, t in zip(search.finals, search.totals(search.finals), strict=True) if e is entry)
+
+    def media(self, entries: Sequence[Entry]) -> Media:
+        """Decode entries whose latents were kept: the pipeline's own and the best (`keep`)."""
+        lost = [e.candidate.id for e in entries if e.x is None]
+        if lost:
+            raise ValueError(
+                f"the latents of candidate {lost[0]} were not kept: ask scale() for a larger keep="
+            )
+        return self.decode(entries)
+
+    def curve(self, prompt: int = 0) -> list[dict[str, Any]]:
+        """Best so far against cost: nfe, seconds, candidate, total and held-out report of each new best."""
+        search, points, best = self.searches[prompt], [], -float("inf")
+        for entry, total in zip(search.finals, search.totals(search.finals), strict=True):
+            if total > best:
+                best = total
+                points.append(
+                    {
+                        "nfe": entry.nfe,
+                        "seconds": entry.seconds,
+                        "candidate": entry.candidate.id,
+                        "total": total,
+                        "report": entry.report,
+                    }
+                )
+        return points

@@ -1,0 +1,232 @@
+"""One sampler at work on one prompt: its question, its budget, its finished candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from genscale.archive import Entry
+from genscale.budget import Budget
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.panel import Roles
+from genscale.particles import OWN, Particles, cat
+from genscale.process import PromptProcess
+from genscale.protocol import Ask, Denoise, Prediction, Sampler, Score, Scores, Solve
+
+
+@dataclass
+class Search:
+    """State of one prompt's search. The engine moves it on; samplers never see it.
+
+    keep: how many of the best finished candidates keep their latents. spent: NFE. calls: verifier calls.
+    finished: clean candidates scored.
+    """
+
+    index: int
+    prompt: str
+    process: PromptProcess
+    generator: Generator[Ask, Any, None]
+    budget: Budget
+    roles: Roles
+    keep: int = 1
+    spent: int = 0
+    calls: int = 0
+    finished: int = 0
+    ask: Ask | None = None
+    finals: list[Entry] = field(default_factory=list)
+    entries: list[Entry | None] = field(default_factory=list)
+    _answers: list[Particles | Prediction | None] | None = None
+
+    @staticmethod
+    def open(
+        index: int,
+        prompt: str,
+        sampler: Sampler,
+        key: Key,
+        budget: Budget,
+        roles: Roles,
+        *,
+        keep: int = 1,
+        **process: Any,
+    ) -> Search:
+        """Start a sampler on a process made of the given parts; its first question is waiting."""
+
+        def left() -> tuple[int | None, int | None]:
+            return search.nfe_left, search.calls_left
+
+        if budget.target is not None and not roles.judge.pointwise:
+            raise Refusal(
+                "a target score needs scores that stand alone, not ranks: use the weighted ensemble."
+            )
+        judges = (len(roles.search.jurors), roles.calls)
+        calls = budget.verifier_calls if roles.calls else None  # without verifiers it ends nothing
+        open_ended = any(v is not None for v in (budget.nfe, budget.seconds, calls))
+        seen = PromptProcess(**process, open_ended=open_ended, left=left, judges=judges)
+        search = Search(index, prompt, seen, sampler.search(seen, key), budget, roles, keep)
+        search._move(lambda: next(search.generator))
+        return search
+
+    # ---------------------------------------------------------------- the sampler's side
+
+    def send(self, answer: Particles | Prediction | Scores) -> None:
+        self._move(lambda: self.generator.send(answer))
+
+    def throw(self, error: BudgetExhausted) -> None:
+        self._move(lambda: self.generator.throw(error))
+
+    def close(self) -> None:
+        self.generator.close()
+        self._settle(None)
+
+    def _move(self, go: Callable[[], Ask]) -> None:
+        try:
+            self._settle(go())
+        except (StopIteration, BudgetExhausted):
+            self._settle(None)
+
+    def _settle(self, ask: Ask | None) -> None:
+        if ask is not None:
+            _check(ask, self.process.steps)
+        self.ask, self._answers, self.entries = ask, None, []
+
+    # ---------------------------------------------------------------- the budget's side
+
+    @property
+    def nfe_left(self) -> int | None:
+        return None if self.budget.nfe is None else max(0, self.budget.nfe - self.spent)
+
+    @property
+    def calls_left(self) -> int | None:
+        if self.budget.verifier_calls is None or self.roles.calls == 0:
+            return None
+        return self.budget.verifier_calls - self.calls
+
+    @property
+    def until(self) -> int | None:
+        """The step that the present question leads to; None if it leads to none."""
+        if not isinstance(self.ask, Solve):
+            return None
+        return self.process.steps if self.ask.until is None else self.ask.until
+
+    @property
+    def price(self) -> int:
+        """Evaluations that one row of the present Solve or Denoise takes."""
+        start, until = self.particles.step, self.until
+        return self.process.nfe(start, start + 1 if until is None else until)
+
+    @property
+    def calls_a_score(self) -> int:
+        """Verifier calls that one row of the present Score takes."""
+        return self.process.judges[self.particles.step == self.process.steps]
+
+    def affordable(self) -> int:
+        """How many rows of the present question may go. Those that will be finished must be judged, too; a
+        Denoise goes whole or not at all."""
+        all_rows = rows = len(self.particles)
+        if isinstance(self.ask, Score):
+            return self._judged(rows, self.calls_a_score)
+        left = self.nfe_left
+        if left is not None and self.price > 0:
+            rows = min(rows, left // self.price)
+        if self.until == self.process.steps:
+            rows = self._judged(rows, self.roles.calls)
+        return rows if isinstance(self.ask, Solve) or rows == all_rows else 0
+
+    def _judged(self, rows: int, calls: int) -> int:
+        left = self.calls_left
+        return rows if left is None or calls == 0 else min(rows, left // calls)
+
+    # ---------------------------------------------------------------- answers under way
+
+    @property
+    def admitted(self) -> bool:
+        return self._answers is not None
+
+    @property
+    def complete(self) -> bool:
+        return self._answers is not None and all(a is not None for a in self._answers)
+
+    def admit(self, rows: int) -> None:
+        self._answers = [None] * rows
+
+    def finish(self, row: int, answer: Particles | Prediction) -> None:
+        assert self._answers is not None
+        self._answers[row] = answer
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Drop these rows and all after them from what will be answered (no time is left for them)."""
+        assert self._answers is not None
+        del self._answers[min(rows) :]
+
+    def answer(self) -> None:
+        """Give the sampler what it asked the model for."""
+        answers, ask = self._answers, self.ask
+        assert answers is not None
+        if not answers or (isinstance(ask, Denoise) and len(answers) < len(ask.particles)):
+            self.throw(BudgetExhausted())
+        elif isinstance(ask, Solve):
+            self.send(cat([a for a in answers if isinstance(a, Particles)]))
+        else:
+            parts = [a for a in answers if isinstance(a, Prediction)]
+            self.send(Prediction(torch.cat([p.x0 for p in parts]), torch.cat([p.eps for p in parts])))
+
+    @property
+    def particles(self) -> Particles:
+        """The particles that the present question is about."""
+        assert isinstance(self.ask, Solve | Denoise | Score)
+        return self.ask.particles
+
+    def label(self, row: int) -> str:
+        return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
+
+    # ---------------------------------------------------------------- the result
+
+    def add_final(self, entry: Entry) -> None:
+        self.finals.append(entry)
+        self.finished += 1
+        if self.roles.judge.pointwise:  # a rank may rise later: then all keep their latents
+            for loser in self.ranking()[self.keep :]:
+                if loser.candidate.id != OWN:  # the base is kept to be shown beside the best
+                    loser.x = None
+
+    def ranking(self) -> list[Entry]:
+        """Finished candidates from best to worst; among equals the one finished first."""
+        if not self.finals:
+            return []
+        totals = self.totals(self.finals)
+        order = sorted(range(len(totals)), key=lambda i: -totals[i])
+        return [self.finals[i] for i in order]
+
+    def totals(self, entries: Sequence[Entry]) -> list[float]:
+        judge = self.roles.judge
+        raw = torch.tensor(
+            [[(e.select or e.scores)[n] for n in judge.names] for e in entries], dtype=torch.float64
+        ).reshape(len(entries), len(judge.names))
+        return [float(t) for t in judge.combine(raw)]
+
+    def best(self) -> Entry | None:
+        ranking = self.ranking()
+        return ranking[0] if ranking else None
+
+    def may_lead(self, entry: Entry) -> bool:
+        """Whether a new finished candidate is the best so far; by ranks, any may become it later."""
+        best = self.best()
+        if best is None or not self.roles.judge.pointwise:
+            return True
+        old, new = self.totals([best, entry])
+        return new > old
+
+
+def _check(ask: Ask, steps: int) -> None:
+    """Mistakes in a sampler are told where they are made."""
+    if not isinstance(ask, Solve | Denoise | Score):
+        raise TypeError(f"a sampler asks with Solve, Denoise or Score, not {ask!r}")
+    step = ask.particles.step
+    if isinstance(ask, Solve) and ask.until is not None and not step <= ask.until <= steps:
+        raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {ask.until}")
+    if isinstance(ask, Denoise) and step >= steps:
+        raise ValueError("particles at the clean end have no model call left: Denoise before it")
