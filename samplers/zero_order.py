@@ -1,0 +1,88 @@
+"""Zero-order search: climb on the noise sphere by trying neighbours of the best noise so far.
+
+Ma et al. 2025 (arXiv 2501.09732, section 3.1, "Zero-Order Search"). The paper gives no metric; neighbours
+are at a fixed cosine on the sphere, the form its first author contributed to tt-scale-flux.
+Differences, each a fix of public code: the pivot is not generated again; the search restarts when it
+fails, and the answer is the best of everything that was ever scored; noise is drawn from keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from genscale.errors import Refusal
+from genscale.geometry import neighbour
+from genscale.key import Key
+from genscale.particles import Candidate, draw
+from genscale.protocol import Ask, Process, Score, Scores, Solve
+
+UNLIMITED = 4  # rounds when neither the user nor a budget says how many
+
+
+@dataclass(frozen=True)
+class ZeroOrder:
+    """Try neighbours of the best noise; when none is better, restart from fresh noise.
+
+    neighbours: candidates a round (4 in tt-scale-flux; Ma et al. use 2 for text-to-image). cosine: between a
+    neighbour's noise and its pivot's (0.95, tt-scale-flux). rounds: None means until the budget ends the
+    search (4 without one). patience: rounds without progress before a restart.
+
+    A restart round draws `neighbours` fresh noises and the best of them is the next pivot, so every round
+    costs the same. Cost in NFE: (1 + rounds * neighbours) f, f being the evaluations of one candidate.
+    """
+
+    neighbours: int = 4
+    cosine: float = 0.95
+    rounds: int | None = None
+    patience: int = 1
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1 or self.patience < 1:
+            raise Refusal("zero_order needs neighbours and patience of at least 1.")
+        if self.rounds is not None and self.rounds < 0:
+            raise Refusal(f"rounds={self.rounds} must be 0 or more.")
+        if not -1 <= self.cosine <= 1:
+            raise Refusal(f"cosine={self.cosine} must be between -1 and 1.")
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        pivot = draw(key, 0)
+        noise = process.noise(pivot)  # [*latent]
+        finished = yield Solve(process.start([pivot]))
+        best: Scores = yield Score(finished)
+        rounds, failures, done = self._rounds(process), 0, 0
+        while rounds is None or done < rounds:
+            restart = failures >= self.patience
+            ids = range(1 + done * self.neighbours, 1 + (done + 1) * self.neighbours)
+            candidates = [draw(key, i) if restart else self._near(key, i, pivot) for i in ids]
+            fresh = torch.stack([process.noise(c) for c in candidates])  # [neighbours, *latent]
+            if not restart:
+                fresh = neighbour(noise.expand_as(fresh), self.cosine, fresh)
+            finished = yield Solve(process.start(candidates, fresh))
+            scores: Scores = yield Score(finished)
+            # The pivot comes first: among equals it stays, so only a strictly better one replaces it.
+            pool = scores if restart else Scores.cat([best, scores])
+            winner = pool.best() - (0 if restart else 1)
+            failures = failures + 1 if winner < 0 else 0
+            if winner >= 0:
+                pivot, noise, best = candidates[winner], fresh[winner], scores[winner : winner + 1]
+            done += 1
+
+    def _near(self, key: Key, i: int, pivot: Candidate) -> Candidate:
+        return Candidate(
+            i, "neighbour", key.fold("candidate", i).path, pivot.id, details={"cosine": self.cosine}
+        )
+
+    def _rounds(self, process: Process) -> int | None:
+        if self.rounds is None and not process.open_ended:
+            return UNLIMITED
+        return self.rounds
+
+    def cost(self, process: Process) -> int | None:
+        rounds = self._rounds(process)
+        return None if rounds is None else (1 + rounds * self.neighbours) * process.nfe()
