@@ -1,0 +1,131 @@
+"""CLIPScore: how well a picture fits its prompt, as the cosine of two embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+import genscale
+from genscale.errors import Refusal
+from genscale.media import Media
+from genscale.verifiers.clip_checkpoints import BACKENDS, towers
+from genscale.verifiers.clip_towers import Towers
+
+SHAPES_CLIP = Path(genscale.__file__).parent / "models" / "shapes-clip"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Cosine of the CLIP embeddings of picture and prompt; for clips the mean over frames.
+
+    Hessel et al. 2021, "CLIPScore" (arXiv 2104.08718); CLIP: Radford et al. 2021 (arXiv 2103.00020). The
+    paper prints 2.5 max(cos, 0), and others 100 cos. Both only stretch the scale, which is what a weight is
+    for, and max(., 0) makes ties and stops gradients; so this is the cosine itself. Typical: 0.15 to 0.35
+    for ViT-L/14, 0.2 to 0.45 for ViT-H/14. Only pictures of one prompt, by one checkpoint, compare.
+
+    Blind spots: counts, left and right, which adjective goes with which noun; nearly blind to anatomy and to
+    image quality; likes rendered text; reads 77 tokens of the prompt (longer ones warn, once).
+
+    model, pretrained: an open_clip name with a tag or with a file (.pt, .safetensors). Or, where `pretrained`
+        does not count: a transformers hub id (owner/name), hf-hub:NAME for open_clip, or a folder of either.
+        A file of OpenAI's weights needs a name that ends in -quickgelu; the tag `openai` sees to it itself.
+    backend: "open_clip" or "transformers"; chosen by the look of `model` where None.
+    device: where it runs; None: where the pictures are. dtype: "float32" where None.
+    batch_size: pictures or frames that are embedded at once.
+    """
+
+    model: str = "ViT-L-14"
+    pretrained: str | None = "openai"
+    backend: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int = 32
+
+    name: ClassVar[str] = "clip"
+
+    def __post_init__(self) -> None:
+        if self.backend not in (None, *BACKENDS):
+            raise Refusal(f"backend '{self.backend}' is unknown: choose one of {', '.join(BACKENDS)}.")
+        if self.batch_size < 1:
+            raise Refusal(f"batch_size {self.batch_size} embeds nothing: give at least 1.")
+        if not isinstance(getattr(torch, self.dtype or "float32", None), torch.dtype):
+            raise Refusal(f"dtype '{self.dtype}' is unknown: give float32, bfloat16 or float16.")
+
+    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
+        """Scores [n]."""
+        with torch.no_grad():
+            return self.score_tensor(media.pixels, prompts)
+
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
+        if len(pixels) != len(prompts):
+            raise ValueError(f"{len(pixels)} pictures and {len(prompts)} prompts: give one for each.")
+        seen, named = self.embed(pixels), self._towers(pixels.device).texts(prompts)
+        cosines = torch.einsum("n...d,nd->n...", seen, named)
+        return cosines.flatten(1).mean(1) if cosines.ndim > 1 else cosines
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Unit image embeddings [n, (frames,) width]; differentiable in the pixels."""
+        flat = pixels.flatten(0, -4)
+        tower = self._towers(pixels.device)
+        embeddings = torch.cat([tower.images(some) for some in torch.split(flat, self.batch_size)])
+        return embeddings.reshape(*pixels.shape[:-3], -1)
+
+    def load(self, device: str | torch.device = "cpu") -> None:
+        """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
+        self._towers(torch.device(device))
+
+    def _towers(self, pixels: torch.device) -> Towers:
+        device = torch.empty(0, device=self.device or pixels).device  # "cuda" and "cuda:0" are one
+        if device not in self._held:
+            dtype = getattr(torch, self.dtype or "float32")
+            self._held[device] = towers(self.model, self.pretrained, self.backend, device, dtype)
+        return self._held[device]
+
+    @cached_property
+    def _held(self) -> dict[torch.device, Towers]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, also one for another process, takes the settings along and not the weights."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class ShapesClip:
+    """CLIPScore of the small CLIP that comes with genscale, trained on pictures of the shapes world.
+
+    Cosine of picture and caption (Hessel et al. 2021, arXiv 2104.08718): near 0.9 where they fit, down to
+    -0.7 where not. It knows the words of `genscale.shapes` only, reads 10 tokens, and like any learned judge
+    errs: hold `shapes`, the exact one, against it.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int = 32
+
+    name: ClassVar[str] = "shapes_clip"
+
+    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
+        """Scores [n]."""
+        return self._clip(media, prompts)
+
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
+        return self._clip.score_tensor(pixels, prompts)
+
+    def load(self, device: str | torch.device = "cpu") -> None:
+        """Load the model now, for pictures on `device`."""
+        self._clip.load(device)
+
+    @cached_property
+    def _clip(self) -> Clip:
+        if not SHAPES_CLIP.is_dir():
+            raise Refusal(f"shapes_clip needs '{SHAPES_CLIP}', which is missing: install genscale again.")
+        return Clip(str(SHAPES_CLIP), None, "transformers", self.device, self.dtype, self.batch_size)

@@ -1,0 +1,160 @@
+"""CLIP checkpoints of open_clip and transformers: which library reads a name, and loading once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.plugins import did_you_mean
+from genscale.verifiers.clip_image import from_open_clip, from_transformers
+from genscale.verifiers.clip_towers import Towers
+
+BACKENDS = ("open_clip", "transformers")
+
+_loaded: WeakValueDictionary[tuple[Any, ...], Towers] = WeakValueDictionary()
+
+
+def towers(
+    model: str, pretrained: str | None, backend: str | None, device: torch.device, dtype: torch.dtype
+) -> Towers:
+    """The checkpoint's towers; the same object for the same settings, as long as somebody holds it."""
+    backend = backend or choose(model)
+    key = (model, pretrained if backend == "open_clip" else None, backend, device, dtype)
+    found = _loaded.get(key)
+    if found is None:
+        load = _open_clip if backend == "open_clip" else _transformers
+        with torch.inference_mode(False):  # else a later gradient could not pass the weights
+            found = _loaded[key] = load(model, pretrained).to(device, dtype)
+    return found
+
+
+def choose(model: str) -> str:
+    """The library that a model's name or folder is for."""
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind == "clip":
+            return "transformers"
+        if not (folder / "open_clip_config.json").is_file():
+            raise Refusal(f"folder '{model}' holds a model of type '{kind}': give one of type 'clip'.")
+    if (folder / "open_clip_config.json").is_file() or model.startswith(("hf-hub:", "local-dir:")):
+        return "open_clip"
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise Refusal(f"'{model}' is no folder with a CLIP's config.json: give one, or a model's name.")
+    return "transformers" if "/" in model and not model.startswith("ViT-") else "open_clip"
+
+
+def _transformers(model: str, pretrained: str | None) -> Towers:
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+    where = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+    advice = (
+        "fetch it where there is a network, or give a CLIPModel's folder, or hf-hub:NAME if it is open_clip's"
+    )
+    with _loading(model, advice):
+        module, report = CLIPModel.from_pretrained(where, output_loading_info=True)
+        if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
+            raise Refusal(f"'{model}' is no whole CLIP: {len(lost)} of its weights are missing: {advice}.")
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        prepare = from_transformers(CLIPImageProcessor.from_pretrained(where))
+
+    def pooled(out: Any) -> Tensor:  # transformers 4 gives the embedding itself
+        embedding: Tensor = getattr(out, "pooler_output", out)
+        return embedding
+
+    def tokenize(texts: list[str], length: int) -> Tensor:
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        ids: Tensor = tokenizer(texts, max_length=length, **options).input_ids
+        return ids
+
+    return Towers(
+        name=model,
+        module=module,
+        prepare=prepare,
+        encode_images=lambda x: pooled(module.get_image_features(pixel_values=x)),
+        encode_tokens=lambda ids: pooled(module.get_text_features(input_ids=ids)),
+        tokenize=tokenize,
+        length=module.config.text_config.max_position_embeddings,
+    )
+
+
+def _open_clip(model: str, pretrained: str | None) -> Towers:
+    import open_clip
+
+    if (Path(model).expanduser() / "open_clip_config.json").is_file():
+        model = f"local-dir:{Path(model).expanduser()}"
+    schema = model.startswith(("hf-hub:", "local-dir:"))
+    model = model if schema else model.replace("/", "-")  # open_clip's own look-ups do so only half the time
+    source = None if schema else _weights(model, pretrained)
+    tag = open_clip.get_pretrained_cfg(model, source) if source else {}
+    advice = "fetch it where there is a network, or give a folder, or a file of weights as pretrained"
+    with _loading(model if schema else f"{model}:{source}", advice):
+        module = open_clip.create_model(
+            model,
+            pretrained=source,
+            force_quick_gelu=bool(tag.get("quick_gelu")),  # open_clip 3 only warns, and scores wrongly
+            require_pretrained=True,
+        )
+        tokenizer = open_clip.get_tokenizer(model)
+    return Towers(
+        name=model,
+        module=module,
+        prepare=from_open_clip(module.visual.preprocess_cfg),
+        encode_images=module.encode_image,
+        encode_tokens=module.encode_text,
+        tokenize=lambda texts, length: tokenizer(texts, context_length=length),
+        length=tokenizer.context_length,
+    )
+
+
+def _weights(model: str, pretrained: str | None) -> str:
+    """A tag or file that open_clip will find for the model."""
+    import open_clip
+
+    names = open_clip.list_models()
+    if model not in names:
+        near = did_you_mean(model, names)
+        raise Refusal(f"open_clip has no model '{model}'{near}: choose one of open_clip.list_models().")
+    if not pretrained:
+        raise Refusal(f"CLIP '{model}' needs weights: give a tag of open_clip's or a file as pretrained.")
+    if Path(pretrained).expanduser().is_file():
+        return str(Path(pretrained).expanduser())
+    if not open_clip.get_pretrained_cfg(model, pretrained):
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        raise Refusal(
+            f"CLIP '{model}' has no weights '{pretrained}'{did_you_mean(pretrained, tags)}: "
+            f"it is no file, and the tags are {', '.join(tags) or 'none'}."
+        )
+    return pretrained
+
+
+@contextmanager
+def _loading(model: str, advice: str) -> Iterator[None]:
+    """Whatever a loader runs into becomes one sentence; what it logs on the way is not shown."""
+    root, nobody = logging.getLogger(), logging.NullHandler()
+
+    def silent(record: logging.LogRecord) -> bool:
+        return False
+
+    root.addFilter(silent)  # of messages to the root logger only, where open_clip puts its own
+    root.addHandler(nobody)  # else the first of them sets up a handler for good
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {shorten(str(error) or 'no reason given', 200)}".rstrip(". ")
+        raise Refusal(f"CLIP '{model}' cannot be loaded ({reason}): {advice}.") from None
+    finally:
+        root.removeFilter(silent)
+        root.removeHandler(nobody)

@@ -1,0 +1,191 @@
+"""The exact judge of the shapes world: what is in a picture, by geometry, and whether it is what
+the caption asks for.
+
+Connected components of what is not ground come first, then the colour that most of a component's
+inner pixels are nearest to, then the best of the kinds' templates on its bounding box. (Labelling
+by colour first fails: an antialiased border looks like other colours.) No network is involved, so
+the judge can be held out while a learned verifier steers a search.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from genscale.shapes import (
+    COLOURS,
+    GROUND,
+    KINDS,
+    SIZE,
+    Noun,
+    Requirement,
+    Shape,
+    parse,
+    related,
+    signed_distance,
+)
+
+Pixels = npt.NDArray[np.float32]
+
+FOREGROUND = 70.0  # levels, of 255, by which some channel must differ from the ground
+SPECK = 14  # components of fewer pixels are ignored
+OVERLAP = 0.72  # least agreement (intersection over union) with a template; below it the kind is "blob"
+PURITY = 0.6  # least part of a component's inner pixels of one colour; below it the colour is "mixed"
+GRID = 24  # templates and components are compared on GRID x GRID points of their bounding boxes
+
+
+@dataclass(frozen=True)
+class Template:
+    """A kind in its bounding box: `cover` [GRID, GRID] in [0, 1]; lengths in units of the radius."""
+
+    cover: Pixels
+    width: float
+    height: float
+    middle: float
+
+
+@functools.cache
+def templates() -> dict[str, Template]:
+    found = {}
+    line = np.linspace(-1.2, 1.2, 481, dtype=np.float32)
+    for kind in KINDS:
+        inside = signed_distance(kind, *np.meshgrid(line, line)) <= 0
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        top, bottom, left, right = line[rows[0]], line[rows[-1]], line[columns[0]], line[columns[-1]]
+        box = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
+        found[kind] = Template(_fit(box), float(right - left), float(bottom - top), float(bottom + top) / 2)
+    return found
+
+
+def _fit(box: Pixels) -> Pixels:
+    """`box` resampled to [GRID, GRID] by area."""
+    image = Image.fromarray(box).resize((GRID, GRID), Image.Resampling.BOX)
+    return np.asarray(image, np.float32)
+
+
+def detect(image: Image.Image) -> list[Shape]:
+    """The objects in `image`, largest first; kind "blob" or colour "mixed" where it is none of the world's.
+
+    Pictures of another size are brought to SIZE x SIZE first, so positions are always in the world's pixels.
+    """
+    image = image.convert("RGB")
+    if image.size != (SIZE, SIZE):
+        image = image.resize((SIZE, SIZE), Image.Resampling.BOX)
+    pixels = np.asarray(image, np.float32)
+    contrast = np.abs(pixels - np.array(GROUND, np.float32)).max(2)
+    labels, _ = ndimage.label(contrast > FOREGROUND)
+    shapes = []
+    for i, window in enumerate(ndimage.find_objects(labels), 1):
+        inside = labels[window] == i
+        if inside.sum() >= SPECK:
+            shapes.append(_shape(pixels[window], contrast[window], inside, window))
+    return sorted(shapes, key=lambda shape: -shape.radius)
+
+
+def _shape(
+    pixels: Pixels, contrast: Pixels, inside: npt.NDArray[np.bool_], window: tuple[slice, slice]
+) -> Shape:
+    colour, full = _colour(pixels, contrast, inside)
+    cover = np.where(inside, np.minimum(contrast / full, 1), 0).astype(np.float32)
+    height, width = cover.shape
+    kind, template, overlap = max(
+        ((k, t, _overlap(cover, t)) for k, t in templates().items()), key=lambda found: found[2]
+    )
+    radius = (width / template.width + height / template.height) / 2
+    x = window[1].start + width / 2
+    y = window[0].start + height / 2 - template.middle * radius
+    return Shape(kind if overlap >= OVERLAP else "blob", colour, float(x), float(y), float(radius))
+
+
+def _colour(pixels: Pixels, contrast: Pixels, inside: npt.NDArray[np.bool_]) -> tuple[str, float]:
+    """The colour of most inner pixels, or "mixed", and the contrast of a fully covered pixel."""
+    inner = ndimage.binary_erosion(inside, np.ones((3, 3)))
+    if inner.sum() < 0.15 * inside.sum():
+        inner = inside & (contrast >= np.quantile(contrast[inside], 0.6))
+    palette = np.array(list(COLOURS.values()), np.float32)
+    nearest = np.linalg.norm(pixels[inner][:, None] - palette, axis=2).argmin(1)
+    votes = np.bincount(nearest, minlength=len(palette))
+    best = int(votes.argmax())
+    full = float(np.median(contrast[inner][nearest == best]))
+    return (list(COLOURS)[best] if votes[best] >= PURITY * votes.sum() else "mixed"), full
+
+
+def _overlap(cover: Pixels, template: Template) -> float:
+    """Intersection over union in the bounding box, less where the box has other proportions."""
+    box = _fit(cover)
+    overlap = float(np.minimum(box, template.cover).sum() / np.maximum(box, template.cover).sum())
+    ratio = (cover.shape[1] / cover.shape[0]) / (template.width / template.height)
+    return overlap * float(min(1.0, 1.2 * min(ratio, 1 / ratio)))
+
+
+def satisfies(shapes: Sequence[Shape], requirement: Requirement) -> bool:
+    """Whether these are exactly the objects asked for, in the relation asked for, and nothing else."""
+    if Counter(shape.noun for shape in shapes) != Counter(requirement.nouns):
+        return False
+    return requirement.relation is None or _holds(shapes, requirement)
+
+
+def _holds(shapes: Sequence[Shape], requirement: Requirement) -> bool:
+    """Whether some two of `shapes`, named by the requirement's two nouns, are in its relation."""
+    first, second = requirement.nouns
+    return any(
+        a.noun == first and b.noun == second and a is not b and related(a, b, requirement.relation or "")
+        for a in shapes
+        for b in shapes
+    )
+
+
+def fraction(shapes: Sequence[Shape], requirement: Requirement) -> float:
+    """The part of the requirement that is met, in [0, 1], 1 where `satisfies`: for diagnosis.
+
+    Every object found or asked for counts one part: met by its noun, half met by its colour or kind
+    alone; a relation is one more.
+    """
+    wanted, found = list(requirement.nouns), [shape.noun for shape in shapes]
+    met = 0.0
+    for worth in (1.0, 0.5):
+        for noun in list(wanted):
+            match = next((f for f in found if _likeness(noun, f) == worth), None)
+            if match is not None:
+                met += worth
+                wanted.remove(noun)
+                found.remove(match)
+    parts = max(requirement.count, len(shapes))
+    if requirement.relation is not None:
+        met, parts = met + _holds(shapes, requirement), parts + 1
+    return met / parts
+
+
+def _likeness(a: Noun, b: Noun) -> float:
+    return ((a[0] == b[0]) + (a[1] == b[1])) / 2
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """1 where a picture satisfies its caption, else 0; with `graded`, the fraction of the caption
+    that is met.
+
+    Knows the captions of `genscale.shapes` only; another caption is a ValueError that says which
+    words there are.
+    """
+
+    graded: bool = False
+
+    name: ClassVar[str] = "shapes"
+
+    def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
+        """Scores [n], float32 in [0, 1], of `n` pictures (PIL images) with as many captions."""
+        requirements = [parse(prompt) for prompt in prompts]
+        judge = fraction if self.graded else satisfies
+        return torch.tensor(
+            [float(judge(detect(image), wanted)) for image, wanted in zip(media, requirements, strict=True)]
+        )
