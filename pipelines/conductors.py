@@ -1,0 +1,273 @@
+"""The three ways to conduct a pipeline's loop: probe it, serve an engine with it, decode with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genscale.key import Key
+from genscale.pipelines.elastic import Gather, NotElastic, rows_of, sample_of
+from genscale.pipelines.layout import Layout
+from genscale.pipelines.modules import Memo
+from genscale.pipelines.noise import Replay
+from genscale.pipelines.solver import OwnSolver
+from genscale.pipelines.stand_in import own
+from genscale.pipelines.visit import Conductor, Done, Templates, forget_caches, is_denoiser
+from genscale.protocol import Batch, Output
+
+
+class Probe(Conductor):
+    """Walks the loop once with the denoiser skipped, to learn what a run needs to know.
+
+    latents: the pipeline's own initial latents [R, *latent]. evaluations: rows through the denoiser at each step.
+    edits: whether the loop changes the latents after `step` (inpainting
+    puts back what is not painted). drifts: whether the user's callback changes what later steps see, learned while
+    serving. draws: what was drawn before the loop. replay: what to draw instead. given: the call's arguments.
+    whole: False ends at once, after the initial latents.
+    """
+
+    def __init__(
+        self,
+        memo: Memo,
+        templates: Templates,
+        given: dict[str, Any],
+        replay: Replay | None = None,
+        whole: bool = True,
+    ) -> None:
+        super().__init__(memo, templates)
+        self.given, self.replay, self.whole = given, replay, whole
+        self.layout = Layout()
+        self.draws: list[Tensor] = []
+        self.latents: Tensor | None = None
+        self.evaluations: list[int] = []
+        self.own_scheduler: Any = None
+        self.edits = self.drifts = False
+        self._rows = 0
+
+    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+        return None if self.replay is None else self.replay(j, shape)
+
+    def seen(self, noise: Tensor) -> None:
+        self.draws.append(noise)
+
+    def replay_for(self, composition: tuple[int, ...] | None) -> Replay:
+        """These draws again, for a call with the same rows or with one row for each of `composition`."""
+        assert self.latents is not None
+        return Replay(self.draws, self.latents.shape[0], composition)
+
+    def evaluate(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        output = super().evaluate(name, module, forward, args, kwargs)
+        if is_denoiser(name):
+            self._rows += rows_of(sample_of(args, kwargs))
+        return output
+
+    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        assert self.timesteps is not None
+        if self.latents is None:
+            self.layout = Layout.of(call["sample"], self._noise_drawn(), self.given.get("prompt"))
+            self.latents = self.layout.rows_first(call["sample"].detach().clone())
+            self.own_scheduler = own(self.scheduler)
+        elif not torch.equal(self.layout.rows_first(call["sample"]), self.latents):
+            self.edits = True
+        self.evaluations.append(self._rows)
+        self._rows = 0
+        if not self.whole or self.index + 1 == len(self.timesteps):
+            raise Done
+        return self.layout.laid_out(self.latents), self.index + 1
+
+    def _noise_drawn(self) -> list[Tensor]:
+        given = self.given.get("latents")
+        return [given, *self.draws] if isinstance(given, Tensor) else self.draws
+
+
+class Serve(Conductor):
+    """Answers an engine's batches with the pipeline's own loop body.
+
+    rows: rows that the pipeline was called with, one a prompt; or one a latent when `composition`, the prompt
+    index of every row, is given: then only batches of just that composition are served. probe: what is known of the
+    loop. ask: gives the open batch, or for an output the next one.
+    """
+
+    def __init__(
+        self,
+        memo: Memo,
+        templates: Templates,
+        probe: Probe,
+        solver: OwnSolver,
+        rows: int,
+        ask: Callable[[Output | None], Batch],
+        composition: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(memo, templates)
+        self.probe, self.solver, self.rows, self._ask = probe, solver, rows, ask
+        self.readings = probe.readings
+        self.composition = composition
+        self.replay = probe.replay_for(composition)
+        self.prompts: tuple[int, ...] = ()
+        self.evaluations = 0
+        self.after_real_step = self.replaying = self.jumped = False
+        self.leading = True  # this pass evaluates nothing, it leads up to the batch that is asked next
+        self._batch: Batch | None = None
+        self._handed: Tensor | None = None
+        self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
+
+    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+        return self.replay(j, shape)
+
+    def ask(self, output: Output | None) -> Batch:
+        self.solver.stepped.clear()
+        with self.parked():
+            return self._ask(output)
+
+    def first_index(self) -> int:
+        batch = self._batch = self.ask(None)
+        if self.probe.edits and not (self.probe.drifts and batch.step):
+            return batch.step - 1
+        return 0
+
+    def evaluate(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if self.leading or self.index == len(self.probe.evaluations):
+            return self.templates.skip(name, module, forward, args, kwargs)
+        sample = sample_of(args, kwargs)
+        rows = rows_of(sample)
+        if self.prompts != tuple(range(self.rows)) and self.composition is None:
+            gather = Gather(self.rows, self.prompts, sample)
+            args = tuple(gather(a) for a in args)
+            kwargs = {k: gather(v, k) for k, v in kwargs.items()}
+        output = forward(*args, **kwargs)
+        if is_denoiser(name):
+            self.evaluations += rows
+        self.templates.known.setdefault(name, (output, rows))
+        return output
+
+    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        if self.leading:
+            return self._lead(call["sample"])
+        assert self._parts is not None
+        layout = self.probe.layout
+        value, x = layout.rows_first(call["model_output"]), layout.rows_first(call["sample"])
+        if x.shape[0] != len(self.prompts) or value.shape[0] != len(self.prompts):
+            raise NotElastic
+        self.after_real_step = self.index < len(self.probe.evaluations)
+        self.replaying = self.jumped = False
+        self.solver.call = call
+        try:
+            latents, self.prompts = self._parts.send((value, x))
+            return layout.laid_out(latents), self.index
+        except StopIteration as finished:
+            output: Output = finished.value
+        batch = self._batch = self.ask(output)
+        self.jumped = batch.step != self.index + 1
+        if self.jumped and self.probe.edits:
+            self.leading = True
+            return layout.laid_out(batch.x), batch.step - 1
+        return self._open(batch), batch.step
+
+    def _lead(self, sample: Tensor) -> tuple[Tensor, int | None]:
+        """A pass that evaluates nothing, up to the step of the batch; callbacks that change the loop are called."""
+        batch = self._batch
+        assert batch is not None
+        self.after_real_step, self.replaying = False, self.probe.drifts and batch.step > 0
+        if self.replaying and self.index + 1 < batch.step:
+            return sample, self.index + 1
+        latents = self._open(batch)
+        self._handed = latents if self.probe.edits and batch.step == 0 else None
+        return latents, batch.step
+
+    def end_of_step(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """What the pipeline's end-of-step callback answers: after a pass that only led up to step 0, the
+        latents as they are, without what the loop makes of latents between two steps.
+
+        Where callbacks change the loop, only a new visit can bring it to where it is at another step.
+        """
+        if self.jumped and self.probe.drifts:
+            raise Done
+        if self._handed is not None:
+            tensors = tensors | {"latents": self._handed}
+            self._handed = None
+        return tensors
+
+    def _open(self, batch: Batch) -> Tensor:
+        if self.composition is not None and batch.prompts != self.composition:
+            raise NotElastic
+        if not self._goes_on(batch):
+            forget_caches(self.pipe)
+        self.leading, self._batch = False, batch
+        self._parts = self._in_parts(batch)
+        latents, self.prompts = next(self._parts)
+        return self.probe.layout.laid_out(latents)
+
+    def _goes_on(self, batch: Batch) -> bool:
+        """Whether the batch is just what was made of the last one: then cached models may remember it."""
+        made = self.solver.stepped
+        if not made or sum(len(x) for x in made) != len(batch.x):
+            return False
+        return not self.cached or torch.equal(batch.x, _join(made))
+
+    def _in_parts(
+        self, batch: Batch
+    ) -> Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output]:
+        """A batch with as many rows as the call, but not its prompts in order, goes in two parts.
+
+        With equal counts one could not tell conditioning, to be gathered, from what the loop made of the
+        latents, to be left alone.
+        """
+        n, self.evaluations = len(batch.prompts), 0
+        clash = n == self.rows and batch.prompts != tuple(range(n)) and self.composition is None
+        values, seen = [], []
+        for part in (slice(0, n - 1), slice(n - 1, n)) if clash else (slice(0, n),):
+            if clash:
+                forget_caches(self.pipe)
+            value, x = yield formatted(batch.x[part], self.probe.latents), batch.prompts[part]
+            values.append(value)
+            seen.append(x)
+        return Output(_join(values), _join(seen), self.evaluations)
+
+
+class Decode(Conductor):
+    """Lets the pipeline's own tail turn clean latents [n, *latent] into media.
+
+    tail: key of random draws after the loop (some video decoders add noise); None: the pipeline's own draws.
+    composition: prompt index of every row, if the call is made with one row a latent.
+    """
+
+    def __init__(
+        self,
+        memo: Memo,
+        templates: Templates,
+        probe: Probe,
+        latents: Tensor,
+        tail: Key | None,
+        composition: tuple[int, ...] | None,
+    ) -> None:
+        super().__init__(memo, templates)
+        self.probe, self.latents, self.tail = probe, latents, tail
+        self.readings = probe.readings
+        self.replay = probe.replay_for(composition)
+
+    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+        return self.replay(j, shape)
+
+    def tail_source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+        return None if self.tail is None else self.tail.fold(j).normal(shape)
+
+    def first_index(self) -> int:
+        """The last step, where a loop that edits latents leaves clean ones as they are."""
+        return len(self.probe.evaluations) - 1
+
+    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        return self.probe.layout.laid_out(formatted(self.latents, self.probe.latents)), None
+
+
+def formatted(x: Tensor, own: Tensor | None) -> Tensor:
+    """In the memory format of the pipeline's own latents, on which the last bits of a convolution depend."""
+    if own is not None and own.ndim == 4 and x.ndim == 4 and not own.is_contiguous():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,51 @@
+"""The desk between an engine and a pipeline's loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from genscale.engine import Engine
+from genscale.errors import Refusal
+from genscale.pipelines.visit import Done
+from genscale.protocol import Batch, Output
+
+
+class Desk:
+    """Where the pipeline's loop fetches batches: keeps the open one, and what went wrong behind it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.loop = engine, engine.run()
+        self.batch: Batch | None = None
+        self.error: BaseException | None = None
+        self.closed = False
+        self._handed_out = 0.0
+        self._advance(lambda: next(self.loop))
+
+    def ask(self, output: Output | None) -> Batch:
+        """The open batch, or after its output the next one; leaves the loop when there is none."""
+        if output is not None:
+            self.engine.ledger.add_seconds("denoise", time.perf_counter() - self._handed_out)
+            self._advance(lambda: self.loop.send(output))
+        if self.batch is None or self.closed or self.error:
+            raise Done
+        self._handed_out = time.perf_counter()
+        return self.batch
+
+    def _advance(self, go: Callable[[], Batch]) -> None:
+        try:
+            self.batch = go()
+        except StopIteration:
+            self.batch, self.closed = None, True
+        except BaseException as error:  # a verifier's, say: the pipeline must not see it as its own
+            self.error = error
+
+    def halve(self, error: Exception) -> None:
+        assert self.batch is not None
+        smaller = self.engine.halve(len(self.batch.prompts))
+        if smaller is None:
+            raise Refusal(
+                f"one latent does not fit into the accelerator's memory ({str(error).splitlines()[0]}): "
+                "use offloading, a smaller size or a smaller dtype."
+            ) from error
+        self.batch = smaller

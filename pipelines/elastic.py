@@ -1,0 +1,97 @@
+"""The elastic batch: any number of latents of any prompts through a call made for one row a prompt.
+
+A pipeline is called with R rows, one a prompt. When n latents are evaluated, every conditioning tensor
+that reaches the denoiser with a leading dimension of k R (k = 2 under classifier-free guidance) is gathered
+to k n, by the prompt of each latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SAMPLE = ("hidden_states", "sample", "x", "latents", "model_input")
+_POSITIONS = ("img_ids", "txt_ids", "rotary")  # tables of positions, the same for every row
+
+
+class NotElastic(Exception):
+    """This call cannot evaluate that batch: the pipeline must be called with one row a latent instead."""
+
+
+def sample_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The latents among the arguments of a denoiser: the first, or the one with a usual name."""
+    if args and isinstance(args[0], Tensor | list):
+        return args[0]
+    for name in _SAMPLE:
+        if isinstance(kwargs.get(name), Tensor | list):
+            return kwargs[name]
+    return next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
+
+
+def rows_of(sample: Any) -> int:
+    return len(sample) if isinstance(sample, list) else int(sample.shape[0])
+
+
+class Gather:
+    """Gathers conditioning made for `rows` rows to the latents of a batch.
+
+    prompts: prompt index of each latent. sample: the latents as the model is given them: their rows tell k, the
+    guidance copies in this call; their other sizes matter, since some families fold one of them (frames)
+    into the conditioning's first dimension. NotElastic where it cannot be told what belongs to a row.
+    """
+
+    def __init__(self, rows: int, prompts: tuple[int, ...], sample: Any) -> None:
+        self.rows, self.n, self.sample = rows, len(prompts), sample
+        if rows_of(sample) % self.n:
+            raise NotElastic
+        self.blocks = rows_of(sample) // self.n
+        self.sizes = () if isinstance(sample, list) else tuple(sample.shape[1:])
+        self.prompts = torch.tensor(prompts)
+
+    def __call__(self, value: Any, name: str = "") -> Any:
+        if value is self.sample or any(word in name for word in _POSITIONS):
+            return value
+        if isinstance(value, Tensor):
+            return self._tensor(value, name)
+        if isinstance(value, dict):
+            return {k: self(v, str(k)) for k, v in value.items()}
+        if isinstance(value, list) and self._is_row_list(value):
+            return [value[i] for i in self._index(self.blocks if len(value) != self.rows else 1, 1).tolist()]
+        if isinstance(value, list | tuple) and type(value) in (list, tuple):
+            return type(value)(self(v, name) for v in value)
+        return value
+
+    def _is_row_list(self, value: list[Any]) -> bool:
+        """A list with one entry a row (shapes, lengths, embeddings), not a list of batched tensors."""
+        if len(value) not in (self.rows * self.blocks, self.rows):
+            return False
+        return not any(isinstance(v, Tensor) and v.ndim and v.shape[0] == self.n * self.blocks for v in value)
+
+    def _tensor(self, value: Tensor, name: str) -> Tensor:
+        if value.ndim == 0:
+            return value
+        size, wanted = value.shape[0], self.rows * self.blocks
+        if value.ndim >= 4 and value.shape[1] == wanted and value.shape[2:] != self.sizes[1:]:
+            raise NotElastic  # rows may be in the second dimension (HiDream's stacked text layers)
+        if size == self.n * self.blocks and not (name.startswith("encoder") and self._folds(value)):
+            return value  # already made of the latents
+        if size == wanted:
+            return value[self._index(self.blocks, 1).to(value.device)]
+        if size == self.rows and self.rows > 1:
+            return value[self._index(1, 1).to(value.device)]
+        if self._folds(value):
+            return value[self._index(self.blocks, size // wanted).to(value.device)]
+        return value
+
+    def _folds(self, value: Tensor) -> bool:
+        """Whether rows and one of the latents' own dimensions (frames) share the first dimension."""
+        inner, rest = divmod(value.shape[0], self.rows * self.blocks)
+        return value.ndim >= 3 and rest == 0 and inner > 1 and inner in self.sizes
+
+    def _index(self, blocks: int, inner: int) -> Tensor:
+        """Source row of each gathered row; rows are ordered [block, row, inner]."""
+        rows = torch.arange(blocks)[:, None] * self.rows + self.prompts[None, :]
+        return (rows.reshape(-1, 1) * inner + torch.arange(inner)).reshape(-1)

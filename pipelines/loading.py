@@ -1,0 +1,132 @@
+"""Pipelines from a name: the embedded models, a diffusers folder, a single file or the hub.
+
+Nothing here is needed to scale a pipeline of your own: `genscale.scale` takes any. This is the one call that
+the command line and the demo make.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import genscale
+from genscale.errors import Refusal
+from genscale.pipelines import placement, weights
+from genscale.pipelines.placement import first_line
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What goes well with an embedded model where the user does not say."""
+
+    about: str
+    steps: int
+    guidance: float
+    size: int = 64
+    verifier: str = "shapes_clip"
+    report: str = "shapes"
+
+
+EMBEDDED: dict[str, Embedded] = {
+    "shapes-flow": Embedded("a flow transformer", steps=20, guidance=3.0),
+    "shapes-diffusion": Embedded("a diffusion U-Net", steps=20, guidance=3.0),
+}
+
+
+def folder_of(name: str) -> Path:
+    """Where an embedded model lies."""
+    return Path(genscale.__file__).parent / "models" / name
+
+
+def load_pipeline(
+    model: str = "shapes-flow",
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    offload: str | None = None,
+    attention: str | None = None,
+    compile: bool = False,
+    lora: Sequence[str] = (),
+    variant: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    pictures: Collection[str] = (),
+) -> Any:
+    """A ready DiffusionPipeline.
+
+    model: an embedded model, a local diffusers folder, a single file (.safetensors, .ckpt) or a hub id.
+    dtype: a torch.dtype or its name; None or "auto" is float32 on the CPU, bfloat16 where the GPU has it, or
+        else float16. device: CUDA, else MPS, else the CPU. offload: "model", "sequential" or "group".
+    attention: "xformers", or any backend that diffusers knows. lora: files or hub ids, each with `:scale` if
+        it is not 1.
+    pictures: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
+        its image-to-image or inpainting sister, on the same weights.
+    """
+    place = placement.device_of(device)
+    if offload is not None:
+        placement.check_offload(offload, place)
+    precision = placement.dtype_of(dtype, place)
+    hub = {"variant": variant, "revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+    source = str(folder_of(model)) if model in EMBEDDED else model
+    pipe = weights.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
+    pipe = _sister(pipe, pictures)
+    _load_loras(pipe, lora, token)
+    if offload is None:
+        pipe.to(place)
+    else:
+        placement.offload(pipe, offload, place)
+    if attention is not None:
+        placement.set_attention(pipe, attention)
+    if compile:
+        placement.compile_denoisers(pipe)
+    return pipe
+
+
+def takes(pipe: Any) -> set[str]:
+    """Names of the arguments that a pipeline's call takes."""
+    return set(inspect.signature(type(pipe).__call__).parameters) - {"self"}
+
+
+def _sister(pipe: Any, pictures: Collection[str]) -> Any:
+    """The pipeline on the same weights that takes these pictures."""
+    controlled = getattr(pipe, "controlnet", None) is not None  # there, `image` may be the control picture
+    mine = takes(pipe) - ({"image"} if controlled and "control_image" not in takes(pipe) else set())
+    missing = [p for p in pictures if p not in mine]
+    if not missing:
+        return pipe
+    import diffusers
+
+    auto = (
+        diffusers.AutoPipelineForInpainting
+        if "mask_image" in pictures
+        else diffusers.AutoPipelineForImage2Image
+    )
+    try:
+        return auto.from_pipe(pipe)
+    except ValueError:
+        raise Refusal(f"{type(pipe).__name__} takes no {missing[0]}, and has no sister that does.") from None
+
+
+def _load_loras(pipe: Any, lora: Sequence[str], token: str | None) -> None:
+    if not lora:
+        return
+    if not hasattr(pipe, "load_lora_weights"):
+        raise Refusal(f"{type(pipe).__name__} takes no LoRA.")
+    names, scales = [], []
+    for i, spec in enumerate(lora):
+        match = re.fullmatch(r"(.+?)(?::([-+]?\d*\.?\d+))?", spec)
+        source, scale = (match[1], float(match[2] or 1)) if match else (spec, 1.0)
+        path = Path(source).expanduser()
+        where = (str(path.parent), {"weight_name": path.name}) if path.is_file() else (source, {})
+        try:
+            pipe.load_lora_weights(where[0], adapter_name=f"lora{i}", token=token, **where[1])
+        except Exception as error:
+            raise Refusal(f"LoRA '{source}' cannot be loaded: {first_line(error)}") from error
+        names.append(f"lora{i}")
+        scales.append(scale)
+    pipe.set_adapters(names, scales)

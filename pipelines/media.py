@@ -1,0 +1,43 @@
+"""A pipeline's output as pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genscale.media import Media
+
+
+def as_media(output: Any) -> Media:
+    """The pictures or clips of a pipeline's output object (its first field), as tensors in [0, 1].
+
+    Takes tensors [n, c, h, w] or [n, frames, c, h, w], arrays with channels last, and lists of either.
+    """
+    first = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    if isinstance(first, list | tuple):
+        first = torch.stack([_tensor(item) for item in first])
+    pixels = _tensor(first)
+    if pixels.is_floating_point() and not (float(pixels.min()) >= -0.01 and float(pixels.max()) <= 1.01):
+        raise ValueError("a pipeline returned pixels outside [0, 1]")  # some give raw values for "pt"
+    return Media(_three_channels(pixels))
+
+
+def length(output: Any) -> int:
+    """How many pictures, clips or latents a pipeline's output holds."""
+    first = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return len(first)
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value).movedim(-1, -3)
+    raise ValueError(f"a pipeline returned {type(value).__name__} where pixels were asked for")
+
+
+def _three_channels(pixels: Tensor) -> Tensor:
+    return pixels.expand(*pixels.shape[:-3], 3, *pixels.shape[-2:]) if pixels.shape[-3] == 1 else pixels

@@ -1,0 +1,113 @@
+"""Where a pipeline's random numbers come from: its own generator once, then what was drawn or asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from genscale.errors import Refusal
+
+_LIKE = (torch.randn_like,)
+
+
+class Intercept(TorchFunctionMode):
+    """While active, every normal draw is answered by `source(j, shape)`, j counting the draws.
+
+    source returns float numbers of that shape on any device, or None for the real draw. `seen` is told the
+    result of each. Uniform and integer draws are left alone: no scheduler or latent is made of them.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[int, tuple[int, ...]], Tensor | None],
+        seen: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.source, self.seen, self.count = source, seen, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.randn and func not in _LIKE:
+            return func(*args, **kwargs)
+        if func is torch.randn:
+            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            like = torch.empty(0, dtype=kwargs.get("dtype"), device=kwargs.get("device"))
+            shape = tuple(int(s) for s in size)
+        else:
+            like, shape = args[0], tuple(args[0].shape)
+            like = torch.empty(
+                0, dtype=kwargs.get("dtype") or like.dtype, device=kwargs.get("device") or like.device
+            )
+        given = self.source(self.count, shape)
+        self.count += 1
+        result: Tensor = func(*args, **kwargs) if given is None else given.to(like.device, like.dtype)
+        if self.seen is not None:
+            self.seen(result)
+        return result
+
+
+class Replay:
+    """A call's draws again, for a call that may have other rows.
+
+    draws: what a call with `rows` rows drew, in order. composition: for each row of the new call the old row that it
+    repeats; None: the same rows. A pipeline may draw for all rows at once or row by row, and for a
+    condition that all share only once: what it asks for tells which.
+    """
+
+    def __init__(self, draws: list[Tensor], rows: int, composition: tuple[int, ...] | None = None) -> None:
+        self.draws, self.rows = joined(draws, rows), rows
+        self.composition = tuple(range(rows)) if composition is None else composition
+        self._at, self._row = 0, 0
+
+    def __call__(self, j: int, shape: tuple[int, ...]) -> Tensor:
+        n = len(self.composition)
+        fits = self._at < len(self.draws) and self.draws[self._at].shape[1:] == shape[1:]
+        if self._row > 0 and (not fits or shape[0] != 1):  # the row-by-row draws were for fewer rows
+            self._at, self._row = self._at + 1, 0
+            fits = self._at < len(self.draws) and self.draws[self._at].shape[1:] == shape[1:]
+        if fits:
+            noise = self.draws[self._at]
+            if shape[0] == noise.shape[0] and self.composition == tuple(range(self.rows)):
+                self._at += 1
+                return noise
+            blocks, rest = divmod(
+                noise.shape[0], self.rows
+            )  # 2 where a condition is drawn for both guidances
+            if rest == 0 and shape[0] == blocks * n > 1:
+                self._at += 1
+                starts = self.rows * torch.arange(blocks)[:, None]
+                return noise[(starts + torch.tensor(self.composition)).flatten()]
+            if shape[0] == n > 1:
+                self._at += 1
+                return noise[torch.tensor(self.composition) % noise.shape[0]]
+            if shape[0] == 1:
+                row = self.composition[self._row] % noise.shape[0]
+                self._row += 1
+                if self._row == n:
+                    self._at, self._row = self._at + 1, 0
+                return noise[row : row + 1]
+        raise Refusal(
+            f"the pipeline draws other noise at every call (draw {j + 1} now has shape {list(shape)}): "
+            "it cannot be searched."
+        )
+
+
+def joined(draws: list[Tensor], rows: int) -> list[Tensor]:
+    """Draws that were made row by row joined to draws of all rows."""
+    whole: list[Tensor] = []
+    i = 0
+    while i < len(draws):
+        group = draws[i : i + rows]
+        if rows > 1 and len(group) == rows and all(d.shape == (1, *draws[i].shape[1:]) for d in group):
+            whole.append(torch.cat(group))
+            i += rows
+        else:
+            whole.append(draws[i])
+            i += 1
+    return whole

@@ -1,0 +1,127 @@
+"""Where a pipeline runs and how: device, precision, offload, attention, compilation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genscale import plugins
+from genscale.errors import Refusal
+
+OFFLOADS = ("model", "sequential", "group")
+DENOISERS = ("transformer", "transformer_2", "unet", "prior", "decoder")
+_DTYPES = {
+    "fp32": "float32",
+    "float": "float32",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+}
+
+
+def device_of(device: Any) -> Any:
+    """A torch.device: the one named, else the best there is."""
+    import torch
+
+    if device is None:
+        mps = getattr(torch.backends, "mps", None)
+        device = "cuda" if torch.cuda.is_available() else "mps" if mps and mps.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise Refusal(f"device '{device}' is unknown: give cpu, cuda, cuda:1 or mps.") from None
+    try:
+        torch.empty(0, device=place)
+    except Exception:
+        raise Refusal(f"device '{device}' is not there: torch sees no such accelerator.") from None
+    return place
+
+
+def dtype_of(dtype: Any, place: Any) -> Any:
+    """A torch.dtype: the one named, else what suits the device."""
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is None or dtype == "auto":
+        if place.type == "cpu":
+            return torch.float32
+        bf16 = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if bf16 else torch.float16
+    found = getattr(torch, _DTYPES.get(str(dtype), str(dtype)), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise Refusal(f"dtype '{dtype}' is unknown: give auto, float32, bfloat16 or float16.")
+    return found
+
+
+def check_offload(how: str, place: Any) -> None:
+    """Refuse before anything is loaded."""
+    if how not in OFFLOADS:
+        hint = plugins.did_you_mean(how, OFFLOADS)
+        raise Refusal(f"offload '{how}' is unknown{hint}: give one of {', '.join(OFFLOADS)}.")
+    if place.type == "cpu":
+        raise Refusal(
+            "offload moves weights between an accelerator and the CPU: there is no accelerator here."
+        )
+
+
+def offload(pipe: Any, how: str, place: Any) -> None:
+    if how == "model":
+        pipe.enable_model_cpu_offload(device=place)
+    elif how == "sequential":
+        pipe.enable_sequential_cpu_offload(device=place)
+    else:
+        pipe.enable_group_offload(
+            onload_device=place, offload_type="leaf_level", use_stream=place.type == "cuda"
+        )
+
+
+def _denoisers(pipe: Any) -> list[Any]:
+    found = [getattr(pipe, name, None) for name in DENOISERS]
+    return [module for module in found if hasattr(module, "parameters")]
+
+
+def set_attention(pipe: Any, attention: str) -> None:
+    """Let a pipeline's denoisers compute attention with this backend."""
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    known = sorted(backend.value for backend in AttentionBackendName)
+    if attention not in known:
+        public = ", ".join(name for name in known if not name.startswith("_"))
+        hint = plugins.did_you_mean(attention, known)
+        raise Refusal(f"attention '{attention}' is unknown{hint}: there are {public}.")
+    for module in _denoisers(pipe):
+        try:
+            if "UNet" in type(module).__name__:
+                _set_unet_attention(module, attention)
+            else:
+                module.set_attention_backend(attention)
+        except Refusal:
+            raise
+        except ImportError as error:
+            package = "genscale[xformers]" if attention == "xformers" else attention
+            raise Refusal(f"attention '{attention}' needs a package: pip install '{package}'.") from error
+        except Exception as error:
+            raise Refusal(f"attention '{attention}' cannot be used here: {first_line(error)}") from error
+
+
+def _set_unet_attention(unet: Any, attention: str) -> None:
+    """U-Nets know xformers and torch's own; the newer backends belong to transformers."""
+    if attention == "xformers":
+        unet.enable_xformers_memory_efficient_attention()
+    elif attention != "native":  # native is what they start with
+        raise Refusal(f"attention '{attention}' is for transformers: a U-Net takes xformers or native.")
+
+
+def compile_denoisers(pipe: Any) -> None:
+    """Repeated blocks only where a model names them: much faster to compile, as fast to run."""
+    for module in _denoisers(pipe):
+        if getattr(module, "_repeated_blocks", None):
+            module.compile_repeated_blocks()
+        else:
+            module.compile()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short enough for one sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0] if lines else type(error).__name__}"[:300]

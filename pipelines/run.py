@@ -1,0 +1,353 @@
+"""One call of a scaled pipeline, from the arguments to the pipeline's own output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.archive import Archive, Entry
+from genscale.budget import Budget
+from genscale.engine import Engine
+from genscale.errors import Refusal
+from genscale.events import Event
+from genscale.key import Key
+from genscale.ledger import Ledger
+from genscale.media import Media
+from genscale.panel import Roles
+from genscale.pipelines.arguments import Arguments, root_seeds
+from genscale.pipelines.conductors import Decode, Probe, Serve
+from genscale.pipelines.desk import Desk
+from genscale.pipelines.elastic import NotElastic
+from genscale.pipelines.media import as_media, length
+from genscale.pipelines.modules import Memo
+from genscale.pipelines.noise import Replay, joined
+from genscale.pipelines.own_noise import OwnNoise, generator_states, restore_generators
+from genscale.pipelines.prior import find_prior
+from genscale.pipelines.schedules import read_schedule
+from genscale.pipelines.solver import OwnSolver
+from genscale.pipelines.visit import Conductor, Interrupted, NotInvertible, Templates, visit
+from genscale.prediction import View
+from genscale.process import Prior
+from genscale.protocol import Sampler
+from genscale.result import SearchResult
+from genscale.search import Search
+
+
+class Run:
+    """The pieces of one call: what the probe found, and the visits that serve, decode and finish."""
+
+    def __init__(self, pipe: Any, arguments: Arguments) -> None:
+        if getattr(pipe, "scheduler", None) is None:
+            raise Refusal(
+                f"{type(pipe).__name__} has no scheduler, so there is no denoising loop to search: "
+                "use a diffusion or flow pipeline."
+            )
+        self.pipe, self.arguments = pipe, arguments
+        self.memo, self.templates, self.ledger = Memo(), Templates(), Ledger()
+        self.one_row_a_picture = False  # learned when the tail fails on other than the call's rows
+        self.pixel_type = "pt"
+        self.judged = False
+        with self.ledger.clock("probe"):
+            self.probe = self._probe(arguments.given)
+        assert self.probe.latents is not None
+        self.latents: Tensor = self.probe.latents
+        self.rows = self.latents.shape[0]
+        # Learned when a batch of other than the call's rows fails; known where the loop joins latents and rows.
+        self.one_row_a_latent = self.probe.edits and self.rows > 1
+        self.texts = arguments.texts(self.rows)
+        self.seeds = root_seeds(arguments.generator, self.latents)
+        self.solver = OwnSolver(self.probe.own_scheduler, self.probe.start)
+        self.own_noise = OwnNoise(arguments.generator, self.latents)
+
+    # ---------------------------------------------------------------- finding out
+
+    def _probe(self, given: dict[str, Any]) -> Probe:
+        callbacks = {k: None for k in ("callback_on_step_end", "callback") if k in given}
+        for guessing in (True, False):
+            self.templates.guessing = guessing
+            probe = Probe(self.memo, self.templates, given)
+            state = generator_states(self.arguments.generator)
+            try:
+                visit(self.pipe, given | callbacks, probe)
+                break
+            except Refusal:
+                raise
+            except Exception as error:
+                if isinstance(error, NotInvertible) or not guessing:
+                    if isinstance(error, NotInvertible):
+                        raise self._not_invertible(str(error)) from error
+                    raise
+                restore_generators(self.arguments.generator, state)
+        self.ledger.probes = self.templates.real_rows
+        self.ledger.evaluations = self.templates.real_rows
+        if probe.latents is None or not probe.evaluations:
+            raise self._not_invertible("it never calls scheduler.step")
+        return probe
+
+    def _visit(self, given: dict[str, Any], conductor: Conductor) -> Any:
+        try:
+            return visit(self.pipe, given, conductor)
+        except NotInvertible as error:
+            raise self._not_invertible(str(error)) from error
+
+    def _not_invertible(self, why: str) -> Refusal:
+        return Refusal(
+            f"{type(self.pipe).__name__} cannot be searched: {why}; genscale needs a pipeline that iterates over "
+            "scheduler.timesteps and calls scheduler.step once for each."
+        )
+
+    def priors(self) -> list[Prior]:
+        draws = joined(self.probe.draws, self.rows)
+        if not draws:  # the user gave the latents: see how the pipeline would have made others
+            given = self.arguments.quiet(latents=None)
+            probe = Probe(self.memo, self.templates, given, whole=False)
+            state = torch.get_rng_state()
+            visit(self.pipe, given, probe)
+            torch.set_rng_state(state)
+            assert probe.latents is not None
+            found = find_prior(probe.latents, joined(probe.draws, self.rows), self._begin)
+            return [Prior(p.offset, p.scale, x, p.refusal) for p, x in zip(found, self.latents, strict=True)]
+        return find_prior(self.latents, draws, self._begin)
+
+    def _begin(self, draws: list[Tensor]) -> Tensor:
+        given = self.arguments.quiet(latents=None)
+        probe = Probe(self.memo, self.templates, given, Replay(draws, self.rows), whole=False)
+        visit(self.pipe, given, probe)
+        assert probe.latents is not None
+        return probe.latents
+
+    def view(self) -> View | str:
+        try:
+            return read_schedule(self.solver.scheduler, self._timesteps(), self.probe.start)
+        except ValueError as error:
+            return str(error)
+
+    def _timesteps(self) -> Tensor:
+        assert self.probe.timesteps is not None
+        return self.probe.timesteps
+
+    def processes(self) -> list[dict[str, Any]]:
+        """The parts of each prompt's process."""
+        steps = len(self.probe.evaluations)
+        order = getattr(self.solver.scheduler, "order", 1)
+        start = self.probe.start
+        # Where the loop edits latents after a step, one more pass shows what it makes of the last ones.
+        settle = (0,) if self.probe.edits else ()
+        shared = {
+            "evaluations": (*(e // self.rows for e in self.probe.evaluations), *settle),
+            "model_calls": steps,
+            "solver": self.solver,
+            "view": self.view(),
+            "restarts": tuple(i for i in range(steps) if (start + i) % 2 == 0) if order == 2 else (),
+        }
+        priors = self.priors()
+        return [
+            shared | {"prior": prior, "own_draw": partial(self.own_noise.row, row)}
+            for row, prior in enumerate(priors)
+        ]
+
+    def key(self, row: int) -> Key:
+        """A prompt's keys depend on its text and seed, not on the other prompts of the call."""
+        earlier = self.texts[:row].count(self.texts[row])
+        return Key.from_seed(self.seeds[row]).fold("prompt", self.texts[row], earlier)
+
+    # ---------------------------------------------------------------- serving
+
+    def serve(self, engine: Engine) -> str | None:
+        """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did."""
+        desk = Desk(engine)
+        while not desk.closed:
+            composition = desk.batch.prompts if self.one_row_a_latent and desk.batch else None
+            given = self.arguments.given | {"generator": None}
+            given = {k: v for k, v in given.items() if k in self.arguments.names}
+            if composition is not None:
+                given = self.arguments.composed(given, self.rows, composition)
+            conductor = Serve(
+                self.memo, self.templates, self.probe, self.solver,
+                self.rows if composition is None else len(composition), desk.ask, composition,
+            )  # fmt: skip
+            given |= _callbacks(self.arguments, conductor)
+            try:
+                visit(self.pipe, given, conductor)
+                if not desk.closed and desk.error is None and not conductor.prompts:
+                    raise self._not_invertible("its loop does not go on")
+            except torch.cuda.OutOfMemoryError as error:
+                desk.halve(error)
+            except NotElastic:
+                self.one_row_a_latent = True
+            except (KeyboardInterrupt, Interrupted):
+                return self._stopped(engine)
+            except Exception:
+                own_rows = desk.batch is not None and desk.batch.prompts == tuple(range(self.rows))
+                if desk.error is not None or composition is not None or own_rows:
+                    raise
+                self.one_row_a_latent = True
+            if desk.error is not None:
+                if isinstance(desk.error, KeyboardInterrupt):
+                    return self._stopped(engine)
+                raise desk.error
+        return None
+
+    def _stopped(self, engine: Engine) -> str:
+        if not all(s.finals for s in engine.searches):
+            raise KeyboardInterrupt
+        return "interrupted"
+
+    # ---------------------------------------------------------------- decoding
+
+    def decode(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
+        """Clean latents [n, *latent] to pixels by the pipeline's own tail."""
+        if self.pixel_type == "pt":
+            try:
+                return self._decode(latents, prompts)
+            except ValueError:  # not every pipeline has, or keeps to, pixels in [0, 1] as tensors
+                self.pixel_type = "np"
+        return self._decode(latents, prompts)
+
+    def _decode(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
+        given = self.arguments.quiet(output_type=self.pixel_type, return_dict=True)
+        if self.probe.drifts and self.judged:  # verifiers see what `finish` will give
+            given["callback_on_step_end"] = self.arguments.given["callback_on_step_end"]
+        return as_media(self._tail(given, latents, prompts, Key((0,)).fold("tail")))
+
+    def finish(self, latents: Tensor, prompts: tuple[int, ...]) -> Any:
+        """The pipeline's own output, of its own class, for the chosen latents.
+
+        The user's callback is called for the last step and may change them: in the search, the loop was left
+        inside that step, when enough was seen.
+        """
+        given = self.arguments.given
+        return self._tail(given | {k: None for k in ("callback",) if k in given}, latents, prompts, None)
+
+    def _tail(self, given: dict[str, Any], latents: Tensor, prompts: tuple[int, ...], key: Key | None) -> Any:
+        """Call the pipeline for its tail; with one row a latent where it cannot take another number."""
+        own_rows = prompts == tuple(range(self.rows))
+        if own_rows or not self.one_row_a_picture:
+            conductor = Decode(self.memo, self.templates, self.probe, latents, key, None)
+            try:
+                output = self._visit(given, conductor)
+                if own_rows or length(output) == len(prompts):
+                    return output
+            except (torch.cuda.OutOfMemoryError, Refusal):
+                raise
+            except Exception:
+                if own_rows:
+                    raise
+            self.one_row_a_picture = True
+        given = self.arguments.composed(given, self.rows, prompts)
+        if isinstance(given.get("generator"), list):
+            given["generator"] = None
+        conductor = Decode(self.memo, self.templates, self.probe, latents, key, prompts)
+        return self._visit(given, conductor)
+
+
+def _callbacks(arguments: Arguments, conductor: Serve) -> dict[str, Any]:
+    """The end-of-step callback: the user's after real steps, and ours to hand out latents unedited."""
+    user = arguments.given.get("callback_on_step_end")
+    if "callback_on_step_end" not in arguments.names or (user is None and not conductor.probe.edits):
+        return {}
+
+    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
+        if user is not None and (conductor.after_real_step or conductor.replaying):
+            told, drifts = _told(user, pipe, step, timestep, tensors)
+            conductor.probe.drifts |= drifts
+            tensors = tensors | told
+        return conductor.end_of_step(tensors)
+
+    inputs = getattr(user, "tensor_inputs", None)  # of a PipelineCallback
+    return {"callback_on_step_end": callback} | (
+        {} if inputs is None else {"callback_on_step_end_tensor_inputs": list(inputs)}
+    )
+
+
+def _told(
+    user: Any, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """What the user's callback answers, and whether it changed anything for later steps."""
+    shown, before = dict(tensors), dict(pipe.__dict__)
+    if "latents" in shown:  # it may write into them
+        shown["latents"] = shown["latents"].clone()
+    told = shown | (user(pipe, step, timestep, dict(shown)) or {})
+    changed = {k: v for k, v in told.items() if k != "latents" and v is not tensors.get(k)}
+    if "latents" in told and not torch.equal(told["latents"], tensors["latents"]):
+        changed["latents"] = told["latents"]
+    moved = [k for k, v in pipe.__dict__.items() if v is not before.get(k) and k != "_interrupt"]
+    return changed, bool(changed or moved)
+
+
+def open_run(
+    run: Run,
+    sampler: Sampler,
+    roles: Roles,
+    budget: Budget,
+    *,
+    batch_size: int,
+    folder: Path | None,
+    heading: dict[str, Any],
+    keep: int,
+    on_event: Callable[[Event], None],
+) -> tuple[SearchResult, Any]:
+    """Search, and let the pipeline finish: (result, the pipeline's output)."""
+    run.judged = roles.calls > 0
+    processes = run.processes()
+    each = sum(processes[0]["evaluations"])
+    if budget.nfe is not None and budget.nfe < each:
+        raise Refusal(
+            f"a budget of {budget.nfe}nfe is too small: one sample of {len(run.probe.evaluations)} steps takes {each}."
+        )
+    if budget.verifier_calls is not None and budget.verifier_calls < roles.calls:
+        raise Refusal(
+            f"a budget of {budget.verifier_calls} verifier calls is too small: one sample takes {roles.calls}."
+        )
+    view = processes[0]["view"]
+    if "schedule" in getattr(sampler, "needs", ()) and isinstance(view, str):
+        raise Refusal(view)
+    searches = [
+        Search.open(
+            row,
+            text,
+            sampler,
+            run.key(row),
+            budget,
+            roles,
+            keep=max(keep, run.arguments.results),
+            **process,
+        )
+        for row, (text, process) in enumerate(zip(run.texts, processes, strict=True))
+    ]
+    archive = Archive(folder, heading)  # after everything that may refuse: a refusal leaves no folder
+    try:
+        engine = Engine(
+            searches, roles, run.decode, budget=budget, archive=archive, ledger=run.ledger,
+            batch_size=batch_size, on_event=on_event,
+        )  # fmt: skip
+        stopped = run.serve(engine)
+    finally:
+        archive.close()
+    winners = [_winners(s, run.arguments.results) for s in searches]
+
+    def decode(entries: Sequence[Entry]) -> Media:
+        x = torch.stack([e.x for e in entries if e.x is not None])
+        return run.decode(x, tuple(e.prompt for e in entries))
+
+    latents = torch.stack([x for rows in winners for x in rows])
+    result = SearchResult(
+        tuple(searches), tuple(archive.entries), run.ledger, budget, run.seeds[0], decode, stopped
+    )
+    with run.ledger.clock("decode"):
+        prompts = tuple(s.index for s, rows in zip(searches, winners, strict=True) for _ in rows)
+        output = run.finish(latents, prompts)
+    run.ledger.decodes += sum(map(len, winners))
+    return result, output
+
+
+def _winners(search: Search, count: int) -> list[Tensor]:
+    ranking = search.ranking()
+    if not ranking:
+        raise Refusal(f"no candidate of '{search.prompt}' was finished within the budget: allow more.")
+    return [e.x for e in ranking[:count] if e.x is not None]

@@ -1,0 +1,187 @@
+"""`genscale.scale(pipe, ...)`: any diffusers pipeline, called as before, with a search inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from genscale import plugins
+from genscale.budget import Budget
+from genscale.errors import Refusal
+from genscale.events import Event
+from genscale.panel import Juror, Panel, Roles
+from genscale.pipelines.arguments import Arguments
+from genscale.pipelines.run import Run, open_run
+from genscale.plan import Plan, plan
+from genscale.protocol import Sampler
+from genscale.result import SearchResult
+
+
+def _ignore(event: Event) -> None:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A pipeline with a search inside. Made by `scale`; every other attribute is the pipeline's own."""
+
+    pipe: Any
+    sampler: Sampler
+    roles: Roles
+    budget: Budget
+    batch_size: int = 16
+    out: Path | None = None
+    keep: int = 1
+    on_event: Callable[[Event], None] = _ignore
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call as the pipeline itself. Returns its output class, best first, with the search as `.search`.
+
+        num_images_per_prompt (num_videos_per_prompt) is how many of the best come back for each prompt.
+        generator gives candidate 0 its latents, as in the pipeline alone, and its seed to all other
+        randomness. With return_dict=False the SearchResult is the last member of the tuple.
+
+        Raises Refusal for what cannot be done (nothing is written then), VerifierError when a verifier
+        fails (what was found stays in the archive), KeyboardInterrupt before anything was finished;
+        after that an interrupt returns the best so far.
+        """
+        arguments = Arguments(self.pipe, args, kwargs)
+        run = Run(self.pipe, arguments)
+        result, output = open_run(
+            run,
+            self.sampler,
+            self.roles,
+            self.budget,
+            batch_size=self.batch_size,
+            folder=self.out,
+            heading=self._heading(run),
+            keep=self.keep,
+            on_event=self.on_event,
+        )
+        return _attach(output, result)
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """What a call with these arguments would cost. Nothing is generated or written."""
+        run = Run(self.pipe, Arguments(self.pipe, args, kwargs))
+        return plan(self.sampler, run.processes()[0], self.budget, self.roles, run.rows)
+
+    def _heading(self, run: Run) -> dict[str, Any]:
+        """What makes two runs the same, so that one may go on with the other's archive."""
+        panels = {
+            role: [[j.name, j.weight] for j in getattr(self.roles, role).jurors]
+            for role in ("search", "select", "report")
+        }
+        return {
+            "prompts": run.texts,
+            "seeds": run.seeds,
+            "pipeline": type(self.pipe).__name__,
+            "model": Path(str(getattr(self.pipe.config, "_name_or_path", ""))).name,
+            "steps": len(run.probe.evaluations),
+            "latent": list(run.latents.shape[1:]),
+            "sampler": type(self.sampler).__name__,
+            "options": asdict(self.sampler) if is_dataclass(self.sampler) else {},  # type: ignore[arg-type]
+            "verifiers": panels,
+            "ensemble": self.roles.judge.ensemble,
+            "limits": {"budget": str(self.budget), "batch_size": self.batch_size},
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "pipe":
+            raise AttributeError(name)
+        return getattr(self.pipe, name)
+
+
+def scale(
+    pipe: Any,
+    sampler: str | Sampler = "best_of_n",
+    verifier: Any = None,
+    *,
+    select: Any = None,
+    report: Any = None,
+    ensemble: str = "weighted",
+    budget: Budget | str | None = None,
+    batch_size: int = 16,
+    out: str | Path | None = None,
+    keep: int = 1,
+    on_event: Callable[[Event], None] | None = None,
+    **options: Any,
+) -> Scaled:
+    """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
+
+    sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object.
+    verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
+        (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
+    select: what picks the winner, if not the same. report: held out, only measures.
+    budget: a Budget, or text such as "480nfe", "60s", "480nfe,60s"; NFE are counted per prompt.
+    batch_size: latents through the model at once; halved when the accelerator's memory runs out.
+    out: folder for the archive; a call with the same arguments resumes what is there.
+    keep: how many of the best candidates keep their latents, for `result.search.media`.
+    on_event: told of progress (genscale.events).
+    """
+    if isinstance(sampler, str):
+        sampler = plugins.make("sampler", sampler, options)
+    elif options:
+        raise Refusal(
+            f"options {', '.join(options)} go with a sampler's name; set them on the sampler object."
+        )
+    if not callable(getattr(sampler, "search", None)):
+        raise Refusal(
+            f"{sampler!r} is no sampler: give a name or an object with a search(process, key) method."
+        )
+    if batch_size < 1 or keep < 1:
+        raise Refusal("batch_size and keep must be at least 1.")
+    roles = Roles(_panel(verifier, ensemble), _panel(select, ensemble), _panel(report, "weighted"))
+    _warn_of_overlap(roles)
+    if isinstance(budget, str):
+        budget = Budget.parse(budget)
+    return Scaled(
+        pipe,
+        sampler,  # type: ignore[arg-type]
+        roles,
+        budget or Budget(),
+        batch_size,
+        None if out is None else Path(out),
+        keep,
+        on_event or _ignore,
+    )
+
+
+def _panel(verifiers: Any, ensemble: str) -> Panel:
+    if verifiers is None:
+        return Panel((), ensemble)
+    if not isinstance(verifiers, list):
+        verifiers = [verifiers]
+    return Panel(tuple(_juror(v) for v in verifiers), ensemble)
+
+
+def _juror(verifier: Any) -> Juror:
+    weight = 1.0
+    if isinstance(verifier, tuple):
+        verifier, weight = verifier
+    if isinstance(verifier, str):
+        return Juror(verifier, plugins.make("verifier", verifier, {}), float(weight))
+    if not callable(verifier):
+        raise Refusal(f"{verifier!r} is no verifier: give a name or a callable (media, prompts) -> scores.")
+    name = getattr(verifier, "name", None) or getattr(verifier, "__name__", None) or type(verifier).__name__
+    return Juror(str(name), verifier, float(weight))
+
+
+def _warn_of_overlap(roles: Roles) -> None:
+    both = set(roles.report.names) & {*roles.search.names, *roles.select.names}
+    if both:
+        import warnings
+
+        warnings.warn(
+            f"'{sorted(both)[0]}' both steers and reports: a score that was optimised says nothing about quality; "
+            "report with a verifier that was held out",
+            stacklevel=3,
+        )
+
+
+def _attach(output: Any, result: SearchResult) -> Any:
+    if isinstance(output, tuple):
+        return (*output, result)
+    object.__setattr__(output, "search", result)
+    return output

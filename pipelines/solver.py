@@ -1,0 +1,106 @@
+"""The pipeline's own scheduler as a function of explicit state.
+
+Schedulers keep what they remember in attributes. Here a step takes a pristine copy, puts a particle's
+memory into it, runs the scheduler's own `step`, and takes the memory out again: so histories follow the
+particles when these are pruned, branched or stored, for every scheduler class alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.particles import Memory, Particles
+from genscale.pipelines.noise import Intercept
+
+# CogVideoX's DPM scheduler keeps its history in the pipeline: an argument that is fed from an output.
+CARRIED = {"old_pred_original_sample": 1}
+MAX_STORED = 4096  # numbers in a tensor that is part of every row's memory; larger ones are never per-run
+
+
+class OwnSolver:
+    """Steps copies of a scheduler (implements `protocol.Solver`).
+
+    scheduler: the pipeline's, after the pipeline has set its timesteps; never changed. start: index of the
+    loop's first timestep among the scheduler's (image-to-image skips some). call: the arguments of the
+    pipeline's latest `step` call by name; they hold the timestep and options such as eta. stepped: the latents that
+    were made since somebody cleared the list.
+    """
+
+    def __init__(self, scheduler: Any, start: int) -> None:
+        self.scheduler = scheduler
+        self.start = start
+        self.call: dict[str, Any] = {}
+        self.stepped: list[Tensor] = []
+        self.names = tuple(inspect.signature(type(scheduler).step).parameters)
+
+    def step(
+        self, particles: Particles, output: Tensor, draw: Callable[[int], Tensor]
+    ) -> tuple[Tensor, Memory | None]:
+        scheduler, call = self._restore(particles), dict(self.call)
+        call |= {"model_output": output, "sample": particles.x}
+        call |= {k: v for k, v in (("generator", None), ("return_dict", False)) if k in self.names}
+        carried = [name for name in CARRIED if name in self.names]
+        for name in carried:
+            call[name] = None if particles.memory is None else particles.memory.rows.get(f"carried.{name}")
+        with Intercept(lambda j, shape: draw(j)):
+            result = scheduler.step(**call)
+        memory = self._remember(scheduler, particles.x)
+        for name in carried:
+            memory.rows[f"carried.{name}"] = result[CARRIED[name]]  # type: ignore[index]
+        self.stepped.append(result[0])
+        return result[0], memory
+
+    def _restore(self, particles: Particles) -> Any:
+        """A copy of the scheduler that is where these particles are."""
+        scheduler = copy.copy(self.scheduler)
+        state = scheduler.__dict__
+        state.update({k: list(v) for k, v in state.items() if type(v) is list})  # written to in place
+        if particles.memory is not None:
+            for name, value in particles.memory.rest.items():
+                state[name] = _decode(value, particles.memory.rows, particles.x.device)
+        elif particles.step > 0 and "_step_index" in state:
+            state["_step_index"] = self.start + particles.step
+        return scheduler
+
+    def _remember(self, scheduler: Any, x: Tensor) -> Memory:
+        before, rows, rest = self.scheduler.__dict__, dict[str, Tensor](), dict[str, Any]()
+        for name, value in scheduler.__dict__.items():
+            old = before.get(name)
+            if value is old or (isinstance(value, int | float | str) and value == old):
+                continue
+            rest[name] = _encode(value, name, x, rows)
+        return Memory(rows, rest)
+
+
+def _encode(value: Any, name: str, x: Tensor, rows: dict[str, Tensor]) -> Any:
+    """To JSON, tensors aligned with the particles aside into `rows`."""
+    if isinstance(value, Tensor):
+        if value.ndim == x.ndim and value.shape[0] == x.shape[0] and value.shape[2:] == x.shape[2:]:
+            rows[name] = value
+            return {"row": name}
+        if value.numel() > MAX_STORED:
+            raise ValueError(
+                f"the scheduler remembers '{name}' of shape {list(value.shape)}: not of a particle"
+            )
+        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, list | tuple):
+        return {"list": [_encode(v, f"{name}.{i}", x, rows) for i, v in enumerate(value)]}
+    if hasattr(value, "item"):  # NumPy numbers
+        return value.item()
+    return value
+
+
+def _decode(value: Any, rows: Any, device: torch.device) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "row" in value:
+        return rows[value["row"]].clone()  # PNDM adds to its history in place
+    if "tensor" in value:
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+    return [_decode(v, rows, device) for v in value["list"]]

@@ -1,0 +1,97 @@
+"""A scheduler that asks: stands in for a pipeline's own while genscale owns the loop.
+
+It is an instance of a subclass of the scheduler's class, so that `isinstance` checks, signatures and
+attributes (sigmas, order, init_noise_sigma, ...) stay what the pipeline expects; only `timesteps`,
+`step` and `scale_model_input` are in the hands of a visitor.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from genscale.pipelines.timesteps import Conductor, Timesteps
+
+
+class Visitor(Conductor, Protocol):
+    def step(self, call: dict[str, Any]) -> Any: ...
+    def position(self) -> int | None: ...
+
+
+def stand_in(scheduler: Any, visitor: Visitor) -> Any:
+    """A copy of `scheduler` that reports to `visitor`."""
+    double = copy.deepcopy(scheduler)
+    timesteps = double.__dict__.pop("timesteps", None)
+    double.__class__ = _subclass(type(scheduler))  # type: ignore[arg-type]
+    double.__dict__["_visitor"] = visitor
+    double.__dict__["_timesteps"] = timesteps
+    return double
+
+
+def own(double: Any) -> Any:
+    """The plain scheduler behind a stand-in, with all that the pipeline set on it."""
+    scheduler = copy.copy(double)
+    scheduler.__class__ = type(double).__mro__[1]
+    scheduler.__dict__.pop("_visitor")
+    scheduler.__dict__["timesteps"] = scheduler.__dict__.pop("_timesteps")
+    if "is_scale_input_called" in scheduler.__dict__:
+        scheduler.is_scale_input_called = True  # its input was scaled by the stand-in
+    return scheduler
+
+
+@functools.cache
+def _subclass(cls: type) -> type:
+    signature = inspect.signature(cls.step)  # type: ignore[attr-defined]
+
+    @functools.wraps(cls.step)  # type: ignore[attr-defined]
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(self, *args, **kwargs).arguments
+        return self.__dict__["_visitor"].step({k: v for k, v in call.items() if k != "self"})
+
+    def timesteps(self: Any) -> Any:
+        values = self.__dict__.get("_timesteps")
+        if not isinstance(values, Tensor):
+            return values
+        return Timesteps.of(values, self.__dict__["_visitor"])
+
+    def set_timesteps(self: Any, values: Any) -> None:
+        self.__dict__["_timesteps"] = values.as_subclass(Tensor) if isinstance(values, Tensor) else values
+
+    members: dict[str, Any] = {"step": step, "timesteps": property(timesteps, set_timesteps)}
+    if hasattr(cls, "scale_model_input"):
+
+        @functools.wraps(cls.scale_model_input)
+        def scale_model_input(self: Any, *args: Any, **kwargs: Any) -> Any:
+            position = self.__dict__["_visitor"].position()
+            if position is not None and "_step_index" in self.__dict__:
+                # The scheduler counts its own steps, but a search visits noise levels in any order.
+                self._step_index = position
+            return cls.scale_model_input(self, *args, **kwargs)  # type: ignore[attr-defined]
+
+        members["scale_model_input"] = scale_model_input
+    return type(cls.__name__, (cls,), members)
+
+
+class StepResult(tuple):  # type: ignore[type-arg]
+    """What `step` returns, however a pipeline reads it: [0], two values, or by attribute."""
+
+    def __new__(cls, x: Tensor) -> StepResult:
+        return super().__new__(cls, (x, x))
+
+    @property
+    def prev_sample(self) -> Tensor:
+        return self[0]  # type: ignore[no-any-return]
+
+    pred_original_sample = denoised = prev_sample
+
+
+def index_of(timesteps: Tensor, full: Tensor) -> int:
+    """Where a loop's timesteps begin among the scheduler's: 0, or later if a pipeline skips some."""
+    n = len(timesteps)
+    starts = [i for i in range(len(full) - n + 1) if torch.equal(full[i : i + n].cpu(), timesteps.cpu())]
+    return starts[-1] if starts else 0
