@@ -1,0 +1,187 @@
+"""The exact test bed: a Gaussian mixture, whose denoiser is known in closed form, for the engine to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.archive import Archive
+from genscale.budget import Budget
+from genscale.engine import Engine, Roles
+from genscale.key import Key
+from genscale.ledger import Ledger
+from genscale.media import Media
+from genscale.panel import Juror, Panel
+from genscale.particles import Memory, Particles
+from genscale.prediction import View
+from genscale.process import Prior
+from genscale.protocol import Batch, Output
+from genscale.samplers.best_of_n import BestOfN
+from genscale.samplers.search_over_paths import SearchOverPaths
+from genscale.samplers.zero_order import ZeroOrder
+from genscale.schedule import NoiseSchedule
+from genscale.search import Search
+
+DIM = 3
+
+# Every registered sampler, in the ways that differ; test_samplers.py holds the table complete.
+SAMPLERS: dict[str, Any] = {
+    "best_of_n": BestOfN(8),
+    "best_of_n until the budget ends": BestOfN(),
+    "best_of_n pruned": BestOfN(9, prune=(0.3, 0.6)),
+    "best_of_n pruned, until the budget ends": BestOfN(prune=(0.5,), keep=0.4),
+    "zero_order": ZeroOrder(),
+    "zero_order of 2 rounds": ZeroOrder(neighbours=3, rounds=2, patience=2),
+    "search_over_paths": SearchOverPaths(),
+    "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
+    "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),
+}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Isotropic Gaussian mixture under the rectified-flow interpolant x = (1 - t) x0 + t eps."""
+
+    means: Tensor = field(default_factory=lambda: torch.tensor([[2.0, 0, 0], [-2.0, 1, 0], [0, -2.0, 1]]))
+    std: float = 0.3
+
+    def clean(self, x: Tensor, t: float) -> Tensor:
+        """E[x0 | x_t = x], float64."""
+        x, means, alpha = x.double(), self.means.double(), 1 - t
+        var = (alpha * self.std) ** 2 + t**2
+        gap = x[:, None] - alpha * means  # [n, components, dim]
+        weight = torch.softmax(-(gap**2).sum(-1) / (2 * var), 1)
+        each = means + alpha * self.std**2 / var * gap
+        return (weight[..., None] * each).sum(1)
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        return ((x.double() - self.clean(x, t)) / t).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Euler:
+    """The Euler step of the flow; with churn also noise, and a memory of the steps and the last output."""
+
+    times: tuple[float, ...]
+    churn: float = 0.0
+
+    def step(self, particles: Particles, output: Tensor, draw: Any) -> tuple[Tensor, Memory]:
+        t, s = self.times[particles.step], self.times[particles.step + 1]
+        x = particles.x + (s - t) * output
+        if self.churn:
+            x = x + self.churn * s * draw(0)
+        return x, Memory({"last": output}, {"steps": particles.step + 1})
+
+
+@dataclass
+class Run:
+    """What a run on the bed gave."""
+
+    engine: Engine
+    searches: list[Search]
+    archive: Archive
+    ledger: Ledger
+    batches: list[Batch]
+
+    @property
+    def winners(self) -> list[Any]:
+        return [s.best() for s in self.searches]
+
+
+def first_coordinate(media: Media, prompts: Any) -> Tensor:
+    """A verifier that reads the first coordinate off the bed's pictures."""
+    return media.pixels[:, 0, 0, 0].double()
+
+
+def pictures(x: Tensor, prompts: tuple[int, ...]) -> Media:
+    """The bed's decoder: a latent is a picture of one pixel."""
+    return Media(x[:, :, None, None].clone())
+
+
+def process_of(
+    steps: int = 6, guided: int | Sequence[int] = 1, churn: float = 0.0, seed: int = 0, prompt: int = 0
+) -> dict[str, Any]:
+    """The parts of a prompt's process on the bed, as `Search.open` and `plan` take them."""
+    times = tuple(1 - i / steps for i in range(steps + 1))
+    alpha = torch.tensor([1 - t for t in times], dtype=torch.float64)
+    key = Key.from_seed(seed).fold("prompt", prompt)
+    own = key.fold("own").normal((DIM,))
+
+    def own_draw(step: int, draw: int) -> Tensor:
+        return key.fold("own-step", step, draw).normal((DIM,))
+
+    return {
+        "evaluations": (guided,) * steps if isinstance(guided, int) else tuple(guided),
+        "prior": Prior(torch.zeros(DIM), torch.ones(DIM), own),
+        "solver": Euler(times, churn),
+        "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
+        "own_draw": own_draw,
+    }
+
+
+def run(
+    sampler: Any,
+    *,
+    budget: Budget | None = None,
+    prompts: int = 1,
+    steps: int = 6,
+    guided: int | Sequence[int] = 1,
+    seed: int = 0,
+    batch_size: int = 4,
+    churn: float = 0.0,
+    folder: Path | None = None,
+    verifier: Any = first_coordinate,
+    roles: Roles | None = None,
+    on_batch: Any = None,
+    on_event: Any = lambda event: None,
+    decode: Any = None,
+    fits: int | None = None,
+    heading: dict[str, Any] | None = None,
+    keep: int = 1,
+) -> Run:
+    """Run a sampler for `prompts` prompts on the mixture.
+
+    guided: NFE of a row at each step, as CFG would cost; a sequence gives each step its own. on_batch: called
+    before each batch with the batch and the (prompt, candidate id) of its rows. decode: instead of the bed's.
+    fits: rows of a batch that fit into memory; larger ones fail as on a GPU. A prompt's noise depends on
+    its number and the seed alone.
+    """
+    budget = budget or Budget()
+    roles = roles or Roles(Panel((Juror("first", verifier),)))
+    archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
+    searches = []
+    for p in range(prompts):
+        parts = process_of(steps, guided, churn, seed, p)
+        key = Key.from_seed(seed).fold("prompt", p)
+        searches.append(Search.open(p, f"prompt {p}", sampler, key, budget, roles, keep=keep, **parts))
+    evaluations, times = parts["evaluations"], parts["solver"].times
+    engine = Engine(
+        searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
+        batch_size=batch_size, on_event=on_event,
+    )  # fmt: skip
+    mixture, loop = Mixture(), engine.run()
+    try:
+        batch = next(loop)
+        while True:
+            if fits is not None and len(batch.prompts) > fits:
+                smaller = engine.halve(len(batch.prompts))
+                assert smaller is not None
+                batch = smaller
+                continue
+            batches.append(batch)
+            if on_batch is not None:
+                on_batch(
+                    batch, [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
+                )
+            value = mixture.velocity(batch.x, times[batch.step])
+            batch = loop.send(Output(value, batch.x, evaluations[batch.step] * len(batch.prompts)))
+    except StopIteration:
+        pass
+    finally:
+        archive.close()
+    return Run(engine, searches, archive, ledger, batches)

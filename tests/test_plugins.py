@@ -1,0 +1,107 @@
+"""Samplers and verifiers by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from genscale import plugins
+from genscale.errors import Refusal
+from genscale.samplers.best_of_n import BestOfN
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A third party's sampler."""
+
+    size: int
+    shape: str = "round"
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("size must be positive")
+
+
+class Plain:
+    """A plug-in that is no dataclass."""
+
+    def __init__(self, colour: str = "red") -> None:
+        self.colour = colour
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint("stranger", f"{__name__}:Stranger", "genscale.samplers"),
+        EntryPoint("plain", f"{__name__}:Plain", "genscale.samplers"),
+        EntryPoint("gone", "no_such_package:Sampler", "genscale.samplers"),
+        EntryPoint("nameless", f"{__name__}:Nobody", "genscale.samplers"),
+    ]
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this())
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
+
+
+def _this() -> Any:
+    import types
+
+    module = types.ModuleType(__name__)
+    module.__dict__.update(Stranger=Stranger, Plain=Plain)
+    return module
+
+
+def refusal(kind: str, name: str, **settings: Any) -> str:
+    with pytest.raises(Refusal) as caught:
+        plugins.make(kind, name, settings)
+    return str(caught.value)
+
+
+def test_a_built_in_one_by_name() -> None:
+    assert plugins.make("sampler", "best_of_n", {"candidates": 4}) == BestOfN(4)
+    assert list(plugins.options(BestOfN)) == ["candidates", "prune", "keep", "wave"]
+
+
+def test_a_stranger_s_registers_alike(registered: None) -> None:
+    assert list(plugins.found("sampler")) == ["gone", "nameless", "plain", "stranger"]
+    assert plugins.make("sampler", "stranger", {"size": 3}) == Stranger(3)
+    assert plugins.make("sampler", "plain", {"colour": "blue"}).colour == "blue"
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_an_unknown_name(kind: str) -> None:
+    assert "is unknown" in refusal(kind, "zzz")
+    for name in plugins.found(kind):
+        assert name in refusal(kind, "zzz")
+
+
+def test_did_you_mean() -> None:
+    assert "did you mean 'best_of_n'" in refusal("sampler", "best_off_n")
+    assert "did you mean 'candidates'" in refusal("sampler", "best_of_n", candidate=4)
+    assert plugins.did_you_mean("qqqq", ["clip"]) == ""
+
+
+def test_bad_options(registered: None) -> None:
+    assert "needs the option 'size'" in refusal("sampler", "stranger")
+    assert "has no option 'weight'" in refusal("sampler", "stranger", size=1, weight=2)
+    assert "refuses its options: size must be positive" in refusal("sampler", "stranger", size=-1)
+    assert "refuses its options" in refusal("sampler", "stranger", size="a")
+    assert "refuses its options" in refusal("sampler", "plain", size=1)
+
+
+def test_a_refusal_of_its_own_comes_through() -> None:
+    assert refusal("sampler", "best_of_n", candidates=0) == "best_of_n needs at least 1 candidate, not 0."
+
+
+def test_what_cannot_be_loaded(registered: None) -> None:
+    assert "no_such_package" in refusal("sampler", "gone")
+    assert "Nobody" in refusal("sampler", "nameless")
+
+
+def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    with pytest.raises(Refusal, match="pip install"):
+        plugins.found("sampler")

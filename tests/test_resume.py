@@ -1,0 +1,153 @@
+"""Kill -9 at any moment, and go on: the same winner, the same archive, nothing done twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genscale.archive import read
+from genscale.budget import Budget
+from tests.analytic import SAMPLERS, first_coordinate, run
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+BATCH, PAUSE, KILLS = 4, 0.002, 10
+# With noise inside the solver's steps and its memory: more must be stored to go on.
+SETTINGS: dict[str, Any] = {"budget": Budget(nfe=96), "batch_size": BATCH, "churn": 0.3}
+
+
+def search(name: str, folder: Path, log: Path, pause: float = 0.0, **settings: Any) -> Any:
+    """Run with an archive; each batch is logged before it is evaluated."""
+    out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+    def on_batch(batch: Any, rows: Any) -> None:
+        os.write(out, (" ".join(f"{p}:{i}:{batch.step}" for p, i in rows) + "\n").encode())
+        time.sleep(pause)
+
+    def verifier(media: Any, prompts: Any) -> Any:
+        time.sleep(pause)
+        return first_coordinate(media, prompts)
+
+    try:
+        return run(SAMPLERS[name], folder=folder, on_batch=on_batch, verifier=verifier, **SETTINGS | settings)
+    finally:
+        os.close(out)
+
+
+def killed_search(name: str, folder: Path, log: Path, after: float, **settings: Any) -> bool:
+    """The same in a process of its own, killed after so many seconds of work; whether it was still at it."""
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(go, b"!")
+            search(name, folder, log, PAUSE, **settings)
+        finally:
+            os._exit(0)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(go)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def batches(log: Path) -> list[list[str]]:
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def content(folder: Path) -> Counter[str]:
+    """What is recorded, whenever it was."""
+    return Counter(str({**r, "seconds": None}) for r in read(folder))
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_kill_and_resume(tmp_path: Path, name: str, prompts: int) -> None:
+    torch.set_num_threads(1)
+    settings, rng = {"prompts": prompts}, random.Random(f"{name}{prompts}")
+    started = time.monotonic()
+    whole = search(name, tmp_path / "whole", tmp_path / "log", PAUSE, **settings)
+    duration = time.monotonic() - started
+    interrupted = 0
+    for k in range(KILLS if prompts == 1 else 2):
+        folder, log = tmp_path / f"killed {k}", tmp_path / f"log {k}"
+        if killed_search(name, folder, log, rng.uniform(0, duration), **settings):
+            interrupted += 1
+        first = batches(log)
+        resumed = search(name, folder, log, **settings)
+        for a, b in zip(resumed.winners, whole.winners, strict=True):
+            assert a.candidate == b.candidate
+            assert a.total == b.total  # the bed computes row by row: not a bit differs
+            assert torch.equal(a.x, b.x)
+        assert content(folder) == content(tmp_path / "whole")
+        assert [s.spent for s in resumed.searches] == [s.spent for s in whole.searches]
+        for name_of in ("x", "memory.last"):
+            assert tensors(folder, name_of) == tensors(tmp_path / "whole", name_of)
+        times = Counter(row for batch in batches(log) for row in batch)
+        twice = {row.rsplit(":", 1)[0] for row, n in times.items() if n > 1}
+        assert max(times.values()) <= 2
+        assert set(times) == {row for batch in batches(tmp_path / "log") for row in batch}
+        in_flight = {row.rsplit(":", 1)[0] for batch in first[-1:] for row in batch}
+        assert twice <= in_flight, "evaluated twice, though not in the batch in flight"
+        assert len(twice) <= BATCH
+    assert interrupted > 0
+
+
+def tensors(folder: Path, name: str) -> dict[str, bytes]:
+    from safetensors.torch import load_file
+
+    loaded = {p.name: load_file(p) for p in (folder / "latents").glob("*.safetensors")}
+    return {k: v[name].numpy().tobytes() for k, v in sorted(loaded.items())}
+
+
+def test_a_run_that_was_killed_often_still_ends(tmp_path: Path) -> None:
+    """Ten kills of one and the same run."""
+    rng, folder, log = random.Random(3), tmp_path / "killed", tmp_path / "log"
+    whole = search("zero_order", tmp_path / "whole", tmp_path / "other log")
+    for _ in range(KILLS):
+        killed_search("zero_order", folder, log, rng.uniform(0.0, 0.03))
+    resumed = search("zero_order", folder, log)
+    assert resumed.winners[0].candidate == whole.winners[0].candidate
+    assert content(folder) == content(tmp_path / "whole")
+
+
+def test_seconds_of_an_earlier_life_count_but_what_it_found_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row takes a second a step. The run is cut off at 30 of 61 seconds; 31 are left, for five rows more."""
+    import genscale.archive
+
+    now = [0.0]
+    monkeypatch.setattr(genscale.archive.time, "monotonic", lambda: now[0])
+
+    class CutOff(Exception):
+        pass
+
+    def work(batch: Any, rows: Any) -> None:
+        if now[0] >= limit:
+            raise CutOff
+        now[0] += len(rows)
+
+    budget, sampler = Budget(seconds=61), SAMPLERS["best_of_n until the budget ends"]
+    limit = 30.0
+    with pytest.raises(CutOff):
+        run(sampler, budget=budget, batch_size=1, folder=tmp_path, on_batch=work)
+    limit, now[0] = 1e9, 5000.0  # a long night between
+    made = run(sampler, budget=budget, batch_size=1, folder=tmp_path, on_batch=work)
+    assert made.ledger.evaluations == 5 * 6
+    assert made.searches[0].finished == 10
+    assert now[0] == 5030
+    again = run(sampler, budget=budget, batch_size=1, folder=tmp_path, on_batch=work)
+    assert again.ledger.evaluations == 0  # no time is left, and none is needed
+    assert again.searches[0].finished == 10
+    assert again.winners[0].candidate == made.winners[0].candidate

@@ -1,0 +1,226 @@
+"""Parts for `zoo`: tiny models with seeded random weights, and tokenizers that spell.
+
+The tokenizers know letters and not words, so any two prompts differ. The classes come from
+diffusers and transformers by name, so importing this module costs nothing.
+"""
+
+import string
+
+import torch
+
+ALPHABET = string.ascii_lowercase + string.ascii_uppercase + string.digits + string.punctuation
+VOCABULARY = 320  # rows in the embedding of a language model: every tokenizer below needs fewer
+
+
+def make(name, seed=0, **config):
+    """A model by class name in eval mode, the same float32 weights every time."""
+    import diffusers
+    import transformers
+
+    torch.manual_seed(seed)
+    if hasattr(diffusers, name):
+        model = getattr(diffusers, name)(**config)
+    else:
+        cls = getattr(transformers, name)
+        model = cls(cls.config_class(**config))
+    return enliven(model, seed).eval()
+
+
+def enliven(model, seed=0):
+    """Redraw the matrices that keep their inputs down: closed gates would hide noise and prompt."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and parameter.numel() > 1:
+                natural = parameter[0].numel() ** -0.5
+                if parameter.std() < 0.9 * natural:
+                    parameter.normal_(0, natural, generator=draw)
+    return model
+
+
+def dim(layer, factor=0.3):
+    """Shrink the last layer of a decoder whose pictures would be mostly black and white."""
+    layer.weight.data *= factor
+
+
+def pipeline(name, **components):
+    """A pipeline by class name, with its progress bar switched off."""
+    import diffusers
+
+    pipe = getattr(diffusers, name)(**components)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def scheduler(name, **config):
+    import diffusers
+
+    return getattr(diffusers, name)(**config)
+
+
+def flow(**config):
+    """The flow-matching Euler scheduler."""
+    return scheduler("FlowMatchEulerDiscreteScheduler", **config)
+
+
+def stable(name="DDIMScheduler", **config):
+    """A scheduler with the noise schedule of Stable Diffusion."""
+    noise = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    return scheduler(name, **noise | {"steps_offset": 1} | config)
+
+
+# Tokenizers
+
+
+def clip_tokenizer():
+    from transformers import CLIPTokenizer
+
+    pieces = ["<|startoftext|>", "<|endoftext|>", *ALPHABET, *(f"{c}</w>" for c in ALPHABET)]
+    return CLIPTokenizer(vocab=_numbered(pieces), merges=[], model_max_length=77)
+
+
+def t5_tokenizer():
+    from transformers import T5Tokenizer
+
+    pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
+    pieces += [(piece, -1.0) for piece in "▁" + ALPHABET]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=77)
+
+
+def bert_tokenizer():
+    from transformers import BertTokenizer
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*special, *ALPHABET, *(f"##{c}" for c in ALPHABET)]
+    return BertTokenizer(vocab=_numbered(pieces), model_max_length=77)
+
+
+def gemma_tokenizer():
+    from transformers import GemmaTokenizer
+
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *ALPHABET]
+    return GemmaTokenizer(vocab=_numbered(pieces), merges=[], model_max_length=77)
+
+
+def qwen_tokenizer():
+    """Bytes, the marks of a chat, and a short chat template; it serves the Llama encoders too."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    pieces = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
+    tokenizer = Qwen2Tokenizer(vocab=_numbered(pieces), merges=[], model_max_length=512)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
+    )
+    tokenizer.chat_template = (
+        "{% for message in messages if message.role == 'user' %}<|im_start|>"
+        "{{ message.content if message.content is string else message.content[0].text }}"
+        "<|im_end|>{% endfor %}"
+    )
+    return tokenizer
+
+
+def _numbered(pieces):
+    return {piece: number for number, piece in enumerate(pieces)}
+
+
+# Text encoders
+
+
+def clip(size=8, projection=False, seed=0):
+    """A CLIP text encoder, for `clip_tokenizer`."""
+    return make(
+        "CLIPTextModelWithProjection" if projection else "CLIPTextModel",
+        seed=seed,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        hidden_size=size,
+        projection_dim=size,
+        intermediate_size=2 * size,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        vocab_size=2 + 2 * len(ALPHABET),
+    )
+
+
+def t5(name="T5EncoderModel", size=16):
+    """A T5 encoder, for `t5_tokenizer`."""
+    return make(
+        name,
+        vocab_size=128,
+        d_model=size,
+        d_kv=size // 2,
+        d_ff=2 * size,
+        num_layers=1,
+        num_heads=2,
+    )
+
+
+def bert(size=16):
+    """A BERT encoder, for `bert_tokenizer`."""
+    return make(
+        "BertModel",
+        vocab_size=5 + 2 * len(ALPHABET),
+        hidden_size=size,
+        intermediate_size=size,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        max_position_embeddings=77,
+    )
+
+
+def language_model(name, layers=2, **more):
+    """A decoder-only language model of the Llama kind with a hidden size of 16."""
+    return make(name, **_LANGUAGE | {"num_hidden_layers": layers} | more)
+
+
+def qwen_vl():
+    """Qwen2.5-VL, of which the pipelines use the text part."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+    return make(
+        "Qwen2_5_VLForConditionalGeneration",
+        text_config=_LANGUAGE | {"rope_parameters": rope},
+        vision_config=vision | {"out_hidden_size": 16},
+        **{f"{kind}_token_id": VOCABULARY - 1 for kind in ("image", "video")},
+        **{f"vision_{end}_token_id": VOCABULARY - 1 for end in ("start", "end")},
+    )
+
+
+_LANGUAGE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 1024,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+
+# Image autoencoder
+
+
+def vae(levels=2, latent=4, name="AutoencoderKL", **config):
+    """An image autoencoder that halves the sides `levels - 1` times."""
+    return make(
+        name,
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=latent,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=16,
+        **config,
+    )
+
+
+def shifted_vae(**config):
+    """The image autoencoder of the flow models: a shift, and no convolutions around the latent."""
+    return vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False, **config)
