@@ -1,7 +1,7 @@
 """Everything a run found out, written as it goes, so that a killed run resumes and none is done twice.
 
 One JSON line for each finished piece of work: a solve (a candidate carried to a step; its latents and
-its solver's memory are a safetensors file beside it) or a score. A line is written after its file,
+its solver's memory are a safetensors file beside it), a prediction at a step (likewise), or a score. A line is written after its file,
 files appear under their final name only when complete, and a line torn by a kill is cut off.
 """
 
@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from genscale.errors import Refusal
 from genscale.particles import Candidate, Memory, Particles
+from genscale.protocol import Prediction
 
 FILE = "archive.jsonl"
 
@@ -82,6 +84,7 @@ class Archive:
         self.earlier_seconds, self.earlier_evaluations = 0.0, 0  # of earlier lives of this run, up to a score
         self._started = time.monotonic()
         self._solved: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._predicted: dict[tuple[int, int, int], dict[str, Any]] = {}
         self._scored: dict[tuple[int, int, int], Entry] = {}
         self._file: Any = None
         if folder is not None:
@@ -117,6 +120,8 @@ class Archive:
             self.earlier_seconds = max(self.earlier_seconds, record["seconds"])
             if record["kind"] == "solve":
                 self._solved[where] = record
+            elif record["kind"] == "predict":
+                self._predicted[where] = record
             else:
                 names = ("prompt", "step", "final", "scores", "total", "select", "report", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
@@ -129,28 +134,23 @@ class Archive:
         """Seconds since the run began; time between a kill and its resumption is not counted."""
         return time.monotonic() - self._started
 
-    def solved(self, prompt: int, candidate: Candidate, step: int) -> Particles | None:
+    def solved(
+        self, prompt: int, candidate: Candidate, step: int, device: torch.device | None = None
+    ) -> Particles | None:
         """The stored result of a solve, if an earlier life of this run finished it."""
         record = self._solved.get((prompt, candidate.id, step))
-        if record is None or self.folder is None or not (self.folder / record["file"]).exists():
+        tensors = self._stored(record, candidate)
+        if record is None or tensors is None:
             return None
-        if _candidate(record) != candidate:  # another budget may have planned another search
-            return None
-        from safetensors.torch import load_file
-
-        tensors = load_file(self.folder / record["file"])
         rows = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
-        rest = record["memory"]
-        return Particles(
-            tensors["x"], step, (candidate,), None if rest is None else Memory(rows, rest), tensors.get("x0")
-        )
+        memory = None if record["memory"] is None else Memory(rows, record["memory"])
+        found = Particles(tensors["x"], step, (candidate,), memory, tensors.get("x0"))
+        return found if device is None else found.to(device)
 
     def add_solved(self, prompt: int, particles: Particles) -> None:
         """Store each row of finished particles (nothing without a folder)."""
         if self.folder is None:
             return
-        from safetensors.torch import save_file
-
         for i, candidate in enumerate(particles.candidates):
             row = particles[[i]]
             tensors = {"x": row.x}
@@ -158,20 +158,56 @@ class Archive:
                 tensors["x0"] = row.x0
             if row.memory is not None:
                 tensors |= {f"memory.{k}": v for k, v in row.memory.rows.items()}
-            name = f"latents/{prompt}-{candidate.id}-{row.step}.safetensors"
-            partial = self.folder / f"{name}.partial"
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
-            os.replace(partial, self.folder / name)
-            record = {
-                "kind": "solve",
-                "prompt": prompt,
-                **_recipe(candidate),
-                "step": row.step,
-                "file": name,
-                "memory": None if row.memory is None else dict(row.memory.rest),
-                "seconds": round(self.seconds, 4),
-            }
-            self._write(record)
+            memory = None if row.memory is None else dict(row.memory.rest)
+            name = f"{prompt}-{candidate.id}-{row.step}"
+            self._store("solve", name, prompt, candidate, row.step, tensors, {"memory": memory})
+
+    def predicted(
+        self, prompt: int, candidate: Candidate, step: int, device: torch.device | None = None
+    ) -> Prediction | None:
+        """The stored answer of a Denoise, if an earlier life of this run finished it."""
+        tensors = self._stored(self._predicted.get((prompt, candidate.id, step)), candidate)
+        return None if tensors is None else Prediction(tensors["x0"].to(device), tensors["eps"].to(device))
+
+    def add_predicted(self, prompt: int, particles: Particles, prediction: Prediction) -> None:
+        """Store each row of a prediction (nothing without a folder)."""
+        if self.folder is None:
+            return
+        step = particles.step
+        for i, candidate in enumerate(particles.candidates):
+            tensors = {"x0": prediction.x0[[i]], "eps": prediction.eps[[i]]}
+            self._store("predict", f"{prompt}-{candidate.id}-{step}-predicted", prompt, candidate, step, tensors)
+
+    def _stored(self, record: dict[str, Any] | None, candidate: Candidate) -> dict[str, Tensor] | None:
+        """The tensors of a record; none of another candidate's: another budget may have planned another search."""
+        if record is None or self.folder is None or not (self.folder / record["file"]).exists():
+            return None
+        if _candidate(record) != candidate:
+            return None
+        from safetensors.torch import load_file
+
+        return dict(load_file(self.folder / record["file"]))
+
+    def _store(
+        self,
+        kind: str,
+        name: str,
+        prompt: int,
+        candidate: Candidate,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A file of tensors under its final name only when it is whole, then its line."""
+        from safetensors.torch import save_file
+
+        assert self.folder is not None
+        file = f"latents/{name}.safetensors"
+        partial = self.folder / f"{file}.partial"
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+        os.replace(partial, self.folder / file)
+        record = {"kind": kind, "prompt": prompt, **_recipe(candidate), "step": step, "file": file}
+        self._write(record | dict(more or {}) | {"seconds": round(self.seconds, 4)})
 
     def scored(self, prompt: int, candidate: Candidate, step: int) -> Entry | None:
         entry = self._scored.get((prompt, candidate.id, step))

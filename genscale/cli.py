@@ -1,4 +1,4 @@
-"""The command line: `genscale generate`, `resume`, `samplers`, `verifiers`, `models`."""
+"""The command line: `genscale generate`, `resume`, `calibrate-steps`, `samplers`, `verifiers`, `models`."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ def root(
 )
 def generate(
     ctx: typer.Context, words: o.Words = None, prompts: o.Prompts = None, sampler: o.Sampler = None,
-    set_: o.Set = None, verifier: o.Verifiers = None, select: o.Select = None, report: o.Report = None,
-    ensemble: o.Ensemble = None, budget: o.Limit = None, negative: o.Negative = None, steps: o.Steps = None,
-    guidance: o.Guidance = None, seed: o.Seed = None, size: o.Size = None, frames: o.Frames = None,
-    images: o.Images = None, image: o.Image = None, mask_image: o.Mask = None,
-    control_image: o.Control = None, pipeline_args: o.Extra = None, model: o.Model = None,
-    dtype: o.Dtype = None, device: o.Device = None,
-    attention: o.Attention = None, offload: o.Offload = None, compile: o.Compile = None, lora: o.Lora = None,
-    variant: o.Variant = None, revision: o.Revision = None, trust_remote_code: o.Trust = None,
-    batch_size: o.Batch = None, from_: o.From = None, out: o.Out = None, metadata: o.Metadata = None,
-    dry_run: o.DryRun = False, as_json: o.Json = False,
+    set_: o.Set = None, calibration: o.Calibration = None, verifier: o.Verifiers = None,
+    select: o.Select = None, report: o.Report = None, ensemble: o.Ensemble = None, budget: o.Limit = None,
+    negative: o.Negative = None, steps: o.Steps = None, guidance: o.Guidance = None, seed: o.Seed = None,
+    size: o.Size = None, frames: o.Frames = None, images: o.Images = None, image: o.Image = None,
+    mask_image: o.Mask = None, control_image: o.Control = None, pipeline_args: o.Extra = None,
+    model: o.Model = None, dtype: o.Dtype = None, device: o.Device = None, attention: o.Attention = None,
+    offload: o.Offload = None, compile: o.Compile = None, lora: o.Lora = None, variant: o.Variant = None,
+    revision: o.Revision = None, trust_remote_code: o.Trust = None, batch_size: o.Batch = None,
+    from_: o.From = None, out: o.Out = None, metadata: o.Metadata = None, dry_run: o.DryRun = False,
+    as_json: o.Json = False,
 ) -> int:  # fmt: skip
     """Search for the best pictures of a prompt, and write them beside the base picture."""
     from genscale import generation
@@ -90,6 +90,24 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Js
     from genscale.request import load_folder
 
     return _run(load_folder(folder), folder, as_json)
+
+
+@app.command("calibrate-steps")
+def calibrate_steps(
+    ctx: typer.Context, words: o.Words = None, prompts: o.Prompts = None, verifier: o.Verifiers = None,
+    candidates: o.Candidates = 16, threshold: o.Threshold = 0.5, negative: o.Negative = None,
+    steps: o.Steps = None, guidance: o.Guidance = None, seed: o.Seed = None, size: o.Size = None,
+    frames: o.Frames = None, pipeline_args: o.Extra = None, model: o.Model = None, dtype: o.Dtype = None,
+    device: o.Device = None, attention: o.Attention = None, offload: o.Offload = None,
+    compile: o.Compile = None, lora: o.Lora = None, variant: o.Variant = None, revision: o.Revision = None,
+    trust_remote_code: o.Trust = None, batch_size: o.Batch = None, out: o.Fresh = None,
+    as_json: o.Json = False,
+) -> int:  # fmt: skip
+    """Measure from which step on scores of previews foretell those of the finished pictures."""
+    from genscale.request import Request
+
+    request = Request(prompts=_prompts(words or [], prompts), **o.request_fields(ctx.params))
+    return _calibrate(request, candidates, threshold, out, as_json)
 
 
 @app.command()
@@ -124,7 +142,7 @@ def models(as_json: o.Json = False) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, return its exit code; a refusal is one sentence on stderr and code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words in ([], ["generate"]):
+    if words in ([], ["generate"], ["calibrate-steps"]):
         words.append("--help")
     try:
         code = app(words, standalone_mode=False)
@@ -149,7 +167,6 @@ def _fail(message: str, code: int, as_json: bool) -> int:
 def _request(given: dict[str, Any], flags: list[str]) -> Any:
     """The request that the options make, on top of that in --from."""
     from genscale import jury, plugins, sampler_options
-    from genscale.prompts import read_prompts
     from genscale.request import Request, load_request
 
     request = Request() if given["from_"] is None else load_request(given["from_"])
@@ -159,16 +176,32 @@ def _request(given: dict[str, Any], flags: list[str]) -> Any:
             raise Refusal(f"'{given['from_']}' asks for code from a module: name it again with --{option}.")
     name = fields.get("sampler", request.sampler)
     hints = sampler_options.field_types(plugins.load("sampler", name))
-    prompts, own = sampler_options.split(given["words"] or [], hints, flags)
+    words, own = sampler_options.split(given["words"] or [], hints, flags)
     own |= sampler_options.pairs(given["set_"] or [])
-    if given["prompts"] is not None:
-        prompts += read_prompts(given["prompts"])
-    if any(not prompt.strip() for prompt in prompts) or not (prompts or request.prompts):
-        raise Refusal('there is no prompt: give one in quotes ("a red star") or a file with --prompts.')
+    prompts = _prompts(words, given["prompts"], request.prompts)
     kept = request.sampler_fields if name == request.sampler else {}
-    return replace(
-        request, **fields, prompts=tuple(prompts) or request.prompts, sampler_fields={**kept, **own}
-    )
+    found = _calibrated(given["calibration"], name, own)
+    return replace(request, **fields, prompts=prompts, sampler_fields={**kept, **found, **own})
+
+
+def _prompts(words: Sequence[str], file: Path | None, kept: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The prompts that were given as words, and those of a file; where there are none, those kept."""
+    from genscale.prompts import read_prompts
+
+    prompts = (*words, *([] if file is None else read_prompts(file)))
+    if any(not prompt.strip() for prompt in prompts) or not (prompts or kept):
+        raise Refusal('there is no prompt: give one in quotes ("a red star") or a file with --prompts.')
+    return prompts or kept
+
+
+def _calibrated(file: Path | None, sampler: str, given: dict[str, str]) -> dict[str, Any]:
+    """The sampler's fields that follow from a calibration; those that were given win."""
+    if file is None:
+        return {}
+    from genscale import scoring_window
+    from genscale.calibration import Calibration
+
+    return scoring_window.fields(Calibration.load(file), sampler, given)
 
 
 def _run(request: Any, out: Path | None, as_json: bool) -> int:
@@ -186,6 +219,20 @@ def _run(request: Any, out: Path | None, as_json: bool) -> int:
     else:
         show_record(record, Console())
     return INTERRUPTED if record["stopped"] == "interrupted" else 0
+
+
+def _calibrate(request: Any, candidates: int, threshold: float, out: Path | None, as_json: bool) -> int:
+    from genscale import calibration_report
+    from genscale.calibrating import calibrate
+    from genscale.progress import Display, plain_warnings
+
+    with plain_warnings():
+        folder, found = calibrate(request, candidates, threshold, out, Display(quiet=as_json))
+    if as_json:
+        _print_json({"folder": str(folder), **found.as_dict()})
+    else:
+        calibration_report.show(found, folder, Console())
+    return 0
 
 
 def _show_plan(plan: dict[str, Any], as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""The options of `genscale generate`, one name each: their types, groups and help."""
+"""The options of `genscale generate` and `calibrate-steps`, one name each: their types, groups and help."""
 
 from __future__ import annotations
 
@@ -82,6 +82,15 @@ Limit = Annotated[
         "LIMITS",
     ),
 ]
+Calibration = Annotated[
+    Path | None,
+    _option(
+        "--calibration",
+        "Look at previews only where this file of `genscale calibrate-steps` trusts them.",
+        SEARCH,
+        "FILE",
+    ),
+]
 
 Negative = Annotated[str | None, _option("--negative", "Negative prompt.", PICTURE, "TEXT")]
 Steps = Annotated[int | None, _option("--steps", "Denoising steps.", PICTURE)]
@@ -138,11 +147,17 @@ Out = Annotated[
         "--out", "Folder to write to (runs/DATE); the folder of this very run is gone on with.", RUN, "DIR"
     ),
 ]
+Fresh = Annotated[Path | None, _option("--out", "Folder to write to (runs/DATE).", RUN, "DIR")]
 Metadata = Annotated[
     bool | None, _option("--metadata/--no-metadata", "Whether pictures say how they were made (yes).", RUN)
 ]
 DryRun = Annotated[bool, _option("--dry-run", "Print plan and cost; generate nothing.", RUN)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)]
+
+Candidates = Annotated[int, _option("--candidates", "Pictures of each prompt (16).", SEARCH)]
+Threshold = Annotated[
+    float, _option("--threshold", "Mean rank correlation from which on previews are trusted (0.5).", SEARCH)
+]
 
 # Parameter of the command: field of the request.
 _SAME = (

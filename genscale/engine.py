@@ -17,11 +17,12 @@ from genscale.archive import Archive, Entry
 from genscale.budget import Budget
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.events import BatchHalved, Denoised, Event, Scored
+from genscale.kernel import Kernel
 from genscale.ledger import Ledger
 from genscale.media import Media
 from genscale.panel import Roles
 from genscale.particles import OWN, Particles
-from genscale.protocol import Batch, Decode, Denoise, Output, Score, Scores, Solve
+from genscale.protocol import Batch, Decode, Denoise, Output, Prediction, Score, Scores, Solve
 from genscale.search import Search
 
 
@@ -33,7 +34,13 @@ class Flight:
     rows: list[int]  # their places in the question
     particles: Particles
     until: int | None  # None: one evaluation, no step
+    kernel: Kernel | None = None
     begun: bool = False
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Rows of one place go in one batch: the step, and the model call within its transition."""
+        return self.particles.step, self.particles.inner
 
     def split(self, n: int) -> tuple[Flight, Flight]:
         return (
@@ -110,22 +117,30 @@ class Engine:
                 search.throw(BudgetExhausted())
                 continue
             search.admit(rows)
-            todo = [i for i in range(rows) if until is None or not self._recall(search, i, until)]
+            if until is None and not search.finals:
+                rows = max(1, int(min(self._room() / max(search.to_the_end, 1), rows)))
+                search.forget(range(rows, len(particles)))
+            todo = [i for i in range(rows) if not self._recall(search, i, until)]
             if todo and search.finals and search.price * (rows if until is None else 1) > self._room():
                 search.forget(todo)
                 todo = []
             if todo:
-                self._flights.append(Flight(search, todo, particles[todo], until))
+                self._flights.append(Flight(search, todo, particles[todo], until, search.kernel))
             else:
                 search.answer()
 
-    def _recall(self, search: Search, row: int, until: int) -> bool:
+    def _recall(self, search: Search, row: int, until: int | None) -> bool:
         """Take a row from the archive of an earlier life of this run; it is charged all the same."""
         particles = search.particles
-        found = self.archive.solved(search.index, particles.candidates[row], until)
+        candidate, device = particles.candidates[row], particles.x.device
+        found: Particles | Prediction | None
+        if until is None:
+            found = self.archive.predicted(search.index, candidate, particles.step, device)
+        else:
+            found = self.archive.solved(search.index, candidate, until, device)
         if found is None:
             return False
-        search.finish(row, found.to(particles.x.device))
+        search.finish(row, found)
         search.spent += search.price
         return True
 
@@ -168,10 +183,10 @@ class Engine:
         """
         blind = self.budget.seconds is not None and self._evaluations == 0
         places = 1 if blind else self.batch_size
-        step = max(f.particles.step for f in self._flights)
+        place = max(f.place for f in self._flights)
         self._batch, rest = [], []
         for flight in self._flights:
-            n = len(flight.rows) if flight.particles.step == step else 0
+            n = len(flight.rows) if flight.place == place else 0
             if not flight.begun and flight.until is not None and _price(flight) * n > max(room, 0):
                 n = max(int(room // _price(flight)), 1 if _needed(flight) else 0)
             n = min(n, places)
@@ -188,10 +203,13 @@ class Engine:
 
     def _as_batch(self) -> Batch:
         flights = self._batch
+        asked = [f.search.process.query(f.particles, f.kernel) for f in flights]
+        first, time = flights[0], asked[0][1]
         return Batch(
-            flights[0].particles.x if len(flights) == 1 else torch.cat([f.particles.x for f in flights]),
-            flights[0].particles.step,
+            asked[0][0] if len(flights) == 1 else torch.cat([x for x, _ in asked]),
+            first.search.process.place(first.particles.step),
             tuple(f.search.index for f in flights for _ in f.rows),
+            time,
         )
 
     def _absorb(self, output: Output) -> None:
@@ -214,11 +232,12 @@ class Engine:
         process, search = flight.search.process, flight.search
         if flight.until is None:
             prediction = process.predict(flight.particles, value, x)
+            self.archive.add_predicted(search.index, flight.particles, prediction)
             for i, row in enumerate(flight.rows):
-                search.finish(row, prediction[i])
+                search.finish(row, prediction[[i]])
             return
         preview = flight.particles.step + 1 == flight.until < process.steps
-        flight.particles = process.advance(flight.particles, value, x, preview)
+        flight.particles = process.advance(flight.particles, value, x, preview, flight.kernel)
         if flight.particles.step < flight.until:
             self._flights.append(flight)
             return
@@ -344,8 +363,7 @@ class Engine:
 
 def _price(flight: Flight) -> int:
     """Evaluations that one row of it still takes."""
-    start = flight.particles.step
-    return flight.search.process.nfe(start, start + 1 if flight.until is None else flight.until)
+    return flight.search.process.price(flight.particles, flight.until, flight.kernel)
 
 
 def _needed(flight: Flight) -> bool:

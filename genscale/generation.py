@@ -78,9 +78,9 @@ def plan(request: Request) -> dict[str, Any]:
     """What a request would spend; the model is loaded, nothing is generated and nothing written."""
     request = completed(request)
     parts = check(request)
-    pipe = _load(request, parts)
+    pipe = load_pipe(request, parts)
     request = replace(request, seed=request.seed or 0)
-    found = _planned(_scaled(pipe, request, parts), pipe, request, parts)
+    found = planned(scaled_pipe(pipe, request, parts), pipe, request, parts)
     return {
         "model": request.model,
         "sampler": outputs.sampler_record(request, parts.sampler),
@@ -103,7 +103,7 @@ def generate(request: Request, out: Path | None, display: Display) -> dict[str, 
     folder.claim()
     try:
         request = folder.settle(request)
-        pipe = _load(request, parts)
+        pipe = load_pipe(request, parts)
         output, seconds = _search(folder, request, pipe, parts, display)
         scheduler = type(pipe.scheduler).__name__
         record = outputs.write(folder, request, output, parts.sampler, parts.budget, scheduler, seconds)
@@ -115,7 +115,7 @@ def generate(request: Request, out: Path | None, display: Display) -> dict[str, 
     return {"folder": str(folder.path), **record}
 
 
-def _planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
+def planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
     """The plan; what the pipeline itself says against its arguments becomes a refusal."""
     try:
         return scaled.plan(**arguments(pipe, request, parts.pictures))  # uses up its own generator
@@ -129,8 +129,8 @@ def _search(
     folder: RunFolder, request: Request, pipe: Any, parts: Parts, display: Display
 ) -> tuple[Any, float]:
     """The scaled pipeline's output, and how long it took."""
-    scaled = _scaled(pipe, request, parts, out=folder.path, on_event=display)
-    found = _planned(scaled, pipe, request, parts)
+    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=display)
+    found = planned(scaled, pipe, request, parts)
     folder.begin(request)
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
     try:
@@ -140,7 +140,7 @@ def _search(
         display.stop()
 
 
-def _load(request: Request, parts: Parts) -> Any:
+def load_pipe(request: Request, parts: Parts) -> Any:
     import diffusers
     import transformers
 
@@ -166,7 +166,7 @@ def _load(request: Request, parts: Parts) -> Any:
     return pipe
 
 
-def _scaled(
+def scaled_pipe(
     pipe: Any,
     request: Request,
     parts: Parts,

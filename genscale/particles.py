@@ -20,7 +20,8 @@ class Candidate:
 
     id: number within its prompt's search; 0 is the pipeline's own.
     origin: "own", "prior" (fresh noise), "neighbour" (a move on the noise sphere from the parent's
-        noise) or "renoised" (the parent's latents taken back to a noisier level).
+        noise), "renoised" (the parent's latents taken back to a noisier level), "branch" (the parent's latents,
+        which go on with noise of their own) or "estimate" (the parent's clean estimate, taken as the result).
     key: path of the Key that its noise is drawn with; noise inside solver steps folds from it, too.
     parent: id of the candidate it was made from.
     step: the step of the process at which it starts.
@@ -63,6 +64,7 @@ class Particles:
     candidates: the recipe of each row. memory: the solver's history of each row.
     x0: [n, *latent] clean estimate of the last model call (it belongs to the state before the last
         step), None before the first call or where it was not asked for.
+    inner: model calls done of a transition that takes several (GLASS); the memory then holds its inner latents.
     """
 
     x: Tensor
@@ -70,6 +72,7 @@ class Particles:
     candidates: tuple[Candidate, ...]
     memory: Memory | None = None
     x0: Tensor | None = None
+    inner: int = 0
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -102,7 +105,7 @@ def cat(parts: Sequence[Particles]) -> Particles:
     if len(parts) == 1:
         return first
     names = [None if p.memory is None else set(p.memory.rows) for p in parts]
-    if any(p.step != first.step for p in parts) or any(n != names[0] for n in names):
+    if any((p.step, p.inner) != (first.step, first.inner) for p in parts) or any(n != names[0] for n in names):
         raise ValueError("particles at different steps, or with different solver memories, cannot be joined")
     memory = None
     if first.memory is not None:
@@ -116,4 +119,5 @@ def cat(parts: Sequence[Particles]) -> Particles:
         candidates=tuple(c for p in parts for c in p.candidates),
         memory=memory,
         x0=torch.cat(estimates) if len(estimates) == len(parts) else None,
+        inner=first.inner,
     )

@@ -71,4 +71,6 @@ def _count(search: Search) -> None:
             search.send(Scores(torch.zeros(rows, len(panel.jurors), dtype=torch.float64), panel.combine))
         else:
             search.spent += search.price * rows
-            search.send(Prediction(some.x, some.x) if until is None else replace(some, step=until, x0=some.x))
+            x = some.x.float()
+            moved = replace(some, x=x, step=until or 0, x0=x, memory=None, inner=0)
+            search.send(Prediction(x, x) if until is None else moved)

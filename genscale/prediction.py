@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genscale.schedule import Level as NoiseLevel
 from genscale.schedule import NoiseSchedule
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow")
@@ -139,34 +140,37 @@ class View:
     limit: Limit | None = None
 
     def clean_and_noise(self, i: int, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair (x0, eps) of model call i; always x = alpha_i x0 + sigma_i eps, limited or not.
+        """The pair (x0, eps) of model call i: `pair` at that level."""
+        return self.pair(self.schedule.level(i), output, x)
+
+    def pair(self, level: NoiseLevel, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair (x0, eps) of a model call at any level; always x = alpha x0 + sigma eps, limited or not.
 
         x: [n, *latent] as given to `scheduler.step`; output: [n, *latent], or [n, 2 channels, ...].
         """
         if self.learned_variance and output.shape[1] == 2 * x.shape[1]:
             output = output[:, : x.shape[1]]
         output, x = _same_precision(output, x)
-        alpha, sigma, norm = self._level(i)
+        alpha, sigma, norm = self._seen(level)
         x0, eps = clean_and_noise(self.kind, self.gain * output, x / norm, alpha, sigma)
         x0 = x0 * self._unit
         if self.limit is not None:
             x0 = self.limit(x0)
-            alpha, sigma = float(self.schedule.alpha[i]), float(self.schedule.sigma[i])
-            eps = clean_and_noise("sample", x0, x, alpha, sigma)[1]
+            eps = clean_and_noise("sample", x0, x, level.alpha, level.sigma)[1]
         return x0, eps
 
     def output(self, i: int, x0: Tensor, eps: Tensor) -> Tensor:
         """The model output that stands for a pair at call i (the inverse; no variance, no limit)."""
-        alpha, sigma, _ = self._level(i)
+        alpha, sigma, _ = self._seen(self.schedule.level(i))
         return convert(self.kind, x0 / self._unit, eps, alpha, sigma) / self.gain
 
     @property
     def _unit(self) -> float:
         return self.data_std if self.kind == "v_prediction" else 1.0
 
-    def _level(self, i: int) -> tuple[float, float, float]:
+    def _seen(self, level: NoiseLevel) -> tuple[float, float, float]:
         """(alpha, sigma, norm) with x / norm = alpha (x0 / unit) + sigma eps, the coordinates of `kind`."""
-        alpha, sigma = float(self.schedule.alpha[i]), float(self.schedule.sigma[i])
+        alpha, sigma = level.alpha, level.sigma
         if self.kind != "v_prediction":
             return alpha, sigma, 1.0
         norm = math.hypot(alpha * self.data_std, sigma)

@@ -14,15 +14,17 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from genscale.kernel import Kernel, Transition
 from genscale.key import Key
 from genscale.media import Media
 from genscale.particles import Candidate, Memory, Particles
+from genscale.population import Population
 from genscale.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
 class Solve:
-    """Carry particles to step `until` (None: to the clean end) with the pipeline's own scheduler.
+    """Carry particles to step `until` (None: to the clean end) with a kernel (None: the pipeline's own scheduler).
 
     Answer: Particles; those that are there already come back as they are. When the budget does not reach for
     all rows, the answer holds the first rows that it reaches for; when it reaches for none, BudgetExhausted
@@ -31,11 +33,17 @@ class Solve:
 
     particles: Particles
     until: int | None = None
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True)
 class Denoise:
-    """One model call at `particles.step`, without stepping. Answer: Prediction, for all rows or thrown."""
+    """One model call at `particles.step`, without stepping. Answer: Prediction.
+
+    It goes whole, or BudgetExhausted is thrown; only where time runs short before anything was finished, the answer
+    holds just the first rows, which can still be brought to the end.
+    The prediction is the first of the transition that begins there: `process.move` goes on with it at no cost.
+    """
 
     particles: Particles
 
@@ -61,8 +69,13 @@ class Prediction:
     x0: Tensor  # [n, *latent]
     eps: Tensor  # [n, *latent]
 
-    def __getitem__(self, row: int) -> Prediction:
-        return Prediction(self.x0[row : row + 1], self.eps[row : row + 1])
+    def __len__(self) -> int:
+        return self.x0.shape[0]
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> Prediction:
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(list(rows), device=self.x0.device)  # type: ignore[assignment]
+        return Prediction(self.x0[rows], self.eps[rows])
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,14 @@ class Process(Protocol):
     @property
     def steps(self) -> int: ...
     @property
+    def model_steps(self) -> int:
+        """Steps with a model call; one more may follow in which the pipeline's loop edits the latents for nothing."""
+
+    @property
+    def own_steps(self) -> bool:
+        """Whether the pipeline's own scheduler can step on this grid (Solve without a kernel)."""
+
+    @property
     def schedule(self) -> NoiseSchedule:
         """Noise levels of the grid. Refusal where the scheduler's cannot be read."""
 
@@ -124,7 +145,7 @@ class Process(Protocol):
     def calls_left(self) -> int | None:
         """Verifier calls that the budget still allows this prompt, None if it sets no limit."""
 
-    def nfe(self, start: int = 0, stop: int | None = None) -> int:
+    def nfe(self, start: int = 0, stop: int | None = None, kernel: Kernel | None = None) -> int:
         """Evaluations of carrying one particle from step start to stop (CFG counted)."""
 
     def calls(self, previews: int, finals: int) -> int:
@@ -143,14 +164,28 @@ class Process(Protocol):
     def renoise(self, particles: Particles, step: int, candidates: Sequence[Candidate]) -> Particles:
         """Take particles back to a noisier step with fresh noise of the new candidates' keys."""
 
+    def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
+        """Begin the transition to the next step with a prediction that is known already; the noise is drawn from
+        the candidates' keys. Costs nothing; of a kernel with several calls, Solve does the others."""
+
+    def transition(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Transition:
+        """The Gaussian transition to the next step, of a kernel of one model call."""
+
+    def take(self, particles: Particles, transition: Transition) -> Particles:
+        """Step by a transition, with noise drawn from the candidates' keys."""
+
+    def estimate(self, particles: Particles, prediction: Prediction, candidates: Sequence[Candidate]) -> Particles:
+        """The clean estimates as candidates at the end of the last model call; Solve finishes them at no cost."""
+
 
 class Sampler(Protocol):
     """A search: a frozen dataclass whose fields are its hyperparameters."""
 
     needs: ClassVar[frozenset[str]]  # of {"noise", "schedule"}: what the pipeline must be able to give
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
-        """Ask, and look at the answers. Nothing is returned: the best scored clean candidate wins."""
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+        """Ask, and look at the answers. The best scored clean candidate wins; a sampler that weighs its candidates
+        returns them with their weights."""
 
     def cost(self, process: Process) -> int | None:
         """NFE that a search spends when no budget stops it; None where it runs until the budget does."""
@@ -182,6 +217,7 @@ class Batch:
     x: Tensor  # [n, *latent]
     step: int
     prompts: tuple[int, ...]  # prompt index of each row
+    time: float | None = None  # linear time of the noise level, where it is not that of the step
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,10 @@ class Request:
         mine, theirs = self.as_dict(), other.as_dict()
         return next((f.name for f in fields(self) if _differ(f.name, mine, theirs)), None)
 
+    def seeded(self) -> Request:
+        """With a seed, drawn where none was given."""
+        return self if self.seed is not None else replace(self, seed=int.from_bytes(os.urandom(4), "big"))
+
     def anchored(self) -> Request:
         """With the paths of local files absolute, so that it means the same from every working folder."""
         moved: dict[str, Any] = {k: os.path.abspath(v) for k in _PATHS if (v := getattr(self, k)) is not None}

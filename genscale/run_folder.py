@@ -63,9 +63,7 @@ class RunFolder:
                     f"'{self.path}' holds another run (its {differing} differs): choose another folder with "
                     f"--out, or go on with that one: genscale resume {self.path}"
                 )
-        elif request.seed is None:
-            request = replace(request, seed=int.from_bytes(os.urandom(4), "big"))
-        return request
+        return request.seeded()
 
     def begin(self, request: Request) -> None:
         """Leave the request in the folder, for `resume`."""

@@ -11,6 +11,26 @@ from torch import Tensor
 _SAME = 1e-12  # relative difference below which two float64 noise levels are one
 
 
+@dataclass(frozen=True)
+class Level:
+    """One noise level of the latents, x = alpha x0 + sigma eps; both >= 0, never both 0."""
+
+    alpha: float
+    sigma: float
+
+    @property
+    def kappa(self) -> float:
+        """Noise-to-signal ratio sigma / alpha in [0, inf]."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def time(self) -> float:
+        """Time of the rectified-flow interpolant at equal noise-to-signal ratio, in [0, 1]."""
+        return self.sigma / (self.alpha + self.sigma) if self.sigma < math.inf else 1.0
+
+
+
+
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The levels of a run, in the coordinates of the latents that a pipeline gives to `scheduler.step`.
@@ -57,6 +77,24 @@ class NoiseSchedule:
     def linear_time(self) -> Tensor:
         """Time of the rectified-flow interpolant at equal SNR, kappa / (1 + kappa) [steps + 1], in [0, 1]."""
         return self.sigma / (self.alpha + self.sigma)
+
+    def level(self, i: int) -> Level:
+        """The noise level of row i."""
+        return Level(float(self.alpha[i]), float(self.sigma[i]))
+
+    def between(self, time: float) -> Level:
+        """The level of a linear time in [0, 1] in these coordinates, on the grid or not.
+
+        ValueError: alpha and sigma obey none of alpha = 1, alpha + sigma = 1 and alpha^2 + sigma^2 = 1.
+        """
+        if torch.allclose(self.alpha, torch.ones_like(self.alpha)):
+            return Level(1.0, time / (1 - time) if time < 1 else math.inf)
+        if torch.allclose(self.alpha + self.sigma, torch.ones_like(self.alpha)):
+            return Level(1 - time, time)
+        if torch.allclose(self.alpha**2 + self.sigma**2, torch.ones_like(self.alpha), atol=1e-6):
+            norm = math.hypot(1 - time, time)
+            return Level((1 - time) / norm, time / norm)
+        raise ValueError("these noise levels follow no known interpolant, so none can be put between them")
 
     def nearest(self, time: float) -> int:
         """Index in [0, steps] of the level whose `linear_time` is nearest to `time`.

@@ -11,9 +11,11 @@ import torch
 from genscale.archive import Entry
 from genscale.budget import Budget
 from genscale.errors import BudgetExhausted, Refusal
+from genscale.kernel import Kernel
 from genscale.key import Key
 from genscale.panel import Roles
 from genscale.particles import OWN, Particles, cat
+from genscale.population import Population
 from genscale.process import PromptProcess
 from genscale.protocol import Ask, Denoise, Prediction, Sampler, Score, Scores, Solve
 
@@ -23,7 +25,7 @@ class Search:
     """State of one prompt's search. The engine moves it on; samplers never see it.
 
     keep: how many of the best finished candidates keep their latents. spent: NFE. calls: verifier calls.
-    finished: clean candidates scored.
+    finished: clean candidates scored. population: what the sampler returned, if it weighs its candidates.
     """
 
     index: int
@@ -39,6 +41,7 @@ class Search:
     ask: Ask | None = None
     finals: list[Entry] = field(default_factory=list)
     entries: list[Entry | None] = field(default_factory=list)
+    population: Population | None = None
     _answers: list[Particles | Prediction | None] | None = None
 
     @staticmethod
@@ -66,6 +69,8 @@ class Search:
         calls = budget.verifier_calls if roles.calls else None  # without verifiers it ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.seconds, calls))
         seen = PromptProcess(**process, open_ended=open_ended, left=left, judges=judges)
+        regrid = getattr(sampler, "grid", None)
+        seen = seen if regrid is None else regrid(seen)
         search = Search(index, prompt, seen, sampler.search(seen, key), budget, roles, keep)
         search._move(lambda: next(search.generator))
         return search
@@ -85,7 +90,10 @@ class Search:
     def _move(self, go: Callable[[], Ask]) -> None:
         try:
             self._settle(go())
-        except (StopIteration, BudgetExhausted):
+        except StopIteration as end:
+            self.population = end.value
+            self._settle(None)
+        except BudgetExhausted:
             self._settle(None)
 
     def _settle(self, ask: Ask | None) -> None:
@@ -113,10 +121,19 @@ class Search:
         return self.process.steps if self.ask.until is None else self.ask.until
 
     @property
+    def kernel(self) -> Kernel | None:
+        """What the present question steps with; None is the pipeline's own scheduler."""
+        return self.ask.kernel if isinstance(self.ask, Solve) else None
+
+    @property
     def price(self) -> int:
         """Evaluations that one row of the present Solve or Denoise takes."""
-        start, until = self.particles.step, self.until
-        return self.process.nfe(start, start + 1 if until is None else until)
+        return self.process.price(self.particles, self.until, self.kernel)
+
+    @property
+    def to_the_end(self) -> int:
+        """Evaluations that one row takes from the present step to the clean end."""
+        return self.process.nfe(self.particles.step)
 
     @property
     def calls_a_score(self) -> int:
@@ -160,13 +177,13 @@ class Search:
     def forget(self, rows: Sequence[int]) -> None:
         """Drop these rows and all after them from what will be answered (no time is left for them)."""
         assert self._answers is not None
-        del self._answers[min(rows) :]
+        del self._answers[min(rows, default=len(self._answers)) :]
 
     def answer(self) -> None:
         """Give the sampler what it asked the model for."""
         answers, ask = self._answers, self.ask
         assert answers is not None
-        if not answers or (isinstance(ask, Denoise) and len(answers) < len(ask.particles)):
+        if not answers:
             self.throw(BudgetExhausted())
         elif isinstance(ask, Solve):
             self.send(cat([a for a in answers if isinstance(a, Particles)]))
@@ -226,6 +243,8 @@ def _check(ask: Ask, steps: int) -> None:
     if not isinstance(ask, Solve | Denoise | Score):
         raise TypeError(f"a sampler asks with Solve, Denoise or Score, not {ask!r}")
     step = ask.particles.step
+    if ask.particles.inner and not (isinstance(ask, Solve) and ask.kernel is not None):
+        raise ValueError("particles within a transition of several model calls must be solved on by its kernel")
     if isinstance(ask, Solve) and ask.until is not None and not step <= ask.until <= steps:
         raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {ask.until}")
     if isinstance(ask, Denoise) and step >= steps:

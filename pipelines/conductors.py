@@ -14,7 +14,7 @@ from genscale.pipelines.layout import Layout
 from genscale.pipelines.modules import Memo
 from genscale.pipelines.noise import Replay
 from genscale.pipelines.solver import OwnSolver
-from genscale.pipelines.stand_in import own
+from genscale.pipelines.stand_in import OffGrid, own
 from genscale.pipelines.visit import Conductor, Done, Templates, forget_caches, is_denoiser
 from genscale.protocol import Batch, Output
 
@@ -88,7 +88,8 @@ class Serve(Conductor):
 
     rows: rows that the pipeline was called with, one a prompt; or one a latent when `composition`, the prompt
     index of every row, is given: then only batches of just that composition are served. probe: what is known of the
-    loop. ask: gives the open batch, or for an output the next one.
+    loop. ask: gives the open batch, or for an output the next one. level_of: what the loop is shown for a noise level
+    between those of its grid.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Serve(Conductor):
         solver: OwnSolver,
         rows: int,
         ask: Callable[[Output | None], Batch],
+        level_of: Callable[[float], OffGrid],
         composition: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(memo, templates)
@@ -110,6 +112,7 @@ class Serve(Conductor):
         self.evaluations = 0
         self.after_real_step = self.replaying = self.jumped = False
         self.leading = True  # this pass evaluates nothing, it leads up to the batch that is asked next
+        self.level_of = level_of
         self._batch: Batch | None = None
         self._handed: Tensor | None = None
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
@@ -196,6 +199,7 @@ class Serve(Conductor):
         if not self._goes_on(batch):
             forget_caches(self.pipe)
         self.leading, self._batch = False, batch
+        self.off_grid = None if batch.time is None else self.level_of(batch.time)
         self._parts = self._in_parts(batch)
         latents, self.prompts = next(self._parts)
         return self.probe.layout.laid_out(latents)
@@ -263,7 +267,12 @@ class Decode(Conductor):
 
 
 def formatted(x: Tensor, own: Tensor | None) -> Tensor:
-    """In the memory format of the pipeline's own latents, on which the last bits of a convolution depend."""
+    """In the dtype and the memory format of the pipeline's own latents.
+
+    A search keeps stochastic states in float32; on the memory format the last bits of a convolution depend.
+    """
+    if own is not None:
+        x = x.to(own.dtype)
     if own is not None and own.ndim == 4 and x.ndim == 4 and not own.is_contiguous():
         return x.contiguous(memory_format=torch.channels_last)
     return x

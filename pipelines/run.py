@@ -15,6 +15,7 @@ from genscale.budget import Budget
 from genscale.engine import Engine
 from genscale.errors import Refusal
 from genscale.events import Event
+from genscale.interpolant import LINEAR
 from genscale.key import Key
 from genscale.ledger import Ledger
 from genscale.media import Media
@@ -28,8 +29,9 @@ from genscale.pipelines.modules import Memo
 from genscale.pipelines.noise import Replay, joined
 from genscale.pipelines.own_noise import OwnNoise, generator_states, restore_generators
 from genscale.pipelines.prior import find_prior
-from genscale.pipelines.schedules import read_schedule
+from genscale.pipelines.schedules import read_schedule, timestep_of
 from genscale.pipelines.solver import OwnSolver
+from genscale.pipelines.stand_in import OffGrid
 from genscale.pipelines.visit import Conductor, Interrupted, NotInvertible, Templates, visit
 from genscale.prediction import View
 from genscale.process import Prior
@@ -127,6 +129,22 @@ class Run:
         except ValueError as error:
             return str(error)
 
+    def level_of(self, time: float) -> OffGrid:
+        """What the loop is shown for a linear time between those of its grid. ValueError: there is no rule."""
+        view = self.view()
+        if isinstance(view, str):
+            raise ValueError(view)
+        step = timestep_of(self.solver.scheduler, self._timesteps(), view, time)
+        return OffGrid(step, LINEAR.kappa(time))
+
+    def off_grid(self) -> str | None:
+        """Why the model cannot be called between the levels of the grid, None if it can."""
+        try:
+            self.level_of(0.5)
+        except ValueError as error:
+            return str(error)
+        return None
+
     def _timesteps(self) -> Tensor:
         assert self.probe.timesteps is not None
         return self.probe.timesteps
@@ -143,6 +161,7 @@ class Run:
             "model_calls": steps,
             "solver": self.solver,
             "view": self.view(),
+            "off_grid": self.off_grid(),
             "restarts": tuple(i for i in range(steps) if (start + i) % 2 == 0) if order == 2 else (),
         }
         priors = self.priors()
@@ -169,7 +188,7 @@ class Run:
                 given = self.arguments.composed(given, self.rows, composition)
             conductor = Serve(
                 self.memo, self.templates, self.probe, self.solver,
-                self.rows if composition is None else len(composition), desk.ask, composition,
+                self.rows if composition is None else len(composition), desk.ask, self.level_of, composition,
             )  # fmt: skip
             given |= _callbacks(self.arguments, conductor)
             try:

@@ -6,13 +6,16 @@ Checked against the classes' own arithmetic, diffusers 0.42.1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from genscale.interpolant import LINEAR
 from genscale.prediction import Limit, View
 from genscale.schedule import NoiseSchedule
 
@@ -58,6 +61,40 @@ def read_schedule(scheduler: Any, timesteps: Tensor, start: int = 0) -> View:
         limit=_limit(scheduler.config, family.obeys),
         **family.meaning(scheduler),
     )
+
+
+def timestep_of(scheduler: Any, timesteps: Tensor, view: View, time: float) -> float:
+    """The timestep that a model is told for a noise level between those of its grid.
+
+    time: linear time in (0, 1). Flow models: timesteps are affine in the time of their grid. Models with a table of
+    alphas_cumprod were trained on whole timesteps; their embeddings take the ones between, which are
+    interpolated in log SNR as k-diffusion does. ValueError: the scheduler has no such rule.
+    """
+    kappa = LINEAR.kappa(time)
+    name = next((c.__name__ for c in type(scheduler).__mro__ if c.__name__ in FAMILIES), "")
+    family = FAMILIES.get(name)
+    if family is None:
+        raise _unreadable(scheduler, "nothing is known about this class")
+    if family.meaning is _edm:
+        return math.log(kappa) / 4  # c_noise of Karras et al. 2022, table 1
+    if family.levels in (_linear, _linear_either_way) or (
+        family.levels is _either and scheduler.config.get("use_flow_sigmas")
+    ):
+        return _affine(view.schedule.linear_time, _double(timesteps), time)
+    if hasattr(scheduler, "alphas_cumprod") and family.levels is not _trigonometric:
+        square = _double(scheduler.alphas_cumprod).clamp(min=1e-12)
+        table = ((1 - square) / square).log() / 2
+        return float(np.interp(math.log(kappa), table.numpy(), np.arange(len(table))))
+    raise _unreadable(scheduler, "it has no rule for timesteps between those of its grid")
+
+
+def _affine(times: Tensor, timesteps: Tensor, time: float) -> float:
+    """On the line through the grid's first and last call; of one call alone, through the origin."""
+    n = len(timesteps)
+    if n == 1:
+        return float(timesteps[0] / times[0]) * time
+    slope = (timesteps[0] - timesteps[-1]) / (times[0] - times[n - 1])
+    return float(timesteps[0] + slope * (time - times[0]))
 
 
 def _discrete(end: Callable[[Any], Any]) -> Callable[[Any], Levels]:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +21,17 @@ from torch import Tensor
 from genscale.pipelines.timesteps import Conductor, Timesteps
 
 
+@dataclass(frozen=True)
+class OffGrid:
+    """A noise level between those of the grid: the timestep that the model is told, and sigma / alpha."""
+
+    timestep: float
+    kappa: float
+
+
 class Visitor(Conductor, Protocol):
+    off_grid: OffGrid | None
+
     def step(self, call: dict[str, Any]) -> Any: ...
     def position(self) -> int | None: ...
 
@@ -71,10 +84,30 @@ def _subclass(cls: type) -> type:
             if position is not None and "_step_index" in self.__dict__:
                 # The scheduler counts its own steps, but a search visits noise levels in any order.
                 self._step_index = position
-            return cls.scale_model_input(self, *args, **kwargs)  # type: ignore[attr-defined]
+            with _level(self, position, self.__dict__["_visitor"].off_grid):
+                return cls.scale_model_input(self, *args, **kwargs)  # type: ignore[attr-defined]
 
         members["scale_model_input"] = scale_model_input
     return type(cls.__name__, (cls,), members)
+
+
+@contextmanager
+def _level(double: Any, position: int | None, off_grid: OffGrid | None) -> Iterator[None]:
+    """Let the scheduler scale its input for another noise level than the grid's at this position.
+
+    Those that scale it at all are of the k-diffusion kind, whose sigmas are sigma / alpha.
+    """
+    state = double.__dict__
+    kept = {name: state[name] for name in ("sigmas", "sigmas_interpol") if isinstance(state.get(name), Tensor)}
+    if off_grid is None or position is None:
+        kept = {}
+    for name, sigmas in kept.items():
+        state[name] = sigmas.clone()
+        state[name][min(position or 0, len(sigmas) - 1)] = off_grid.kappa if off_grid else 0.0
+    try:
+        yield
+    finally:
+        state.update(kept)
 
 
 class StepResult(tuple):  # type: ignore[type-arg]

@@ -19,7 +19,7 @@ from genscale.pipelines.elastic import rows_of, sample_of
 from genscale.pipelines.indices import numbered, true_indices
 from genscale.pipelines.modules import Memo, guess, watched, zeros_like
 from genscale.pipelines.noise import Intercept
-from genscale.pipelines.stand_in import StepResult, index_of, stand_in
+from genscale.pipelines.stand_in import OffGrid, StepResult, index_of, stand_in
 
 BEFORE, LOOP, AFTER = "before", "loop", "after"
 
@@ -70,6 +70,7 @@ class Conductor:
         self.index = 0  # step of the grid that the loop is at
         self.stepped = self.any_step = False
         self.readings = self.read = 0  # iterations over the timesteps before the loop: known, done
+        self.off_grid: OffGrid | None = None  # the noise level that the loop is at, if it is not of its grid
         self.start = 0  # the scheduler's index of the loop's first timestep
         self.timesteps: Tensor | None = None
         self.scheduler: Any = None
@@ -121,7 +122,7 @@ class Conductor:
         index: int | None = self.first_index()
         while index is not None and (index < len(timesteps) or self.stepped):
             self._enter_loop(timesteps, index)
-            yield numbered(timesteps[min(max(index, 0), len(timesteps) - 1)], self.counter)
+            yield numbered(self._timestep(timesteps, index), self.counter)
             if self.stepped:
                 index = self.next
             else:  # nothing was evaluated: somebody only reads the values
@@ -129,6 +130,13 @@ class Conductor:
                 if getattr(self.pipe, "_interrupt", False):
                     raise Interrupted
         self._leave_loop()
+
+    def _timestep(self, timesteps: Tensor, index: int) -> Tensor:
+        own = timesteps[min(max(index, 0), len(timesteps) - 1)]
+        if self.off_grid is None:
+            return own
+        dtype = own.dtype if own.is_floating_point() else torch.float32
+        return torch.full_like(own, self.off_grid.timestep, dtype=dtype)
 
     def step(self, call: dict[str, Any]) -> StepResult:
         if self.phase == AFTER:

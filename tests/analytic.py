@@ -23,6 +23,7 @@ from genscale.process import Prior
 from genscale.protocol import Batch, Output
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.search_over_paths import SearchOverPaths
+from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.zero_order import ZeroOrder
 from genscale.schedule import NoiseSchedule
 from genscale.search import Search
@@ -35,6 +36,8 @@ SAMPLERS: dict[str, Any] = {
     "best_of_n until the budget ends": BestOfN(),
     "best_of_n pruned": BestOfN(9, prune=(0.3, 0.6)),
     "best_of_n pruned, until the budget ends": BestOfN(prune=(0.5,), keep=0.4),
+    "successive_halving": SuccessiveHalving(9),
+    "successive_halving, until the budget ends": SuccessiveHalving(rungs=(0.2, 0.7), keep=0.3),
     "zero_order": ZeroOrder(),
     "zero_order of 2 rounds": ZeroOrder(neighbours=3, rounds=2, patience=2),
     "search_over_paths": SearchOverPaths(),
@@ -121,6 +124,7 @@ def process_of(
         "solver": Euler(times, churn),
         "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
         "own_draw": own_draw,
+        "off_grid": None,
     }
 
 
@@ -178,7 +182,7 @@ def run(
                 on_batch(
                     batch, [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
                 )
-            value = mixture.velocity(batch.x, times[batch.step])
+            value = mixture.velocity(batch.x, times[batch.step] if batch.time is None else batch.time)
             batch = loop.send(Output(value, batch.x, evaluations[batch.step] * len(batch.prompts)))
     except StopIteration:
         pass

@@ -99,7 +99,9 @@ def test_the_winner_is_the_best_of_the_archive(name: str) -> None:
         assert entry.candidate.parent is None or entry.candidate.parent < entry.candidate.id
 
 
-@pytest.mark.parametrize("name", [n for n in SAMPLERS if "pruned" not in n and "paths" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in SAMPLERS if "pruned" not in n and "halving" not in n and "paths" not in n]
+)
 def test_more_budget_is_never_worse(name: str) -> None:
     """More of the same search; pruning and search over paths make another plan for another budget."""
     sampler = SAMPLERS[name]

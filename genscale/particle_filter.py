@@ -1,0 +1,212 @@
+"""The particle core: sequential Monte Carlo along the reverse process (Feynman-Kac steering), in all its forms.
+
+Target: p(x0) exp(strength R(x0)) / Z, p being the law of the base process and R the verifier's score (Singhal et al. 2025,
+arXiv 2501.06848; Del Moral 2004). At scoring steps the clean estimates of the *current* states are decoded and judged,
+log-weights are updated by a potential, and particles are resampled; the next transition starts from the predictions
+that were made for scoring, so scoring costs no model call. The published methods are presets, in samplers/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.kernel import Kernel, Own, parse
+from genscale.key import Key
+from genscale.particle_pass import Pass, Proposal
+from genscale.population import Population
+from genscale.potential import POTENTIALS, TEMPERS
+from genscale.protocol import Ask, Process
+from genscale.weights import SCHEMES
+
+UNLIMITED = 16  # particles when neither the user nor a budget says how many
+
+
+@dataclass(frozen=True)
+class ParticleFilter:
+    """The fields that all presets share; each preset explains its own defaults.
+
+    particles: N that are kept at each selection; None: as many as one pass can have within the budget. children: M tried
+        for each of them (1: plain SMC).
+    group: "global", all compete with all; or "parent", each particle keeps one of its own children.
+    strength: of the tilt, in units of the verifier's spread (see scale); inf always keeps the best.
+    potential: "difference", "max", "sum" or "reward" (genscale.potential).
+    temper: how the strength grows along the run: "constant", "increasing", "adaptive" (keeps the ESS at the share
+        `ess`) or "damped" (by the posterior variance).
+    scheme: of resampling: "systematic", "ssp", "stratified", "residual", "multinomial" or "killing".
+    ess: resample where the effective sample size is at most this share of the particles; 1: always.
+    flatten: while weights collapse in the first half of the run, draw by flattened ones (arXiv 2510.05825).
+    kernel: of the steps between the first and the last scoring, where copies must part: "ddim(eta)",
+        "sde(churn, interpolant)" or "glass(inner, rho)".
+    rest: the kernel before and after: "own" is the pipeline's scheduler, "ode", or any of the above.
+    rebirth: kernel of the first step of copies, where it is not the same ("" if it is).
+    window: fractions of the run between which states are scored. interval: fraction of the run from one scoring to the
+        next; 0 scores at every step, 1 only at the end.
+    scale: what scores are divided by: "pool", the spread of the first scored pool; a number keeps the law exact.
+    proposal: a function (transition, particles, prediction, step) -> Transition to draw from instead of the kernel's
+        own, corrected in the weights; for gradients.
+
+    A budget that pays for more than one pass is spent on further ones, from fresh noise.
+    """
+
+    particles: int | None = None
+    children: int = 1
+    group: str = "global"
+    strength: float = 10.0
+    potential: str = "difference"
+    temper: str = "constant"
+    scheme: str = "systematic"
+    ess: float = 0.5
+    flatten: bool = False
+    kernel: str | Kernel = "ddim(0.5)"
+    rest: str | Kernel = "own"
+    rebirth: str | Kernel = ""
+    window: tuple[float, float] = (0.2, 0.8)
+    interval: float = 0.2
+    scale: float | str = "pool"
+    proposal: Proposal | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        for option, known in (
+            ("potential", POTENTIALS), ("temper", TEMPERS), ("scheme", SCHEMES), ("group", ("global", "parent")),
+        ):  # fmt: skip
+            if getattr(self, option) not in known:
+                raise Refusal(
+                    f"{option}='{getattr(self, option)}' is unknown: it is one of {', '.join(known)}."
+                )
+        if (self.particles is not None and self.particles < 1) or self.children < 1:
+            raise Refusal(
+                f"particles={self.particles} and children={self.children} must be at least 1 (or no particles)."
+            )
+        if not 0 < self.ess <= 1:
+            raise Refusal(f"ess={self.ess} must be a share of the particles in (0, 1]; 1 resamples always.")
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise Refusal(f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.8.")
+        if not 0 <= self.interval <= 1:
+            raise Refusal(f"interval={self.interval} must be a fraction of the run in [0, 1].")
+        if not self.strength >= 0:
+            raise Refusal(f"strength={self.strength} must be 0 or more; inf keeps the best.")
+        if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
+            raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
+        if self.scheme == "killing" and self.children > 1:
+            raise Refusal("scheme=killing keeps the number of particles, so it needs children=1.")
+        if self.proposal is not None and not callable(self.proposal):
+            raise Refusal("proposal must be a function (transition, particles, prediction, step) -> Transition.")
+        self._check_kernels()
+
+    def _check_kernels(self) -> None:
+        """Where copies are made, their futures must differ."""
+        parse(self.rest)
+        kernels = [parse(k) for k in (self.kernel, self.rebirth) if k]
+        if self.interval < 1 and all(k.deterministic for k in kernels):
+            raise Refusal(
+                f"kernel '{self.kernel}' is deterministic, and every branch of an ODE is the same: use "
+                "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or a search over initial noise such as best_of_n."
+            )
+        if self.interval < 1 and any(isinstance(k, Own) for k in kernels):
+            raise Refusal(
+                "kernel 'own' cannot be used where states are scored and branched: use kernel='ddim(0.5)' there, "
+                "and rest='own' for the steps before and after."
+            )
+
+    # ---------------------------------------------------------------- the search
+
+    def grid(self, process: Any) -> Any:
+        """On second-order schedulers kernels step over the levels at which a step begins."""
+        return process.regridded() if self.interval < 1 else process
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+        passes: list[Population] = []
+        first, unit = 0, None
+        try:
+            while (size := self.plan(process))[0]:
+                one = Pass(self, process, key, first, *size, unit)
+                passes.append((yield from one.run()))
+                first, unit = one.next_id, one.unit
+                if not process.open_ended:
+                    break
+        except BudgetExhausted:
+            pass
+        return Population.cat(passes) if passes else None
+
+    def scoring_steps(self, process: Process) -> list[int]:
+        """Steps at which states are scored. The clean end always is; the transition that leads there makes the
+        clean estimate itself, so its start is not scored a second time."""
+        last = process.model_steps - 2
+        if self.interval == 1:
+            return []
+        low, high = (f * process.model_steps for f in self.window)
+        if self.interval == 0:
+            return [s for s in range(1, last + 1) if low <= s <= high]
+        count = int((high - low) / (self.interval * process.model_steps) + 1e-9)
+        marks = {round(low + i * self.interval * process.model_steps) for i in range(count + 1)}
+        return sorted(s for s in marks if 1 <= s <= last)
+
+    # ---------------------------------------------------------------- cost
+
+    def plan(self, process: Process) -> tuple[int, int]:
+        """(particles, children) of the next pass: as asked for, or what the budget allows, first of particles, then of
+        the children of one; 0 particles where it allows none."""
+        limits = (
+            (process.nfe_left, process.nfe(0, 1) * self.children),
+            (process.calls_left, process.calls(0, 1) * self.children),
+        )
+        bounds = [left // max(each, 1) for left, each in limits if left is not None]
+        most = self.particles or min(bounds, default=UNLIMITED)
+        n = _largest(most, lambda n: self._allowed(process, n, self.children))
+        if n or self.children == 1:
+            return n, self.children
+        children = _largest(self.children - 1, lambda m: self._allowed(process, 1, m))
+        return min(children, 1), children
+
+    def _allowed(self, process: Process, n: int, children: int) -> bool:
+        nfe, calls = process.nfe_left, process.calls_left
+        return (nfe is None or self.spend(process, n, children) <= nfe) and (
+            calls is None or self.calls(process, n, children) <= calls
+        )
+
+    def spend(self, process: Process, n: int, children: int, ready: int = 0) -> int:
+        """NFE of one pass with n particles, `ready` of which are a path that is known already."""
+        scoring, pool = self.scoring_steps(process), n * children - ready
+        kernel, rest = self.kernels(process)
+        if not scoring:
+            return pool * process.nfe(0, process.steps, rest)
+        spent = pool * process.nfe(0, scoring[0], rest)
+        for i, step in enumerate(scoring):
+            call = process.nfe(step, step + 1)
+            last = i + 1 == len(scoring)
+            until = step + 1 if last else scoring[i + 1]
+            spent += pool * call
+            pool = n - ready if last else pool
+            spent += pool * (process.nfe(step, until, kernel) - call)
+        return spent + pool * process.nfe(scoring[-1] + 1, process.steps, rest)
+
+    def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
+        """(kernel, rest) on this process; None is the pipeline's own scheduler, where that can step."""
+        rest = parse(self.rest)
+        if isinstance(rest, Own):
+            return parse(self.kernel), None if process.own_steps else parse("ode")
+        return parse(self.kernel), rest
+
+    def calls(self, process: Process, n: int, children: int) -> int:
+        """Verifier calls of one pass with n particles."""
+        scorings, pool = len(self.scoring_steps(process)), n * children
+        return process.calls(scorings * pool, n if scorings else pool)
+
+    def cost(self, process: Process) -> int | None:
+        if process.open_ended:
+            return None
+        return self.spend(process, self.particles or UNLIMITED, self.children)
+
+
+def _largest(most: int, allowed: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that is allowed, 0 if none is; what is allowed for one is for all below."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if allowed(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,53 @@
+"""What a particle method returns beside its best candidate: all of them, weighted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genscale.particles import Candidate
+from genscale.weights import ess, log_mean_exp, normalised
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Finished candidates with their log-weights, which were never dropped or reset on the way.
+
+    candidates: n. log_weights: float64 [n]; the mean of their exponentials is an unbiased estimate of the evidence Z
+    of the tilted law p(x) exp(strength R(x)) / Z, where the sampler claims that law. totals: final scores [n].
+    resampled: (step, ESS before it, as a share of the pool) of every resampling.
+    """
+
+    candidates: tuple[Candidate, ...]
+    log_weights: Tensor
+    totals: Tensor
+    resampled: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised weights float64 [n]."""
+        return normalised(self.log_weights)
+
+    @property
+    def log_evidence(self) -> float:
+        """log of the estimate of Z; -inf for an empty population."""
+        return float(log_mean_exp(self.log_weights)) if len(self.candidates) else -math.inf
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the final weights, in [1, n]."""
+        return float(ess(self.log_weights))
+
+    @staticmethod
+    def cat(parts: Sequence[Population]) -> Population:
+        """Independent passes as one population: each weighs as much as its evidence and size say."""
+        return Population(
+            tuple(c for p in parts for c in p.candidates),
+            torch.cat([p.log_weights for p in parts]),
+            torch.cat([p.totals for p in parts]),
+            tuple(r for p in parts for r in p.resampled),
+        )

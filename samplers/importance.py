@@ -1,0 +1,23 @@
+"""Importance resampling: a best-of-N pool, weighted by exp(strength * score)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genscale.kernel import Kernel
+from genscale.particle_filter import ParticleFilter
+
+
+@dataclass(frozen=True)
+class Importance(ParticleFilter):
+    """Self-normalised importance resampling (Rubin 1988) of independent candidates, the baseline of every particle method.
+
+    All candidates run on the pipeline's own scheduler and are scored once, at the end; interval=1 says so. The best is
+    best_of_n's; the weighted population targets p(x0) exp(strength R(x0)).
+    strength: 10 as in FK steering, so that populations can be compared.
+
+    Cost in NFE: N f(0, T).
+    """
+
+    interval: float = 1.0
+    kernel: str | Kernel = "own"

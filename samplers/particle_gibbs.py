@@ -1,0 +1,88 @@
+"""Particle Gibbs: SMC again and again, each time around one path that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.kernel import Kernel
+from genscale.key import Key
+from genscale.particle_filter import UNLIMITED, ParticleFilter
+from genscale.particle_pass import Pass, Path
+from genscale.population import Population
+from genscale.protocol import Ask, Process
+from genscale.weights import resample
+
+
+@dataclass(frozen=True)
+class ParticleGibbs(ParticleFilter):
+    """Conditional SMC sweeps (Andrieu, Doucet & Holenstein 2010, section 4.3; for language models arXiv 2502.01618).
+
+    Every sweep runs N particles, one of which is the path drawn from the sweep before; it costs nothing, since it is
+    known. The draws of the sweeps are a Markov chain that leaves p(x0) exp(strength R(x0)) invariant for any N of 2
+    or more, which one pass of SMC reaches for large N only: a way to spend more budget on few particles.
+    particles: 4, of arXiv 2502.01618. sweeps: 4; None: until the budget ends. scheme: "multinomial" and ess: 1 are what
+    conditional resampling needs. The population is that of all sweeps, each with equal weight.
+
+    Cost in NFE: N f(0, T) for the first sweep and (N - 1) f(0, T) for each further one.
+    """
+
+    particles: int | None = 4
+    sweeps: int | None = 4
+    temper: str = "increasing"
+    scheme: str = "multinomial"
+    ess: float = 1.0
+    kernel: str | Kernel = "ddim(0.5)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sweeps is not None and self.sweeps < 1:
+            raise Refusal(f"sweeps={self.sweeps} must be at least 1, or none.")
+        if (self.scheme, self.ess, self.children) != ("multinomial", 1, 1) or self.flatten:
+            raise Refusal("particle_gibbs resamples with scheme=multinomial, ess=1, children=1 and no flattening.")
+        if self.temper == "adaptive" or self.strength == float("inf") or self.proposal is not None:
+            raise Refusal("particle_gibbs needs a finite strength, a fixed tempering and no proposal.")
+        if self.particles is not None and self.particles < 2:
+            raise Refusal(f"particles={self.particles} leaves no room beside the path that is kept: at least 2.")
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+        populations: list[Population] = []
+        reference: Path | None = None
+        first, unit, sweep = 0, None, 0
+        n = self.plan(process)[0]
+        try:
+            while n and not self._done(process, sweep, n):
+                one = Pass(self, process, key, first, n, unit=unit, reference=reference, record=True)
+                population = yield from one.run()
+                populations.append(_level(population))
+                first, unit, sweep = one.next_id, one.unit, sweep + 1
+                chosen = resample("multinomial", population.weights, 1, key.fold("sweep", sweep))
+                reference = one.paths[int(chosen)]
+        except BudgetExhausted:
+            pass
+        return Population.cat(populations) if populations else None
+
+    def _done(self, process: Process, sweep: int, n: int) -> bool:
+        if sweep and process.nfe_left is not None and self.spend(process, n, 1, ready=1) > process.nfe_left:
+            return True
+        if sweep and process.calls_left is not None and self.calls(process, n - 1, 1) > process.calls_left:
+            return True
+        return sweep >= self.sweeps if self.sweeps is not None else bool(sweep) and not process.open_ended
+
+    def cost(self, process: Process) -> int | None:
+        if self.sweeps is None:
+            return None if process.open_ended else super().cost(process)
+        n = self.particles or UNLIMITED
+        return self.spend(process, n, 1) + (self.sweeps - 1) * self.spend(process, n, 1, ready=1)
+
+
+def _level(population: Population) -> Population:
+    """Weights that add up to n: the evidence of a conditional sweep is no unbiased estimate."""
+    return Population(
+        population.candidates,
+        population.weights.mul(len(population.candidates)).log(),
+        population.totals,
+        population.resampled,
+    )

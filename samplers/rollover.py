@@ -1,0 +1,251 @@
+"""Rollover budget forcing (RBF): one chain that moves on as soon as it improves, and rolls the calls it saved over.
+
+Kim, Yoon, Park & Sung 2025, "Inference-Time Scaling for Flow Models via Stochastic Generation and Rollover Budget Forcing"
+(arXiv 2503.19385, section 6, algorithm 1). At every noise level children of the chain's state are tried one after the
+other, each with one model call, until one's clean estimate is liked better than anything before; that one is accepted
+at once, its prediction is the start of the next level, and the unused tries go to later levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.interpolant import rbf_times
+from genscale.kernel import Glass, Kernel, Own, parse
+from genscale.key import Key
+from genscale.particles import Candidate, Particles, cat, draw
+from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+
+CALLS = 500  # model calls a prompt of the paper's main table, where no budget says how many
+
+
+@dataclass
+class State:
+    """A particle with its prediction and its score; one row each."""
+
+    particles: Particles
+    prediction: Prediction
+    score: Scores
+
+
+@dataclass
+class Chain:
+    """A chain at the present level.
+
+    best: the highest score so far (the threshold). saved: tries that earlier levels left over. tried: children of this
+    level. left: tries that this level still has.
+    """
+
+    state: State
+    best: Scores
+    saved: float = 0.0
+    tried: list[State] = field(default_factory=list)
+    left: int = 0
+    moved: bool = False
+
+
+@dataclass(frozen=True)
+class Rollover:
+    """Rollover budget forcing.
+
+    chains: run side by side, 2 in the paper's code. init: share of the calls for initial noises, of which each chain
+    starts from the best clean estimate: 0.1 (25 for each of 2 chains, of 500). batch: children tried at a time, 1 as
+    published; of a larger batch the best is taken if it improves. tolerance: a score must rise by more than
+    this to count as better (the noise of the verifier). most: a level may use at most so many times its uniform quota, so
+    that savings are not all spent on the last level; what remains at the end begins another pass from fresh noise.
+    inf: as published. calls: model calls a prompt without a budget, 500 as in the paper's main table.
+    kernel: "sde(rbf)" is the paper's linear SDE with g = 3 t^2; "sde(rbf, vp)" runs it in the variance preserving
+    interpolant; "ode" is the paper's ablation without SDE: nothing branches, and all calls go to initial noises.
+    levels: "pipeline", its own time grid; "rbf", the paper's, which calls the model above linear time .70 only (of 10
+    steps) and presupposes a distilled one.
+
+    Differences: the best clean estimate ever seen takes part in the final choice (the code may return less than it has
+    seen); calls are counted with guidance; `most`; `batch`.
+
+    Cost in NFE: whatever the budget is, or `calls` model calls; at least one chain to the end. Scores: one a model call.
+    """
+
+    chains: int = 2
+    init: float = 0.1
+    batch: int = 1
+    tolerance: float = 0.0
+    most: float = 2.0
+    calls: int = CALLS
+    kernel: str | Kernel = "sde(rbf)"
+    levels: str = "pipeline"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        if self.chains < 1 or self.batch < 1 or self.calls < 1:
+            raise Refusal("rollover needs chains, batch and calls of at least 1.")
+        if not 0 <= self.init < 1:
+            raise Refusal(f"init={self.init} must be a share of the calls in [0, 1).")
+        if not self.tolerance >= 0 or not self.most >= 1:
+            raise Refusal(f"tolerance={self.tolerance} must be 0 or more, and most={self.most} at least 1.")
+        if self.levels not in ("pipeline", "rbf"):
+            raise Refusal(f"levels='{self.levels}' is unknown: it is pipeline or rbf.")
+        if isinstance(parse(self.kernel), Own | Glass):
+            raise Refusal(
+                f"kernel '{self.kernel}' cannot be used by rollover, whose children take one model call each: use "
+                "kernel='sde(rbf)', 'ddim(0.5)', or 'ode' to search initial noises only."
+            )
+
+    def grid(self, process: Any) -> Any:
+        return process.regridded(rbf_times(process.model_steps).tolist() if self.levels == "rbf" else None)
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        first, spent = 0, 0
+        while calls := self._calls(process, spent):
+            one = _Pass(self, process, key, first, calls)
+            try:
+                yield from one.run()
+            except BudgetExhausted:
+                return
+            first, spent = one.next_id, spent + calls - one.calls
+
+    def _calls(self, process: Process, spent: int) -> int:
+        """Model calls of the next pass, after so many were spent; 0 where no chain can reach the end."""
+        steps, finals = process.model_steps, 2  # the chain's end, and the best estimate
+        each = max(process.nfe(i, i + 1) for i in range(steps))
+        limits = []
+        if process.nfe_left is not None:
+            limits.append(process.nfe_left // max(each, 1))
+        if process.calls_left is not None and process.calls(1, 0):
+            reserve = process.calls(0, min(self.chains + 1, finals + self.chains - 1))
+            limits.append((process.calls_left - reserve) // process.calls(1, 0))
+        calls = min(limits, default=self.calls if process.open_ended else self.calls - spent)
+        return calls if calls >= steps else 0
+
+    def cost(self, process: Process) -> int | None:
+        """What `calls` model calls cost at most; None where a budget decides."""
+        return None
+
+
+class _Pass:
+    """Chains from fresh noise to the end within so many model calls."""
+
+    def __init__(self, spec: Rollover, process: Process, key: Key, first: int, calls: int) -> None:
+        self.spec, self.process, self.key = spec, process, key
+        self.kernel = parse(spec.kernel)
+        self.next_id, self.calls = first, calls
+        self.pool = float(calls)  # part of every child's recipe: another budget makes other children
+        self.chains: list[Chain] = []
+        self.quota = 0.0  # tries of one chain at one level
+        self.best: State | None = None
+
+    def run(self) -> Generator[Ask, Any, None]:
+        yield from self._begin()
+        for step in range(self.process.model_steps - 1):
+            yield from self._level(step)
+        yield from self._end()
+
+    def _begin(self) -> Generator[Ask, Any, None]:
+        """Initial noises, shared out among the chains; each starts from its best."""
+        steps = self.process.model_steps
+        n = max(1, min(self.spec.chains, self.calls // steps))
+        noises = max(n, int(self.spec.init * self.calls))
+        if self.kernel.deterministic:
+            noises = self.calls - n * (steps - 1)
+        noises = max(n, min(noises, self.calls - n * (steps - 1)))
+        start = self.process.start([draw(self.key, self._number()) for _ in range(noises)])
+        states = yield from self._judge(start)
+        for i in range(n):
+            own = states[i::n]
+            if own:
+                state = own[_best([s.score for s in own])]
+                self.chains.append(Chain(state, state.score))
+        self.quota = self.calls / (len(self.chains) * max(steps - 1, 1))
+
+    def _level(self, step: int) -> Generator[Ask, Any, None]:
+        """All chains from a level to the next, side by side."""
+        for chain in self.chains:
+            chain.tried, chain.moved = [], False
+            chain.saved += self.quota
+            chain.left = int(min(chain.saved, self.quota * self.spec.most) + 1e-9)
+            if self._certain(step):
+                chain.left = 1
+        while waiting := [c for c in self.chains if not c.moved]:
+            children, owners = [], []
+            for chain in waiting:
+                n = min(self.spec.batch, chain.left)
+                chain.left -= n
+                chain.saved -= n
+                children.append(self._children(chain.state, step, n))
+                owners += [chain] * n
+            states = yield from self._judge(cat(children))
+            for chain, state in zip(owners, states, strict=False):
+                chain.tried.append(state)
+            for chain in waiting:
+                self._accept(chain, step)
+
+    def _accept(self, chain: Chain, step: int) -> None:
+        """Take the best child if it improves, or once no try is left."""
+        scores = [s.score for s in chain.tried]
+        winner = _best(scores) if scores else None
+        pair = [chain.best, scores[winner]] if winner is not None else [chain.best]
+        total = Scores.cat(pair).total
+        better = winner is not None and float(total[1] - total[0]) > self.spec.tolerance
+        if not better and chain.left > 0:
+            return
+        chain.moved = True
+        if winner is None:  # time ran out: the state itself goes on
+            moved = self._children(chain.state, step, 1)
+            chain.state = replace(chain.state, particles=moved)
+            return
+        chain.state = chain.tried[winner]
+        if better:
+            chain.best = chain.state.score
+
+    def _certain(self, step: int) -> bool:
+        """Whether all children would be the same."""
+        level = self.process.schedule.level(step)
+        return self.kernel.deterministic or level.alpha == 0
+
+    def _children(self, parent: State, step: int, n: int) -> Particles:
+        recipe = parent.particles.candidates[0]
+        candidates = []
+        for _ in range(n):
+            i = self._number()
+            path = self.key.fold("candidate", i).path
+            candidates.append(Candidate(i, "branch", path, recipe.id, step, {"pool": self.pool}))
+        rows = [0] * n
+        born = replace(parent.particles[rows], candidates=tuple(candidates), x0=None)
+        return self.process.move(born, parent.prediction[rows], self.kernel)
+
+    def _judge(self, particles: Particles) -> Generator[Ask, Any, list[State]]:
+        """One model call for each, and the scores of the clean estimates."""
+        self.calls -= len(particles)
+        prediction: Prediction = yield Denoise(particles)
+        particles = replace(particles[: len(prediction)], x0=prediction.x0)
+        scores: Scores = yield Score(particles)
+        states = [State(particles[[i]], prediction[[i]], scores[i : i + 1]) for i in range(len(scores))]
+        for state in states:
+            if self.best is None or Scores.cat([self.best.score, state.score]).best() == 1:
+                self.best = state
+        return states
+
+    def _end(self) -> Generator[Ask, Any, None]:
+        """The chains' clean estimates at their last level, and the best one ever."""
+        states = [c.state for c in self.chains]
+        best = self.best
+        if best is not None and all(best is not s for s in states):
+            states.append(best)
+        parts = []
+        for state in states:
+            parent, i = state.particles.candidates[0], self._number()
+            candidate = Candidate(i, "estimate", parent.key, parent.id, parent.step, {"pool": self.pool})
+            parts.append(self.process.estimate(state.particles, state.prediction, [candidate]))
+        finished = yield Solve(cat(parts))
+        yield Score(finished)
+
+    def _number(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+
+def _best(scores: list[Scores]) -> int:
+    return Scores.cat(scores).best()

@@ -1,0 +1,59 @@
+"""Successive halving: start many, and at each rung let only the half go on whose previews score better.
+
+Speculative rejection, Sun et al. 2024, "Fast Best-of-N Decoding via Speculative Rejection" (arXiv 2410.20290), carried
+over from tokens to denoising steps; the algorithm is that of Jamieson & Talwalkar 2016 (arXiv 1502.07943). The
+pipeline's own scheduler is used as it is: nothing stochastic, no duplicates, no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from genscale.errors import Refusal
+from genscale.halving import Halving
+from genscale.key import Key
+from genscale.protocol import Ask, Process
+
+
+@dataclass(frozen=True)
+class SuccessiveHalving:
+    """Draw many noises, score previews at a few rungs, let the better half go on from each.
+
+    candidates: how many start; None means as many as the budget pays for (16 without one). rungs: increasing
+    fractions of the run in (0, 1) at which the worse ones are dropped; `genscale calibrate-steps` says from where
+    on the previews of a model and verifier mean something. keep: share that goes on from each rung, half as
+    in speculative rejection (its alpha = 0.5).
+
+    The default rungs begin at half of the run, where the previews of both embedded models start to rank as the
+    pictures do (mean rho 0.15 and 0.11 at a quarter, 0.65 and 0.61 at half, 0.92 and 0.97 at 5/8). Jamieson &
+    Talwalkar spend equally between rungs, which would place three at 1/15, 3/15 and 7/15: there a preview is made
+    of nearly pure noise. Speculative rejection drops where memory runs full, which means nothing here. Against
+    best_of_n at 256 NFE the searched score rises by 0.0002 +- 0.0014 (flow) and 0.0013 +- 0.0009 (diffusion).
+
+    Cost in NFE: N f(0, s_1) + ceil(keep N) f(s_1, s_2) + ..., f(a, b) being the evaluations of one candidate from
+    step a to step b; with the defaults 5/8 of N whole runs, so 1.6 times as many start as in best_of_n.
+    Scores: those present at each rung, and those that finish. A budget that pays for fewer makes N smaller.
+    """
+
+    candidates: int | None = None
+    rungs: tuple[float, ...] = (0.5, 0.625, 0.75)
+    keep: float = 0.5
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        self._halving.check("successive_halving", "rungs")
+        if not self.rungs:
+            raise Refusal("successive_halving needs a rung to drop candidates at: without, use best_of_n.")
+
+    @property
+    def _halving(self) -> Halving:
+        return Halving(self.candidates, self.rungs, self.keep)
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        yield from self._halving.search(process, key)
+
+    def cost(self, process: Process) -> int | None:
+        return self._halving.cost(process)

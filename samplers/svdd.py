@@ -1,0 +1,31 @@
+"""SVDD: soft value-based decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genscale.kernel import Kernel
+from genscale.particle_filter import ParticleFilter
+
+
+@dataclass(frozen=True)
+class Svdd(ParticleFilter):
+    """SVDD-PM (Li et al. 2024, arXiv 2408.08252, algorithm 1): at every step the best of M children of each particle.
+
+    particles: 1 chain. children: M = 20 for images. strength: inf, since its code takes the argmax for alpha = .01.
+    group: "parent". interval: 0. kernel, rest: DDIM with eta = 1. Differences: the children of the root are M fresh
+    noises (from pure noise no kernel branches); the predictions that scored the children are kept, so a step
+    costs M calls and not M + 1.
+
+    Cost in NFE: N M f(0, s) up to the last scoring step s, then N f(s, T); scores: N M at every step.
+    """
+
+    particles: int | None = 1
+    children: int = 20
+    group: str = "parent"
+    strength: float = float("inf")
+    potential: str = "reward"
+    interval: float = 0.0
+    window: tuple[float, float] = (0.0, 1.0)
+    kernel: str | Kernel = "ddim(1)"
+    rest: str | Kernel = "ddim(1)"
