@@ -1,8 +1,8 @@
 """Everything a run found out, written as it goes, so that a killed run resumes and none is done twice.
 
 One JSON line for each finished piece of work: a solve (a candidate carried to a step; its latents and
-its solver's memory are a safetensors file beside it), a prediction at a step (likewise), or a score. A line is written after its file,
-files appear under their final name only when complete, and a line torn by a kill is cut off.
+its solver's memory are a safetensors file beside it), a prediction at a step (likewise), or a score. A line
+is written after its file, files appear under their final name only when complete, and a line torn by a kill is cut off.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ class Archive:
         step = particles.step
         for i, candidate in enumerate(particles.candidates):
             tensors = {"x0": prediction.x0[[i]], "eps": prediction.eps[[i]]}
-            self._store("predict", f"{prompt}-{candidate.id}-{step}-predicted", prompt, candidate, step, tensors)
+            self._store(
+                "predict", f"{prompt}-{candidate.id}-{step}-predicted", prompt, candidate, step, tensors
+            )
 
     def _stored(self, record: dict[str, Any] | None, candidate: Candidate) -> dict[str, Tensor] | None:
         """The tensors of a record; none of another candidate's: another budget may have planned another search."""

@@ -156,7 +156,8 @@ class Engine:
         if self.archive.earlier_evaluations == 0:  # an earlier life that left nothing to go by
             took -= self.archive.earlier_seconds
         each = took / done
-        under_way = sum(_price(f) * len(f.rows) for f in self._flights if f.begun)
+        # A Denoise was checked as a whole when it was asked for, and will go through.
+        under_way = sum(_price(f) * len(f.rows) for f in self._flights if f.begun or f.until is None)
         return left / max(each, 1e-12) - under_way
 
     @property

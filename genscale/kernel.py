@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class Kernel(Protocol):
     def deterministic(self) -> bool: ...
     def calls(self, start: Level) -> int:
         """Model calls of one transition from this level."""
+
     def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
         """From latents x [n, *latent] at `start`, where the model estimates (x0, eps), to `stop`."""
 
@@ -115,7 +116,9 @@ CHURNS: dict[str, Callable[[Interpolant, float], float]] = {
     "ancestral": lambda path, t: 1.0,
     "flow_grpo": lambda path, t: 0.7**2 / 2,  # g = .7 sqrt(t / (1 - t)) on the linear one, arXiv 2505.05470
     "rbf": lambda path, t: 9 * t**4 / path.diffusion(t),  # g = 3 t^2, arXiv 2503.19385, section 5.1
-    "fading": lambda path, t: 1 / (1 + path.kappa(t)),  # c^2 = 1 - t of the linear time, "sigma" in RBF's code
+    "fading": lambda path, t: (
+        1 / (1 + path.kappa(t))
+    ),  # c^2 = 1 - t of the linear time, "sigma" in RBF's code
 }
 
 
@@ -123,10 +126,10 @@ CHURNS: dict[str, Callable[[Interpolant, float], float]] = {
 class Sde:
     """Euler-Maruyama along an interpolant: x <- x - (u - g^2/2 s) dt + g sqrt(dt) z, g^2 = churn^2 2 sigma D / alpha.
 
-    (Kim et al. 2025, arXiv 2503.19385, eq. 7; Song et al. 2021.) churn: a number, or one of CHURNS. interpolant: a name,
-    "polynomial:2" with its order; the model's own latents are carried over at equal noise-to-signal ratio ("linear to VP" conversion of
-    RBF is interpolant="vp"). First order and biased for few steps; where the noise would exceed the
-    next level's own, it is cut to that level. Prefer ddim(eta) unless a paper's scheme is wanted.
+    (Kim et al. 2025, arXiv 2503.19385, eq. 7; Song et al. 2021.) churn: a number, or one of CHURNS. interpolant: a
+    name, "polynomial:2" with its order; the model's own latents are carried over at equal noise-to-signal ratio (RBF's
+    conversion from linear to VP is interpolant="vp"). First order and biased for few steps; where the noise would
+    exceed the next level's own, it is cut to that level. Prefer ddim(eta) unless a paper's scheme is wanted.
     """
 
     churn: float | str = "rbf"
@@ -234,7 +237,7 @@ KERNELS: dict[str, type[Own | Ddim | Sde | Glass]] = {"own": Own, "ddim": Ddim, 
 
 
 def parse(text: str | Kernel) -> Kernel:
-    """A kernel from "ode", "ddim", "ddim(0.5)", "sde(rbf, vp)", "sde(churn=0.5)", "glass(inner=4, rho=0.4)", or itself."""
+    """A kernel from "ode", "ddim(0.5)", "sde(rbf, vp)", "sde(churn=0.5)", "glass(inner=4, rho=0.4)", or itself."""
     if not isinstance(text, str):
         return text
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
@@ -244,7 +247,7 @@ def parse(text: str | Kernel) -> Kernel:
     if match is None or name not in KERNELS:
         raise Refusal(f"kernel '{text}' is unknown: write one of {FORMS}.")
     cls = KERNELS[name]
-    names, values = [f.name for f in fields(cls)], {}
+    names, values = [f.name for f in fields(cls)], dict[str, Any]()
     for place, part in enumerate(p for p in (match[2] or "").split(",") if p.strip()):
         option, equals, value = part.partition("=")
         option, value = (option.strip(), value) if equals else ("", option)
@@ -253,7 +256,8 @@ def parse(text: str | Kernel) -> Kernel:
         if option not in names or option in values:
             raise Refusal(f"kernel '{text}' cannot be read at '{part.strip()}': write one of {FORMS}.")
         values[option] = _value(option, value.strip(), text)
-    return cls(**values)
+    made: Kernel = cls(**values)
+    return made
 
 
 def _value(option: str, value: str, text: str) -> object:

@@ -1,14 +1,15 @@
 """The particle core: sequential Monte Carlo along the reverse process (Feynman-Kac steering), in all its forms.
 
-Target: p(x0) exp(strength R(x0)) / Z, p being the law of the base process and R the verifier's score (Singhal et al. 2025,
-arXiv 2501.06848; Del Moral 2004). At scoring steps the clean estimates of the *current* states are decoded and judged,
-log-weights are updated by a potential, and particles are resampled; the next transition starts from the predictions
-that were made for scoring, so scoring costs no model call. The published methods are presets, in samplers/.
-"""
+Target: p(x0) exp(strength R(x0)) / Z, p being the law of the base process and R the verifier's score (Singhal et
+al. 2025, arXiv 2501.06848; Del Moral 2004). At scoring steps the clean estimates of the *current* states are
+decoded and judged, log-weights are updated by a potential, and particles are resampled; the next transition starts
+from the predictions that were made for scoring, so scoring costs no model call. The published methods are presets,
+in samplers/."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from genscale.particle_pass import Pass, Proposal
 from genscale.population import Population
 from genscale.potential import POTENTIALS, TEMPERS
 from genscale.protocol import Ask, Process
+from genscale.remainder import remainder
 from genscale.weights import SCHEMES
 
 UNLIMITED = 16  # particles when neither the user nor a budget says how many
@@ -28,7 +30,8 @@ UNLIMITED = 16  # particles when neither the user nor a budget says how many
 class ParticleFilter:
     """The fields that all presets share; each preset explains its own defaults.
 
-    particles: N that are kept at each selection; None: as many as one pass can have within the budget. children: M tried
+    particles: N that are kept at each selection; None: as many as one pass can have within the budget. children: M
+    tried
         for each of them (1: plain SMC).
     group: "global", all compete with all; or "parent", each particle keeps one of its own children.
     strength: of the tilt, in units of the verifier's spread (see scale); inf always keeps the best.
@@ -48,7 +51,8 @@ class ParticleFilter:
     proposal: a function (transition, particles, prediction, step) -> Transition to draw from instead of the kernel's
         own, corrected in the weights; for gradients.
 
-    A budget that pays for more than one pass is spent on further ones, from fresh noise.
+    A budget that pays for more than one pass is spent on further ones, from fresh noise, and what is left in the end on
+    plain candidates.
     """
 
     particles: int | None = None
@@ -85,7 +89,9 @@ class ParticleFilter:
         if not 0 < self.ess <= 1:
             raise Refusal(f"ess={self.ess} must be a share of the particles in (0, 1]; 1 resamples always.")
         if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise Refusal(f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.8.")
+            raise Refusal(
+                f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.8."
+            )
         if not 0 <= self.interval <= 1:
             raise Refusal(f"interval={self.interval} must be a fraction of the run in [0, 1].")
         if not self.strength >= 0:
@@ -95,7 +101,9 @@ class ParticleFilter:
         if self.scheme == "killing" and self.children > 1:
             raise Refusal("scheme=killing keeps the number of particles, so it needs children=1.")
         if self.proposal is not None and not callable(self.proposal):
-            raise Refusal("proposal must be a function (transition, particles, prediction, step) -> Transition.")
+            raise Refusal(
+                "proposal must be a function (transition, particles, prediction, step) -> Transition."
+            )
         self._check_kernels()
 
     def _check_kernels(self) -> None:
@@ -129,8 +137,10 @@ class ParticleFilter:
                 first, unit = one.next_id, one.unit
                 if not process.open_ended:
                     break
-        except BudgetExhausted:
-            pass
+        except BudgetExhausted:  # of time, in the midst of a pass
+            first = one.next_id
+        with suppress(BudgetExhausted):
+            yield from remainder(process, key, first)
         return Population.cat(passes) if passes else None
 
     def scoring_steps(self, process: Process) -> list[int]:

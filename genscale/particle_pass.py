@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,26 +23,11 @@ from genscale.potential import MERITS, POTENTIALS, joined, tempered, unit_of
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
 from genscale.weights import ess, flatten, normalised, resample, resample_segments
 
+if TYPE_CHECKING:
+    from genscale.particle_filter import ParticleFilter
+
 Proposal = Callable[[Transition, Particles, Prediction, int], Transition]
 """(the kernel's transition, particles, prediction, step) -> the transition to draw from instead."""
-
-
-class Settings(Protocol):
-    """What a pass reads of `ParticleFilter`."""
-
-    group: str
-    strength: float
-    potential: str
-    temper: str
-    scheme: str
-    ess: float
-    flatten: bool
-    rebirth: str | Kernel
-    scale: float | str
-    proposal: Proposal | None
-
-    def scoring_steps(self, process: Process) -> list[int]: ...
-    def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]: ...
 
 
 @dataclass(frozen=True)
@@ -67,9 +52,8 @@ class Path:
 class Pool:
     """Particles in flight and what their weights are made of; rows are aligned.
 
-    parents: the particle that each is a child of, 0 .. k - 1. paid: log-potentials applied so far. rewards: scaled scores
-    [n, scorings].
-    """
+    parents: the particle that each is a child of, 0 .. k - 1. paid: log-potentials applied so far. rewards: scaled
+    scores [n, scorings]."""
 
     particles: Particles
     parents: Tensor
@@ -90,15 +74,16 @@ class Pool:
 
 
 class Pass:
-    """One pass with n particles of so many children each. Candidates are numbered from `first` on; unit: of the scores, if known already.
+    """One pass with n particles of so many children each.
 
+    first: number of its first candidate. unit: what scores are divided by, if that is known already.
     reference: a path that is kept, as particle 0 (particle Gibbs); record: keep all paths, to choose one from.
     Afterwards: next_id, unit, paths.
     """
 
     def __init__(
         self,
-        spec: Settings,
+        spec: ParticleFilter,
         process: Process,
         key: Key,
         first: int,
@@ -141,8 +126,7 @@ class Pass:
         candidates = [draw(self.numbers, self._number()) for _ in range(n)]
         particles = self.process.start(candidates)
         if self.reference is not None:
-            shown = self.reference.moments[0].particles
-            particles = cat([replace(shown, step=0, memory=None, x0=None), particles])
+            particles = cat([particles[[0]], particles])  # a place for the reference until its first moment
         zeros, size = torch.zeros(n + held, dtype=torch.float64), n + held
         parents = torch.arange(size) // self.children
         return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size)
@@ -173,7 +157,8 @@ class Pass:
         if held is not None:
             asked = cat([held.particles, replace(asked, x0=None)])
             prediction = Prediction(
-                torch.cat([held.prediction.x0, prediction.x0]), torch.cat([held.prediction.eps, prediction.eps])
+                torch.cat([held.prediction.x0, prediction.x0]),
+                torch.cat([held.prediction.eps, prediction.eps]),
             )
             totals = torch.cat([torch.tensor([held.total], dtype=totals.dtype), totals])
         _shorten(pool, len(asked))

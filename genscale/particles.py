@@ -105,7 +105,9 @@ def cat(parts: Sequence[Particles]) -> Particles:
     if len(parts) == 1:
         return first
     names = [None if p.memory is None else set(p.memory.rows) for p in parts]
-    if any((p.step, p.inner) != (first.step, first.inner) for p in parts) or any(n != names[0] for n in names):
+    if any((p.step, p.inner) != (first.step, first.inner) for p in parts) or any(
+        n != names[0] for n in names
+    ):
         raise ValueError("particles at different steps, or with different solver memories, cannot be joined")
     memory = None
     if first.memory is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -58,11 +59,10 @@ class PromptProcess:
     inside solver steps, (step, draw) -> [*latent]. model_calls: index of a last step without a model call,
     which only takes over what the pipeline's loop made of the latents. restarts: steps at which a solve may
     begin (a second-order scheduler's step has two model calls, and none may begin between them); empty: all.
-    first_sigma: std of the noise at the pipeline's first level. places: where on the pipeline's grid each step of this one is, when it is not the same (see `regridded`); the
-    pipeline's own scheduler cannot step there. off_grid: why the model cannot be called between the levels of its
-    grid, None if it can.
-    open_ended, left: what the budget says; left gives (nfe_left, calls_left). judges: verifiers of a preview
-    and of a finished candidate.
+    first_sigma: std of the noise at the pipeline's first level. places: where on the pipeline's grid each step of
+    this one is, when it is not the same (see `regridded`); the pipeline's own scheduler cannot step there.
+    off_grid: why the model cannot be called between the levels of its grid, None if it can. open_ended, left: what
+    the budget says; left gives (nfe_left, calls_left). judges: verifiers of a preview and of a finished candidate.
     """
 
     evaluations: tuple[int, ...]
@@ -146,10 +146,12 @@ class PromptProcess:
             if self.off_grid:
                 raise Refusal(f"a time grid of its own is not possible here: {self.off_grid}.")
             if self.steps > calls:
-                raise Refusal("a time grid of its own is not possible where the pipeline edits latents in its loop.")
+                raise Refusal(
+                    "a time grid of its own is not possible where the pipeline edits latents in its loop."
+                )
             first = levels.level(0).time
             kept = [float(t) for t in times if t <= first + 1e-9]
-            if not kept or any(b >= a for a, b in zip(kept, kept[1:], strict=False)):
+            if not kept or any(b >= a for a, b in pairwise(kept)):
                 raise Refusal(f"a time grid must decrease from {first:.3g} or below, unlike {list(times)}.")
             between = [levels.between(t) for t in kept]
             places = tuple(Place(self.nearest(t), t) for t in kept)
@@ -216,7 +218,7 @@ class PromptProcess:
     # ---- model calls and steps
 
     def query(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
-        """What the next model call of these particles sees: latents, and the level's time where it is not the step's."""
+        """What the next model call of these particles sees: latents, and their time where it is not the step's."""
         step = particles.step
         time = None if self.places is None or step == self.model_calls else self.places[step].time
         if not particles.inner:
@@ -239,10 +241,14 @@ class PromptProcess:
             return Particles(x, particles.step + 1, particles.candidates, None, particles.x0)
         if kernel is not None:
             asked = self.query(particles, kernel)[0]
-            prediction = Prediction(*self._view().pair(self._asked_level(particles, kernel), output, _kept(asked, x)))
+            prediction = Prediction(
+                *self._view().pair(self._asked_level(particles, kernel), output, _kept(asked, x))
+            )
             return self._step(replace(particles, x=_kept(particles.x, x)), prediction, kernel, preview)
         if self.places is not None:
-            raise TypeError("on another grid than its own, the pipeline's scheduler cannot step: give a kernel")
+            raise TypeError(
+                "on another grid than its own, the pipeline's scheduler cannot step: give a kernel"
+            )
         seen = replace(particles, x=x)
 
         def draw(j: int) -> Tensor:
@@ -260,7 +266,9 @@ class PromptProcess:
     def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
         return self._step(particles, prediction, kernel, preview=False)
 
-    def estimate(self, particles: Particles, prediction: Prediction, candidates: Sequence[Candidate]) -> Particles:
+    def estimate(
+        self, particles: Particles, prediction: Prediction, candidates: Sequence[Candidate]
+    ) -> Particles:
         end = self.schedule.level(self.model_steps)
         x = ddim_step(prediction.x0, prediction.eps, end, 0.0).mean
         return Particles(x, self.model_steps, tuple(candidates), None, prediction.x0)
@@ -302,7 +310,11 @@ class PromptProcess:
         return self.schedule.between(kappa / (1 + kappa)), clean
 
     def _asked_level(self, particles: Particles, kernel: Kernel) -> Level:
-        return self._inner_level(particles, kernel)[0] if particles.inner else self.schedule.level(particles.step)
+        return (
+            self._inner_level(particles, kernel)[0]
+            if particles.inner
+            else self.schedule.level(particles.step)
+        )
 
     def _noise(self, particles: Particles, step: int, device: torch.device) -> Tensor:
         """Noise of a transition, by the candidates' own keys."""

@@ -174,7 +174,9 @@ class Process(Protocol):
     def take(self, particles: Particles, transition: Transition) -> Particles:
         """Step by a transition, with noise drawn from the candidates' keys."""
 
-    def estimate(self, particles: Particles, prediction: Prediction, candidates: Sequence[Candidate]) -> Particles:
+    def estimate(
+        self, particles: Particles, prediction: Prediction, candidates: Sequence[Candidate]
+    ) -> Particles:
         """The clean estimates as candidates at the end of the last model call; Solve finishes them at no cost."""
 
 

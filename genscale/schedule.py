@@ -29,8 +29,6 @@ class Level:
         return self.sigma / (self.alpha + self.sigma) if self.sigma < math.inf else 1.0
 
 
-
-
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The levels of a run, in the coordinates of the latents that a pipeline gives to `scheduler.step`.

@@ -31,7 +31,7 @@ class Search:
     index: int
     prompt: str
     process: PromptProcess
-    generator: Generator[Ask, Any, None]
+    generator: Generator[Ask, Any, Population | None]
     budget: Budget
     roles: Roles
     keep: int = 1
@@ -244,7 +244,9 @@ def _check(ask: Ask, steps: int) -> None:
         raise TypeError(f"a sampler asks with Solve, Denoise or Score, not {ask!r}")
     step = ask.particles.step
     if ask.particles.inner and not (isinstance(ask, Solve) and ask.kernel is not None):
-        raise ValueError("particles within a transition of several model calls must be solved on by its kernel")
+        raise ValueError(
+            "particles within a transition of several model calls must be solved on by its kernel"
+        )
     if isinstance(ask, Solve) and ask.until is not None and not step <= ask.until <= steps:
         raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {ask.until}")
     if isinstance(ask, Denoise) and step >= steps:

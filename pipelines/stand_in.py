@@ -98,7 +98,9 @@ def _level(double: Any, position: int | None, off_grid: OffGrid | None) -> Itera
     Those that scale it at all are of the k-diffusion kind, whose sigmas are sigma / alpha.
     """
     state = double.__dict__
-    kept = {name: state[name] for name in ("sigmas", "sigmas_interpol") if isinstance(state.get(name), Tensor)}
+    kept = {
+        name: state[name] for name in ("sigmas", "sigmas_interpol") if isinstance(state.get(name), Tensor)
+    }
     if off_grid is None or position is None:
         kept = {}
     for name, sigmas in kept.items():

@@ -10,7 +10,8 @@ from genscale.particle_filter import ParticleFilter
 
 @dataclass(frozen=True)
 class Code(ParticleFilter):
-    """CoDe (Singh et al. 2025, arXiv 2502.00968, algorithm 1): the best of N children at the end of each block of steps.
+    """CoDe (Singh et al. 2025, arXiv 2502.00968, algorithm 1): the best of N children at the end of each block of
+    steps.
 
     particles: 1 chain. children: N = 40, the paper's middle. interval: blocks of a fifth of the run (2 of 10 steps, as
     RBF configures it; the paper has 5 of 500, which would be every step of a short run). strength: inf, the best.

@@ -10,7 +10,8 @@ from genscale.particle_filter import ParticleFilter
 
 @dataclass(frozen=True)
 class Importance(ParticleFilter):
-    """Self-normalised importance resampling (Rubin 1988) of independent candidates, the baseline of every particle method.
+    """Self-normalised importance resampling (Rubin 1988) of independent candidates, the baseline of every particle
+    method.
 
     All candidates run on the pipeline's own scheduler and are scored once, at the end; interval=1 says so. The best is
     best_of_n's; the weighted population targets p(x0) exp(strength R(x0)).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from genscale.particle_filter import UNLIMITED, ParticleFilter
 from genscale.particle_pass import Pass, Path
 from genscale.population import Population
 from genscale.protocol import Ask, Process
+from genscale.remainder import remainder
 from genscale.weights import resample
 
 
@@ -41,11 +43,15 @@ class ParticleGibbs(ParticleFilter):
         if self.sweeps is not None and self.sweeps < 1:
             raise Refusal(f"sweeps={self.sweeps} must be at least 1, or none.")
         if (self.scheme, self.ess, self.children) != ("multinomial", 1, 1) or self.flatten:
-            raise Refusal("particle_gibbs resamples with scheme=multinomial, ess=1, children=1 and no flattening.")
+            raise Refusal(
+                "particle_gibbs resamples with scheme=multinomial, ess=1, children=1 and no flattening."
+            )
         if self.temper == "adaptive" or self.strength == float("inf") or self.proposal is not None:
             raise Refusal("particle_gibbs needs a finite strength, a fixed tempering and no proposal.")
         if self.particles is not None and self.particles < 2:
-            raise Refusal(f"particles={self.particles} leaves no room beside the path that is kept: at least 2.")
+            raise Refusal(
+                f"particles={self.particles} leaves no room beside the path that is kept: at least 2."
+            )
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
         populations: list[Population] = []
@@ -60,11 +66,16 @@ class ParticleGibbs(ParticleFilter):
                 first, unit, sweep = one.next_id, one.unit, sweep + 1
                 chosen = resample("multinomial", population.weights, 1, key.fold("sweep", sweep))
                 reference = one.paths[int(chosen)]
-        except BudgetExhausted:
-            pass
+        except BudgetExhausted:  # of time, in the midst of a sweep
+            first = one.next_id
+        with suppress(BudgetExhausted):
+            if self.sweeps is None or not populations:
+                yield from remainder(process, key, first)
         return Population.cat(populations) if populations else None
 
     def _done(self, process: Process, sweep: int, n: int) -> bool:
+        if sweep and n < 2:  # the budget leaves no room beside the path that is kept
+            return True
         if sweep and process.nfe_left is not None and self.spend(process, n, 1, ready=1) > process.nfe_left:
             return True
         if sweep and process.calls_left is not None and self.calls(process, n - 1, 1) > process.calls_left:

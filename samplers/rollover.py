@@ -1,10 +1,9 @@
 """Rollover budget forcing (RBF): one chain that moves on as soon as it improves, and rolls the calls it saved over.
 
-Kim, Yoon, Park & Sung 2025, "Inference-Time Scaling for Flow Models via Stochastic Generation and Rollover Budget Forcing"
-(arXiv 2503.19385, section 6, algorithm 1). At every noise level children of the chain's state are tried one after the
-other, each with one model call, until one's clean estimate is liked better than anything before; that one is accepted
-at once, its prediction is the start of the next level, and the unused tries go to later levels.
-"""
+Kim, Yoon, Park & Sung 2025, "Inference-Time Scaling for Flow Models via Stochastic Generation and Rollover Budget
+Forcing" (arXiv 2503.19385, section 6, algorithm 1). At every noise level children of the chain's state are tried
+one after the other, each with one model call, until one's clean estimate is liked better than anything before; that
+one is accepted at once, its prediction is the start of the next level, and the unused tries go to later levels."""
 
 from __future__ import annotations
 
@@ -14,10 +13,11 @@ from typing import Any, ClassVar
 
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.interpolant import rbf_times
-from genscale.kernel import Glass, Kernel, Own, parse
+from genscale.kernel import Ddim, Glass, Kernel, Own, parse
 from genscale.key import Key
 from genscale.particles import Candidate, Particles, cat, draw
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.remainder import remainder
 
 CALLS = 500  # model calls a prompt of the paper's main table, where no budget says how many
 
@@ -54,19 +54,21 @@ class Rollover:
     chains: run side by side, 2 in the paper's code. init: share of the calls for initial noises, of which each chain
     starts from the best clean estimate: 0.1 (25 for each of 2 chains, of 500). batch: children tried at a time, 1 as
     published; of a larger batch the best is taken if it improves. tolerance: a score must rise by more than
-    this to count as better (the noise of the verifier). most: a level may use at most so many times its uniform quota, so
-    that savings are not all spent on the last level; what remains at the end begins another pass from fresh noise.
-    inf: as published. calls: model calls a prompt without a budget, 500 as in the paper's main table.
+    this to count as better (the noise of the verifier). most: a level may use at most so many times its uniform
+    quota, so that savings are not all spent on the last level; what remains at the end begins another pass from
+    fresh noise. inf: as published. calls: model calls a prompt without a budget, 500 as in the paper's main table.
     kernel: "sde(rbf)" is the paper's linear SDE with g = 3 t^2; "sde(rbf, vp)" runs it in the variance preserving
     interpolant; "ode" is the paper's ablation without SDE: nothing branches, and all calls go to initial noises.
-    levels: "pipeline", its own time grid; "rbf", the paper's, which calls the model above linear time .70 only (of 10
-    steps) and presupposes a distilled one.
+    window: fractions of the run between which calls are spent on tries. Initial noises are carried to its start, as
+    previews before it mean nothing (`genscale calibrate-steps`); the paper has (0, 1).
+    levels: "pipeline", its own time grid; "rbf", the paper's, which calls the model above linear time .70 only (of
+    10 steps) and presupposes a distilled one.
 
     Differences: the best clean estimate ever seen takes part in the final choice (the code may return less than it has
     seen); calls are counted with guidance; `most`; `batch`.
 
-    Cost in NFE: whatever the budget is, or `calls` model calls; at least one chain to the end. Scores: one a model call.
-    """
+    Cost in NFE: whatever the budget is, or `calls` model calls; at least one chain to the end. Scores: one a model
+    call."""
 
     chains: int = 2
     init: float = 0.1
@@ -76,6 +78,7 @@ class Rollover:
     calls: int = CALLS
     kernel: str | Kernel = "sde(rbf)"
     levels: str = "pipeline"
+    window: tuple[float, float] = (0.0, 1.0)
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
 
@@ -86,6 +89,8 @@ class Rollover:
             raise Refusal(f"init={self.init} must be a share of the calls in [0, 1).")
         if not self.tolerance >= 0 or not self.most >= 1:
             raise Refusal(f"tolerance={self.tolerance} must be 0 or more, and most={self.most} at least 1.")
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise Refusal(f"window={self.window} must be two increasing fractions of the run, such as 0.5,1.")
         if self.levels not in ("pipeline", "rbf"):
             raise Refusal(f"levels='{self.levels}' is unknown: it is pipeline or rbf.")
         if isinstance(parse(self.kernel), Own | Glass):
@@ -99,13 +104,15 @@ class Rollover:
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         first, spent = 0, 0
-        while calls := self._calls(process, spent):
-            one = _Pass(self, process, key, first, calls)
-            try:
+        try:
+            while calls := self._calls(process, spent):
+                one = _Pass(self, process, key, first, calls)
                 yield from one.run()
-            except BudgetExhausted:
-                return
-            first, spent = one.next_id, spent + calls - one.calls
+                first, spent = one.next_id, spent + calls - one.calls
+        except BudgetExhausted:  # of time: the chains end where they are
+            yield from one.end()
+            first = one.next_id
+        yield from remainder(process, key, first)
 
     def _calls(self, process: Process, spent: int) -> int:
         """Model calls of the next pass, after so many were spent; 0 where no chain can reach the end."""
@@ -121,7 +128,7 @@ class Rollover:
         return calls if calls >= steps else 0
 
     def cost(self, process: Process) -> int | None:
-        """What `calls` model calls cost at most; None where a budget decides."""
+        """Not known before: a chain that improves early spends less than its quota (`calls` model calls at most)."""
         return None
 
 
@@ -135,30 +142,33 @@ class _Pass:
         self.pool = float(calls)  # part of every child's recipe: another budget makes other children
         self.chains: list[Chain] = []
         self.quota = 0.0  # tries of one chain at one level
+        steps = process.model_steps
+        self.start = min(max(round(spec.window[0] * steps), 0), steps - 1)
         self.best: State | None = None
 
     def run(self) -> Generator[Ask, Any, None]:
         yield from self._begin()
-        for step in range(self.process.model_steps - 1):
+        for step in range(self.start, self.process.model_steps - 1):
             yield from self._level(step)
-        yield from self._end()
+        yield from self.end()
 
     def _begin(self) -> Generator[Ask, Any, None]:
-        """Initial noises, shared out among the chains; each starts from its best."""
-        steps = self.process.model_steps
+        """Initial noises, judged where the window begins and shared out among the chains, which start from their best."""
+        steps, each = self.process.model_steps, self.start + 1
         n = max(1, min(self.spec.chains, self.calls // steps))
-        noises = max(n, int(self.spec.init * self.calls))
-        if self.kernel.deterministic:
-            noises = self.calls - n * (steps - 1)
-        noises = max(n, min(noises, self.calls - n * (steps - 1)))
-        start = self.process.start([draw(self.key, self._number()) for _ in range(noises)])
-        states = yield from self._judge(start)
+        most = (self.calls - n * (steps - each)) // each
+        share = 1.0 if self.kernel.deterministic else self.spec.init
+        noises = max(n, min(int(share * self.calls / each), most))
+        particles = self.process.start([draw(self.key, self._number()) for _ in range(noises)])
+        rest = None if self.process.own_steps else Ddim(0.0)
+        particles = yield Solve(particles, self.start, rest)
+        self.calls -= self.start * len(particles)
+        states = yield from self._judge(particles)
         for i in range(n):
-            own = states[i::n]
-            if own:
+            if own := states[i::n]:
                 state = own[_best([s.score for s in own])]
                 self.chains.append(Chain(state, state.score))
-        self.quota = self.calls / (len(self.chains) * max(steps - 1, 1))
+        self.quota = self.calls / (len(self.chains) * max(steps - each, 1))
 
     def _level(self, step: int) -> Generator[Ask, Any, None]:
         """All chains from a level to the next, side by side."""
@@ -201,9 +211,9 @@ class _Pass:
             chain.best = chain.state.score
 
     def _certain(self, step: int) -> bool:
-        """Whether all children would be the same."""
-        level = self.process.schedule.level(step)
-        return self.kernel.deterministic or level.alpha == 0
+        """Whether one child is enough: all would be the same, or the window is over."""
+        late = step >= self.spec.window[1] * self.process.model_steps
+        return late or self.kernel.deterministic or self.process.schedule.level(step).alpha == 0
 
     def _children(self, parent: State, step: int, n: int) -> Particles:
         recipe = parent.particles.candidates[0]
@@ -228,12 +238,14 @@ class _Pass:
                 self.best = state
         return states
 
-    def _end(self) -> Generator[Ask, Any, None]:
+    def end(self) -> Generator[Ask, Any, None]:
         """The chains' clean estimates at their last level, and the best one ever."""
         states = [c.state for c in self.chains]
         best = self.best
         if best is not None and all(best is not s for s in states):
             states.append(best)
+        if not states:
+            return
         parts = []
         for state in states:
             parent, i = state.particles.candidates[0], self._number()

@@ -10,7 +10,8 @@ from genscale.particle_filter import ParticleFilter
 
 @dataclass(frozen=True)
 class Smc(ParticleFilter):
-    """Tempered SMC for p(x0) exp(strength R(x0)) (Del Moral, Doucet & Jasra 2006; research notes on particles, section 12).
+    """Tempered SMC for p(x0) exp(strength R(x0)) (Del Moral, Doucet & Jasra 2006; research notes on particles,
+    section 12).
 
     Not one paper's scheme but the union of what holds up: the difference potential, growing strength (DAS), systematic
     resampling when the ESS falls to half, weights that are never dropped, entropic flattening early, and noise only

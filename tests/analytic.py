@@ -22,8 +22,19 @@ from genscale.prediction import View
 from genscale.process import Prior
 from genscale.protocol import Batch, Output
 from genscale.samplers.best_of_n import BestOfN
+from genscale.samplers.bfs import Bfs
+from genscale.samplers.code import Code
+from genscale.samplers.das import Das
+from genscale.samplers.fk_steering import FkSteering
+from genscale.samplers.importance import Importance
+from genscale.samplers.particle_gibbs import ParticleGibbs
+from genscale.samplers.rebirth import Rebirth
+from genscale.samplers.rollover import Rollover
 from genscale.samplers.search_over_paths import SearchOverPaths
+from genscale.samplers.smc import Smc
 from genscale.samplers.successive_halving import SuccessiveHalving
+from genscale.samplers.svdd import Svdd
+from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
 from genscale.schedule import NoiseSchedule
 from genscale.search import Search
@@ -40,6 +51,24 @@ SAMPLERS: dict[str, Any] = {
     "successive_halving, until the budget ends": SuccessiveHalving(rungs=(0.2, 0.7), keep=0.3),
     "zero_order": ZeroOrder(),
     "zero_order of 2 rounds": ZeroOrder(neighbours=3, rounds=2, patience=2),
+    "importance": Importance(6),
+    "smc": Smc(8),
+    "smc of all that the budget pays for": Smc(window=(0.3, 0.9), interval=0.0, ess=1.0, temper="adaptive"),
+    "smc, glass": Smc(6, kernel="glass(2)"),
+    "smc with children": Smc(3, children=2, rest="ode", kernel="sde(0.7, vp)"),
+    "fk_steering": FkSteering(),
+    "das": Das(),
+    "bfs": Bfs(6),
+    "vasr": Vasr(6, temper="damped"),
+    "rebirth": Rebirth(6),
+    "svdd": Svdd(children=4),
+    "code": Code(2, children=4),
+    "particle_gibbs": ParticleGibbs(3, sweeps=3),
+    "particle_gibbs until the budget ends": ParticleGibbs(4, sweeps=None),
+    "rollover": Rollover(),
+    "rollover in batches": Rollover(batch=3, kernel="ddim(1)", init=0.3, most=float("inf")),
+    "rollover on its own levels": Rollover(kernel="sde(rbf, vp)", levels="rbf", chains=3),
+    "rollover on the ode": Rollover(kernel="ode", calls=60),
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),

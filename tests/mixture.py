@@ -69,14 +69,19 @@ class Line:
     def mean(self) -> float:
         return float((self.weights * self.means).sum())
 
-
     def distance(self, x: Tensor, weights: Tensor | None = None) -> float:
         """W1 of a (weighted) sample on the line to the mixture: the area between the two distribution functions."""
         order = x.flatten().double().sort()
         n = len(order.values)
-        w = torch.full((n,), 1 / n, dtype=torch.float64) if weights is None else weights.double()[order.indices]
+        w = (
+            torch.full((n,), 1 / n, dtype=torch.float64)
+            if weights is None
+            else weights.double()[order.indices]
+        )
         grid = torch.linspace(-8.0, 8.0, 40001, dtype=torch.float64)
-        mine = torch.cat([torch.zeros(1, dtype=torch.float64), w.cumsum(0)])[torch.searchsorted(order.values, grid)]
+        mine = torch.cat([torch.zeros(1, dtype=torch.float64), w.cumsum(0)])[
+            torch.searchsorted(order.values, grid)
+        ]
         gap = (grid[:, None] - self.means) / self.std
         exact = (self.weights * torch.special.ndtr(gap)).sum(1)
         return float((mine - exact).abs().mean() * 16.0)

@@ -15,6 +15,7 @@ from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.panel import Juror, Panel, Roles
 from genscale.plan import plan
+from genscale.samplers.rollover import Rollover
 from tests.analytic import SAMPLERS, first_coordinate, process_of, run
 
 # ---------------------------------------------------------------- reading
@@ -112,6 +113,10 @@ ROLES = {
 }
 
 
+# What these spend follows the scores: they say so by a cost of None even without a budget.
+SCORES_DECIDE = {name for name, sampler in SAMPLERS.items() if isinstance(sampler, Rollover)}
+
+
 def random_run(rng: random.Random) -> tuple[dict[str, Any], Roles]:
     steps = rng.choice((1, 2, 3, 5, 6))
     guided = tuple(rng.choice((1, 2)) for _ in range(steps)) if rng.random() < 0.5 else rng.choice((1, 2, 3))
@@ -154,7 +159,7 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
             seen["poor"] += not enough
             seen["spent all"] += search.spent == budget.nfe or search.calls == budget.verifier_calls
         planned = plan(SAMPLERS[name], parts, budget, roles, settings["prompts"])
-        for search in made.searches:
+        for search in made.searches if name not in SCORES_DECIDE else ():
             assert (planned.nfe, planned.verifier_calls) == (search.spent, search.calls), settings
             assert planned.candidates == search.finished
         counted = sum(made.ledger.verifier_calls.get(n, 0) for n in ("a", "b"))
@@ -165,7 +170,16 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
     assert all(seen.values())  # ... nor all too small
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", sorted(SCORES_DECIDE))
+def test_where_scores_decide_the_calls_are_a_limit(name: str) -> None:
+    sampler = SAMPLERS[name]
+    for seed in range(5):
+        search = run(sampler, seed=seed, guided=2).searches[0]
+        assert sampler.cost(search.process) is None
+        assert 2 * (sampler.calls - search.process.steps) < search.spent <= 2 * sampler.calls
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if n not in SCORES_DECIDE])
 def test_cost_is_what_is_spent(name: str) -> None:
     rng = random.Random(name)
     for _ in range(12):
@@ -196,7 +210,7 @@ def test_samplers_go_on_while_the_budget_lasts(name: str) -> None:
 
 def test_a_budget_that_nothing_counts_does_not_go_on_for_ever() -> None:
     """Verifier calls without verifiers limit nothing, so the sampler's own numbers hold."""
-    for sampler in SAMPLERS.values():
+    for sampler in (s for n, s in SAMPLERS.items() if n not in SCORES_DECIDE):
         search = run(sampler, roles=Roles(), budget=Budget(verifier_calls=5)).searches[0]
         assert search.spent == sampler.cost(search.process)
         assert plan(sampler, process_of(), Budget(verifier_calls=5), Roles(), 1).nfe == search.spent

@@ -13,13 +13,27 @@ ROOT = Path(__file__).parents[1]
 # A module may import modules of its own floor and of those below it.
 FLOORS = (
     # values and mathematics: tensors only
-    ("errors", "key", "budget", "media", "particles", "schedule", "prediction", "geometry", "shapes", "agreement",
-     "interpolant", "kernel", "population", "weights"),
+    (
+        "errors",
+        "key",
+        "budget",
+        "media",
+        "particles",
+        "schedule",
+        "prediction",
+        "geometry",
+        "shapes",
+        "agreement",
+        "interpolant",
+        "kernel",
+        "population",
+        "potential",
+        "weights",
+    ),
     # the language of asking, and the process it is about
-    ("protocol", "process", "halving"),
+    ("protocol", "process", "halving", "remainder", "particle_pass", "particle_filter"),
     # what runs searches
-    ("ledger", "panel", "archive", "events", "search", "engine", "plan", "result", "plugins",
-     "calibration"),
+    ("ledger", "panel", "archive", "events", "search", "engine", "plan", "result", "plugins", "calibration"),
     # plug-ins
     ("samplers", "verifiers"),
     ("pipelines",),

@@ -79,10 +79,10 @@ def test_the_noise_floor_is_as_stated() -> None:
     assert 0.3 * FLOOR < max(distances) < FLOOR
 
 
-KERNELS = ["ode", "ddim(0.5)", "ddim(1)", "sde(0.5)", "sde(1)", "sde(rbf)", "sde(flow_grpo)", "sde(fading)",
-           "sde(1, vp)", "sde(0.5, cosine)", "sde(0.5, polynomial:2)", "sde(0.7, ve)", "sde(rbf, vp)", "glass(4)"]  # fmt: skip
-
-
+KERNELS = [
+    *("ode", "ddim(0.5)", "ddim(1)", "sde(0.5)", "sde(1)", "sde(rbf)", "sde(flow_grpo)", "sde(fading)"),
+    *("sde(1, vp)", "sde(0.5, cosine)", "sde(0.5, polynomial:2)", "sde(0.7, ve)", "sde(rbf, vp)", "glass(4)"),
+]
 CASES = [(k, "flow") for k in KERNELS] + [
     (k, kind)
     for k in ("ode", "ddim(0.5)", "sde(1)", "sde(0.5, vp)", "glass(3)")
@@ -186,7 +186,9 @@ def test_glass_with_one_inner_call_is_ddim() -> None:
 # ---------------------------------------------------------------- limits
 
 
-@pytest.mark.parametrize("text", ["ode", "ddim(1)", "ddim(3)", "sde(1)", "sde(rbf)", "sde(1, vp)", "glass(4)"])
+@pytest.mark.parametrize(
+    "text", ["ode", "ddim(1)", "ddim(3)", "sde(1)", "sde(rbf)", "sde(1, vp)", "glass(4)"]
+)
 def test_pure_noise_and_the_clean_end_are_deterministic(text: str) -> None:
     kernel = parse(text)
     x, x0 = (torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
@@ -245,8 +247,8 @@ def test_kernels_are_read(text: str, kernel: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["euler", "ddim(", "ddim(x)", "ddim(-1)", "ddim(nan)", "ddim(1, 2)", "ddim(eta=1, eta=2)", "sde(loud)", "sde(1, xy)",
-     "glass(0)", "glass(2, 1.0)", "glass(2.5, 0.1)", ""],
+    ["euler", "ddim(", "ddim(x)", "ddim(-1)", "ddim(nan)", "ddim(1, 2)", "ddim(eta=1, eta=2)", "sde(loud)",
+     "sde(1, xy)", "glass(0)", "glass(2, 1.0)", "glass(2.5, 0.1)", ""],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(Refusal):

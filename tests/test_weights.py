@@ -114,7 +114,7 @@ BROKEN: dict[str, Scheme] = {
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_scheme_is_unbiased(name: str) -> None:
     assert z_score(offspring(name), N * W) < 4
-    assert z_score(draws(BROKEN[name], N, 1000), N * W) > 8
+    assert z_score(draws(BROKEN[name], N, 800), N * W) > 8
 
 
 @pytest.mark.parametrize("name", sorted(set(SCHEMES) - {"killing"}))
@@ -123,7 +123,7 @@ def test_more_or_fewer_offspring_than_rows(name: str, m: int) -> None:
     assert (offspring(name, m).sum(1) == m).all()
     assert z_score(offspring(name, m), m * W) < 4
     # Squared weights shift every mean by up to 5 % of m: not enough for any scheme to hide in its noise.
-    assert z_score(draws(lambda w, m, key: SCHEMES[name](w**2 / (w**2).sum(), m, key), m, 1000), m * W) > 8
+    assert z_score(draws(lambda w, m, key: SCHEMES[name](w**2 / (w**2).sum(), m, key), m, 400), m * W) > 6
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -210,6 +210,11 @@ def test_round_off_at_the_ends_of_a_large_pool(name: str, dtype: torch.dtype) ->
         if name in ("systematic", "ssp"):
             gap = torch.bincount(chosen, minlength=n) - n * w.double() / w.double().sum()
             assert gap.abs().max() < 1 + 1e-9
+
+
+@pytest.mark.parametrize("name", sorted(set(SCHEMES) - {"killing"}))
+def test_a_tiny_weight_is_not_zero(name: str) -> None:
+    assert resample(name, f64(1e-14, 0.5, 0.5), 3, Stuck((), 0.0))[0] == 0
 
 
 def test_refusals() -> None:
@@ -332,7 +337,7 @@ def test_tempering_step_by_hand() -> None:
     assert temper_to_ess(f64(7, 7), f64(-2, 0), 0.8, 5.0) == pytest.approx(math.log(3) / 2, abs=1e-12)
     assert temper_to_ess(f64(0, 0), f64(1, 0), 0.8, 1.0) == 1.0
     assert temper_to_ess(f64(0, 0), f64(4, 4), 1.0, 3.0) == 3.0
-    assert temper_to_ess(f64(9, 0), f64(-1, 0), 0.8, 5.0) == 0.0  # too low already
+    assert temper_to_ess(f64(9, 0), f64(-1, 0), 0.8, 9.0) == 0.0  # too low already, though not at d = 9
     assert temper_to_ess(f64(0, 0, 0), f64(0, NAN, 0), 0.5, 2.0) == 2.0
     assert temper_to_ess(f64(0, 0, 0), f64(0, NAN, -INF), 0.5, 2.0) == 0.0
 

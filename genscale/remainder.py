@@ -1,0 +1,32 @@
+"""What is left of a budget when it no longer pays for a method: plain candidates, as best_of_n draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from genscale.kernel import Ddim
+from genscale.key import Key
+from genscale.particles import draw
+from genscale.protocol import Ask, Process, Score, Solve
+
+WAVE = 16
+
+
+def remainder(process: Process, key: Key, first: int) -> Generator[Ask, Any, None]:
+    """Candidates from number `first` on, until the budget ends; without one only candidate 0, if it is not there yet.
+
+    They run on the pipeline's own scheduler, or on the ODE where that cannot step.
+    """
+    kernel = None if process.own_steps else Ddim(0.0)
+    while n := _affordable(process, first):
+        finished = yield Solve(process.start([draw(key, first + i) for i in range(n)]), None, kernel)
+        yield Score(finished)
+        first += n
+
+
+def _affordable(process: Process, first: int) -> int:
+    if not process.open_ended:
+        return 1 if first == 0 else 0
+    limits = ((process.nfe_left, process.nfe()), (process.calls_left, process.calls(0, 1)))
+    return min([WAVE, *(left // max(each, 1) for left, each in limits if left is not None)])
