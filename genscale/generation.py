@@ -106,7 +106,10 @@ def generate(request: Request, out: Path | None, display: Display) -> dict[str, 
         pipe = load_pipe(request, parts)
         output, seconds = _search(folder, request, pipe, parts, display)
         scheduler = type(pipe.scheduler).__name__
-        record = outputs.write(folder, request, output, parts.sampler, parts.budget, scheduler, seconds)
+        plain = _plain(output.search, request, pipe, parts)
+        record = outputs.write(
+            folder, request, output, parts.sampler, parts.budget, scheduler, seconds, plain
+        )
     except BaseException as error:
         kept = folder.abandon()
         if kept and isinstance(error, Refusal | KeyboardInterrupt):
@@ -138,6 +141,17 @@ def _search(
         return scaled(**arguments(pipe, request, parts.pictures)), time.perf_counter() - started
     finally:
         display.stop()
+
+
+def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
+    """The pipeline alone, to be shown beside the best, where a search did not finish the pipeline's own candidate.
+
+    Particles and pruning give it up on the way. It costs one candidate more, which is booked apart.
+    """
+    if result.stopped is not None or all(result.base(i) is not None for i in range(len(result.prompts))):
+        return None
+    alone = replace(parts, sampler=plugins.make("sampler", "best_of_n", {"candidates": 1}), budget=None)
+    return scaled_pipe(pipe, request, alone)(**arguments(pipe, request, parts.pictures)).search
 
 
 def load_pipe(request: Request, parts: Parts) -> Any:

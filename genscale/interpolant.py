@@ -69,7 +69,7 @@ class Interpolant:
 
     def time(self, kappa: float) -> float:
         """The time at which sigma / alpha is kappa, in [0, inf]."""
-        if self.name == "ve":
+        if self.name == "ve" or (self.name == "vp" and math.isinf(kappa)):
             return kappa
         if self.name == "cosine":
             return math.atan(kappa) * 2 / math.pi
@@ -131,13 +131,15 @@ LINEAR = Interpolant("linear")
 VP = Interpolant("vp")
 
 
-def rbf_times(steps: int, interpolant: Interpolant = VP) -> Tensor:
+def rbf_times(steps: int, start: float = math.inf) -> Tensor:
     """RBF's time grid, sqrt(1 - (1 - u)^2) for u from 1 down to 1 / steps, as linear times [steps], decreasing.
 
-    (Kim et al. 2025, arXiv 2503.19385, section 5.2, "exp" in its code.) In the variance preserving interpolant,
-    for which it is meant, all calls of 10 steps lie above linear time .70: it presupposes a model whose
-    one-step clean estimate is good, such as a distilled one.
+    (Kim et al. 2025, arXiv 2503.19385, section 5.2, "exp" in its code.) It is meant for the variance preserving
+    interpolant, where all calls of 10 steps lie above linear time .70: it presupposes a model whose one-step clean
+    estimate is good, such as a distilled one. start: the noise-to-signal ratio at which a pipeline begins; where
+    that is less than at time 1, the grid is shrunk to begin there.
     """
     u = 1 - torch.arange(steps, dtype=torch.float64) / steps
-    kappas = [interpolant.kappa(math.sqrt(1 - (1 - float(v)) ** 2)) for v in u]
+    first = min(VP.time(start), 1.0)
+    kappas = [VP.kappa(first * math.sqrt(1 - (1 - float(v)) ** 2)) for v in u]
     return torch.tensor([1.0 if math.isinf(k) else k / (1 + k) for k in kappas], dtype=torch.float64)

@@ -32,20 +32,25 @@ def write(
     budget: Any,
     scheduler: str,
     seconds: float,
+    plain: SearchResult | None = None,
 ) -> dict[str, Any]:
-    """Write everything and return what run.json holds. output: what the scaled pipeline returned."""
+    """Write everything and return what run.json holds.
+
+    output: what the scaled pipeline returned. plain: the pipeline alone, for prompts whose search did not finish the
+    pipeline's own candidate.
+    """
     result: SearchResult = output.search
     media: list[Item] = list(output.frames if hasattr(output, "frames") else output.images)
     prompts, rows = [], []
     for i in range(len(result.prompts)):
         count = sum(e.x is not None for e in result.ranking(i)[: request.images])
         winners, media = media[:count], media[count:]
-        shown = _shown(result, i)
-        decoded: dict[int, Item] = (
-            dict(zip([id(e) for e in shown], result.media(shown), strict=True)) if shown else {}
-        )
-        base = result.base(i)
-        summary = _summary(result, i)
+        base = _base(result, plain, i)
+        shown = _shown(result, i, base)
+        decoded: dict[int, Item] = {}
+        for owner, entries in _owned(result, base, shown):
+            decoded |= dict(zip([id(e) for e in entries], owner.media(entries), strict=True))
+        summary = _summary(result, i, base)
         stem = f"{i:03d}-" if len(result.prompts) > 1 else ""
         again = {"genscale": __version__, "request": request.as_dict(), **summary}
         files = [
@@ -55,14 +60,15 @@ def write(
             for n, item in enumerate(winners, 1)
         ]
         summary["files"] = {"best": [name for names in files for name in names]}
-        if base is not None and id(base) in decoded:
+        if base is not None:
+            item = decoded[id(base[1])]
             summary["files"]["base"] = pictures.write(
-                folder, f"{stem}base", decoded[id(base)], request, {**again, "is_base": True}, scheduler
+                folder, f"{stem}base", item, request, {**again, "is_base": True}, scheduler
             )
         prompts.append(summary)
-        rows.append(_row(result, i, shown, decoded))
+        rows.append(_row(result, i, shown, decoded, base))
     sheets = _write_sheets(folder, rows, _title(request, result, sampler))
-    record = _record(request, result, sampler, budget, seconds) | {
+    record = _record(request, result, sampler, budget, seconds, plain) | {
         "prompts": prompts,
         "contact_sheets": sheets,
     }
@@ -104,25 +110,53 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _summary(result: SearchResult, i: int) -> dict[str, Any]:
-    search, ranking = result.searches[i], result.ranking(i)
+Base = tuple[SearchResult, Entry]
+"""The pipeline's own candidate, and the run that finished it."""
+
+
+def _base(result: SearchResult, plain: SearchResult | None, i: int) -> Base | None:
+    for owner in (result, plain):
+        entry = None if owner is None else owner.base(i)
+        if owner is not None and entry is not None and entry.x is not None:
+            return owner, entry
+    return None
+
+
+def _owned(
+    result: SearchResult, base: Base | None, shown: Sequence[Entry]
+) -> list[tuple[SearchResult, list[Entry]]]:
+    """The entries by the run that can decode them."""
+    foreign = [] if base is None or base[0] is result else [base]
+    own = [e for e in shown if not any(e is entry for _, entry in foreign)]
+    return [(owner, [entry]) for owner, entry in foreign] + ([(result, own)] if own else [])
+
+
+def _summary(result: SearchResult, i: int, base: Base | None) -> dict[str, Any]:
+    search, ranking, population = result.searches[i], result.ranking(i), result.population(i)
+    weighted = {} if population is None else {"population": population.as_dict()}
     return {
         "prompt": result.prompts[i],
         "index": i,
         "best": entry_dict(result, ranking[0]) if ranking else None,
-        "base": entry_dict(result, result.base(i)),
+        "base": None if base is None else entry_dict(*base),
         "finished": len(ranking),
         "nfe": search.spent,
         "verifier_calls": search.calls,
         "curve": result.curve(i),
+        **weighted,
     }
 
 
 def _record(
-    request: Request, result: SearchResult, sampler: Any, budget: Any, seconds: float
+    request: Request,
+    result: SearchResult,
+    sampler: Any,
+    budget: Any,
+    seconds: float,
+    plain: SearchResult | None,
 ) -> dict[str, Any]:
     one = len(result.prompts) == 1
-    first = _summary(result, 0) if one else {}
+    first = _summary(result, 0, _base(result, plain, 0)) if one else {}
     return {
         "genscale": __version__,
         **({"prompt": first["prompt"], "best": first["best"], "base": first["base"]} if one else {}),
@@ -137,28 +171,31 @@ def _record(
         "versions": versions(),
         "wall_seconds": round(seconds, 3),
         "ledger": result.ledger.as_dict(),
+        **({} if plain is None else {"ledger_of_base": plain.ledger.as_dict()}),
     }
 
 
-def _shown(result: SearchResult, i: int) -> list[Entry]:
+def _shown(result: SearchResult, i: int, base: Base | None) -> list[Entry]:
     """The base first, then the best and the runners-up, as far as their latents were kept."""
-    base = result.base(i)
-    best = [e for e in result.ranking(i)[:RUNNERS] if e is not base]
-    return [e for e in ([] if base is None else [base]) + best if e.x is not None]
+    first = [] if base is None else [base[1]]
+    best = [e for e in result.ranking(i)[:RUNNERS] if not any(e is b for b in first)]
+    return [e for e in first + best if e.x is not None]
 
 
-def _row(result: SearchResult, i: int, shown: Sequence[Entry], decoded: dict[int, Item]) -> Row:
-    ranking, base = result.ranking(i), result.base(i)
+def _row(
+    result: SearchResult, i: int, shown: Sequence[Entry], decoded: dict[int, Item], own: Base | None
+) -> Row:
+    ranking, base = result.ranking(i), None if own is None else own[1]
     places = {id(e): n for n, e in enumerate(ranking)}
     tiles = []
     for entry in shown:
-        item, place = decoded[id(entry)], places[id(entry)]
-        label = {0: "best", 1: "2nd", 2: "3rd"}.get(place, f"{place + 1}th")
+        item, place = decoded[id(entry)], places.get(id(entry))
+        label = "" if place is None else {0: "best", 1: "2nd", 2: "3rd"}.get(place, f"{place + 1}th")
         note = ""
         if entry is base:
-            label = "base = best" if place == 0 else f"base ({label})"
-        elif base is not None:
-            note = f"{result.total(entry) - result.total(base):+.3f}"
+            label = {0: "base = best", None: "base"}.get(place, f"base ({label})")
+        elif own is not None:
+            note = f"{result.total(entry) - own[0].total(own[1]):+.3f}"
         still = item[len(item) // 2] if isinstance(item, list) else item
         tiles.append(Tile(still, label, _score_lines(entry), note, winner=place == 0))
     return Row(result.prompts[i], tuple(tiles))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genscale.kernel import Glass, Kernel, Transition, parse
 from genscale.key import Key
-from genscale.particles import Candidate, Particles, cat, draw
+from genscale.particles import OWN, Candidate, Particles, cat, draw
 from genscale.population import Population
 from genscale.potential import MERITS, POTENTIALS, joined, tempered, unit_of
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
@@ -106,6 +106,8 @@ class Pass:
         kernel, rest = self.spec.kernels(self.process)
         scoring = self.spec.scoring_steps(self.process)
         pool = self._start()
+        if rest is not None:
+            self._disown(pool)
         if scoring:
             pool.particles = yield from self._solve(pool, scoring[0], rest)
         for i, step in enumerate(scoring):
@@ -113,6 +115,7 @@ class Pass:
             pool, prediction = yield from self._judge(pool, step)
             self._weigh(pool, step)
             pool, prediction, copies = self._select(pool, prediction, step, last)
+            self._disown(pool)
             until = step + 1 if last else scoring[i + 1]
             yield from self._carry(pool, prediction, copies, until, kernel)
         finished = yield from self._solve(pool, None, rest)
@@ -130,6 +133,14 @@ class Pass:
         zeros, size = torch.zeros(n + held, dtype=torch.float64), n + held
         parents = torch.arange(size) // self.children
         return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size)
+
+    def _disown(self, pool: Pool) -> None:
+        """Where a kernel takes over, candidate 0 is no longer what the pipeline alone would have given."""
+        particles = pool.particles
+        candidates = tuple(
+            self._branch(c, particles.step) if c.id == OWN else c for c in particles.candidates
+        )
+        pool.particles = replace(particles, candidates=candidates)
 
     def _number(self) -> int:
         self.next_id += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,18 @@ class Population:
     def ess(self) -> float:
         """Effective sample size of the final weights, in [1, n]."""
         return float(ess(self.log_weights))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it: the weight of every finished candidate, and how even they are."""
+        ids = [c.id for c in self.candidates]
+        weights = {str(i): round(w, 6) for i, w in zip(ids, self.weights.tolist(), strict=True)}
+        log_z = self.log_evidence
+        return {
+            "log_evidence": log_z if math.isfinite(log_z) else None,
+            "ess": self.ess,
+            "resampled": [{"step": step, "ess_share": round(share, 4)} for step, share in self.resampled],
+            "weights": weights,
+        }
 
     @staticmethod
     def cat(parts: Sequence[Population]) -> Population:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from genscale.kernel import Ddim
 from genscale.key import Key
-from genscale.particles import draw
+from genscale.particles import OWN, Candidate, draw
 from genscale.protocol import Ask, Process, Score, Solve
 
 WAVE = 16
@@ -20,9 +21,13 @@ def remainder(process: Process, key: Key, first: int) -> Generator[Ask, Any, Non
     """
     kernel = None if process.own_steps else Ddim(0.0)
     while n := _affordable(process, first):
-        finished = yield Solve(process.start([draw(key, first + i) for i in range(n)]), None, kernel)
-        yield Score(finished)
+        start = process.start([draw(key, first + i) for i in range(n)])
         first += n
+        if kernel is not None and start.candidates[0].id == OWN:  # it will not be the pipeline's own picture
+            other = Candidate(first, "branch", key.fold("candidate", first).path, OWN)
+            start, first = replace(start, candidates=(other, *start.candidates[1:])), first + 1
+        finished = yield Solve(start, None, kernel)
+        yield Score(finished)
 
 
 def _affordable(process: Process, first: int) -> int:

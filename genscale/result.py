@@ -11,6 +11,7 @@ from genscale.budget import Budget
 from genscale.ledger import Ledger
 from genscale.media import Media
 from genscale.particles import OWN
+from genscale.population import Population
 from genscale.search import Search
 
 
@@ -56,6 +57,10 @@ class SearchResult:
             return float("nan") if entry.total is None else entry.total
         search = self.searches[entry.prompt]
         return next(t for e, t in zip(search.finals, search.totals(search.finals), strict=True) if e is entry)
+
+    def population(self, prompt: int = 0) -> Population | None:
+        """The weighted candidates of a particle method; None of other samplers."""
+        return self.searches[prompt].population
 
     def media(self, entries: Sequence[Entry]) -> Media:
         """Decode entries whose latents were kept: the pipeline's own and the best (`keep`)."""

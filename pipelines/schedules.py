@@ -76,6 +76,8 @@ def timestep_of(scheduler: Any, timesteps: Tensor, view: View, time: float) -> f
     if family is None:
         raise _unreadable(scheduler, "nothing is known about this class")
     if family.meaning is _edm:
+        return float(scheduler.precondition_noise(torch.tensor(kappa, dtype=torch.float64)))
+    if scheduler.config.get("timestep_type") == "continuous" and view.kind == "v_prediction":
         return math.log(kappa) / 4  # c_noise of Karras et al. 2022, table 1
     if family.levels in (_linear, _linear_either_way) or (
         family.levels is _either and scheduler.config.get("use_flow_sigmas")

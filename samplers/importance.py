@@ -14,7 +14,8 @@ class Importance(ParticleFilter):
     method.
 
     All candidates run on the pipeline's own scheduler and are scored once, at the end; interval=1 says so. The best is
-    best_of_n's; the weighted population targets p(x0) exp(strength R(x0)).
+    best_of_n's; the weighted population targets p(x0) exp(strength R(x0)), as in the comparisons of FK steering (arXiv
+    2501.06848).
     strength: 10 as in FK steering, so that populations can be compared.
 
     Cost in NFE: N f(0, T).

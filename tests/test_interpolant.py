@@ -82,6 +82,9 @@ def test_rbf_grid_in_linear_time() -> None:
     """The numbers of research note 3.1."""
     wanted = [0.9935, 0.9931, 0.9920, 0.9898, 0.9856, 0.9776, 0.9617, 0.9289, 0.8591, 0.7087]
     assert rbf_times(10).tolist() == pytest.approx(wanted, abs=6e-5)
+    shrunk = rbf_times(10, start=14.6)  # Stable Diffusion 1.5 begins at time .936
+    assert float(shrunk[0]) == pytest.approx(14.6 / 15.6)
+    assert (shrunk.diff() < 0).all()
 
 
 @pytest.mark.parametrize("wrong", ["quadratic", "polynomial:0", "vp:x"])

@@ -29,7 +29,7 @@ def search(name: str, folder: Path, log: Path, pause: float = 0.0, **settings: A
     out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def on_batch(batch: Any, rows: Any) -> None:
-        os.write(out, (" ".join(f"{p}:{i}:{batch.step}" for p, i in rows) + "\n").encode())
+        os.write(out, (" ".join(f"{p}:{i}:{batch.step}@{batch.time}" for p, i in rows) + "\n").encode())
         time.sleep(pause)
 
     def verifier(media: Any, prompts: Any) -> Any:
@@ -91,7 +91,7 @@ def test_kill_and_resume(tmp_path: Path, name: str, prompts: int) -> None:
             assert torch.equal(a.x, b.x)
         assert content(folder) == content(tmp_path / "whole")
         assert [s.spent for s in resumed.searches] == [s.spent for s in whole.searches]
-        for name_of in ("x", "memory.last"):
+        for name_of in ("x", "memory.last", "x0", "eps"):
             assert tensors(folder, name_of) == tensors(tmp_path / "whole", name_of)
         times = Counter(row for batch in batches(log) for row in batch)
         twice = {row.rsplit(":", 1)[0] for row, n in times.items() if n > 1}
@@ -107,7 +107,7 @@ def tensors(folder: Path, name: str) -> dict[str, bytes]:
     from safetensors.torch import load_file
 
     loaded = {p.name: load_file(p) for p in (folder / "latents").glob("*.safetensors")}
-    return {k: v[name].numpy().tobytes() for k, v in sorted(loaded.items())}
+    return {k: v[name].numpy().tobytes() for k, v in sorted(loaded.items()) if name in v}
 
 
 def test_a_run_that_was_killed_often_still_ends(tmp_path: Path) -> None:
