@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, is_dataclass
 from typing import Any
 
 from rich.console import Console
@@ -34,12 +34,15 @@ def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
         "name": name,
         "about": text.split("\n")[0],
         "options": {
-            n: {"default": _default(f), "type": str(hints[n])} for n, f in plugins.options(cls).items()
+            n: {
+                "default": _default(f),
+                "type": sampler_options.describe(hints[n]),
+                "about": _explained(cls, n),
+            }
+            for n, f in plugins.options(cls).items()
+            if not f.metadata.get("python_only")
         },
     }
-    for option, described in record["options"].items():
-        described["type"] = sampler_options.describe(hints[option])
-        described["about"] = _field_text(text, option)
     if kind == "sampler":
         record["cost"] = _cost(text)
         record["paper"] = _paper(text + "\n" + (inspect.getdoc(inspect.getmodule(cls)) or ""))
@@ -75,10 +78,16 @@ def _default(field: Field[Any]) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _explained(cls: type[Any], option: str) -> str:
+    """What the docstrings say of an option: those of the cores that a preset is made of first, then its own."""
+    docs = [inspect.cleandoc(c.__doc__ or "") for c in reversed(cls.__mro__) if is_dataclass(c)]
+    return " ".join(text for doc in docs if (text := _field_text(doc, option)))
+
+
 def _field_text(doc: str, option: str) -> str:
     """What a docstring says of an option: the text after `option:`, up to the next one or a blank line."""
     match = re.search(
-        rf"(?:^|[\s,]){option}(?:,[\w ,]+)?: (.+?)(?=[.;] \w+: |\n\n|\n\w+: |\Z)", doc, re.DOTALL
+        rf"(?:^|[\s,]){option}(?:,[\w ,]+)?: (.+?)(?=[.;] \w+(?:, \w+)*: |\n\n|\n\w+: |\Z)", doc, re.DOTALL
     )
     return "" if match is None else " ".join(match[1].split())
 

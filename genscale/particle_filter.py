@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from genscale.errors import BudgetExhausted, Refusal
@@ -70,7 +70,7 @@ class ParticleFilter:
     window: tuple[float, float] = (0.2, 0.8)
     interval: float = 0.2
     scale: float | str = "pool"
-    proposal: Proposal | None = None
+    proposal: Proposal | None = field(default=None, metadata={"python_only": True})
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
 

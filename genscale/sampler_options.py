@@ -11,6 +11,13 @@ from typing import Any, Literal, get_args, get_origin
 from genscale import plugins
 from genscale.errors import Refusal
 
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "none",
+}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -109,20 +116,14 @@ def describe(hint: Any) -> str:
     """A type in words, for messages and listings."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(a) for a in args)
+        plain = [a for a in args if get_origin(a) or a in _WORDS]  # what can be written on a command line
+        return " or ".join(describe(a) for a in plain or args)
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin in (tuple, list, Sequence):
         inner = describe(args[0]).split(" ")[-1] if args else "value"
         return f"{inner}s joined by commas"
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        type(None): "none",
-    }
-    return words.get(hint, getattr(hint, "__name__", str(hint)))
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _is_flag(hint: Any) -> bool:
