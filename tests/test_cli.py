@@ -489,6 +489,31 @@ def test_a_verifier_that_steers_and_reports_is_warned_of(generate, tmp_path):
 # ------------------------------------------------------------------------------------------------- listings
 
 
+def test_the_base_is_shown_beside_a_search_that_gave_it_up(genscale, tmp_path):
+    """Particles leave the pipeline's own path: its picture is made apart, and booked apart."""
+    words = ("a red star", "--steps", "5", "--seed", "4", "--json")
+    options = ("--sampler", "smc", "--particles", "3", "--window", "0.2,0.6", "--kernel", "ddim(0.7)")
+    code, out, err = genscale("generate", *words, *options, "--out", str(tmp_path / "smc"))
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["base"]["candidate"] == 0
+    assert record["ledger_of_base"]["evaluations"] == 10
+    assert sum(record["prompts"][0]["population"]["weights"].values()) == pytest.approx(1, abs=1e-5)
+    one = ("--sampler", "best_of_n", "--candidates", "1")
+    assert genscale("generate", *words, *one, "--out", str(tmp_path / "one"))[0] == 0
+    base, own = (Image.open(tmp_path / name) for name in ("smc/base.png", "one/best.png"))
+    assert base.tobytes() == own.tobytes()
+
+
+def test_branches_of_an_ode_are_refused(genscale, tmp_path):
+    code, _, err = genscale(
+        "generate", "x", "--sampler", "smc", "--kernel", "ode", "--out", str(tmp_path / "r")
+    )
+    assert code == 2
+    assert "kernel='ddim(0.5)'" in err
+    assert not (tmp_path / "r").exists()
+
+
 def test_listings(genscale):
     code, out, _ = genscale("samplers", "--json")
     samplers = {s["name"]: s for s in json.loads(out)}
