@@ -151,7 +151,10 @@ def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
     if result.stopped is not None or all(result.base(i) is not None for i in range(len(result.prompts))):
         return None
     alone = replace(parts, sampler=plugins.make("sampler", "best_of_n", {"candidates": 1}), budget=None)
-    return scaled_pipe(pipe, request, alone)(**arguments(pipe, request, parts.pictures)).search
+    try:
+        return scaled_pipe(pipe, request, alone)(**arguments(pipe, request, parts.pictures)).search
+    except KeyboardInterrupt:  # the search is finished: whoever interrupts now wants to have it
+        return None
 
 
 def load_pipe(request: Request, parts: Parts) -> Any:

@@ -129,8 +129,8 @@ class Sde:
     (Kim et al. 2025, arXiv 2503.19385, eq. 7; Song et al. 2021.) churn: a number, or one of CHURNS. interpolant: a
     name, "polynomial:2" with its order; the model's own latents are carried over at equal noise-to-signal ratio (RBF's
     conversion from linear to VP is interpolant="vp"). First order and biased for few steps; where the noise would
-    exceed the next level's own, it is cut to that level. Prefer ddim(eta) unless a paper's scheme is wanted.
-    """
+    exceed the next level's own, churn is cut to what gives just that. Prefer ddim(eta) unless a paper's scheme is
+    wanted."""
 
     churn: float | str = "rbf"
     interpolant: str = "linear"
@@ -140,6 +140,10 @@ class Sde:
         if not known and not (isinstance(self.churn, int | float) and 0 <= self.churn < math.inf):
             raise Refusal(
                 f"sde(churn={self.churn}) needs a number of 0 or more, or one of {', '.join(CHURNS)}."
+            )
+        if self.churn == "rbf" and self.interpolant == "ve":
+            raise Refusal(
+                "sde(rbf, ve) means nothing: g = 3 t^2 is for times in [0, 1]; give a number as churn."
             )
         try:
             named(self.interpolant)
@@ -164,9 +168,12 @@ class Sde:
         dt, scale = t - r, path.level(t)[0] / start.alpha
         back = stop.alpha / path.level(r)[0]
         square = self.squared_churn(path, t) * path.diffusion(t)
+        if (
+            dt > 0
+        ):  # more noise than the next level has is more than one step can give; its drift goes with it
+            square = min(square, (stop.sigma / back) ** 2 / dt)
         drift = path.velocity(t, x0, eps) - square / 2 * path.score(t, eps)
-        std = min(back * math.sqrt(square * max(dt, 0.0)), stop.sigma)
-        return Transition(back * (scale * x - dt * drift), std)
+        return Transition(back * (scale * x - dt * drift), back * math.sqrt(square * max(dt, 0.0)))
 
 
 @dataclass(frozen=True)

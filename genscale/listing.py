@@ -75,7 +75,7 @@ def _default(field: Field[Any]) -> Any:
         value = field.default_factory()
     else:
         return "required"
-    return list(value) if isinstance(value, tuple) else value
+    return plugins.plain(value)
 
 
 def _explained(cls: type[Any], option: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from genscale import __version__, contact_sheet, pictures
+from genscale import __version__, contact_sheet, pictures, plugins
 from genscale.archive import Entry
 from genscale.contact_sheet import Row, Tile
 from genscale.request import Request
@@ -95,8 +94,7 @@ def entry_dict(result: SearchResult, entry: Entry | None) -> dict[str, Any] | No
 
 def sampler_record(request: Request, sampler: Any) -> dict[str, Any]:
     """The sampler's name and every field, defaults too."""
-    fields = asdict(sampler) if is_dataclass(sampler) and not isinstance(sampler, type) else {}
-    return {"name": request.sampler, **fields}
+    return {"name": request.sampler, **plugins.described(sampler)}
 
 
 def versions() -> dict[str, str]:

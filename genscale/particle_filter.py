@@ -8,13 +8,14 @@ in samplers/."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.kernel import Kernel, Own, parse
+from genscale.kernel import Glass, Kernel, Own, parse
 from genscale.key import Key
 from genscale.particle_pass import Pass, Proposal
 from genscale.population import Population
@@ -100,6 +101,14 @@ class ParticleFilter:
             raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
         if self.scheme == "killing" and self.children > 1:
             raise Refusal("scheme=killing keeps the number of particles, so it needs children=1.")
+        if self.strength == float("inf") and self.children == 1 and self.interval < 1:
+            raise Refusal(
+                "strength=inf keeps the best of each one's children, so it needs children of 2 or more."
+            )
+        if self.temper == "adaptive" and (self.potential != "difference" or self.ess == 1):
+            raise Refusal(
+                "temper=adaptive keeps the ESS at the share `ess`: it needs ess below 1 and potential=difference."
+            )
         if self.proposal is not None and not callable(self.proposal):
             raise Refusal(
                 "proposal must be a function (transition, particles, prediction, step) -> Transition."
@@ -120,11 +129,25 @@ class ParticleFilter:
                 "kernel 'own' cannot be used where states are scored and branched: use kernel='ddim(0.5)' there, "
                 "and rest='own' for the steps before and after."
             )
+        if any(isinstance(k, Glass) for k in kernels) and (self.rebirth or self.proposal is not None):
+            raise Refusal(
+                "glass takes several model calls a step: use ddim or sde with rebirth or a proposal."
+            )
+        if self.rebirth and self.proposal is not None:
+            raise Refusal("rebirth and proposal both say how copies step: give one of them.")
 
     # ---------------------------------------------------------------- the search
 
     def grid(self, process: Any) -> Any:
         """On second-order schedulers kernels step over the levels at which a step begins."""
+        if any(isinstance(k, Glass) and k.inner > 1 for k in map(parse, (self.kernel, self.rest))):
+            process.check_off_grid("glass")
+        if self.interval < 1 and not self.scoring_steps(process):
+            warnings.warn(
+                f"a run of {process.model_steps} steps has none to score in window={self.window}, "
+                f"interval={self.interval}: this will be best_of_n; take more steps or another window",
+                stacklevel=2,
+            )
         return process.regridded() if self.interval < 1 else process
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
@@ -141,7 +164,10 @@ class ParticleFilter:
             first = one.next_id
         with suppress(BudgetExhausted):
             yield from remainder(process, key, first)
-        return Population.cat(passes) if passes else None
+        population = Population.cat(passes) if passes else None
+        if population is not None and self.strength == float("inf"):
+            return population.of_the_best()
+        return population
 
     def scoring_steps(self, process: Process) -> list[int]:
         """Steps at which states are scored. The clean end always is; the transition that leads there makes the
@@ -199,7 +225,8 @@ class ParticleFilter:
         """(kernel, rest) on this process; None is the pipeline's own scheduler, where that can step."""
         rest = parse(self.rest)
         if isinstance(rest, Own):
-            return parse(self.kernel), None if process.own_steps else parse("ode")
+            free = process.own_steps and (process.own_restarts or self.interval == 1)
+            return parse(self.kernel), None if free else parse("ode")
         return parse(self.kernel), rest
 
     def calls(self, process: Process, n: int, children: int) -> int:

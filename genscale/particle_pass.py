@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genscale.kernel import Glass, Kernel, Transition, parse
+from genscale.kernel import Kernel, Transition, parse
 from genscale.key import Key
-from genscale.particles import OWN, Candidate, Particles, cat, draw
+from genscale.particles import OWN, Candidate, Particles, branch, cat, draw
 from genscale.population import Population
 from genscale.potential import MERITS, POTENTIALS, joined, tempered, unit_of
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
 from genscale.weights import ess, flatten, normalised, resample, resample_segments
+
+_SAME = 1 + 1e-6  # adaptive tempering leaves the ESS just at its target, to within rounding
 
 if TYPE_CHECKING:
     from genscale.particle_filter import ParticleFilter
@@ -216,8 +218,6 @@ class Pass:
 
     def _propose(self, pool: Pool, prediction: Prediction, kernel: Kernel) -> None:
         """Step by the proposal, and pay for the difference (twisted SMC, Wu et al. 2023, arXiv 2306.17775)."""
-        if isinstance(kernel, Glass):
-            raise ValueError("a proposal needs a kernel of one model call: ddim or sde")
         assert self.spec.proposal is not None
         particles = pool.particles
         base = self.process.transition(particles, prediction, kernel)
@@ -263,11 +263,7 @@ class Pass:
         return chosen, prediction[rows], copies
 
     def _branch(self, parent: Candidate, step: int) -> Candidate:
-        i = self._number()
-        # The pool's size is part of the recipe: another budget makes another population of the same numbers.
-        return Candidate(
-            i, "branch", self.numbers.fold("candidate", i).path, parent.id, step, {"pool": float(self.n)}
-        )
+        return branch(self.numbers, self._number(), parent, step)
 
     def _survivors(self, pool: Pool, step: int) -> tuple[list[int], Tensor] | None:
         """Rows that go on, once for each offspring, with their log-weights; None: all, as they are."""
@@ -282,7 +278,7 @@ class Pass:
             sizes = torch.bincount(pool.parents)[pool.parents[drawn]]
             self.resampled.append((step, share))
             return drawn.tolist(), pool.log_w[drawn] - (sizes * q[drawn]).log()
-        if self.children == 1 and spec.ess < 1 and share > spec.ess and self.reference is None:
+        if self.children == 1 and spec.ess < 1 and share > spec.ess * _SAME and self.reference is None:
             return None
         self.resampled.append((step, share))
         weights = flatten(pool.log_w, step / self.process.model_steps) if spec.flatten else pool.log_w
@@ -321,10 +317,8 @@ class Pass:
         _shorten(pool, len(totals))
         strength, unit = self.spec.strength, self.unit or unit_of(totals, self.spec.scale)
         self.unit = unit
-        if math.isinf(strength):
-            log_w = torch.where(totals == totals.max(), 0.0, -math.inf).to(torch.float64)
-        else:
-            log_w = pool.log_w + strength * totals / unit - pool.paid
+        # Of an infinite strength all that counts is who is best, which only the whole search can tell.
+        log_w = pool.log_w if math.isinf(strength) else pool.log_w + strength * totals / unit - pool.paid
         if self.record:
             self.paths = [
                 Path(path, candidate, float(total))

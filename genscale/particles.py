@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,7 +26,7 @@ class Candidate:
     key: path of the Key that its noise is drawn with; noise inside solver steps folds from it, too.
     parent: id of the candidate it was made from.
     step: the step of the process at which it starts.
-    details: further numbers of the move (cosine of a neighbour, ...).
+    details: further numbers of the move (cosine of a neighbour, line of a branch, ...).
     """
 
     id: int
@@ -39,6 +40,17 @@ class Candidate:
 def draw(key: Key, i: int) -> Candidate:
     """Candidate i of a search: 0 is the pipeline's own, the others start from fresh noise."""
     return Candidate(i, "own" if i == OWN else "prior", key.fold("candidate", i).path)
+
+
+def branch(key: Key, i: int, parent: Candidate, step: int, origin: str = "branch") -> Candidate:
+    """Candidate i of a search, which leaves its parent's path at a step.
+
+    Its details name the whole line it comes from: under another budget the same numbers may stand for other states,
+    and what an archive holds of one must not be taken for the other.
+    """
+    line = repr((parent.id, parent.origin, parent.key, parent.step, sorted(parent.details.items()), step))
+    digest = int.from_bytes(hashlib.blake2b(line.encode(), digest_size=6).digest(), "big")  # exact as a float
+    return Candidate(i, origin, key.fold("candidate", i).path, parent.id, step, {"line": float(digest)})
 
 
 @dataclass(frozen=True)

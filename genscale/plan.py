@@ -37,12 +37,13 @@ class Plan:
 def plan(sampler: Sampler, process: dict[str, Any], budget: Budget, roles: Roles, prompts: int) -> Plan:
     """Run the sampler without a model, counting what it asks for, as if all scores were equal.
 
-    That is exact for samplers whose cost does not depend on scores, as of the built-in ones none does.
+    That is exact for samplers whose cost does not depend on scores; of the others (`rollover`) it is what they spend
+    when nothing improves.
     """
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, **process)
     seen = search.process
     cost = sampler.cost(seen)
-    endless = cost is None and seen.nfe_left is None and seen.calls_left is None
+    endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None
     if not endless:
         _count(search)
     return Plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -45,6 +46,26 @@ def load(kind: str, name: str) -> type[Any]:
 def options(cls: type[Any]) -> dict[str, Field[Any]]:
     """The hyperparameters of a plug-in: its dataclass fields."""
     return {f.name: f for f in fields(cls) if f.init} if is_dataclass(cls) else {}
+
+
+def described(plugin: Any) -> dict[str, Any]:
+    """The settings of a plug-in object as strict JSON holds them: functions by name, infinity as "inf"."""
+    if not is_dataclass(plugin) or isinstance(plugin, type):
+        return {}
+    return {f.name: plain(getattr(plugin, f.name)) for f in fields(plugin)}
+
+
+def plain(value: Any) -> Any:
+    """A setting as strict JSON holds it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__name__.lower(): described(value)}
+    return getattr(value, "__qualname__", repr(value)) if callable(value) else value
 
 
 def make(kind: str, name: str, settings: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ class Population:
     """Finished candidates with their log-weights, which were never dropped or reset on the way.
 
     candidates: n. log_weights: float64 [n]; the mean of their exponentials is an unbiased estimate of the evidence Z
-    of the tilted law p(x) exp(strength R(x)) / Z, where the sampler claims that law. totals: final scores [n].
+    of the tilted law p(x) exp(strength R(x)) / Z, where `has_evidence`. totals: final scores [n].
     resampled: (step, ESS before it, as a share of the pool) of every resampling.
     """
 
@@ -27,6 +27,7 @@ class Population:
     log_weights: Tensor
     totals: Tensor
     resampled: tuple[tuple[int, float], ...] = ()
+    has_evidence: bool = True
 
     @property
     def weights(self) -> Tensor:
@@ -35,7 +36,9 @@ class Population:
 
     @property
     def log_evidence(self) -> float:
-        """log of the estimate of Z; -inf for an empty population."""
+        """log of the estimate of Z; -inf for an empty population, NaN where there is none."""
+        if not self.has_evidence:
+            return math.nan
         return float(log_mean_exp(self.log_weights)) if len(self.candidates) else -math.inf
 
     @property
@@ -45,8 +48,9 @@ class Population:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it: the weight of every finished candidate, and how even they are."""
-        ids = [c.id for c in self.candidates]
-        weights = {str(i): round(w, 6) for i, w in zip(ids, self.weights.tolist(), strict=True)}
+        weights = dict[str, float]()
+        for candidate, weight in zip(self.candidates, self.weights.tolist(), strict=True):
+            weights[str(candidate.id)] = weights.get(str(candidate.id), 0.0) + weight  # Gibbs has some twice
         log_z = self.log_evidence
         return {
             "log_evidence": log_z if math.isfinite(log_z) else None,
@@ -63,4 +67,10 @@ class Population:
             torch.cat([p.log_weights for p in parts]),
             torch.cat([p.totals for p in parts]),
             tuple(r for p in parts for r in p.resampled),
+            all(p.has_evidence for p in parts),
         )
+
+    def of_the_best(self) -> Population:
+        """All weight on the best: the limit of infinite strength, which has no evidence."""
+        best = torch.where(self.totals == self.totals.max(), 0.0, -math.inf).to(torch.float64)
+        return replace(self, log_weights=best, has_evidence=False)

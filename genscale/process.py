@@ -61,7 +61,8 @@ class PromptProcess:
     begin (a second-order scheduler's step has two model calls, and none may begin between them); empty: all.
     first_sigma: std of the noise at the pipeline's first level. places: where on the pipeline's grid each step of
     this one is, when it is not the same (see `regridded`); the pipeline's own scheduler cannot step there.
-    off_grid: why the model cannot be called between the levels of its grid, None if it can. open_ended, left: what
+    off_grid: why the model cannot be called between the levels of its grid, None if it can.
+    own_restarts: whether the scheduler can begin in the middle without its memory. open_ended, left: what
     the budget says; left gives (nfe_left, calls_left). judges: verifiers of a preview and of a finished candidate.
     """
 
@@ -75,6 +76,7 @@ class PromptProcess:
     places: tuple[Place, ...] | None = None
     first_sigma: float = 1.0
     off_grid: str | None = "its noise levels cannot be read"
+    own_restarts: bool = True
     open_ended: bool = False
     left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
     judges: tuple[int, int] = (0, 0)
@@ -127,6 +129,15 @@ class PromptProcess:
 
     # ---- another grid
 
+    def check_off_grid(self, what: str) -> None:
+        """Refuse, in the name of what needs it, where the model cannot be called between the levels of the grid."""
+        if self.off_grid:
+            raise Refusal(f"{what} is not possible here: {self.off_grid}.")
+        if self.steps > self.model_steps:
+            raise Refusal(
+                f"{what} is not possible where the pipeline edits latents in its loop, between grid levels."
+            )
+
     def regridded(self, times: Sequence[float] | None = None) -> PromptProcess:
         """The same process on levels at which kernels can step.
 
@@ -143,12 +154,7 @@ class PromptProcess:
             places = tuple(Place(i) for i in self.restarts)
             alpha, sigma = levels.alpha[rows], levels.sigma[rows]
         else:
-            if self.off_grid:
-                raise Refusal(f"a time grid of its own is not possible here: {self.off_grid}.")
-            if self.steps > calls:
-                raise Refusal(
-                    "a time grid of its own is not possible where the pipeline edits latents in its loop."
-                )
+            self.check_off_grid("a time grid of its own")
             first = levels.level(0).time
             kept = [float(t) for t in times if t <= first + 1e-9]
             if not kept or any(b >= a for a, b in pairwise(kept)):

@@ -130,6 +130,10 @@ class Process(Protocol):
         """Whether the pipeline's own scheduler can step on this grid (Solve without a kernel)."""
 
     @property
+    def own_restarts(self) -> bool:
+        """Whether it can go on from latents that it did not make itself, in the middle of a run."""
+
+    @property
     def schedule(self) -> NoiseSchedule:
         """Noise levels of the grid. Refusal where the scheduler's cannot be read."""
 

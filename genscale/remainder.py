@@ -8,7 +8,7 @@ from typing import Any
 
 from genscale.kernel import Ddim
 from genscale.key import Key
-from genscale.particles import OWN, Candidate, draw
+from genscale.particles import OWN, Candidate, branch, draw
 from genscale.protocol import Ask, Process, Score, Solve
 
 WAVE = 16
@@ -21,10 +21,10 @@ def remainder(process: Process, key: Key, first: int) -> Generator[Ask, Any, Non
     """
     kernel = None if process.own_steps else Ddim(0.0)
     while n := _affordable(process, first):
-        start = process.start([draw(key, first + i) for i in range(n)])
+        start = process.start([_plain(draw(key, first + i)) for i in range(n)])
         first += n
         if kernel is not None and start.candidates[0].id == OWN:  # it will not be the pipeline's own picture
-            other = Candidate(first, "branch", key.fold("candidate", first).path, OWN)
+            other = branch(key, first, start.candidates[0], 0)
             start, first = replace(start, candidates=(other, *start.candidates[1:])), first + 1
         finished = yield Solve(start, None, kernel)
         yield Score(finished)
@@ -35,3 +35,8 @@ def _affordable(process: Process, first: int) -> int:
         return 1 if first == 0 else 0
     limits = ((process.nfe_left, process.nfe()), (process.calls_left, process.calls(0, 1)))
     return min([WAVE, *(left // max(each, 1) for left, each in limits if left is not None)])
+
+
+def _plain(candidate: Candidate) -> Candidate:
+    """Marked as run by the scheduler: the same number and key may have been a particle of a method's under kernels."""
+    return candidate if candidate.id == OWN else replace(candidate, details={"plain": 1.0})

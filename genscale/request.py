@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from genscale import sampler_options
+from genscale import plugins, sampler_options
 from genscale.errors import Refusal
 
 FILE = "request.json"
@@ -57,7 +57,7 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it, without what was left at its default."""
-        plain = json.loads(json.dumps(asdict(self)))
+        plain = json.loads(json.dumps(plugins.plain(asdict(self))))
         empty = json.loads(json.dumps(asdict(Request())))
         return {k: v for k, v in plain.items() if k == "model" or k == "sampler" or v != empty[k]}
 

@@ -13,6 +13,8 @@ from genscale.errors import Refusal
 def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> dict[str, Any]:
     """The fields of a sampler that keep it from looking before scores mean something.
 
+    A preview counted "after i steps" is that of model call i - 1; particle methods, which score the state itself, would
+    see as much one step earlier. That errs on the safe side.
     given: fields that the user set; they win. A sampler with a field `window` gets the window; of one with
     `rungs`, none is left before it.
     """

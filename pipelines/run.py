@@ -30,7 +30,7 @@ from genscale.pipelines.noise import Replay, joined
 from genscale.pipelines.own_noise import OwnNoise, generator_states, restore_generators
 from genscale.pipelines.prior import find_prior
 from genscale.pipelines.schedules import read_schedule, timestep_of
-from genscale.pipelines.solver import OwnSolver
+from genscale.pipelines.solver import OwnSolver, restarts
 from genscale.pipelines.stand_in import OffGrid
 from genscale.pipelines.visit import Conductor, Interrupted, NotInvertible, Templates, visit
 from genscale.prediction import View
@@ -162,6 +162,7 @@ class Run:
             "solver": self.solver,
             "view": self.view(),
             "off_grid": self.off_grid(),
+            "own_restarts": restarts(self.solver.scheduler),
             "restarts": tuple(i for i in range(steps) if (start + i) % 2 == 0) if order == 2 else (),
         }
         priors = self.priors()

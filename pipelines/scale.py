@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class Scaled:
             "steps": len(run.probe.evaluations),
             "latent": list(run.latents.shape[1:]),
             "sampler": type(self.sampler).__name__,
-            "options": asdict(self.sampler) if is_dataclass(self.sampler) else {},  # type: ignore[arg-type]
+            "options": plugins.described(self.sampler),
             "verifiers": panels,
             "ensemble": self.roles.judge.ensemble,
             "limits": {"budget": str(self.budget), "batch_size": self.batch_size},

@@ -78,6 +78,18 @@ class OwnSolver:
         return Memory(rows, rest)
 
 
+def restarts(scheduler: Any) -> bool:
+    """Whether a scheduler can begin in the middle of a run without what it remembers.
+
+    Most fall back to first order. Linear multistep takes its order from the step number, and PNDM's Runge-Kutta phase
+    counts its model calls from the start: without their history both compute nonsense.
+    """
+    name = type(scheduler).__name__
+    return name != "LMSDiscreteScheduler" and not (
+        name == "PNDMScheduler" and not scheduler.config.get("skip_prk_steps")
+    )
+
+
 def _encode(value: Any, name: str, x: Tensor, rows: dict[str, Tensor]) -> Any:
     """To JSON, tensors aligned with the particles aside into `rows`."""
     if isinstance(value, Tensor):

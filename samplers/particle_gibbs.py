@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.kernel import Kernel
 from genscale.key import Key
-from genscale.particle_filter import UNLIMITED, ParticleFilter
+from genscale.particle_filter import ParticleFilter
 from genscale.particle_pass import Pass, Path
 from genscale.population import Population
 from genscale.protocol import Ask, Process
 from genscale.remainder import remainder
 from genscale.weights import resample
+
+SWEEPS = 4  # when neither the user nor a budget says how many
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,14 @@ class ParticleGibbs(ParticleFilter):
     Every sweep runs N particles, one of which is the path drawn from the sweep before; it costs nothing, since it is
     known. The draws of the sweeps are a Markov chain that leaves p(x0) exp(strength R(x0)) invariant for any N of 2
     or more, which one pass of SMC reaches for large N only: a way to spend more budget on few particles.
-    particles: 4, of arXiv 2502.01618. sweeps: 4; None: until the budget ends. scheme: "multinomial" and ess: 1 are what
-    conditional resampling needs. The population is that of all sweeps, each with equal weight.
+    particles: 4, of arXiv 2502.01618. sweeps: None: until the budget ends, 4 without one. scheme: "multinomial" and
+    ess: 1 are what conditional resampling needs. The population is that of all sweeps, each with equal weight.
 
     Cost in NFE: N f(0, T) for the first sweep and (N - 1) f(0, T) for each further one.
     """
 
     particles: int | None = 4
-    sweeps: int | None = 4
+    sweeps: int | None = None
     temper: str = "increasing"
     scheme: str = "multinomial"
     ess: float = 1.0
@@ -80,20 +82,20 @@ class ParticleGibbs(ParticleFilter):
             return True
         if sweep and process.calls_left is not None and self.calls(process, n - 1, 1) > process.calls_left:
             return True
-        return sweep >= self.sweeps if self.sweeps is not None else bool(sweep) and not process.open_ended
+        limit = self._sweeps(process)
+        return limit is not None and sweep >= limit
+
+    def _sweeps(self, process: Process) -> int | None:
+        return SWEEPS if self.sweeps is None and not process.open_ended else self.sweeps
 
     def cost(self, process: Process) -> int | None:
-        if self.sweeps is None:
-            return None if process.open_ended else super().cost(process)
-        n = self.particles or UNLIMITED
-        return self.spend(process, n, 1) + (self.sweeps - 1) * self.spend(process, n, 1, ready=1)
+        sweeps, n = self._sweeps(process), self.particles or 0
+        if sweeps is None:
+            return None
+        return self.spend(process, n, 1) + (sweeps - 1) * self.spend(process, n, 1, ready=1)
 
 
 def _level(population: Population) -> Population:
-    """Weights that add up to n: the evidence of a conditional sweep is no unbiased estimate."""
-    return Population(
-        population.candidates,
-        population.weights.mul(len(population.candidates)).log(),
-        population.totals,
-        population.resampled,
-    )
+    """Weights that add up to n: a conditional sweep gives no unbiased estimate of the evidence."""
+    weights = population.weights.mul(len(population.candidates)).log()
+    return replace(population, log_weights=weights, has_evidence=False)

@@ -15,7 +15,7 @@ from genscale.errors import BudgetExhausted, Refusal
 from genscale.interpolant import rbf_times
 from genscale.kernel import Ddim, Glass, Kernel, Own, parse
 from genscale.key import Key
-from genscale.particles import Candidate, Particles, cat, draw
+from genscale.particles import Particles, branch, cat, draw
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
 from genscale.remainder import remainder
 
@@ -111,6 +111,10 @@ class Rollover:
         return process.regridded(rbf_times(process.model_steps, start).tolist())
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        if not process.open_ended and self.calls < process.model_steps:
+            raise Refusal(
+                f"calls={self.calls} bring no chain through {process.model_steps} steps: give more, or fewer steps."
+            )
         first, spent = 0, 0
         try:
             while calls := self._calls(process, spent):
@@ -124,13 +128,13 @@ class Rollover:
 
     def _calls(self, process: Process, spent: int) -> int:
         """Model calls of the next pass, after so many were spent; 0 where no chain can reach the end."""
-        steps, finals = process.model_steps, 2  # the chain's end, and the best estimate
+        steps = process.model_steps
         each = max(process.nfe(i, i + 1) for i in range(steps))
         limits = []
         if process.nfe_left is not None:
             limits.append(process.nfe_left // max(each, 1))
         if process.calls_left is not None and process.calls(1, 0):
-            reserve = process.calls(0, min(self.chains + 1, finals + self.chains - 1))
+            reserve = process.calls(0, self.chains + 1)  # the chains' ends, and the best estimate
             limits.append((process.calls_left - reserve) // process.calls(1, 0))
         calls = min(limits, default=self.calls if process.open_ended else self.calls - spent)
         return calls if calls >= steps else 0
@@ -147,7 +151,6 @@ class _Pass:
         self.spec, self.process, self.key = spec, process, key
         self.kernel = parse(spec.kernel)
         self.next_id, self.calls = first, calls
-        self.pool = float(calls)  # part of every child's recipe: another budget makes other children
         self.chains: list[Chain] = []
         self.quota = 0.0  # tries of one chain at one level
         steps = process.model_steps
@@ -225,11 +228,7 @@ class _Pass:
 
     def _children(self, parent: State, step: int, n: int) -> Particles:
         recipe = parent.particles.candidates[0]
-        candidates = []
-        for _ in range(n):
-            i = self._number()
-            path = self.key.fold("candidate", i).path
-            candidates.append(Candidate(i, "branch", path, recipe.id, step, {"pool": self.pool}))
+        candidates = [branch(self.key, self._number(), recipe, step) for _ in range(n)]
         rows = [0] * n
         born = replace(parent.particles[rows], candidates=tuple(candidates), x0=None)
         return self.process.move(born, parent.prediction[rows], self.kernel)
@@ -256,8 +255,8 @@ class _Pass:
             return
         parts = []
         for state in states:
-            parent, i = state.particles.candidates[0], self._number()
-            candidate = Candidate(i, "estimate", parent.key, parent.id, parent.step, {"pool": self.pool})
+            parent, at = state.particles.candidates[0], state.particles.step
+            candidate = branch(self.key, self._number(), parent, at, "estimate")
             parts.append(self.process.estimate(state.particles, state.prediction, [candidate]))
         finished = yield Solve(cat(parts))
         yield Score(finished)

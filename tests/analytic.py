@@ -53,7 +53,7 @@ SAMPLERS: dict[str, Any] = {
     "zero_order of 2 rounds": ZeroOrder(neighbours=3, rounds=2, patience=2),
     "importance": Importance(6),
     "smc": Smc(8),
-    "smc of all that the budget pays for": Smc(window=(0.3, 0.9), interval=0.0, ess=1.0, temper="adaptive"),
+    "smc of all that the budget pays for": Smc(window=(0.3, 0.9), interval=0.0, ess=0.7, temper="adaptive"),
     "smc, glass": Smc(6, kernel="glass(2)"),
     "smc with children": Smc(3, children=2, rest="ode", kernel="sde(0.7, vp)"),
     "fk_steering": FkSteering(),

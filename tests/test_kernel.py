@@ -202,6 +202,19 @@ def test_pure_noise_and_the_clean_end_are_deterministic(text: str) -> None:
     assert kernel.calls(noise) == 1
 
 
+@pytest.mark.parametrize("text", ["sde(ancestral)", "sde(0.7)", "sde(ancestral, vp)", "sde(rbf)", "ddim(1)"])
+@pytest.mark.parametrize(("start", "stop"), [(0.98, 0.9), (0.9, 0.8)])
+def test_one_coarse_step_keeps_the_spread(text: str, start: float, stop: float) -> None:
+    """Of standard normal data, for which the exact spread is known: noise that is cut takes its drift with it."""
+    a, b = Level(1 - start, start), Level(1 - stop, stop)
+    var = a.alpha**2 + a.sigma**2
+    x = torch.ones(1, 1, dtype=torch.float64) * math.sqrt(var)
+    x0 = a.alpha / var * x
+    step = parse(text).transition(x, x0, (x - a.alpha * x0) / a.sigma, a, b)
+    spread = math.hypot(float(step.mean), step.std)
+    assert spread == pytest.approx(math.hypot(b.alpha, b.sigma), rel=0.16)
+
+
 def test_eta_is_cut_at_full_renoising() -> None:
     x = torch.ones(2, 3)
     step = Ddim(50.0).transition(x, x, x, Level(0.4, 0.6), Level(0.6, 0.4))

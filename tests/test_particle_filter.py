@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.particle_filter import ParticleFilter
@@ -20,6 +21,7 @@ from genscale.process import PromptProcess
 from genscale.samplers.code import Code
 from genscale.samplers.fk_steering import FkSteering
 from genscale.samplers.importance import Importance
+from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.rebirth import Rebirth
 from genscale.samplers.smc import Smc
 from genscale.samplers.svdd import Svdd
@@ -192,8 +194,70 @@ def test_a_verifier_s_scale_does_not_matter() -> None:
     [{"particles": 0}, {"children": 0}, {"group": "all"}, {"strength": -1.0}, {"potential": "min"}, {"temper": "hot"},
      {"scheme": "dice"}, {"ess": 0.0}, {"ess": 1.5}, {"window": (0.8, 0.2)}, {"window": (0.5,)}, {"interval": -0.1},
      {"scale": "loud"}, {"scale": 0.0}, {"scheme": "killing", "children": 2}, {"kernel": "ode"}, {"kernel": "own"},
-     {"rest": "euler"}, {"rebirth": "what"}, {"proposal": "x"}, {"strength": float("nan")}],
+     {"rest": "euler"}, {"rebirth": "what"}, {"proposal": "x"}, {"strength": float("nan")}, {"strength": math.inf},
+     {"temper": "adaptive", "ess": 1.0}, {"temper": "adaptive", "potential": "max"},
+     {"kernel": "glass(2)", "rebirth": "ddim(1)"}, {"rebirth": "glass(2)"}, {"kernel": "glass(2)", "proposal": print},
+     {"rebirth": "ddim(1)", "proposal": print}, {"kernel": "sde(rbf, ve)"}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(Refusal):
         replace(ParticleFilter(), **options)
+
+
+def test_a_run_too_short_to_score_says_so() -> None:
+    with pytest.warns(UserWarning, match="a run of 3 steps has none to score"):
+        run(Smc(4), steps=3)
+
+
+@pytest.mark.parametrize("why", ["off_grid", "edits"])
+def test_glass_needs_calls_between_levels(why: str) -> None:
+    parts = process_of(STEPS)
+    if why == "off_grid":
+        parts |= {"off_grid": "this scheduler has no rule"}
+    else:
+        parts |= {"evaluations": (*parts["evaluations"], 0), "model_calls": STEPS}
+    made = PromptProcess(**parts)
+    with pytest.raises(Refusal, match="glass is not possible"):
+        Smc(kernel="glass(2)").grid(made)
+    assert Smc(kernel="glass(1)").grid(made) is made
+
+
+def test_schedulers_that_cannot_begin_in_the_middle_are_not_asked_to() -> None:
+    from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler, UniPCMultistepScheduler
+
+    from genscale.pipelines.solver import restarts
+
+    assert all(
+        map(restarts, (DDIMScheduler(), UniPCMultistepScheduler(), PNDMScheduler(skip_prk_steps=True)))
+    )
+    assert not restarts(PNDMScheduler())
+    assert not restarts(LMSDiscreteScheduler(num_train_timesteps=50))
+    bound = PromptProcess(**process_of(STEPS) | {"own_restarts": False})
+    assert Smc().kernels(bound)[1] is not None
+    assert Smc().kernels(process())[1] is None
+    assert Importance().kernels(bound)[1] is None
+
+
+def test_adaptive_tempering_resamples_where_it_meets_its_target() -> None:
+    for seed in range(6):
+        made = run(Smc(16, temper="adaptive", interval=0.0, window=(0.1, 0.9)), steps=STEPS, seed=seed)
+        step, share = made.searches[0].population.resampled[0]
+        assert share == pytest.approx(0.5, abs=1e-6)
+        assert step == 1  # at the first scoring, not left to rounding
+
+
+def test_a_gibbs_population_may_hold_a_candidate_twice() -> None:
+    made = run(ParticleGibbs(3, sweeps=6), steps=STEPS)
+    population = made.searches[0].population
+    record = population.as_dict()
+    assert sum(record["weights"].values()) == pytest.approx(1)
+    assert record["log_evidence"] is None
+    assert math.isnan(population.log_evidence)
+
+
+def test_the_best_of_all_passes_has_all_the_weight_of_an_infinite_strength() -> None:
+    made = run(Svdd(children=3), steps=STEPS, budget=Budget(nfe=200))
+    population = made.searches[0].population
+    assert len(population.candidates) > 2
+    assert float(population.weights.max()) == 1
+    assert float(population.totals[population.weights.argmax()]) == float(population.totals.max())

@@ -151,3 +151,30 @@ def test_seconds_of_an_earlier_life_count_but_what_it_found_is_free(
     assert again.ledger.evaluations == 0  # no time is left, and none is needed
     assert again.searches[0].finished == 10
     assert again.winners[0].candidate == made.winners[0].candidate
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "then"),
+    [
+        ("code", Budget(nfe=44, verifier_calls=22), Budget(nfe=50, verifier_calls=25)),
+        ("fk_steering", Budget(verifier_calls=18), Budget(verifier_calls=26)),
+        ("svdd", Budget(verifier_calls=23), Budget(verifier_calls=26)),
+        ("svdd", Budget(nfe=45), Budget(nfe=49)),
+        ("rollover", Budget(nfe=40), Budget(nfe=66)),
+        ("smc", Budget(nfe=40), Budget(nfe=52)),
+        ("particle_gibbs until the budget ends", Budget(nfe=40), Budget(verifier_calls=70)),
+        ("rebirth", Budget(verifier_calls=21), Budget(verifier_calls=33)),
+    ],
+)
+def test_a_larger_budget_takes_over_only_what_is_the_same(
+    tmp_path: Path, name: str, first: Budget, then: Budget
+) -> None:
+    """The same numbers may stand for other states in another plan: what comes out is as if begun anew."""
+    for steps in (6, 8):
+        folder = tmp_path / str(steps)
+        run(SAMPLERS[name], budget=first, folder=folder, steps=steps)
+        gone_on = run(SAMPLERS[name], budget=then, folder=folder, steps=steps)
+        anew = run(SAMPLERS[name], budget=then, steps=steps)
+        for a, b in zip(gone_on.searches, anew.searches, strict=True):
+            assert [(e.candidate, e.total) for e in a.finals] == [(e.candidate, e.total) for e in b.finals]
+            assert torch.equal(a.best().x, b.best().x)
