@@ -293,11 +293,11 @@ class _Run:
 def exchanged(x: Tensor, prediction: Prediction, sigma: float, share: float, z: Tensor) -> Tensor:
     """Part of the noise in x exchanged for fresh noise: alpha x0 + sigma (sqrt(1 - share^2) eps + share z).
 
-    At pure noise this is `geometry.mix`. Below it eps is the model's, -sigma times the score, so this is a Langevin step
-    at one noise level. Of x from the marginal there it keeps the mean exactly, and the covariance but for
-    -sigma^2 (1 - sqrt(1 - share^2))^2 (1 - Cov(eps)), by Stein's identity: at most share^4 / 4 of the noise, 4e-4 at 0.2.
-    Noise that is added while none is taken away (the paper's) leaves x noisier than the model is told. Re-noising along
-    the bridge to the parent's clean sample needs no prediction (which costs nothing here), but keeps the marginal only if
-    that sample came by the exact reverse SDE: not in few steps, and not by an ODE.
+    At pure noise this is `geometry.mix`. Below it eps is the model's, -sigma times the score, so this is a Langevin
+    step at one noise level. For x from the marginal there it keeps the mean exactly, and the covariance but for
+    -sigma^2 (1 - sqrt(1 - share^2))^2 (1 - Cov(eps)), by Stein's identity: at most share^4 / 4 of the noise for a small
+    share, 4e-4 at 0.2. Noise that is added while none is taken away (the paper's) leaves x noisier than the model is
+    told. Re-noising along the bridge to the parent's clean sample would need no prediction (which costs nothing here),
+    but keeps the marginal only if that sample came by the exact reverse SDE: not in few steps, and not by an ODE.
     """
     return x + sigma * (mix(prediction.eps, share, z) - prediction.eps).to(x.device)
