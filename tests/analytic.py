@@ -25,6 +25,7 @@ from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.bfs import Bfs
 from genscale.samplers.code import Code
 from genscale.samplers.das import Das
+from genscale.samplers.evolution import Evolution
 from genscale.samplers.fk_steering import FkSteering
 from genscale.samplers.importance import Importance
 from genscale.samplers.particle_gibbs import ParticleGibbs
@@ -69,6 +70,8 @@ SAMPLERS: dict[str, Any] = {
     "rollover in batches": Rollover(batch=3, kernel="ddim(1)", init=0.3, most=float("inf")),
     "rollover on its own levels": Rollover(kernel="sde(rbf, vp)", levels="rbf", chains=3),
     "rollover on the ode": Rollover(kernel="ode", calls=60),
+    "evolution": Evolution(start=6, levels=(0.0, 0.4, 0.7), sizes=(4, 4, 5), elites=1),
+    "evolution of initial noise": Evolution(start=3, levels=(0.0, 0.0), sizes=3, elites=0, kernel="own"),
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),

@@ -1,0 +1,303 @@
+"""Evolutionary search (EvoSearch): generations of mutants of the noises, and of the states on the way, that did best.
+
+He et al. 2025, "Scaling Image and Video Generation via Test-Time Evolutionary Search" (arXiv 2505.17618). Each
+generation belongs to a noise level. Its parents are chosen among the states that every candidate so far had there, by
+the score of the clean sample which that state became; mutants of them run from there to the end. No crossover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.geometry import mix
+from genscale.kernel import Kernel, Own, parse
+from genscale.key import Key
+from genscale.particles import OWN, Candidate, Particles, cat, draw
+from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.remainder import remainder
+
+RULES = ("exchange", "paper")
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Mutate what did best: initial noises first, then states further down the run.
+
+    levels: fractions of the run at which generations begin, not decreasing; equal ones are generations at one level.
+        (0, .4, .6, .8) are the paper's code's steps 0, 20, 30, 40 of 50 for SD 2.1. Empty: no evolution, best_of_n.
+    start: founders, from fresh noise (k_start, 42 there).
+    sizes: places of each generation (26, 26, 26, 30 there); one number serves for all.
+    elites: places of each generation that go to the best so far (5 there).
+    tournament: entrants of the tournament that chooses a parent, 3; 1 chooses at random.
+    mutation: share b of fresh noise in a mutant, 0.2 (the code's; 0.3 in the paper's text); 0: children are copies,
+        which part on a stochastic kernel only.
+    mutation_rule: of states below the initial noise. "exchange": x' = alpha x0 + sigma (sqrt(1 - b^2) eps + b z), which
+        stays at its noise level; "paper": x' = x + s z with s the std of the kernel's next step, which is then noisier
+        than the model is told.
+    kernel: of all runs, "ddim(1)" as published for SD 2.1. "own" is the pipeline's scheduler, which can evolve
+        initial noises only (levels of 0).
+
+    Differences, each a fix of the public code: a state is kept as it was before the step of its level, not after;
+    elites keep the result that they have and are not run again with other noise (they compete as every ancestor does,
+    so all that `elites` does is to leave fewer places to mutants); tournaments are drawn as in the paper, where the
+    code takes the best of a random 90 % of the population; mutants keep their noise level; noise is mutated as noise at
+    the first step only, whichever generation that is; all randomness is drawn from keys.
+
+    Cost in NFE: start f(0, T) + sum over generations g of (sizes_g - elites) f(s_g, T), f(a, b) being the evaluations
+    of one candidate from step a to step b. Scores: one for each founder and mutant, at the end. A smaller budget
+    shrinks all populations alike; what is left of a larger one begins again from fresh noise, and the rest goes
+    to plain candidates.
+    """
+
+    levels: tuple[float, ...] = (0.0, 0.4, 0.6, 0.8)
+    start: int = 42
+    sizes: int | tuple[int, ...] = (26, 26, 26, 30)
+    elites: int = 5
+    tournament: int = 3
+    mutation: float = 0.2
+    mutation_rule: str = "exchange"
+    kernel: str | Kernel = "ddim(1)"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        if list(self.levels) != sorted(self.levels) or not all(0 <= f < 1 for f in self.levels):
+            raise Refusal(
+                f"levels={self.levels} must be fractions of the run in [0, 1) that do not decrease, such as 0,0.4,0.6."
+            )
+        if self.start < 1 or self.tournament < 1 or self.elites < 0:
+            raise Refusal("evolution needs start and tournament of at least 1, and elites of 0 or more.")
+        if self.levels and len(self._sizes) != len(self.levels):
+            raise Refusal(
+                f"sizes={self.sizes} must be one number, or as many as there are levels ({len(self.levels)})."
+            )
+        if self.levels and min(self._sizes) <= self.elites:
+            raise Refusal(
+                f"elites={self.elites} leave no place to mutants in generations of {min(self._sizes)}: use fewer "
+                "elites or larger sizes."
+            )
+        if not 0 <= self.mutation <= 1:
+            raise Refusal(f"mutation={self.mutation} must be a share of fresh noise in [0, 1].")
+        if self.mutation_rule not in RULES:
+            raise Refusal(
+                f"mutation_rule='{self.mutation_rule}' is unknown: it is one of {', '.join(RULES)}."
+            )
+        self._check_kernel()
+
+    def _check_kernel(self) -> None:
+        """Where children are made, their futures must differ."""
+        kernel, below = parse(self.kernel), any(f > 0 for f in self.levels)
+        if below and isinstance(kernel, Own):
+            raise Refusal(
+                "kernel 'own' cannot go on from states between the noise and the end: use kernel='ddim(1)' or 'ode', "
+                "or levels=0 to evolve the initial noise only."
+            )
+        if below and kernel.deterministic and (self.mutation == 0 or self.mutation_rule == "paper"):
+            raise Refusal(
+                f"kernel '{self.kernel}' is deterministic, and every branch of an ODE is the same: use mutation > 0 "
+                "with mutation_rule='exchange', or a kernel that draws noise, such as 'ddim(1)'."
+            )
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return (self.sizes,) * len(self.levels) if isinstance(self.sizes, int) else self.sizes
+
+    # ---------------------------------------------------------------- the search
+
+    def grid(self, process: Any) -> Any:
+        """On second-order schedulers kernels step over the levels at which a step begins."""
+        return process if isinstance(parse(self.kernel), Own) else process.regridded()
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        first = 0
+        try:
+            while (schedule := self.plan(process)) is not None:
+                one = _Run(self, schedule, process, key, first)
+                yield from one.evolve()
+                first = one.next_id
+                if not process.open_ended:
+                    break
+        except BudgetExhausted:  # of time, in the midst of a run
+            first = one.next_id
+        yield from remainder(process, key, first)
+
+    # ---------------------------------------------------------------- cost
+
+    def plan(self, process: Process) -> Schedule | None:
+        """The largest run that the budget pays for, all populations shrunk alike; None where nothing would evolve."""
+        whole = self._whole(process)
+        for places in range(whole.places, 0, -1):
+            schedule = whole.shrunk(places)
+            if self._allowed(process, schedule):
+                return schedule if schedule.generations or not whole.generations else None
+        return None
+
+    def _whole(self, process: Process) -> Schedule:
+        last, sizes = process.model_steps - 1, self._sizes if self.levels else ()
+        steps = [min(round(f * process.model_steps), last) for f in self.levels]
+        return Schedule(self.start, tuple((s, k - self.elites) for s, k in zip(steps, sizes, strict=True)))
+
+    def _allowed(self, process: Process, schedule: Schedule) -> bool:
+        nfe, calls = process.nfe_left, process.calls_left
+        return (nfe is None or self._spend(process, schedule) <= nfe) and (
+            calls is None or process.calls(0, schedule.places) <= calls
+        )
+
+    def _spend(self, process: Process, schedule: Schedule) -> int:
+        kernel = stepping(self.kernel)
+        each = (n * process.nfe(step, None, kernel) for step, n in schedule.generations)
+        return schedule.founders * process.nfe(0, None, kernel) + sum(each)
+
+    def cost(self, process: Process) -> int | None:
+        return None if process.open_ended else self._spend(process, self._whole(process))
+
+
+def stepping(kernel: str | Kernel) -> Kernel | None:
+    """What to solve with; None is the pipeline's own scheduler."""
+    parsed = parse(kernel)
+    return None if isinstance(parsed, Own) else parsed
+
+
+def winner(ranking: Sequence[int], entrants: int, key: Key) -> int:
+    """The best of so many distinct entrants, all equally likely to enter; ranking: from best to worst."""
+    places = torch.argsort(key.uniform(len(ranking)))[:entrants]
+    return ranking[int(places.min())]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many are run in full: founders, then the mutants of each generation as (step, how many)."""
+
+    founders: int
+    generations: tuple[tuple[int, int], ...]
+
+    @property
+    def places(self) -> int:
+        return self.founders + sum(n for _, n in self.generations)
+
+    def shrunk(self, places: int) -> Schedule:
+        """The same in proportion, with about so many places in all; generations without a place are left out."""
+
+        def share(n: int) -> int:
+            return (2 * n * places + self.places) // (2 * self.places)  # rounded, in whole numbers
+
+        generations = tuple((step, share(n)) for step, n in self.generations if share(n) > 0)
+        return Schedule(max(1, share(self.founders)), generations)
+
+
+@dataclass(frozen=True)
+class State:
+    """What one candidate was at a level, before the step there.
+
+    noise: standard normal [*latent], at the first step only. prediction: of the model there, elsewhere only.
+    """
+
+    particles: Particles
+    noise: Tensor | None = None
+    prediction: Prediction | None = None
+
+
+class _Run:
+    """One evolution from fresh noise; its candidates count up from `first`. Afterwards: next_id."""
+
+    def __init__(self, spec: Evolution, schedule: Schedule, process: Process, key: Key, first: int) -> None:
+        self.spec, self.schedule, self.process, self.key = spec, schedule, process, key
+        self.kernel, self.next_id = stepping(spec.kernel), first
+        self.scores: Scores | None = None  # of everybody who has lived
+        self.states: dict[int, list[State]] = {}  # step -> states in the same order
+
+    def evolve(self) -> Generator[Ask, Any, None]:
+        yield from self._live(*self._founders(), 0)
+        for i, (step, size) in enumerate(self.schedule.generations):
+            born, noise = self._children(step, size)
+            yield from self._live(born, noise, i + 1)
+            later = {s for s, _ in self.schedule.generations[i + 1 :]}
+            self.states = {s: states for s, states in self.states.items() if s in later}
+
+    def _founders(self) -> tuple[Particles, list[Tensor]]:
+        candidates = [draw(self.key, self._number()) for _ in range(self.schedule.founders)]
+        particles, noise = self.process.start(candidates), [self.process.noise(c) for c in candidates]
+        if self.kernel is not None and candidates[0].id == OWN:  # it will not be the pipeline's own picture
+            i = self._number()
+            candidates[0] = Candidate(i, "branch", self.key.fold("candidate", i).path, OWN)
+        return replace(particles, candidates=tuple(candidates)), noise
+
+    def _live(self, particles: Particles, noise: list[Tensor], generation: int) -> Generator[Ask, Any, None]:
+        """To the end and be judged, keeping the states that this and later generations choose from."""
+        kept: dict[int, list[State]] = {}
+        for step in sorted({step for step, _ in self.schedule.generations[generation:]}):
+            particles = yield Solve(particles, step, self.kernel)
+            particles = replace(particles, x0=None)
+            if step == 0:
+                kept[step] = [State(particles[[i]], noise[i]) for i in range(len(particles))]
+                continue
+            # The model call that begins the next step is asked for by itself: it serves the mutation, and the way on.
+            assert self.kernel is not None
+            prediction: Prediction = yield Denoise(particles)
+            particles = particles[: len(prediction)]
+            kept[step] = [State(particles[[i]], prediction=prediction[[i]]) for i in range(len(particles))]
+            particles = self.process.move(particles, prediction, self.kernel)
+        finished = yield Solve(particles, None, self.kernel)
+        scores: Scores = yield Score(finished)
+        self.scores = scores if self.scores is None else Scores.cat([self.scores, scores])
+        for step, states in kept.items():  # those that a budget of time has cut off leave no descendants
+            self.states.setdefault(step, []).extend(states[: len(scores)])
+
+    def _children(self, step: int, size: int) -> tuple[Particles, list[Tensor]]:
+        """Mutants of the winners of tournaments among all states at a step, with their noise at the first step."""
+        assert self.scores is not None
+        ranking, pool, parents, candidates = self.scores.ranking(), self.states[step], [], []
+        b = self.spec.mutation
+        for _ in range(size):
+            i = self._number()
+            chosen = winner(ranking, self.spec.tournament, self.key.fold("tournament", i))
+            recipe = pool[chosen].particles.candidates[0]
+            # The key tells the whole lineage, so another budget's child of the same number is another candidate.
+            path = Key(recipe.key).fold("mutant", step, i).path
+            origin, details = ("mutant", {"mutation": b}) if b else ("branch", {})
+            candidates.append(Candidate(i, origin, path, recipe.id, step, details))
+            parents.append(pool[chosen])
+        copies = replace(cat([p.particles for p in parents]), candidates=tuple(candidates))
+        noise = [p.noise for p in parents if p.noise is not None]
+        if b == 0:
+            return copies, noise
+        if step > 0:
+            return self._mutated(copies, [p.prediction for p in parents if p.prediction is not None]), noise
+        fresh = torch.stack([self.process.noise(c) for c in candidates])
+        mixed = mix(torch.stack(noise), b, fresh)
+        return self.process.start(candidates, mixed), list(mixed)
+
+    def _mutated(self, copies: Particles, parts: Sequence[Prediction]) -> Particles:
+        prediction = Prediction(torch.cat([p.x0 for p in parts]), torch.cat([p.eps for p in parts]))
+        shape = prediction.eps.shape[1:]
+        z = torch.stack([Key(c.key).fold("mutation").normal(tuple(shape)) for c in copies.candidates])
+        z = z.to(prediction.eps)
+        if self.spec.mutation_rule == "exchange":
+            sigma = self.process.schedule.level(copies.step).sigma
+            return replace(copies, x=exchanged(copies.x, prediction, sigma, self.spec.mutation, z))
+        assert self.kernel is not None
+        std = self.process.transition(copies, prediction, self.kernel).std
+        return replace(copies, x=copies.x + std * z)
+
+    def _number(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+
+def exchanged(x: Tensor, prediction: Prediction, sigma: float, share: float, z: Tensor) -> Tensor:
+    """Part of the noise in x exchanged for fresh noise: alpha x0 + sigma (sqrt(1 - share^2) eps + share z).
+
+    At pure noise this is `geometry.mix`. Below it eps is the model's, -sigma times the score, so this is a Langevin
+    step at one noise level. For x from the marginal there it keeps the mean exactly, and the covariance but for
+    -sigma^2 (1 - sqrt(1 - share^2))^2 (1 - Cov(eps)), by Stein's identity: at most share^4 / 4 of the noise for a small
+    share, 4e-4 at 0.2. Noise that is added while none is taken away (the paper's) leaves x noisier than the model is
+    told. Re-noising along the bridge to the parent's clean sample would need no prediction (which costs nothing here),
+    but keeps the marginal only if that sample came by the exact reverse SDE: not in few steps, and not by an ODE.
+    """
+    return x + sigma * (mix(prediction.eps, share, z) - prediction.eps).to(x.device)
