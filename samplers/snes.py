@@ -38,7 +38,7 @@ class Snes:
     population: int | None = None
     dimensions: int = 16
     share: float = 0.5
-    generations: int = 12
+    generations: int = 8
     rounds: int | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
