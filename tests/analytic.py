@@ -21,8 +21,11 @@ from genscale.particles import Memory, Particles
 from genscale.prediction import View
 from genscale.process import Prior
 from genscale.protocol import Batch, Output
+from genscale.samplers.annealing import Annealing
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.bfs import Bfs
+from genscale.samplers.cem_lowfreq import CemLowfreq
+from genscale.samplers.cma_es import CmaEs
 from genscale.samplers.code import Code
 from genscale.samplers.das import Das
 from genscale.samplers.evolution import Evolution
@@ -33,8 +36,10 @@ from genscale.samplers.rebirth import Rebirth
 from genscale.samplers.rollover import Rollover
 from genscale.samplers.search_over_paths import SearchOverPaths
 from genscale.samplers.smc import Smc
+from genscale.samplers.snes import Snes
 from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.svdd import Svdd
+from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
 from genscale.schedule import NoiseSchedule
@@ -52,6 +57,16 @@ SAMPLERS: dict[str, Any] = {
     "successive_halving, until the budget ends": SuccessiveHalving(rungs=(0.2, 0.7), keep=0.3),
     "zero_order": ZeroOrder(),
     "zero_order of 2 rounds": ZeroOrder(neighbours=3, rounds=2, patience=2),
+    "annealing": Annealing(),
+    "annealing of 3 rounds": Annealing(proposals=3, turn=0.3, temperature=1.0, final=0.1, rounds=3),
+    "cem_lowfreq": CemLowfreq(population=4, elites=2, level=1),
+    "cem_lowfreq of 2 generations": CemLowfreq(population=5, elites=1, level=0, spread=0.6, rounds=2),
+    "cma_es": CmaEs(generations=2),
+    "cma_es of 2 generations": CmaEs(population=4, share=0.2, rounds=2),
+    "snes": Snes(generations=2),
+    "snes of 2 generations": Snes(population=3, share=0.2, rounds=2),
+    "trust_region": TrustRegion(regions=3, batch=4),
+    "trust_region of 2 rounds": TrustRegion(regions=2, batch=5, warmup=3, patience=1, rounds=2),
     "importance": Importance(6),
     "smc": Smc(8),
     "smc of all that the budget pays for": Smc(window=(0.3, 0.9), interval=0.0, ess=0.7, temper="adaptive"),

@@ -22,6 +22,7 @@ FLOORS = (
         "schedule",
         "prediction",
         "geometry",
+        "haar",
         "shapes",
         "agreement",
         "interpolant",
@@ -31,7 +32,16 @@ FLOORS = (
         "weights",
     ),
     # the language of asking, and the process it is about
-    ("protocol", "process", "halving", "remainder", "particle_pass", "particle_filter"),
+    (
+        "protocol",
+        "process",
+        "affordable",
+        "halving",
+        "remainder",
+        "subspace",
+        "particle_pass",
+        "particle_filter",
+    ),
     # what runs searches
     ("ledger", "panel", "archive", "events", "search", "engine", "plan", "result", "plugins", "calibration"),
     # plug-ins

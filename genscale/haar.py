@@ -1,0 +1,90 @@
+"""The orthonormal Haar transform of latents: a low band of coarse structure, and high bands of detail.
+
+White noise stays white under it, so a search may draw the low band alone and the noise is standard normal still. Sizes
+need not be powers of 2: an odd one out goes on to the low band as it is, which keeps the transform orthonormal.
+(Haar 1910; the pyramid is Mallat's, 1989.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where latents of one shape have their space.
+
+    grid: the shape [*grid] in which space can be seen. axes: its axes in space, counted from the end.
+    """
+
+    shape: tuple[int, ...]
+    grid: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @staticmethod
+    def of(shape: Sequence[int], rows: int | None = None) -> Plane:
+        """The plane of latents [*shape], one of them without a batch dimension.
+
+        [..., height, width]: the last two (frames of a clip, whichever axis they are, are left alone). Packed
+        [tokens, channels], as Flux has them: a grid of `rows` rows read row by row; without `rows` a square where the
+        number of tokens is one; else the tokens in their order, so that low means alike along a row. [d]: in its order.
+        """
+        shape = tuple(shape)
+        if rows is not None and (len(shape) != 2 or rows < 1 or shape[0] % rows):
+            raise Refusal(f"latents of shape {list(shape)} are not tokens in {rows} rows: leave rows out.")
+        if len(shape) != 2:
+            return Plane(shape, shape, (-2, -1) if len(shape) > 2 else (-1,))
+        side = math.isqrt(shape[0])
+        rows = rows or (side if side**2 == shape[0] else 1)
+        return Plane(shape, (rows, shape[0] // rows, shape[1]), (-3, -2))
+
+    def split(self, x: Tensor, level: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """[*shape] to its low band, and its high bands."""
+        return split(x.reshape(self.grid), level, self.axes)
+
+    def join(self, low: Tensor, high: Sequence[Tensor]) -> Tensor:
+        """The inverse of `split`: [*shape]."""
+        return join(low, high, self.axes).reshape(self.shape)
+
+
+def split(x: Tensor, level: int, axes: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The low band after `level` halvings of each axis, and the high bands in the order in which they come off.
+
+    They come off along one axis at a time; the low band is that of the usual transform. An axis of size 1 stays.
+    """
+    high = []
+    for _ in range(level):
+        for axis in axes:
+            x, detail = _halve(x, axis)
+            high.append(detail)
+    return x, tuple(high)
+
+
+def join(low: Tensor, high: Sequence[Tensor], axes: Sequence[int]) -> Tensor:
+    """The inverse of `split`, with the same axes."""
+    for i in reversed(range(len(high))):
+        low = _double(low, high[i], axes[i % len(axes)])
+    return low
+
+
+def _halve(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    x = x.movedim(axis, -1)
+    n = x.shape[-1] // 2 * 2
+    even, odd = x[..., 0:n:2], x[..., 1:n:2]
+    low = torch.cat([(even + odd) / math.sqrt(2), x[..., n:]], -1)
+    return low.movedim(-1, axis), ((even - odd) / math.sqrt(2)).movedim(-1, axis)
+
+
+def _double(low: Tensor, detail: Tensor, axis: int) -> Tensor:
+    low, detail = low.movedim(axis, -1), detail.movedim(axis, -1)
+    pairs = detail.shape[-1]
+    mean = low[..., :pairs]
+    both = torch.stack([(mean + detail) / math.sqrt(2), (mean - detail) / math.sqrt(2)], -1).flatten(-2)
+    return torch.cat([both, low[..., pairs:]], -1).movedim(-1, axis)

@@ -1,0 +1,140 @@
+"""Simulated annealing on the noise sphere: sometimes go down, so as not to be held by the first hill.
+
+Kirkpatrick, Gelatt & Vecchi 1983, with the acceptance rule of Metropolis et al. 1953; on the noise of diffusion models:
+the NoiseSearch notebooks (aklein4/NoiseSearch), whose 50 evaluations turn and cool by 0.92 each. Differences: proposals
+are on the sphere; the temperature is in units of the spread of the first scores, as rewards have no common unit;
+proposals come in batches; the schedule is stretched over what the budget pays for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale.affordable import affordable, rounds_of
+from genscale.errors import Refusal
+from genscale.geometry import neighbour
+from genscale.key import Key
+from genscale.particles import OWN, Candidate, draw
+from genscale.protocol import Ask, Process, Score, Scores, Solve
+
+UNLIMITED = 4  # rounds when neither the user nor a budget says how many
+CYCLE = 50  # evaluations of a schedule whose length nothing tells, as published; then it begins again from the best
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Walk over the noise sphere with shrinking steps; take what is worse by d with probability exp(-d / T).
+
+    proposals: neighbours of the present noise that are evaluated together, then accepted or not in their order (4; 1
+    is the published walk). turn: share of a right angle by which the first proposals turn away from the present noise
+    (1, published; 0 stays there). temperature: T at first, in units of the standard deviation of the scores of
+    candidate 0 and the first proposals (0.25, the notebooks' for ImageReward as it is; 0 is hill climbing). final:
+    share of turn and temperature that is left at the end (0.0155, the notebooks' 0.92 to the power of 50). rounds:
+    batches of proposals; None means until the budget ends the search (4 without one).
+
+    Where only seconds end the search, a schedule takes 50 proposals and begins again from the best noise.
+    Cost in NFE: (1 + rounds * proposals) f, f being the evaluations of one candidate.
+    """
+
+    proposals: int = 4
+    turn: float = 1.0
+    temperature: float = 0.25
+    final: float = 0.0155
+    rounds: int | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+
+    def __post_init__(self) -> None:
+        if self.proposals < 1:
+            raise Refusal(f"proposals={self.proposals} must be at least 1.")
+        if not 0 <= self.turn <= 1 or not 0 < self.final <= 1:
+            raise Refusal(f"turn={self.turn} must be in [0, 1] and final={self.final} in (0, 1].")
+        if not 0 <= self.temperature < math.inf:
+            raise Refusal(f"temperature={self.temperature} must be 0 or more.")
+        if self.rounds is not None and self.rounds < 0:
+            raise Refusal(f"rounds={self.rounds} must be 0 or more.")
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        cycle, open_end = self._cycle(process, rounds)
+        lead = draw(key, OWN)
+        here = best = process.noise(lead)
+        finished = yield Solve(process.start([lead]))
+        at: Scores = yield Score(finished)
+        leader, top, first, done = lead, at, at, 0
+        while rounds is None or done < rounds:
+            if open_end and done > 0 and done % cycle == 0:
+                lead, here, at = leader, best, top
+            ids = range(1 + done * self.proposals, 1 + (done + 1) * self.proposals)
+            at_round = done % cycle if open_end else min(done, cycle - 1)
+            heat = self.final ** (at_round / max(cycle - 1, 1))
+            candidates, noise = self._propose(process, key, ids, lead, here, heat)
+            finished = yield Solve(process.start(candidates, noise))
+            scores: Scores = yield Score(finished)
+            if done == 0:
+                first = Scores.cat([at, scores])
+            for i in self._accepted(first, at, scores, heat, [Key(c.key) for c in candidates]):
+                lead, here, at = candidates[i], noise[i], scores[i : i + 1]
+            winner = Scores.cat([top, scores]).best() - 1
+            if winner >= 0:
+                leader, best, top = candidates[winner], noise[winner], scores[winner : winner + 1]
+            done += 1
+
+    def _cycle(self, process: Process, rounds: int | None) -> tuple[int, bool]:
+        """Rounds of a schedule, and whether another follows."""
+        n = affordable(process)
+        counts = [c for c in (rounds, None if n is None else -(-(n - 1) // self.proposals)) if c is not None]
+        if counts:
+            return max(1, min(counts)), False
+        return max(1, CYCLE // self.proposals), True
+
+    def _propose(
+        self, process: Process, key: Key, ids: range, lead: Candidate, here: Tensor, heat: float
+    ) -> tuple[list[Candidate], Tensor]:
+        cosine = math.cos(self.turn * heat * math.pi / 2)
+        candidates = [
+            Candidate(
+                i,
+                "neighbour",
+                key.fold("candidate", i).path,
+                lead.id,
+                details={"cosine": cosine, "heat": heat},
+            )
+            for i in ids
+        ]
+        fresh = torch.stack([process.noise(c) for c in candidates])
+        return candidates, neighbour(here.expand_as(fresh), cosine, fresh)
+
+    def _accepted(self, first: Scores, at: Scores, new: Scores, heat: float, keys: list[Key]) -> list[int]:
+        """Rows that are accepted one after the other, each against the one before it.
+
+        The scores are compared in one pool with the first ones, whose spread is the unit of temperature.
+        """
+        total = Scores.cat([first, at, new]).total
+        unit = float(total[: len(first)].std(correction=0))
+        now, accepted = float(total[len(first)]), []
+        for i in range(len(new)):
+            score = float(total[len(first) + 1 + i])
+            if metropolis(
+                score - now, self.temperature * heat * unit, float(keys[i].fold("accept").uniform(1))
+            ):
+                now = score
+                accepted.append(i)
+        return accepted
+
+    def cost(self, process: Process) -> int | None:
+        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        return None if rounds is None else (1 + rounds * self.proposals) * process.nfe()
+
+
+def metropolis(gain: float, temperature: float, u: float) -> bool:
+    """Whether a move is accepted; u: uniform in [0, 1). At temperature 0 only what is strictly better."""
+    if temperature <= 0:
+        return gain > 0
+    return gain >= 0 or u < math.exp(gain / temperature)

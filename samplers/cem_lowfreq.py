@@ -1,0 +1,130 @@
+"""Spectral evolution search: the cross-entropy method on the low Haar band of the initial noise.
+
+"Spectral Evolution Search" (2026, arXiv 2602.03208; code yjy415/Spectral-Evolution-Search and DiffSynth-Studio):
+coarse structure of the noise decides the picture's, fine structure hardly matters, so only the former is searched.
+The high bands stay those of the pipeline's own noise. Differences: candidate 0 is the own noise and belongs to the
+first generation; the distribution begins standard normal (the authors' code centres it at the own noise with unit
+variance, which is too wide); instead of a penalty on the low band's length, which is in the units of one reward,
+later generations are kept at lengths that standard normal bands have; a generation is one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale.affordable import rounds_of
+from genscale.errors import Refusal
+from genscale.haar import Plane
+from genscale.key import Key
+from genscale.particles import OWN, Candidate, cat, draw
+from genscale.protocol import Ask, Process, Score, Scores, Solve
+
+UNLIMITED = 3  # generations when neither the user nor a budget says how many: the published budget of 30
+FLOOR = 1e-7  # variance that is left where all elites agree, as published
+SHELL = 2.0  # the length of k standard normal numbers is within 2 of sqrt(k), but for 5 in 1000 of them
+
+
+@dataclass(frozen=True)
+class CemLowfreq:
+    """Draw the coarse structure of the noise from a normal distribution that learns from the best so far.
+
+    population: candidates a generation (10, published). elites: the best of all generations, from which mean and
+    variance are taken (5, published). level: halvings of height and width; 4 makes the searched space 256 times smaller
+    (published, for latents of 128 x 128; smaller ones are left at least one number a channel). spread: share of fresh
+    noise in the first low bands, sqrt(1 - spread^2) own + spread fresh: standard normal whatever it is (1, published),
+    and 0 leaves the pipeline's own noise as it is. rounds: generations; None means until the budget ends the search
+    (3 without one, the published budget of 30). rows: rows of the grid that packed latents [tokens, channels], such as
+    Flux's, were made of (height / 16 there); None takes a square for one, and otherwise low frequency is along the
+    tokens in their order.
+
+    Cost in NFE: rounds * population f, f being the evaluations of one candidate.
+    """
+
+    population: int = 10
+    elites: int = 5
+    level: int = 4
+    spread: float = 1.0
+    rounds: int | None = None
+    rows: int | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+
+    def __post_init__(self) -> None:
+        if self.population < 2 or not 1 <= self.elites <= self.population:
+            raise Refusal(
+                f"cem_lowfreq needs a population of at least 2 and no more elites than that, "
+                f"not {self.population} and {self.elites}."
+            )
+        if self.level < 0:
+            raise Refusal(f"level={self.level} must be 0 or more.")
+        if not 0 <= self.spread <= 1:
+            raise Refusal(f"spread={self.spread} must be between 0 and 1.")
+        if self.rounds is not None and self.rounds < 1:
+            raise Refusal(f"rounds={self.rounds} must be at least 1.")
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        own = draw(key, OWN)
+        noise = process.noise(own).double()
+        plane = Plane.of(noise.shape, self.rows)
+        low, high = plane.split(noise, self.level)
+        mean, std = math.sqrt(1 - self.spread**2) * low, torch.full_like(low, self.spread)
+        elite, done, rounds = _Elite(), 0, rounds_of(process, self.rounds, UNLIMITED)
+        while rounds is None or done < rounds:
+            ids = range(max(1, done * self.population), (done + 1) * self.population)
+            fresh = [self._drawn(key, i, done, elite) for i in ids]
+            white = torch.stack([plane.split(process.noise(c).double(), self.level)[0] for c in fresh])
+            bands = mean + std * white
+            if done > 0:
+                bands = _on_shell(bands, float(low.norm()))
+            start = process.start(fresh, torch.stack([plane.join(b, high) for b in bands]).float())
+            if done == 0:
+                start, bands = cat([process.start([own]), start]), torch.cat([low[None], bands])
+            finished = yield Solve(start)
+            scores: Scores = yield Score(finished)
+            elite = elite.with_(finished.candidates, bands, scores, self.elites)
+            mean = elite.bands.mean(0)
+            if len(elite.bands) > 1:
+                std = (elite.bands.var(0) + FLOOR * self.spread**2).sqrt()
+            done += 1
+
+    def _drawn(self, key: Key, i: int, generation: int, elite: _Elite) -> Candidate:
+        """A candidate with the own noise's high bands; the elites that its low band was learned from are named."""
+        learned = {f"elite{j}": c.id for j, c in enumerate(elite.candidates)}
+        details = {"generation": generation, "level": self.level, "spread": self.spread, **learned}
+        return Candidate(i, "neighbour", key.fold("candidate", i).path, OWN, details=details)
+
+    def cost(self, process: Process) -> int | None:
+        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        return None if rounds is None else rounds * self.population * process.nfe()
+
+
+@dataclass(frozen=True)
+class _Elite:
+    """The best of all generations so far, best first, with their low bands."""
+
+    candidates: tuple[Candidate, ...] = ()
+    bands: Tensor = field(default_factory=lambda: torch.empty(0))
+    scores: Scores | None = None
+
+    def with_(self, candidates: Sequence[Candidate], bands: Tensor, scores: Scores, n: int) -> _Elite:
+        """The best n of these and newly scored ones; of the new, only so many as were scored."""
+        bands, candidates = bands[: len(scores)], candidates[: len(scores)]
+        if self.scores is not None:  # the old come first: among equals they stay
+            scores, bands = Scores.cat([self.scores, scores]), torch.cat([self.bands, bands])
+        known, keep = (*self.candidates, *candidates), scores.ranking()[:n]
+        return _Elite(tuple(known[i] for i in keep), bands[keep], scores[keep])
+
+
+def _on_shell(bands: Tensor, own: float) -> Tensor:
+    """Low bands [n, *band] at lengths that standard normal ones have, or the own one."""
+    k = bands[0].numel()
+    least, most = min(own, max(0.0, math.sqrt(k) - SHELL)), max(own, math.sqrt(k) + SHELL)
+    length = bands.flatten(1).norm(dim=1).view(-1, *[1] * (bands.ndim - 1))
+    kept: Tensor = bands * (length.clamp(least, most) / length.clamp(min=torch.finfo(torch.float64).tiny))
+    return kept

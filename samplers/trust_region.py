@@ -1,0 +1,162 @@
+"""Trust-region search: many small searches around the best noises, each with a radius that learns from its luck.
+
+TRS (2026, arXiv 2603.14504; code NiklasSchweiger/trust-region-noise-search, whose defaults these are), after TuRBO
+(Eriksson et al. 2019, arXiv 1910.01465) without its surrogate. Differences: proposals are brought to the length of
+their centre's noise, which the public code lets grow; pseudorandom numbers instead of Sobol points, which torch has
+up to 21201 dimensions only; a region's radius goes with its centre, not with its rank; the share of perturbed numbers
+is drawn for each proposal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale.affordable import affordable, rounds_of
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.particles import Candidate, draw
+from genscale.protocol import Ask, Process, Score, Scores, Solve
+
+UNLIMITED = 4  # rounds when neither the user nor a budget says how many
+WARMUP = 80  # published, of 400 evaluations
+LEAST, MOST = 0.1, 0.9  # share of the numbers that a proposal perturbs, published
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """Perturb the best noises within boxes that grow where a search succeeds and shrink where it fails.
+
+    regions: noises searched around, the best of all so far (15). batch: proposals a round, shared out among the
+    regions, the best of them first (20). warmup: candidates before the first round, candidate 0 and fresh noise; None
+    means a fifth of all that rounds or budget allow, as published, but no more than the published 80. side: of a
+    region's box at first (0.8), in units of the noise's standard deviation. shortest, longest: its bounds (0.05 and
+    2.4). factor, patience: it grows by factor 1.5 after 3 rounds in a row that improved on its centre, and shrinks by
+    as much after 3 that did not; failing at its shortest, it begins again at `side`. rounds: None means until the
+    budget ends the search (4 without one).
+
+    Cost in NFE: (warmup + rounds * batch) f, f being the evaluations of one candidate.
+    """
+
+    regions: int = 15
+    batch: int = 20
+    warmup: int | None = None
+    side: float = 0.8
+    shortest: float = 0.05
+    longest: float = 2.4
+    factor: float = 1.5
+    patience: int = 3
+    rounds: int | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+
+    def __post_init__(self) -> None:
+        for name in ("regions", "batch", "patience"):
+            if getattr(self, name) < 1:
+                raise Refusal(f"trust_region needs {name} of at least 1, not {getattr(self, name)}.")
+        if self.warmup is not None and self.warmup < 1:
+            raise Refusal(f"warmup={self.warmup} must be at least 1: candidate 0 belongs to it.")
+        if not 0 <= self.shortest <= self.side <= self.longest < math.inf:
+            raise Refusal(
+                f"side={self.side} must be between shortest={self.shortest} and longest={self.longest}."
+            )
+        if not 1 < self.factor < math.inf:
+            raise Refusal(f"factor={self.factor} must be above 1.")
+        if self.rounds is not None and self.rounds < 0:
+            raise Refusal(f"rounds={self.rounds} must be 0 or more.")
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        warmup = self._warmup(process, rounds)
+        begun = [draw(key, i) for i in range(warmup)]
+        finished = yield Solve(process.start(begun))
+        scores: Scores = yield Score(finished)
+        at = scores.ranking()[: self.regions]
+        regions = [Region(begun[i], process.noise(begun[i]), self.side) for i in at]
+        best, done, first = scores[at], 0, warmup
+        while rounds is None or done < rounds:
+            homes = [regions[j % len(regions)] for j in range(self.batch)]
+            candidates = [self._near(key, first + j, home) for j, home in enumerate(homes)]
+            noise = [_perturbed(process, c, home.noise) for c, home in zip(candidates, homes, strict=True)]
+            finished = yield Solve(process.start(candidates, torch.stack(noise)))
+            scores = yield Score(finished)
+            pool = Scores.cat([best, scores])
+            regions = self._learned(regions, pool.total.tolist())
+            born = [regions[j % len(regions)].moved(candidates[j], noise[j]) for j in range(len(scores))]
+            at = pool.ranking()[: self.regions]  # the centres come first: among equals they stay
+            regions, best = [[*regions, *born][i] for i in at], pool[at]
+            first, done = first + self.batch, done + 1
+
+    def _warmup(self, process: Process, rounds: int | None) -> int:
+        if self.warmup is not None:
+            return self.warmup
+        n = affordable(process)
+        fifths = [WARMUP]
+        if n is not None:
+            fifths.append(-(-n // 5))
+        if rounds is not None:
+            fifths.append(-(-rounds * self.batch // 4))
+        return max(1, min(fifths))
+
+    def _near(self, key: Key, i: int, home: Region) -> Candidate:
+        own = key.fold("candidate", i)
+        share = LEAST + (MOST - LEAST) * float(own.fold("share").uniform(1))
+        return Candidate(
+            i, "neighbour", own.path, home.centre.id, details={"side": home.side, "share": share}
+        )
+
+    def _learned(self, regions: list[Region], totals: list[float]) -> list[Region]:
+        """The regions after the scores of a round: those of their centres, then those of the proposals in turn."""
+        k = len(regions)
+        return [
+            self._after(region, max(totals[k + r :: k]) > totals[r]) if totals[k + r :: k] else region
+            for r, region in enumerate(regions)
+        ]
+
+    def _after(self, region: Region, success: bool) -> Region:
+        """The published rule: `patience` successes in a row grow a region, as many failures shrink it."""
+        wins, losses = (region.wins + 1, 0) if success else (0, region.losses + 1)
+        side = region.side
+        if wins == self.patience:
+            side, wins = min(side * self.factor, self.longest), 0
+        if losses == self.patience:
+            side, losses = (self.side if side == self.shortest else max(side / self.factor, self.shortest)), 0
+        return replace(region, side=side, wins=wins, losses=losses)
+
+    def cost(self, process: Process) -> int | None:
+        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        return (
+            None if rounds is None else (self._warmup(process, rounds) + rounds * self.batch) * process.nfe()
+        )
+
+
+@dataclass(frozen=True)
+class Region:
+    """A noise that is searched around. side: of its box. wins, losses: rounds in a row."""
+
+    centre: Candidate
+    noise: Tensor  # [*latent]
+    side: float
+    wins: int = 0
+    losses: int = 0
+
+    def moved(self, centre: Candidate, noise: Tensor) -> Region:
+        return replace(self, centre=centre, noise=noise)
+
+
+def _perturbed(process: Process, candidate: Candidate, centre: Tensor) -> Tensor:
+    """A point of the box around a centre, brought back to the centre's length; exactly the centre for a side of 0."""
+    side, share = candidate.details["side"], candidate.details["share"]
+    if side == 0:
+        return centre
+    even = torch.special.ndtr(process.noise(candidate).double()) - 0.5  # uniform in [-1/2, 1/2]
+    chosen = Key(candidate.key).fold("chosen").uniform(centre.numel()).view(centre.shape) < share
+    base = centre.double()
+    y = base + side * even * chosen
+    kept: Tensor = y * (base.norm() / y.norm())
+    return kept.to(centre.dtype)
