@@ -45,12 +45,14 @@ class TreeSearch:
     rollouts: how many; None: until the budget ends (64 without one).
     levels: fractions of the run at which states are kept and branched.
     select: "sample", a child by exp(strength v), or "uct", the largest v + explore sqrt(log N / N_child).
-    strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see scale);
+    strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
+    scale);
         inf backs up the maximum.
     explore: of "uct", for values normalised to [0, 1].
     widen: (C, a): a node may have C visits^a children.
     wave: rollouts selected at a time.
-    kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)". rest: the kernel before the
+    kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)". rest: the kernel
+    before the
         first level and after the step that leaves the last: "own" is the pipeline's scheduler.
     scale: what scores are divided by: "pool", the spread of the first wave; or a number.
     """
@@ -206,7 +208,9 @@ class Growth:
                 node.state = State(replace(particles[[i]], x0=None), prediction[[i]])
                 node.label = particles.candidates[i].id
             live = [self._descendant(n) for n in live]
-        particles = yield from self._reach(len(steps), live, [n for n in starts if n.level == len(steps)], particles)
+        particles = yield from self._reach(
+            len(steps), live, [n for n in starts if n.level == len(steps)], particles
+        )
         live += [n for n in starts if n.level == len(steps)]
         yield from self._judge(live, particles)
 
@@ -216,7 +220,6 @@ class Growth:
         """Particles of all rollouts at the step of a level (or the clean end): those under way, and new ones."""
         steps, process = self.steps, self.process
         end = level == len(steps)
-        parts = []
         if level == 0 or not steps:
             if born:
                 start = process.start([fresh(self.key, self._number()) for _ in born])
@@ -226,7 +229,9 @@ class Growth:
         if not movers:
             return None
         states = [n.parent.state for n in movers if n.parent is not None]
-        candidates = [self._branch(s, steps[level - 1], n in born) for s, n in zip(states, movers, strict=True)]
+        candidates = [
+            self._branch(s, steps[level - 1], n in born) for s, n in zip(states, movers, strict=True)
+        ]
         before = replace(cat([s.particles for s in states]), candidates=tuple(candidates), x0=None)
         known = Prediction(
             torch.cat([s.prediction.x0 for s in states]), torch.cat([s.prediction.eps for s in states])
@@ -281,6 +286,8 @@ class Growth:
         strength = self._strength()
         chance = probabilities(self.root, strength)
         log_w = torch.tensor([chance[leaf] for leaf in leaves], dtype=torch.float64).log()
-        if not math.isinf(strength):  # so that their mean is the tree's estimate of Z, as in other populations
+        if not math.isinf(
+            strength
+        ):  # so that their mean is the tree's estimate of Z, as in other populations
             log_w += strength * values(self.root, strength)[self.root] + math.log(len(leaves))
         return Population(tuple(leaf.state for leaf in leaves), log_w, totals)
