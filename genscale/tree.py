@@ -60,7 +60,7 @@ class Widening:
 
     def open(self, node: Node) -> bool:
         """Whether a node may have one more child."""
-        return len(node.children) < self.factor * max(node.visits, 1) ** self.power
+        return len(node.children) < self.factor * math.pow(max(node.visits, 1), self.power)
 
 
 def values(root: Node, strength: float) -> dict[Node, float]:
