@@ -98,8 +98,11 @@ def _cost(doc: str) -> str:
 
 
 def _paper(doc: str) -> str:
-    match = re.search(r"arXiv[:\s]+(\d{4}\.\d{4,5})", doc)
-    return "" if match is None else f"arXiv {match[1]}"
+    """Where it is published: an arXiv number, or else the first "Name et al. year" that is cited."""
+    if match := re.search(r"arXiv[:\s]+(\d{4}\.\d{4,5})", doc):
+        return f"arXiv {match[1]}"
+    match = re.search(r"[A-Z][\w-]+(?:, [A-Z][\w-]+)*(?: et al\.| & [A-Z][\w-]+)? (?:19|20)\d\d\b", doc)
+    return "" if match is None else match[0]
 
 
 # --------------------------------------------------------------------------------------------- for people

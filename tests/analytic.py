@@ -28,6 +28,8 @@ from genscale.samplers.cem_lowfreq import CemLowfreq
 from genscale.samplers.cma_es import CmaEs
 from genscale.samplers.code import Code
 from genscale.samplers.das import Das
+from genscale.samplers.dts import Dts
+from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
 from genscale.samplers.fk_steering import FkSteering
 from genscale.samplers.importance import Importance
@@ -87,6 +89,8 @@ SAMPLERS: dict[str, Any] = {
     "rollover on the ode": Rollover(kernel="ode", calls=60),
     "evolution": Evolution(start=6, levels=(0.0, 0.4, 0.7), sizes=(4, 4, 5), elites=1),
     "evolution of initial noise": Evolution(start=3, levels=(0.0, 0.0), sizes=3, elites=0, kernel="own"),
+    "dts": Dts(),
+    "dts_star": DtsStar(12, wave=4),
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),

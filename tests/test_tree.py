@@ -1,0 +1,208 @@
+"""The search tree: backup and descent by enumeration, laws on the exact bed, waves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from genscale.budget import Budget
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.samplers.best_of_n import BestOfN
+from genscale.samplers.dts import Dts
+from genscale.samplers.dts_star import DtsStar
+from genscale.tree import Node, Widening, boltzmann, draw, probabilities, soft_mean, uct, values
+from tests.analytic import run
+from tests.mixture import Line
+from tests.test_particle_law import BED, Exact, populations
+
+STEPS = 10
+
+
+def grown(shape: Any) -> Node:
+    """A tree from nested lists of rewards."""
+
+    def add(parent: Node | None, what: Any, level: int) -> Node:
+        node = Node(level, parent, visits=1)
+        if isinstance(what, list):
+            node.children = [add(node, w, level + 1) for w in what]
+        else:
+            node.reward = float(what)
+        return node
+
+    return add(None, shape, -1)
+
+
+def test_backup_on_a_hand_built_tree() -> None:
+    root = grown([[1.0, 3.0], [2.0]])
+    value = values(root, 0.5)
+    left = 2 * math.log((math.exp(0.5) + math.exp(1.5)) / 2)
+    assert value[root.children[0]] == pytest.approx(left, abs=1e-12)
+    assert value[root.children[1]] == 2.0
+    assert value[root] == pytest.approx(2 * math.log((math.exp(left / 2) + math.exp(1.0)) / 2), abs=1e-12)
+    assert values(root, 0.0)[root] == 2.0
+    assert values(root, math.inf)[root] == 3.0
+
+
+def test_unfinished_nodes_do_not_count() -> None:
+    root = grown([[1.0], []])
+    assert values(root, 1.0)[root] == 1.0
+    assert root.children[1] not in values(root, 1.0)
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0, 4.0])
+def test_exhaustive_enumeration_of_a_chain(strength: float) -> None:
+    """All paths of a chain with 3, 2 and 4 equally likely choices: root value log Z, leaves with the tilted law."""
+    rewards = {
+        path: math.sin(5 * path[0] + 2 * path[1] + path[2])
+        for path in itertools.product(range(3), range(2), range(4))
+    }
+    root = grown([[[rewards[a, b, c] for c in range(4)] for b in range(2)] for a in range(3)])
+    z = sum(math.exp(strength * r) for r in rewards.values()) / len(rewards)
+    assert strength * values(root, strength)[root] == pytest.approx(math.log(z), abs=1e-12)
+    chance = probabilities(root, strength)
+    for leaf in root.leaves():
+        wanted = math.exp(strength * leaf.reward) / (z * len(rewards))
+        assert chance[leaf] == pytest.approx(wanted, abs=1e-12)
+    # The broken twin: a backup weighted by visits is another value.
+    root.children[0].visits = 50
+    twin = sum(n.visits * math.exp(strength * values(root, strength)[n]) for n in root.children)
+    twin /= sum(n.visits for n in root.children)
+    assert math.log(twin) / strength != pytest.approx(values(root, strength)[root], abs=1e-6)
+
+
+def test_draws_follow_the_probabilities() -> None:
+    root = grown([[0.0, 1.0], [2.0]])
+    chance = probabilities(root, 1.0)
+    found = [draw(root, 1.0, Key((i,))) for i in range(4000)]
+    for leaf in root.leaves():
+        n, p = sum(f is leaf for f in found), chance[leaf]
+        assert abs(n - 4000 * p) < 4 * math.sqrt(4000 * p * (1 - p))
+    assert draw(grown([]), 1.0, Key((0,))) is None
+
+
+def test_soft_mean_is_stable() -> None:
+    assert soft_mean([1e4, 1e4], 1.0) == 1e4
+    assert soft_mean([-1e4, 0.0], 1.0) == pytest.approx(-math.log(2))
+
+
+def test_uct_prefers_the_rarely_visited_among_equals() -> None:
+    nodes = [Node(0, visits=5), Node(0, visits=1)]
+    value = dict.fromkeys(nodes, 0.5)
+    assert uct(nodes, value, 1.0, 0.0, 1.0) is nodes[1]
+    value[nodes[0]] = 1.0
+    assert uct(nodes, value, 0.0, 0.0, 1.0) is nodes[0]
+    loud = {n: 1000 * v for n, v in value.items()}
+    for bonus in (0.1, 0.3, 1.0):  # the unit of rewards does not matter
+        assert uct(nodes, value, bonus, 0.0, 1.0) is uct(nodes, loud, bonus, 0.0, 1000.0)
+
+
+def test_boltzmann_limits() -> None:
+    nodes = [Node(0), Node(0)]
+    value = {nodes[0]: 0.0, nodes[1]: 1.0}
+    assert boltzmann(nodes, value, math.inf, 0.0) is nodes[1]
+    assert boltzmann(nodes, value, 0.0, 0.4) is nodes[0]
+    assert boltzmann(nodes, value, 0.0, 0.6) is nodes[1]
+
+
+@pytest.mark.parametrize(
+    ("factor", "power", "first"), [(2.0, 0.8, 36), (2.0, 0.7, 13), (1.0, 0.8, 4), (1.0, 0.5, 2)]
+)
+def test_widening_is_best_of_n_for_as_long_as_the_notes_say(factor: float, power: float, first: int) -> None:
+    """Rollouts before the first descent, counting the root's initial visit: research note 1.6."""
+    root, rule = Node(-1, visits=1), Widening(factor, power)
+    while rule.open(root):
+        root.children.append(Node(0, root))
+        root.visits += 1
+    assert len(root.children) == pytest.approx(first, abs=1)
+
+
+# ---------------------------------------------------------------- samplers
+
+
+def on_the_bed(sampler: Any) -> Any:
+    return replace(sampler, strength=1.0, scale=1.0, kernel=Exact(), rest=Exact(), levels=(0.25, 0.5))
+
+
+def test_widening_without_end_is_importance_sampling() -> None:
+    """All rollouts from the root: evidence and mean are unbiased."""
+    tilted, log_z = BED.tilted(1.0)
+    found = [s.population for s in populations(on_the_bed(Dts(rollouts=12, widen=(1e9, 0.0))), 200)]
+    evidence = torch.tensor([math.exp(p.log_evidence - log_z) for p in found])
+    moment = torch.stack([((p.log_weights - log_z).exp() * p.totals).mean() for p in found])
+    for values_, wanted in ((evidence, 1.0), (moment, tilted.mean)):
+        z = float((values_.mean() - wanted) / (values_.std() / math.sqrt(len(values_))))
+        assert abs(z) < 4
+
+
+@pytest.mark.parametrize("wave", [1, 6])
+def test_strength_0_is_the_prior(wave: int) -> None:
+    """Descents that ignore rewards draw from the model's own law, in waves or one by one."""
+    sampler = replace(on_the_bed(Dts(rollouts=18, wave=wave)), strength=0.0)
+    found = [s.population for s in populations(sampler, 200)]
+    means = torch.stack([(p.weights * p.totals).sum() for p in found])
+    z = float((means.mean() - Line().mean) / (means.std() / math.sqrt(len(means))))
+    assert abs(z) < 4
+    tilted = [s.population for s in populations(replace(sampler, strength=2.0), 60)]
+    shifted = torch.stack([(p.weights * p.totals).sum() for p in tilted])
+    assert float((shifted.mean() - Line().mean) / (shifted.std() / math.sqrt(len(shifted)))) > 4
+
+
+@pytest.mark.parametrize("sampler", [DtsStar(), Dts(), DtsStar(wave=1), DtsStar(levels=())])
+def test_a_tree_spends_what_it_may_and_keeps_its_best(sampler: Any) -> None:
+    totals = []
+    for nfe in (10, 40, 100, 333):
+        search = run(sampler, steps=STEPS, budget=Budget(nfe=nfe)).searches[0]
+        assert nfe - STEPS < search.spent <= nfe
+        totals.append(search.best().total)
+        assert search.finished == len(search.finals)
+    assert totals[0] <= totals[-1]
+
+
+def test_more_budget_continues_the_same_tree() -> None:
+    """Whole waves come out alike: what a smaller budget finished is the beginning of what a larger one does."""
+    small, large = (run(DtsStar(), steps=STEPS, budget=Budget(nfe=n)).searches[0] for n in (150, 600))
+    both = [(e.candidate, e.total) for e in small.finals][:8]
+    assert both == [(e.candidate, e.total) for e in large.finals][:8]
+    assert large.best().total >= max(t for _, t in both)
+
+
+def test_a_state_is_asked_once_and_its_children_save_the_call() -> None:
+    seen: set[tuple[int, int]] = set()
+
+    def on_batch(batch: Any, rows: Any) -> None:
+        for _, i in rows:
+            assert (i, batch.step) not in seen
+            seen.add((i, batch.step))
+
+    search = run(DtsStar(rollouts=40), steps=STEPS, on_batch=on_batch).searches[0]
+    assert search.finished == 40
+    assert search.spent == len(seen) < 40 * STEPS
+
+
+def test_rollouts_branch_and_beat_fresh_noise_on_average() -> None:
+    tree, plain = (
+        torch.tensor(
+            [run(s, steps=STEPS, budget=Budget(nfe=300), seed=i).winners[0].total for i in range(16)]
+        )
+        for s in (DtsStar(), BestOfN())
+    )
+    assert float((tree - plain).mean()) > 0
+    made = run(DtsStar(), steps=STEPS, budget=Budget(nfe=300))
+    assert any(e.candidate.origin == "branch" for e in made.searches[0].finals)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rollouts": 0}, {"wave": 0}, {"levels": (0.5, 0.2)}, {"levels": (1.0,)}, {"select": "best"}, {"strength": -1.0},
+     {"explore": -1.0}, {"widen": (0.0, 0.5)}, {"widen": (1.0, 2.0)}, {"widen": (1.0,)}, {"scale": "x"},
+     {"kernel": "ode"}, {"kernel": "own"}, {"kernel": "glass(2)"}],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(Refusal):
+        replace(DtsStar(), **options)
