@@ -107,7 +107,7 @@ def nested(table: Table, pipe: Any, prompts: Any, call: Any, each: int, options:
     )
     curves, seconds = run(scaled, prompts, call, options)
     for n in (1, *(n for n in NESTED if n <= options.largest)):
-        points = [[p for p in curve if p["candidate"] < n][-1] for curve in curves]
+        points = [{**[p for p in curve if p["candidate"] < n][-1], "spent": each * n} for curve in curves]
         table.add("base" if n == 1 else f"best_of_{n}", each * n, points, seconds * n / options.largest)
     for label in ("zero_order", "search_over_paths"):
         equal(table, pipe, prompts, call, label, each * options.equal, options)
@@ -163,7 +163,7 @@ class Table:
             {
                 "search": label,
                 "nfe": nfe,
-                "spent": statistics.fmean(p.get("spent", nfe) for p in points),
+                "spent": statistics.fmean(p["spent"] for p in points),
                 "seconds": seconds,
                 "clip": [p["total"] for p in points],
                 "correct": [p["report"]["shapes"] for p in points],
