@@ -283,11 +283,7 @@ class Engine:
     def _judge(self, jobs: list[tuple[Search, int]]) -> bool:
         """Decode and score rows of several searches in one batch; False if it had to be made smaller."""
         try:
-            with self.ledger.clock("decode"):
-                media = self.decode(
-                    torch.stack([_clean(s)[row] for s, row in jobs]), tuple(s.index for s, _ in jobs)
-                )
-            self.ledger.decodes += len(jobs)
+            media = self._decoded(jobs) if self.roles.judging else None
             scores = self._scores(jobs, media)
         except torch.cuda.OutOfMemoryError as error:
             if len(jobs) == 1:
@@ -300,12 +296,27 @@ class Engine:
             return False
         for k, ((search, row), (raw, select)) in enumerate(zip(jobs, scores, strict=True)):
             entry = self._entry(search, row, raw, select)
-            self._report(search, entry, media[k : k + 1], search.label(row))
+            if media is not None:
+                self._report(search, entry, media[k : k + 1], search.label(row))
             self._enter(search, row, entry, fresh=True)
         return True
 
-    def _scores(self, jobs: list[tuple[Search, int]], media: Media) -> list[tuple[Tensor, dict[str, float]]]:
-        """What the search verifiers say of each, and the select verifiers of those that are finished."""
+    def _decoded(self, jobs: list[tuple[Search, int]]) -> Media:
+        with self.ledger.clock("decode"):
+            latents = torch.stack([_clean(s)[row] for s, row in jobs])
+            media = self.decode(latents, tuple(s.index for s, _ in jobs))
+        self.ledger.decodes += len(jobs)
+        return media
+
+    def _scores(
+        self, jobs: list[tuple[Search, int]], media: Media | None
+    ) -> list[tuple[Tensor, dict[str, float]]]:
+        """What the search verifiers say of each, and the select verifiers of those that are finished.
+
+        Without any verifier nothing is decoded (media is None): all scores are equal.
+        """
+        if media is None:
+            return [(torch.zeros(0, dtype=torch.float64), {}) for _ in jobs]
         texts = [s.prompt for s, _ in jobs]
         labels = [s.label(row) for s, row in jobs]
         raw = self.roles.search.score(media, texts, labels, self.ledger)

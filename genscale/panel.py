@@ -141,6 +141,11 @@ class Roles:
         return self.select if self.select.jurors else self.search
 
     @property
+    def judging(self) -> bool:
+        """Whether anybody looks at pictures at all."""
+        return bool(self.search.jurors or self.select.jurors or self.report.jurors)
+
+    @property
     def calls(self) -> int:
         """Verifier calls that count against the budget for one finished candidate."""
         return len(self.search.jurors) + len(self.select.jurors)
