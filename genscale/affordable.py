@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from genscale.protocol import Process
 
 
@@ -15,3 +17,12 @@ def affordable(process: Process) -> int | None:
 def rounds_of(process: Process, rounds: int | None, unlimited: int) -> int | None:
     """Rounds of a search: as told; None, until the budget ends; `unlimited` where there is none that would end it."""
     return unlimited if rounds is None and not process.open_ended else rounds
+
+
+def largest(most: int, allowed: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that is allowed, 0 if none is; what is allowed for one is for all below."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if allowed(middle) else (low, middle - 1)
+    return low

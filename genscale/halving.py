@@ -11,6 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from genscale.affordable import largest
 from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.particles import Particles, draw
@@ -86,14 +87,7 @@ class Halving:
         if most is None:
             limits = ((process.nfe_left, process.nfe(0, 1)), (process.calls_left, process.calls(1, 0)))
             most = min((left // max(1, each) for left, each in limits if left is not None), default=UNLIMITED)
-        low, high = 1, most  # neither cost falls with n
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._allowed(process, middle):
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return max(1, largest(most, lambda n: self._allowed(process, n)))  # neither cost falls with n
 
     def _allowed(self, process: Process, n: int) -> bool:
         nfe, calls = process.nfe_left, process.calls_left

@@ -9,11 +9,12 @@ in samplers/."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from genscale.affordable import largest
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.kernel import Glass, Kernel, Own, parse
 from genscale.key import Key
@@ -193,10 +194,10 @@ class ParticleFilter:
         )
         bounds = [left // max(each, 1) for left, each in limits if left is not None]
         most = self.particles or min(bounds, default=UNLIMITED)
-        n = _largest(most, lambda n: self._allowed(process, n, self.children))
+        n = largest(most, lambda n: self._allowed(process, n, self.children))
         if n or self.children == 1:
             return n, self.children
-        children = _largest(self.children - 1, lambda m: self._allowed(process, 1, m))
+        children = largest(self.children - 1, lambda m: self._allowed(process, 1, m))
         return min(children, 1), children
 
     def _allowed(self, process: Process, n: int, children: int) -> bool:
@@ -223,11 +224,7 @@ class ParticleFilter:
 
     def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
         """(kernel, rest) on this process; None is the pipeline's own scheduler, where that can step."""
-        rest = parse(self.rest)
-        if isinstance(rest, Own):
-            free = process.own_steps and (process.own_restarts or self.interval == 1)
-            return parse(self.kernel), None if free else parse("ode")
-        return parse(self.kernel), rest
+        return parse(self.kernel), outside(process, self.rest, branched=self.interval < 1)
 
     def calls(self, process: Process, n: int, children: int) -> int:
         """Verifier calls of one pass with n particles."""
@@ -240,10 +237,12 @@ class ParticleFilter:
         return self.spend(process, self.particles or UNLIMITED, self.children)
 
 
-def _largest(most: int, allowed: Callable[[int], bool]) -> int:
-    """The largest number up to `most` that is allowed, 0 if none is; what is allowed for one is for all below."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if allowed(middle) else (low, middle - 1)
-    return low
+def outside(process: Process, rest: str | Kernel, branched: bool = True) -> Kernel | None:
+    """The kernel outside a window; None is the pipeline's own scheduler, where that can step.
+
+    branched: another kernel steps in between, so the scheduler must be able to go on from latents it did not make.
+    """
+    kernel = parse(rest)
+    if not isinstance(kernel, Own):
+        return kernel
+    return None if process.own_steps and (process.own_restarts or not branched) else parse("ode")

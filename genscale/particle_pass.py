@@ -169,10 +169,7 @@ class Pass:
         asked, prediction, totals = asked[: len(scores)], prediction[: len(scores)], scores.total
         if held is not None:
             asked = cat([held.particles, replace(asked, x0=None)])
-            prediction = Prediction(
-                torch.cat([held.prediction.x0, prediction.x0]),
-                torch.cat([held.prediction.eps, prediction.eps]),
-            )
+            prediction = Prediction.cat([held.prediction, prediction])
             totals = torch.cat([torch.tensor([held.total], dtype=totals.dtype), totals])
         _shorten(pool, len(asked))
         pool.particles = asked

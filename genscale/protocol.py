@@ -77,6 +77,10 @@ class Prediction:
             rows = torch.as_tensor(list(rows), device=self.x0.device)  # type: ignore[assignment]
         return Prediction(self.x0[rows], self.eps[rows])
 
+    @staticmethod
+    def cat(parts: Sequence[Prediction]) -> Prediction:
+        return Prediction(torch.cat([p.x0 for p in parts]), torch.cat([p.eps for p in parts]))
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from genscale.affordable import affordable
 from genscale.kernel import Ddim
 from genscale.key import Key
 from genscale.particles import OWN, Candidate, branch, draw
@@ -33,8 +34,8 @@ def remainder(process: Process, key: Key, first: int) -> Generator[Ask, Any, Non
 def _affordable(process: Process, first: int) -> int:
     if not process.open_ended:
         return 1 if first == 0 else 0
-    limits = ((process.nfe_left, process.nfe()), (process.calls_left, process.calls(0, 1)))
-    return min([WAVE, *(left // max(each, 1) for left, each in limits if left is not None)])
+    most = affordable(process)
+    return WAVE if most is None else min(WAVE, most)
 
 
 def _plain(candidate: Candidate) -> Candidate:

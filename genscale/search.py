@@ -189,7 +189,7 @@ class Search:
             self.send(cat([a for a in answers if isinstance(a, Particles)]))
         else:
             parts = [a for a in answers if isinstance(a, Prediction)]
-            self.send(Prediction(torch.cat([p.x0 for p in parts]), torch.cat([p.eps for p in parts])))
+            self.send(Prediction.cat(parts))
 
     @property
     def particles(self) -> Particles:

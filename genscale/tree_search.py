@@ -19,7 +19,8 @@ import torch
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.kernel import Glass, Kernel, Own, parse
 from genscale.key import Key
-from genscale.particles import OWN, Candidate, Particles, cat
+from genscale.particle_filter import outside
+from genscale.particles import OWN, Candidate, Particles, branch, cat
 from genscale.particles import draw as fresh
 from genscale.population import Population
 from genscale.potential import unit_of
@@ -121,10 +122,7 @@ class Growth:
     def __init__(self, spec: TreeSearch, process: Process, key: Key) -> None:
         self.spec, self.process, self.key = spec, process, key
         self.steps = spec.branch_steps(process)
-        self.kernel, rest = parse(spec.kernel), parse(spec.rest)
-        self.rest: Kernel | None = rest
-        if isinstance(rest, Own):
-            self.rest = None if process.own_steps else parse("ode")
+        self.kernel, self.rest = parse(spec.kernel), outside(process, spec.rest)
         self.root = Node(-1)
         self.next_id, self.done, self.unit = 0, 0, None if spec.scale == "pool" else float(spec.scale)
         self.widening = Widening(*spec.widen)
@@ -166,7 +164,7 @@ class Growth:
     def _descend(self, value: dict[Node, float], low: float, high: float, key: Key) -> Node:
         """From the root to a node that may have one more child. States under way are not gone through."""
         node, last = self.root, len(self.steps)
-        while node.level + 1 < last + 1 and not self.widening.open(node):
+        while node.level < last and not self.widening.open(node):
             ready = [c for c in node.children if c.state is not None and c.level < last]
             if not ready:
                 break
@@ -233,10 +231,7 @@ class Growth:
             self._branch(s, steps[level - 1], n in born) for s, n in zip(states, movers, strict=True)
         ]
         before = replace(cat([s.particles for s in states]), candidates=tuple(candidates), x0=None)
-        known = Prediction(
-            torch.cat([s.prediction.x0 for s in states]), torch.cat([s.prediction.eps for s in states])
-        )
-        moved = process.move(before, known, self.kernel)
+        moved = process.move(before, Prediction.cat([s.prediction for s in states]), self.kernel)
         if end:
             return (yield Solve(moved, None, self.rest))
         return (yield Solve(moved, steps[level], self.kernel))
@@ -246,8 +241,7 @@ class Growth:
         parent = state.particles.candidates[0]
         if not born and parent.id != OWN:
             return parent
-        i = self._number()
-        return Candidate(i, "branch", self.key.fold("candidate", i).path, parent.id, step)
+        return branch(self.key, self._number(), parent, step)
 
     def _descendant(self, node: Node) -> Node:
         child = Node(node.level + 1, node, visits=1)
