@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,7 @@ class Search:
     finals: list[Entry] = field(default_factory=list)
     entries: list[Entry | None] = field(default_factory=list)
     population: Population | None = None
+    _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # best first; where scores stand alone
     _answers: list[Particles | Prediction | None] | None = None
 
     @staticmethod
@@ -205,13 +207,19 @@ class Search:
     def add_final(self, entry: Entry) -> None:
         self.finals.append(entry)
         self.finished += 1
-        if self.roles.judge.pointwise:  # a rank may rise later: then all keep their latents
-            for loser in self.ranking()[self.keep :]:
-                if loser.candidate.id != OWN:  # the base is kept to be shown beside the best
-                    loser.x = None
+        if not self.roles.judge.pointwise:  # a rank may rise later: then all keep their latents
+            return
+        [total] = self.totals([entry])
+        at = bisect_right(self._ranked, -total, key=lambda ranked: -ranked[0])
+        self._ranked.insert(at, (total, entry))
+        for _, loser in self._ranked[self.keep : self.keep + 1] if at < self.keep else [(total, entry)]:
+            if loser.candidate.id != OWN:  # the base is kept to be shown beside the best
+                loser.x = None
 
     def ranking(self) -> list[Entry]:
         """Finished candidates from best to worst; among equals the one finished first."""
+        if self.roles.judge.pointwise:
+            return [entry for _, entry in self._ranked]
         if not self.finals:
             return []
         totals = self.totals(self.finals)
@@ -226,6 +234,8 @@ class Search:
         return [float(t) for t in judge.combine(raw)]
 
     def best(self) -> Entry | None:
+        if self._ranked:
+            return self._ranked[0][1]
         ranking = self.ranking()
         return ranking[0] if ranking else None
 

@@ -33,9 +33,10 @@ class Arguments:
         for name, value in kwargs.items():
             if name in given:
                 raise Refusal(f"'{name}' is given twice, by place and by name.")
-            meant = did_you_mean(name, set(self.names) - {"kwargs"})
-            if name not in self.names and ("kwargs" not in self.names or meant) and name not in CALLBACKS:
-                raise Refusal(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
+            if name not in self.names and name not in CALLBACKS:
+                meant = did_you_mean(name, set(self.names) - {"kwargs"})
+                if "kwargs" not in self.names or meant:
+                    raise Refusal(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
             given[name] = value
         self.results = 1
         for name in COUNTS:

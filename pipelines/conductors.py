@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from genscale.key import Key
-from genscale.pipelines.elastic import Gather, NotElastic, rows_of, sample_of
+from genscale.pipelines.elastic import Gather, Kept, NotElastic, rows_of, sample_of
 from genscale.pipelines.layout import Layout
-from genscale.pipelines.modules import Memo
+from genscale.pipelines.memo import Memo
 from genscale.pipelines.noise import Replay
 from genscale.pipelines.solver import OwnSolver
 from genscale.pipelines.stand_in import OffGrid, own
@@ -115,6 +115,7 @@ class Serve(Conductor):
         self.level_of = level_of
         self._batch: Batch | None = None
         self._handed: Tensor | None = None
+        self._kept = Kept()
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
 
     def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
@@ -138,8 +139,8 @@ class Serve(Conductor):
         rows = rows_of(sample)
         if self.prompts != tuple(range(self.rows)) and self.composition is None:
             gather = Gather(self.rows, self.prompts, sample)
-            args = tuple(gather(a) for a in args)
-            kwargs = {k: gather(v, k) for k, v in kwargs.items()}
+            args = tuple(self._kept(gather, name, str(i), a) for i, a in enumerate(args))
+            kwargs = {k: self._kept(gather, name, k, v) for k, v in kwargs.items()}
         output = forward(*args, **kwargs)
         if is_denoiser(name):
             self.evaluations += rows

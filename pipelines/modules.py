@@ -1,8 +1,7 @@
-"""The models inside a pipeline, watched while it runs: encoders remembered, denoisers counted or skipped."""
+"""The models inside a pipeline, watched while it runs: denoisers counted or skipped."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,46 +39,8 @@ def _route(name: str, module: nn.Module, forward: Forward, watch: Watch) -> Forw
     def routed(*args: Any, **kwargs: Any) -> Any:
         return watch(name, module, forward, args, kwargs)
 
-    routed.__signature__ = _signature(forward)  # type: ignore[attr-defined]
+    routed.__wrapped__ = forward  # type: ignore[attr-defined]  # pipelines ask for a denoiser's signature
     return routed
-
-
-def _signature(forward: Forward) -> Any:
-    import inspect  # pipelines look at a denoiser's signature to know what it takes
-
-    return inspect.signature(forward)
-
-
-class Memo:
-    """Answers of the prompt and image encoders, so that a prompt is encoded once however often its
-    pipeline is called. Keyed by the content of the arguments."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Any] = {}
-
-    def __call__(self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        digest = hashlib.blake2b(digest_size=16)
-        _digest((args, kwargs), digest)
-        key = (name, digest.hexdigest())
-        if key not in self._known:
-            self._known[key] = forward(*args, **kwargs)
-        return self._known[key]
-
-
-def _digest(value: Any, digest: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(repr((tuple(value.shape), value.dtype, value.device)).encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, dict):
-        for k in sorted(value):
-            digest.update(str(k).encode())
-            _digest(value[k], digest)
-    elif isinstance(value, list | tuple):
-        digest.update(f"{type(value).__name__}{len(value)}".encode())
-        for v in value:
-            _digest(v, digest)
-    else:
-        digest.update(repr(value).encode())
 
 
 class FakeOutput(tuple):  # type: ignore[type-arg]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from genscale.errors import Refusal
 
@@ -50,6 +51,18 @@ class Intercept(TorchFunctionMode):
         if self.seen is not None:
             self.seen(result)
         return result
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Not listening; where another mode lies on top of this one, it goes on listening."""
+        if _get_current_function_mode() is not self:  # type: ignore[no-untyped-call]
+            yield
+            return
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            self.__enter__()  # type: ignore[no-untyped-call]
 
 
 class Replay:

@@ -25,7 +25,7 @@ from genscale.pipelines.conductors import Decode, Probe, Serve
 from genscale.pipelines.desk import Desk
 from genscale.pipelines.elastic import NotElastic
 from genscale.pipelines.media import as_media, length
-from genscale.pipelines.modules import Memo
+from genscale.pipelines.memo import Memo
 from genscale.pipelines.noise import Replay, joined
 from genscale.pipelines.own_noise import OwnNoise, generator_states, restore_generators
 from genscale.pipelines.prior import find_prior

@@ -60,11 +60,15 @@ def own(double: Any) -> Any:
 @functools.cache
 def _subclass(cls: type) -> type:
     signature = inspect.signature(cls.step)  # type: ignore[attr-defined]
+    names = tuple(signature.parameters)[1:]
 
     @functools.wraps(cls.step)  # type: ignore[attr-defined]
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = signature.bind(self, *args, **kwargs).arguments
-        return self.__dict__["_visitor"].step({k: v for k, v in call.items() if k != "self"})
+        call = dict(zip(names, args, strict=False)) | kwargs
+        if len(call) != len(args) + len(kwargs) or not call.keys() <= set(names):
+            call = dict(signature.bind(self, *args, **kwargs).arguments)  # or it says what is wrong
+            call.pop("self", None)
+        return self.__dict__["_visitor"].step(call)
 
     def timesteps(self: Any) -> Any:
         values = self.__dict__.get("_timesteps")

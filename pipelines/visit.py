@@ -8,6 +8,7 @@ Everything is put back afterwards, also after an exception.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from genscale.pipelines.elastic import rows_of, sample_of
 from genscale.pipelines.indices import numbered, true_indices
-from genscale.pipelines.modules import Memo, guess, watched, zeros_like
+from genscale.pipelines.memo import Memo
+from genscale.pipelines.modules import guess, watched, zeros_like
 from genscale.pipelines.noise import Intercept
 from genscale.pipelines.stand_in import OffGrid, StepResult, index_of, stand_in
+from genscale.pipelines.steady_device import steady_device
 
 BEFORE, LOOP, AFTER = "before", "loop", "after"
 
@@ -178,7 +181,7 @@ class Conductor:
         if self.phase == LOOP:
             return self.evaluate(name, module, forward, args, kwargs)
         if self.phase == BEFORE and "vae" not in name and not torch.is_grad_enabled():
-            return self.memo(name, forward, args, kwargs)
+            return self.memo(name, self._unheard(forward), args, kwargs)
         return forward(*args, **kwargs)
 
     def _enter_loop(self, timesteps: Tensor, index: int) -> None:
@@ -204,6 +207,17 @@ class Conductor:
         self._noise = Intercept(source, seen)
         self._noise.__enter__()  # type: ignore[no-untyped-call]
 
+    def _unheard(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """An encoder, run without listening for draws: every tensor operation would pay for it."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with ExitStack() as stack:
+                if self._noise is not None:
+                    stack.enter_context(self._noise.paused())
+                return forward(*args, **kwargs)
+
+        return run
+
     def start_drawing(self) -> None:
         self._intercept(self.source, self.seen)
 
@@ -224,10 +238,13 @@ def visit(pipe: Any, arguments: dict[str, Any], conductor: Conductor) -> Any:
     with ExitStack() as stack:
         # Whatever a call leaves on the pipeline (guidance scale, step counts, the scheduler) is put back.
         stack.callback(_replace, pipe.__dict__, conductor.outside)
+        stack.enter_context(steady_device(pipe, conductor.memo.device))
         conductor.scheduler = stand_in(pipe.scheduler, conductor)
         pipe.__dict__["scheduler"] = conductor.scheduler
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
         stack.enter_context(watched(dict(pipe.components), conductor.watch))
+        if hasattr(pipe, "encode_prompt"):
+            pipe.__dict__["encode_prompt"] = _remembering(pipe, conductor)
         stack.enter_context(true_indices(pipe))
         stack.callback(conductor.stop_drawing)
         conductor.start_drawing()
@@ -236,6 +253,18 @@ def visit(pipe: Any, arguments: dict[str, Any], conductor: Conductor) -> Any:
             return pipe(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
         except Done:
             return None
+
+
+def _remembering(pipe: Any, conductor: Conductor) -> Callable[..., Any]:
+    encode = pipe.encode_prompt
+
+    @functools.wraps(encode)
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        if conductor.phase != BEFORE or torch.is_grad_enabled():
+            return encode(*args, **kwargs)
+        return conductor.memo.prompts(pipe, encode, args, kwargs)
+
+    return encode_prompt
 
 
 def forget_caches(pipe: Any) -> bool:

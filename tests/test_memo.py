@@ -1,0 +1,115 @@
+"""What is found out once a search: prompts, gathered conditioning, the device; and the listening that stops for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from genscale.pipelines.elastic import Gather, Kept
+from genscale.pipelines.memo import PromptMemo
+from genscale.pipelines.noise import Intercept
+from genscale.pipelines.steady_device import steady_device
+
+
+class Pipe:
+    """encode_prompt and _execution_device as diffusers' pipelines have them, counted."""
+
+    def __init__(self) -> None:
+        self.encoded = 0
+        self.looks = 0
+        self.scratch = 0
+
+    def encode_prompt(self, prompt: Any, leave: bool = False) -> tuple[Tensor, list[Tensor]]:
+        if leave:
+            self.scratch += 1
+        return torch.full((2, 3), float(len(prompt))), [torch.ones(1)]
+
+    @property
+    def _execution_device(self) -> str:
+        self.__dict__["looks"] += 1
+        return f"device {self.looks}"
+
+
+def remembered(memo: PromptMemo, pipe: Pipe, calls: list[Any], *args: Any, **kwargs: Any) -> Any:
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return pipe.encode_prompt(*args, **kwargs)
+
+    return memo(pipe, encode, args, kwargs)
+
+
+def test_a_prompt_is_encoded_once_by_its_content() -> None:
+    memo, pipe, calls = PromptMemo(), Pipe(), []
+    first = remembered(memo, pipe, calls, ["a", "b"])
+    again = remembered(memo, pipe, calls, ["a", "b"])
+    assert len(calls) == 1
+    assert again[0] is first[0]
+    again[1].append(torch.zeros(1))  # some pipelines write into lists that they are given
+    assert len(remembered(memo, pipe, calls, ["a", "b"])[1]) == 1
+    remembered(memo, pipe, calls, ["a", "c"])
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("spoil", ["written", "attribute", "object"])
+def test_a_prompt_is_encoded_again_where_the_answer_may_be_another(spoil: str) -> None:
+    memo, pipe, calls = PromptMemo(), Pipe(), []
+    prompt: Any = ["a"] if spoil != "object" else (object(),)  # told by nothing but its address
+    leave = {"leave": True} if spoil == "attribute" else {}
+    answer = remembered(memo, pipe, calls, prompt, **leave)
+    if spoil == "written":
+        answer[0].zero_()
+    again = remembered(memo, pipe, calls, prompt, **leave)
+    assert len(calls) == 2
+    assert float(again[0][0, 0]) == 1
+
+
+def test_conditioning_is_gathered_once_until_something_changes() -> None:
+    kept, value, sample = Kept(), torch.arange(4.0).reshape(2, 2), torch.zeros(6, 1)
+    gather = Gather(2, (0, 1, 1), torch.zeros(3, 1))
+    first = kept(gather, "unet", "c", value)
+    assert first.tolist() == [[0, 1], [2, 3], [2, 3]]
+    assert kept(Gather(2, (0, 1, 1), torch.zeros(3, 1)), "unet", "c", value) is first
+    assert kept(gather, "controlnet", "c", value) is not first
+    assert kept(Gather(2, (1, 1, 1), torch.zeros(3, 1)), "unet", "c", value).tolist() == [[2, 3]] * 3
+    two = torch.cat([value, value + 4])  # the same prompts, with two guidance copies
+    assert kept(Gather(2, (1, 1, 1), sample), "unet", "c", two).tolist() == [[2, 3]] * 3 + [[6, 7]] * 3
+    value[1] = 9  # the pipeline writes into its conditioning
+    again = kept(gather, "unet", "c", value)
+    assert again.tolist() == [[0, 1], [9, 9], [9, 9]]
+    again.zero_()  # the model writes into what it is given
+    assert kept(gather, "unet", "c", value).tolist() == [[0, 1], [9, 9], [9, 9]]
+
+
+def test_the_device_is_looked_up_once_and_the_class_comes_back() -> None:
+    pipe, seen = Pipe(), []
+    for _ in range(2):
+        with steady_device(pipe, seen):
+            assert isinstance(pipe, Pipe)
+            assert type(pipe).__name__ == "Pipe"
+            with steady_device(pipe, seen):  # a verifier that uses the pipeline itself
+                assert pipe._execution_device == "device 1"
+            assert type(pipe) is not Pipe
+            put_away, pipe.__dict__ = pipe.__dict__, {k: v for k, v in pipe.__dict__.items() if "_" not in k}
+            assert pipe._execution_device != "device 1"  # whoever uses it meanwhile sees its device afresh
+            pipe.__dict__ = put_away
+            with pytest.raises(KeyError), steady_device(pipe, seen):
+                raise KeyError
+    assert type(pipe) is Pipe
+    assert not [name for name in pipe.__dict__ if "genscale" in name]
+    assert pipe._execution_device == "device 2"
+
+
+def test_a_paused_intercept_hears_nothing_and_goes_on() -> None:
+    heard: list[Tensor] = []
+    intercept = Intercept(lambda j, shape: torch.full(shape, float(j)), heard.append)
+    with intercept:
+        assert torch.randn(1).item() == 0
+        with intercept.paused():
+            assert torch.randn(3).tolist() != [1, 1, 1]
+        assert torch.randn(1).item() == 1
+        with Intercept(lambda j, shape: None), intercept.paused():  # another mode lies on top
+            torch.randn(1)
+    assert len(heard) == 3
