@@ -476,8 +476,9 @@ def test_schedulers_of_pipelines_are_restarted_only_where_they_can(
     monkeypatch.setattr(OwnSolver, "step", watched)
     pipe = with_scheduler(ZOO["stable_diffusion"].build(), scheduler)
     pipe.scheduler.register_to_config(skip_prk_steps=False)  # only PNDM reads it
-    scaled = genscale.scale(pipe, "search_over_paths", lambda m, p: m.pixels.flatten(1).mean(1))
-    call = ZOO["stable_diffusion"].arguments(1) | {"num_inference_steps": 6, "output_type": "np"}
+    sampler = SearchOverPaths(start=0.4, forward=0.3, backward=0.5)  # to levels between the noise and the end
+    scaled = genscale.scale(pipe, sampler, lambda m, p: m.pixels.flatten(1).mean(1))
+    call = ZOO["stable_diffusion"].arguments(1) | {"num_inference_steps": 8, "output_type": "np"}
     search = scaled(**call, generator=torch.Generator().manual_seed(3)).search
     assert len(search.entries) >= 4
     assert all(math.isfinite(e.total) for e in search.entries)
