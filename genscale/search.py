@@ -226,7 +226,7 @@ class Search:
 
     def look(self) -> None:
         """Ask the rules about the finished candidates that are new."""
-        if self.rules and self.stopped is None:
+        if self.rules and self.stopped is None and self._looked < len(self.finals):
             totals = self.totals(self.finals)
             self.stopped = first_stop(self.rules, totals, self._looked)
             self._looked = len(totals)

@@ -459,6 +459,7 @@ def test_a_solver_that_cannot_restart_is_not_asked_to() -> None:
 @pytest.mark.parametrize(
     "scheduler", ["LMSDiscreteScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"]
 )
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_schedulers_of_pipelines_are_restarted_only_where_they_can(
     scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
