@@ -30,7 +30,7 @@ def show_record(record: dict[str, Any], console: Console) -> None:
     )
     for line in (_stops(record["prompts"]), _distance(record["prompts"])):
         if line:
-            console.print(line, style="dim", highlight=False)
+            console.print(line, style="dim", highlight=False, soft_wrap=True)
     if record["stopped"]:
         console.print(f"{record['stopped']}: this is the best so far.", markup=False, highlight=False)
     for name in (record["prompts"][0]["files"]["best"][:1] if record["prompts"] else []) + record[
