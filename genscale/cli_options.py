@@ -82,6 +82,17 @@ Limit = Annotated[
         "LIMITS",
     ),
 ]
+Stop = Annotated[
+    str | None,
+    _option(
+        "--stop",
+        "When the scores of a prompt say that it is enough: patience:8 (so many without a new best), gain:0.02 (less "
+        "than that to be expected of one more; 0.02sd in standard deviations), adaptive:0.9 (as many as reach that "
+        "score with 95 in 100), or several joined by commas. Looked at after each wave of the sampler (--wave 4).",
+        SEARCH,
+        "RULES",
+    ),
+]
 Calibration = Annotated[
     Path | None,
     _option(
@@ -161,7 +172,19 @@ Threshold = Annotated[
 
 # Parameter of the command: field of the request.
 _SAME = (
-    *("model", "sampler", "ensemble", "budget", "negative", "steps", "guidance", "seed", "frames", "images"),
+    *(
+        "model",
+        "sampler",
+        "ensemble",
+        "budget",
+        "stop",
+        "negative",
+        "steps",
+        "guidance",
+        "seed",
+        "frames",
+        "images",
+    ),
     *("dtype", "device", "batch_size", "attention", "offload", "compile", "variant", "revision"),
     *("trust_remote_code", "metadata"),
 )

@@ -49,6 +49,10 @@ class Flight:
         )
 
 
+Job = tuple[Search, int, Entry | None]
+"""A row of a Score question, and what is known of it already."""
+
+
 class Engine:
     """Answers the questions of `searches` until all of them end.
 
@@ -251,23 +255,18 @@ class Engine:
     def _score(self) -> bool:
         """Decode and judge what the searches that wait for scores ask for; False if none does."""
         waiting = [s for s in self.searches if isinstance(s.ask, Score)]
-        fresh: list[tuple[Search, int]] = []
+        jobs: list[Job] = []
         for search in waiting:
             n = search.affordable()
             if n == 0:
                 search.throw(BudgetExhausted())
                 continue
             search.entries = [None] * n
-            for row in range(n):
-                known = self._known_score(search, row)
-                if known is None:
-                    fresh.append((search, row))
-                else:
-                    self._enter(search, row, known, fresh=False)
-        while fresh:
-            n = min(self.batch_size, len(fresh))
-            if self._judge(fresh[:n]):
-                fresh = fresh[n:]
+            jobs += [(search, row, self._known_score(search, row)) for row in range(n)]
+        while fresh := [i for i, (_, _, known) in enumerate(jobs) if known is None][: self.batch_size]:
+            if self._judge(jobs, fresh):
+                jobs = jobs[fresh[-1] + 1 :]
+        self._take_over(jobs)
         for search in waiting:
             if search.entries:
                 self._answer_scores(search)
@@ -280,21 +279,34 @@ class Engine:
             entry.x = particles.x[row]
         return entry
 
-    def _judge(self, jobs: list[tuple[Search, int]]) -> bool:
-        """Decode and score rows of several searches in one batch; False if it had to be made smaller."""
+    def _take_over(self, jobs: Sequence[Job]) -> None:
+        """Enter what is known already."""
+        for search, row, known in jobs:
+            assert known is not None
+            self._enter(search, row, known, fresh=False)
+
+    def _judge(self, jobs: Sequence[Job], fresh: Sequence[int]) -> bool:
+        """Decode and score those of the jobs that are fresh in one batch; False if it had to be made smaller.
+
+        Entries are made in the order of the jobs, with the known ones between them: the order decides among equals.
+        """
+        asked = [jobs[i][:2] for i in fresh]
         try:
-            media = self._decoded(jobs) if self.roles.judging else None
-            scores = self._scores(jobs, media)
+            media = self._decoded(asked) if self.roles.judging else None
+            scores = self._scores(asked, media)
         except torch.cuda.OutOfMemoryError as error:
-            if len(jobs) == 1:
+            if len(asked) == 1:
                 raise Refusal(
                     "decoding and judging one candidate does not fit into the accelerator's memory: use "
                     f"offloading, a smaller size, or a verifier on another device ({error})."
                 ) from error
-            self.batch_size = len(jobs) // 2
+            self.batch_size = len(asked) // 2
             self.on_event(BatchHalved(self.batch_size))
             return False
-        for k, ((search, row), (raw, select)) in enumerate(zip(jobs, scores, strict=True)):
+        done = 0
+        for k, ((search, row), (raw, select)) in enumerate(zip(asked, scores, strict=True)):
+            self._take_over(jobs[done : fresh[k]])
+            done = fresh[k] + 1
             entry = self._entry(search, row, raw, select)
             if media is not None:
                 self._report(search, entry, media[k : k + 1], search.label(row))
@@ -361,16 +373,11 @@ class Engine:
         self.on_event(Scored(entry, search.best()))
 
     def _answer_scores(self, search: Search) -> None:
+        """Of a search that a rule ends here, everything that is asked after this answer finds the budget exhausted."""
         panel, entries = self.roles.search, [e for e in search.entries if e is not None]
         raw = torch.tensor([[e.scores[n] for n in panel.names] for e in entries], dtype=torch.float64)
-        if self._target_reached(search):
-            search.close()
-        else:
-            search.send(Scores(raw.reshape(len(entries), len(panel.names)), panel.combine))
-
-    def _target_reached(self, search: Search) -> bool:
-        best, target = search.best(), self.budget.target
-        return best is not None and target is not None and search.totals([best])[0] >= target
+        search.look()
+        search.send(Scores(raw.reshape(len(entries), len(panel.names)), panel.combine))
 
 
 def _price(flight: Flight) -> int:

@@ -16,6 +16,7 @@ from genscale.panel import ENSEMBLES
 from genscale.progress import Display
 from genscale.request import Request
 from genscale.run_folder import RunFolder
+from genscale.stopping import Stop
 
 NONE = ("none",)  # --report none
 
@@ -29,6 +30,7 @@ class Parts:
     select: list[tuple[Any, float]]
     report: list[tuple[Any, float]]
     budget: Budget | None
+    stop: Stop | None
     pictures: dict[str, Any]
 
 
@@ -70,6 +72,7 @@ def check(request: Request) -> Parts:
         select=jury.jury(request.select),
         report=[] if request.report == NONE else jury.jury(request.report),
         budget=None if request.budget is None else Budget.parse(request.budget),
+        stop=Stop.of(request.stop),
         pictures=pictures(request),
     )
 
@@ -86,6 +89,7 @@ def plan(request: Request) -> dict[str, Any]:
         "sampler": outputs.sampler_record(request, parts.sampler),
         "verifiers": {"search": request.verifiers, "select": request.select, "report": request.report},
         "budget": None if parts.budget is None else str(parts.budget),
+        "stop": None if parts.stop is None else str(parts.stop),
         "prompts": found.prompts,
         "steps": found.steps,
         "nfe_per_candidate": found.nfe_per_candidate,
@@ -150,7 +154,9 @@ def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
     """
     if result.stopped is not None or all(result.base(i) is not None for i in range(len(result.prompts))):
         return None
-    alone = replace(parts, sampler=plugins.make("sampler", "best_of_n", {"candidates": 1}), budget=None)
+    alone = replace(
+        parts, sampler=plugins.make("sampler", "best_of_n", {"candidates": 1}), budget=None, stop=None
+    )
     try:
         return scaled_pipe(pipe, request, alone)(**arguments(pipe, request, parts.pictures)).search
     except KeyboardInterrupt:  # the search is finished: whoever interrupts now wants to have it
@@ -200,6 +206,7 @@ def scaled_pipe(
         report=parts.report or None,
         ensemble=request.ensemble,
         budget=parts.budget,
+        stop=parts.stop,
         batch_size=request.batch_size,
         out=out,
         keep=max(request.images, outputs.RUNNERS),

@@ -28,6 +28,7 @@ def infotext(request: Request, prompt: str, size: tuple[int, int], scheduler: st
         "Search": request.sampler,
         "Verifier": "+".join(request.verifiers),
         "Budget": request.budget,
+        "Stop": request.stop,
         "Version": f"genscale {version}",
     }
     lines = [prompt]

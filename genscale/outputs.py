@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from genscale.contact_sheet import Row, Tile
 from genscale.request import Request
 from genscale.result import SearchResult
 from genscale.run_folder import RunFolder
+from genscale.stopping import Stop
 
 if TYPE_CHECKING:
     from genscale.media import Item
@@ -140,6 +142,8 @@ def _summary(result: SearchResult, i: int, base: Base | None) -> dict[str, Any]:
         "finished": len(ranking),
         "nfe": search.spent,
         "verifier_calls": search.calls,
+        "stopped_by": None if search.stopped is None else asdict(search.stopped),
+        "kl_of_best": result.kl(i),
         "curve": result.curve(i),
         **weighted,
     }
@@ -164,6 +168,7 @@ def _record(
         "verifiers": {"search": request.verifiers, "select": request.select, "report": request.report},
         "ensemble": request.ensemble,
         "budget": None if budget is None else str(budget),
+        "stop": None if request.stop is None else str(Stop.parse(request.stop)),
         "stopped": result.stopped,
         "request": request.as_dict(),
         "versions": versions(),

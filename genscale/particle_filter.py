@@ -4,7 +4,8 @@ Target: p(x0) exp(strength R(x0)) / Z, p being the law of the base process and R
 al. 2025, arXiv 2501.06848; Del Moral 2004). At scoring steps the clean estimates of the *current* states are
 decoded and judged, log-weights are updated by a potential, and particles are resampled; the next transition starts
 from the predictions that were made for scoring, so scoring costs no model call. The published methods are presets,
-in samplers/."""
+in samplers/.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +34,7 @@ class ParticleFilter:
     """The fields that all presets share; each preset explains its own defaults.
 
     particles: N that are kept at each selection; None: as many as one pass can have within the budget. children: M
-    tried
-        for each of them (1: plain SMC).
+        tried for each of them (1: plain SMC).
     group: "global", all compete with all; or "parent", each particle keeps one of its own children.
     strength: of the tilt, in units of the verifier's spread (see scale); inf always keeps the best.
     potential: "difference", "max", "sum" or "reward" (genscale.potential).

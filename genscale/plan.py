@@ -13,6 +13,7 @@ from genscale.key import Key
 from genscale.panel import Roles
 from genscale.protocol import Prediction, Sampler, Score, Scores
 from genscale.search import Search
+from genscale.stopping import Stop
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Plan:
 
     steps: model calls of one candidate. nfe_per_candidate: its evaluations, guidance counted. cost: NFE a
     prompt that the sampler spends when no budget stops it, None where it runs until the budget ends. nfe,
-    verifier_calls: what will be spent a prompt under the budget, at most where it also limits seconds or
-    sets a target; None where only these end it. candidates: how many will be finished.
+    verifier_calls: what will be spent a prompt under the budget, at most where it also limits seconds, sets a
+    target or a stop rule looks at the scores; None where only these end it. candidates: how many will be finished.
     """
 
     steps: int
@@ -34,13 +35,20 @@ class Plan:
     prompts: int
 
 
-def plan(sampler: Sampler, process: dict[str, Any], budget: Budget, roles: Roles, prompts: int) -> Plan:
+def plan(
+    sampler: Sampler,
+    process: dict[str, Any],
+    budget: Budget,
+    roles: Roles,
+    prompts: int,
+    stop: Stop | None = None,
+) -> Plan:
     """Run the sampler without a model, counting what it asks for, as if all scores were equal.
 
     That is exact for samplers whose cost does not depend on scores; of the others (`rollover`) it is what they spend
     when nothing improves.
     """
-    search = Search.open(0, "", sampler, Key((0,)), budget, roles, **process)
+    search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     seen = search.process
     cost = sampler.cost(seen)
     endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None

@@ -143,7 +143,7 @@ class Process(Protocol):
 
     @property
     def open_ended(self) -> bool:
-        """Whether a budget (NFE, seconds or verifier calls) will end the search, so that it may go on."""
+        """Whether a budget (NFE, seconds or verifier calls) or a stop rule will end the search, so it may go on."""
 
     @property
     def nfe_left(self) -> int | None:
@@ -189,7 +189,10 @@ class Process(Protocol):
 
 
 class Sampler(Protocol):
-    """A search: a frozen dataclass whose fields are its hyperparameters."""
+    """A search: a frozen dataclass whose fields are its hyperparameters.
+
+    It may say `independent`: its finished candidates are independent draws of the model, as they come.
+    """
 
     needs: ClassVar[frozenset[str]]  # of {"noise", "schedule"}: what the pipeline must be able to give
 

@@ -31,6 +31,7 @@ class Request:
     report: tuple[str, ...] = ()
     ensemble: str = "weighted"
     budget: str | None = None
+    stop: str | None = None
     negative: str | None = None
     steps: int | None = None
     guidance: float | None = None

@@ -13,6 +13,7 @@ from genscale.media import Media
 from genscale.particles import OWN
 from genscale.population import Population
 from genscale.search import Search
+from genscale.stopping import Stopped, kl_of_best
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,22 @@ class SearchResult:
     def population(self, prompt: int = 0) -> Population | None:
         """The weighted candidates of a particle method; None of other samplers."""
         return self.searches[prompt].population
+
+    def stopped_by(self, prompt: int = 0) -> Stopped | None:
+        """The stop rule or target that ended a prompt's search; None where its sampler or budget came to an end."""
+        return self.searches[prompt].stopped
+
+    def kl(self, prompt: int = 0) -> dict[str, Any] | None:
+        """How far the best can be from the model's own law, of samplers that draw independently; None of others.
+
+        candidates: N that were finished. nats: log N - (N - 1) / N. bound: whether KL(best || model) is at most that;
+        where the scores may end the search (a stop rule, a target), N is chosen by them, and it is not.
+        """
+        search = self.searches[prompt]
+        if not search.independent or not search.finished:
+            return None
+        nats = kl_of_best(search.finished)
+        return {"candidates": search.finished, "nats": nats, "bound": not search.rules}
 
     def media(self, entries: Sequence[Entry]) -> Media:
         """Decode entries whose latents were kept: the pipeline's own and the best (`keep`)."""

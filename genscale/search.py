@@ -19,6 +19,7 @@ from genscale.particles import OWN, Particles, cat
 from genscale.population import Population
 from genscale.process import PromptProcess
 from genscale.protocol import Ask, Denoise, Prediction, Sampler, Score, Scores, Solve
+from genscale.stopping import Rule, Stop, Stopped, Target, first_stop
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Search:
 
     keep: how many of the best finished candidates keep their latents. spent: NFE. calls: verifier calls.
     finished: clean candidates scored. population: what the sampler returned, if it weighs its candidates.
+    rules: what may end it, from the scores; stopped: the one that did. independent: whether the finished candidates
+    are independent draws of the model.
     """
 
     index: int
@@ -36,6 +39,9 @@ class Search:
     budget: Budget
     roles: Roles
     keep: int = 1
+    rules: tuple[Rule, ...] = ()
+    independent: bool = False
+    stopped: Stopped | None = None
     spent: int = 0
     calls: int = 0
     finished: int = 0
@@ -44,6 +50,7 @@ class Search:
     entries: list[Entry | None] = field(default_factory=list)
     population: Population | None = None
     _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # best first; where scores stand alone
+    _looked: int = 0
     _answers: list[Particles | Prediction | None] | None = None
 
     @staticmethod
@@ -56,6 +63,7 @@ class Search:
         roles: Roles,
         *,
         keep: int = 1,
+        stop: Stop | None = None,
         **process: Any,
     ) -> Search:
         """Start a sampler on a process made of the given parts; its first question is waiting."""
@@ -67,13 +75,21 @@ class Search:
             raise Refusal(
                 "a target score needs scores that stand alone, not ranks: use the weighted ensemble."
             )
+        if stop is not None and not roles.judge.pointwise:
+            raise Refusal(
+                f"stop '{stop}' needs scores that stand alone, not ranks: use the weighted ensemble."
+            )
         judges = (len(roles.search.jurors), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers it ends nothing
-        open_ended = any(v is not None for v in (budget.nfe, budget.seconds, calls))
+        open_ended = any(v is not None for v in (budget.nfe, budget.seconds, calls, stop))
         seen = PromptProcess(**process, open_ended=open_ended, left=left, judges=judges)
         regrid = getattr(sampler, "grid", None)
         seen = seen if regrid is None else regrid(seen)
-        search = Search(index, prompt, seen, sampler.search(seen, key), budget, roles, keep)
+        rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
+        search = Search(
+            index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
+            bool(getattr(sampler, "independent", False)),
+        )  # fmt: skip
         search._move(lambda: next(search.generator))
         return search
 
@@ -84,10 +100,6 @@ class Search:
 
     def throw(self, error: BudgetExhausted) -> None:
         self._move(lambda: self.generator.throw(error))
-
-    def close(self) -> None:
-        self.generator.close()
-        self._settle(None)
 
     def _move(self, go: Callable[[], Ask]) -> None:
         try:
@@ -144,7 +156,9 @@ class Search:
 
     def affordable(self) -> int:
         """How many rows of the present question may go. Those that will be finished must be judged, too; a
-        Denoise goes whole or not at all."""
+        Denoise goes whole or not at all. None once a rule has said stop."""
+        if self.stopped is not None:
+            return 0
         all_rows = rows = len(self.particles)
         if isinstance(self.ask, Score):
             return self._judged(rows, self.calls_a_score)
@@ -215,6 +229,13 @@ class Search:
         for _, loser in self._ranked[self.keep : self.keep + 1] if at < self.keep else [(total, entry)]:
             if loser.candidate.id != OWN:  # the base is kept to be shown beside the best
                 loser.x = None
+
+    def look(self) -> None:
+        """Ask the rules about the finished candidates that are new."""
+        if self.rules and self.stopped is None and self._looked < len(self.finals):
+            totals = self.totals(self.finals)
+            self.stopped = first_stop(self.rules, totals, self._looked)
+            self._looked = len(totals)
 
     def ranking(self) -> list[Entry]:
         """Finished candidates from best to worst; among equals the one finished first."""

@@ -8,9 +8,9 @@ renew the directions through the best noise is ours, so that more budget goes on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -79,31 +79,43 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Climb:
-    """The search that all strategies share: generations on one basis, then a basis through the best noise so far.
+    """The search of every strategy: generations on one basis, then a basis through the best noise so far.
 
-    population: candidates a generation. share, dimensions: see Subspace. generations: on each basis.
-    rounds: generations in all; None means until the budget ends the search (4 without one).
+    population: candidates a generation; None is 4 + floor(3 ln dimensions), as published. dimensions: random directions
+    in a basis (ours). share: of the noise's variance that the directions have at first; 0 leaves the pipeline's own
+    noise as it is, 1 leaves nothing of it (ours: 0.5 is an angle of 45 degrees). generations: on a basis before the
+    next is drawn through the best noise so far (ours). rounds: generations in all; None means until the budget ends the
+    search (4 without one).
     """
 
-    population: int
-    dimensions: int
-    share: float
-    generations: int
-    rounds: int | None
+    population: int | None = None
+    dimensions: int = 16
+    share: float = 0.5
+    generations: int = 8
+    rounds: int | None = None
 
-    def check(self, sampler: str) -> None:
+    needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+
+    def __post_init__(self) -> None:
         for name, least in (("population", 2), ("dimensions", 1), ("generations", 1)):
-            if getattr(self, name) < least:
-                raise Refusal(f"{sampler} needs {name} of at least {least}, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise Refusal(f"{name}={value} must be at least {least}.")
         if not 0 <= self.share <= 1:
             raise Refusal(f"share={self.share} must be between 0 and 1.")
         if self.rounds is not None and self.rounds < 0:
             raise Refusal(f"rounds={self.rounds} must be 0 or more.")
 
-    def search(
-        self, process: Process, key: Key, strategy: Callable[[int, int, Key], Strategy]
-    ) -> Generator[Ask, Any, None]:
-        """strategy: makes one of (dimensions, population, key)."""
+    @property
+    def size(self) -> int:
+        """Candidates a generation."""
+        return 4 + int(3 * math.log(self.dimensions)) if self.population is None else self.population
+
+    def strategy(self, dimensions: int, population: int, key: Key) -> Strategy:
+        """A strategy at its start; what the presets differ in."""
+        raise NotImplementedError
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         lead = draw(key, OWN)
         noise = process.noise(lead)
         finished = yield Solve(process.start([lead]))
@@ -111,7 +123,7 @@ class Climb:
         rounds, done, basis, first = rounds_of(process, self.rounds, UNLIMITED), 0, 0, 1
         while rounds is None or done < rounds:
             space = Subspace.through(noise, key.fold("basis", basis), self.dimensions, self.share)
-            mind = strategy(space.dimensions, self.population, key.fold("strategy", basis))
+            mind = self.strategy(space.dimensions, self.size, key.fold("strategy", basis))
             base = lead
             for _ in range(self.generations):
                 if done == rounds:
@@ -153,4 +165,4 @@ class Climb:
 
     def cost(self, process: Process) -> int | None:
         rounds = rounds_of(process, self.rounds, UNLIMITED)
-        return None if rounds is None else (1 + rounds * self.population) * process.nfe()
+        return None if rounds is None else (1 + rounds * self.size) * process.nfe()

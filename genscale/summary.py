@@ -28,6 +28,9 @@ def show_record(record: dict[str, Any], console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    for line in (_stops(record["prompts"]), _distance(record["prompts"])):
+        if line:
+            console.print(line, style="dim", highlight=False, soft_wrap=True)
     if record["stopped"]:
         console.print(f"{record['stopped']}: this is the best so far.", markup=False, highlight=False)
     for name in (record["prompts"][0]["files"]["best"][:1] if record["prompts"] else []) + record[
@@ -37,22 +40,55 @@ def show_record(record: dict[str, Any], console: Console) -> None:
 
 
 def show_plan(plan: dict[str, Any], console: Console) -> None:
-    unknown = "until the budget ends"
+    # What a stop rule or a target will save is not known before.
+    most = "at most " if plan["stop"] or "target" in (plan["budget"] or "") else ""
+    unknown = "until --stop or the budget ends it" if plan["stop"] else "until the budget ends"
     rows = {
         "model": plan["model"],
         "sampler": " ".join(f"{v}" if k == "name" else f"{k}={v}" for k, v in plan["sampler"].items()),
         "verifiers": ", ".join(plan["verifiers"]["search"]),
         "budget": plan["budget"] or "none",
+        **({"stop": plan["stop"]} if plan["stop"] else {}),
         "prompts": plan["prompts"],
         "steps": plan["steps"],
         "NFE a candidate": plan["nfe_per_candidate"],
-        "NFE a prompt": unknown if plan["nfe_per_prompt"] is None else plan["nfe_per_prompt"],
-        "NFE in all": unknown if plan["nfe"] is None else plan["nfe"],
+        "NFE a prompt": unknown if plan["nfe_per_prompt"] is None else f"{most}{plan['nfe_per_prompt']}",
+        "NFE in all": unknown if plan["nfe"] is None else f"{most}{plan['nfe']}",
     }
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
     for name, value in rows.items():
         table.add_row(Text(name, style="dim"), Text(str(value)))
     console.print(table)
+
+
+def _stops(prompts: list[dict[str, Any]]) -> str:
+    """How many searches a rule ended, and after how many candidates."""
+    ended = [p for p in prompts if p["stopped_by"]]
+    if not ended:
+        return ""
+    rules = ", ".join(dict.fromkeys(p["stopped_by"]["rule"] for p in ended))
+    after, finished = _span([p["stopped_by"]["after"] for p in ended]), _span([p["finished"] for p in ended])
+    which = "" if len(prompts) == 1 else f" {len(ended)} of {len(prompts)} prompts"
+    rest = "" if after == finished else f", {finished} with those in flight"
+    return f"{rules} stopped{which} after {after} candidates{rest}"
+
+
+def _distance(prompts: list[dict[str, Any]]) -> str:
+    """How far the best of N may be from what the model gives by itself."""
+    known = [p["kl_of_best"] for p in prompts if p["kl_of_best"]]
+    if not known:
+        return ""
+    least, most = (pick(known, key=lambda kl: kl["nats"])["nats"] for pick in (min, max))
+    nats = f"{most:.2f}" if least == most else f"{least:.2f} to {most:.2f}"
+    best = f"KL of best of {_span([kl['candidates'] for kl in known])}: "
+    if all(kl["bound"] for kl in known):
+        return f"{best}at most {nats} nats"
+    return f"{best}{nats} nats (no bound, where scores choose when to stop)"
+
+
+def _span(numbers: list[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _scores(found: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -47,14 +47,12 @@ class TreeSearch:
     levels: fractions of the run at which states are kept and branched.
     select: "sample", a child by exp(strength v), or "uct", the largest v + explore sqrt(log N / N_child).
     strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
-    scale);
-        inf backs up the maximum.
+        scale); inf backs up the maximum.
     explore: of "uct", for values normalised to [0, 1].
     widen: (C, a): a node may have C visits^a children.
     wave: rollouts selected at a time.
     kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)". rest: the kernel
-    before the
-        first level and after the step that leaves the last: "own" is the pipeline's scheduler.
+        before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
     scale: what scores are divided by: "pool", the spread of the first wave; or a number.
     """
 

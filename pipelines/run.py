@@ -38,6 +38,7 @@ from genscale.process import Prior
 from genscale.protocol import Sampler
 from genscale.result import SearchResult
 from genscale.search import Search
+from genscale.stopping import Stop
 
 
 class Run:
@@ -311,6 +312,7 @@ def open_run(
     heading: dict[str, Any],
     keep: int,
     on_event: Callable[[Event], None],
+    stop: Stop | None = None,
 ) -> tuple[SearchResult, Any]:
     """Search, and let the pipeline finish: (result, the pipeline's output)."""
     run.judged = roles.calls > 0
@@ -336,6 +338,7 @@ def open_run(
             budget,
             roles,
             keep=max(keep, run.arguments.results),
+            stop=stop,
             **process,
         )
         for row, (text, process) in enumerate(zip(run.texts, processes, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from genscale.pipelines.run import Run, open_run
 from genscale.plan import Plan, plan
 from genscale.protocol import Sampler
 from genscale.result import SearchResult
+from genscale.stopping import Rule, Stop
 
 
 def _ignore(event: Event) -> None:
@@ -35,6 +36,7 @@ class Scaled:
     out: Path | None = None
     keep: int = 1
     on_event: Callable[[Event], None] = _ignore
+    stop: Stop | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call as the pipeline itself. Returns its output class, best first, with the search as `.search`.
@@ -59,13 +61,14 @@ class Scaled:
             heading=self._heading(run),
             keep=self.keep,
             on_event=self.on_event,
+            stop=self.stop,
         )
         return _attach(output, result)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would cost. Nothing is generated or written."""
         run = Run(self.pipe, Arguments(self.pipe, args, kwargs))
-        return plan(self.sampler, run.processes()[0], self.budget, self.roles, run.rows)
+        return plan(self.sampler, run.processes()[0], self.budget, self.roles, run.rows, self.stop)
 
     def _heading(self, run: Run) -> dict[str, Any]:
         """What makes two runs the same, so that one may go on with the other's archive."""
@@ -84,7 +87,11 @@ class Scaled:
             "options": plugins.described(self.sampler),
             "verifiers": panels,
             "ensemble": self.roles.judge.ensemble,
-            "limits": {"budget": str(self.budget), "batch_size": self.batch_size},
+            "limits": {
+                "budget": str(self.budget),
+                "stop": None if self.stop is None else str(self.stop),
+                "batch_size": self.batch_size,
+            },
         }
 
     def __getattr__(self, name: str) -> Any:
@@ -102,6 +109,7 @@ def scale(
     report: Any = None,
     ensemble: str = "weighted",
     budget: Budget | str | None = None,
+    stop: Stop | Rule | Sequence[Rule] | str | None = None,
     batch_size: int = 16,
     out: str | Path | None = None,
     keep: int = 1,
@@ -115,6 +123,9 @@ def scale(
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
     select: what picks the winner, if not the same. report: held out, only measures.
     budget: a Budget, or text such as "480nfe", "60s", "480nfe,60s"; NFE are counted per prompt.
+    stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
+        joined by commas, or rules (genscale.stopping); each prompt by itself, whichever of this and the budget comes
+        first. Looked at after each wave of the sampler: best_of_n(wave=4) stops sooner than the default 16.
     batch_size: latents through the model at once; halved when the accelerator's memory runs out.
     out: folder for the archive; a call with the same arguments resumes what is there.
     keep: how many of the best candidates keep their latents, for `result.search.media`.
@@ -145,6 +156,7 @@ def scale(
         None if out is None else Path(out),
         keep,
         on_event or _ignore,
+        Stop.of(stop),
     )
 
 

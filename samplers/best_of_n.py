@@ -23,10 +23,10 @@ from genscale.protocol import Ask, Process, Score, Solve
 class BestOfN:
     """Draw N noises, finish all (or prune early by previews), keep the best.
 
-    candidates: N; None means as many as the budget allows (16 without one). N swept 2 ... 256 in Ma et al.
+    candidates: N; None means as many as the budget or a stop rule allows (16 without). N swept 2 ... 256 in Ma et al.
     prune: increasing fractions of the run in (0, 1) at which the worse candidates are dropped; empty: none.
     keep: share of the candidates that survives each pruning, 0.5 as in successive halving. wave: candidates
-    drawn at a time without pruning; it changes when scores are seen, never what they are.
+    drawn at a time without pruning; it changes when scores are seen, never what they are: stop rules look after each.
 
     Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(keep N) f(s_1, s_2)
     + ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N; with pruning those
@@ -44,6 +44,11 @@ class BestOfN:
         self._halving.check("best_of_n", "prune")
         if self.wave < 1:
             raise Refusal(f"wave={self.wave} must be at least 1.")
+
+    @property
+    def independent(self) -> bool:
+        """Whether those that finish are independent draws: of a pruned pool only the better ones do."""
+        return not self.prune
 
     @property
     def _halving(self) -> Halving:

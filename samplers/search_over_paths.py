@@ -4,7 +4,8 @@ Ma et al. 2025 (arXiv 2501.09732, section 3.1, "Search over Paths"). Noise level
 rectified-flow interpolant (sigma / (alpha + sigma)), snapped to the pipeline's own grid; the forward
 kernel is exact for any schedule.
 Differences: survivors are scored by the clean estimate of the last model call (one step stale, no extra
-evaluation); the solver's history is dropped at a re-noising, since it belongs to another trajectory.
+evaluation); the solver's history is dropped at a re-noising, since it belongs to another trajectory. Schedulers that
+cannot begin in the middle without it (linear multistep, PNDM's Runge-Kutta) give way to the ODE of the same levels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.particle_filter import outside
 from genscale.particles import Candidate, Particles, draw
 from genscale.protocol import Ask, Process, Score, Scores, Solve
 
@@ -69,11 +71,11 @@ class SearchOverPaths:
         self, process: Process, key: Key, first: int, paths: int, rounds: list[tuple[int, int]]
     ) -> Generator[Ask, Any, int]:
         """From fresh noise to clean survivors; candidates count up from `first`. Returns the next number."""
-        steps = process.steps
+        steps, kernel = process.steps, outside(process, "own", branched=bool(rounds))
         start = self._begin(process) if rounds else steps
         particles: Particles = process.start([draw(key, first + i) for i in range(paths)])
         first += paths
-        particles = yield Solve(particles, start)
+        particles = yield Solve(particles, start, kernel)
         for back, until in rounds:
             parents = [i for i in range(len(particles)) for _ in range(self.branches)]
             children = [
@@ -81,11 +83,11 @@ class SearchOverPaths:
                 for i, parent in enumerate(parents, first)
             ]
             first += len(children)
-            particles = yield Solve(process.renoise(particles[parents], back, children), until)
+            particles = yield Solve(process.renoise(particles[parents], back, children), until, kernel)
             if until < steps and self.branches > 1:
                 scores: Scores = yield Score(particles)
                 particles = particles[sorted(scores.ranking()[:paths])]
-        particles = yield Solve(particles)
+        particles = yield Solve(particles, None, kernel)
         yield Score(particles)
         return first
 

@@ -10,54 +10,24 @@ when one is used up.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from genscale.key import Key
-from genscale.protocol import Ask, Process
-from genscale.subspace import Climb
+from genscale.subspace import Climb, Strategy
 
 
 @dataclass(frozen=True)
-class Snes:
+class Snes(Climb):
     """Learn mean and spread of the noise along a few random directions, by ranks of the scores.
-
-    population: candidates a generation; None is 4 + floor(3 ln dimensions), as published. dimensions: random directions
-    in a basis (ours). share: of the noise's variance that the directions have at first; 0 leaves the pipeline's own
-    noise as it is, 1 leaves nothing of it (ours: 0.5 is an angle of 45 degrees). generations: on a basis before the
-    next is drawn through the best noise so far (ours). rounds: generations in all; None means until the budget ends the
-    search (4 without one).
 
     Cost in NFE: (1 + rounds * population) f, f being the evaluations of one candidate.
     """
 
-    population: int | None = None
-    dimensions: int = 16
-    share: float = 0.5
-    generations: int = 8
-    rounds: int | None = None
-
-    needs: ClassVar[frozenset[str]] = frozenset({"noise"})
-
-    def __post_init__(self) -> None:
-        self._climb.check("snes")
-
-    @property
-    def _climb(self) -> Climb:
-        population = self.population
-        if population is None:
-            population = 4 + int(3 * math.log(max(self.dimensions, 1)))
-        return Climb(population, self.dimensions, self.share, self.generations, self.rounds)
-
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
-        yield from self._climb.search(process, key, _Normal)
-
-    def cost(self, process: Process) -> int | None:
-        return self._climb.cost(process)
+    def strategy(self, dimensions: int, population: int, key: Key) -> Strategy:
+        return _Normal(dimensions, population, key)
 
 
 class _Normal:

@@ -46,6 +46,7 @@ from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
 from genscale.schedule import NoiseSchedule
 from genscale.search import Search
+from genscale.stopping import Stop
 
 DIM = 3
 
@@ -198,12 +199,15 @@ def run(
     fits: int | None = None,
     heading: dict[str, Any] | None = None,
     keep: int = 1,
+    stop: Any = None,
+    more: dict[str, Any] | None = None,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
     guided: NFE of a row at each step, as CFG would cost; a sequence gives each step its own. on_batch: called
     before each batch with the batch and the (prompt, candidate id) of its rows. decode: instead of the bed's.
-    fits: rows of a batch that fit into memory; larger ones fail as on a GPU. A prompt's noise depends on
+    fits: rows of a batch that fit into memory; larger ones fail as on a GPU. stop: rules, or their text.
+    more: parts of the process that differ from the bed's. A prompt's noise depends on
     its number and the seed alone.
     """
     budget = budget or Budget()
@@ -211,9 +215,11 @@ def run(
     archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
     searches = []
     for p in range(prompts):
-        parts = process_of(steps, guided, churn, seed, p)
+        parts = process_of(steps, guided, churn, seed, p) | (more or {})
         key = Key.from_seed(seed).fold("prompt", p)
-        searches.append(Search.open(p, f"prompt {p}", sampler, key, budget, roles, keep=keep, **parts))
+        searches.append(
+            Search.open(p, f"prompt {p}", sampler, key, budget, roles, keep=keep, stop=Stop.of(stop), **parts)
+        )
     evaluations, times = parts["evaluations"], parts["solver"].times
     engine = Engine(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,

@@ -345,6 +345,59 @@ def test_dry_run_writes_nothing_and_tells_what_will_be_spent(generate, tmp_path)
     assert "NFE in all" in generate(*words[:-1], "--dry-run")[1]
 
 
+def test_a_rule_stops_each_prompt_and_the_record_says_so(genscale, generate, tmp_path):
+    words = (
+        "a red star",
+        "a dog",
+        "--stop",
+        "patience:3",
+        "--wave",
+        2,
+        "--seed",
+        7,
+        "--out",
+        tmp_path / "run",
+    )
+    plan = generate(*words, "--dry-run")[1]
+    assert "patience:3" in plan
+    assert "until --stop or the budget ends it" in plan
+    assert json.loads(generate(*words, "--dry-run", "--json")[1])["stop"] == "patience:3"
+    code, out, err = generate(*words)
+    assert code == 0, err
+    run = record(tmp_path / "run")
+    assert run["stop"] == "patience:3"
+    for found in run["prompts"]:
+        after = found["stopped_by"]["after"]
+        assert found["stopped_by"] == {"rule": "patience:3", "after": after}
+        assert found["finished"] == 2 * -(-after // 2)
+        assert found["nfe"] == NFE * found["finished"]
+        assert found["kl_of_best"]["candidates"] == found["finished"]
+        assert found["kl_of_best"]["bound"] is False
+    assert "patience:3 stopped 2 of 2 prompts after" in out
+    assert "no bound" in out
+    again = json.loads(genscale("resume", tmp_path / "run", "--json")[1])
+    assert again["ledger"]["evaluations"] == 0
+    assert [p["stopped_by"] for p in again["prompts"]] == [p["stopped_by"] for p in run["prompts"]]
+
+
+def test_what_a_budget_and_a_rule_allow_is_said_as_at_most(generate):
+    words = ("a red star", "--budget", f"{3 * NFE}nfe", "--dry-run")
+    assert "at most 12" in generate(*words, "--stop", "patience:3")[1]
+    assert "at most" not in generate(*words)[1]
+
+
+def test_the_record_says_how_far_the_best_of_n_may_be(generate, tmp_path):
+    code, out, err = generate("a red star", "--candidates", 4, "--seed", 7, "--out", tmp_path / "run")
+    assert code == 0, err
+    found = record(tmp_path / "run")["prompts"][0]
+    assert found["stopped_by"] is None
+    assert found["kl_of_best"] == {"candidates": 4, "nats": pytest.approx(0.6363, abs=1e-4), "bound": True}
+    assert "KL of best of 4: at most 0.64 nats" in out
+    words = ("--sampler", "zero_order", "--rounds", 1, "--out", tmp_path / "other")
+    assert "KL" not in generate("a red star", *words)[1]
+    assert record(tmp_path / "other")["prompts"][0]["kl_of_best"] is None
+
+
 BAD = {
     "unknown sampler": (
         ["--sampler", "best_of_m"],
@@ -380,6 +433,12 @@ BAD = {
     "budget too small": (
         ["--budget", f"{NFE - 1}nfe"],
         f"too small: one sample of {STEPS} steps takes {NFE}",
+    ),
+    "unreadable stop": (["--stop", "patients:8"], "stop 'patients:8': cannot read 'patients:8'"),
+    "stop that never does": (["--stop", "gain:0"], "must be a number above 0"),
+    "stop by ranks": (
+        ["--stop", "patience:8", "--ensemble", "rank"],
+        "stop 'patience:8' needs scores that stand alone, not ranks",
     ),
     "missing picture": (["--image", "nowhere.png"], "--image 'nowhere.png' cannot be read: No such file"),
     "unreadable picture": (["--image", __file__], "cannot be read: it is no picture"),

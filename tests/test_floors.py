@@ -29,6 +29,8 @@ FLOORS = (
         "kernel",
         "population",
         "tree",
+        "truncated",
+        "stopping",
         "potential",
         "weights",
     ),

@@ -114,6 +114,26 @@ def test_kill_and_resume(tmp_path: Path, name: str, prompts: int) -> None:
     assert interrupted > 0
 
 
+@pytest.mark.parametrize("name", ["best_of_n until the budget ends", "zero_order", "smc"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_killed_search_stops_where_a_rule_says_so(tmp_path: Path, name: str) -> None:
+    torch.set_num_threads(1)
+    settings: dict[str, Any] = {"budget": None, "stop": "patience:6,gain:0.01", "prompts": 2}
+    rng, interrupted, started = random.Random(name), 0, time.monotonic()
+    whole = search(name, tmp_path / "whole", tmp_path / "log", PAUSE, **settings)
+    duration = time.monotonic() - started
+    assert all(s.stopped for s in whole.searches)
+    for k in range(4):
+        folder, log = tmp_path / f"killed {k}", tmp_path / f"log {k}"
+        interrupted += killed_search(name, folder, log, rng.uniform(0, duration), **settings)
+        resumed = search(name, folder, log, **settings)
+        for a, b in zip(resumed.searches, whole.searches, strict=True):
+            assert (a.stopped, a.spent, a.calls) == (b.stopped, b.spent, b.calls)
+            assert [(e.candidate, e.total) for e in a.finals] == [(e.candidate, e.total) for e in b.finals]
+        assert content(folder) == content(tmp_path / "whole")
+    assert interrupted > 0
+
+
 def tensors(folder: Path, name: str) -> dict[str, bytes]:
     from safetensors.torch import load_file
 

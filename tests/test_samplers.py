@@ -428,6 +428,64 @@ class _Timed:
         self.step, self.times = solver.step, process.solver.times
 
 
+class _Bound:
+    """The bed's solver, as one that computes nonsense in the middle of a run without its memory."""
+
+    def __init__(self) -> None:
+        self.solver = process_of(6)["solver"]
+        self.times = self.solver.times
+
+    def step(self, particles: Any, output: Any, draw: Any) -> Any:
+        assert particles.step == 0 or particles.memory is not None, "restarted"
+        return self.solver.step(particles, output, draw)
+
+
+def test_a_solver_that_cannot_restart_is_not_asked_to() -> None:
+    bound = {"solver": _Bound(), "own_restarts": False}
+    made, free = run(SearchOverPaths(), more=bound), run(SearchOverPaths())
+    # The bed's solver is Euler's, which is what the ODE of its levels is solved by.
+    for a, b in zip(made.archive.entries, free.archive.entries, strict=True):
+        assert a.candidate == b.candidate
+        assert a.total == pytest.approx(b.total, abs=1e-5)
+    assert made.searches[0].spent == free.searches[0].spent
+    plain = run(SearchOverPaths(), budget=Budget(nfe=6), more=bound)  # no rounds: nothing is restarted
+    assert torch.equal(plain.winners[0].x, run(BestOfN(1)).winners[0].x)
+    with pytest.raises(
+        AssertionError, match="restarted"
+    ):  # the broken twin: the scheduler is believed to restart
+        run(SearchOverPaths(), more=bound | {"own_restarts": True})
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["LMSDiscreteScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_schedulers_of_pipelines_are_restarted_only_where_they_can(
+    scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import genscale
+    from genscale.pipelines.solver import OwnSolver
+    from tests.zoo import ZOO, with_scheduler
+
+    seen: list[bool] = []
+    step = OwnSolver.step
+
+    def watched(self: Any, particles: Any, output: Any, draw: Any) -> Any:
+        seen.append(particles.step > 0 and particles.memory is None)
+        return step(self, particles, output, draw)
+
+    monkeypatch.setattr(OwnSolver, "step", watched)
+    pipe = with_scheduler(ZOO["stable_diffusion"].build(), scheduler)
+    pipe.scheduler.register_to_config(skip_prk_steps=False)  # only PNDM reads it
+    sampler = SearchOverPaths(start=0.4, forward=0.3, backward=0.5)  # to levels between the noise and the end
+    scaled = genscale.scale(pipe, sampler, lambda m, p: m.pixels.flatten(1).mean(1))
+    call = ZOO["stable_diffusion"].arguments(1) | {"num_inference_steps": 8, "output_type": "np"}
+    search = scaled(**call, generator=torch.Generator().manual_seed(3)).search
+    assert len(search.entries) >= 4
+    assert all(math.isfinite(e.total) for e in search.entries)
+    assert any(seen) == (scheduler == "DPMSolverMultistepScheduler")
+
+
 def test_branches_of_pure_noise_are_never_made() -> None:
     """start=0.9 lies nearest to the first level of a coarse grid, where there is nothing to branch."""
     sampler = SearchOverPaths(start=0.9, forward=0.05, backward=0.5)
