@@ -39,9 +39,11 @@ class Node:
 
     def nodes(self) -> Iterator[Node]:
         """It and all below it, parents first."""
-        yield self
-        for child in self.children:
-            yield from child.nodes()
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.children)
 
     def leaves(self) -> list[Node]:
         """The finished samples below it."""
@@ -78,6 +80,35 @@ def values(root: Node, strength: float) -> dict[Node, float]:
         if below:
             found[node] = soft_mean(below, strength)
     return found
+
+
+class Tree:
+    """A root, and what the finished samples below it say: kept up as they come in, along their paths alone.
+
+    strength: of the backup, per unit of reward. value: as `values` finds it from scratch. low, high: of the rewards
+    seen; both 0 before the first.
+    """
+
+    def __init__(self, strength: float) -> None:
+        self.root, self.strength = Node(-1), strength
+        self.value: dict[Node, float] = {}
+        self.low, self.high = 0.0, 0.0
+
+    def finish(self, leaf: Node, reward: float) -> None:
+        """A sample is finished: it and all that its path leads through are worth something else now."""
+        self.low, self.high = (
+            (min(self.low, reward), max(self.high, reward)) if self.value else (reward, reward)
+        )
+        leaf.reward = self.value[leaf] = reward
+        for node in leaf.path():
+            if node is not leaf:
+                below = [self.value[c] for c in node.children if c in self.value]
+                self.value[node] = soft_mean(below, self.strength)
+
+    def retune(self, strength: float) -> None:
+        """Back up by another strength: everything is worth something else."""
+        self.strength = strength
+        self.value = values(self.root, strength)
 
 
 def soft_mean(rewards: Sequence[float], strength: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,8 @@ from genscale.key import Key
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
-from genscale.tree import Node, Widening, boltzmann, draw, probabilities, soft_mean, uct, values
+from genscale.tree import Node, Tree, Widening, boltzmann, draw, probabilities, soft_mean, uct, values
+from genscale.tree_search import Growth
 from tests.analytic import run
 from tests.mixture import Line
 from tests.test_particle_law import BED, Exact, populations
@@ -74,6 +76,79 @@ def test_exhaustive_enumeration_of_a_chain(strength: float) -> None:
     twin = sum(n.visits * math.exp(strength * values(root, strength)[n]) for n in root.children)
     twin /= sum(n.visits for n in root.children)
     assert math.log(twin) / strength != pytest.approx(values(root, strength)[root], abs=1e-6)
+
+
+class Forgetful(Tree):
+    """The broken twin: every fifth sample is told to its parent alone."""
+
+    def finish(self, leaf: Node, reward: float) -> None:
+        before = dict(self.value)
+        super().finish(leaf, reward)
+        if sum(n.reward is not None for n in self.value) % 5 == 0:
+            for node in list(leaf.path())[2:]:
+                if node in before:
+                    self.value[node] = before[node]
+
+
+def grow_at_random(tree: Tree, samples: int, seed: int) -> None:
+    """Rollouts of 4 levels from nodes chosen blindly; some are still under way; the unit is learnt after a few."""
+    rng, inner = random.Random(seed), [tree.root]
+    for i in range(samples):
+        node = rng.choice(inner)
+        while node.level < 3:
+            child = Node(node.level + 1, node)
+            node.children.append(child)
+            node = child
+            if node.level < 3:
+                inner.append(node)
+        if rng.random() < 0.9:
+            tree.finish(node, rng.gauss(-20, 3))
+        if i == 7:
+            tree.retune(tree.strength / 3)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7, 9.0, math.inf])
+def test_values_kept_up_are_those_found_from_scratch(strength: float) -> None:
+    forgotten = 0
+    for seed in range(5):
+        tree = Tree(strength)
+        assert (tree.low, tree.high) == (0.0, 0.0)
+        grow_at_random(tree, 60, seed)
+        assert tree.value == pytest.approx(values(tree.root, tree.strength), abs=1e-12)
+        rewards = [n.reward for n in tree.root.leaves()]
+        assert (tree.low, tree.high) == (min(rewards), max(rewards))
+        twin = Forgetful(strength)
+        grow_at_random(twin, 60, seed)
+        forgotten += twin.value != pytest.approx(values(twin.root, twin.strength), abs=1e-12)
+    assert forgotten >= 3  # a maximum may be the same by luck
+
+
+@pytest.mark.parametrize("sampler", [Dts(rollouts=60), DtsStar(rollouts=60, strength=3.0)])
+def test_values_are_kept_up_in_a_search(sampler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    select, waves = Growth._select, []
+
+    def checked(self: Growth, n: int) -> Any:
+        assert self.tree.value == pytest.approx(values(self.tree.root, self.tree.strength), abs=1e-12)
+        waves.append(self.tree.strength)
+        return select(self, n)
+
+    monkeypatch.setattr(Growth, "_select", checked)
+    run(sampler, steps=STEPS)
+    assert len(waves) >= 60 / 8
+    assert waves[0] == sampler.strength
+    assert len(set(waves[1:])) == 1  # the unit is that of the first wave
+    assert waves[1] != waves[0]
+
+
+def test_a_deep_tree_is_walked_without_recursion() -> None:
+    tree = Tree(1.0)
+    node = tree.root
+    for level in range(5000):
+        node.children = [Node(level, node)]
+        node = node.children[0]
+    tree.finish(node, 2.0)
+    assert tree.root.leaves() == [node]
+    assert tree.value[tree.root] == values(tree.root, 1.0)[tree.root] == 2.0
 
 
 def test_draws_follow_the_probabilities() -> None:
