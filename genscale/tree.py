@@ -50,12 +50,13 @@ class Node:
         return [n for n in self.nodes() if n.reward is not None]
 
 
+# (factor, power) by name. The paper's is exactly best of N for 36 rollouts, the other descends after 2.
+WIDENINGS = {"practical": (1.0, 0.5), "paper": (2.0, 0.8)}
+
+
 @dataclass(frozen=True)
 class Widening:
-    """Progressive widening: a node may have at most `factor` visits^`power` children (Couetoux et al. 2011).
-
-    The paper's 2 and 0.8 are exactly best of N for 36 rollouts; 1 and 0.5 descend after 2 (research notes, 1.6).
-    """
+    """Progressive widening: a node may have at most `factor` visits^`power` children (Couetoux et al. 2011)."""
 
     factor: float = 1.0
     power: float = 0.5

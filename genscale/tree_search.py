@@ -26,7 +26,7 @@ from genscale.population import Population
 from genscale.potential import unit_of
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
 from genscale.remainder import remainder
-from genscale.tree import Node, Tree, Widening, boltzmann, probabilities, uct
+from genscale.tree import WIDENINGS, Node, Tree, Widening, boltzmann, probabilities, uct
 
 UNLIMITED = 64  # rollouts when neither the user nor a budget says how many
 
@@ -49,7 +49,7 @@ class TreeSearch:
     strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
         scale); inf backs up the maximum.
     explore: of "uct", for values normalised to [0, 1].
-    widen: (C, a): a node may have C visits^a children.
+    widen: (C, a): a node may have C visits^a children; "practical" is (1, 0.5), "paper" (2, 0.8).
     wave: rollouts selected at a time.
     kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)".
     rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
@@ -61,7 +61,7 @@ class TreeSearch:
     select: str = "uct"
     strength: float = 1.0
     explore: float = 1.0
-    widen: tuple[float, float] = (1.0, 0.5)
+    widen: tuple[float, float] | str = "practical"
     wave: int = 8
     kernel: str | Kernel = "ddim(1)"
     rest: str | Kernel = "own"
@@ -80,8 +80,11 @@ class TreeSearch:
             raise Refusal(f"select='{self.select}' is unknown: it is sample or uct.")
         if not self.strength >= 0 or not self.explore >= 0:
             raise Refusal(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
-        if len(self.widen) != 2 or self.widen[0] <= 0 or not 0 <= self.widen[1] <= 1:
-            raise Refusal(f"widen={self.widen} must be C > 0 and a power in [0, 1], such as 1,0.5.")
+        widen = WIDENINGS.get(self.widen) if isinstance(self.widen, str) else self.widen
+        if widen is None or len(widen) != 2 or not widen[0] > 0 or not 0 <= widen[1] <= 1:
+            raise Refusal(
+                f"widen={self.widen} must be C > 0 and a power in [0, 1], such as 1,0.5, or {' or '.join(WIDENINGS)}."
+            )
         if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
             raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
         parse(self.rest)
@@ -123,7 +126,7 @@ class Growth:
         self.kernel, self.rest = parse(spec.kernel), outside(process, spec.rest)
         self.next_id, self.done, self.unit = 0, 0, None if spec.scale == "pool" else float(spec.scale)
         self.tree = Tree(spec.strength / (self.unit or 1.0))
-        self.widening = Widening(*spec.widen)
+        self.widening = Widening(*(WIDENINGS[spec.widen] if isinstance(spec.widen, str) else spec.widen))
 
     # ---------------------------------------------------------------- the loop
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from genscale import sampler_options
 from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.key import Key
@@ -200,6 +201,23 @@ def test_widening_is_best_of_n_for_as_long_as_the_notes_say(factor: float, power
 # ---------------------------------------------------------------- samplers
 
 
+@pytest.mark.parametrize(("name", "numbers"), [("practical", (1.0, 0.5)), ("paper", (2.0, 0.8))])
+def test_widenings_have_names(name: str, numbers: tuple[float, float]) -> None:
+    named, told = (run(DtsStar(40, widen=w), steps=STEPS).searches[0] for w in (name, numbers))
+    assert [e.candidate for e in named.finals] == [e.candidate for e in told.finals]
+    fresh = sum(e.candidate.origin == "prior" for e in named.finals)
+    assert fresh >= 34 if name == "paper" else fresh < 12  # best of N for as long as the notes say
+
+
+def test_a_widening_on_the_command_line() -> None:
+    for text, value in (("paper", "paper"), ("2, 0.8", (2.0, 0.8)), ("1,0.5", (1.0, 0.5))):
+        typed = sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": text})
+        assert typed == {"widen": value}
+        DtsStar(**typed)
+    with pytest.raises(Refusal, match=r"widen=papers .* practical or paper"):
+        DtsStar(**sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": "papers"}))
+
+
 def on_the_bed(sampler: Any) -> Any:
     return replace(sampler, strength=1.0, scale=1.0, kernel=Exact(), rest=Exact(), levels=(0.25, 0.5))
 
@@ -275,7 +293,8 @@ def test_rollouts_branch_and_beat_fresh_noise_on_average() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"rollouts": 0}, {"wave": 0}, {"levels": (0.5, 0.2)}, {"levels": (1.0,)}, {"select": "best"}, {"strength": -1.0},
-     {"explore": -1.0}, {"widen": (0.0, 0.5)}, {"widen": (1.0, 2.0)}, {"widen": (1.0,)}, {"scale": "x"},
+     {"explore": -1.0}, {"widen": (0.0, 0.5)}, {"widen": (1.0, 2.0)}, {"widen": (1.0,)}, {"widen": "narrow"},
+     {"scale": "x"},
      {"kernel": "ode"}, {"kernel": "own"}, {"kernel": "glass(2)"}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
