@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genscale.key import Key
+from genscale.thompson import Tally
 
 
 @dataclass(eq=False)
@@ -19,7 +20,8 @@ class Node:
     """A state at a branching level, a finished sample (level = `leaf`), or the root above all noise (level -1).
 
     visits: rollouts through it, those under way too. reward: of a finished sample. state: whatever its owner keeps
-    with it.
+    with it. seen: rewards of the rollouts through it; of these, fresh: those that made a child of it, again: those
+    that went on in a child it had.
     """
 
     level: int
@@ -29,6 +31,9 @@ class Node:
     reward: float | None = None
     state: Any = None
     label: int = -1
+    seen: Tally = field(default_factory=Tally)
+    fresh: Tally = field(default_factory=Tally)
+    again: Tally = field(default_factory=Tally)
 
     def path(self) -> Iterator[Node]:
         """From here up to the root."""
@@ -48,10 +53,6 @@ class Node:
     def leaves(self) -> list[Node]:
         """The finished samples below it."""
         return [n for n in self.nodes() if n.reward is not None]
-
-
-# (factor, power) by name. The paper's is exactly best of N for 36 rollouts, the other descends after 2.
-WIDENINGS = {"practical": (1.0, 0.5), "paper": (2.0, 0.8)}
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,14 @@ class Tree:
             (min(self.low, reward), max(self.high, reward)) if self.value else (reward, reward)
         )
         leaf.reward = self.value[leaf] = reward
+        child: Node | None = None
         for node in leaf.path():
-            if node is not leaf:
+            if child is not None:
                 below = [self.value[c] for c in node.children if c in self.value]
                 self.value[node] = soft_mean(below, self.strength)
+                (node.fresh if child.seen.count == 1 else node.again).add(reward)
+            node.seen.add(reward)
+            child = node
 
     def retune(self, strength: float) -> None:
         """Back up by another strength: everything is worth something else."""

@@ -26,7 +26,9 @@ from genscale.population import Population
 from genscale.potential import unit_of
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
 from genscale.remainder import remainder
-from genscale.tree import WIDENINGS, Node, Tree, Widening, boltzmann, probabilities, uct
+from genscale.thompson import Belief
+from genscale.tree import Node, Tree, Widening, probabilities
+from genscale.tree_policy import WIDENINGS, Progressive, Sample, Select, Thompson, Uct, Widen
 
 UNLIMITED = 64  # rollouts when neither the user nor a budget says how many
 
@@ -45,11 +47,15 @@ class TreeSearch:
 
     rollouts: how many; None: until the budget ends (64 without one).
     levels: fractions of the run at which states are kept and branched.
-    select: "sample", a child by exp(strength v), or "uct", the largest v + explore sqrt(log N / N_child).
+    select: "sample", a child by exp(strength v), "uct", the largest v + explore sqrt(log N / N_child), or "thompson",
+        the largest of draws from what is believed of each child's mean score.
     strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
         scale); inf backs up the maximum.
     explore: of "uct", for values normalised to [0, 1].
-    widen: (C, a): a node may have C visits^a children; "practical" is (1, 0.5), "paper" (2, 0.8).
+    widen: (C, a): a node may have C visits^a children; "practical" is (1, 0.5), "paper" (2, 0.8). "thompson": a draw
+        for a new child against one for those that are there.
+    prior: of "thompson", (m, kappa, nu, tau^2): a mean m worth kappa samples, a variance tau^2 worth nu, of scores
+        in [0, 1].
     wave: rollouts selected at a time.
     kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)".
     rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
@@ -62,6 +68,7 @@ class TreeSearch:
     strength: float = 1.0
     explore: float = 1.0
     widen: tuple[float, float] | str = "practical"
+    prior: tuple[float, float, float, float] = (0.0, 1.0, 1.0, 0.1)
     wave: int = 8
     kernel: str | Kernel = "ddim(1)"
     rest: str | Kernel = "own"
@@ -76,15 +83,11 @@ class TreeSearch:
             raise Refusal(f"wave={self.wave} must be at least 1.")
         if list(self.levels) != sorted(set(self.levels)) or not all(0 <= f < 1 for f in self.levels):
             raise Refusal(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
-        if self.select not in ("sample", "uct"):
-            raise Refusal(f"select='{self.select}' is unknown: it is sample or uct.")
+        if self.select not in ("sample", "uct", "thompson"):
+            raise Refusal(f"select='{self.select}' is unknown: it is sample, uct or thompson.")
         if not self.strength >= 0 or not self.explore >= 0:
             raise Refusal(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
-        widen = WIDENINGS.get(self.widen) if isinstance(self.widen, str) else self.widen
-        if widen is None or len(widen) != 2 or not widen[0] > 0 or not 0 <= widen[1] <= 1:
-            raise Refusal(
-                f"widen={self.widen} must be C > 0 and a power in [0, 1], such as 1,0.5, or {' or '.join(WIDENINGS)}."
-            )
+        self._check_widening()
         if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
             raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
         parse(self.rest)
@@ -94,6 +97,30 @@ class TreeSearch:
                 f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
                 "kernel='ddim(0.5)' or 'sde(rbf)', or a search over initial noise such as best_of_n."
             )
+
+    def _check_widening(self) -> None:
+        if self.widen != "thompson":
+            widen = WIDENINGS.get(self.widen) if isinstance(self.widen, str) else self.widen
+            if widen is None or len(widen) != 2 or not widen[0] > 0 or not 0 <= widen[1] <= 1:
+                raise Refusal(
+                    f"widen={self.widen} must be C > 0 and a power in [0, 1], such as 1,0.5, or "
+                    f"{', '.join(WIDENINGS)} or thompson."
+                )
+        if len(self.prior) != 4 or not all(map(math.isfinite, self.prior)) or min(self.prior[1:]) <= 0:
+            raise Refusal(f"prior={self.prior} must be m and three numbers above 0, such as 0,1,1,0.1.")
+
+    @property
+    def selecting(self) -> Select:
+        if self.select == "thompson":
+            return Thompson(Belief(*self.prior))
+        return Uct(self.explore) if self.select == "uct" else Sample()
+
+    @property
+    def widening(self) -> Widen:
+        if self.widen == "thompson":
+            return Thompson(Belief(*self.prior))
+        numbers = WIDENINGS[self.widen] if isinstance(self.widen, str) else self.widen
+        return Progressive(Widening(*numbers))
 
     def grid(self, process: Any) -> Any:
         """On second-order schedulers kernels step over the levels at which a step begins."""
@@ -126,7 +153,7 @@ class Growth:
         self.kernel, self.rest = parse(spec.kernel), outside(process, spec.rest)
         self.next_id, self.done, self.unit = 0, 0, None if spec.scale == "pool" else float(spec.scale)
         self.tree = Tree(spec.strength / (self.unit or 1.0))
-        self.widening = Widening(*(WIDENINGS[spec.widen] if isinstance(spec.widen, str) else spec.widen))
+        self.select, self.widen = spec.selecting, spec.widening
 
     # ---------------------------------------------------------------- the loop
 
@@ -163,15 +190,12 @@ class Growth:
         """From the root to a node that may have one more child. States under way are not gone through."""
         tree, last = self.tree, len(self.steps)
         node = tree.root
-        while node.level < last and not self.widening.open(node):
+        while node.level < last:
             ready = [c for c in node.children if c.state is not None and c.level < last]
-            if not ready:
+            own = key.fold(node.level + 1)
+            if not ready or self.widen.wider(node, tree, own):
                 break
-            if self.spec.select == "uct":
-                node = uct(ready, tree.value, self.spec.explore, tree.low, tree.high)
-            else:
-                u = float(key.fold(node.level + 1).uniform(1))
-                node = boltzmann(ready, tree.value, tree.strength, u)
+            node = self.select.pick(ready, tree, own)
         return node
 
     def _price(self, node: Node) -> int:

@@ -21,6 +21,7 @@ from genscale.particles import Memory, Particles
 from genscale.prediction import View
 from genscale.process import Prior
 from genscale.protocol import Batch, Output
+from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.annealing import Annealing
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.bfs import Bfs
@@ -91,6 +92,8 @@ SAMPLERS: dict[str, Any] = {
     "evolution of initial noise": Evolution(start=3, levels=(0.0, 0.0), sizes=3, elites=0, kernel="own"),
     "dts": Dts(),
     "dts_star": DtsStar(12, wave=4),
+    "ab_mcts": AbMcts(),
+    "ab_mcts one by one": AbMcts(10, wave=1, levels=(0.2, 0.6)),
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),

@@ -15,6 +15,7 @@ from genscale import sampler_options
 from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
@@ -246,7 +247,7 @@ def test_strength_0_is_the_prior(wave: int) -> None:
     assert float((shifted.mean() - Line().mean) / (shifted.std() / math.sqrt(len(shifted)))) > 4
 
 
-@pytest.mark.parametrize("sampler", [DtsStar(), Dts(), DtsStar(wave=1), DtsStar(levels=())])
+@pytest.mark.parametrize("sampler", [DtsStar(), Dts(), DtsStar(wave=1), DtsStar(levels=()), AbMcts()])
 def test_a_tree_spends_what_it_may_and_keeps_its_best(sampler: Any) -> None:
     totals = []
     for nfe in (10, 40, 100, 333):
