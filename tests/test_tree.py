@@ -215,7 +215,7 @@ def test_a_widening_on_the_command_line() -> None:
         typed = sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": text})
         assert typed == {"widen": value}
         DtsStar(**typed)
-    with pytest.raises(Refusal, match=r"widen=papers .* practical or paper"):
+    with pytest.raises(Refusal, match=r"widen=papers .* practical, paper or thompson"):
         DtsStar(**sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": "papers"}))
 
 
