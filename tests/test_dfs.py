@@ -14,7 +14,11 @@ import torch
 from genscale.archive import Entry
 from genscale.budget import Budget
 from genscale.errors import Refusal
+from genscale.kernel import Ddim
+from genscale.key import Key
+from genscale.particles import draw
 from genscale.process import PromptProcess
+from genscale.protocol import Scores
 from genscale.samplers import dfs
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dfs import Dfs
@@ -238,3 +242,18 @@ def test_second_order_schedulers_begin_only_where_they_can() -> None:
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(Refusal):
         Dfs(**options)
+
+
+def test_schedulers_that_cannot_begin_in_the_middle_do_not() -> None:
+    """LMS and PNDM compute nonsense without their history: a path that was sent back goes on along the ODE."""
+    run_of = {
+        own: dfs._Run(Dfs(), PromptProcess(**process_of(STEPS) | {"own_restarts": own}), Key((0,)))
+        for own in (True, False)
+    }
+    for own, one in run_of.items():
+        particles = replace(one.process.start([draw(Key((0,)), 1)]), step=6)
+        state = dfs.State(particles, None, Scores(torch.zeros(1, 1), lambda raw: raw[:, 0]))
+        for back in (3, 0):
+            again, kernel = one._renoised(state, back)
+            assert again.step == back
+            assert kernel == (None if own or back == 0 else Ddim(0.0))
