@@ -17,8 +17,8 @@ class Line:
     """One candidate, as it was carried along.
 
     start: the step at which it leaves its parent. end: the last step that is known of it. total: the score of the
-    finished sample, None where it was not finished. below: sum and count of the scores of it and its descendants.
-    picture: a file that shows it, where one was kept.
+    finished sample, None where it was not finished. preview: the last score of its clean estimate. below: sum and count
+    of the scores of it and its descendants. picture: a file that shows it, where one was kept.
     """
 
     id: int
@@ -27,6 +27,7 @@ class Line:
     start: int = 0
     end: int = 0
     total: float | None = None
+    preview: float | None = None
     children: list[Line] = field(default_factory=list)
     below: tuple[float, int] = (0.0, 0)
     picture: Path | None = None
@@ -92,8 +93,11 @@ def _family(
         if line is None or (line.origin, line.parent, line.start) != recipe:
             line = lines[i] = Line(i, *recipe, record["start"])
         line.end = max(line.end, record["step"])
-        if record["kind"] == "score" and record["final"]:
-            line.total = _total(record)
+        if record["kind"] == "score":
+            if record["final"]:
+                line.total = _total(record)
+            else:
+                line.preview = _total(record)
     for line in list(lines.values()):  # ancestors that left nothing behind are implied
         if line.parent is not None and line.parent not in lines:
             lines[line.parent] = Line(line.parent)

@@ -112,10 +112,14 @@ class _Picture:
             xs, ys, colours = zip(*marks, strict=True)
             axes.scatter(xs, ys, c=colours, s=14, zorder=2.5, linewidths=0)
 
-    def _value(self, axes: Any, x: float, y: float, value: float | None) -> None:
+    def _value(
+        self, axes: Any, x: float, y: float, value: float | None, shift: tuple[float, float] = (-2, 1.5),
+        side: str = "right",
+    ) -> None:  # fmt: skip
+        """A small number beside a point; shift: in typographic points."""
         if value is not None and self.told:
             axes.annotate(
-                self.number(value), (x, y), xytext=(-2, 1.5), textcoords="offset points", ha="right",
+                self.number(value), (x, y), xytext=shift, textcoords="offset points", ha=side,
                 fontsize=5.5, color=FAINT,
             )  # fmt: skip
 
@@ -139,7 +143,8 @@ class _Picture:
         y, won = self.row[line], bool(self.family.best) and line.id == self.family.best[0]
         if line.total is None:
             if not any(c.start >= line.end for c in line.children):
-                axes.plot(line.end, y, marker="|", color=GRAY, markersize=3)
+                axes.plot(line.end, y, marker="|", color=FAINT, markersize=3)
+                self._value(axes, line.end, y, line.preview, (3, -2), "left")
             return
         colour = GREEN if won else self.colour(line.total)
         axes.plot(line.end, y, marker="o", color=colour, markersize=5 if won else 3.5, zorder=4)
@@ -217,7 +222,12 @@ class _Picture:
         write(0.05, self.height - 0.52, f"{title} · {_counts(self.lines)}")
         before = "left of 0: generations of initial noise" if self.left < 0 else "left: noise"
         write(0.05, 0.42, f"step ({before}, right: clean)")
-        write(0.95, 0.62, "score; of a branch, the mean of what was finished below it", ha="right")
+        write(
+            0.95,
+            0.62,
+            "score; of a branch, the mean of what was finished below it; of what was given up, its last preview",
+            ha="right",
+        )
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.colours), cax=figure.add_axes((0.62, at(0.42), 0.33, at(0.1))),
             orientation="horizontal",
