@@ -222,12 +222,11 @@ class _Picture:
         write(0.05, self.height - 0.52, f"{title} · {_counts(self.lines)}")
         before = "left of 0: generations of initial noise" if self.left < 0 else "left: noise"
         write(0.05, 0.42, f"step ({before}, right: clean)")
-        write(
-            0.95,
-            0.62,
-            "score; of a branch, the mean of what was finished below it; of what was given up, its last preview",
-            ha="right",
-        )
+        if any(line.origin == "renoised" for line in self.lines):
+            write(0.05, 0.22, "dotted: taken back to more noise")
+        lost = any(line.total is None and line.preview is not None for line in self.lines)
+        told = "score; of a branch, the mean of what was finished below it"
+        write(0.95, 0.62, told + ("; of what was given up, its last preview" if lost else ""), ha="right")
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.colours), cax=figure.add_axes((0.62, at(0.42), 0.33, at(0.1))),
             orientation="horizontal",

@@ -124,6 +124,17 @@ def test_of_two_plans_the_later_is_in_force(tmp_path: Path) -> None:
         )
 
 
+def test_what_was_given_up_keeps_its_last_preview(tmp_path: Path) -> None:
+    made = run_in(tmp_path, "best_of_n pruned")
+    told: dict[int, float] = {}
+    for entry in made.archive.entries:
+        if not entry.final:
+            told[entry.candidate.id] = entry.total
+    lines = families(tmp_path)[0].lines()
+    assert {line.id: line.preview for line in lines} == told
+    assert sum(line.total is None for line in lines) == 6
+
+
 # ---------------------------------------------------------------- the picture
 
 
