@@ -1,4 +1,4 @@
-"""The command line: `genscale generate`, `resume`, `calibrate-steps`, `samplers`, `verifiers`, `models`."""
+"""The command line: `genscale generate`, `resume`, `tree`, `calibrate-steps`, `samplers`, `verifiers`, `models`."""
 
 from __future__ import annotations
 
@@ -92,6 +92,20 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Js
     return _run(load_folder(folder), folder, as_json)
 
 
+@app.command()
+def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+    """Draw who came from whom in a run, as a picture in its folder: one a prompt."""
+    from genscale.drawing import draw_trees
+
+    files = draw_trees(folder)
+    if as_json:
+        _print_json({"folder": str(folder), "files": files})
+    else:
+        for name in files:
+            Console().print(f"{folder}/{name}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
 @app.command("calibrate-steps")
 def calibrate_steps(
     ctx: typer.Context, words: o.Words = None, prompts: o.Prompts = None, verifier: o.Verifiers = None,
@@ -142,7 +156,7 @@ def models(as_json: o.Json = False) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, return its exit code; a refusal is one sentence on stderr and code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words in ([], ["generate"], ["calibrate-steps"]):
+    if words in ([], ["generate"], ["tree"], ["calibrate-steps"]):
         words.append("--help")
     try:
         code = app(words, standalone_mode=False)

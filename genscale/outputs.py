@@ -61,11 +61,15 @@ def write(
             for n, item in enumerate(winners, 1)
         ]
         summary["files"] = {"best": [name for names in files for name in names]}
+        kept = [e.candidate.id for e in result.ranking(i)[: request.images] if e.x is not None]
+        summary["pictures"] = {names[0]: number for names, number in zip(files, kept, strict=True)}
         if base is not None:
             item = decoded[id(base[1])]
             summary["files"]["base"] = pictures.write(
                 folder, f"{stem}base", item, request, {**again, "is_base": True}, scheduler
             )
+            if base[0] is result:  # not that of the pipeline alone, which this search has given up
+                summary["pictures"].setdefault(summary["files"]["base"][0], base[1].candidate.id)
         prompts.append(summary)
         rows.append(_row(result, i, shown, decoded, base))
     sheets = _write_sheets(folder, rows, _title(request, result, sampler))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genscale.key import Key
+from genscale.thompson import Tally
 
 
 @dataclass(eq=False)
@@ -19,7 +20,8 @@ class Node:
     """A state at a branching level, a finished sample (level = `leaf`), or the root above all noise (level -1).
 
     visits: rollouts through it, those under way too. reward: of a finished sample. state: whatever its owner keeps
-    with it.
+    with it. seen: rewards of the rollouts through it; of these, fresh: those that made a child of it, again: those
+    that went on in a child it had.
     """
 
     level: int
@@ -29,6 +31,9 @@ class Node:
     reward: float | None = None
     state: Any = None
     label: int = -1
+    seen: Tally = field(default_factory=Tally)
+    fresh: Tally = field(default_factory=Tally)
+    again: Tally = field(default_factory=Tally)
 
     def path(self) -> Iterator[Node]:
         """From here up to the root."""
@@ -39,9 +44,11 @@ class Node:
 
     def nodes(self) -> Iterator[Node]:
         """It and all below it, parents first."""
-        yield self
-        for child in self.children:
-            yield from child.nodes()
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.children)
 
     def leaves(self) -> list[Node]:
         """The finished samples below it."""
@@ -50,10 +57,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Widening:
-    """Progressive widening: a node may have at most `factor` visits^`power` children (Couetoux et al. 2011).
-
-    The paper's 2 and 0.8 are exactly best of N for 36 rollouts; 1 and 0.5 descend after 2 (research notes, 1.6).
-    """
+    """Progressive widening: a node may have at most `factor` visits^`power` children (Couetoux et al. 2011)."""
 
     factor: float = 1.0
     power: float = 0.5
@@ -78,6 +82,39 @@ def values(root: Node, strength: float) -> dict[Node, float]:
         if below:
             found[node] = soft_mean(below, strength)
     return found
+
+
+class Tree:
+    """A root, and what the finished samples below it say: kept up as they come in, along their paths alone.
+
+    strength: of the backup, per unit of reward. value: as `values` finds it from scratch. low, high: of the rewards
+    seen; both 0 before the first.
+    """
+
+    def __init__(self, strength: float) -> None:
+        self.root, self.strength = Node(-1), strength
+        self.value: dict[Node, float] = {}
+        self.low, self.high = 0.0, 0.0
+
+    def finish(self, leaf: Node, reward: float) -> None:
+        """A sample is finished: it and all that its path leads through are worth something else now."""
+        self.low, self.high = (
+            (min(self.low, reward), max(self.high, reward)) if self.value else (reward, reward)
+        )
+        leaf.reward = self.value[leaf] = reward
+        child: Node | None = None
+        for node in leaf.path():
+            if child is not None:
+                below = [self.value[c] for c in node.children if c in self.value]
+                self.value[node] = soft_mean(below, self.strength)
+                (node.fresh if child.seen.count == 1 else node.again).add(reward)
+            node.seen.add(reward)
+            child = node
+
+    def retune(self, strength: float) -> None:
+        """Back up by another strength: everything is worth something else."""
+        self.strength = strength
+        self.value = values(self.root, strength)
 
 
 def soft_mean(rewards: Sequence[float], strength: float) -> float:

@@ -26,7 +26,9 @@ from genscale.population import Population
 from genscale.potential import unit_of
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
 from genscale.remainder import remainder
-from genscale.tree import Node, Widening, boltzmann, probabilities, uct, values
+from genscale.thompson import Belief
+from genscale.tree import Node, Tree, Widening, probabilities
+from genscale.tree_policy import WIDENINGS, Progressive, Sample, Select, Thompson, Uct, Widen
 
 UNLIMITED = 64  # rollouts when neither the user nor a budget says how many
 
@@ -45,14 +47,18 @@ class TreeSearch:
 
     rollouts: how many; None: until the budget ends (64 without one).
     levels: fractions of the run at which states are kept and branched.
-    select: "sample", a child by exp(strength v), or "uct", the largest v + explore sqrt(log N / N_child).
+    select: "sample", a child by exp(strength v), "uct", the largest v + explore sqrt(log N / N_child), or "thompson",
+        the largest of draws from what is believed of each child's mean score.
     strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
         scale); inf backs up the maximum.
     explore: of "uct", for values normalised to [0, 1].
-    widen: (C, a): a node may have C visits^a children.
+    widen: (C, a): a node may have C visits^a children; "practical" is (1, 0.5), "paper" (2, 0.8). "thompson": a draw
+        for a new child against one for those that are there.
+    prior: of "thompson", (m, kappa, nu, tau^2): a mean m worth kappa samples, a variance tau^2 worth nu, of scores
+        in [0, 1].
     wave: rollouts selected at a time.
-    kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)". rest: the kernel
-        before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
+    kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)".
+    rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
     scale: what scores are divided by: "pool", the spread of the first wave; or a number.
     """
 
@@ -61,7 +67,8 @@ class TreeSearch:
     select: str = "uct"
     strength: float = 1.0
     explore: float = 1.0
-    widen: tuple[float, float] = (1.0, 0.5)
+    widen: tuple[float, float] | str = "practical"
+    prior: tuple[float, float, float, float] = (0.0, 1.0, 1.0, 0.1)
     wave: int = 8
     kernel: str | Kernel = "ddim(1)"
     rest: str | Kernel = "own"
@@ -76,12 +83,11 @@ class TreeSearch:
             raise Refusal(f"wave={self.wave} must be at least 1.")
         if list(self.levels) != sorted(set(self.levels)) or not all(0 <= f < 1 for f in self.levels):
             raise Refusal(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
-        if self.select not in ("sample", "uct"):
-            raise Refusal(f"select='{self.select}' is unknown: it is sample or uct.")
+        if self.select not in ("sample", "uct", "thompson"):
+            raise Refusal(f"select='{self.select}' is unknown: it is sample, uct or thompson.")
         if not self.strength >= 0 or not self.explore >= 0:
             raise Refusal(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
-        if len(self.widen) != 2 or self.widen[0] <= 0 or not 0 <= self.widen[1] <= 1:
-            raise Refusal(f"widen={self.widen} must be C > 0 and a power in [0, 1], such as 1,0.5.")
+        self._check_widening()
         if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
             raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
         parse(self.rest)
@@ -91,6 +97,30 @@ class TreeSearch:
                 f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
                 "kernel='ddim(0.5)' or 'sde(rbf)', or a search over initial noise such as best_of_n."
             )
+
+    def _check_widening(self) -> None:
+        if self.widen != "thompson":
+            widen = WIDENINGS.get(self.widen) if isinstance(self.widen, str) else self.widen
+            if widen is None or len(widen) != 2 or not widen[0] > 0 or not 0 <= widen[1] <= 1:
+                raise Refusal(
+                    f"widen={self.widen} must be C > 0 and a power in [0, 1], such as 1,0.5, or "
+                    f"{', '.join(WIDENINGS)} or thompson."
+                )
+        if len(self.prior) != 4 or not all(map(math.isfinite, self.prior)) or min(self.prior[1:]) <= 0:
+            raise Refusal(f"prior={self.prior} must be m and three numbers above 0, such as 0,1,1,0.1.")
+
+    @property
+    def selecting(self) -> Select:
+        if self.select == "thompson":
+            return Thompson(Belief(*self.prior))
+        return Uct(self.explore) if self.select == "uct" else Sample()
+
+    @property
+    def widening(self) -> Widen:
+        if self.widen == "thompson":
+            return Thompson(Belief(*self.prior))
+        numbers = WIDENINGS[self.widen] if isinstance(self.widen, str) else self.widen
+        return Progressive(Widening(*numbers))
 
     def grid(self, process: Any) -> Any:
         """On second-order schedulers kernels step over the levels at which a step begins."""
@@ -115,15 +145,15 @@ class TreeSearch:
 
 
 class Growth:
-    """A tree that grows. more rollouts continue it."""
+    """A tree that grows; more rollouts continue it."""
 
     def __init__(self, spec: TreeSearch, process: Process, key: Key) -> None:
         self.spec, self.process, self.key = spec, process, key
         self.steps = spec.branch_steps(process)
         self.kernel, self.rest = parse(spec.kernel), outside(process, spec.rest)
-        self.root = Node(-1)
         self.next_id, self.done, self.unit = 0, 0, None if spec.scale == "pool" else float(spec.scale)
-        self.widening = Widening(*spec.widen)
+        self.tree = Tree(spec.strength / (self.unit or 1.0))
+        self.select, self.widen = spec.selecting, spec.widening
 
     # ---------------------------------------------------------------- the loop
 
@@ -141,13 +171,10 @@ class Growth:
 
     def _select(self, n: int) -> list[Node]:
         """Nodes that each get a child, as far as the budget pays for rollouts from them."""
-        value = values(self.root, self._strength())
-        rewards = [leaf.reward for leaf in self.root.leaves() if leaf.reward is not None]
-        low, high = min(rewards, default=0.0), max(rewards, default=0.0)
         starts: list[Node] = []
         nfe, calls = self.process.nfe_left, self.process.calls_left
         for i in range(n):
-            node = self._descend(value, low, high, self.key.fold("select", self.done + i))
+            node = self._descend(self.key.fold("select", self.done + i))
             price, judged = self._price(node), self.process.calls(0, 1)
             if (nfe is not None and price > nfe) or (calls is not None and judged > calls):
                 break
@@ -159,18 +186,16 @@ class Growth:
             starts.append(child)
         return starts
 
-    def _descend(self, value: dict[Node, float], low: float, high: float, key: Key) -> Node:
+    def _descend(self, key: Key) -> Node:
         """From the root to a node that may have one more child. States under way are not gone through."""
-        node, last = self.root, len(self.steps)
-        while node.level < last and not self.widening.open(node):
+        tree, last = self.tree, len(self.steps)
+        node = tree.root
+        while node.level < last:
             ready = [c for c in node.children if c.state is not None and c.level < last]
-            if not ready:
+            own = key.fold(node.level + 1)
+            if not ready or self.widen.wider(node, tree, own):
                 break
-            if self.spec.select == "uct":
-                node = uct(ready, value, self.spec.explore, low, high)
-            else:
-                u = float(key.fold(node.level + 1).uniform(1))
-                node = boltzmann(ready, value, self._strength(), u)
+            node = self.select.pick(ready, tree, own)
         return node
 
     def _price(self, node: Node) -> int:
@@ -184,17 +209,14 @@ class Growth:
         spent += process.nfe(steps[-1] + 1, process.steps, self.rest)
         return spent - (process.nfe(steps[first], steps[first] + 1) if node.level >= 0 else 0)
 
-    def _strength(self) -> float:
-        return self.spec.strength / (self.unit or 1.0)
-
     # ---------------------------------------------------------------- rollouts
 
     def _roll_out(self, starts: Sequence[Node]) -> Generator[Ask, Any, None]:
         """Carry new children to the end, those that start noisiest first; others join at their level."""
-        steps, live, particles = self.steps, list[Node](), None
+        steps, live = self.steps, list[Node]()
         for level in range(len(steps)):
             born = [n for n in starts if n.level == level]
-            particles = yield from self._reach(level, live, born, particles)
+            particles = yield from self._reach(level, live, born)
             live += born
             if not live:
                 continue
@@ -204,15 +226,11 @@ class Growth:
                 node.state = State(replace(particles[[i]], x0=None), prediction[[i]])
                 node.label = particles.candidates[i].id
             live = [self._descendant(n) for n in live]
-        particles = yield from self._reach(
-            len(steps), live, [n for n in starts if n.level == len(steps)], particles
-        )
-        live += [n for n in starts if n.level == len(steps)]
-        yield from self._judge(live, particles)
+        born = [n for n in starts if n.level == len(steps)]
+        particles = yield from self._reach(len(steps), live, born)
+        yield from self._judge([*live, *born], particles)
 
-    def _reach(
-        self, level: int, live: list[Node], born: list[Node], particles: Particles | None
-    ) -> Generator[Ask, Any, Any]:
+    def _reach(self, level: int, live: list[Node], born: list[Node]) -> Generator[Ask, Any, Any]:
         """Particles of all rollouts at the step of a level (or the clean end): those under way, and new ones."""
         steps, process = self.steps, self.process
         end = level == len(steps)
@@ -253,8 +271,10 @@ class Growth:
         totals = scores.total
         if self.unit is None and len(totals) > 1:
             self.unit = unit_of(totals, self.spec.scale)
+            self.tree.retune(self.spec.strength / self.unit)
         for node, total, candidate in zip(live, totals.tolist(), particles.candidates, strict=False):
-            node.reward, node.state, node.label = total, candidate, candidate.id
+            node.state, node.label = candidate, candidate.id
+            self.tree.finish(node, total)
 
     def _drop(self, live: list[Node], n: int) -> None:
         """Rollouts that a budget cut off leave the tree again."""
@@ -271,15 +291,14 @@ class Growth:
 
     def population(self) -> Population | None:
         """Finished samples, each with the probability that a descent by exp(strength v) ends there."""
-        leaves = self.root.leaves()
+        root, strength = self.tree.root, self.tree.strength
+        leaves = root.leaves()
         if not leaves:
             return None
         totals = torch.tensor([leaf.reward for leaf in leaves], dtype=torch.float64)
-        strength = self._strength()
-        chance = probabilities(self.root, strength)
+        chance = probabilities(root, strength)
         log_w = torch.tensor([chance[leaf] for leaf in leaves], dtype=torch.float64).log()
-        if not math.isinf(
-            strength
-        ):  # so that their mean is the tree's estimate of Z, as in other populations
-            log_w += strength * values(self.root, strength)[self.root] + math.log(len(leaves))
+        if not math.isinf(strength):
+            # so that their mean is the tree's estimate of Z, as in other populations
+            log_w += strength * self.tree.value[root] + math.log(len(leaves))
         return Population(tuple(leaf.state for leaf in leaves), log_w, totals)

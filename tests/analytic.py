@@ -21,6 +21,7 @@ from genscale.particles import Memory, Particles
 from genscale.prediction import View
 from genscale.process import Prior
 from genscale.protocol import Batch, Output
+from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.annealing import Annealing
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.bfs import Bfs
@@ -28,6 +29,7 @@ from genscale.samplers.cem_lowfreq import CemLowfreq
 from genscale.samplers.cma_es import CmaEs
 from genscale.samplers.code import Code
 from genscale.samplers.das import Das
+from genscale.samplers.dfs import Dfs
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
@@ -92,6 +94,10 @@ SAMPLERS: dict[str, Any] = {
     "evolution of initial noise": Evolution(start=3, levels=(0.0, 0.0), sizes=3, elites=0, kernel="own"),
     "dts": Dts(),
     "dts_star": DtsStar(12, wave=4),
+    "ab_mcts": AbMcts(),
+    "ab_mcts one by one": AbMcts(10, wave=1, levels=(0.2, 0.6)),
+    "dfs": Dfs(),
+    "dfs below a number": Dfs(threshold=1.0, checks=(0.3, 0.5, 0.7), back=0.5, backtracks=3),
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),

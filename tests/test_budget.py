@@ -15,6 +15,7 @@ from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.panel import Juror, Panel, Roles
 from genscale.plan import plan
+from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
 from genscale.tree_search import TreeSearch
 from tests.analytic import SAMPLERS, first_coordinate, process_of, run
@@ -115,7 +116,7 @@ ROLES = {
 
 
 # What these spend follows the scores: they say so by a cost of None even without a budget.
-SCORES_DECIDE = {name for name, sampler in SAMPLERS.items() if isinstance(sampler, Rollover | TreeSearch)}
+SCORES_DECIDE = {n for n, sampler in SAMPLERS.items() if isinstance(sampler, Rollover | TreeSearch | Dfs)}
 
 
 def random_run(rng: random.Random) -> tuple[dict[str, Any], Roles]:

@@ -95,6 +95,32 @@ def test_json_is_the_record_with_the_folder(generate, tmp_path):
     assert printed == record(tmp_path / "run")
 
 
+def test_a_tree_is_drawn_in_the_folder_of_its_run(generate, genscale, tmp_path):
+    out = tmp_path / "run"
+    words = ("--sampler", "dts_star", "--rollouts", 4, "--widen", "paper", "--levels", "0.4", "--images", 2)
+    code, _, err = generate("a red star", "--steps", 5, *words, "--out", out)
+    assert code == 0, err
+    run = record(out)
+    assert run["sampler"]["widen"] == "paper"
+    assert set(run["prompts"][0]["pictures"]) >= {"best.png", "best-2.png"}
+    assert run["prompts"][0]["pictures"]["best.png"] == run["best"]["candidate"]
+    code, shown, err = genscale("tree", out)
+    assert (code, shown, err) == (0, f"{out}/tree.png\n", "")
+    with Image.open(out / "tree.png") as image:
+        assert image.width == 1350
+    code, shown, _ = genscale("tree", out, "--json")
+    assert json.loads(shown) == {"folder": str(out), "files": ["tree.png"]}
+    assert genscale("resume", out)[0] == 0  # a drawing is no obstacle
+
+
+def test_a_tree_of_no_run(genscale, tmp_path):
+    for folder, sentence in ((tmp_path, "holds no run"), (tmp_path / "gone", "is no folder")):
+        code, out, err = genscale("tree", folder)
+        assert (code, out) == (2, "")
+        assert sentence in err
+        assert err.count("\n") == 1
+
+
 def test_several_prompts_are_numbered_and_share_a_contact_sheet(generate, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("# shapes\na red star\n\na blue ring\n")

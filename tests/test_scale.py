@@ -26,7 +26,7 @@ def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-SCORES_DECIDE = ("rollover", "dts", "dts_star")  # how much these spend
+SCORES_DECIDE = ("rollover", "dts", "dts_star", "ab_mcts", "dfs")  # how much these spend
 
 
 def brightness(media: Any, prompts: Any) -> list[float]:

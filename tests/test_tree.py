@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from genscale import sampler_options
 from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
-from genscale.tree import Node, Widening, boltzmann, draw, probabilities, soft_mean, uct, values
+from genscale.tree import Node, Tree, Widening, boltzmann, draw, probabilities, soft_mean, uct, values
+from genscale.tree_search import Growth
 from tests.analytic import run
 from tests.mixture import Line
 from tests.test_particle_law import BED, Exact, populations
@@ -76,6 +80,79 @@ def test_exhaustive_enumeration_of_a_chain(strength: float) -> None:
     assert math.log(twin) / strength != pytest.approx(values(root, strength)[root], abs=1e-6)
 
 
+class Forgetful(Tree):
+    """The broken twin: every fifth sample is told to its parent alone."""
+
+    def finish(self, leaf: Node, reward: float) -> None:
+        before = dict(self.value)
+        super().finish(leaf, reward)
+        if sum(n.reward is not None for n in self.value) % 5 == 0:
+            for node in list(leaf.path())[2:]:
+                if node in before:
+                    self.value[node] = before[node]
+
+
+def grow_at_random(tree: Tree, samples: int, seed: int) -> None:
+    """Rollouts of 4 levels from nodes chosen blindly; some are still under way; the unit is learnt after a few."""
+    rng, inner = random.Random(seed), [tree.root]
+    for i in range(samples):
+        node = rng.choice(inner)
+        while node.level < 3:
+            child = Node(node.level + 1, node)
+            node.children.append(child)
+            node = child
+            if node.level < 3:
+                inner.append(node)
+        if rng.random() < 0.9:
+            tree.finish(node, rng.gauss(-20, 3))
+        if i == 7:
+            tree.retune(tree.strength / 3)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7, 9.0, math.inf])
+def test_values_kept_up_are_those_found_from_scratch(strength: float) -> None:
+    forgotten = 0
+    for seed in range(5):
+        tree = Tree(strength)
+        assert (tree.low, tree.high) == (0.0, 0.0)
+        grow_at_random(tree, 60, seed)
+        assert tree.value == pytest.approx(values(tree.root, tree.strength), abs=1e-12)
+        rewards = [n.reward for n in tree.root.leaves()]
+        assert (tree.low, tree.high) == (min(rewards), max(rewards))
+        twin = Forgetful(strength)
+        grow_at_random(twin, 60, seed)
+        forgotten += twin.value != pytest.approx(values(twin.root, twin.strength), abs=1e-12)
+    assert forgotten >= 3  # a maximum may be the same by luck
+
+
+@pytest.mark.parametrize("sampler", [Dts(rollouts=60), DtsStar(rollouts=60, strength=3.0)])
+def test_values_are_kept_up_in_a_search(sampler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    select, waves = Growth._select, []
+
+    def checked(self: Growth, n: int) -> Any:
+        assert self.tree.value == pytest.approx(values(self.tree.root, self.tree.strength), abs=1e-12)
+        waves.append(self.tree.strength)
+        return select(self, n)
+
+    monkeypatch.setattr(Growth, "_select", checked)
+    run(sampler, steps=STEPS)
+    assert len(waves) >= 60 / 8
+    assert waves[0] == sampler.strength
+    assert len(set(waves[1:])) == 1  # the unit is that of the first wave
+    assert waves[1] != waves[0]
+
+
+def test_a_deep_tree_is_walked_without_recursion() -> None:
+    tree = Tree(1.0)
+    node = tree.root
+    for level in range(5000):
+        node.children = [Node(level, node)]
+        node = node.children[0]
+    tree.finish(node, 2.0)
+    assert tree.root.leaves() == [node]
+    assert tree.value[tree.root] == values(tree.root, 1.0)[tree.root] == 2.0
+
+
 def test_draws_follow_the_probabilities() -> None:
     root = grown([[0.0, 1.0], [2.0]])
     chance = probabilities(root, 1.0)
@@ -125,6 +202,23 @@ def test_widening_is_best_of_n_for_as_long_as_the_notes_say(factor: float, power
 # ---------------------------------------------------------------- samplers
 
 
+@pytest.mark.parametrize(("name", "numbers"), [("practical", (1.0, 0.5)), ("paper", (2.0, 0.8))])
+def test_widenings_have_names(name: str, numbers: tuple[float, float]) -> None:
+    named, told = (run(DtsStar(40, widen=w), steps=STEPS).searches[0] for w in (name, numbers))
+    assert [e.candidate for e in named.finals] == [e.candidate for e in told.finals]
+    fresh = sum(e.candidate.origin == "prior" for e in named.finals)
+    assert fresh >= 34 if name == "paper" else fresh < 12  # best of N for as long as the notes say
+
+
+def test_a_widening_on_the_command_line() -> None:
+    for text, value in (("paper", "paper"), ("2, 0.8", (2.0, 0.8)), ("1,0.5", (1.0, 0.5))):
+        typed = sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": text})
+        assert typed == {"widen": value}
+        DtsStar(**typed)
+    with pytest.raises(Refusal, match=r"widen=papers .* practical, paper or thompson"):
+        DtsStar(**sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": "papers"}))
+
+
 def on_the_bed(sampler: Any) -> Any:
     return replace(sampler, strength=1.0, scale=1.0, kernel=Exact(), rest=Exact(), levels=(0.25, 0.5))
 
@@ -153,7 +247,7 @@ def test_strength_0_is_the_prior(wave: int) -> None:
     assert float((shifted.mean() - Line().mean) / (shifted.std() / math.sqrt(len(shifted)))) > 4
 
 
-@pytest.mark.parametrize("sampler", [DtsStar(), Dts(), DtsStar(wave=1), DtsStar(levels=())])
+@pytest.mark.parametrize("sampler", [DtsStar(), Dts(), DtsStar(wave=1), DtsStar(levels=()), AbMcts()])
 def test_a_tree_spends_what_it_may_and_keeps_its_best(sampler: Any) -> None:
     totals = []
     for nfe in (10, 40, 100, 333):
@@ -200,7 +294,8 @@ def test_rollouts_branch_and_beat_fresh_noise_on_average() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"rollouts": 0}, {"wave": 0}, {"levels": (0.5, 0.2)}, {"levels": (1.0,)}, {"select": "best"}, {"strength": -1.0},
-     {"explore": -1.0}, {"widen": (0.0, 0.5)}, {"widen": (1.0, 2.0)}, {"widen": (1.0,)}, {"scale": "x"},
+     {"explore": -1.0}, {"widen": (0.0, 0.5)}, {"widen": (1.0, 2.0)}, {"widen": (1.0,)}, {"widen": "narrow"},
+     {"scale": "x"},
      {"kernel": "ode"}, {"kernel": "own"}, {"kernel": "glass(2)"}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:

@@ -1,0 +1,22 @@
+"""Carrying out `genscale tree`: a picture of every prompt's candidates, in the folder of their run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from genscale import lineage, request, tree_picture
+from genscale.run_folder import RunFolder
+
+
+def draw_trees(folder: Path) -> list[str]:
+    """The names of the files: tree.png, or 000-tree.png and so on where there are several prompts."""
+    folder = folder.expanduser()
+    found, asked = lineage.families(folder), request.load_folder(folder)
+    model = asked.model.replace("\\", "/").rstrip("/").split("/")[-1]
+    names = []
+    for family in found:
+        name = "tree.png" if len(asked.prompts) == 1 else f"{family.index:03d}-tree.png"
+        RunFolder(folder).write(name, partial(tree_picture.draw, family, f"{model} · {asked.sampler}"))
+        names.append(name)
+    return names

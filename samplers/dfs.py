@@ -1,0 +1,245 @@
+"""Depth-first search (DFS): one path at a time, which goes back to more noise where its preview is not good enough.
+
+Zhang et al. 2025, "Inference-time Scaling of Diffusion Models through Classical Search" (arXiv 2505.23614, on global
+search by DFS; settings as in the authors' code). Compute follows the prompt: where all previews pass, a path costs what
+a plain run does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.kernel import Kernel
+from genscale.key import Key
+from genscale.particle_filter import outside
+from genscale.particles import Particles, branch, draw
+from genscale.protocol import Ask, Process, Score, Scores, Solve
+from genscale.remainder import remainder
+
+UNLIMITED = 16  # paths when neither the user nor a budget says how many
+
+
+@dataclass(frozen=True)
+class Dfs:
+    """Depth-first search with backtracking.
+
+    threshold: a preview below it is not good enough: a number in the unit of the scores (the paper's, tuned for its
+        verifier), or "pool", since verifiers differ: at each check the quantile of what the first paths had there.
+        Only a number spends less on easy prompts than on hard ones; "pool" sends paths of every prompt back alike.
+    quantile: of "pool", 0.5: the better half goes on. pool: how many first paths it looks at, 4; nothing sends these
+        back.
+    checks: fractions of the run after which the clean estimate is scored, every quarter as in the authors' code.
+    back: how much of the run a path is sent back, at least: a quarter, as published. With less, little changes.
+    backtracks: how often a path may be sent back, 4; when that is spent, the best state that it had at this check goes
+        on, and nothing sends it back any more.
+    paths: how many; None: until the budget ends (16 without one). The paper has one: that, or a target in the budget,
+        lets easy prompts stop early, whatever is left of the budget.
+
+    Differences: the preview is the clean estimate of the last model call before the check (the code makes the call
+    after it, which goes on); the transitions are the pipeline's own, also where it is an ODE: re-noising is random
+    enough. With threshold=-inf this is best_of_n.
+
+    Cost in NFE: at least paths f(0, T), at most paths (f(0, T) + backtracks max f(s - back, s)), f(a, b) being the
+    evaluations of one candidate from step a to step b and s the checks. Scores: one a path and one a check.
+    """
+
+    threshold: float | str = "pool"
+    quantile: float = 0.5
+    pool: int = 4
+    checks: tuple[float, ...] = (0.25, 0.5, 0.75)
+    back: float = 0.25
+    backtracks: int = 4
+    paths: int | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):
+            raise Refusal(f"threshold={self.threshold} must be a score, or pool.")
+        if not 0 <= self.quantile <= 1 or self.pool < 1:
+            raise Refusal(f"quantile={self.quantile} must be in [0, 1], and pool={self.pool} at least 1.")
+        if list(self.checks) != sorted(set(self.checks)) or not all(0 < f < 1 for f in self.checks):
+            raise Refusal(f"checks={self.checks} must be increasing fractions of the run in (0, 1).")
+        if not 0 < self.back <= 1:
+            raise Refusal(f"back={self.back} must be a share of the run in (0, 1].")
+        if self.backtracks < 0 or not (self.paths is None or self.paths >= 1):
+            raise Refusal("dfs needs backtracks of 0 or more, and paths of at least 1 or none.")
+
+    # ---------------------------------------------------------------- the search
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        run = _Run(self, process, key)
+        with suppress(BudgetExhausted):
+            yield from run.go()
+        if (
+            self.paths is None or run.done == 0
+        ):  # as many as were asked for are enough: the budget is a limit only
+            with suppress(BudgetExhausted):
+                yield from remainder(process, key, run.next_id)
+
+    def cost(self, process: Process) -> int | None:
+        """Not known before, unless nothing can send a path back."""
+        paths = self.count(process)
+        never = self.backtracks == 0 or not self.steps(process)
+        never |= self.threshold == -math.inf or (
+            self.threshold == "pool" and (paths or math.inf) <= self.pool
+        )
+        return paths * process.nfe() if never and paths is not None else None
+
+    def count(self, process: Process) -> int | None:
+        """How many paths; None: until the budget ends."""
+        return UNLIMITED if self.paths is None and not process.open_ended else self.paths
+
+    def steps(self, process: Process) -> list[int]:
+        """Steps at which paths are checked; at the end it would be too late."""
+        steps, times = process.model_steps, process.schedule.linear_time
+        nearest = {process.nearest(float(times[s])) for f in self.checks if (s := round(f * steps)) < steps}
+        return sorted(nearest - {0})
+
+    def target(self, process: Process, step: int) -> int:
+        """The step that a path is sent back to from a check: at least `back` of the run, where a solve may begin."""
+        times = process.schedule.linear_time
+        furthest = max(step - math.ceil(self.back * process.model_steps), 0)
+        for wanted in range(furthest, 0, -1):
+            if (allowed := process.nearest(float(times[wanted]))) <= wanted:
+                return allowed
+        return 0
+
+
+@dataclass
+class State:
+    """A state that was checked: one row. kernel: what it is solved on with; None is the pipeline's own scheduler."""
+
+    particles: Particles
+    kernel: Kernel | None
+    score: Scores
+
+    @property
+    def id(self) -> int:
+        return self.particles.candidates[0].id
+
+
+@dataclass
+class Walk:
+    """One path: the states that it had at each check, and how often it may still be sent back."""
+
+    left: int
+    buffer: dict[int, list[State]] = field(default_factory=dict)
+
+    def best(self, step: int) -> State:
+        seen = self.buffer[step]
+        return seen[Scores.cat([s.score for s in seen]).best()]
+
+    def known(self, step: int, candidate: int) -> State | None:
+        """A candidate that was carried to this check before, and then left for a better one."""
+        return next((s for s in self.buffer.get(step, []) if s.id == candidate), None)
+
+
+class _Run:
+    """All paths of a search. Afterwards: next_id."""
+
+    def __init__(self, spec: Dfs, process: Process, key: Key) -> None:
+        self.spec, self.process, self.key = spec, process, key
+        self.steps = spec.steps(process)
+        self.next_id, self.done = 0, 0
+        self.pooled: dict[int, Scores] = {}
+
+    def go(self) -> Generator[Ask, Any, None]:
+        limit = self.spec.count(self.process)
+        first = self.spec.pool if self.spec.threshold == "pool" else 0
+        if (n := min(first, self._affordable(), limit or first)) > 0:
+            yield from self._pool(n)
+        while (limit is None or self.done < limit) and self._affordable():
+            yield from self._path()
+            self.done += 1
+
+    def _affordable(self) -> int:
+        """Paths of which the budget pays for a straight run with its checks."""
+        process = self.process
+        limits = (
+            (process.nfe_left, process.nfe()),
+            (process.calls_left, process.calls(len(self.steps), 1)),
+        )
+        return min((left // max(each, 1) for left, each in limits if left is not None), default=1 << 30)
+
+    def _pool(self, n: int) -> Generator[Ask, Any, None]:
+        """The first paths, side by side: nothing sends them back, and their previews are the measure of the others."""
+        particles = self.process.start([draw(self.key, self._number()) for _ in range(n)])
+        for step in self.steps:
+            particles = yield Solve(particles, step)
+            scores: Scores = yield Score(particles)
+            self.pooled[step] = scores
+            particles = particles[: len(scores)]
+        finished = yield Solve(particles)
+        yield Score(finished)
+        self.done += n
+
+    def _path(self) -> Generator[Ask, Any, None]:
+        """From fresh noise to the end."""
+        walk, kernel = Walk(self.spec.backtracks), None
+        particles = self.process.start([draw(self.key, self._number())])
+        ahead = list(self.steps)
+        while ahead:
+            step = ahead.pop(0)
+            state = yield from self._check(walk, particles, kernel, step)
+            if not self._good(state, step):
+                if self._may_go_back(walk, step):
+                    walk.left -= 1
+                    back = self.spec.target(self.process, step)
+                    particles, kernel = self._renoised(state, back)
+                    ahead = [s for s in self.steps if s > back]
+                    continue
+                state = walk.best(step)
+            particles, kernel = state.particles, state.kernel
+        finished = yield Solve(particles, None, kernel)
+        yield Score(finished)
+
+    def _check(
+        self, walk: Walk, particles: Particles, kernel: Kernel | None, step: int
+    ) -> Generator[Ask, Any, State]:
+        known = walk.known(step, particles.candidates[0].id)
+        if known is not None:
+            return known
+        there = yield Solve(particles, step, kernel)
+        scores: Scores = yield Score(there)
+        state = State(there, kernel, scores)
+        walk.buffer.setdefault(step, []).append(state)
+        return state
+
+    def _good(self, state: State, step: int) -> bool:
+        if self.spec.threshold != "pool":
+            return float(state.score.total) >= float(self.spec.threshold)
+        pool = self.pooled[step]
+        # Compared within one pool, since ranks mean nothing elsewhere.
+        totals = Scores.cat([pool, state.score]).total
+        return float(totals[-1]) >= float(torch.quantile(totals[:-1], self.spec.quantile))
+
+    def _may_go_back(self, walk: Walk, step: int) -> bool:
+        """Whether a path may be sent back from a check, and the budget brings it to the end from there."""
+        process = self.process
+        back = self.spec.target(process, step)
+        nfe, calls = process.nfe_left, process.calls_left
+        checks = sum(s > back for s in self.steps)
+        return (
+            walk.left > 0
+            and (nfe is None or process.nfe(back) <= nfe)
+            and (calls is None or process.calls(checks, 1) <= calls)
+        )
+
+    def _renoised(self, state: State, back: int) -> tuple[Particles, Kernel | None]:
+        """A new try from the forward process, and what to solve it with: few schedulers cannot begin in the middle."""
+        parent = state.particles.candidates[0]
+        child = branch(self.key, self._number(), parent, back, "renoised")
+        kernel = outside(self.process, "own") if back > 0 else None
+        return self.process.renoise(state.particles, back, [child]), kernel
+
+    def _number(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
