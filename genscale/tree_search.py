@@ -56,6 +56,7 @@ class TreeSearch:
         for a new child against one for those that are there.
     prior: of "thompson", (m, kappa, nu, tau^2): a mean m worth kappa samples, a variance tau^2 worth nu, of scores
         in [0, 1].
+    root: widening of the root alone, for how many fresh noises there are; None: as that of all nodes.
     wave: rollouts selected at a time.
     kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)".
     rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
@@ -69,6 +70,7 @@ class TreeSearch:
     explore: float = 1.0
     widen: tuple[float, float] | str = "practical"
     prior: tuple[float, float, float, float] = (0.0, 1.0, 1.0, 0.1)
+    root: tuple[float, float] | str | None = None
     wave: int = 8
     kernel: str | Kernel = "ddim(1)"
     rest: str | Kernel = "own"
@@ -99,11 +101,12 @@ class TreeSearch:
             )
 
     def _check_widening(self) -> None:
-        if self.widen != "thompson":
-            widen = WIDENINGS.get(self.widen) if isinstance(self.widen, str) else self.widen
-            if widen is None or len(widen) != 2 or not widen[0] > 0 or not 0 <= widen[1] <= 1:
+        for name, given in (("widen", self.widen), ("root", self.widen if self.root is None else self.root)):
+            numbers = WIDENINGS.get(given) if isinstance(given, str) else given
+            good = numbers is not None and len(numbers) == 2 and numbers[0] > 0 and 0 <= numbers[1] <= 1
+            if not good and given != "thompson":
                 raise Refusal(
-                    f"widen={self.widen} must be C > 0 and a power in [0, 1], such as 1,0.5, or "
+                    f"{name}={given} must be C > 0 and a power in [0, 1], such as 1,0.5, or "
                     f"{', '.join(WIDENINGS)} or thompson."
                 )
         if len(self.prior) != 4 or not all(map(math.isfinite, self.prior)) or min(self.prior[1:]) <= 0:
@@ -117,10 +120,16 @@ class TreeSearch:
 
     @property
     def widening(self) -> Widen:
-        if self.widen == "thompson":
+        return self._widening(self.widen)
+
+    @property
+    def widening_of_root(self) -> Widen:
+        return self._widening(self.widen if self.root is None else self.root)
+
+    def _widening(self, given: tuple[float, float] | str) -> Widen:
+        if given == "thompson":
             return Thompson(Belief(*self.prior))
-        numbers = WIDENINGS[self.widen] if isinstance(self.widen, str) else self.widen
-        return Progressive(Widening(*numbers))
+        return Progressive(Widening(*(WIDENINGS[given] if isinstance(given, str) else given)))
 
     def grid(self, process: Any) -> Any:
         """On second-order schedulers kernels step over the levels at which a step begins."""
@@ -153,7 +162,7 @@ class Growth:
         self.kernel, self.rest = parse(spec.kernel), outside(process, spec.rest)
         self.next_id, self.done, self.unit = 0, 0, None if spec.scale == "pool" else float(spec.scale)
         self.tree = Tree(spec.strength / (self.unit or 1.0))
-        self.select, self.widen = spec.selecting, spec.widening
+        self.select, self.widen, self.widen_root = spec.selecting, spec.widening, spec.widening_of_root
 
     # ---------------------------------------------------------------- the loop
 
@@ -193,7 +202,8 @@ class Growth:
         while node.level < last:
             ready = [c for c in node.children if c.state is not None and c.level < last]
             own = key.fold(node.level + 1)
-            if not ready or self.widen.wider(node, tree, own):
+            widen = self.widen_root if node is tree.root else self.widen
+            if not ready or widen.wider(node, tree, own):
                 break
             node = self.select.pick(ready, tree, own)
         return node

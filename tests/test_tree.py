@@ -210,6 +210,13 @@ def test_widenings_have_names(name: str, numbers: tuple[float, float]) -> None:
     assert fresh >= 34 if name == "paper" else fresh < 12  # best of N for as long as the notes say
 
 
+@pytest.mark.parametrize(("root", "fresh"), [((1.0, 0.0), 4), ((1.0, 1.0), 40), (None, 6), ("paper", 34)])
+def test_the_root_widens_by_a_law_of_its_own(root: Any, fresh: int) -> None:
+    """The first wave is fresh noise in any case: nothing is there to go into."""
+    made = run(DtsStar(40, root=root, widen=(1.0, 0.5), wave=4), steps=STEPS).searches[0]
+    assert sum(e.candidate.origin in ("own", "prior") for e in made.finals) == pytest.approx(fresh, abs=3)
+
+
 def test_a_widening_on_the_command_line() -> None:
     for text, value in (("paper", "paper"), ("2, 0.8", (2.0, 0.8)), ("1,0.5", (1.0, 0.5))):
         typed = sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": text})
@@ -295,7 +302,7 @@ def test_rollouts_branch_and_beat_fresh_noise_on_average() -> None:
     "options",
     [{"rollouts": 0}, {"wave": 0}, {"levels": (0.5, 0.2)}, {"levels": (1.0,)}, {"select": "best"}, {"strength": -1.0},
      {"explore": -1.0}, {"widen": (0.0, 0.5)}, {"widen": (1.0, 2.0)}, {"widen": (1.0,)}, {"widen": "narrow"},
-     {"scale": "x"},
+     {"root": (1.0, -1.0)}, {"root": "narrow"}, {"scale": "x"},
      {"kernel": "ode"}, {"kernel": "own"}, {"kernel": "glass(2)"}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
