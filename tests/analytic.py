@@ -22,12 +22,14 @@ from genscale.prediction import View
 from genscale.process import Prior
 from genscale.protocol import Batch, Output
 from genscale.samplers.annealing import Annealing
+from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.bfs import Bfs
 from genscale.samplers.cem_lowfreq import CemLowfreq
 from genscale.samplers.cma_es import CmaEs
 from genscale.samplers.code import Code
 from genscale.samplers.das import Das
+from genscale.samplers.dlbs import Dlbs
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
@@ -41,6 +43,7 @@ from genscale.samplers.smc import Smc
 from genscale.samplers.snes import Snes
 from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.svdd import Svdd
+from genscale.samplers.treeg import TreeG
 from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
@@ -91,6 +94,12 @@ SAMPLERS: dict[str, Any] = {
     "evolution of initial noise": Evolution(start=3, levels=(0.0, 0.0), sizes=3, elites=0, kernel="own"),
     "dts": Dts(),
     "dts_star": DtsStar(12, wave=4),
+    "beam": Beam(8, keep=(3, 2, 2), branch=(2, 3, 2), lookahead=2, diversity=1.0),
+    "beam of all that the budget pays for": Beam(),
+    "beam, glass": Beam(4, keep=0.4, kernel="glass(2)"),
+    "beam without branches": Beam(9, keep=0.5, branch=1, kernel="ode"),
+    "dlbs": Dlbs(),
+    "treeg": TreeG(6, keep=2, branch=3),
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),

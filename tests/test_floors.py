@@ -31,6 +31,7 @@ FLOORS = (
         "tree",
         "potential",
         "weights",
+        "clusters",
     ),
     # the language of asking, and the process it is about
     (
@@ -40,6 +41,7 @@ FLOORS = (
         "halving",
         "remainder",
         "tree_search",
+        "beam_search",
         "subspace",
         "particle_pass",
         "particle_filter",
