@@ -15,6 +15,7 @@ from genscale.key import Key
 
 RESTARTS = 4  # of k-means, of which the tightest counts
 ITERATIONS = 100
+COLUMNS = 1 << 20  # of latents (clips have many) in float64 at a time
 _SAME = 1e-9  # a squared distance that is only rounding, as a share of the mean one to the centre of all
 
 
@@ -25,9 +26,11 @@ def embedded(x: Tensor) -> Tensor:
     what a picture or a sentence shows (DINOv2, a sentence encoder); distances of latents see layout and colour only. A
     clean estimate in the middle of a run has no other contents yet: it is a mean over all ways to go on.
     """
-    flat = x.detach().flatten(1).cpu().double()
-    flat = flat - flat.mean(0)
-    values, vectors = torch.linalg.eigh(flat @ flat.T)
+    gram = torch.zeros(len(x), len(x), dtype=torch.float64)
+    for part in x.detach().flatten(1).cpu().split(COLUMNS, 1):
+        gap = part.double() - part.double().mean(0)
+        gram += gap @ gap.T
+    values, vectors = torch.linalg.eigh(gram)
     points: Tensor = vectors * values.clamp(min=0).sqrt()
     return points
 

@@ -10,8 +10,8 @@ from genscale.kernel import Kernel
 
 @dataclass(frozen=True)
 class Dlbs(BeamSearch):
-    """Diffusion latent beam search (Oshima et al. 2025, arXiv 2501.19252): B beams of K candidates at every step, with a
-    look-ahead estimator.
+    """Diffusion latent beam search (Oshima et al. 2025, arXiv 2501.19252): B beams of K candidates at every step, and
+    a look-ahead estimator.
 
     keep: B = 4 beams. branch: K = 2 candidates of each. lookahead: 6 deterministic DDIM steps, as in its configuration;
     1 is the beam search without. levels: every step. kernel, rest: DDIM with eta = 1. Differences: at the root there

@@ -99,7 +99,9 @@ def test_as_many_clusters_as_there_are_different_points() -> None:
     assert kmeans(torch.arange(6.0)[:, None], 6, Key((0,))).unique().numel() == 6
 
 
-def test_the_embedding_keeps_all_distances() -> None:
+@pytest.mark.parametrize("columns", [1 << 20, 50])
+def test_the_embedding_keeps_all_distances(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setattr(clusters, "COLUMNS", columns)
     x = torch.randn(7, 4, 6, 6, generator=torch.Generator().manual_seed(0))
     assert embedded(x).shape == (7, 7)
     flat = x.double().flatten(1)
