@@ -27,7 +27,9 @@ def embedded(x: Tensor) -> Tensor:
     clean estimate in the middle of a run has no other contents yet: it is a mean over all ways to go on.
     """
     gram = torch.zeros(len(x), len(x), dtype=torch.float64)
-    for part in x.detach().flatten(1).cpu().split(COLUMNS, 1):
+    flat = x.detach().flatten(1).cpu()
+    for start in range(0, flat.shape[1], COLUMNS):
+        part = flat[:, start : start + COLUMNS]
         gap = part.double() - part.double().mean(0)
         gram += gap @ gap.T
     values, vectors = torch.linalg.eigh(gram)
