@@ -22,7 +22,7 @@ _SAME = 1e-9  # a squared distance that is only rounding, as a share of the mean
 def embedded(x: Tensor) -> Tensor:
     """Latents [n, *latent] as points [n, n] with the same distances between them, float64 on the CPU.
 
-    These are all principal components of the pool, so nothing is lost, and nothing is understood either: where the papers
+    These are all principal components of the pool, so nothing is lost; nothing is understood either: where the papers
     embed what a picture or a sentence means (DINOv2, a sentence encoder), distances of latents see where which colour
     is. Pooling is not needed: a clean estimate in the middle of a run is a mean over the ways to go on, so smooth.
     """
