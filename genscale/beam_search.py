@@ -39,7 +39,7 @@ class Level:
     """What happens at a step."""
 
     step: int
-    keep: float
+    survivors: float
     branch: int
     lookahead: int
     diversity: float
@@ -58,7 +58,7 @@ class BeamSearch:
 
     width: noises that a beam begins with; None: as many as the budget pays for (16 without one).
     levels: increasing fractions of the run at which states are scored, kept and branched; "every": all steps.
-    keep: of each level's pool: below 1 the share that is kept (rounded up), from 1 on their number; inf keeps all.
+    survivors: of each level's pool: below 1 the share that is kept (rounded up), from 1 on their number; inf keeps all.
     branch: children of each state that is kept; 1: it only goes on.
     lookahead: model calls of the deterministic ODE, spread evenly over the rest of the run, that lead to the clean
     estimate which is
@@ -69,13 +69,13 @@ class BeamSearch:
     rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
 
     A budget that pays for more than one beam is spent on further ones, from fresh noise; one that does not pay for a
-    whole beam makes it narrower (numbers in `keep` fall in proportion); what is left in the end goes to plain
+    whole beam makes it narrower (numbers of `survivors` fall in proportion); what is left in the end goes to plain
     candidates.
     """
 
     width: int | None = None
     levels: str | tuple[float, ...] = (0.5, 0.625, 0.75)
-    keep: float | tuple[float, ...] = 0.25
+    survivors: float | tuple[float, ...] = 0.25
     branch: int | tuple[int, ...] = 2
     lookahead: int | tuple[int, ...] = 1
     diversity: float | tuple[float, ...] = 0.0
@@ -96,15 +96,17 @@ class BeamSearch:
             raise Refusal(
                 f"levels={self.levels} must be increasing fractions between 0 and 1, such as 0.5,0.75, or 'every'."
             )
-        for option in ("keep", "branch", "lookahead", "diversity"):
+        for option in ("survivors", "branch", "lookahead", "diversity"):
             value = getattr(self, option)
             if isinstance(value, tuple) and (self.levels == EVERY or len(value) != len(self.levels)):
                 raise Refusal(
                     f"{option}={value} must be one number, or one for each of levels={self.levels}."
                 )
-        for keep in _each(self.keep):
+        for keep in _each(self.survivors):
             if not keep > 0 or (1 < keep < math.inf and keep != int(keep)):
-                raise Refusal(f"keep={self.keep} must be shares below 1, whole numbers from 1 on, or inf.")
+                raise Refusal(
+                    f"survivors={self.survivors} must be shares below 1, whole numbers from 1 on, or inf."
+                )
         for option in ("branch", "lookahead"):
             if any(n < 1 or n != int(n) for n in _each(getattr(self, option))):
                 raise Refusal(f"{option}={getattr(self, option)} must be whole numbers of at least 1.")
@@ -161,7 +163,7 @@ class BeamSearch:
         made = {
             step: Level(
                 step,
-                _at(self.keep, i),
+                _at(self.survivors, i),
                 int(_at(self.branch, i)),
                 int(_at(self.lookahead, i)),
                 _at(self.diversity, i),
@@ -177,9 +179,9 @@ class BeamSearch:
 
     def kept(self, level: Level, pool: int, n: int) -> int:
         """How many of a pool go on, in a beam that began with n noises."""
-        if level.keep < 1:
-            return math.ceil(level.keep * pool - 1e-9)
-        keep = level.keep
+        if level.survivors < 1:
+            return math.ceil(level.survivors * pool - 1e-9)
+        keep = level.survivors
         if self.width is not None and n < self.width and keep < math.inf:
             keep = max(1, int(keep * n / self.width))
         return int(min(keep, pool))

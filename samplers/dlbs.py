@@ -13,7 +13,7 @@ class Dlbs(BeamSearch):
     """Diffusion latent beam search (Oshima et al. 2025, arXiv 2501.19252): B beams of K candidates at every step, and
     a look-ahead estimator.
 
-    keep: B = 4 beams. branch: K = 2 candidates of each. lookahead: 6 deterministic DDIM steps, as in its configuration;
+    survivors: B = 4 beams. branch: K = 2 candidates of each. lookahead: 6 deterministic DDIM steps, as in its configuration;
     1 is the beam search without. levels: every step. kernel, rest: DDIM with eta = 1. Differences: at the root there
     are B K fresh noises (from pure noise no kernel branches); the first call of a look-ahead is also the first of the
     children's transition, so it is paid for once; the last branching is two steps before the end, after which nothing
@@ -26,7 +26,7 @@ class Dlbs(BeamSearch):
 
     width: int | None = 8
     levels: str | tuple[float, ...] = EVERY
-    keep: float | tuple[float, ...] = 4
+    survivors: float | tuple[float, ...] = 4
     branch: int | tuple[int, ...] = 2
     lookahead: int | tuple[int, ...] = 6
     kernel: str | Kernel = "ddim(1)"

@@ -13,7 +13,7 @@ class TreeG(BeamSearch):
     """TreeG (Guo et al. 2025, arXiv 2502.11420), sampling current states: an active set of A, of whom each branches
     into K at every step; the A whose clean estimates score best go on.
 
-    keep: A = 4. branch: K = 4; the paper varies both by task (music, molecules, DNA) and has no setting for pictures.
+    survivors: A = 4. branch: K = 4; the paper varies both by task (music, molecules, DNA) and has no setting for pictures.
     levels: every step. kernel, rest: ancestral. Differences: A K fresh noises at the root (from pure noise no kernel
     branches); the predictions that scored the children are kept, so a step costs A K calls and not A (K + 1). Its
     other two modes are not here: branching the clean estimate, and gradients.
@@ -23,7 +23,7 @@ class TreeG(BeamSearch):
 
     width: int | None = 16
     levels: str | tuple[float, ...] = EVERY
-    keep: float | tuple[float, ...] = 4
+    survivors: float | tuple[float, ...] = 4
     branch: int | tuple[int, ...] = 4
     kernel: str | Kernel = "ddim(1)"
     rest: str | Kernel = "ddim(1)"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import genscale
 from genscale import beam_search, clusters
 from genscale.beam_search import Level
 from genscale.budget import Budget
@@ -152,7 +154,7 @@ def modes(made: Run) -> Counter[int]:
     return Counter(torch.cdist(x, Mixture().means).argmin(1).tolist())
 
 
-WIDE = Beam(width=24, keep=3, branch=1, levels=(0.875,), diversity=1e6)
+WIDE = Beam(width=24, survivors=3, branch=1, levels=(0.875,), diversity=1e6)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -170,7 +172,7 @@ def test_the_term_is_in_units_of_the_pool_s_spread() -> None:
     def loud(media: Any, prompts: Any) -> Tensor:
         return 1000 * media.pixels[:, 0, 0, 0].double() - 7
 
-    sampler = Beam(width=12, keep=(4, 3, 2), branch=3, diversity=3.0)
+    sampler = Beam(width=12, survivors=(4, 3, 2), branch=3, diversity=3.0)
     quiet, noisy = run(sampler, steps=STEPS), run(sampler, steps=STEPS, verifier=loud)
     assert [e.candidate for e in quiet.archive.entries] == [e.candidate for e in noisy.archive.entries]
     other = run(replace(sampler, diversity=0.0), steps=STEPS)
@@ -254,7 +256,7 @@ def greedy(seed: int) -> float:
     return max(finished(moved(x, 6, sign)) for sign in (-1.0, 1.0))
 
 
-FULL = Beam(width=1, levels=LEVELS, keep=math.inf, branch=8, kernel=Coin(), rest="ode")
+FULL = Beam(width=1, levels=LEVELS, survivors=math.inf, branch=8, kernel=Coin(), rest="ode")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -272,7 +274,11 @@ def test_the_full_width_is_exhaustive_search(seed: int) -> None:
 def test_a_beam_of_one_is_greedy_and_misses_what_the_full_width_finds() -> None:
     missed = []
     for seed in range(12):
-        one = run(replace(FULL, keep=1, branch=24), steps=STEPS, seed=seed, verifier=judged).winners[0].total
+        one = (
+            run(replace(FULL, survivors=1, branch=24), steps=STEPS, seed=seed, verifier=judged)
+            .winners[0]
+            .total
+        )
         assert one == pytest.approx(greedy(seed), abs=1e-4)
         missed.append(max(ends(seed)) - one)
     assert min(missed) > -1e-4
@@ -284,7 +290,7 @@ def test_a_beam_of_one_is_greedy_and_misses_what_the_full_width_finds() -> None:
 
 def test_one_state_and_one_child_is_a_single_trajectory() -> None:
     for kernel in ("ddim(0.5)", "sde(rbf)", "ode"):
-        alone = Beam(width=1, keep=1, branch=1, kernel=kernel, rest=kernel, lookahead=3)
+        alone = Beam(width=1, survivors=1, branch=1, kernel=kernel, rest=kernel, lookahead=3)
         plain = Importance(1, rest=kernel)
         a, b = (run(s, steps=STEPS).searches[0].finals for s in (alone, plain))
         assert [e.candidate for e in a] == [e.candidate for e in b]
@@ -294,7 +300,7 @@ def test_one_state_and_one_child_is_a_single_trajectory() -> None:
 def test_without_branches_it_is_successive_halving() -> None:
     """A rung after s model calls scores the last of them; a level at step s makes one more to score, and keeps it."""
     halving = SuccessiveHalving(16, (0.5, 0.625, 0.75))
-    beam = Beam(width=16, levels=(0.375, 0.5, 0.625), keep=0.5, branch=1, kernel="ode", rest="ode")
+    beam = Beam(width=16, levels=(0.375, 0.5, 0.625), survivors=0.5, branch=1, kernel="ode", rest="ode")
     a, b = (run(s, steps=STEPS) for s in (beam, halving))
     assert a.searches[0].spent == b.searches[0].spent == 80
     assert a.searches[0].calls == b.searches[0].calls
@@ -307,7 +313,11 @@ def test_a_beam_of_every_step_is_the_particle_filter_of_infinite_strength() -> N
     """TreeG by two cores: the best 3 of 12 at every step."""
     kernels = {"kernel": "ddim(1)", "rest": "ddim(1)"}
     ours = Beam(
-        width=12, levels=tuple(s / STEPS for s in range(1, 7)), keep=3, branch=(4, 4, 4, 4, 4, 1), **kernels
+        width=12,
+        levels=tuple(s / STEPS for s in range(1, 7)),
+        survivors=3,
+        branch=(4, 4, 4, 4, 4, 1),
+        **kernels,
     )
     theirs = ParticleFilter(3, 4, "global", math.inf, "reward", interval=0.0, window=(0.0, 1.0), **kernels)
     a, b = (run(s, steps=STEPS) for s in (ours, theirs))
@@ -315,7 +325,7 @@ def test_a_beam_of_every_step_is_the_particle_filter_of_infinite_strength() -> N
         (e.candidate, e.step, e.total) for e in b.archive.entries
     ]
     assert torch.equal(a.winners[0].x, b.winners[0].x)
-    every = run(TreeG(12, keep=3, branch=4), steps=STEPS)
+    every = run(TreeG(12, survivors=3, branch=4), steps=STEPS)
     previews = [(e.candidate, e.total) for e in every.archive.entries if not e.final]
     assert previews == [(e.candidate, e.total) for e in a.archive.entries if not e.final]
     assert len(every.searches[0].finals) == 12
@@ -325,7 +335,7 @@ def test_a_beam_of_every_step_is_the_particle_filter_of_infinite_strength() -> N
 
 
 def test_branch_keep_and_width_by_level() -> None:
-    made = run(Beam(width=20, levels=LEVELS, keep=(0.2, 3, 2), branch=(2, 1, 4)), steps=STEPS)
+    made = run(Beam(width=20, levels=LEVELS, survivors=(0.2, 3, 2), branch=(2, 1, 4)), steps=STEPS)
     entries = by_step(made)
     assert [len(entries[s]) for s in (4, 5, 6, 8)] == [20, 8, 3, 8]
     assert made.searches[0].spent == 20 * 5 + 8 * 1 + 3 * 1 + 8 * 1
@@ -340,7 +350,7 @@ def test_branch_keep_and_width_by_level() -> None:
 
 
 def test_children_of_one_state_part() -> None:
-    made = run(Beam(width=1, levels=(0.5,), keep=1, branch=5), steps=STEPS)
+    made = run(Beam(width=1, levels=(0.5,), survivors=1, branch=5), steps=STEPS)
     assert len({round(e.total, 6) for e in made.searches[0].finals}) == 5
 
 
@@ -350,12 +360,12 @@ def test_children_of_one_state_part() -> None:
         (Dlbs(), 8 * 8 + 8 * (5 + 5 + 4 + 3 + 2 + 1)),
         (Dlbs(lookahead=1), 8 * 8),
         (TreeG(), 16 * 8),
-        (Beam(width=16, keep=0.25, branch=4), 16 * 8),
-        (Beam(width=16, keep=0.5, branch=1, kernel="ode"), 16 * 5 + 8 + 4 + 2),
-        (Beam(width=4, levels=(0.5,), keep=1, branch=2, lookahead=2), 4 * 6 + 2 * 3),
-        (Beam(width=4, levels=(0.5,), keep=1, branch=2, lookahead=99), 4 * 8 + 2 * 3),
+        (Beam(width=16, survivors=0.25, branch=4), 16 * 8),
+        (Beam(width=16, survivors=0.5, branch=1, kernel="ode"), 16 * 5 + 8 + 4 + 2),
+        (Beam(width=4, levels=(0.5,), survivors=1, branch=2, lookahead=2), 4 * 6 + 2 * 3),
+        (Beam(width=4, levels=(0.5,), survivors=1, branch=2, lookahead=99), 4 * 8 + 2 * 3),
         # glass: two calls a transition between the first level and a step after the last
-        (Beam(width=4, keep=2, branch=2, kernel="glass(2)"), 4 * 5 + 4 * 2 + 4 * 2 + 4 * (1 + 1)),
+        (Beam(width=4, survivors=2, branch=2, kernel="glass(2)"), 4 * 5 + 4 * 2 + 4 * 2 + 4 * (1 + 1)),
     ],
 )  # fmt: skip
 def test_costs_by_hand(sampler: Any, nfe: int) -> None:
@@ -368,7 +378,7 @@ def test_costs_by_hand(sampler: Any, nfe: int) -> None:
     [(1, [4]), (2, [4, 6]), (3, [4, 5, 6]), (4, [4, 5, 6, 7]), (9, [4, 5, 6, 7])],
 )
 def test_a_look_ahead_spends_what_it_says_where_it_says(lookahead: int, steps: list[int]) -> None:
-    sampler = Beam(width=3, levels=(0.5,), keep=1, branch=1, lookahead=lookahead, kernel="ode")
+    sampler = Beam(width=3, levels=(0.5,), survivors=1, branch=1, lookahead=lookahead, kernel="ode")
     assert Level(4, 1, 1, lookahead, 0.0).ahead(process()) == steps
     seen: Counter[int] = Counter()
     run(sampler, steps=STEPS, on_batch=lambda batch, rows: seen.update([batch.step] * len(rows)))
@@ -377,7 +387,7 @@ def test_a_look_ahead_spends_what_it_says_where_it_says(lookahead: int, steps: l
 
 
 def test_a_whole_look_ahead_sees_where_the_ode_ends() -> None:
-    sampler = Beam(width=5, keep=math.inf, branch=1, kernel="ode", rest="ode", lookahead=99)
+    sampler = Beam(width=5, survivors=math.inf, branch=1, kernel="ode", rest="ode", lookahead=99)
     entries = by_step(run(sampler, steps=STEPS))
     ends = [e.total for e in entries[8]]
     for step in (4, 5, 6):
@@ -395,14 +405,14 @@ def test_a_look_ahead_is_nobody_s_state() -> None:
             assert (i, batch.step) not in seen
             seen.add((i, batch.step))
 
-    whole = Beam(width=6, keep=math.inf, branch=1, kernel="ode", rest="ode")
+    whole = Beam(width=6, survivors=math.inf, branch=1, kernel="ode", rest="ode")
     ahead = run(replace(whole, lookahead=3), steps=STEPS, on_batch=on_batch)
     assert torch.equal(ahead.winners[0].x, run(whole, steps=STEPS).winners[0].x)
 
 
 @pytest.mark.parametrize("nfe", [8, 11, 20, 50, 93, 94, 95, 187, 188, 300])
 def test_the_first_beam_is_the_largest_that_is_paid_for(nfe: int) -> None:
-    sampler = Beam(keep=0.25, branch=2)
+    sampler = Beam(survivors=0.25, branch=2)
     search = run(sampler, steps=STEPS, budget=Budget(nfe=nfe)).searches[0]
     assert nfe - STEPS < search.spent <= nfe
     wide = process(left=lambda: (nfe, None), open_ended=True)
@@ -412,7 +422,7 @@ def test_the_first_beam_is_the_largest_that_is_paid_for(nfe: int) -> None:
 
 
 def test_a_budget_is_spent_on_further_beams_from_fresh_noise() -> None:
-    sampler = Beam(width=8, keep=2, branch=2)
+    sampler = Beam(width=8, survivors=2, branch=2)
     one = run(sampler, steps=STEPS)
     cost = one.searches[0].spent
     made = run(sampler, steps=STEPS, budget=Budget(nfe=3 * cost))
@@ -424,25 +434,25 @@ def test_a_budget_is_spent_on_further_beams_from_fresh_noise() -> None:
 
 
 def test_a_narrow_beam_has_the_same_shape() -> None:
-    sampler = Beam(width=16, keep=(8, 4, 2), branch=2)
+    sampler = Beam(width=16, survivors=(8, 4, 2), branch=2)
     assert [sampler.pools(process(), n) for n in (16, 8, 4, 2, 1)] == [
         [16, 16, 8, 4], [8, 8, 4, 2], [4, 4, 2, 2], [2, 2, 2, 2], [1, 2, 2, 2]
     ]  # fmt: skip
     spends = [sampler.spend(process(), n) for n in range(1, 17)]
     assert spends == sorted(spends)
     assert replace(sampler, width=None).pools(process(), 5) == [5, 10, 8, 4]  # no width to be narrower than
-    assert Beam(keep=0.07, branch=1).pools(process(), 100)[1] == 7  # not 8 by rounding
+    assert Beam(survivors=0.07, branch=1).pools(process(), 100)[1] == 7  # not 8 by rounding
 
 
 @pytest.mark.parametrize(
     ("steps", "expected"), [(20, [10, 12, 15]), (8, [4, 5, 6]), (6, [3, 4]), (4, [2]), (3, [])]
 )
 def test_levels_of_short_runs(steps: int, expected: list[int]) -> None:
-    sampler = Beam(levels=LEVELS, keep=(0.5, 0.4, 0.3), branch=(4, 3, 2))
+    sampler = Beam(levels=LEVELS, survivors=(0.5, 0.4, 0.3), branch=(4, 3, 2))
     made = sampler.schedule(process(steps))
     assert [level.step for level in made] == expected
     if steps == 4:
-        assert (made[0].keep, made[0].branch) == (
+        assert (made[0].survivors, made[0].branch) == (
             0.4,
             3,
         )  # 5/8 of 4 falls on step 2, too; 3/4 on the last but one
@@ -466,7 +476,7 @@ def test_clusters_are_those_of_the_look_ahead(monkeypatch: pytest.MonkeyPatch) -
         return original(points, k, key)
 
     monkeypatch.setattr(beam_search, "kmeans", spy)
-    run(Beam(width=9, keep=(4, 2, 8), branch=2, diversity=(1.0, 0.0, 1.0)), steps=STEPS)
+    run(Beam(width=9, survivors=(4, 2, 8), branch=2, diversity=(1.0, 0.0, 1.0)), steps=STEPS)
     assert seen == [(9, 4)]  # no weight at the second level, and nobody to drop at the third
 
 
@@ -482,13 +492,13 @@ def test_clusters_are_those_of_the_look_ahead(monkeypatch: pytest.MonkeyPatch) -
         ({"levels": (0.0, 0.5)}, "between 0 and 1"),
         ({"levels": (0.5, 1.0)}, "between 0 and 1"),
         ({"levels": "all"}, "or 'every'"),
-        ({"keep": (1, 2)}, "one for each of levels"),
+        ({"survivors": (1, 2)}, "one for each of levels"),
         ({"branch": (1, 2, 3, 4)}, "one for each of levels"),
         ({"levels": "every", "branch": (2, 2, 2)}, "branch=.* must be one number"),
-        ({"keep": 0.0}, "keep=.* must be shares below 1"),
-        ({"keep": 2.5}, "whole numbers"),
-        ({"keep": math.nan}, "keep"),
-        ({"keep": (4, 2, 0)}, "keep"),
+        ({"survivors": 0.0}, "survivors=.* must be shares below 1"),
+        ({"survivors": 2.5}, "whole numbers"),
+        ({"survivors": math.nan}, "survivors"),
+        ({"survivors": (4, 2, 0)}, "survivors"),
         ({"branch": 0}, "branch=0 must be whole numbers"),
         ({"branch": 1.5}, "branch=1.5"),
         ({"lookahead": 0}, "lookahead=0"),
@@ -526,3 +536,9 @@ def test_noises_are_the_candidates_own() -> None:
     for i in range(5):
         assert torch.equal(starts[i], process().start([draw(key, i)]).x[0])
         assert starts[i].shape == (DIM,)
+
+
+def test_its_options_can_be_given_to_scale() -> None:
+    """... which has words of its own, `keep` among them."""
+    assert not {f.name for f in fields(Beam)} & set(inspect.signature(genscale.scale).parameters)
+    assert genscale.scale(object(), "beam", survivors=(4, 2, 1)).sampler == Beam(survivors=(4, 2, 1))

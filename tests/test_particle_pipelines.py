@@ -26,9 +26,16 @@ FEW: dict[str, dict[str, Any]] = {
     "rollover": {"calls": 20},
     "particle_gibbs": {"particles": 3, "sweeps": 2, "window": (0.2, 0.7)},
     "importance": {"particles": 3},
-    "beam": {"width": 5, "keep": (2, 2), "branch": 2, "levels": (0.4, 0.6), "lookahead": 2, "diversity": 1.0},
-    "dlbs": {"width": 4, "keep": 2, "lookahead": 2},
-    "treeg": {"width": 4, "keep": 2, "branch": 2},
+    "beam": {
+        "width": 5,
+        "survivors": (2, 2),
+        "branch": 2,
+        "levels": (0.4, 0.6),
+        "lookahead": 2,
+        "diversity": 1.0,
+    },
+    "dlbs": {"width": 4, "survivors": 2, "lookahead": 2},
+    "treeg": {"width": 4, "survivors": 2, "branch": 2},
 }
 MANY = {"particles": 3, "window": (0.2, 0.7)}
 TOLERANCE = 1e-3  # of a score in grey levels; batched float32 kernels round differently
