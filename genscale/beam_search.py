@@ -53,15 +53,14 @@ class Level:
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """The fields that the presets share; each preset explains its own defaults. Where a number may be given for
-    each level, one number is for all.
+    """The fields that the presets share; each preset explains its own defaults. Numbers of a level may be given for
+    each of the levels, or one for all.
 
     width: noises that a beam begins with; None: as many as the budget pays for (16 without one).
     levels: increasing fractions of the run at which states are scored, kept and branched; "every": all steps.
     survivors: of each level's pool: below 1 the share that is kept (rounded up), from 1 on their number; inf keeps all.
     branch: children of each state that is kept; 1: it only goes on.
-    lookahead: model calls of the deterministic ODE, spread evenly over the rest of the run, that lead to the clean
-    estimate which is
+    lookahead: model calls of the ODE, spread evenly over the rest of the run, that lead to the clean estimate which is
         scored. 1: the one-step estimate, whose call the children need anyway; each more is paid for.
     diversity: what covering one more cluster of clean estimates is worth beside the scores of those that are kept, in
         units of the pool's spread of scores. There are as many clusters as states are kept. 0: just the best.
@@ -75,8 +74,8 @@ class BeamSearch:
 
     width: int | None = None
     levels: str | tuple[float, ...] = (0.5, 0.625, 0.75)
-    survivors: float | tuple[float, ...] = 0.25
-    branch: int | tuple[int, ...] = 2
+    survivors: float | tuple[float, ...] = 0.125
+    branch: int | tuple[int, ...] = 4
     lookahead: int | tuple[int, ...] = 1
     diversity: float | tuple[float, ...] = 0.0
     kernel: str | Kernel = "ddim(1)"
