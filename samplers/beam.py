@@ -19,9 +19,10 @@ class Beam(BeamSearch):
 
     levels: half, 5/8 and 3/4 of the run, where previews begin to tell the picture (genscale calibrate-steps; mean rho
     0.1 at a quarter, 0.6 at half, 0.9 at 5/8 on both embedded models with 8 steps). survivors: an eighth. branch: 4, so
-    that pools halve. These were chosen on 60 prompts with seeds of their own, flow model, 100 and 300 NFE: shares of 1/4
-    or 1/2 and 2, 3 or 8 children gained less over best_of_n; a first level at a quarter lost to it (-0.0041 +- 0.0038
-    at 300 NFE); lookahead=2 and diversity=1 (of the few that are kept) made no difference that could be told.
+    that pools halve. These were chosen on the flow model, 60 prompts with seeds of their own, at 100 and 300 NFE.
+    Shares of 1/4 or 1/2 and 2, 3 or 8 children gained less over best_of_n, though within the intervals; a first level
+    at a quarter lost to it (-0.0041 +- 0.0038 at 300 NFE); lookahead=2 and diversity=1 made no difference that could be
+    told (of an eighth few are left to be diverse).
 
     Cost in NFE: f(a, b) being the evaluations from step a to step b, n the noises, p_k = branch * survivors the size of
     the pool that leaves level s_k: n f(0, s_1 + 1) + p_1 f(s_1 + 1, s_2 + 1) + ... + p_K f(s_K + 1, T), and for a

@@ -360,6 +360,7 @@ def test_children_of_one_state_part() -> None:
         (Dlbs(), 8 * 8 + 8 * (5 + 5 + 4 + 3 + 2 + 1)),
         (Dlbs(lookahead=1), 8 * 8),
         (TreeG(), 16 * 8),
+        (Beam(), 16 * 5 + 8 + 4 + 4),  # an eighth, rounded up, by four
         (Beam(width=16, survivors=0.25, branch=4), 16 * 8),
         (Beam(width=16, survivors=0.5, branch=1, kernel="ode"), 16 * 5 + 8 + 4 + 2),
         (Beam(width=4, levels=(0.5,), survivors=1, branch=2, lookahead=2), 4 * 6 + 2 * 3),
