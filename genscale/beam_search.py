@@ -141,7 +141,7 @@ class BeamSearch:
         first = 0
         try:
             while n := self.plan(process):
-                beam = Beam(self, process, key, first, n)
+                beam = BeamPass(self, process, key, first, n)
                 yield from beam.run()
                 first = beam.next_id
                 if not process.open_ended:
@@ -227,7 +227,7 @@ class BeamSearch:
         return None if process.open_ended else self.spend(process, self.width or UNLIMITED)
 
 
-class Beam:
+class BeamPass:
     """One beam of n noises. first: number of its first candidate. Afterwards: next_id."""
 
     def __init__(self, spec: BeamSearch, process: Process, key: Key, first: int, n: int) -> None:
