@@ -37,6 +37,9 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "bfs": ("bfs", {"particles": None}),
     "svdd": ("svdd", {}),
     "code": ("code", {}),
+    "beam": ("beam", {}),
+    "treeg": ("treeg", {}),
+    "dlbs": ("dlbs", {}),
     "rollover (linear SDE)": ("rollover", {}),
     "rollover (VP SDE)": ("rollover", {"kernel": "sde(rbf, vp)"}),
     "rollover (as published)": (
@@ -46,7 +49,13 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "zero_order": ("zero_order", {}),
     "search_over_paths": ("search_over_paths", {}),
 }
-ON_DEMAND = ("rollover (as published)", "zero_order", "search_over_paths")  # with --nfe only if asked for
+ON_DEMAND = (  # with --nfe only if asked for
+    "treeg",
+    "dlbs",
+    "rollover (as published)",
+    "zero_order",
+    "search_over_paths",
+)
 NESTED = (4, 16, 64, 256)  # N of best_of_n that are read off one run
 
 

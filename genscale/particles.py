@@ -22,8 +22,9 @@ class Candidate:
     id: number within its prompt's search; 0 is the pipeline's own.
     origin: "own", "prior" (fresh noise), "neighbour" (a move on the noise sphere from the parent's
         noise), "mutant" (the parent's noise or latents with part of the noise exchanged), "renoised" (the parent's
-        latents taken back to a noisier level), "branch" (the parent's latents, which go on with noise of their own)
-        or "estimate" (the parent's clean estimate, taken as the result).
+        latents taken back to a noisier level), "branch" (the parent's latents, which go on with noise of their own),
+        "estimate" (the parent's clean estimate, taken as the result) or "lookahead" (the parent's state, carried on
+        roughly, only to be judged).
     key: path of the Key that its noise is drawn with; noise inside solver steps folds from it, too.
     parent: id of the candidate it was made from.
     step: the step of the process at which it starts.

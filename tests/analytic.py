@@ -23,6 +23,7 @@ from genscale.process import Prior
 from genscale.protocol import Batch, Output
 from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.annealing import Annealing
+from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.bfs import Bfs
 from genscale.samplers.cem_lowfreq import CemLowfreq
@@ -30,6 +31,7 @@ from genscale.samplers.cma_es import CmaEs
 from genscale.samplers.code import Code
 from genscale.samplers.das import Das
 from genscale.samplers.dfs import Dfs
+from genscale.samplers.dlbs import Dlbs
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
@@ -43,6 +45,7 @@ from genscale.samplers.smc import Smc
 from genscale.samplers.snes import Snes
 from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.svdd import Svdd
+from genscale.samplers.treeg import TreeG
 from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
@@ -98,6 +101,12 @@ SAMPLERS: dict[str, Any] = {
     "ab_mcts one by one": AbMcts(10, wave=1, levels=(0.2, 0.6)),
     "dfs": Dfs(),
     "dfs below a number": Dfs(threshold=1.0, checks=(0.3, 0.5, 0.7), back=0.5, backtracks=3),
+    "beam": Beam(8, survivors=(3, 2, 2), branch=(2, 3, 2), lookahead=2, diversity=1.0),
+    "beam of all that the budget pays for": Beam(),
+    "beam, glass": Beam(4, survivors=0.4, kernel="glass(2)"),
+    "beam without branches": Beam(9, survivors=0.5, branch=1, kernel="ode"),
+    "dlbs": Dlbs(),
+    "treeg": TreeG(6, survivors=2, branch=3),
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),

@@ -35,6 +35,7 @@ FLOORS = (
         "tree_policy",
         "potential",
         "weights",
+        "clusters",
     ),
     # the language of asking, and the process it is about
     (
@@ -44,6 +45,7 @@ FLOORS = (
         "halving",
         "remainder",
         "tree_search",
+        "beam_search",
         "subspace",
         "particle_pass",
         "particle_filter",

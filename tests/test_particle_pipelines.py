@@ -1,4 +1,4 @@
-"""Particle methods on tiny real pipelines: every preset, the same ancestry for any batch size and any company."""
+"""Particle methods and beams on tiny real pipelines: one ancestry for any batch size and any company."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import pytest
 import torch
 
 import genscale
+from genscale.beam_search import BeamSearch
 from genscale.particle_filter import ParticleFilter
 from genscale.plugins import found, load
 from genscale.samplers.rollover import Rollover
 from tests.zoo import ZOO, with_scheduler
 
-PRESETS = [n for n in found("sampler") if issubclass(load("sampler", n), ParticleFilter | Rollover)]
+KINDS = ParticleFilter | Rollover | BeamSearch
+PRESETS = [n for n in found("sampler") if issubclass(load("sampler", n), KINDS)]
+UNWEIGHTED = ("rollover", "beam", "dlbs", "treeg")
 STEPS = 6
 # Small enough for seconds, and so that states are scored and branched within six steps.
 FEW: dict[str, dict[str, Any]] = {
@@ -23,6 +26,16 @@ FEW: dict[str, dict[str, Any]] = {
     "rollover": {"calls": 20},
     "particle_gibbs": {"particles": 3, "sweeps": 2, "window": (0.2, 0.7)},
     "importance": {"particles": 3},
+    "beam": {
+        "width": 5,
+        "survivors": (2, 2),
+        "branch": 2,
+        "levels": (0.4, 0.6),
+        "lookahead": 2,
+        "diversity": 1.0,
+    },
+    "dlbs": {"width": 4, "survivors": 2, "lookahead": 2},
+    "treeg": {"width": 4, "survivors": 2, "branch": 2},
 }
 MANY = {"particles": 3, "window": (0.2, 0.7)}
 TOLERANCE = 1e-3  # of a score in grey levels; batched float32 kernels round differently
@@ -66,13 +79,13 @@ def test_every_preset_on_real_pipelines(preset: str, name: str) -> None:
     if preset != "importance":
         assert any(e.candidate.origin == "branch" for e in one.entries)
     population = one.population()
-    assert (population is None) == (preset == "rollover")
+    assert (population is None) == (preset in UNWEIGHTED)
     if population is not None:
         assert float(population.weights.sum()) == pytest.approx(1)
         assert np.isfinite(population.log_evidence) == population.has_evidence
 
 
-@pytest.mark.parametrize("preset", ["smc", "fk_steering", "svdd", "rollover", "particle_gibbs"])
+@pytest.mark.parametrize("preset", ["smc", "fk_steering", "svdd", "rollover", "particle_gibbs", "beam"])
 def test_company_changes_nothing(preset: str) -> None:
     """A prompt alone and beside two others."""
     pipe = genscale.load_pipeline("shapes-flow", device="cpu")
@@ -102,7 +115,7 @@ def test_one_batch_composition_gives_the_same_bits() -> None:
 @pytest.mark.parametrize(
     "scheduler", ["HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
 )
-@pytest.mark.parametrize("preset", ["smc", "rollover", "fk_steering"])
+@pytest.mark.parametrize("preset", ["smc", "rollover", "fk_steering", "beam"])
 def test_schedulers_with_memory_and_second_order(preset: str, scheduler: str) -> None:
     """Deterministic parts run on the scheduler itself where it can step, else on the ODE over its levels."""
     pipe = with_scheduler(ZOO["stable_diffusion"].build(), scheduler)
@@ -123,7 +136,7 @@ def test_the_state_is_kept_in_float32() -> None:
 @pytest.mark.parametrize(
     "name", ["sd_img2img", "sd_inpaint", "sd_inpaint4", "sdxl_controlnet", "flux_fill", "animatediff"]
 )
-@pytest.mark.parametrize("preset", ["smc", "rollover", "rebirth"])
+@pytest.mark.parametrize("preset", ["smc", "rollover", "rebirth", "beam"])
 def test_pipelines_that_begin_in_the_middle_or_edit_their_latents(preset: str, name: str) -> None:
     one, many = (searched(ZOO[name].build(), name, preset, batch_size=n) for n in (1, 8))
     assert recipes(one) == recipes(many)

@@ -28,6 +28,7 @@ OFTEN = (
     "smc",
     "rollover",
     "particle_gibbs",
+    "beam",
     "evolution",
     "cma_es",
 )
@@ -195,6 +196,9 @@ def test_seconds_of_an_earlier_life_count_but_what_it_found_is_free(
         ("smc", Budget(nfe=40), Budget(nfe=52)),
         ("particle_gibbs until the budget ends", Budget(nfe=40), Budget(verifier_calls=70)),
         ("rebirth", Budget(verifier_calls=21), Budget(verifier_calls=33)),
+        ("beam", Budget(nfe=40), Budget(nfe=66)),
+        ("beam of all that the budget pays for", Budget(nfe=40), Budget(nfe=52)),
+        ("dlbs", Budget(nfe=60), Budget(nfe=90)),
     ],
 )
 def test_a_larger_budget_takes_over_only_what_is_the_same(
