@@ -14,6 +14,12 @@ def affordable(process: Process) -> int | None:
     return min(counts) if counts else None
 
 
+def within(process: Process, nfe: int, calls: int) -> bool:
+    """Whether the budget pays for so many NFE and verifier calls."""
+    left = ((process.nfe_left, nfe), (process.calls_left, calls))
+    return all(most is None or wanted <= most for most, wanted in left)
+
+
 def rounds_of(process: Process, rounds: int | None, unlimited: int) -> int | None:
     """Rounds of a search: as told; None, until the budget ends; `unlimited` where there is none that would end it."""
     return unlimited if rounds is None and not process.open_ended else rounds

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.affordable import largest
+from genscale.affordable import largest, within
 from genscale.clusters import covering, embedded, kmeans
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.kernel import Glass, Kernel, Own, ddim_step, parse
@@ -191,12 +191,9 @@ class BeamSearch:
         """Noises of the next beam: as asked for, or what the budget pays for; 0 where it pays for none."""
         limits = ((process.nfe_left, process.nfe(0, 1)), (process.calls_left, process.calls(1, 0)))
         bounds = [left // max(each, 1) for left, each in limits if left is not None]
-        return largest(self.width or min(bounds, default=UNLIMITED), lambda n: self._allowed(process, n))
-
-    def _allowed(self, process: Process, n: int) -> bool:
-        nfe, calls = process.nfe_left, process.calls_left
-        return (nfe is None or self.spend(process, n) <= nfe) and (
-            calls is None or self.calls(process, n) <= calls
+        return largest(
+            self.width or min(bounds, default=UNLIMITED),
+            lambda n: within(process, self.spend(process, n), self.calls(process, n)),
         )
 
     def pools(self, process: Process, n: int) -> list[int]:

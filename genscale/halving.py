@@ -11,7 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from genscale.affordable import largest
+from genscale.affordable import largest, within
 from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.particles import Particles, draw
@@ -25,12 +25,12 @@ class Halving:
     """Pools of candidates that shrink on their way.
 
     candidates: size of a pool; None means as many as the budget pays for, UNLIMITED without one. rungs:
-    increasing fractions of the run in (0, 1). keep: share of the pool that goes on from each.
+    increasing fractions of the run in (0, 1). survivors: share of the pool that goes on from each.
     """
 
     candidates: int | None
     rungs: tuple[float, ...]
-    keep: float
+    survivors: float
 
     def check(self, sampler: str, option: str) -> None:
         """Refuse what cannot be; sampler, option: what the user calls the plan and its rungs."""
@@ -40,8 +40,8 @@ class Halving:
             raise Refusal(
                 f"{option}={self.rungs} must be increasing fractions between 0 and 1, such as 0.3,0.6."
             )
-        if not 0 < self.keep <= 1:
-            raise Refusal(f"keep={self.keep} must be a share in (0, 1].")
+        if not 0 < self.survivors <= 1:
+            raise Refusal(f"survivors={self.survivors} must be a share in (0, 1].")
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         """Pools, since pruning compares candidates with each other; one, unless the budget asks for more."""
@@ -75,7 +75,7 @@ class Halving:
         steps = {min(max(round(f * process.steps), 1), process.steps) for f in self.rungs}
         plan = []
         for step in sorted(steps - {process.steps}):
-            survivors = math.ceil(self.keep * n)
+            survivors = math.ceil(self.survivors * n)
             if survivors < n:
                 plan.append((step, survivors))
             n = survivors
@@ -87,13 +87,9 @@ class Halving:
         if most is None:
             limits = ((process.nfe_left, process.nfe(0, 1)), (process.calls_left, process.calls(1, 0)))
             most = min((left // max(1, each) for left, each in limits if left is not None), default=UNLIMITED)
-        return max(1, largest(most, lambda n: self._allowed(process, n)))  # neither cost falls with n
-
-    def _allowed(self, process: Process, n: int) -> bool:
-        nfe, calls = process.nfe_left, process.calls_left
-        return (nfe is None or self._spend(process, n) <= nfe) and (
-            calls is None or self._calls(process, n) <= calls
-        )
+        return max(
+            1, largest(most, lambda n: within(process, self._spend(process, n), self._calls(process, n)))
+        )  # neither cost falls with n
 
     def _spend(self, process: Process, n: int) -> int:
         spent, at = 0, 0

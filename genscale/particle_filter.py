@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from genscale.affordable import largest
+from genscale.affordable import largest, within
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.kernel import Glass, Kernel, Own, parse
 from genscale.key import Key
@@ -201,10 +201,7 @@ class ParticleFilter:
         return min(children, 1), children
 
     def _allowed(self, process: Process, n: int, children: int) -> bool:
-        nfe, calls = process.nfe_left, process.calls_left
-        return (nfe is None or self.spend(process, n, children) <= nfe) and (
-            calls is None or self.calls(process, n, children) <= calls
-        )
+        return within(process, self.spend(process, n, children), self.calls(process, n, children))
 
     def spend(self, process: Process, n: int, children: int, ready: int = 0) -> int:
         """NFE of one pass with n particles, `ready` of which are a path that is known already."""

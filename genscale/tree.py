@@ -7,6 +7,7 @@ previews (Jain et al. 2025, "Diffusion Tree Sampling", arXiv 2506.20701, section
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,17 +88,23 @@ def values(root: Node, strength: float) -> dict[Node, float]:
 class Tree:
     """A root, and what the finished samples below it say: kept up as they come in, along their paths alone.
 
-    strength: of the backup, per unit of reward. value: as `values` finds it from scratch. low, high: of the rewards
-    seen; both 0 before the first.
+    strength: of the backup, per unit of reward. value: as `values` finds it from scratch. low, median, high: of the
+        rewards seen; 0 before the first.
     """
 
     def __init__(self, strength: float) -> None:
         self.root, self.strength = Node(-1), strength
         self.value: dict[Node, float] = {}
         self.low, self.high = 0.0, 0.0
+        self._rewards: list[float] = []  # in order
+
+    @property
+    def median(self) -> float:
+        return self._rewards[len(self._rewards) // 2] if self._rewards else 0.0
 
     def finish(self, leaf: Node, reward: float) -> None:
         """A sample is finished: it and all that its path leads through are worth something else now."""
+        insort(self._rewards, reward)
         self.low, self.high = (
             (min(self.low, reward), max(self.high, reward)) if self.value else (reward, reward)
         )
@@ -145,7 +152,7 @@ def boltzmann(nodes: Sequence[Node], value: dict[Node, float], strength: float, 
 def uct(nodes: Sequence[Node], value: dict[Node, float], bonus: float, low: float, high: float) -> Node:
     """The child with the largest v + bonus sqrt(log N_parent / N_child) (Kocsis & Szepesvari 2006).
 
-    Values are normalised to [0, 1] by the range of rewards seen, since the bonus has the reward's unit.
+    Values are normalised, since the bonus has the reward's unit: 0 and 1 stand for `low` and `high`.
     """
     spread = high - low if high > low else 1.0
     total = math.log(max(sum(n.visits for n in nodes), 2))

@@ -29,7 +29,7 @@ class Uct:
     explore: float
 
     def pick(self, ready: Sequence[Node], tree: Tree, key: Key) -> Node:
-        return uct(ready, tree.value, self.explore, tree.low, tree.high)
+        return uct(ready, tree.value, self.explore, tree.median, tree.high)
 
 
 @dataclass(frozen=True)

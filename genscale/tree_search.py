@@ -47,7 +47,7 @@ class TreeSearch:
 
     rollouts: how many; None: until the budget ends (64 without one).
     levels: fractions of the run at which states are kept and branched.
-    select: "sample", a child by exp(strength v), "uct", the largest v + explore sqrt(log N / N_child), or "thompson",
+    policy: "sample", a child by exp(strength v), "uct", the largest v + explore sqrt(log N / N_child), or "thompson",
         the largest of draws from what is believed of each child's mean score.
     strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
         scale); inf backs up the maximum.
@@ -65,7 +65,7 @@ class TreeSearch:
 
     rollouts: int | None = None
     levels: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
-    select: str = "uct"
+    policy: str = "uct"
     strength: float = 1.0
     explore: float = 1.0
     widen: tuple[float, float] | str = "practical"
@@ -85,8 +85,8 @@ class TreeSearch:
             raise Refusal(f"wave={self.wave} must be at least 1.")
         if list(self.levels) != sorted(set(self.levels)) or not all(0 <= f < 1 for f in self.levels):
             raise Refusal(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
-        if self.select not in ("sample", "uct", "thompson"):
-            raise Refusal(f"select='{self.select}' is unknown: it is sample, uct or thompson.")
+        if self.policy not in ("sample", "uct", "thompson"):
+            raise Refusal(f"policy='{self.policy}' is unknown: it is sample, uct or thompson.")
         if not self.strength >= 0 or not self.explore >= 0:
             raise Refusal(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
         self._check_widening()
@@ -114,9 +114,9 @@ class TreeSearch:
 
     @property
     def selecting(self) -> Select:
-        if self.select == "thompson":
+        if self.policy == "thompson":
             return Thompson(Belief(*self.prior))
-        return Uct(self.explore) if self.select == "uct" else Sample()
+        return Uct(self.explore) if self.policy == "uct" else Sample()
 
     @property
     def widening(self) -> Widen:

@@ -11,7 +11,7 @@ from genscale.tree_search import TreeSearch
 class AbMcts(TreeSearch):
     """Adaptive branching tree search, variant A (Inoue et al. 2025, arXiv 2503.04412), on denoising states.
 
-    select, widen: "thompson": no schedule says how many children a node may have; it draws what new children and the
+    policy, widen: "thompson": no schedule says how many children a node may have; it draws what new children and the
     present ones may be worth from what is believed of both, and goes where the draw is higher. prior: (0, 1, 1, 0.1),
     as published for scores in [0, 1]. levels: as in dts_star.
 
@@ -25,6 +25,6 @@ class AbMcts(TreeSearch):
     a rollout.
     """
 
-    select: str = "thompson"
+    policy: str = "thompson"
     widen: tuple[float, float] | str = "thompson"
     levels: tuple[float, ...] = (0.5, 0.625, 0.75)

@@ -3,7 +3,7 @@
 Random search of Ma et al. 2025, "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps"
 (arXiv 2501.09732, section 3.1). With `prune` it becomes successive halving (Jamieson & Talwalkar 2016, arXiv
 1502.07943, algorithm 1) on the scores of the clean estimates: at each of the given fractions of
-the run only the better `keep` of the candidates go on.
+the run only the better `survivors` of the candidates go on.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class BestOfN:
 
     candidates: N; None means as many as the budget or a stop rule allows (16 without). N swept 2 ... 256 in Ma et al.
     prune: increasing fractions of the run in (0, 1) at which the worse candidates are dropped; empty: none.
-    keep: share of the candidates that survives each pruning, 0.5 as in successive halving. wave: candidates
+    survivors: share of the candidates that survives each pruning, 0.5 as in successive halving. wave: candidates
     drawn at a time without pruning; it changes when scores are seen, never what they are: stop rules look after each.
 
-    Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(keep N) f(s_1, s_2)
+    Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(survivors N) f(s_1, s_2)
     + ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N; with pruning those
     present at each step where some are dropped, and at the end. A budget that pays for fewer makes N smaller.
     """
 
     candidates: int | None = None
     prune: tuple[float, ...] = ()
-    keep: float = 0.5
+    survivors: float = 0.5
     wave: int = 16
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
@@ -52,7 +52,7 @@ class BestOfN:
 
     @property
     def _halving(self) -> Halving:
-        return Halving(self.candidates, self.prune, self.keep)
+        return Halving(self.candidates, self.prune, self.survivors)
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         if self.prune:

@@ -11,7 +11,7 @@ from genscale.tree_search import TreeSearch
 class Dts(TreeSearch):
     """Diffusion Tree Sampling (Jain et al. 2025, arXiv 2506.20701, section 4.1) for p(x0) exp(strength R(x0)).
 
-    select: "sample". strength: 1, in spreads of the first wave. widen: "practical", (1, 0.5); "paper" is (2, 0.8).
+    policy: "sample". strength: 1, in spreads of the first wave. widen: "practical", (1, 0.5); "paper" is (2, 0.8).
     levels: the paper's, at 4/5, 3/5, 2/5 and 1/5 of the way left. The population holds every finished sample with the
     probability that a descent ends there: draw from it as often as you like.
 
@@ -19,4 +19,4 @@ class Dts(TreeSearch):
     a rollout.
     """
 
-    select: str = "sample"
+    policy: str = "sample"

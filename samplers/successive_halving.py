@@ -23,7 +23,7 @@ class SuccessiveHalving:
 
     candidates: how many start; None means as many as the budget pays for (16 without one). rungs: increasing
     fractions of the run in (0, 1) at which the worse ones are dropped; `genscale calibrate-steps` says from where
-    on the previews of a model and verifier mean something. keep: share that goes on from each rung, half as
+    on the previews of a model and verifier mean something. survivors: share that goes on from each rung, half as
     in speculative rejection (its alpha = 0.5).
 
     The default rungs begin at half of the run, where the previews of both embedded models start to rank as the
@@ -32,14 +32,14 @@ class SuccessiveHalving:
     of nearly pure noise. Speculative rejection drops where memory runs full, which means nothing here. Against
     best_of_n at 256 NFE the searched score rises by 0.0002 +- 0.0014 (flow) and 0.0013 +- 0.0009 (diffusion).
 
-    Cost in NFE: N f(0, s_1) + ceil(keep N) f(s_1, s_2) + ..., f(a, b) being the evaluations of one candidate from
+    Cost in NFE: N f(0, s_1) + ceil(survivors N) f(s_1, s_2) + ..., f(a, b) being the evaluations of one candidate from
     step a to step b; with the defaults 5/8 of N whole runs, so 1.6 times as many start as in best_of_n.
     Scores: those present at each rung, and those that finish. A budget that pays for fewer makes N smaller.
     """
 
     candidates: int | None = None
     rungs: tuple[float, ...] = (0.5, 0.625, 0.75)
-    keep: float = 0.5
+    survivors: float = 0.5
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
 
@@ -50,7 +50,7 @@ class SuccessiveHalving:
 
     @property
     def _halving(self) -> Halving:
-        return Halving(self.candidates, self.rungs, self.keep)
+        return Halving(self.candidates, self.rungs, self.survivors)
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         yield from self._halving.search(process, key)

@@ -215,7 +215,7 @@ def test_it_widens_and_deepens() -> None:
 
 
 def test_policies_may_be_mixed() -> None:
-    for options in ({"select": "uct"}, {"widen": "practical"}, {"widen": (2.0, 0.5), "select": "sample"}):
+    for options in ({"policy": "uct"}, {"widen": "practical"}, {"widen": (2.0, 0.5), "policy": "sample"}):
         search = run(AbMcts(**options), steps=10, budget=Budget(nfe=200)).searches[0]
         assert 190 < search.spent <= 200
     assert sampler_options.typed("sampler", "ab_mcts", AbMcts, {"prior": "0.5,1,1,.1"}) == {

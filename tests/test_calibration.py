@@ -289,7 +289,7 @@ def test_rungs_before_the_window_move_into_it() -> None:
 
 def test_rungs_within_the_window_stay() -> None:
     rungs = plugins.options(plugins.load("sampler", "successive_halving"))["rungs"].default
-    assert scoring_window.fields(EARLY, "successive_halving", {"keep": "0.3"}) == {"rungs": rungs}
+    assert scoring_window.fields(EARLY, "successive_halving", {"survivors": "0.3"}) == {"rungs": rungs}
 
 
 @pytest.mark.parametrize("found", [LATE, NEVER])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
+import typer
 
-from genscale import plugins
+import genscale
+from genscale import cli, plugins
 from genscale.errors import Refusal
 from genscale.samplers.best_of_n import BestOfN
 
@@ -62,7 +65,7 @@ def refusal(kind: str, name: str, **settings: Any) -> str:
 
 def test_a_built_in_one_by_name() -> None:
     assert plugins.make("sampler", "best_of_n", {"candidates": 4}) == BestOfN(4)
-    assert list(plugins.options(BestOfN)) == ["candidates", "prune", "keep", "wave"]
+    assert list(plugins.options(BestOfN)) == ["candidates", "prune", "survivors", "wave"]
 
 
 def test_a_stranger_s_registers_alike(registered: None) -> None:
@@ -105,3 +108,13 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "entry_points", lambda group: [])
     with pytest.raises(Refusal, match="pip install"):
         plugins.found("sampler")
+
+
+@pytest.mark.parametrize("name", plugins.found("sampler"))
+def test_no_option_of_a_sampler_hides_behind_a_word_of_its_callers(name: str) -> None:
+    """`scale(pipe, "x", keep=3)` and `genscale generate --sampler x --keep 3` mean their own `keep`."""
+    options = set(plugins.options(plugins.load("sampler", name)))
+    words = set(inspect.signature(genscale.scale).parameters) - {"options"}
+    assert not options & words
+    generate = typer.main.get_command(cli.app).commands["generate"]  # type: ignore[attr-defined]
+    assert not options & {p.name for p in generate.params}

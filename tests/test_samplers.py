@@ -153,7 +153,7 @@ def test_waves_change_nothing() -> None:
 
 
 def test_keep_1_prunes_nothing() -> None:
-    plain, pruned = run(BestOfN(9)), run(BestOfN(9, prune=(0.3, 0.6), keep=1.0))
+    plain, pruned = run(BestOfN(9)), run(BestOfN(9, prune=(0.3, 0.6), survivors=1.0))
     assert outcome(plain) == outcome(pruned)
     assert (plain.searches[0].spent, plain.searches[0].calls) == (
         pruned.searches[0].spent,

@@ -54,7 +54,7 @@ def test_who_goes_on_was_carried_by_the_scheduler_alone() -> None:
 )
 @pytest.mark.parametrize("n", [None, 9])
 def test_it_is_what_best_of_n_with_pruning_does(n: int | None, budget: Budget | None) -> None:
-    ours, theirs = SuccessiveHalving(n, RUNGS, 0.4), BestOfN(n, prune=RUNGS, keep=0.4)
+    ours, theirs = SuccessiveHalving(n, RUNGS, 0.4), BestOfN(n, prune=RUNGS, survivors=0.4)
     a, b = (run(sampler, steps=STEPS, budget=budget, prompts=2) for sampler in (ours, theirs))
     assert seen(a) == seen(b)
     assert a.ledger.evaluations == b.ledger.evaluations
@@ -63,7 +63,7 @@ def test_it_is_what_best_of_n_with_pruning_does(n: int | None, budget: Budget | 
 
 
 def test_keep_1_drops_nobody_and_looks_at_nothing() -> None:
-    assert seen(run(SuccessiveHalving(9, RUNGS, keep=1.0))) == seen(run(BestOfN(9)))
+    assert seen(run(SuccessiveHalving(9, RUNGS, survivors=1.0))) == seen(run(BestOfN(9)))
 
 
 def test_16_candidates_without_a_budget() -> None:
@@ -113,8 +113,8 @@ def test_a_short_run_has_fewer_rungs(steps: int) -> None:
         ({"rungs": (0.3, 0.3)}, "must be increasing"),
         ({"rungs": (0.0, 0.5)}, "between 0 and 1"),
         ({"rungs": (0.5, 1.0)}, "between 0 and 1"),
-        ({"keep": 0.0}, "must be a share"),
-        ({"keep": 1.5}, "must be a share"),
+        ({"survivors": 0.0}, "must be a share"),
+        ({"survivors": 1.5}, "must be a share"),
     ],
 )
 def test_it_refuses(options: dict[str, Any], sentence: str) -> None:

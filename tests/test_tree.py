@@ -300,7 +300,7 @@ def test_rollouts_branch_and_beat_fresh_noise_on_average() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"rollouts": 0}, {"wave": 0}, {"levels": (0.5, 0.2)}, {"levels": (1.0,)}, {"select": "best"}, {"strength": -1.0},
+    [{"rollouts": 0}, {"wave": 0}, {"levels": (0.5, 0.2)}, {"levels": (1.0,)}, {"policy": "best"}, {"strength": -1.0},
      {"explore": -1.0}, {"widen": (0.0, 0.5)}, {"widen": (1.0, 2.0)}, {"widen": (1.0,)}, {"widen": "narrow"},
      {"root": (1.0, -1.0)}, {"root": "narrow"}, {"scale": "x"},
      {"kernel": "ode"}, {"kernel": "own"}, {"kernel": "glass(2)"}],
