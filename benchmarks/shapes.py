@@ -10,6 +10,9 @@ every search gets the same budgets, and gains are over best_of_n:
 
     python benchmarks/shapes.py --steps 8 --nfe 100 300 1000 --dtype bfloat16 --batch-size 256 \\
         --json benchmarks/results/particles-flow.json
+
+Trees and populations (docs/trees.md; `--searches best_of_n beam "rollover (linear SDE)" zero_order evolution dts_star
+ab_mcts`) are in benchmarks/results/trees-*.json; benchmarks/curves.py draws them.
 """
 
 from __future__ import annotations
@@ -46,12 +49,25 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
         "rollover",
         {"chains": 2, "init": 0.1, "window": (0.0, 1.0), "most": math.inf},
     ),
+    "dts_star": ("dts_star", {}),
+    "dts_star (as published)": (
+        "dts_star",
+        {"levels": (0.2, 0.4, 0.6, 0.8), "widen": "paper", "root": None, "strength": 1.0},
+    ),
+    "ab_mcts": ("ab_mcts", {}),
+    "dfs": ("dfs", {}),
+    "evolution": ("evolution", {}),
     "zero_order": ("zero_order", {}),
     "search_over_paths": ("search_over_paths", {}),
 }
 ON_DEMAND = (  # with --nfe only if asked for
     "treeg",
     "dlbs",
+    "dts_star",
+    "dts_star (as published)",
+    "ab_mcts",
+    "dfs",
+    "evolution",
     "rollover (as published)",
     "zero_order",
     "search_over_paths",
