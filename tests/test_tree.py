@@ -204,7 +204,7 @@ def test_widening_is_best_of_n_for_as_long_as_the_notes_say(factor: float, power
 
 @pytest.mark.parametrize(("name", "numbers"), [("practical", (1.0, 0.5)), ("paper", (2.0, 0.8))])
 def test_widenings_have_names(name: str, numbers: tuple[float, float]) -> None:
-    named, told = (run(DtsStar(40, widen=w), steps=STEPS).searches[0] for w in (name, numbers))
+    named, told = (run(DtsStar(40, widen=w, root=None), steps=STEPS).searches[0] for w in (name, numbers))
     assert [e.candidate for e in named.finals] == [e.candidate for e in told.finals]
     fresh = sum(e.candidate.origin == "prior" for e in named.finals)
     assert fresh >= 34 if name == "paper" else fresh < 12  # best of N for as long as the notes say
