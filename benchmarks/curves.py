@@ -30,8 +30,14 @@ def main() -> None:
     options = parser.parse_args()
     rows = json.loads(options.json.read_text())["rows"]
     draw(rows, options.png)
-    for nfe in sorted({r["nfe"] for r in rows})[1:]:
-        print(f"NFE that reach the searched score of {RIVAL} at {nfe}:", reached(rows, nfe))
+    for rival in [r for r in rows if r["search"] == RIVAL][1:]:
+        print(
+            f"the searched score of {RIVAL} at {rival['nfe']} NFE is reached at", reached(rows, rival["nfe"])
+        )
+        for row in rows:
+            if row["nfe"] < rival["nfe"] and row["search"] != RIVAL:
+                mean, half = interval([a - b for a, b in zip(row["clip"], rival["clip"], strict=True)])
+                print(f"    {row['search']} at {row['spent']:.0f}: {mean:+.4f} ± {half:.4f}")
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -41,6 +47,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     panels = figure.subplots(1, 3)
     titles = ("CLIP that steered", "its gain over best_of_n", "held-out judge: gain over best_of_n")
     rivals = {r["nfe"]: r for r in rows if r["search"] == RIVAL}
+    rows = [r for r in rows if r["nfe"] in rivals]
     names = list(dict.fromkeys(r["search"] for r in rows))
     for k, name in enumerate(names):
         mine = sorted((r for r in rows if r["search"] == name), key=lambda r: r["nfe"])

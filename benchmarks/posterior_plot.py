@@ -52,5 +52,8 @@ def _draw(axis: Any, task: dict[str, Any], measure: str) -> None:
                 place = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "va": "bottom"}
                 axis.annotate(r["search"], (0.02, value), **place)
     axis.set_xscale("log")
-    axis.set_yscale("symlog", linthresh=1e-3)
+    if measure == "law":  # unbiased, so it may fall below 0
+        axis.set_yscale("symlog", linthresh=1e-3)
+    else:
+        axis.set_yscale("log")
     axis.grid(alpha=0.25)

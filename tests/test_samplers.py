@@ -152,7 +152,7 @@ def test_waves_change_nothing() -> None:
     assert outcome(run(BestOfN(20, wave=3))) == outcome(run(BestOfN(20, wave=64)))
 
 
-def test_keep_1_prunes_nothing() -> None:
+def test_survivors_of_1_prune_nothing() -> None:
     plain, pruned = run(BestOfN(9)), run(BestOfN(9, prune=(0.3, 0.6), survivors=1.0))
     assert outcome(plain) == outcome(pruned)
     assert (plain.searches[0].spent, plain.searches[0].calls) == (
@@ -191,8 +191,8 @@ def test_pruning_plans_for_verifier_calls(calls: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"candidates": 0}, {"prune": (0.6, 0.3)}, {"prune": (0.0,)}, {"prune": (0.3, 0.3)}, {"keep": 0.0}, {"keep": 1.5},
-     {"wave": 0}],
+    [{"candidates": 0}, {"prune": (0.6, 0.3)}, {"prune": (0.0,)}, {"prune": (0.3, 0.3)}, {"survivors": 0.0},
+     {"survivors": 1.5}, {"wave": 0}],
 )  # fmt: skip
 def test_best_of_n_refuses(options: dict[str, Any]) -> None:
     with pytest.raises(Refusal):

@@ -62,7 +62,7 @@ def test_it_is_what_best_of_n_with_pruning_does(n: int | None, budget: Budget | 
     assert ours.cost(process) == theirs.cost(process)
 
 
-def test_keep_1_drops_nobody_and_looks_at_nothing() -> None:
+def test_survivors_of_1_drop_nobody_and_look_at_nothing() -> None:
     assert seen(run(SuccessiveHalving(9, RUNGS, survivors=1.0))) == seen(run(BestOfN(9)))
 
 
