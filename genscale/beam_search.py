@@ -82,6 +82,7 @@ class BeamSearch:
     rest: str | Kernel = "own"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    previews_at: ClassVar[str] = "levels"
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:

@@ -192,6 +192,8 @@ class Sampler(Protocol):
     """A search: a frozen dataclass whose fields are its hyperparameters.
 
     It may say `independent`: its finished candidates are independent draws of the model, as they come.
+    It may name in `previews_at` the field that says at which fractions of the run it looks at previews: a calibration
+    moves these to where previews mean something (`window` and `rungs` are known).
     """
 
     needs: ClassVar[frozenset[str]]  # of {"noise", "schedule"}: what the pipeline must be able to give

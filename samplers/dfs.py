@@ -59,6 +59,7 @@ class Dfs:
     paths: int | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    previews_at: ClassVar[str] = "checks"
 
     def __post_init__(self) -> None:
         if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):

@@ -287,6 +287,16 @@ def test_rungs_before_the_window_move_into_it() -> None:
     plugins.make("sampler", "successive_halving", {"rungs": moved})  # they are rungs
 
 
+@pytest.mark.parametrize(("sampler", "field"), [("beam", "levels"), ("dlbs", "levels"), ("dfs", "checks")])
+def test_samplers_with_a_word_of_their_own_look_no_earlier(sampler: str, field: str) -> None:
+    """What `every` step of a run of these steps is, has its place in the window too."""
+    moved = scoring_window.fields(LATE, sampler, {})[field]
+    assert min(moved) >= 4 / 6 - 1e-9
+    assert list(moved) == sorted(set(moved))
+    assert max(moved) < 1
+    plugins.make("sampler", sampler, {field: moved})
+
+
 def test_rungs_within_the_window_stay() -> None:
     rungs = plugins.options(plugins.load("sampler", "successive_halving"))["rungs"].default
     assert scoring_window.fields(EARLY, "successive_halving", {"survivors": "0.3"}) == {"rungs": rungs}
