@@ -47,7 +47,12 @@ def main() -> None:
     pipe = genscale.load_pipeline(options.model, device=options.device)
     pipe.set_progress_bar_config(disable=True)
     scaled = genscale.scale(
-        pipe, candidates=options.rows, verifier=constant, batch_size=options.rows, keep=options.rows
+        pipe,
+        candidates=options.rows,
+        wave=options.rows,
+        verifier=constant,
+        batch_size=options.rows,
+        keep=options.rows,
     )
     call = {
         "prompt": PROMPT,
