@@ -84,6 +84,10 @@ class Clip:
         scale: Tensor = self._towers(device).module.logit_scale.float().exp()
         return scale.to(device)
 
+    def box(self, device: torch.device) -> tuple[int, int]:
+        """Height and width of the pictures that the checkpoint takes."""
+        return self._towers(device).prepare.size
+
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
         self._towers(torch.device(device))
