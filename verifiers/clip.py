@@ -81,7 +81,7 @@ class Clip:
 
     def scale(self, device: torch.device) -> Tensor:
         """The factor that the checkpoint was trained to put before its cosines."""
-        scale: Tensor = self._towers(device).module.logit_scale.float().exp()
+        scale: Tensor = self._towers(device).module.get_parameter("logit_scale").float().exp()
         return scale.to(device)
 
     def box(self, device: torch.device) -> tuple[int, int]:
