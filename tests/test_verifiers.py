@@ -502,7 +502,7 @@ def test_shapes_clip_is_a_clip_of_the_package(
     assert "is missing" in refusal(ShapesClip().load)
 
 
-@pytest.mark.parametrize("name", ["clip", "aesthetic", "compressibility", "shapes_clip"])
+@pytest.mark.parametrize("name", ["clip", "aesthetic", "compressibility", "hps", "pickscore", "shapes_clip"])
 def test_verifiers_are_found_by_name_and_load_nothing_before_use(name: str) -> None:
     verifier = plugins.make("verifier", name, {})
     assert verifier.name == name

@@ -38,6 +38,7 @@ class Clip:
     backend: "open_clip" or "transformers"; chosen by the look of `model` where None.
     device: where it runs; None: where the pictures are. dtype: "float32" where None.
     batch_size: pictures or frames that are embedded at once.
+    processor: for transformers: hub id or folder of the preprocessor and tokenizer; None: those of `model`.
     """
 
     model: str = "ViT-L-14"
@@ -46,6 +47,7 @@ class Clip:
     device: str | None = None
     dtype: str | None = None
     batch_size: int = 32
+    processor: str | None = None
 
     name: ClassVar[str] = "clip"
 
@@ -77,6 +79,15 @@ class Clip:
         embeddings = torch.cat([tower.images(some) for some in torch.split(flat, self.batch_size)])
         return embeddings.reshape(*pixels.shape[:-3], -1)
 
+    def scale(self, device: torch.device) -> Tensor:
+        """The factor that the checkpoint was trained to put before its cosines."""
+        scale: Tensor = self._towers(device).module.get_parameter("logit_scale").float().exp()
+        return scale.to(device)
+
+    def box(self, device: torch.device) -> tuple[int, int]:
+        """Height and width of the pictures that the checkpoint takes."""
+        return self._towers(device).prepare.size
+
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
         self._towers(torch.device(device))
@@ -85,7 +96,9 @@ class Clip:
         device = torch.empty(0, device=self.device or pixels).device  # "cuda" and "cuda:0" are one
         if device not in self._held:
             dtype = getattr(torch, self.dtype or "float32")
-            self._held[device] = towers(self.model, self.pretrained, self.backend, device, dtype)
+            self._held[device] = towers(
+                self.model, self.pretrained, self.backend, device, dtype, self.processor
+            )
         return self._held[device]
 
     @cached_property

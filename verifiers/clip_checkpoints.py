@@ -25,16 +25,22 @@ _loaded: WeakValueDictionary[tuple[Any, ...], Towers] = WeakValueDictionary()
 
 
 def towers(
-    model: str, pretrained: str | None, backend: str | None, device: torch.device, dtype: torch.dtype
+    model: str,
+    pretrained: str | None,
+    backend: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    processor: str | None = None,
 ) -> Towers:
     """The checkpoint's towers; the same object for the same settings, as long as somebody holds it."""
     backend = backend or choose(model)
-    key = (model, pretrained if backend == "open_clip" else None, backend, device, dtype)
+    beside = pretrained if backend == "open_clip" else processor
+    key = (model, beside, backend, device, dtype)
     found = _loaded.get(key)
     if found is None:
         load = _open_clip if backend == "open_clip" else _transformers
         with torch.inference_mode(False):  # else a later gradient could not pass the weights
-            found = _loaded[key] = load(model, pretrained).to(device, dtype)
+            found = _loaded[key] = load(model, beside).to(device, dtype)
     return found
 
 
@@ -54,10 +60,13 @@ def choose(model: str) -> str:
     return "transformers" if "/" in model and not model.startswith("ViT-") else "open_clip"
 
 
-def _transformers(model: str, pretrained: str | None) -> Towers:
+def _transformers(model: str, processor: str | None) -> Towers:
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-    where = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+    where, words = (
+        str(Path(it).expanduser()) if Path(it).expanduser().is_dir() else it
+        for it in (model, processor or model)
+    )
     advice = (
         "fetch it where there is a network, or give a CLIPModel's folder, or hf-hub:NAME if it is open_clip's"
     )
@@ -65,8 +74,8 @@ def _transformers(model: str, pretrained: str | None) -> Towers:
         module, report = CLIPModel.from_pretrained(where, output_loading_info=True)
         if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
             raise Refusal(f"'{model}' is no whole CLIP: {len(lost)} of its weights are missing: {advice}.")
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        prepare = from_transformers(CLIPImageProcessor.from_pretrained(where))
+        tokenizer = AutoTokenizer.from_pretrained(words)
+        prepare = from_transformers(CLIPImageProcessor.from_pretrained(words))
 
     def pooled(out: Any) -> Tensor:  # transformers 4 gives the embedding itself
         embedding: Tensor = getattr(out, "pooler_output", out)

@@ -1,0 +1,84 @@
+"""HPSv2.1: which picture of a prompt people prefer, by open_clip's ViT-H/14 tuned on their rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.media import Media
+from genscale.verifiers.clip import Clip
+from genscale.verifiers.clip_image import Preparation
+
+REPOSITORY, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
+
+
+@dataclass(frozen=True)
+class Hps:
+    """Cosine of picture and prompt in HPSv2.1; for clips the mean over frames.
+
+    Wu et al. 2023, "Human Preference Score v2" (arXiv 2306.09341). The authors' benchmark prints 100 times
+    this; models lie between 0.14 and 0.32 on average. Unlike a CLIP's, its pictures are not cut: the long side
+    is resized, and the rest padded with black. Only pictures of one prompt compare.
+
+    Blind spots: those of `clip`, on whose ViT-H/14 it stands; reads 77 tokens; likes saturated, polished
+    pictures, and is easily overdone where it is optimised.
+
+    checkpoint: file of the weights (.pt, .safetensors), or hub id of a repository with HPS_v2.1_compressed.pt.
+    model: open_clip's name of the architecture.
+    device, dtype, batch_size: as for `Clip`.
+    """
+
+    checkpoint: str = REPOSITORY
+    model: str = "ViT-H-14"
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int = 32
+
+    name: ClassVar[str] = "hps"
+
+    def __post_init__(self) -> None:
+        Clip(batch_size=self.batch_size, dtype=self.dtype)  # refuses its settings now
+
+    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
+        """Scores [n]."""
+        with torch.no_grad():
+            return self.score_tensor(media.pixels, prompts)
+
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
+        box = self._clip.box(pixels.device)
+        letterbox = Preparation(size=box, box=box, mean=(0.0,) * 3, std=(1.0,) * 3, fit="longest")
+        square = letterbox(pixels.flatten(0, -4))  # of the model's size: its own preparation only normalises
+        return self._clip.score_tensor(square.reshape(*pixels.shape[:-3], *square.shape[1:]), prompts)
+
+    def load(self, device: str | torch.device = "cpu") -> None:
+        """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
+        self._clip.load(device)
+
+    @cached_property
+    def _clip(self) -> Clip:
+        file = str(_found(self.checkpoint))
+        return Clip(self.model, file, "open_clip", self.device, self.dtype, self.batch_size)
+
+
+def _found(checkpoint: str) -> Path:
+    path = Path(checkpoint).expanduser()
+    if path.is_file():
+        return path
+    advice = f"download {FILE} of {REPOSITORY} and give the file as checkpoint"
+    if checkpoint.count("/") != 1 or path.is_absolute() or path.suffix or checkpoint.startswith((".", "~")):
+        raise Refusal(f"there is no file '{checkpoint}' for hps: {advice}.")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(checkpoint, FILE))
+    except Exception as error:
+        reason = type(error).__name__
+        raise Refusal(f"the weights of hps cannot be fetched ({reason} at {checkpoint}): {advice}.") from None
