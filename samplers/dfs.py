@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from genscale.affordable import within
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.kernel import Kernel
 from genscale.key import Key
@@ -226,13 +227,8 @@ class _Run:
         """Whether a path may be sent back from a check, and the budget brings it to the end from there."""
         process = self.process
         back = self.spec.target(process, step)
-        nfe, calls = process.nfe_left, process.calls_left
         checks = sum(s > back for s in self.steps)
-        return (
-            walk.left > 0
-            and (nfe is None or process.nfe(back) <= nfe)
-            and (calls is None or process.calls(checks, 1) <= calls)
-        )
+        return walk.left > 0 and within(process, process.nfe(back), process.calls(checks, 1))
 
     def _renoised(self, state: State, back: int) -> tuple[Particles, Kernel | None]:
         """A new try from the forward process, and what to solve it with: few schedulers cannot begin in the middle."""

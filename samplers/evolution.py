@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genscale.affordable import within
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.geometry import mix
 from genscale.kernel import Kernel, Own, parse
@@ -144,10 +145,7 @@ class Evolution:
         return Schedule(self.start, tuple((s, k - self.elites) for s, k in zip(steps, sizes, strict=True)))
 
     def _allowed(self, process: Process, schedule: Schedule) -> bool:
-        nfe, calls = process.nfe_left, process.calls_left
-        return (nfe is None or self._spend(process, schedule) <= nfe) and (
-            calls is None or process.calls(0, schedule.places) <= calls
-        )
+        return within(process, self._spend(process, schedule), process.calls(0, schedule.places))
 
     def _spend(self, process: Process, schedule: Schedule) -> int:
         kernel = stepping(self.kernel)

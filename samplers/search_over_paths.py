@@ -14,6 +14,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from genscale.affordable import within
 from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.particle_filter import outside
@@ -108,13 +109,12 @@ class SearchOverPaths:
 
     def _plan(self, process: Process) -> tuple[int, list[tuple[int, int]]] | None:
         """The largest search that the budget still pays for: rounds are dropped from the last, then paths."""
-        rounds, nfe, calls = self._rounds(process), process.nfe_left, process.calls_left
+        rounds = self._rounds(process)
         for paths in range(self.paths, 0, -1):
             for n in range(len(rounds), -1, -1):
-                if (nfe is None or self._spend(process, paths, rounds[:n]) <= nfe) and (
-                    calls is None or self._calls(process, paths, rounds[:n]) <= calls
-                ):
-                    return paths, rounds[:n]
+                some = rounds[:n]
+                if within(process, self._spend(process, paths, some), self._calls(process, paths, some)):
+                    return paths, some
         return None
 
     def _spend(self, process: Process, paths: int, rounds: list[tuple[int, int]]) -> int:
