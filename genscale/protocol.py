@@ -43,9 +43,11 @@ class Denoise:
     It goes whole, or BudgetExhausted is thrown; only where time runs short before anything was finished, the answer
     holds just the first rows, which can still be brought to the end.
     The prediction is the first of the transition that begins there: `process.move` goes on with it at no cost.
+    branch: "cond" or "uncond" for the prediction of one branch of classifier-free guidance alone, without a mix.
     """
 
     particles: Particles
+    branch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,34 @@ class Score:
     particles: Particles
 
 
-Ask = Solve | Denoise | Score
+@dataclass(frozen=True)
+class Gradient:
+    """How the combined search score of clean estimates changes with the latents. Answer: Graded.
+
+    The model is called at `particles.step`, and again at each step of `calls` (increasing, of this grid), stepping from
+    one to the next with `kernel`; the clean estimate of the last call is decoded and scored by the search verifiers,
+    which must be differentiable (Refusal else). As for Solve, the answer may hold only the first rows.
+
+    calls: further steps at which the model is called; () is one call, all later ones unroll the whole run.
+    through: "model", back through every call; "decoder", with the noise of the (single) call held constant, so that
+        d x0 / d x = 1 / alpha and nothing goes back through the denoiser.
+    noises: standard normal noise [transitions, n, *latent] of the kernel's transitions, instead of that of the
+        candidates' keys; its gradient is answered, too.
+    each: answer the gradient of every verifier by itself, too (one more backward each).
+    pull: [n, *latent], what is pulled back from the clean estimates instead of the scores' gradient: then nothing is
+        decoded or scored.
+    """
+
+    particles: Particles
+    calls: tuple[int, ...] = ()
+    kernel: Kernel | None = None
+    through: str = "model"
+    noises: Tensor | None = None
+    each: bool = False
+    pull: Tensor | None = None
+
+
+Ask = Solve | Denoise | Score | Gradient
 
 
 @dataclass(frozen=True)
@@ -68,18 +97,26 @@ class Prediction:
 
     x0: Tensor  # [n, *latent]
     eps: Tensor  # [n, *latent]
+    rate: Tensor | None = None  # [n] float64, of a mix: d log w / d log(alpha / sigma), see genscale.mix
 
     def __len__(self) -> int:
         return self.x0.shape[0]
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Prediction:
-        if not isinstance(rows, slice):
-            rows = torch.as_tensor(list(rows), device=self.x0.device)  # type: ignore[assignment]
-        return Prediction(self.x0[rows], self.eps[rows])
+        i = rows if isinstance(rows, slice) else torch.as_tensor(list(rows), device=self.x0.device)
+        rate = self.rate
+        if rate is not None:
+            rate = rate[i if isinstance(i, slice) else i.to(rate.device)]
+        return Prediction(self.x0[i], self.eps[i], rate)
 
     @staticmethod
     def cat(parts: Sequence[Prediction]) -> Prediction:
-        return Prediction(torch.cat([p.x0 for p in parts]), torch.cat([p.eps for p in parts]))
+        rates = [p.rate for p in parts if p.rate is not None]
+        return Prediction(
+            torch.cat([p.x0 for p in parts]),
+            torch.cat([p.eps for p in parts]),
+            torch.cat(rates) if len(rates) == len(parts) else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -115,6 +152,28 @@ class Scores:
     def ranking(self) -> list[int]:
         """Rows from best to worst; among equals the first comes first."""
         return torch.sort(self.total, descending=True, stable=True).indices.tolist()
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Scores of clean estimates and their gradients, float32, detached.
+
+    gradient: of the combined score, d total / d x [n, *latent] (of `pull`: its pull-back). noises: the same for the
+    noises [transitions, n, *latent]. each: d raw / d x [verifiers, n, *latent], unweighted, and each_noises
+    [verifiers, transitions, n, *latent], if asked. x0: the clean estimates [n, *latent] that were scored.
+    prediction: of the first model call, for `process.move`. scores: None where `pull` was given.
+    """
+
+    gradient: Tensor
+    x0: Tensor
+    prediction: Prediction
+    scores: Scores | None = None
+    noises: Tensor | None = None
+    each: Tensor | None = None
+    each_noises: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.gradient.shape[0]
 
 
 class Process(Protocol):
@@ -233,6 +292,9 @@ class Batch:
     step: int
     prompts: tuple[int, ...]  # prompt index of each row
     time: float | None = None  # linear time of the noise level, where it is not that of the step
+    branch: str | None = None  # "cond" or "uncond": one branch of classifier-free guidance alone
+    model: str = ""  # which of the models that share the latent space; "" is the pipeline's own
+    grad: bool = False  # keep the graph from x to the output
 
 
 @dataclass(frozen=True)
@@ -242,6 +304,7 @@ class Output:
     value: Tensor  # [n, ...]
     x: Tensor  # [n, *latent]
     evaluations: int  # rows through the denoiser
+    rate: Tensor | None = None  # [n] float64, see Prediction
 
 
 Decode = Callable[[Tensor, tuple[int, ...]], Media]
