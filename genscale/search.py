@@ -140,9 +140,14 @@ class Search:
         return self.ask.kernel if isinstance(self.ask, Solve) else None
 
     @property
+    def branch(self) -> str | None:
+        """The branch of classifier-free guidance that the present question is about; None: all."""
+        return self.ask.branch if isinstance(self.ask, Denoise) else None
+
+    @property
     def price(self) -> int:
         """Evaluations that one row of the present Solve or Denoise takes."""
-        return self.process.price(self.particles, self.until, self.kernel)
+        return self.process.price(self.particles, self.until, self.kernel, self.branch)
 
     @property
     def to_the_end(self) -> int:

@@ -21,6 +21,7 @@ from genscale.ledger import Ledger
 from genscale.media import Media
 from genscale.panel import Roles
 from genscale.pipelines.arguments import Arguments, root_seeds
+from genscale.pipelines.branches import Branches, BranchProbe, told_apart
 from genscale.pipelines.conductors import Decode, Probe, Serve
 from genscale.pipelines.desk import Desk
 from genscale.pipelines.elastic import NotElastic
@@ -55,6 +56,7 @@ class Run:
         self.one_row_a_picture = False  # learned when the tail fails on other than the call's rows
         self.pixel_type = "pt"
         self.judged = False
+        self._branches: Branches | None = None
         with self.ledger.clock("probe"):
             self.probe = self._probe(arguments.given)
         assert self.probe.latents is not None
@@ -146,6 +148,37 @@ class Run:
             return str(error)
         return None
 
+    def branches(self) -> Branches:
+        """How the pipeline evaluates the two branches of classifier-free guidance. Refusal where it does not."""
+        if self._branches is None:
+            each = [e // self.rows for e in self.probe.evaluations]
+            step = each.index(2) if 2 in each else 0
+            given = self.arguments.quiet()
+            tried = []
+            for filled in ((0, 1), (1,)):
+                probe = BranchProbe(
+                    self.memo,
+                    self.templates,
+                    self.probe.replay_for(None),
+                    self.probe.layout,
+                    step,
+                    self.rows,
+                    filled,
+                )
+                self._visit(given, probe)
+                tried.append(probe)
+            self._branches = told_apart(tried[0], tried[1], self.rows)
+        return self._branches
+
+    def of_branch(self, step: int) -> int:
+        """NFE of one branch at a step."""
+        self.branches()
+        if self.probe.evaluations[step] != 2 * self.rows:
+            raise Refusal(
+                f"{type(self.pipe).__name__} evaluates no two branches of classifier-free guidance at step {step}."
+            )
+        return 1
+
     def _timesteps(self) -> Tensor:
         assert self.probe.timesteps is not None
         return self.probe.timesteps
@@ -164,6 +197,7 @@ class Run:
             "view": self.view(),
             "off_grid": self.off_grid(),
             "own_restarts": restarts(self.solver.scheduler),
+            "of_branch": self.of_branch,
             "restarts": tuple(i for i in range(steps) if (start + i) % 2 == 0) if order == 2 else (),
         }
         priors = self.priors()
@@ -190,7 +224,8 @@ class Run:
                 given = self.arguments.composed(given, self.rows, composition)
             conductor = Serve(
                 self.memo, self.templates, self.probe, self.solver,
-                self.rows if composition is None else len(composition), desk.ask, self.level_of, composition,
+                self.rows if composition is None else len(composition), desk.ask, self.level_of, self.branches,
+                composition,
             )  # fmt: skip
             given |= _callbacks(self.arguments, conductor)
             try:
