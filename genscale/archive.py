@@ -1,8 +1,9 @@
 """Everything a run found out, written as it goes, so that a killed run resumes and none is done twice.
 
 One JSON line for each finished piece of work: a solve (a candidate carried to a step; its latents and
-its solver's memory are a safetensors file beside it), a prediction at a step (likewise), or a score. A line
-is written after its file, files appear under their final name only when complete, and a line torn by a kill is cut off.
+its solver's memory are a safetensors file beside it), a prediction or a gradient at a step (likewise), or a
+score. A line is written after its file, files appear under their final name only when complete, and a line torn by a
+kill is cut off.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from genscale.errors import Refusal
 from genscale.particles import Candidate, Memory, Particles
-from genscale.protocol import Prediction
+from genscale.protocol import Graded, Prediction, Scores
 
 FILE = "archive.jsonl"
 
@@ -85,6 +86,7 @@ class Archive:
         self._started = time.monotonic()
         self._solved: dict[tuple[int, int, int], dict[str, Any]] = {}
         self._predicted: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._graded: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._scored: dict[tuple[int, int, int], Entry] = {}
         self._file: Any = None
         if folder is not None:
@@ -122,6 +124,9 @@ class Archive:
                 self._solved[where] = record
             elif record["kind"] == "predict":
                 self._predicted[where] = record
+            elif record["kind"] == "gradient":
+                spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
+                self._graded[(*where, record["asked"])] = record
             else:
                 names = ("prompt", "step", "final", "scores", "total", "select", "report", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
@@ -179,6 +184,50 @@ class Archive:
             self._store(
                 "predict", f"{prompt}-{candidate.id}-{step}-predicted", prompt, candidate, step, tensors
             )
+
+    @property
+    def has_gradients(self) -> bool:
+        return bool(self._graded)
+
+    def graded(
+        self,
+        prompt: int,
+        candidate: Candidate,
+        step: int,
+        asked: str,
+        combine: Callable[[Tensor], Tensor],
+        device: torch.device | None = None,
+    ) -> Graded | None:
+        """The stored answer of one row of a Gradient, if an earlier life of this run finished it.
+
+        asked: what tells the question from others about this candidate at this step.
+        """
+        tensors = self._stored(self._graded.get((prompt, candidate.id, step, asked)), candidate)
+        if tensors is None:
+            return None
+        raw = tensors.pop("raw", None)
+        tensors = {k: v.to(device) for k, v in tensors.items()}
+        prediction = Prediction(tensors.pop("first_x0"), tensors.pop("first_eps"))
+        tensors.setdefault("x0", prediction.x0)
+        scores = None if raw is None else Scores(raw, combine)
+        return Graded(**tensors, prediction=prediction, scores=scores)
+
+    def add_graded(
+        self, prompt: int, candidate: Candidate, step: int, asked: str, graded: Graded, nfe: int
+    ) -> None:
+        """Store one row of an answer (nothing without a folder). nfe: what the prompt's search had spent with it."""
+        if self.folder is None:
+            return
+        given = {k: getattr(graded, k) for k in ("gradient", "x0", "noises", "each", "each_noises")}
+        tensors = {k: v for k, v in given.items() if v is not None}
+        first = graded.prediction
+        tensors |= {"first_x0": first.x0, "first_eps": first.eps}
+        if first.x0.data_ptr() == graded.x0.data_ptr():  # of one call they are the same
+            del tensors["x0"]
+        if graded.scores is not None:
+            tensors["raw"] = graded.scores.raw
+        name = f"{prompt}-{candidate.id}-{step}-gradient-{asked}"
+        self._store("gradient", name, prompt, candidate, step, tensors, {"asked": asked, "nfe": nfe})
 
     def _stored(self, record: dict[str, Any] | None, candidate: Candidate) -> dict[str, Tensor] | None:
         """The tensors of a record; none of another candidate's: another budget may have planned another search."""

@@ -17,12 +17,13 @@ from genscale.archive import Archive, Entry
 from genscale.budget import Budget
 from genscale.errors import BudgetExhausted, Refusal
 from genscale.events import BatchHalved, Denoised, Event, Scored
+from genscale.gradients import Gradients
 from genscale.kernel import Kernel
 from genscale.ledger import Ledger
 from genscale.media import Media
 from genscale.panel import Roles
 from genscale.particles import OWN, Particles
-from genscale.protocol import Batch, Decode, Denoise, Output, Prediction, Score, Scores, Solve
+from genscale.protocol import Batch, Decode, Denoise, Gradient, Output, Prediction, Score, Scores, Solve
 from genscale.search import Search
 
 
@@ -82,6 +83,7 @@ class Engine:
         self.on_event = on_event
         self._flights: list[Flight] = []
         self._batch: list[Flight] = []
+        self._gradients = Gradients(self, decode, archive, ledger)
 
     # ---------------------------------------------------------------- the loop
 
@@ -90,12 +92,14 @@ class Engine:
         while True:
             for search in self.searches:
                 self._admit(search)
-            room = self._room()
+            room = self.room()
             if self._drop_late(room):
                 continue
             if self._flights:
                 output = yield self._next_batch(room)
                 self._absorb(output)
+            elif self._gradients.waiting:
+                yield from self._gradients.run()
             elif not self._score():
                 return
 
@@ -103,16 +107,24 @@ class Engine:
         """After memory ran out on `failed` rows: a smaller batch instead, or None if it was one row."""
         if failed <= 1:
             return None
+        self.shrink(failed)
+        if self._gradients.under_way:
+            return self._gradients.again()
+        self._flights = self._batch + self._flights
+        return self._next_batch(self.room())
+
+    def shrink(self, failed: int) -> None:
         self.batch_size = max(1, failed // 2)
         self.on_event(BatchHalved(self.batch_size))
-        self._flights = self._batch + self._flights
-        return self._next_batch(self._room())
 
     # ---------------------------------------------------------------- questions become flights
 
     def _admit(self, search: Search) -> None:
         """Turn a question into a flight; answer it at once where archive or budget already do."""
-        while isinstance(search.ask, Solve | Denoise) and not search.admitted:
+        while isinstance(search.ask, Solve | Denoise | Gradient) and not search.admitted:
+            if isinstance(search.ask, Gradient):
+                self._gradients.admit(search)
+                continue
             particles, until = search.particles, search.until
             if until == particles.step:
                 search.send(particles)
@@ -123,10 +135,10 @@ class Engine:
                 continue
             search.admit(rows)
             if until is None and not search.finals:
-                rows = max(1, int(min(self._room() / max(search.to_the_end, 1), rows)))
+                rows = max(1, int(min(self.room() / max(search.to_the_end, 1), rows)))
                 search.forget(range(rows, len(particles)))
             todo = [i for i in range(rows) if not self._recall(search, i, until)]
-            if todo and search.finals and search.price * (rows if until is None else 1) > self._room():
+            if todo and search.finals and search.price * (rows if until is None else 1) > self.room():
                 search.forget(todo)
                 todo = []
             if todo:
@@ -155,7 +167,7 @@ class Engine:
 
     # ---------------------------------------------------------------- seconds
 
-    def _room(self) -> float:
+    def room(self) -> float:
         """Evaluations that fit into the time left beside those under way, by what they took so far."""
         if self.budget.seconds is None:
             return math.inf
@@ -171,7 +183,12 @@ class Engine:
 
     @property
     def _evaluations(self) -> int:
-        return self.ledger.evaluations + self.archive.earlier_evaluations
+        return self.ledger.nfe + self.archive.earlier_evaluations
+
+    @property
+    def blind(self) -> bool:
+        """Whether time is short and nothing is known yet of how long a row takes: then the first goes alone."""
+        return self.budget.seconds is not None and self._evaluations == 0
 
     def _drop_late(self, room: float) -> bool:
         """Drop what has not begun and would not be done in time; True if that changed anything."""
@@ -191,8 +208,7 @@ class Engine:
         With a budget of seconds no more rows begin than will be done in time; the very first goes alone,
         to learn how long one takes.
         """
-        blind = self.budget.seconds is not None and self._evaluations == 0
-        places = 1 if blind else self.batch_size
+        places = 1 if self.blind else self.batch_size
         place = max(f.place for f in self._flights)
         self._batch, rest = [], []
         for flight in self._flights:
@@ -234,7 +250,7 @@ class Engine:
                 flight.search.spent += output.evaluations * n // total
                 self._advance(flight, output.value[at : at + n], output.x[at : at + n])
                 at += n
-        self.on_event(Denoised(self.ledger.evaluations, total))
+        self.on_event(Denoised(self.ledger.nfe, total))
         for search in {id(f.search): f.search for f in flights}.values():
             if search.complete:
                 search.answer()
@@ -307,8 +323,7 @@ class Engine:
                     "decoding and judging one candidate does not fit into the accelerator's memory: use "
                     f"offloading, a smaller size, or a verifier on another device ({error})."
                 ) from error
-            self.batch_size = len(asked) // 2
-            self.on_event(BatchHalved(self.batch_size))
+            self.shrink(len(asked))
             return False
         done = 0
         for k, ((search, row), (raw, select)) in enumerate(zip(asked, scores, strict=True)):

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Denoised:
-    """A batch came back: evaluations so far of the whole run, rows of the batch."""
+    """A batch came back: evaluations so far of the whole run (backwards counted as the budget does), rows of it."""
+
+    evaluations: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """Gradients of so many rows are known; evaluations as in Denoised."""
 
     evaluations: int
     rows: int
@@ -32,4 +40,4 @@ class BatchHalved:
     batch_size: int
 
 
-Event = Denoised | Scored | BatchHalved
+Event = Denoised | Differentiated | Scored | BatchHalved

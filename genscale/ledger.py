@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 
+from genscale.protocol import BACKWARD
+
 
 @dataclass
 class Ledger:
     """Counts of a run. Seconds are wall clock, not synchronised with an accelerator inside the loop.
 
     evaluations: rows through the denoiser (a guidance pair counts 2); probes: those of them spent on
-    finding out how a pipeline behaves, where it could not be seen without running it. decodes: pictures or
+    finding out how a pipeline behaves, where it could not be seen without running it. backwards: rows of the denoiser
+    that gradients went back through; what a checkpoint computes again is among the evaluations. decodes: pictures or
     clips decoded. verifier_calls: pictures scored, by verifier.
     """
 
@@ -26,6 +29,11 @@ class Ledger:
     decodes: int = 0
     verifier_calls: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def nfe(self) -> int:
+        """What a budget counts."""
+        return self.evaluations + BACKWARD * self.backwards
 
     @contextmanager
     def clock(self, kind: str) -> Iterator[None]:

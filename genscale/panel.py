@@ -53,8 +53,31 @@ class Juror:
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
         """Scores [n] float64, checked: a failure or a NaN names the candidate (labels) it came from."""
+        raw = self._asked(self.verifier, media, prompts, labels)
+        return self._checked(raw, _as_vector(raw, len(labels)), labels)
+
+    def score_graph(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
+        """The same with the graph to `media.pixels`; Refusal where the verifier does not keep it."""
+        on_tensors = getattr(self.verifier, "score_tensor", None)
+        if on_tensors is None:
+            raw = self._asked(self.verifier, media, prompts, labels)
+        else:
+            raw = self._asked(on_tensors, media.pixels, prompts, labels)
+        if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
+            raw = torch.stack([r.reshape(()) for r in raw])
+        if not isinstance(raw, Tensor) or not raw.requires_grad:
+            raise Refusal(
+                f"verifier '{self.name}' cannot be differentiated: search with one that has `score_tensor(pixels, "
+                "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or with a sampler that needs no gradients."
+            )
+        self._checked(raw, _as_vector(raw, len(labels)), labels)
+        return raw.cpu().double().reshape(len(labels))
+
+    def _asked(
+        self, judge: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str]
+    ) -> Any:
         try:
-            raw = self.verifier(media, prompts)
+            return judge(media, prompts)
         except (
             Refusal,
             torch.cuda.OutOfMemoryError,
@@ -64,7 +87,8 @@ class Juror:
             raise VerifierError(
                 f"verifier '{self.name}' failed on {_span(labels)}: {type(error).__name__}: {error}"
             ) from error
-        scores = _as_vector(raw, len(labels))
+
+    def _checked(self, raw: Any, scores: Tensor | None, labels: Sequence[str]) -> Tensor:
         if scores is None:
             raise VerifierError(
                 f"verifier '{self.name}' was given {len(labels)} pictures ({_span(labels)}) and returned "
@@ -119,10 +143,35 @@ class Panel:
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
         """Raw scores float64 [n, verifiers]."""
+        return self._columns(Juror.score, media, prompts, labels, ledger)
+
+    def score_graph(
+        self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger
+    ) -> Tensor:
+        """The same with the graph to `media.pixels`. Refusal: a verifier does not keep it."""
+        return self._columns(Juror.score_graph, media, prompts, labels, ledger)
+
+    def check_differentiable(self) -> None:
+        """Refuse what has no gradient whatever the pictures are."""
+        if not self.jurors:
+            raise Refusal("a gradient is that of a verifier's score: name one for the search.")
+        if not self.pointwise:
+            raise Refusal(
+                "ranks have no gradient: use the weighted ensemble, or a sampler without gradients."
+            )
+
+    def _columns(
+        self,
+        ask: Callable[..., Tensor],
+        media: Media,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        ledger: Ledger,
+    ) -> Tensor:
         columns = []
         for juror in self.jurors:
             with ledger.clock("verify"):
-                columns.append(juror.score(media, prompts, labels))
+                columns.append(ask(juror, media, prompts, labels))
             ledger.count_scores(juror.name, len(labels))
         return torch.stack(columns, dim=1) if columns else torch.zeros(len(labels), 0, dtype=torch.float64)
 

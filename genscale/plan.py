@@ -11,7 +11,8 @@ from genscale.budget import Budget
 from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.panel import Roles
-from genscale.protocol import Prediction, Sampler, Score, Scores
+from genscale.particles import Particles
+from genscale.protocol import Graded, Gradient, Prediction, Sampler, Score, Scores
 from genscale.search import Search
 from genscale.stopping import Stop
 
@@ -78,8 +79,28 @@ def _count(search: Search) -> None:
             search.calls += search.calls_a_score * rows
             search.finished += rows if particles.step == steps else 0
             search.send(Scores(torch.zeros(rows, len(panel.jurors), dtype=torch.float64), panel.combine))
+        elif isinstance(search.ask, Gradient):
+            search.spent += search.price * rows
+            search.calls += search.calls_a_score * rows
+            search.send(_flat(search.ask, some, search))
         else:
             search.spent += search.price * rows
             x = some.x.float()
             moved = replace(some, x=x, step=until or 0, x0=x, memory=None, inner=0)
             search.send(Prediction(x, x) if until is None else moved)
+
+
+def _flat(ask: Gradient, particles: Particles, search: Search) -> Graded:
+    """Gradients of 0."""
+    x, panel = particles.x.float(), search.roles.search
+    raw = torch.zeros(len(x), len(panel.jurors), dtype=torch.float64)
+    noises = None if ask.noises is None else torch.zeros_like(ask.noises[:, : len(x)])
+    return Graded(
+        torch.zeros_like(x),
+        x,
+        Prediction(x, x),
+        None if ask.pull is not None else Scores(raw, panel.combine),
+        noises,
+        torch.zeros(len(panel.jurors), *x.shape) if ask.each else None,
+        None if noises is None or not ask.each else torch.zeros(len(panel.jurors), *noises.shape),
+    )

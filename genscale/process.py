@@ -14,7 +14,7 @@ from genscale.kernel import Glass, Kernel, Transition, ddim_step
 from genscale.key import Key
 from genscale.particles import OWN, Candidate, Memory, Particles
 from genscale.prediction import View
-from genscale.protocol import Prediction, Solver
+from genscale.protocol import BACKWARD, Prediction, Solver
 from genscale.schedule import Level, NoiseSchedule
 
 
@@ -137,6 +137,19 @@ class PromptProcess:
         if until is None:
             return self.nfe(step, step + 1)
         return self.nfe(step, until, kernel) - particles.inner * self.nfe(step, step + 1)
+
+    def gradient_nfe(
+        self, step: int, calls: Sequence[int] = (), through: str = "model", each: bool = False
+    ) -> int:
+        forwards = sum(self.evaluations[i] for i in (step, *calls))
+        if through == "decoder":
+            return forwards
+        again = forwards if calls else 0
+        return forwards + self.gradient_passes(each) * (again + BACKWARD * forwards)
+
+    def gradient_passes(self, each: bool) -> int:
+        """How often a Gradient goes back: once, or for every verifier by itself."""
+        return max(self.judges[0], 1) if each else 1
 
     # ---- another grid
 
@@ -299,6 +312,17 @@ class PromptProcess:
         mean, step = transition.mean, particles.step
         x = mean if transition.std == 0 else transition.sample(self._noise(particles, step, mean.device))
         return Particles(x, step + 1, particles.candidates)
+
+    def leap(
+        self, particles: Particles, prediction: Prediction, kernel: Kernel, until: int, noise: Tensor | None
+    ) -> Particles:
+        """One transition to any later step; noise [n, *latent], or None for that of the candidates' keys."""
+        levels, step = self.schedule, particles.step
+        x = particles.x.to(prediction.x0.dtype)
+        made = kernel.transition(x, prediction.x0, prediction.eps, levels.level(step), levels.level(until))
+        if noise is None and made.std > 0:
+            noise = self._noise(particles, step, x.device)
+        return Particles(made.mean if noise is None else made.sample(noise), until, particles.candidates)
 
     def _step(self, particles: Particles, prediction: Prediction, kernel: Kernel, preview: bool) -> Particles:
         """One model call of a transition, with its prediction."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from genscale.archive import Entry
-from genscale.events import BatchHalved, Denoised, Event, Scored
+from genscale.events import BatchHalved, Denoised, Differentiated, Event, Scored
 
 
 @contextmanager
@@ -67,7 +67,7 @@ class Display:
             self._bar = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Denoised):
+        if isinstance(event, Denoised | Differentiated):
             self._evaluations = event.evaluations
         elif isinstance(event, Scored):
             self._judged(event)

@@ -67,14 +67,18 @@ class Gradient:
 
     The model is called at `particles.step`, and again at each step of `calls` (increasing, of this grid), stepping from
     one to the next with `kernel`; the clean estimate of the last call is decoded and scored by the search verifiers,
-    which must be differentiable (Refusal else). As for Solve, the answer may hold only the first rows.
+    which must be differentiable (Refusal else). As for Solve, the answer may hold only the first rows. BudgetExhausted
+    is thrown before anything was finished, too, where time is left only for the way to the clean end: Solve then.
+
+    Its price is `process.gradient_nfe`; scores count as those of previews, and none becomes a candidate's.
 
     calls: further steps at which the model is called; () is one call, all later ones unroll the whole run.
+    kernel: of one model call a transition, the ode where None; from one call to the next it may jump over steps.
     through: "model", back through every call; "decoder", with the noise of the (single) call held constant, so that
-        d x0 / d x = 1 / alpha and nothing goes back through the denoiser.
+        d x0 / d x = 1 / alpha and nothing goes back through the denoiser. There is none at pure noise, alpha = 0.
     noises: standard normal noise [transitions, n, *latent] of the kernel's transitions, instead of that of the
         candidates' keys; its gradient is answered, too.
-    each: answer the gradient of every verifier by itself, too (one more backward each).
+    each: answer the gradient of every verifier by itself, too: as many backwards as there are search verifiers.
     pull: [n, *latent], what is pulled back from the clean estimates instead of the scores' gradient: then nothing is
         decoded or scored.
     """
@@ -89,6 +93,14 @@ class Gradient:
 
 
 Ask = Solve | Denoise | Score | Gradient
+
+BACKWARD = 2
+"""NFE that going back through one row of a model call counts.
+
+The gradients of a layer's inputs and of its weights cost one forward each; with frozen weights only the first is left,
+so that about one is spent. Two is what is charged, as it is for training, and covers kernels that are slower backwards
+(benchmarks/gradient_memory.py measures it). What a checkpoint computes again is a forward, and counts as one.
+"""
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,37 @@ class Graded:
     def __len__(self) -> int:
         return self.gradient.shape[0]
 
+    def __getitem__(self, rows: slice) -> Graded:
+        def second(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t[:, rows]
+
+        return Graded(
+            self.gradient[rows],
+            self.x0[rows],
+            self.prediction[rows],
+            None if self.scores is None else self.scores[rows],
+            second(self.noises),
+            second(self.each),
+            None if self.each_noises is None else self.each_noises[:, :, rows],
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Graded]) -> Graded:
+        def joined(name: str, dim: int) -> Tensor | None:
+            tensors = [getattr(p, name) for p in parts]
+            return None if tensors[0] is None else torch.cat(tensors, dim)
+
+        scores = [p.scores for p in parts if p.scores is not None]
+        return Graded(
+            torch.cat([p.gradient for p in parts]),
+            torch.cat([p.x0 for p in parts]),
+            Prediction.cat([p.prediction for p in parts]),
+            Scores.cat(scores) if scores else None,
+            joined("noises", 1),
+            joined("each", 1),
+            joined("each_noises", 2),
+        )
+
 
 class Process(Protocol):
     """The reverse process of one prompt: everything a sampler may know without asking.
@@ -220,6 +263,12 @@ class Process(Protocol):
 
     def calls(self, previews: int, finals: int) -> int:
         """Verifier calls of judging so many previews and finished candidates."""
+
+    def gradient_nfe(
+        self, step: int, calls: Sequence[int] = (), through: str = "model", each: bool = False
+    ) -> int:
+        """What one row of a Gradient counts: forwards, BACKWARD for each that is gone back through, and one more
+        forward where several calls are unrolled, which are computed again on the way back to save memory."""
 
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
         """Initial latents of candidates; `noise` [n, *latent] replaces what their keys would draw."""
@@ -298,6 +347,7 @@ class Batch:
     branch: str | None = None  # "cond" or "uncond": one branch of classifier-free guidance alone
     model: str = ""  # which of the models that share the latent space; "" is the pipeline's own
     grad: bool = False  # keep the graph from x to the output
+    checkpoint: bool = False  # keep x only, and compute the call again when it is gone back through
 
 
 @dataclass(frozen=True)

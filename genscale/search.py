@@ -12,13 +12,14 @@ import torch
 from genscale.archive import Entry
 from genscale.budget import Budget
 from genscale.errors import BudgetExhausted, Refusal
+from genscale.gradient_questions import check_gradient
 from genscale.kernel import Kernel
 from genscale.key import Key
 from genscale.panel import Roles
 from genscale.particles import OWN, Particles, cat
 from genscale.population import Population
 from genscale.process import PromptProcess
-from genscale.protocol import Ask, Denoise, Prediction, Sampler, Score, Scores, Solve
+from genscale.protocol import Ask, Denoise, Graded, Gradient, Prediction, Sampler, Score, Scores, Solve
 from genscale.stopping import Rule, Stop, Stopped, Target, first_stop
 
 
@@ -51,7 +52,7 @@ class Search:
     population: Population | None = None
     _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # best first; where scores stand alone
     _looked: int = 0
-    _answers: list[Particles | Prediction | None] | None = None
+    _answers: list[Particles | Prediction | Graded | None] | None = None
 
     @staticmethod
     def open(
@@ -95,15 +96,18 @@ class Search:
 
     # ---------------------------------------------------------------- the sampler's side
 
-    def send(self, answer: Particles | Prediction | Scores) -> None:
+    def send(self, answer: Particles | Prediction | Graded | Scores) -> None:
         self._move(lambda: self.generator.send(answer))
 
     def throw(self, error: BudgetExhausted) -> None:
         self._move(lambda: self.generator.throw(error))
 
     def _move(self, go: Callable[[], Ask]) -> None:
+        """A search computes without a graph, whatever the mode of who drives the engine."""
         try:
-            self._settle(go())
+            with torch.no_grad():
+                ask = go()
+            self._settle(ask)
         except StopIteration as end:
             self.population = end.value
             self._settle(None)
@@ -112,7 +116,7 @@ class Search:
 
     def _settle(self, ask: Ask | None) -> None:
         if ask is not None:
-            _check(ask, self.process.steps)
+            _check(ask, self.process)
         self.ask, self._answers, self.entries = ask, None, []
 
     # ---------------------------------------------------------------- the budget's side
@@ -146,7 +150,10 @@ class Search:
 
     @property
     def price(self) -> int:
-        """Evaluations that one row of the present Solve or Denoise takes."""
+        """Evaluations that one row of the present Solve, Denoise or Gradient takes."""
+        if isinstance(self.ask, Gradient):
+            ask = self.ask
+            return self.process.gradient_nfe(self.particles.step, ask.calls, ask.through, ask.each)
         return self.process.price(self.particles, self.until, self.kernel, self.branch)
 
     @property
@@ -156,7 +163,9 @@ class Search:
 
     @property
     def calls_a_score(self) -> int:
-        """Verifier calls that one row of the present Score takes."""
+        """Verifier calls that one row of the present Score or Gradient takes."""
+        if isinstance(self.ask, Gradient):
+            return self.process.calls(1, 0) if self.ask.pull is None else 0
         return self.process.judges[self.particles.step == self.process.steps]
 
     def affordable(self) -> int:
@@ -170,6 +179,8 @@ class Search:
         left = self.nfe_left
         if left is not None and self.price > 0:
             rows = min(rows, left // self.price)
+        if isinstance(self.ask, Gradient):
+            return self._judged(rows, self.calls_a_score)
         if self.until == self.process.steps:
             rows = self._judged(rows, self.roles.calls)
         return rows if isinstance(self.ask, Solve) or rows == all_rows else 0
@@ -191,7 +202,7 @@ class Search:
     def admit(self, rows: int) -> None:
         self._answers = [None] * rows
 
-    def finish(self, row: int, answer: Particles | Prediction) -> None:
+    def finish(self, row: int, answer: Particles | Prediction | Graded) -> None:
         assert self._answers is not None
         self._answers[row] = answer
 
@@ -208,6 +219,8 @@ class Search:
             self.throw(BudgetExhausted())
         elif isinstance(ask, Solve):
             self.send(cat([a for a in answers if isinstance(a, Particles)]))
+        elif isinstance(ask, Gradient):
+            self.send(Graded.cat([a for a in answers if isinstance(a, Graded)]))
         else:
             parts = [a for a in answers if isinstance(a, Prediction)]
             self.send(Prediction.cat(parts))
@@ -215,7 +228,7 @@ class Search:
     @property
     def particles(self) -> Particles:
         """The particles that the present question is about."""
-        assert isinstance(self.ask, Solve | Denoise | Score)
+        assert isinstance(self.ask, Solve | Denoise | Score | Gradient)
         return self.ask.particles
 
     def label(self, row: int) -> str:
@@ -274,10 +287,11 @@ class Search:
         return new > old
 
 
-def _check(ask: Ask, steps: int) -> None:
+def _check(ask: Ask, process: PromptProcess) -> None:
     """Mistakes in a sampler are told where they are made."""
-    if not isinstance(ask, Solve | Denoise | Score):
-        raise TypeError(f"a sampler asks with Solve, Denoise or Score, not {ask!r}")
+    steps = process.steps
+    if not isinstance(ask, Solve | Denoise | Score | Gradient):
+        raise TypeError(f"a sampler asks with Solve, Denoise, Score or Gradient, not {ask!r}")
     step = ask.particles.step
     if ask.particles.inner and not (isinstance(ask, Solve) and ask.kernel is not None):
         raise ValueError(
@@ -287,3 +301,5 @@ def _check(ask: Ask, steps: int) -> None:
         raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {ask.until}")
     if isinstance(ask, Denoise) and step >= steps:
         raise ValueError("particles at the clean end have no model call left: Denoise before it")
+    if isinstance(ask, Gradient):
+        check_gradient(ask, process)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from genscale.archive import Archive
 from genscale.budget import Budget
@@ -173,6 +174,19 @@ def pictures(x: Tensor, prompts: tuple[int, ...]) -> Media:
     return Media(x[:, :, None, None].clone())
 
 
+class Full:
+    """A decoder on a GPU that holds two pictures."""
+
+    def __init__(self, fits: int) -> None:
+        self.fits, self.tried = fits, 0
+
+    def __call__(self, x: Tensor, prompts: tuple[int, ...]) -> Media:
+        self.tried += 1
+        if len(x) > self.fits:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return pictures(x, prompts)
+
+
 def process_of(
     steps: int = 6, guided: int | Sequence[int] = 1, churn: float = 0.0, seed: int = 0, prompt: int = 0
 ) -> dict[str, Any]:
@@ -193,6 +207,23 @@ def process_of(
         "own_draw": own_draw,
         "off_grid": None,
     }
+
+
+def answered(mixture: Mixture, batch: Batch, times: Sequence[float]) -> Tensor:
+    """The model's answer, with its graph and a checkpoint as the batch asks."""
+    t = times[batch.step] if batch.time is None else batch.time
+    with torch.set_grad_enabled(batch.grad):
+        if batch.checkpoint:
+            return checkpoint(mixture.velocity, batch.x, t, use_reentrant=False)
+        return mixture.velocity(batch.x, t)
+
+
+def under_way(engine: Engine) -> list[tuple[int, int]]:
+    """(prompt, candidate id) of the rows of the open batch."""
+    group = engine._gradients.under_way
+    if group is not None:
+        return [(s.index, s.particles.candidates[row].id) for s, row in group.jobs]
+    return [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
 
 
 def run(
@@ -216,14 +247,15 @@ def run(
     keep: int = 1,
     stop: Any = None,
     more: dict[str, Any] | None = None,
+    mixture: Any = None,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
     guided: NFE of a row at each step, as CFG would cost; a sequence gives each step its own. on_batch: called
     before each batch with the batch and the (prompt, candidate id) of its rows. decode: instead of the bed's.
     fits: rows of a batch that fit into memory; larger ones fail as on a GPU. stop: rules, or their text.
-    more: parts of the process that differ from the bed's. A prompt's noise depends on
-    its number and the seed alone.
+    more: parts of the process that differ from the bed's. mixture: another model than the bed's.
+    A prompt's noise depends on its number and the seed alone.
     """
     budget = budget or Budget()
     roles = roles or Roles(Panel((Juror("first", verifier),)))
@@ -240,7 +272,7 @@ def run(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
         batch_size=batch_size, on_event=on_event,
     )  # fmt: skip
-    mixture, loop = Mixture(), engine.run()
+    mixture, loop = mixture or Mixture(), engine.run()
     try:
         batch = next(loop)
         while True:
@@ -251,10 +283,8 @@ def run(
                 continue
             batches.append(batch)
             if on_batch is not None:
-                on_batch(
-                    batch, [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
-                )
-            value = mixture.velocity(batch.x, times[batch.step] if batch.time is None else batch.time)
+                on_batch(batch, under_way(engine))
+            value = answered(mixture, batch, times)
             batch = loop.send(Output(value, batch.x, evaluations[batch.step] * len(batch.prompts)))
     except StopIteration:
         pass

@@ -18,7 +18,7 @@ from genscale.media import Media
 from genscale.panel import Juror, Panel, Roles, mean_rank
 from genscale.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
-from tests.analytic import SAMPLERS, Run, first_coordinate, pictures, run
+from tests.analytic import SAMPLERS, Full, Run, first_coordinate, run
 
 
 def second_coordinate(media: Media, prompts: Sequence[str]) -> torch.Tensor:
@@ -77,19 +77,6 @@ def test_memory_may_run_out_later() -> None:
 def test_one_row_that_does_not_fit_is_given_back() -> None:
     made = run(BestOfN(1))
     assert made.engine.halve(1) is None
-
-
-class Full:
-    """A decoder on a GPU that holds two pictures."""
-
-    def __init__(self, fits: int) -> None:
-        self.fits, self.tried = fits, 0
-
-    def __call__(self, x: torch.Tensor, prompts: tuple[int, ...]) -> Media:
-        self.tried += 1
-        if len(x) > self.fits:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return pictures(x, prompts)
 
 
 ONE_BY_ONE = ("search_over_paths of one", "dfs below a number")  # decode one at a time

@@ -41,6 +41,7 @@ FLOORS = (
     (
         "protocol",
         "process",
+        "gradient_questions",
         "affordable",
         "halving",
         "remainder",
@@ -51,7 +52,20 @@ FLOORS = (
         "particle_filter",
     ),
     # what runs searches
-    ("ledger", "panel", "archive", "events", "search", "engine", "plan", "result", "plugins", "calibration"),
+    (
+        "ledger",
+        "panel",
+        "archive",
+        "events",
+        "search",
+        "unroll",
+        "gradients",
+        "engine",
+        "plan",
+        "result",
+        "plugins",
+        "calibration",
+    ),
     # plug-ins
     ("samplers", "verifiers"),
     ("pipelines",),

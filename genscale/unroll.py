@@ -1,0 +1,88 @@
+"""Model calls of some rows one after another with their graph, and the way back through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.gradient_questions import kernel_of
+from genscale.particles import Particles
+from genscale.process import PromptProcess
+from genscale.protocol import Batch, Gradient, Output, Prediction
+
+
+class Unroll:
+    """Rows [n] of questions of one kind; `ask` is one of them, `process` its own, `noises` those of all rows.
+
+    forwards: rows through the denoiser so far. prediction: of the first call. x0: the last call's clean estimates, once
+    they are known; with the graph to the latents if it goes through the model.
+    """
+
+    def __init__(
+        self, process: PromptProcess, ask: Gradient, particles: Particles, noises: Tensor | None
+    ) -> None:
+        self.process, self.ask, self.steps = process, ask, (particles.step, *ask.calls)
+        self.through_model = ask.through == "model"
+        self.leaf = particles.x.detach().float().clone().requires_grad_(self.through_model)
+        self.noises = None if noises is None else noises.detach().to(self.leaf).clone().requires_grad_()
+        self.particles = Particles(self.leaf, particles.step, particles.candidates)
+        self.forwards = self.at = 0
+        self.prediction: Prediction | None = None
+        self.x0: Tensor | None = None
+
+    @property
+    def checkpointed(self) -> bool:
+        """Whether calls are computed again on the way back, so that one call's graph is held at a time."""
+        return self.through_model and len(self.steps) > 1
+
+    def batch(self, prompts: tuple[int, ...]) -> Batch:
+        """The next model call."""
+        with torch.set_grad_enabled(self.through_model):
+            x, time = self.process.query(self.particles, None)
+        place = self.process.place(self.particles.step)
+        return Batch(x, place, prompts, time, grad=self.through_model, checkpoint=self.checkpointed)
+
+    def absorb(self, output: Output) -> bool:
+        """Step to the next call; True after the last."""
+        self.forwards += output.evaluations
+        if self.through_model and not (output.value.requires_grad and output.x.requires_grad):
+            raise Refusal(
+                "the model's answer keeps no graph to the latents, so there is no gradient: use a pipeline whose "
+                "denoiser can be differentiated, or ask for gradients through the decoder only."
+            )
+        with torch.set_grad_enabled(self.through_model):
+            prediction = self.process.predict(self.particles, output.value, output.x)
+            if self.prediction is None:
+                self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach())
+            if self.at + 1 == len(self.steps):
+                self.x0 = prediction.x0
+                return True
+            noise = None if self.noises is None else self.noises[self.at]
+            self.at += 1
+            self.particles = self.process.leap(
+                self.particles, prediction, kernel_of(self.ask), self.steps[self.at], noise
+            )
+        return False
+
+    def back(self, pulls: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+        """What each of `pulls` [n, *latent] at the clean estimates is at the latents, and at the noises."""
+        assert self.x0 is not None
+        if not self.through_model:
+            alpha = self.process.schedule.level(self.steps[0]).alpha
+            return [(pull.float() / alpha, None) for pull in pulls]
+        leaves = (self.leaf,) if self.noises is None else (self.leaf, self.noises)
+        found: list[tuple[Tensor, Tensor | None]] = []
+        for i, pull in enumerate(pulls):
+            made = torch.autograd.grad(
+                self.x0,
+                leaves,
+                pull.to(self.x0),
+                retain_graph=i + 1 < len(pulls),
+                allow_unused=True,
+                materialize_grads=True,  # a kernel without noise leaves the noises unused
+            )
+            found.append((made[0], made[1] if len(made) > 1 else None))
+        return found
