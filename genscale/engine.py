@@ -248,17 +248,18 @@ class Engine:
             for flight in flights:
                 n = len(flight.rows)
                 flight.search.spent += output.evaluations * n // total
-                self._advance(flight, output.value[at : at + n], output.x[at : at + n])
+                rate = None if output.rate is None else output.rate[at : at + n]
+                self._advance(flight, output.value[at : at + n], output.x[at : at + n], rate)
                 at += n
         self.on_event(Denoised(self.ledger.nfe, total))
         for search in {id(f.search): f.search for f in flights}.values():
             if search.complete:
                 search.answer()
 
-    def _advance(self, flight: Flight, value: Tensor, x: Tensor) -> None:
+    def _advance(self, flight: Flight, value: Tensor, x: Tensor, rate: Tensor | None) -> None:
         process, search = flight.search.process, flight.search
         if flight.until is None:
-            prediction = process.predict(flight.particles, value, x)
+            prediction = replace(process.predict(flight.particles, value, x), rate=rate)
             if flight.branch is None:
                 self.archive.add_predicted(search.index, flight.particles, prediction)
             for i, row in enumerate(flight.rows):

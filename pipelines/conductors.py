@@ -14,6 +14,7 @@ from genscale.pipelines.branches import Branches, Part, doubled
 from genscale.pipelines.elastic import Gather, Kept, NotElastic, rows_of, sample_of
 from genscale.pipelines.layout import Layout
 from genscale.pipelines.memo import Memo
+from genscale.pipelines.mixing import Mixing
 from genscale.pipelines.noise import Replay
 from genscale.pipelines.solver import OwnSolver
 from genscale.pipelines.stand_in import OffGrid, own
@@ -89,9 +90,10 @@ class Serve(Conductor):
     """Answers an engine's batches with the pipeline's own loop body.
 
     rows: rows that the pipeline was called with, one a prompt; or one a latent when `composition`, the prompt
-    index of every row, is given: then only batches of just that composition are served. probe: what is known of the
-    loop. ask: gives the open batch, or for an output the next one. level_of: what the loop is shown for a noise level
-    between those of its grid. branches: how the two branches of classifier-free guidance are evaluated.
+    index of every row, is given: then only batches of just that composition are served. replay: what these rows draw
+    before the loop. probe: what is known of the loop. ask: gives the open batch, or for an output the next one.
+    level_of: what the loop is shown for a noise level between those of its grid. branches: how the two branches of
+    classifier-free guidance are evaluated. mixing: what else is evaluated beside the pipeline's own predictions.
     """
 
     def __init__(
@@ -104,18 +106,19 @@ class Serve(Conductor):
         ask: Callable[[Output | None], Batch],
         level_of: Callable[[float], OffGrid],
         branches: Callable[[], Branches],
+        replay: Replay,
+        mixing: Mixing | None = None,
         composition: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(memo, templates)
         self.probe, self.solver, self.rows, self._ask = probe, solver, rows, ask
         self.readings = probe.readings
-        self.composition = composition
-        self.replay = probe.replay_for(composition)
+        self.composition, self.replay = composition, replay
         self.prompts: tuple[int, ...] = ()
         self.evaluations = 0
         self.after_real_step = self.replaying = self.jumped = False
         self.leading = True  # this pass evaluates nothing, it leads up to the batch that is asked next
-        self.level_of, self.branches = level_of, branches
+        self.level_of, self.branches, self.mixing = level_of, branches, mixing
         self._branch: str | None = None
         self._calls = 0  # of a denoiser in this iteration
         self._only: Any = (
@@ -152,11 +155,18 @@ class Serve(Conductor):
             kwargs = {k: self._kept(gather, name, k, v) for k, v in kwargs.items()}
         if self._branch is not None and is_denoiser(name):
             return self._one_branch(name, module, forward, args, kwargs)
-        output = forward(*args, **kwargs)
+        output = self._forward(name, module, forward, args, kwargs)
         if is_denoiser(name):
             self.evaluations += rows
         self.templates.known.setdefault(name, (output, rows))
         return output
+
+    def _forward(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """A model's call, by the model that the batch asks for."""
+        if self._batch is None or not self._batch.model or not is_denoiser(name):
+            return forward(*args, **kwargs)
+        assert self.mixing is not None
+        return self.mixing.variants[self._batch.model](name, module, forward, args, kwargs)
 
     def _one_branch(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Evaluate one branch, and give its output for the other, too: what the pipeline makes of both is just that."""
@@ -168,10 +178,10 @@ class Serve(Conductor):
             part = Part(place, n, sample)
             args, kwargs = tuple(part(a) for a in args), {k: part(v, k) for k, v in kwargs.items()}
             self.evaluations += n
-            return doubled(forward(*args, **kwargs), n)
+            return doubled(self._forward(name, module, forward, args, kwargs), n)
         if self._only is None and number == place:
             self.evaluations += n
-            self._only = forward(*args, **kwargs)
+            self._only = self._forward(name, module, forward, args, kwargs)
         return self.templates.skip(name, module, forward, args, kwargs) if self._only is None else self._only
 
     def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
@@ -231,7 +241,7 @@ class Serve(Conductor):
     def _open(self, batch: Batch) -> Tensor:
         if self.composition is not None and batch.prompts != self.composition:
             raise NotElastic
-        if not self._goes_on(batch) or batch.branch is not None:
+        if not self._goes_on(batch) or batch.branch is not None or self.mixing is not None:
             forget_caches(self.pipe)
         self.leading, self._batch, self._branch = False, batch, batch.branch
         if self._branch is not None and self.probe.edits and not self.branches().together:

@@ -23,7 +23,9 @@ BASE, ADAPTER = "base", "adapter:"
 class Variant(Protocol):
     """Runs a denoiser's call in another model."""
 
-    def __call__(self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any: ...
+    def __call__(
+        self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,11 @@ class Exchanged:
 
     modules: Mapping[str, nn.Module]
 
-    def __call__(self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return self.modules[name](*args, **kwargs) if name in self.modules else forward(*args, **kwargs)
+    def __call__(
+        self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        other = self.modules.get(name, module)
+        return forward(*args, **kwargs) if other is module else other(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Switched:
 
     adapters: tuple[str, ...] = ()
 
-    def __call__(self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def __call__(
+        self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         with _switched(module, self.adapters):
             return forward(*args, **kwargs)
 
@@ -64,7 +71,7 @@ def _switched(module: nn.Module, adapters: tuple[str, ...]) -> Iterator[None]:
 
 
 def _adapted(module: nn.Module) -> list[Any]:
-    """Layers with adapters. Kept on the module: walking a large one at each call would cost."""
+    """Layers with adapters."""
     try:
         from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError:
@@ -102,14 +109,19 @@ def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
         return Switched((adapter,))
     known = {*models, BASE}
     raise Refusal(
-        f"the mix asks for model '{name}', which was not given{did_you_mean(name, known)}: give models={{'{name}': ...}}."
+        f"the mix asks for model '{name}', which was not given{did_you_mean(name, known)}: give "
+        f"models={{'{name}': ...}}."
     )
 
 
 def denoisers(pipe: Any) -> dict[str, nn.Module]:
     """The pipeline's denoisers by component name."""
     found = {n: m for n, m in pipe.components.items() if isinstance(m, nn.Module) and is_denoiser(n)}
-    return {n: m for n, m in found.items() if any(word in n for word in ("unet", "transformer", "prior", "decoder"))}
+    return {
+        n: m
+        for n, m in found.items()
+        if any(word in n for word in ("unet", "transformer", "prior", "decoder"))
+    }
 
 
 def _fitting(pipe: Any, name: str, other: Any) -> dict[str, nn.Module]:
@@ -133,9 +145,9 @@ def _fitting(pipe: Any, name: str, other: Any) -> dict[str, nn.Module]:
     for part, module in found.items():
         for field in ("in_channels", "out_channels"):
             mine, its = (getattr(getattr(m, "config", None), field, None) for m in (own[part], module))
-            if mine != its and not None in (mine, its):
+            if mine != its and None not in (mine, its):
                 raise Refusal(
-                    f"model '{name}' has {its} {field.replace('_', ' ')}, {type(pipe).__name__} has {mine}: they do "
-                    "not share a latent space."
+                    f"model '{name}' has {its} {field.replace('_', ' ')}, {type(pipe).__name__} has {mine}: "
+                    "they do not share a latent space."
                 )
     return found
