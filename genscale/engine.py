@@ -242,17 +242,19 @@ class Engine:
             for flight in flights:
                 n = len(flight.rows)
                 flight.search.spent += output.evaluations * n // total
-                self._advance(flight, output.value[at : at + n], output.x[at : at + n])
+                self._advance(flight, output, slice(at, at + n))
                 at += n
         self.on_event(Denoised(self.ledger.nfe, total))
         for search in {id(f.search): f.search for f in flights}.values():
             if search.complete:
                 search.answer()
 
-    def _advance(self, flight: Flight, value: Tensor, x: Tensor) -> None:
+    def _advance(self, flight: Flight, output: Output, rows: slice) -> None:
         process, search = flight.search.process, flight.search
+        value, x = output.value[rows], output.x[rows]
         if flight.until is None:
-            prediction = process.predict(flight.particles, value, x)
+            rate = None if output.rate is None else output.rate[rows].detach()
+            prediction = process.predict(flight.particles, value, x, rate)
             self.archive.add_predicted(search.index, flight.particles, prediction)
             for i, row in enumerate(flight.rows):
                 search.finish(row, prediction[[i]])

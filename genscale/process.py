@@ -279,8 +279,10 @@ class PromptProcess:
             x0 = self.view.clean_and_noise(particles.step, output, x)[0]
         return Particles(new, particles.step + 1, particles.candidates, memory, x0)
 
-    def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
-        return Prediction(*self._view().clean_and_noise(particles.step, output, _kept(particles.x, x)))
+    def predict(
+        self, particles: Particles, output: Tensor, x: Tensor, rate: Tensor | None = None
+    ) -> Prediction:
+        return Prediction(*self._view().clean_and_noise(particles.step, output, _kept(particles.x, x)), rate)
 
     def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
         return self._step(particles, prediction, kernel, preview=False)

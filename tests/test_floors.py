@@ -26,6 +26,8 @@ FLOORS = (
         "shapes",
         "agreement",
         "interpolant",
+        "mix",
+        "guidance",
         "kernel",
         "population",
         "thompson",
@@ -41,6 +43,7 @@ FLOORS = (
     (
         "protocol",
         "process",
+        "mixer",
         "gradient_questions",
         "affordable",
         "halving",
