@@ -36,6 +36,8 @@ FLOORS = (
         "potential",
         "weights",
         "clusters",
+        "mix",
+        "guidance",
     ),
     # the language of asking, and the process it is about
     (
