@@ -43,6 +43,7 @@ FLOORS = (
     (
         "protocol",
         "process",
+        "mixer",
         "gradient_questions",
         "affordable",
         "halving",
