@@ -174,8 +174,8 @@ class Archive:
         tensors = self._stored(self._predicted.get((prompt, candidate.id, step)), candidate)
         if tensors is None:
             return None
-        tensors = {k: v.to(device) for k, v in tensors.items()}
-        return Prediction(tensors["x0"], tensors["eps"], tensors.get("rate"))
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return Prediction(moved["x0"], moved["eps"], moved.get("rate"))
 
     def add_predicted(self, prompt: int, particles: Particles, prediction: Prediction) -> None:
         """Store each row of a prediction (nothing without a folder)."""

@@ -1,19 +1,16 @@
-"""Mixing predictions: several sources (prompts, guidance branches, models) answer, one prediction is made of them.
+"""A mix: several predictions of one noisy latent, of other prompts, branches or models, combined to one.
 
-All sources see the same latents x = alpha x0 + sigma eps at the same level. There the maps between eps, x0, v and
-flow are affine with the same linear part for all, so a combination whose weights sum to 1 is the same in every kind of
-prediction. Weights that do not sum to 1 (products of experts, annealing) mean a combination of scores, -eps / sigma.
-
-The mix sum w_i eps_i is the score of prod q_i^w_i at this level, but one such level is not the noised version of the
-next: what a run of mixed predictions draws is not prod q_i^w_i of the clean densities. `rate` is what it misses.
+Every kind of prediction is affine in the others (genscale.prediction), so a combination whose weights sum to 1 means
+the same in x0, eps, v and flow. Other weights mean something in the score alone: s = sum w_i s_i is that of
+prod q_i^w_i, as far as a product of noised densities is the noised product (it is not: genscale.samplers.fkc corrects).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,17 +19,17 @@ from genscale.errors import Refusal
 from genscale.prediction import View
 from genscale.schedule import Level
 
-BRANCHES = ("cond", "uncond")
-_ONE = 1e-9  # how far from 1 a sum of weights may be and still be 1
+ONE = 1e-9  # weights sum to 1 within this
+BRANCHES = (None, "cond", "uncond")
 
 
 @dataclass(frozen=True)
 class Source:
     """What is evaluated for one part of a mix.
 
-    prompt: None for the row's own; "{prompt}" in it is replaced by that. branch: "cond" or "uncond" for one branch of
-    classifier-free guidance alone, None as the pipeline combines them. model: another model that shares the latent
-    space, by name; "" is the pipeline's own.
+    prompt: a text, in which "{prompt}" stands for the row's own; None: that itself. branch: "cond" or "uncond" for
+    one branch of classifier-free guidance alone; None: both, as the pipeline combines them. model: the name of another
+    model that shares the latent space; "": the pipeline's own.
     """
 
     prompt: str | None = None
@@ -40,23 +37,15 @@ class Source:
     model: str = ""
 
     def __post_init__(self) -> None:
-        if self.branch is not None and self.branch not in BRANCHES:
-            raise Refusal(
-                f"a source of a mix has branch 'cond' or 'uncond', or none, not {self.branch!r}: name one of these."
-            )
-
-    @property
-    def own(self) -> bool:
-        """Whether it is just what the pipeline would answer."""
-        return self == Source()
+        if self.branch not in BRANCHES:
+            raise Refusal(f"a branch of guidance is 'cond' or 'uncond', not '{self.branch}'.")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in the run a model call is.
+    """Where in the run a model call is: its step of `steps`, its noise level and the next one of the grid.
 
-    step: of `steps` model calls of the pipeline's grid (the nearest one, for a call between its levels). level: of
-    this call; following: the next less noisy level of the grid. Both None where they cannot be read.
+    Levels are None where a scheduler's cannot be read.
     """
 
     step: int
@@ -66,204 +55,240 @@ class Moment:
 
     @property
     def fraction(self) -> float:
-        """Share of the run that is done before this call, in [0, 1)."""
+        """Of the run that lies behind, in [0, 1)."""
         return self.step / self.steps
 
+    @staticmethod
+    def at(view: View | str, step: int, steps: int, time: float | None = None) -> Moment:
+        """Of a model call at a step of the grid, or near it at a linear time of its own.
 
-@dataclass(frozen=True)
-class Part:
-    """The answer of one source that has weight: `value` [n, ...] as the model gave it for latents x [n, *latent]."""
+        The next level is the first of the grid that is less noisy: second-order schedulers call at one level twice.
+        """
+        if isinstance(view, str):
+            return Moment(step, steps)
+        levels = view.schedule
+        level = levels.level(step) if time is None else levels.between(time)
+        later = (levels.level(i) for i in range(step, levels.steps + 1))
+        following = next(
+            (other for other in later if other.time < level.time - 1e-9), levels.level(levels.steps)
+        )
+        return Moment(step, steps, level, following)
 
-    source: Source
-    weight: float
-    value: Tensor
-    x: Tensor
-    view: View | str  # how to read it, the same for all parts; or why that is not possible
 
-
-class Mix(Protocol):
-    """A rule that makes one prediction of several."""
-
-    linear: ClassVar[bool]  # whether it is the weighted sum of scores, so that `rate` is known
+class Mix(ABC):
+    """Which predictions are combined, and how at each moment. Subclasses are frozen dataclasses."""
 
     @property
+    @abstractmethod
     def sources(self) -> tuple[Source, ...]: ...
+
+    @abstractmethod
     def weights(self, moment: Moment) -> tuple[float, ...]:
-        """One number a source; those of weight 0 are not evaluated."""
+        """One for each source; a source of weight 0 is not evaluated then."""
 
-    def join(self, parts: Sequence[Part], moment: Moment) -> Tensor:
-        """What stands for the model's output, in the kind, shape and dtype of the first part's."""
-
-
-class Linear:
-    """The weighted sum, as most rules have it."""
-
-    linear: ClassVar[bool] = True
-
-    def join(self, parts: Sequence[Part], moment: Moment) -> Tensor:
-        return weighted(parts, moment)
-
-
-def weighted(parts: Sequence[Part], moment: Moment) -> Tensor:
-    """The weighted sum of predictions, as an output of the model's kind, worked out in float32 or better.
-
-    With weights that sum to 1 the outputs themselves are summed; else, or where they differ in shape, their scores.
-    Of a learned variance, the second half of the channels is the first part's. A limit on clean estimates is left for
-    the scheduler to apply to the mix, as it is with guidance: parts are not limited. At pure noise, alpha = 0, where
-    weights that do not sum to 1 give no finite x0, they are divided by their sum: that is the mean of the product of
-    Gaussians. Refusal where a sum of scores is asked for and the levels are unknown.
-    """
-    first, total = parts[0], math.fsum(p.weight for p in parts)
-    halves = [_split(p) for p in parts]
-    alike = all(h[0].shape == halves[0][0].shape for h in halves)
-    if alike and abs(total - 1) <= _ONE:
-        made = _sum([p.weight for p in parts], [h[0] for h in halves])
-    else:
-        made = _of_scores(parts, moment, total)
-    made, rest = made.to(first.value.dtype), halves[0][1]
-    return made if rest is None else torch.cat([made, rest], 1)
-
-
-def rate(parts: Sequence[Part], moment: Moment) -> Tensor:
-    """d log w / d log(alpha / sigma), float64 [n]: |sum w eps|^2 - sum w |eps|^2 over the whole latent.
-
-    Feynman-Kac correctors (Skreta et al. 2025, arXiv 2503.02819, section 3; its cases are this one formula): particles
-    that follow the mix, with any churn, and carry these log-weights, are a weighted sample of prod q_i^w_i at every
-    level. Worked out around one of the parts, since the two terms are nearly equal. Limits on x0 do not enter: with
-    one the weights are no longer exact. Refusal where the levels are unknown.
-    """
-    weights = [p.weight for p in parts]
-    eps = [pair(p, moment)[1].double().flatten(1) for p in parts]
-    # With any m and S = sum w e:  |S|^2 - sum w |e|^2 = |S - m|^2 + (sum w - 1) |m|^2 - sum w |e - m|^2
-    first, more = eps[0], total_of(weights) - 1
-    gaps = [e - first for e in eps]
-    moved = _sum(weights, gaps) + more * first
-    return (
-        moved.square().sum(1)
-        + more * first.square().sum(1)
-        - _sum(weights, [g.square().sum(1) for g in gaps])
-    )
-
-
-def pair(part: Part, moment: Moment) -> tuple[Tensor, Tensor]:
-    """(x0, eps) of a part, without the scheduler's limit. Refusal where the levels are unknown."""
-    view, level = _readable(part, moment)
-    return view.pair(level, part.value, part.x, limited=False)
-
-
-def total_of(weights: Sequence[float]) -> float:
-    """The sum of weights, exactly 1 where it is 1 but for rounding."""
-    total = math.fsum(weights)
-    return 1.0 if abs(total - 1) <= _ONE else total
-
-
-def _of_scores(parts: Sequence[Part], moment: Moment, total: float) -> Tensor:
-    view, level = _readable(parts[0], moment)
-    weights, pairs = [p.weight for p in parts], [pair(p, moment) for p in parts]
-    if level.alpha == 0:
-        if abs(total) <= _ONE:
-            raise Refusal(
-                "the weights of a mix sum to 0 at pure noise, where they then have no meaning: start it later."
-            )
-        weights = [w / total for w in weights]
-    eps = _sum(weights, [e for _, e in pairs])
-    if abs(math.fsum(weights) - 1) <= _ONE:
-        x0 = _sum(weights, [x0 for x0, _ in pairs])
-    else:
-        x0 = (parts[0].x.to(eps.dtype) - level.sigma * eps) / level.alpha
-    return view.output_at(level, x0, eps)
-
-
-def _readable(part: Part, moment: Moment) -> tuple[View, Level]:
-    if isinstance(part.view, str) or moment.level is None:
-        raise Refusal(
-            f"this mix needs the noise levels, and {part.view}: use weights that sum to 1, without correction."
-        )
-    return part.view, moment.level
-
-
-def _split(part: Part) -> tuple[Tensor, Tensor | None]:
-    """A model output, and the second half of its channels if that is a variance."""
-    value, x, view = part.value, part.x, part.view
-    channels = x.shape[1] if x.ndim > 1 else 0
-    doubled = value.ndim == x.ndim and channels and value.shape[1] == 2 * channels
-    if doubled and (isinstance(view, str) or view.learned_variance):
-        return value[:, :channels], value[:, channels:]
-    return value, None
-
-
-def _sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    """In float32 or better."""
-    dtype = torch.float32
-    for t in tensors:
-        dtype = torch.promote_types(dtype, t.dtype)
-    made = weights[0] * tensors[0].to(dtype)
-    for w, t in zip(weights[1:], tensors[1:], strict=True):
-        made = made + w * t.to(dtype)
-    return made
-
-
-def window(start: float, stop: float) -> None:
-    """Refuse a window [start, stop) that is none of the run's fraction."""
-    if not 0 <= start < stop <= 1:
-        raise Refusal(
-            f"a mix that holds from {start} to {stop} has no place in a run: give fractions, 0 <= start < stop <= 1."
-        )
-
-
-def finite(name: str, *values: float) -> None:
-    """Refuse numbers that are none."""
-    if not all(math.isfinite(v) for v in values):
-        raise Refusal(f"{name} must be finite, unlike {', '.join(map(str, values))}.")
+    def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor | None:
+        """Model outputs [n, ...] of the active sources to one, where that is not linear; None: by the weights."""
+        return None
 
 
 @dataclass(frozen=True)
-class Weighted(Linear):
-    """Any sources with any weights: sum values_i prediction_i.
+class Weighted(Mix):
+    """Fixed weights, within the part [start, stop) of the run; outside it only source number `outside` counts."""
 
-    start, stop: the fraction of the run in which that holds; before and after, only source number `outside` counts.
-    """
-
-    sources: tuple[Source, ...]
+    parts: tuple[Source, ...]
     values: tuple[float, ...]
     start: float = 0.0
     stop: float = 1.0
     outside: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", tuple(self.sources))
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-        if len(self.sources) != len(self.values) or not any(self.values):
+        if len(self.parts) != len(self.values) or not self.parts:
             raise Refusal(
-                f"a mix of {len(self.sources)} sources has as many weights, not all 0, unlike {list(self.values)}."
+                f"a mix of {len(self.parts)} predictions needs as many weights, not {len(self.values)}."
             )
-        finite("the weights of a mix", *self.values)
-        window(self.start, self.stop)
-        if self.outside not in range(len(self.sources)):
+        if len(set(self.parts)) < len(self.parts):
+            raise Refusal("a mix names one prediction twice: add up its weights.")
+        if not all(map(math.isfinite, self.values)) or not any(self.values):
+            raise Refusal(f"the weights {list(self.values)} of a mix must be finite, and not all 0.")
+        if not 0 <= self.outside < len(self.parts):
             raise Refusal(
-                f"outside={self.outside} is no source of this mix: choose 0 to {len(self.sources) - 1}."
+                f"outside={self.outside} must be the number of one of {len(self.parts)} predictions."
             )
+        check_window(self.start, self.stop)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.parts
 
     def weights(self, moment: Moment) -> tuple[float, ...]:
         if self.start <= moment.fraction < self.stop:
             return self.values
-        return tuple(float(i == self.outside) for i in range(len(self.sources)))
+        return tuple(float(i == self.outside) for i in range(len(self.parts)))
 
 
 @dataclass(frozen=True)
-class Tempered(Linear):
-    """Annealing: q^power, the score times `power` > 0; more than 1 sharpens."""
+class Tempered(Mix):
+    """Annealing: the score times a power, that of q^power. Below 1 more diverse, above 1 sharper."""
 
     power: float
-    source: Source = Source()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.power) and self.power > 0):
-            raise Refusal(f"a density is tempered by a power above 0, not {self.power}.")
+            raise Refusal(f"power={self.power} must be a number above 0.")
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        return (self.source,)
+        return (Source(),)
 
     def weights(self, moment: Moment) -> tuple[float, ...]:
         return (self.power,)
+
+
+@dataclass(frozen=True)
+class Guided(Mix):
+    """A mix whose every prediction is guided by another rule than the pipeline's own: weights multiply."""
+
+    mix: Mix
+    rule: Mix
+
+    def _inner(self, source: Source) -> tuple[Source, ...]:
+        if source.branch is not None:
+            return (source,)
+        return tuple(
+            replace(source, branch=s.branch, model=source.model or s.model) for s in self.rule.sources
+        )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(s for source in self.mix.sources for s in self._inner(source))
+
+    def weights(self, moment: Moment) -> tuple[float, ...]:
+        rule, total = self.rule.weights(moment), list[float]()
+        for source, w in zip(self.mix.sources, self.mix.weights(moment), strict=True):
+            total += [w] if source.branch is not None else [w * v for v in rule]
+        return tuple(total)
+
+    def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor | None:
+        outer = [(s, w) for s, w in zip(self.mix.sources, self.mix.weights(moment), strict=True) if w]
+        if abs(sum(w for _, w in outer) - 1) > ONE:
+            return None
+        made = []
+        for source, w in outer:
+            inner = dict(zip(self._inner(source), self.rule.sources, strict=False))
+            seen = {inner[s]: outputs[s] for s in inner if s in outputs}
+            value = outputs[source] if source.branch is not None else self.rule.join(moment, seen)
+            if value is None:
+                return None
+            made.append(w * _exact(value))
+        return torch.stack(made).sum(0).to(next(iter(outputs.values())).dtype)
+
+
+# ---------------------------------------------------------------- the usual ones
+
+
+def rlg(model: str, scale: float, start: float = 0.0, stop: float = 1.0) -> Weighted:
+    """Reinforcement-learning guidance (arXiv 2508.21016): base + scale (tuned - base), both the pipeline's and `model`.
+
+    The pipeline is the tuned model, `model` the base: "base" where the tuning is an adapter that can be switched off.
+    scale: 0 the base, 1 the tuned model, above 1 beyond it (paper: 1 to 3). Where the tuned model is base * exp(R /
+    beta), the mix aims at a KL coefficient of beta / scale; exactly so only with the corrector's weights.
+    """
+    return Weighted((Source(), Source(model=model)), (scale, 1 - scale), start, stop)
+
+
+def autoguidance(weak: str, scale: float, start: float = 0.0, stop: float = 1.0) -> Weighted:
+    """Guidance by a worse model (Karras et al. 2024, arXiv 2406.02507): weak + scale (own - weak)."""
+    return Weighted((Source(), Source(model=weak)), (scale, 1 - scale), start, stop)
+
+
+def compose(prompts: Sequence[str], weights: Sequence[float] | None = None) -> Weighted:
+    """Composition of prompts beside the row's own (Liu et al. 2022, arXiv 2206.01714), in the sense of a mixture of
+    their scores: the row's own has what is left to 1. weights: None gives all the same."""
+    each = [1 / (len(prompts) + 1)] * len(prompts) if weights is None else list(weights)
+    parts = (Source(), *(Source(prompt=p) for p in prompts))
+    return Weighted(parts, (1 - sum(each), *each))
+
+
+def negate(prompt: str, weight: float = 1.0) -> Weighted:
+    """Away from another prompt: (1 + weight) own - weight other (arXiv 2206.01714, section 4.2)."""
+    return Weighted((Source(), Source(prompt=prompt)), (1 + weight, -weight))
+
+
+def check_window(start: float, stop: float) -> None:
+    if not 0 <= start <= stop <= 1:
+        raise Refusal(f"start={start} and stop={stop} must be two increasing fractions of the run in [0, 1].")
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def combined(
+    outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: Level | None, x: Tensor
+) -> Tensor:
+    """Model outputs [n, ...] of one kind at one level and latents x [n, *latent], to one of that kind.
+
+    Worked out in float32 or better, and given in the first one's dtype. Weights that sum to 1 combine the outputs as
+    they are, also a learned variance. Others, or outputs of different shapes, combine scores, that is eps; the variance
+    is then the first one's. A scheduler's limit on clean estimates is for it to apply, to the result. Refusal: weights
+    that do not sum to 1 where the noise levels cannot be read, or that sum to 0 at pure noise.
+    """
+    first, whole_weight = outputs[0], total(weights)
+    if whole_weight == 1 and all(o.shape == first.shape for o in outputs):
+        whole = weights[0] * _exact(first)
+        for output, w in zip(outputs[1:], weights[1:], strict=True):
+            whole = whole + w * _exact(output)
+        return whole.to(first.dtype)
+    seen, at = readable(view, level)
+    pairs = [seen.pair(at, output, x) for output in outputs]
+    eps = torch.stack([w * pair[1] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
+    if whole_weight == 1:
+        x0 = torch.stack([w * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
+    elif at.alpha > 0:
+        x0 = (x - at.sigma * eps) / at.alpha
+    else:  # of pure noise, drawn from the prior's power: the mean of their product, where all look alike
+        if abs(whole_weight) <= ONE:
+            raise Refusal(
+                "the weights of a mix sum to 0 at pure noise, where that has no meaning: use others."
+            )
+        eps = x.to(eps.dtype) / at.sigma
+        x0 = torch.stack([w / whole_weight * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
+    whole = seen.output_at(at, x0, eps)
+    if first.shape != whole.shape:
+        whole = torch.cat([whole, first[:, whole.shape[1] :]], 1)
+    return whole.to(first.dtype)
+
+
+def rate(
+    outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: Level | None, x: Tensor
+) -> Tensor:
+    """d log w / d log(alpha / sigma) [n] float64: |sum w eps|^2 - sum w |eps|^2 over the whole latent.
+
+    The weight that makes the mix sample prod q_i^w_i (Feynman-Kac correctors, arXiv 2503.02819; the same for every
+    churn, interpolant and kind of prediction). A limit on clean estimates does not enter; the weights are then no
+    longer exact. The two terms nearly cancel where the sources agree, so this takes differences first: for any m and
+    S = sum w eps it is |S - m|^2 + (sum w - 1) |m|^2 - sum w |eps - m|^2.
+    """
+    seen, at = readable(view, level)
+    each = torch.stack([seen.pair(at, o, x)[1].flatten(1).double() for o in outputs])
+    w, more, m = torch.tensor(list(weights), dtype=torch.float64).to(each.device), total(weights) - 1, each[0]
+    gaps = each - m
+    moved = torch.einsum("k,knd->nd", w, gaps) + more * m
+    spread = torch.einsum("k,knd->n", w, gaps.square())
+    return moved.square().sum(1) + more * m.square().sum(1) - spread
+
+
+def readable(view: View | str, level: Level | None) -> tuple[View, Level]:
+    """The view without its limit, and the level. Refusal where they cannot be read."""
+    if isinstance(view, str) or level is None:
+        raise Refusal(f"weights that do not sum to 1 mix scores, which needs noise levels: {view}.")
+    return replace(view, limit=None), level
+
+
+def total(weights: Sequence[float]) -> float:
+    """The sum of weights, exactly 1 where it is 1 but for rounding."""
+    found = math.fsum(weights)
+    return 1.0 if abs(found - 1) <= ONE else found
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

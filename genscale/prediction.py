@@ -143,9 +143,7 @@ class View:
         """The pair (x0, eps) of model call i: `pair` at that level."""
         return self.pair(self.schedule.level(i), output, x)
 
-    def pair(
-        self, level: NoiseLevel, output: Tensor, x: Tensor, limited: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def pair(self, level: NoiseLevel, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (x0, eps) of a model call at any level; always x = alpha x0 + sigma eps, limited or not.
 
         x: [n, *latent] as given to `scheduler.step`; output: [n, *latent], or [n, 2 channels, ...].
@@ -156,7 +154,7 @@ class View:
         alpha, sigma, norm = self._seen(level)
         x0, eps = clean_and_noise(self.kind, self.gain * output, x / norm, alpha, sigma)
         x0 = x0 * self._unit
-        if self.limit is not None and limited:
+        if self.limit is not None:
             x0 = self.limit(x0)
             eps = clean_and_noise("sample", x0, x, level.alpha, level.sigma)[1]
         return x0, eps
@@ -166,7 +164,7 @@ class View:
         return self.output_at(self.schedule.level(i), x0, eps)
 
     def output_at(self, level: NoiseLevel, x0: Tensor, eps: Tensor) -> Tensor:
-        """`output` at any level."""
+        """The model output that stands for a pair at any level."""
         alpha, sigma, _ = self._seen(level)
         return convert(self.kind, x0 / self._unit, eps, alpha, sigma) / self.gain
 

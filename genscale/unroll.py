@@ -55,7 +55,7 @@ class Unroll:
             )
         with torch.set_grad_enabled(self.through_model):
             rate = None if output.rate is None else output.rate.detach()
-            prediction = self.process.predict(self.particles, output.value, output.x, rate)
+            prediction = self.process.predict(self.particles, output.value, output.x)
             if self.prediction is None:
                 self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach(), rate)
             if self.at + 1 == len(self.steps):

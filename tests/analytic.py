@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from genscale.engine import Engine, Roles
 from genscale.key import Key
 from genscale.ledger import Ledger
 from genscale.media import Media
-from genscale.mix import Source
+from genscale.mix import Mix, Moment
 from genscale.mixer import Mixer
 from genscale.panel import Juror, Panel
 from genscale.particles import Memory, Particles
@@ -229,8 +228,10 @@ def under_way(engine: Engine) -> list[tuple[int, int]]:
     return [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
 
 
-def _price(own: Sequence[int], source: Source, step: int) -> int:
-    return own[step]
+def mixed_nfe(mix: Mix, view: View, own: Sequence[int]) -> tuple[int, ...]:
+    """NFE of a row at each step, where every source costs the same."""
+    weights = [mix.weights(Moment.at(view, i, len(own))) for i in range(len(own))]
+    return tuple(nfe * sum(w != 0 for w in each) for nfe, each in zip(own, weights, strict=True))
 
 
 def run(
@@ -275,10 +276,9 @@ def run(
         parts = process_of(steps, guided, churn, seed, p) | (more or {})
         own, mixer = parts["evaluations"], None
         if mix is not None:
-            mixer = Mixer(
-                mix, parts["view"], parts.get("model_calls") or len(own), lambda p, text: p, rates=True
-            )
-            parts["evaluations"] = mixer.evaluations(partial(_price, own))
+            calls = parts.get("model_calls") or len(own)
+            mixer = Mixer(mix, parts["view"], calls, rated=True)
+            parts |= {"mix": mix, "evaluations": mixed_nfe(mix, parts["view"], own[:calls]) + own[calls:]}
         key = Key.from_seed(seed).fold("prompt", p)
         searches.append(
             Search.open(p, f"prompt {p}", sampler, key, budget, roles, keep=keep, stop=Stop.of(stop), **parts)

@@ -26,8 +26,6 @@ FLOORS = (
         "shapes",
         "agreement",
         "interpolant",
-        "mix",
-        "guidance",
         "kernel",
         "population",
         "thompson",
@@ -38,6 +36,8 @@ FLOORS = (
         "potential",
         "weights",
         "clusters",
+        "mix",
+        "guidance",
     ),
     # the language of asking, and the process it is about
     (

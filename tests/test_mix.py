@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from genscale.errors import Refusal
-from genscale.guidance import Cfg, CfgPlusPlus, autoguidance, compose, negate, product, rlg
+from genscale.guidance import Cfg, CfgPlusPlus
 from genscale.kernel import Ddim
-from genscale.mix import Moment, Part, Source, Tempered, Weighted, rate, weighted
+from genscale.mix import Moment, Source, Tempered, Weighted, autoguidance, compose, negate, rate, rlg
 from genscale.mixer import Mixer
 from genscale.particles import draw
 from genscale.prediction import PREDICTIONS, Limit, View, convert
@@ -34,8 +34,11 @@ X, CLEAN = torch.randn(2, 3, 4, 5, generator=GEN).double(), torch.randn(3, 2, 3,
 THREE = tuple(Source(model=m) for m in ("", "b", "c"))
 
 
-def mixer(mix: Any, view: View | str, **more: Any) -> Mixer:
-    return Mixer(mix, view, STEPS, lambda p, text: p + (10 if text == "other" else 20), **more)
+def mixer(mix: Any, view: View | str, rated: bool = False) -> Mixer:
+    def rows(prompt: int, text: str | None) -> int:
+        return prompt if text is None else prompt + (10 if text == "other" else 20)
+
+    return Mixer(mix, view, STEPS, rows, rated)
 
 
 def outputs_of(view: View, step: int) -> list[Tensor]:
@@ -85,15 +88,6 @@ def test_sums_of_outputs_would_not_be() -> None:
     assert (made["epsilon"] - made["flow"]).abs().max() > 0.1
 
 
-def test_models_of_different_kinds_are_mixed_as_the_pipelines_kind() -> None:
-    view, other = View(LINEAR, "flow"), View(LINEAR, "epsilon")
-    values = [outputs_of(view, 3)[0], outputs_of(other, 3)[1], outputs_of(view, 3)[2]]
-    made = mixer(Weighted(THREE, (0.5, 1.0, -0.5)), view, views={"b": other})
-    _, got = mixed(made, BATCH, values)
-    expected = sum(w * v for w, v in zip((0.5, 1.0, -0.5), outputs_of(view, 3), strict=True))
-    torch.testing.assert_close(got.value, expected, rtol=1e-9, atol=1e-9)
-
-
 def test_half_precision_is_summed_in_float32_and_given_back() -> None:
     view = View(LINEAR, "flow")
     values = [v.half() for v in outputs_of(view, 3)]
@@ -102,14 +96,19 @@ def test_half_precision_is_summed_in_float32_and_given_back() -> None:
     assert torch.equal(got.value, expected)
 
 
-def test_a_learned_variance_is_the_first_sources() -> None:
+def test_a_learned_variance_is_mixed_or_the_first_sources() -> None:
     view = View(LINEAR, "epsilon", learned_variance=True)
     values = [torch.cat([v, torch.full_like(v, i)], 1) for i, v in enumerate(outputs_of(view, 3))]
     for weights in ((0.5, 1.0, -0.5), (1.0, 1.0, 0.5)):
         _, got = mixed(mixer(Weighted(THREE, weights), view), BATCH, values)
         expected = sum(w * v[:, :3] for w, v in zip(weights, values, strict=True))
         torch.testing.assert_close(got.value[:, :3], expected)
-        assert torch.equal(got.value[:, 3:], torch.zeros_like(X))
+        variance = 0.0  # of the first in a sum of scores; 1 - .5 * 2 in one of outputs
+        torch.testing.assert_close(got.value[:, 3:], torch.full_like(X, variance))
+    plain = outputs_of(view, 3)[1]  # a model that says nothing of the variance
+    _, got = mixed(mixer(Weighted(THREE[:2], (-1.0, 2.0)), view), BATCH, [values[0], plain])
+    torch.testing.assert_close(got.value[:, :3], 2 * plain - values[0][:, :3])
+    assert torch.equal(got.value[:, 3:], values[0][:, 3:])
 
 
 def test_a_limit_is_left_to_the_scheduler() -> None:
@@ -117,7 +116,7 @@ def test_a_limit_is_left_to_the_scheduler() -> None:
     plain, limited = View(LINEAR, "flow"), View(LINEAR, "flow", limit=Limit(0.5))
     for weights in ((-1.5, 2.0, 0.5), (1.0, 1.0, 0.5)):
         outputs = [
-            mixed(mixer(Weighted(THREE, weights), v, rates=True), BATCH, outputs_of(plain, 3))[1]
+            mixed(mixer(Weighted(THREE, weights), v, rated=True), BATCH, outputs_of(plain, 3))[1]
             for v in (plain, limited)
         ]
         assert torch.equal(outputs[0].value, outputs[1].value)
@@ -141,14 +140,14 @@ def test_pure_noise_has_the_mean_of_the_product() -> None:
     "mix",
     [
         Weighted((Source(),), (1.0,)),
-        rlg("tuned", 0.0),
+        rlg("base", 1.0),
         negate("other", 0.0),
         Weighted((Source(), Source(model="b")), (0.3, 0.7), start=0.5),
         Tempered(1.0),
     ],
 )
 def test_the_pipelines_own_prediction_passes_untouched(mix: Any) -> None:
-    made, value = mixer(mix, View(LINEAR, "flow"), rates=True), torch.randn(2, 3, 4, 5).half()
+    made, value = mixer(mix, View(LINEAR, "flow"), rated=True), torch.randn(2, 3, 4, 5).half()
     asked, got = mixed(made, BATCH, [value])
     assert asked == [BATCH]
     assert got.value is value
@@ -189,10 +188,12 @@ def test_sources_become_batches_and_are_counted() -> None:
 
 def test_guidance_holds_in_its_interval() -> None:
     made = mixer(Cfg(4.0, 0.25, 0.5), View(LINEAR, "flow"))
-    prices = made.evaluations(lambda source, step: 1)
-    assert prices == (1, 1, 2, 2, 1, 1, 1, 1)
-    assert [w for _, w in made.active(made.moment(2))] == [-3.0, 4.0]
-    assert made.active(made.moment(4)) == [(Source(branch="cond"), 1.0)]
+    kept = []
+    for step in range(STEPS):
+        asked, _ = mixed(made, replace(BATCH, step=step), [X] * (1 + (step in (2, 3))))
+        kept.append([b.branch for b in asked])
+    assert kept == [["uncond", "cond"] if step in (2, 3) else ["cond"] for step in range(STEPS)]
+    assert made.mix.weights(made.moment(replace(BATCH, step=2))) == (-3.0, 4.0)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -204,7 +205,7 @@ def test_schedules_of_guidance_keep_its_mean(schedule: str) -> None:
 
 def test_a_smaller_batch_replaces_the_one_under_way() -> None:
     view = View(LINEAR, "flow")
-    made, values = mixer(Weighted(THREE, (-1.5, 2.0, 0.5)), view, rates=True), outputs_of(view, 3)
+    made, values = mixer(Weighted(THREE, (-1.5, 2.0, 0.5)), view, rated=True), outputs_of(view, 3)
     _, whole = mixed(made, BATCH, values)
     second = made.absorb(Output(values[0], X, 2)) if isinstance(made.open(BATCH), Batch) else None
     assert isinstance(second, Batch)  # memory runs out here
@@ -218,16 +219,24 @@ def test_a_smaller_batch_replaces_the_one_under_way() -> None:
 
 def test_a_call_between_the_levels_of_the_grid() -> None:
     made = mixer(CfgPlusPlus(0.5), View(LINEAR, "flow"))
-    moment = made.moment(3, 0.6)
+    moment = made.moment(replace(BATCH, time=0.6))
     assert moment.level == Level(0.4, 0.6)
     assert moment.following == LINEAR.level(4)
-    assert made.moment(3).following == LINEAR.level(4)
+    assert made.moment(BATCH).following == LINEAR.level(4)
+
+
+def test_the_next_level_is_a_less_noisy_one() -> None:
+    """Second-order schedulers call twice at one level, where CFG++ would divide by 0."""
+    twice = NoiseSchedule(LINEAR.alpha[[0, 1, 1, 2, 2, 3]], LINEAR.sigma[[0, 1, 1, 2, 2, 3]])
+    view = View(twice, "flow")
+    assert [Moment.at(view, i, 5).following for i in range(5)] == [LINEAR.level(i) for i in (1, 2, 2, 3, 3)]
+    assert all(math.isfinite(w) for i in range(5) for w in CfgPlusPlus(0.6).weights(Moment.at(view, i, 5)))
 
 
 def test_gradients_go_through() -> None:
     view, x = View(LINEAR, "flow"), X.clone().requires_grad_()
     for weights in ((-1.5, 2.0, 0.5), (1.0, 1.0, 0.5)):
-        made = mixer(Weighted(THREE, weights), view, rates=True)
+        made = mixer(Weighted(THREE, weights), view, rated=True)
         _, got = mixed(
             made, Batch(x, 3, (0, 1), grad=True), [torch.sin(k * x) if k else x**2 for k in range(3)]
         )
@@ -261,48 +270,36 @@ def test_the_product_of_gaussians(kind: str) -> None:
     torch.testing.assert_close(-view.pair(level, got.value, X)[1] / level.sigma, score, rtol=1e-9, atol=1e-9)
 
 
-def parts_of(weights: Sequence[float], view: View, step: int) -> list[Part]:
-    return [Part(s, w, v, X, view) for s, w, v in zip(THREE, weights, outputs_of(view, step), strict=True)]
-
-
 @pytest.mark.parametrize("weights", [(-1.5, 2.0, 0.5), (1.0, 1.0, 0.5), (1.0, -0.5, -0.5), (2.0, 1.0, -3.0)])
 def test_rates_are_what_they_say(weights: tuple[float, ...]) -> None:
     view, level = View(LINEAR, "flow"), LINEAR.level(3)
     eps = [(X - level.alpha * c) / level.sigma for c in CLEAN]
-    total = sum(w * e for w, e in zip(weights, eps, strict=True))
-    expected = (total**2).flatten(1).sum(1) - sum(
-        w * (e**2).flatten(1).sum(1) for w, e in zip(weights, eps, strict=True)
-    )
-    got = rate(parts_of(weights, view, 3), Moment(3, STEPS, level))
+    whole = sum(w * e for w, e in zip(weights, eps, strict=True))
+    each = sum(w * (e**2).flatten(1).sum(1) for w, e in zip(weights, eps, strict=True))
+    got = rate(outputs_of(view, 3), weights, view, level, X)
     assert got.dtype == torch.float64
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(got, (whole**2).flatten(1).sum(1) - each, rtol=1e-9, atol=1e-9)
 
 
 def test_the_rate_of_guidance_and_of_annealing() -> None:
     view, level, b = View(LINEAR, "flow"), LINEAR.level(3), 2.5
-    eps = [(X - level.alpha * c) / level.sigma for c in CLEAN]
-    parts = parts_of((1 - b, b, 0.0), view, 3)[:2]
+    eps, outputs = [(X - level.alpha * c) / level.sigma for c in CLEAN], outputs_of(view, 3)
     gap = ((eps[1] - eps[0]) ** 2).flatten(1).sum(1)
-    torch.testing.assert_close(rate(parts, Moment(3, STEPS, level)), b * (b - 1) * gap)
-    one = [replace(parts[0], weight=b)]
+    torch.testing.assert_close(rate(outputs[:2], (1 - b, b), view, level, X), b * (b - 1) * gap)
     norm = (eps[0] ** 2).flatten(1).sum(1)
-    torch.testing.assert_close(rate(one, Moment(3, STEPS, level)), b * (b - 1) * norm)
+    torch.testing.assert_close(rate(outputs[:1], (b,), view, level, X), b * (b - 1) * norm)
 
 
 def test_rates_of_models_that_hardly_differ_keep_their_digits() -> None:
+    """float32 outputs whose difference is 1e-6 of them: the twin subtracts sums, also in float64."""
     view, level, b = View(LINEAR, "epsilon"), LINEAR.level(3), 3.0
     eps = torch.randn(1, 200_000, generator=GEN)
-    other = eps + 1e-4 * torch.randn(1, 200_000, generator=GEN)
-    x = eps.clone()
-    parts = [Part(Source(), 1 - b, eps, x, view), Part(Source(), b, other, x, view)]
-    gap = (other.double() - eps.double()).square().sum(1)
-    torch.testing.assert_close(rate(parts, Moment(3, STEPS, level)), b * (b - 1) * gap, rtol=1e-9, atol=0)
-    naive = (
-        ((1 - b) * eps + b * other).square().sum(1)
-        - (1 - b) * eps.square().sum(1)
-        - b * other.square().sum(1)
-    )
-    assert abs(float(naive) / float(b * (b - 1) * gap) - 1) > 1e-3  # the twin: in float32, term by term
+    other = eps + 1e-6 * torch.randn(1, 200_000, generator=GEN)
+    expected = b * (b - 1) * (other.double() - eps.double()).square().sum(1)
+    torch.testing.assert_close(rate([eps, other], (1 - b, b), view, level, eps), expected, rtol=1e-9, atol=0)
+    naive = ((1 - b) * eps.double() + b * other.double()).square().sum(1)
+    naive = naive - (1 - b) * eps.double().square().sum(1) - b * other.double().square().sum(1)
+    assert abs(float(naive / expected) - 1) > 1e-6
 
 
 # ---------------------------------------------------------------- CFG++
@@ -330,7 +327,7 @@ def test_cfg_plus_plus_in_the_rectified_flow() -> None:
     made = mixer(CfgPlusPlus(0.6), View(LINEAR, "flow"))
     for i in range(STEPS):
         t, s = float(LINEAR.sigma[i]), float(LINEAR.sigma[i + 1])
-        w = made.mix.weights(made.moment(i))[1]
+        w = made.mix.weights(made.moment(replace(BATCH, step=i)))[1]
         assert w == pytest.approx(0.6 * t * (1 - s) / (t - s))
 
 
@@ -338,16 +335,14 @@ def test_cfg_plus_plus_in_the_rectified_flow() -> None:
 
 
 def test_constructors_say_what_they_mean() -> None:
-    assert rlg("tuned", 1.6).values == pytest.approx((-0.6, 1.6))
-    assert autoguidance("weak", 2.0, "cond").sources == (
-        Source(model="weak", branch="cond"),
-        Source(branch="cond"),
-    )
-    assert autoguidance("weak", 2.0).values == (-1.0, 2.0)
-    assert compose(["a", "b"], [3.0, 4.0]).values == (-6.0, 3.0, 4.0)
-    assert compose(["a", "b"], [3.0, 4.0]).sources[2] == Source(prompt="b", branch="cond")
-    assert product(["a", "b"], [1.0, 1.0]).values == (1.0, 1.0)
-    assert negate("rain", 0.5).values == (1.5, -0.5)
+    def terms(mix: Any) -> dict[Source, float]:
+        return dict(zip(mix.sources, mix.weights(Moment(0, 4)), strict=True))
+
+    own = Source()
+    assert terms(rlg("base", 1.6)) == pytest.approx({own: 1.6, Source(model="base"): -0.6})
+    assert terms(autoguidance("weak", 2.0)) == {own: 2.0, Source(model="weak"): -1.0}
+    assert terms(compose(["a"], [0.25])) == {own: 0.75, Source(prompt="a"): 0.25}
+    assert terms(negate("rain", 0.5)) == {own: 1.5, Source(prompt="rain"): -0.5}
 
 
 @pytest.mark.parametrize(
@@ -358,7 +353,7 @@ def test_constructors_say_what_they_mean() -> None:
         lambda: Weighted((Source(),), (1.0, 2.0)),
         lambda: Weighted((Source(),), (0.0,)),
         lambda: Weighted((Source(),), (math.nan,)),
-        lambda: Weighted((Source(),), (1.0,), 0.5, 0.5),
+        lambda: Weighted((Source(),), (1.0,), 0.5, 0.4),
         lambda: Weighted((Source(),), (1.0,), outside=1),
         lambda: Tempered(0.0),
         lambda: Tempered(math.inf),
@@ -367,11 +362,12 @@ def test_constructors_say_what_they_mean() -> None:
         lambda: Cfg(3.0, -0.1),
         lambda: CfgPlusPlus(1.5),
         lambda: rlg("tuned", math.nan),
-        lambda: compose("a", [1.0]),
-        lambda: product(["a"], []),
-        lambda: negate("a", -1.0),
         lambda: CfgPlusPlus(0.5).weights(Moment(0, 4)),
         lambda: mixed(mixer(Tempered(2.0), "levels are unknown"), BATCH, [X]),
+        lambda: mixed(
+            mixer(Weighted(THREE, (1, 1, -2)), View(LINEAR, "flow")), replace(BATCH, step=0), [X] * 3
+        ),
+        lambda: mixer(Off(1.0), View(LINEAR, "flow")).open(BATCH),
     ],
 )
 def test_nonsense_is_refused(make: Any) -> None:
@@ -380,6 +376,14 @@ def test_nonsense_is_refused(make: Any) -> None:
 
 
 # ---------------------------------------------------------------- under the engine
+
+
+@dataclass(frozen=True)
+class Off(Tempered):
+    """A mix of nothing."""
+
+    def weights(self, moment: Moment) -> tuple[float, ...]:
+        return (0.0,)
 
 
 @dataclass(frozen=True)
@@ -422,14 +426,11 @@ def test_a_rule_of_others_may_join_as_it_likes() -> None:
     class Larger(Weighted):
         """The larger of two predictions: no weighted sum, and so without a rate."""
 
-        linear = False
-
-        def join(self, parts: Sequence[Part], moment: Moment) -> Tensor:
-            return torch.maximum(parts[0].value, parts[1].value)
+        def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor:
+            return torch.maximum(*outputs.values())
 
     view = View(LINEAR, "flow")
     values = outputs_of(view, 3)[:2]
-    _, got = mixed(mixer(Larger(THREE[:2], (1.0, 1.0)), view, rates=True), BATCH, values)
+    _, got = mixed(mixer(Larger(THREE[:2], (1.0, 1.0)), view, rated=True), BATCH, values)
     assert torch.equal(got.value, torch.maximum(*values))
     assert got.rate is None
-    assert not torch.equal(got.value, weighted(parts_of((0.5, 0.5, 0.0), view, 3)[:2], Moment(3, STEPS)))
