@@ -241,10 +241,10 @@ class Gradients:
                     "sampler that needs none."
                 )
             raw = self.panel.score_graph(media, texts, labels, self.ledger)
-            totals = list(raw.unbind(1)) if group.ask.each else [self.panel.combine(raw)]
+            totals = raw.sum(0).unbind() if group.ask.each else (self.panel.combine(raw).sum(),)
         with self.ledger.clock("backward"):
             pulls = [
-                torch.autograd.grad(total.sum(), leaf, retain_graph=i + 1 < len(totals))[0]
+                torch.autograd.grad(total, leaf, retain_graph=i + 1 < len(totals))[0]
                 for i, total in enumerate(totals)
             ]
         return pulls, raw.detach()

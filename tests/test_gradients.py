@@ -305,10 +305,13 @@ def test_one_row_that_does_not_fit_is_refused() -> None:
         run(Ask(Gradient), roles=CLOSE, decode=Full(0))
 
 
-def test_a_search_is_without_a_graph() -> None:
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_search_is_without_a_graph(mode: bool) -> None:
+    """... whatever the mode of who drives the engine."""
     sampler = Ask(lambda p: Gradient(p, (4,), noises=torch.ones(1, 5, DIM), each=True))
-    with torch.enable_grad():
+    with torch.set_grad_enabled(mode):
         run(sampler, roles=BOTH)
+        assert torch.is_grad_enabled() == mode
     assert sampler.modes == [False]
     answer = sampler.answers[0]
     assert answer.scores is not None
