@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from genscale.errors import Refusal
-from genscale.mix import Guided, Mix, Moment, Source, Weighted, check_window
+from genscale.mix import Mix, Moment, Source, Weighted, check_window
 
 BOTH = (Source(branch="uncond"), Source(branch="cond"))
 
@@ -122,15 +122,6 @@ def rule(text: str) -> Mix | None:
 
 
 # ---------------------------------------------------------------- from text
-
-
-def mix_of(mix: Mix | str | Sequence[str] | None, guide: Mix | str | None) -> Mix | None:
-    """One mix of what the user gave: a mix, a rule of guidance, or both (then every part of the mix is so guided)."""
-    mixed = mix if isinstance(mix, Mix) or mix is None else weighted([mix] if isinstance(mix, str) else mix)
-    guided = guide if isinstance(guide, Mix) or guide is None else rule(guide)
-    if guided is None or mixed is None:
-        return mixed or guided
-    return Guided(mixed, guided)
 
 
 def weighted(terms: Sequence[str]) -> Weighted | None:

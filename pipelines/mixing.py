@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from genscale.mix import Mix, Moment
+from genscale.errors import Refusal
+from genscale.guidance import FORMS, rule, weighted
+from genscale.mix import Guided, Mix, Moment
 from genscale.mixer import Mixer
+from genscale.pipelines.guiders import Guider, guider
 from genscale.pipelines.variants import Variant, variants
 from genscale.prediction import View
 
@@ -20,7 +23,8 @@ class Mixing:
 
     def __init__(self, pipe: Any, mix: Mix, models: Mapping[str, Any], texts: list[str]) -> None:
         self.mix = mix
-        self.variants: dict[str, Variant] = variants(pipe, {s.model for s in mix.sources}, models)
+        known = {**mix.models(), **models}
+        self.variants: dict[str, Variant] = variants(pipe, {s.model for s in mix.sources}, known)
         self._places: dict[tuple[int, str], int] = {}
         self.more: list[tuple[int, str]] = []
         for source in mix.sources:
@@ -46,3 +50,22 @@ class Mixing:
 
     def mixer(self, view: View | str, steps: int, rated: bool) -> Mixer:
         return Mixer(self.mix, view, steps, self.row, rated)
+
+
+def mix_of(mix: Mix | str | Sequence[str] | None, guide: Any) -> Mix | None:
+    """One mix of what the user gave: a mix, a rule of guidance, or both (then every part of the mix is so guided).
+
+    guide: a Mix, a guider of diffusers, or text that names one of either.
+    """
+    mixed = mix if isinstance(mix, Mix) or mix is None else weighted([mix] if isinstance(mix, str) else mix)
+    if isinstance(guide, str):
+        guide = rule(guide) or guider(guide)
+    elif guide is not None and not isinstance(guide, Mix):
+        if not hasattr(guide, "prepare_inputs"):
+            raise Refusal(
+                f"guide={guide!r} is no rule of guidance: give text such as {FORMS}, or a guider of diffusers."
+            )
+        guide = Guider(guide)
+    if guide is None or mixed is None:
+        return mixed or guide
+    return Guided(mixed, guide)

@@ -67,7 +67,8 @@ def fit(
 ) -> None:
     """Fit the adapter that the pipeline's transformer holds; rows are drawn in proportion to their weights."""
     torch.manual_seed(seed)
-    tokens, _, pooled, _ = pipe.encode_prompt(texts, None, None, do_classifier_free_guidance=False)
+    with torch.no_grad():
+        tokens, _, pooled, _ = pipe.encode_prompt(texts, None, None, do_classifier_free_guidance=False)
     parameters = [p for p in pipe.transformer.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     clean, chances = latents.flatten(0, 1), weights.flatten()
