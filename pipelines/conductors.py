@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from genscale.key import Key
 from genscale.pipelines.elastic import Gather, Kept, NotElastic, rows_of, sample_of
+from genscale.pipelines.graphs import Graphs
 from genscale.pipelines.layout import Layout
 from genscale.pipelines.memo import Memo
+from genscale.pipelines.modules import zeros_like
 from genscale.pipelines.noise import Replay
 from genscale.pipelines.solver import OwnSolver
 from genscale.pipelines.stand_in import OffGrid, own
@@ -101,6 +103,7 @@ class Serve(Conductor):
         rows: int,
         ask: Callable[[Output | None], Batch],
         level_of: Callable[[float], OffGrid],
+        graphs: Graphs,
         composition: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(memo, templates)
@@ -112,7 +115,7 @@ class Serve(Conductor):
         self.evaluations = 0
         self.after_real_step = self.replaying = self.jumped = False
         self.leading = True  # this pass evaluates nothing, it leads up to the batch that is asked next
-        self.level_of = level_of
+        self.level_of, self.graphs = level_of, graphs
         self._batch: Batch | None = None
         self._handed: Tensor | None = None
         self._kept = Kept()
@@ -120,6 +123,10 @@ class Serve(Conductor):
 
     def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
+
+    @property
+    def graph(self) -> bool:
+        return not self.leading and self._batch is not None and self._batch.grad
 
     def ask(self, output: Output | None) -> Batch:
         self.solver.stepped.clear()
@@ -141,34 +148,48 @@ class Serve(Conductor):
             gather = Gather(self.rows, self.prompts, sample)
             args = tuple(self._kept(gather, name, str(i), a) for i, a in enumerate(args))
             kwargs = {k: self._kept(gather, name, k, v) for k, v in kwargs.items()}
-        output = forward(*args, **kwargs)
+        if self.graph:
+            assert self._batch is not None
+            output = self.graphs.call(forward, args, kwargs, self._batch.checkpoint)
+        else:
+            output = forward(*args, **kwargs)
         if is_denoiser(name):
             self.evaluations += rows
-        self.templates.known.setdefault(name, (output, rows))
+        if name not in self.templates.known:  # without the graph, which must not outlive the batch
+            kept = zeros_like(output, rows, rows) if self.graph else output
+            self.templates.known[name] = (kept, rows)
         return output
 
     def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         if self.leading:
             return self._lead(call["sample"])
-        assert self._parts is not None
         layout = self.probe.layout
-        value, x = layout.rows_first(call["model_output"]), layout.rows_first(call["sample"])
-        if x.shape[0] != len(self.prompts) or value.shape[0] != len(self.prompts):
-            raise NotElastic
-        self.after_real_step = self.index < len(self.probe.evaluations)
-        self.replaying = self.jumped = False
-        self.solver.call = call
-        try:
-            latents, self.prompts = self._parts.send((value, x))
-            return layout.laid_out(latents), self.index
-        except StopIteration as finished:
-            output: Output = finished.value
-        batch = self._batch = self.ask(output)
+        with torch.set_grad_enabled(self.graph):
+            value, x = layout.rows_first(call["model_output"]), layout.rows_first(call["sample"])
+            if x.shape[0] != len(self.prompts) or value.shape[0] != len(self.prompts):
+                raise NotElastic
+            self.after_real_step = self.index < len(self.probe.evaluations)
+            self.replaying = self.jumped = False
+            self.solver.call = call
+            answer = self._answered(value, x)
+        if isinstance(answer, Tensor):
+            return answer, self.index
+        batch = self._batch = self.ask(answer)
         self.jumped = batch.step != self.index + 1
         if self.jumped and self.probe.edits:
             self.leading = True
             return layout.laid_out(batch.x), batch.step - 1
         return self._open(batch), batch.step
+
+    def _answered(self, value: Tensor, x: Tensor) -> Tensor | Output:
+        """The latents of the batch's next part, or after the last its answer."""
+        assert self._parts is not None
+        try:
+            latents, self.prompts = self._parts.send((value, x))
+        except StopIteration as finished:
+            output: Output = finished.value
+            return output
+        return self.probe.layout.laid_out(latents)
 
     def _lead(self, sample: Tensor) -> tuple[Tensor, int | None]:
         """A pass that evaluates nothing, up to the step of the batch; callbacks that change the loop are called."""
@@ -202,8 +223,9 @@ class Serve(Conductor):
         self.leading, self._batch = False, batch
         self.off_grid = None if batch.time is None else self.level_of(batch.time)
         self._parts = self._in_parts(batch)
-        latents, self.prompts = next(self._parts)
-        return self.probe.layout.laid_out(latents)
+        with torch.set_grad_enabled(batch.grad):
+            latents, self.prompts = next(self._parts)
+            return self.probe.layout.laid_out(latents)
 
     def _goes_on(self, batch: Batch) -> bool:
         """Whether the batch is just what was made of the last one: then cached models may remember it."""
@@ -259,12 +281,17 @@ class Decode(Conductor):
     def tail_source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return None if self.tail is None else self.tail.fold(j).normal(shape)
 
+    @property
+    def graph(self) -> bool:
+        return self.latents.requires_grad
+
     def first_index(self) -> int:
         """The last step, where a loop that edits latents leaves clean ones as they are."""
         return len(self.probe.evaluations) - 1
 
     def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
-        return self.probe.layout.laid_out(formatted(self.latents, self.probe.latents)), None
+        with torch.set_grad_enabled(self.graph):
+            return self.probe.layout.laid_out(formatted(self.latents, self.probe.latents)), None
 
 
 def formatted(x: Tensor, own: Tensor | None) -> Tensor:
@@ -272,6 +299,8 @@ def formatted(x: Tensor, own: Tensor | None) -> Tensor:
 
     A search keeps stochastic states in float32; on the memory format the last bits of a convolution depend.
     """
+    if x.requires_grad:  # not the leaf itself: a pipeline may write into what it is given
+        x = x.clone()
     if own is not None:
         x = x.to(own.dtype)
     if own is not None and own.ndim == 4 and x.ndim == 4 and not own.is_contiguous():

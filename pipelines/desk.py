@@ -12,10 +12,12 @@ from genscale.protocol import Batch, Output
 
 
 class Desk:
-    """Where the pipeline's loop fetches batches: keeps the open one, and what went wrong behind it."""
+    """Where the pipeline's loop fetches batches: keeps the open one, and what went wrong behind it.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.loop = engine, engine.run()
+    prepare: makes the pipeline's models ready for a batch with a graph."""
+
+    def __init__(self, engine: Engine, prepare: Callable[[], None]) -> None:
+        self.engine, self.loop, self.prepare = engine, engine.run(), prepare
         self.batch: Batch | None = None
         self.error: BaseException | None = None
         self.closed = False
@@ -35,6 +37,8 @@ class Desk:
     def _advance(self, go: Callable[[], Batch]) -> None:
         try:
             self.batch = go()
+            if self.batch.grad:
+                self.prepare()
         except StopIteration:
             self.batch, self.closed = None, True
         except BaseException as error:  # a verifier's, say: the pipeline must not see it as its own

@@ -24,6 +24,7 @@ from genscale.pipelines.arguments import Arguments, root_seeds
 from genscale.pipelines.conductors import Decode, Probe, Serve
 from genscale.pipelines.desk import Desk
 from genscale.pipelines.elastic import NotElastic
+from genscale.pipelines.graphs import Graphs
 from genscale.pipelines.media import as_media, length
 from genscale.pipelines.memo import Memo
 from genscale.pipelines.noise import Replay, joined
@@ -51,7 +52,7 @@ class Run:
                 "use a diffusion or flow pipeline."
             )
         self.pipe, self.arguments = pipe, arguments
-        self.memo, self.templates, self.ledger = Memo(), Templates(), Ledger()
+        self.memo, self.templates, self.ledger, self.graphs = Memo(), Templates(), Ledger(), Graphs(pipe)
         self.one_row_a_picture = False  # learned when the tail fails on other than the call's rows
         self.pixel_type = "pt"
         self.judged = False
@@ -181,7 +182,13 @@ class Run:
 
     def serve(self, engine: Engine) -> str | None:
         """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did."""
-        desk = Desk(engine)
+        try:
+            return self._serve(engine)
+        finally:
+            self.graphs.restore()
+
+    def _serve(self, engine: Engine) -> str | None:
+        desk = Desk(engine, self.graphs.prepare)
         while not desk.closed:
             composition = desk.batch.prompts if self.one_row_a_latent and desk.batch else None
             given = self.arguments.given | {"generator": None}
@@ -190,7 +197,8 @@ class Run:
                 given = self.arguments.composed(given, self.rows, composition)
             conductor = Serve(
                 self.memo, self.templates, self.probe, self.solver,
-                self.rows if composition is None else len(composition), desk.ask, self.level_of, composition,
+                self.rows if composition is None else len(composition), desk.ask, self.level_of, self.graphs,
+                composition,
             )  # fmt: skip
             given |= _callbacks(self.arguments, conductor)
             try:
@@ -222,7 +230,9 @@ class Run:
     # ---------------------------------------------------------------- decoding
 
     def decode(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
-        """Clean latents [n, *latent] to pixels by the pipeline's own tail."""
+        """Clean latents [n, *latent] to pixels by the pipeline's own tail; with a graph, if the latents have one."""
+        if latents.requires_grad and torch.is_grad_enabled():
+            return self._decode_graph(latents, prompts)
         if self.pixel_type == "pt":
             try:
                 return self._decode(latents, prompts)
@@ -235,6 +245,27 @@ class Run:
         if self.probe.drifts and self.judged:  # verifiers see what `finish` will give
             given["callback_on_step_end"] = self.arguments.given["callback_on_step_end"]
         return as_media(self._tail(given, latents, prompts, Key((0,)).fold("tail")))
+
+    def _decode_graph(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
+        """Refusal: the tail does not keep the graph."""
+        why = "gives no tensors of pixels in [0, 1]"
+        self.graphs.prepare()
+        try:
+            with self.graphs.decoding():
+                media = self._decode(latents, prompts) if self.pixel_type == "pt" else None
+            if media is not None and media.pixels.requires_grad:
+                return media
+            why = why if media is None else "cuts the graph"
+        except (torch.cuda.OutOfMemoryError, Refusal):
+            raise
+        except (ValueError, TypeError):
+            self.pixel_type = "np"
+        except RuntimeError as error:
+            why = f"fails with a graph ({str(error).splitlines()[0]})"
+        raise Refusal(
+            f"{type(self.pipe).__name__} cannot be differentiated from its pictures on, since its decoding {why}: use "
+            "a sampler that needs no gradients."
+        )
 
     def finish(self, latents: Tensor, prompts: tuple[int, ...]) -> Any:
         """The pipeline's own output, of its own class, for the chosen latents.
