@@ -24,6 +24,10 @@ class Unroll:
     def __init__(
         self, process: PromptProcess, ask: Gradient, particles: Particles, noises: Tensor | None
     ) -> None:
+        if torch.is_inference_mode_enabled():
+            raise Refusal(
+                "inside torch.inference_mode() there are no gradients: call the pipeline outside of it."
+            )
         self.process, self.ask, self.steps = process, ask, (particles.step, *ask.calls)
         self.through_model = ask.through == "model"
         self.leaf = particles.x.detach().float().clone().requires_grad_(self.through_model)
@@ -76,13 +80,21 @@ class Unroll:
         leaves = (self.leaf,) if self.noises is None else (self.leaf, self.noises)
         found: list[tuple[Tensor, Tensor | None]] = []
         for i, pull in enumerate(pulls):
-            made = torch.autograd.grad(
-                self.x0,
-                leaves,
-                pull.to(self.x0),
-                retain_graph=i + 1 < len(pulls),
-                allow_unused=True,
-                materialize_grads=True,  # a kernel without noise leaves the noises unused
-            )
+            try:
+                made = torch.autograd.grad(
+                    self.x0,
+                    leaves,
+                    pull.to(self.x0),
+                    retain_graph=i + 1 < len(pulls),
+                    allow_unused=True,
+                    materialize_grads=True,  # a kernel without noise leaves the noises unused
+                )
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # what a denoiser does in place shows only here
+                raise Refusal(
+                    f"this denoiser cannot be gone back through ({str(error).splitlines()[0]}): use another pipeline, "
+                    "or ask for gradients through the decoder only."
+                ) from error
             found.append((made[0], made[1] if len(made) > 1 else None))
         return found

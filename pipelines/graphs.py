@@ -7,11 +7,13 @@ checkpointed: their activations are computed again on the way back, when those o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from genscale.errors import Refusal
@@ -21,15 +23,18 @@ _NONE = object()
 
 
 class Graphs:
-    """The models of one pipeline while gradients are taken through it."""
+    """The models of one pipeline while gradients are taken through it.
+
+    What is changed until `restore`: parameters that are frozen, methods that lose a decorator, and attributes of
+    decoders that checkpoint block by block.
+    """
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self.prepared = False
         self._frozen: list[tuple[nn.Module, str]] = []
-        self._blocks: list[
-            tuple[nn.Module, str, Any]
-        ] = []  # attributes of models that checkpoint block by block
+        self._open: list[tuple[nn.Module, str]] = []
+        self._blocks: list[tuple[nn.Module, str, Any]] = []
 
     @property
     def models(self) -> dict[str, nn.Module]:
@@ -57,6 +62,8 @@ class Graphs:
                 self._frozen += [(part, n) for n in names]
         for part, name in self._frozen:
             _parameter(part, name).requires_grad_(False)
+        for model in self.models.values():
+            self._undecorate(model)
         for model in self._decoders():
             if getattr(model, "_supports_gradient_checkpointing", False) and not self.offloaded:
                 self._checkpoint_blocks(model)
@@ -67,7 +74,9 @@ class Graphs:
             _parameter(part, name).requires_grad_(True)
         for part, name, old in self._blocks:
             _put_back(part, name, old)
-        self._frozen, self._blocks, self.prepared = [], [], False
+        for part, name in self._open:
+            del part.__dict__[name]
+        self._frozen, self._blocks, self._open, self.prepared = [], [], [], False
 
     @property
     def offloaded(self) -> bool:
@@ -78,10 +87,10 @@ class Graphs:
     def call(self, forward: Callable[..., Any], args: Any, kwargs: Any, again: bool) -> Any:
         """A denoiser's forward with its graph. again: keep the arguments only, and compute it again on the way back."""
         args, kwargs = _normal(args), _normal(kwargs)
-        if again:
-            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-        with _held() if self.offloaded else nullcontext():
-            return forward(*args, **kwargs)
+        forward = _holding(forward) if self.offloaded else forward
+        return (
+            checkpoint(forward, *args, use_reentrant=False, **kwargs) if again else forward(*args, **kwargs)
+        )
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -94,7 +103,7 @@ class Graphs:
         saved = [(m, m.__dict__.get("decode", _NONE)) for m in whole]
         for model in whole:
             decode: Any = model.decode
-            model.__dict__["decode"] = _again(decode)
+            model.__dict__["decode"] = _again(_holding(decode) if self.offloaded else decode)
         try:
             yield
         finally:
@@ -103,6 +112,15 @@ class Graphs:
 
     def _decoders(self) -> list[nn.Module]:
         return [m for m in self.models.values() if callable(getattr(m, "decode", None))]
+
+    def _undecorate(self, model: nn.Module) -> None:
+        """Methods under @torch.no_grad would cut the graph within a model without a word (HiDream's experts)."""
+        for part in model.modules():
+            kind: Any = type(part)
+            for name, method in _without_graph(kind):
+                if name not in part.__dict__:
+                    part.__dict__[name] = method.__get__(part)
+                    self._open.append((part, name))
 
     def _checkpoint_blocks(self, model: nn.Module) -> None:
         for part in model.modules():
@@ -136,9 +154,33 @@ def _again(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _held() -> AbstractContextManager[Any]:
-    """Weights that a graph needs stay on the accelerator, though offloading exchanges the data of the parameters."""
-    return torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t)
+class _Holding(TorchFunctionMode):
+    """Weights that a graph needs stay where they are, though offloading exchanges the data of the parameters.
+
+    A graph keeps the very parameter of a frozen layer (a checkpoint, too); it is shown another tensor of the same data.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.__name__ not in ("__get__", "__set__") and not func.__name__.endswith("_"):
+            args = tuple(_shown(a) for a in args)
+            kwargs = {k: _shown(v) for k, v in (kwargs or {}).items()}
+        return func(*args, **(kwargs or {}))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, nn.Parameter):
+        return value.detach()
+    return type(value)(_shown(v) for v in value) if type(value) in (list, tuple) else value
+
+
+def _holding(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _Holding():
+            return function(*args, **kwargs)
+
+    return run
 
 
 def _normal(value: Any) -> Any:
@@ -150,6 +192,19 @@ def _normal(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_normal(v) for v in value)
     return value
+
+
+@cache
+def _without_graph(cls: type) -> tuple[tuple[str, Any], ...]:
+    """Methods that a grad mode decorates, as they are without it; the decorator's wrapper has a name of its own."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        for name, method in vars(base).items():
+            code = getattr(method, "__code__", None)
+            found[name] = (
+                getattr(method, "__wrapped__", None) if code and code.co_name == "decorate_context" else None
+            )
+    return tuple((name, method) for name, method in found.items() if method is not None)
 
 
 def _put_back(part: nn.Module, name: str, old: Any) -> None:

@@ -258,7 +258,7 @@ class Run:
             why = why if media is None else "cuts the graph"
         except (torch.cuda.OutOfMemoryError, Refusal):
             raise
-        except (ValueError, TypeError):
+        except ValueError:
             self.pixel_type = "np"
         except RuntimeError as error:
             why = f"fails with a graph ({str(error).splitlines()[0]})"
