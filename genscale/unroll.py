@@ -60,7 +60,8 @@ class Unroll:
         with torch.set_grad_enabled(self.through_model):
             prediction = self.process.predict(self.particles, output.value, output.x)
             if self.prediction is None:
-                self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach())
+                rate = None if output.rate is None else output.rate.detach()
+                self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach(), rate)
             if self.at + 1 == len(self.steps):
                 self.x0 = prediction.x0
                 return True

@@ -6,7 +6,7 @@ checkpointed: their activations are computed again on the way back, when those o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
@@ -26,11 +26,11 @@ class Graphs:
     """The models of one pipeline while gradients are taken through it.
 
     What is changed until `restore`: parameters that are frozen, methods that lose a decorator, and attributes of
-    decoders that checkpoint block by block.
+    decoders that checkpoint block by block. others: models that are called in place of the pipeline's.
     """
 
-    def __init__(self, pipe: Any) -> None:
-        self.pipe = pipe
+    def __init__(self, pipe: Any, others: Mapping[str, nn.Module] | None = None) -> None:
+        self.pipe, self.others = pipe, others or {}
         self.prepared = False
         self._frozen: list[tuple[nn.Module, str]] = []
         self._open: list[tuple[nn.Module, str]] = []
@@ -38,7 +38,8 @@ class Graphs:
 
     @property
     def models(self) -> dict[str, nn.Module]:
-        return {k: m for k, m in self.pipe.components.items() if isinstance(m, nn.Module)}
+        own = {k: m for k, m in self.pipe.components.items() if isinstance(m, nn.Module)}
+        return own | dict(self.others)
 
     def prepare(self) -> None:
         """Freeze, and let decoders checkpoint. Refusal: a model cannot be gone back through."""

@@ -36,11 +36,14 @@ FLOORS = (
         "potential",
         "weights",
         "clusters",
+        "mix",
+        "guidance",
     ),
     # the language of asking, and the process it is about
     (
         "protocol",
         "process",
+        "mixer",
         "gradient_questions",
         "affordable",
         "halving",
