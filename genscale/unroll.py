@@ -82,14 +82,7 @@ class Unroll:
         found: list[tuple[Tensor, Tensor | None]] = []
         for i, pull in enumerate(pulls):
             try:
-                made = torch.autograd.grad(
-                    self.x0,
-                    leaves,
-                    pull.to(self.x0),
-                    retain_graph=i + 1 < len(pulls),
-                    allow_unused=True,
-                    materialize_grads=True,  # a kernel without noise leaves the noises unused
-                )
+                made = pulled_back(self.x0, leaves, pull, again=i + 1 < len(pulls))
             except torch.cuda.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # what a denoiser does in place shows only here
@@ -99,3 +92,26 @@ class Unroll:
                 ) from error
             found.append((made[0], made[1] if len(made) > 1 else None))
         return found
+
+
+def pulled_back(outputs: Tensor, leaves: Sequence[Tensor], pull: Tensor, again: bool) -> list[Tensor]:
+    """Vector-Jacobian products of rows that do not depend on each other; again: the graph will be used once more.
+
+    outputs, pull: [n, ...]. leaves: the first [n, ...], further ones [transitions, n, ...]; one without influence gets 0.
+    A row goes back at size 1 and gets its own size afterwards: a score's gradient is often too small for float16.
+    """
+    size = pull.detach().float().flatten(1).abs().amax(1)
+    size = torch.where(size == 0, 1.0, size)
+
+    def times(t: Tensor, factor: Tensor, dim: int) -> Tensor:
+        return t * factor.to(t).view(*(1,) * dim, -1, *(1,) * (t.ndim - dim - 1))
+
+    made = torch.autograd.grad(
+        outputs,
+        list(leaves),
+        times(pull.to(torch.promote_types(pull.dtype, torch.float32)), 1 / size, 0).to(outputs),
+        retain_graph=again,
+        allow_unused=True,
+        materialize_grads=True,  # a kernel without noise leaves the noises unused
+    )
+    return [times(t, size, int(k > 0)) for k, t in enumerate(made)]

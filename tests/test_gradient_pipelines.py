@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import genscale
+from benchmarks.gradient_memory import Probe, without_checkpoints
+from benchmarks.live_memory import LiveMemory
 from genscale.errors import Refusal
 from genscale.kernel import Ddim
 from genscale.key import Key
+from genscale.mix import Source, Weighted
 from genscale.particles import draw
 from genscale.pipelines.graphs import Graphs
 from genscale.prediction import View
@@ -171,6 +175,29 @@ def test_other_families(name: str) -> None:
 def test_families_that_cannot_are_refused(name: str) -> None:
     with pytest.raises(Refusal, match=REFUSED[name]):
         called(built(name), name, Differences())
+
+
+@pytest.mark.parametrize("kind", ["one call", "the whole run"])
+def test_gradients_of_mixes(kind: str) -> None:
+    """Branches, another prompt and another model in one prediction."""
+    other = built("sd3", torch.float64)
+    for p in other.transformer.parameters():
+        p.data.mul_(0.9)
+    mix = Weighted(
+        (Source(), Source(prompt="one blue ball"), Source("cond", model="other"), Source("uncond")),
+        (0.5, 0.8, 0.3, -0.6),
+    )
+    sampler, pipe = Differences(**KINDS[kind]), built("sd3", torch.float64)
+    frozen = other.transformer.requires_grad_(True)
+    scaled = genscale.scale(pipe, sampler, weighted, mix=mix, models={"other": other}, batch_size=4)
+    search = scaled(
+        **ZOO["sd3"].arguments(1), output_type="np", generator=torch.Generator().manual_seed(0)
+    ).search
+    differences, gradient = sampler.slopes[0]
+    assert abs(differences - gradient) < 1e-3
+    assert gradient > 0.5
+    assert search.ledger.evaluations + BACKWARD * search.ledger.backwards == search.searches[0].spent
+    assert all(p.requires_grad for p in frozen.parameters())
 
 
 # ---------------------------------------------------------------- batches and prompts
@@ -353,6 +380,46 @@ def test_half_precision_gives_float32_gradients(name: str, kind: str) -> None:
     assert alike > (0.7 if name == "wan" else 0.9)  # rounding moves what Wan clamps
 
 
+@pytest.mark.parametrize("sized", [True, False])
+def test_small_gradients_are_not_lost_in_float16(sized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """... since rows go back at size 1; the broken twin goes back as it is, and finds nothing."""
+
+    def small(media: Any, prompts: Any) -> Tensor:
+        return 1e-9 * weighted(media, prompts)
+
+    def plain(outputs: Tensor, leaves: Any, pull: Tensor, again: bool) -> Any:
+        return torch.autograd.grad(outputs, leaves, pull.to(outputs), again)
+
+    if not sized:
+        monkeypatch.setattr("genscale.gradients.pulled_back", plain)
+        monkeypatch.setattr("genscale.unroll.pulled_back", plain)
+    half, whole = Keep(), Keep()
+    called(built("flux", torch.float16), "flux", half, verifier=small)
+    called(built("flux"), "flux", whole)
+    one, two = (1e9 * next(iter(half.answers.values())).gradient, next(iter(whole.answers.values())).gradient)
+    assert close(one, two, 0.1) == sized
+
+
+@pytest.mark.parametrize("kind", ["one call", "the whole run"])
+def test_what_does_not_fit_goes_in_halves(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call, tried = Graphs.call, list[int]()
+
+    def small(self: Graphs, forward: Any, args: Any, kwargs: Any, again: bool) -> Any:
+        tried.append(len(kwargs["hidden_states"]))
+        if tried[-1] > 2 and len(tried) % 2 == 0:  # the first call of a run fits, the second does not
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return call(self, forward, args, kwargs, again)
+
+    whole, parts = Keep(n=6, **KINDS[kind]), Keep(n=6, **KINDS[kind])
+    called(built("flux"), "flux", whole, batch_size=8)
+    monkeypatch.setattr(Graphs, "call", small)
+    tried.append(0) if kind == "one call" else None
+    called(built("flux"), "flux", parts, batch_size=8)
+    assert 6 in tried
+    assert max(tried[-3:]) <= 3
+    assert close(next(iter(parts.answers.values())).gradient, next(iter(whole.answers.values())).gradient)
+
+
 def offload(model: nn.Module) -> None:
     """Weights that are there only during a call, as with offloading: else they hold NaN."""
     weights = {n: p.data for n, p in model.named_parameters()}
@@ -428,3 +495,38 @@ def test_a_decoder_that_draws_noise_draws_the_same_again(
     called(pipe, "flux", sampler)
     differences, gradient = sampler.slopes[0]
     assert (abs(differences - gradient) < 1e-3) == again
+
+
+# ---------------------------------------------------------------- memory
+
+
+def peak(pipe: Any, calls: int, held: bool = False) -> tuple[int, int]:
+    """Peak of the live bytes of a gradient through so many calls, and bytes of the latents."""
+    probe = Probe(2, (calls,))
+    with without_checkpoints() if held else nullcontext():
+        called(pipe, "sd3", probe, num_inference_steps=9)
+    return probe.found["back", calls][0][0], probe.latent
+
+
+def test_memory_grows_by_latents_and_not_by_calls() -> None:
+    pipe = built("sd3")
+    (one, latent), (two, _), (eight, _) = (peak(pipe, n) for n in (1, 2, 8))
+    assert one > 50 * latent  # what a call needs is far from nothing
+    assert two < one + 20 * latent
+    assert eight - two <= 6 * 2.5 * latent  # a call's latents, and the estimate that it stepped with
+    without = [peak(pipe, n, held=True)[0] for n in (1, 2, 8)]  # the broken twin
+    assert without[0] == one
+    assert without[2] - without[1] > 6 * 0.5 * one
+
+
+def test_live_memory_counts_exactly() -> None:
+    with LiveMemory() as memory:
+        a = torch.ones(1000)
+        b = a.view(10, 100) + 1
+        b.mul_(2)
+        assert memory.live == memory.peak == 8000
+        del a
+        c = b.t().reshape(-1)[:3]
+        assert memory.live == 8000  # a went, c holds a copy whole
+        del b, c
+    assert (memory.live, memory.peak) == (0, 8000)
