@@ -212,9 +212,8 @@ class Archive:
             return None
         raw = tensors.pop("raw", None)
         tensors = {k: v.to(device) for k, v in tensors.items()}
-        prediction = Prediction(
-            tensors.pop("first_x0"), tensors.pop("first_eps"), tensors.pop("first_rate", None)
-        )
+        rate = tensors.pop("first_rate", None)
+        prediction = Prediction(tensors.pop("first_x0"), tensors.pop("first_eps"), rate)
         tensors.setdefault("x0", prediction.x0)
         scores = None if raw is None else Scores(raw, combine)
         return Graded(**tensors, prediction=prediction, scores=scores)

@@ -58,9 +58,9 @@ class Unroll:
                 "denoiser can be differentiated, or ask for gradients through the decoder only."
             )
         with torch.set_grad_enabled(self.through_model):
+            rate = None if output.rate is None else output.rate.detach()
             prediction = self.process.predict(self.particles, output.value, output.x)
             if self.prediction is None:
-                rate = None if output.rate is None else output.rate.detach()
                 self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach(), rate)
             if self.at + 1 == len(self.steps):
                 self.x0 = prediction.x0
@@ -97,7 +97,7 @@ class Unroll:
 def pulled_back(outputs: Tensor, leaves: Sequence[Tensor], pull: Tensor, again: bool) -> list[Tensor]:
     """Vector-Jacobian products of rows that do not depend on each other; again: the graph will be used once more.
 
-    outputs, pull: [n, ...]. leaves: the first [n, ...], further ones [transitions, n, ...]; one without influence gets 0.
+    outputs, pull: [n, ...]. leaves: the first [n, ...], further ones [transitions, n, ...]; 0 where a leaf has no part.
     A row goes back at size 1 and gets its own size afterwards: a score's gradient is often too small for float16.
     """
     size = pull.detach().float().flatten(1).abs().amax(1)
