@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from genscale.errors import Refusal
 from genscale.guidance import FORMS, rule, weighted
 from genscale.mix import Guided, Mix, Moment
 from genscale.mixer import Mixer
 from genscale.pipelines.guiders import Guider, guider
-from genscale.pipelines.variants import Variant, variants
+from genscale.pipelines.variants import Exchanged, Variant, variants
 from genscale.prediction import View
 
 
@@ -34,6 +36,12 @@ class Mixing:
                     continue
                 self._places[asked] = len(texts) + len(self.more)
                 self.more.append((row, source.prompt.replace("{prompt}", text)))
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Models of other pipelines."""
+        others = [(n, v) for n, v in self.variants.items() if isinstance(v, Exchanged)]
+        return {f"{name} of '{n}'": m for n, v in others for name, m in v.modules.items()}
 
     def row(self, prompt: int, text: str | None) -> int:
         """The row of the call for a source's prompt in place of a row's own."""
