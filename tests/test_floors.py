@@ -34,6 +34,7 @@ FLOORS = (
         "stopping",
         "tree_policy",
         "potential",
+        "twist",
         "weights",
         "clusters",
     ),
@@ -50,6 +51,7 @@ FLOORS = (
         "subspace",
         "particle_pass",
         "particle_filter",
+        "guided_steps",
     ),
     # what runs searches
     (
