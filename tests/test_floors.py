@@ -37,11 +37,14 @@ FLOORS = (
         "twist",
         "weights",
         "clusters",
+        "mix",
+        "guidance",
     ),
     # the language of asking, and the process it is about
     (
         "protocol",
         "process",
+        "mixer",
         "gradient_questions",
         "affordable",
         "halving",
