@@ -124,6 +124,12 @@ SAMPLERS: dict[str, Any] = {
 }
 
 
+def asks_for_gradients(name: str) -> bool:
+    """Whether a sampler of the table needs verifiers that can be differentiated, which ranks cannot."""
+    sampler = SAMPLERS[name]
+    return isinstance(sampler, GradientGuidance) or getattr(sampler, "gradient", "none") != "none"
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Isotropic Gaussian mixture under the rectified-flow interpolant x = (1 - t) x0 + t eps."""
