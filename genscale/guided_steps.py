@@ -2,8 +2,8 @@
 
 At every step of a window the clean estimate is moved along the gradient, and the transition goes on from there with the
 estimate of the noise as it was, x' = alpha' (x0 + move) + sqrt(sigma'^2 - std^2) eps + std z, so the next latents move
-by alpha' move. That is the form of MPGD (arXiv 2311.16424, algorithm 1); DPS (2209.14687), FreeDoM (2303.09833) and
-Universal Guidance (2302.07121) move x' or eps instead, which is the same up to a factor that depends on the noise level.
+by alpha' move. That is the form of MPGD (arXiv 2311.16424); DPS (2209.14687) and FreeDoM (2303.09833) move x', and
+Universal Guidance (2302.07121) eps instead, which is the same up to a factor that depends on the noise level.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ class GuidedSteps:
     ) -> Generator[Ask, Any, Particles]:
         """From a step to the next; time after time first back to it, with fresh noise."""
         if again:
-            particles = process.renoise(particles, step, [_again(c, step, again) for c in particles.candidates])
+            particles = process.renoise(
+                particles, step, [_again(c, step, again) for c in particles.candidates]
+            )
         graded: Graded = yield Gradient(particles, through=self.push.through, each=self.push.each)
         particles, found = particles[: len(graded)], graded.prediction
         moved = Prediction(found.x0 + self.push.move(graded, process.schedule.level(step)), found.eps)

@@ -68,7 +68,8 @@ class Juror:
         if not isinstance(raw, Tensor) or not raw.requires_grad:
             raise Refusal(
                 f"verifier '{self.name}' cannot be differentiated: search with one that has `score_tensor(pixels, "
-                "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or without gradients: gradient=none of das and svdd, or another sampler."
+                "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or without gradients: gradient=none of das "
+                "and svdd, or another sampler."
             )
         self._checked(raw, _as_vector(raw, len(labels)), labels)
         return raw.cpu().double().reshape(len(labels))

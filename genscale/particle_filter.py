@@ -54,7 +54,7 @@ class ParticleFilter:
     gradient: let proposals follow the gradient of the score (genscale.twist): "none", "model", back through the
         denoiser, or "decoder", with its noise held constant, which costs no more NFE than none. The verifiers must be
         differentiable (Refusal else). Exact either way: the weights pay for the difference.
-    push: strength of that gradient, where it is not the tilt's. reach: most standard deviations that it moves a step by.
+    push: strength of that gradient, where it is not the tilt's. reach: most standard deviations that it moves a step.
     proposal: a function (transition, particles, prediction, step) -> Transition to draw from instead of the kernel's
         own, corrected in the weights.
 

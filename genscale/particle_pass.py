@@ -286,7 +286,8 @@ class Pass:
         nothing = torch.zeros(0, dtype=torch.float64)
         return tempered(
             self.spec.temper, self.spec.strength, step / self.process.model_steps,
-            self.process.schedule.level(step).kappa, log_w=nothing, paid=nothing, rewards=nothing, reached=0.0, target=1.0,
+            self.process.schedule.level(step).kappa,
+            log_w=nothing, paid=nothing, rewards=nothing, reached=0.0, target=1.0,
         )  # fmt: skip
 
     def _weigh(self, pool: Pool, step: int) -> None:

@@ -16,10 +16,10 @@ THROUGH = (NONE, MODEL, DECODER)
 def twisted(base: Transition, slope: Tensor, reach: float = math.inf) -> Transition:
     """mean + std^2 slope: what N(mean, std^2) becomes when it is tilted by exp(slope . x).
 
-    The twisted proposal of TDS (Wu et al. 2023, arXiv 2306.17775, eq. 9) with slope = grad log p(y | x0 estimate), and
-    that of DAS (Kim et al. 2025, arXiv 2501.05803, eq. 11) with slope = lambda grad r / alpha; both take the gradient at
-    the state that is stepped from. slope: [n, *latent]. reach: the most standard deviations, as a norm, by which a row
-    is moved, so that the proposal's KL divergence from the kernel is at most reach^2 / 2 (no such limit in the papers).
+    The twisted proposal of TDS (Wu et al. 2023, arXiv 2306.17775) with slope = grad log p(y | x0 estimate), and that of
+    DAS (Kim et al. 2025, arXiv 2501.05803) with slope = lambda grad r / alpha; both take the gradient at the state that
+    is stepped from. slope: [n, *latent]. reach: the most standard deviations, as a norm, by which a row is moved, so
+    that the proposal's KL divergence from the kernel is at most reach^2 / 2 (the papers set no such limit).
     """
     shift = base.std**2 * slope.to(base.mean)
     if math.isfinite(reach):

@@ -27,16 +27,17 @@ class GradientGuidance:
     candidates: None: as many as the budget pays for, 4 without one.
     through: "model", back through verifier, decoder and denoiser as DPS (Chung et al. 2023, arXiv 2209.14687), FreeDoM
         (Yu et al. 2023, 2303.09833) and Universal Guidance (Bansal et al. 2023, 2302.07121) go; or "decoder", with
-        the noise held constant and without the denoiser, as SceneGenie (2304.14573) and MPGD (2311.16424) go, at no NFE.
+        the noise held constant and without the denoiser, as SceneGenie (2304.14573) and MPGD (2311.16424) go, at no
+        NFE.
     scale: how far. normalise: "row": every row's gradient is brought to a root mean square of 1, and the clean estimate
         moves by scale * spread of that, spread = kappa / sqrt(1 + kappa^2) with kappa = sigma / alpha, the posterior
         std of unit-variance data: a scale of 0.1 is a tenth of what is undecided yet, and nothing at the clean end.
         "each": every verifier's gradient is brought to that size before the weighted sum is, too. "none": the move is
         scale times posterior covariance times gradient, the exact guidance towards exp(scale * score) to first order.
         DPS divides by the norm of its residual, which only a squared error has; ours is the same for that.
-    clip: largest root mean square of a verifier's weighted gradient before they are added up; costs a way back for each.
-    recurrence: times that a step is taken, each but the first after going back up to it with fresh noise (Universal
-        Guidance 6 to 10, FreeDoM 1 to 5, TFG, Ye et al. 2024, 2409.15761, up to 4).
+    clip: largest root mean square of a verifier's weighted gradient before they are added up; costs a way back each.
+    recurrence: times that a step is taken, each but the first after going back up to it with fresh noise (the
+        recurrence of Universal Guidance and of TFG, Ye et al. 2024, 2409.15761; FreeDoM's time-travel).
     window: fractions of the run between which steps are guided. kernel: of these, "ode" or "ddim(eta)". rest: of the
         others; "own" is the pipeline's scheduler.
 

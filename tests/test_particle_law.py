@@ -156,7 +156,9 @@ CLAIM = {
     "importance": Importance(),
     "smc": Smc(),
     "fk_steering": FkSteering(),
-    "das, without its gradient": Das(gradient="none"),  # an exact step has no density; tests/test_twist.py has it
+    "das, without its gradient": Das(
+        gradient="none"
+    ),  # an exact step has no density; tests/test_twist.py has it
     "bfs": Bfs(),
     "vasr": Vasr(),
     "svdd, soft": replace(Svdd(), children=3),

@@ -161,7 +161,8 @@ def test_reach_is_the_norm_in_standard_deviations() -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        Tds(3), Das(), Tds(2, gradient="decoder"), Tds(3, interval=0.3), Svdd(2, children=3, gradient="model", push=1.0),
+        Tds(3), Das(), Tds(2, gradient="decoder"), Tds(3, interval=0.3),
+        Svdd(2, children=3, gradient="model", push=1.0),
         Svdd(1, children=4, gradient="decoder", push=1.0, interval=0.25), Smc(3, children=2, gradient="model"),
     ],
 )  # fmt: skip

@@ -24,9 +24,9 @@ BY = ("box", "area")
 class Boxes:
     """(1 - share) x the score of the whole picture + share x the mean score of its regions, by any other verifier.
 
-    The reward of SceneGenie (Farshad et al. 2023, arXiv 2304.14573, section 3.3), which adds to the CLIP distance of the
-    picture those of its boxes' crops, weighted by area. Differentiable where the other verifier is. A prompt
-    without boxes gets the score of the whole picture.
+    The reward of SceneGenie (Farshad et al. 2023, arXiv 2304.14573), which adds to the CLIP distance of the picture
+    those of its boxes' crops, weighted by area. Differentiable where the other verifier is. A prompt without boxes gets
+    the score of the whole picture.
 
     verifier: the other one, a name or an object. boxes: a list of `Box`, the same for all prompts; or a mapping from a
         prompt's text to its list; or a JSON file of either (genscale.verifiers.boxes_file).
@@ -143,8 +143,9 @@ class Boxes:
 
 def _vector(raw: Any, n: int) -> Tensor:
     """Scores [n] as a tensor, in the verifier's own precision where it gave one."""
-    if not isinstance(raw, Tensor):
-        raw = torch.tensor([float(r) for r in raw], dtype=torch.float64)
-    if raw.numel() != n:
-        raise ValueError(f"the verifier under the boxes gave {raw.numel()} scores for {n} pictures and regions")
-    return raw.reshape(n)
+    vector: Tensor = raw if isinstance(raw, Tensor) else torch.tensor([float(r) for r in raw]).double()
+    if vector.numel() != n:
+        raise ValueError(
+            f"the verifier under the boxes gave {vector.numel()} scores for {n} pictures and regions"
+        )
+    return vector.reshape(n)

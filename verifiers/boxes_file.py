@@ -91,6 +91,8 @@ def _box(item: Any, path: Path, which: str) -> Box:
     if box is not None and not isinstance(box, list):
         raise Refusal(f"boxes file '{path}', {which}: a box is a list of four numbers.")
     try:
-        return Box(item["text"], None if box is None else tuple(box), None if mask is None else path.parent / mask)  # type: ignore[arg-type]
+        return Box(
+            item["text"], None if box is None else tuple(box), None if mask is None else path.parent / mask
+        )  # type: ignore[arg-type]
     except Refusal as error:
         raise Refusal(f"boxes file '{path}', {which}: {error}") from None

@@ -128,7 +128,8 @@ def _checked(box: object, text: str) -> tuple[float, float, float, float]:
         raise Refusal(f"the box of '{text}' must be four numbers x0, y0, x1, y1, not {box!r}.") from None
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise Refusal(
-            f"the box of '{text}' must be fractions with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, not {(x0, y0, x1, y1)}."
+            f"the box of '{text}' must be fractions with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, "
+            f"not {(x0, y0, x1, y1)}."
         )
     return x0, y0, x1, y1
 
