@@ -143,7 +143,9 @@ class Boxes:
 
 def _vector(raw: Any, n: int) -> Tensor:
     """Scores [n] as a tensor, in the verifier's own precision where it gave one."""
-    vector: Tensor = raw if isinstance(raw, Tensor) else torch.tensor([float(r) for r in raw]).double()
+    vector: Tensor = (
+        raw if isinstance(raw, Tensor) else torch.tensor(list(map(float, raw)), dtype=torch.float64)
+    )
     if vector.numel() != n:
         raise ValueError(
             f"the verifier under the boxes gave {vector.numel()} scores for {n} pictures and regions"
