@@ -102,6 +102,15 @@ Calibration = Annotated[
         "FILE",
     ),
 ]
+Boxes = Annotated[
+    Path | None,
+    _option(
+        "--boxes",
+        "What should be where: a JSON file of texts with boxes or masks, which the verifiers look at, too.",
+        SEARCH,
+        "FILE",
+    ),
+]
 
 Negative = Annotated[str | None, _option("--negative", "Negative prompt.", PICTURE, "TEXT")]
 Steps = Annotated[int | None, _option("--steps", "Denoising steps.", PICTURE)]
@@ -189,7 +198,7 @@ _SAME = (
     *("trust_remote_code", "metadata"),
 )
 _LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora"}
-_FILES = ("image", "mask_image", "control_image")
+_FILES = ("image", "mask_image", "control_image", "boxes")
 
 
 def request_fields(given: dict[str, Any]) -> dict[str, Any]:

@@ -66,9 +66,12 @@ def check(request: Request) -> Parts:
     if request.ensemble not in ENSEMBLES:
         hint = plugins.did_you_mean(request.ensemble, ENSEMBLES)
         raise Refusal(f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}.")
+    verifiers = jury.jury(request.verifiers)
+    if request.boxes is not None:
+        verifiers = jury.boxed(verifiers, request.boxes, request.prompts)
     return Parts(
         sampler=plugins.make("sampler", request.sampler, dict(request.sampler_fields)),
-        verifiers=jury.jury(request.verifiers),
+        verifiers=verifiers,
         select=jury.jury(request.select),
         report=[] if request.report == NONE else jury.jury(request.report),
         budget=None if request.budget is None else Budget.parse(request.budget),

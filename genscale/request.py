@@ -15,7 +15,7 @@ from genscale.errors import Refusal
 FILE = "request.json"
 # Fields that change how a run is done, not what comes out of it.
 _MANNER = ("device", "attention", "offload", "compile", "metadata", "images", "trust_remote_code")
-_PATHS = ("image", "mask_image", "control_image")
+_PATHS = ("image", "mask_image", "control_image", "boxes")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Request:
     ensemble: str = "weighted"
     budget: str | None = None
     stop: str | None = None
+    boxes: str | None = None
     negative: str | None = None
     steps: int | None = None
     guidance: float | None = None

@@ -39,6 +39,7 @@ from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
 from genscale.samplers.fk_steering import FkSteering
+from genscale.samplers.gradient_guidance import GradientGuidance
 from genscale.samplers.importance import Importance
 from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.rebirth import Rebirth
@@ -48,6 +49,7 @@ from genscale.samplers.smc import Smc
 from genscale.samplers.snes import Snes
 from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.svdd import Svdd
+from genscale.samplers.tds import Tds
 from genscale.samplers.treeg import TreeG
 from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
@@ -85,10 +87,18 @@ SAMPLERS: dict[str, Any] = {
     "smc with children": Smc(3, children=2, rest="ode", kernel="sde(0.7, vp)"),
     "fk_steering": FkSteering(),
     "das": Das(),
+    "das, without its gradient": Das(gradient="none"),
+    "tds": Tds(4),
+    "tds through the decoder": Tds(gradient="decoder", interval=0.3, window=(0.3, 0.8), reach=0.5),
+    "gradient_guidance": GradientGuidance(),
+    "gradient_guidance again and again": GradientGuidance(
+        3, through="model", normalise="each", recurrence=2, kernel="ddim(0.7)", window=(0.2, 0.6), clip=0.5
+    ),
     "bfs": Bfs(6),
     "vasr": Vasr(6, temper="damped"),
     "rebirth": Rebirth(6),
     "svdd": Svdd(children=4),
+    "svdd along the gradient": Svdd(2, children=3, gradient="model", push=2.0),
     "code": Code(2, children=4),
     "particle_gibbs": ParticleGibbs(3, sweeps=3),
     "particle_gibbs until the budget ends": ParticleGibbs(4, sweeps=None),
@@ -114,6 +124,12 @@ SAMPLERS: dict[str, Any] = {
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),
 }
+
+
+def asks_for_gradients(name: str) -> bool:
+    """Whether a sampler of the table needs verifiers that can be differentiated, which ranks cannot."""
+    sampler = SAMPLERS[name]
+    return isinstance(sampler, GradientGuidance) or getattr(sampler, "gradient", "none") != "none"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 import genscale
 from genscale.errors import Refusal
 from genscale.media import Media
+from genscale.shapes import GROUND
 from genscale.verifiers.clip_checkpoints import BACKENDS, towers
 from genscale.verifiers.clip_towers import Towers
 
@@ -124,6 +125,7 @@ class ShapesClip:
     batch_size: int = 32
 
     name: ClassVar[str] = "shapes_clip"
+    regions: ClassVar[dict[str, Any]] = {"view": "mask", "fill": GROUND[0] / 255}  # it has not seen close-ups
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""
