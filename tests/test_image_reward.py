@@ -146,7 +146,10 @@ def test_the_score_is_the_published_formula(folder: Path) -> None:
 def test_every_weight_that_is_used_matters(folder: Path, tmp_path: Path) -> None:
     """A mapping that swapped two weights of one shape would pass the shapes, not this."""
     state, pictures = original(), noise(1, 3, SIDE, SIDE)
-    for key in ("visual_encoder.blocks.1.norm1.bias", "text_encoder.encoder.layer.1.crossattention.self.key.bias"):
+    for key in (
+        "visual_encoder.blocks.1.norm1.bias",
+        "text_encoder.encoder.layer.1.crossattention.self.key.bias",
+    ):
         state["blip." + key] = state["blip." + key] + torch.randn(state["blip." + key].shape)
     torch.save(state, tmp_path / "other.pt")
     found = ImageReward(str(tmp_path / "other.pt"), str(folder))(Media(pictures), PROMPTS[:1])
@@ -235,7 +238,9 @@ def test_weights_are_shared_and_left_behind_by_copies(folder: Path, tmp_path: Pa
         ("", "head.weight", "something else"),
     ],
 )
-def test_missing_and_unexpected_weights_are_refused(tmp_path: Path, lost: str, added: str, words: str) -> None:
+def test_missing_and_unexpected_weights_are_refused(
+    tmp_path: Path, lost: str, added: str, words: str
+) -> None:
     state = original()
     state.pop(lost, None)
     if added:

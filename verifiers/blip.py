@@ -115,7 +115,9 @@ def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def _heads(width: int) -> int:
     if width % HEAD_WIDTH:
-        raise Refusal(f"a BLIP of width {width} has no heads of {HEAD_WIDTH}: give weights of ViT-B or ViT-L.")
+        raise Refusal(
+            f"a BLIP of width {width} has no heads of {HEAD_WIDTH}: give weights of ViT-B or ViT-L."
+        )
     return width // HEAD_WIDTH
 
 

@@ -28,6 +28,7 @@ MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw reward, as pub
 PLACES = (0, 2, 4, 6, 7)  # of the head's linear layers; dropout lies between, and no activation
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 REMEMBERED = 4096  # prompts whose tokens are kept
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class _Judge:
     head: tuple[Tensor, float]  # weight [width], bias
     tokenizer: Any
     prepare: Preparation
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     _tokens: dict[str, Tensor] = field(default_factory=dict)
     _warned: bool = False
@@ -120,9 +121,10 @@ class _Judge:
     def rewards(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """[n] of pictures [n, 3, h, w] in [0, 1] and tokens with their mask [n, 2, 35]."""
         x = self.prepare(pixels.to(self.device)).to(self.dtype)
-        features = self.blip(x, tokens[:, 0], tokens[:, 1])
+        features: Tensor = self.blip(x, tokens[:, 0], tokens[:, 1])
         features = features.to(torch.promote_types(features.dtype, torch.float32))
-        return (features @ self.head[0].to(features) + self.head[1] - MEAN) / STD
+        raw: Tensor = features @ self.head[0].to(features) + self.head[1]
+        return (raw - MEAN) / STD
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Ids and mask [n, 2, 35]. A prompt is tokenised once, however often asked for."""
@@ -165,8 +167,12 @@ def _load(checkpoint: str, words: str | None) -> _Judge:
         blip = Blip(state)
     if words is None:
         beside = path.parent
-        words = str(beside) if any((beside / f).is_file() for f in ("vocab.txt", "tokenizer.json")) else TOKENIZER
-    with refusing(f"the tokenizer '{words}' of ImageReward", "give a folder with BERT's vocab.txt as tokenizer"):
+        words = (
+            str(beside) if any((beside / f).is_file() for f in ("vocab.txt", "tokenizer.json")) else TOKENIZER
+        )
+    with refusing(
+        f"the tokenizer '{words}' of ImageReward", "give a folder with BERT's vocab.txt as tokenizer"
+    ):
         from transformers import BertTokenizer
 
         folder = Path(words).expanduser()
