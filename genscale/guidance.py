@@ -124,6 +124,9 @@ def rule(text: str) -> Mix | None:
 # ---------------------------------------------------------------- from text
 
 
+OWN, PROMPT = "own", "prompt"
+
+
 def weighted(terms: Sequence[str]) -> Weighted | None:
     """A mix of "MODEL:WEIGHT" and "prompt=TEXT:WEIGHT"; the pipeline's own prediction has what is left to 1, or
     "own:WEIGHT". None: no terms."""
@@ -138,11 +141,11 @@ def weighted(terms: Sequence[str]) -> Weighted | None:
             raise Refusal(
                 f"mix '{term}' cannot be read: write MODEL:WEIGHT or 'prompt=TEXT:WEIGHT', such as base:-0.6."
             )
-        if name == "own":
+        if name == OWN:
             own = weight
             continue
         key, equals, text = name.partition("=")
-        parts.append(Source(prompt=text) if equals and key == "prompt" else Source(model=name))
+        parts.append(Source(prompt=text) if equals and key == PROMPT else Source(model=name))
         values.append(weight)
     if own is None:
         own = 1 - math.fsum(values)

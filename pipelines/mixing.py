@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from genscale.guidance import FORMS, rule, weighted
 from genscale.mix import Guided, Mix, Moment
 from genscale.mixer import Mixer
 from genscale.pipelines.guiders import Guider, guider
-from genscale.pipelines.variants import Exchanged, Variant, variants
+from genscale.pipelines.variants import ADAPTER, BASE, Exchanged, Variant, variants
 from genscale.prediction import View
 
 
@@ -77,3 +78,17 @@ def mix_of(mix: Mix | str | Sequence[str] | None, guide: Any) -> Mix | None:
     if guide is None or mixed is None:
         return mixed or guide
     return Guided(mixed, guide)
+
+
+def named_models(terms: Sequence[str], **loading: Any) -> dict[str, Any]:
+    """The pipelines that terms of a mix name and that must be loaded, by these names; each is loaded once."""
+    mixed = weighted(terms)
+    names = {s.model for s in mixed.sources} - {"", BASE} if mixed else set()
+    return {n: _loaded(n, **loading) for n in sorted(names) if not n.startswith(ADAPTER)}
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(name: str, **loading: Any) -> Any:
+    from genscale.pipelines.loading import load_pipeline
+
+    return load_pipeline(name, **loading)

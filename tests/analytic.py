@@ -42,6 +42,7 @@ from genscale.samplers.fk_steering import FkSteering
 from genscale.samplers.fkc import Fkc
 from genscale.samplers.gradient_guidance import GradientGuidance
 from genscale.samplers.importance import Importance
+from genscale.samplers.nlg import Nlg
 from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.rebirth import Rebirth
 from genscale.samplers.rollover import Rollover
@@ -55,6 +56,7 @@ from genscale.samplers.treeg import TreeG
 from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
+from genscale.samplers.zigzag import Zigzag
 from genscale.schedule import NoiseSchedule
 from genscale.search import Search
 from genscale.stopping import Stop
@@ -105,6 +107,10 @@ SAMPLERS: dict[str, Any] = {
     "code": Code(2, children=4),
     "particle_gibbs": ParticleGibbs(3, sweeps=3),
     "particle_gibbs until the budget ends": ParticleGibbs(4, sweeps=None),
+    "nlg": Nlg(repeats=2),
+    "nlg of a few": Nlg(3, repeats=3, clip=0.1, jitter=0.0),
+    "zigzag": Zigzag(),
+    "zigzag of a few": Zigzag(3, until=0.5),
     "rollover": Rollover(),
     "rollover in batches": Rollover(batch=3, kernel="ddim(1)", init=0.3, most=float("inf")),
     "rollover on its own levels": Rollover(kernel="sde(rbf, vp)", levels="rbf", chains=3),
@@ -227,6 +233,7 @@ def process_of(
         "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
         "own_draw": own_draw,
         "off_grid": None,
+        "of_branch": lambda step: 1,
     }
 
 
@@ -304,6 +311,8 @@ def run(
     budget, mixture = budget or Budget(), mixture or Mixture()
     if mix is None and "mix" in getattr(sampler, "needs", ()):
         mix, models = MIX, {"broad": Mixture(std=0.6)}
+    if "branches" in getattr(sampler, "needs", ()):
+        models = {"uncond": Mixture(std=0.6), **(models or {})}
     roles = roles or Roles(Panel((Juror("first", verifier),)))
     archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
     searches = []
@@ -337,7 +346,8 @@ def run(
             asked = batch if mixer is None else mixer.open(batch)
             while isinstance(asked, Batch):
                 model = (models or {}).get(asked.branch or asked.model, mixture)
-                output = Output(answered(model, asked, times), asked.x, own[asked.step] * len(asked.prompts))
+                each = 1 if batch.branch else own[asked.step]
+                output = Output(answered(model, asked, times), asked.x, each * len(asked.prompts))
                 asked = output if mixer is None else mixer.absorb(output)
             batch = loop.send(asked)
     except StopIteration:
