@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -75,7 +77,7 @@ def test_zigzag_lets_more_of_the_guidance_in():
         eps = (x - (1 - t) * clean) / t
         return (1 - s) * clean + s * eps
 
-    for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (t, s) in enumerate(pairwise(times)):
         ahead = step(cond, x, t, s)
         if i < 2:
             clean = uncond.clean(ahead, s)
