@@ -55,7 +55,7 @@ class Nlg:
             finished = yield Solve(particles)
             yield Score(finished)
             first, done = first + (1 + self.repeats) * n, done + n
-        if self.candidates is None:
+        if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
             yield from remainder(process, key, first)
 
     def _moved(self, process: Process, key: Key, first: int, n: int) -> Generator[Ask, Any, Particles]:

@@ -77,7 +77,7 @@ class Zigzag:
             finished = yield Solve(particles)
             yield Score(finished)
             done += n
-        if self.candidates is None:
+        if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
             yield from remainder(process, key, number)
 
     def _turns(self, process: Process) -> range:

@@ -146,11 +146,14 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
         settings, roles = random_run(rng, gradients)
         budget, counts = settings["budget"], []
         made = run(SAMPLERS[name], roles=roles, on_batch=lambda batch, rows, counts=counts: counts.append(
-            (batch.step, [p for p, _ in rows])), **settings)  # fmt: skip
+            (batch.step, bool(batch.branch), [p for p, _ in rows])), **settings)  # fmt: skip
         parts = parts_for(SAMPLERS[name], settings["steps"], settings["guided"])
         for search in made.searches:
             # counted by the model itself, not by the engine:
-            evaluations = sum(parts["evaluations"][step] * rows.count(search.index) for step, rows in counts)
+            evaluations = sum(
+                (1 if branch else parts["evaluations"][step]) * rows.count(search.index)
+                for step, branch, rows in counts
+            )
             finals = sum(e.final for e in made.archive.entries if e.prompt == search.index)
             previews = sum(not e.final for e in made.archive.entries if e.prompt == search.index)
             calls = roles.calls * finals + len(roles.search.jurors) * previews

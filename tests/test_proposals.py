@@ -24,19 +24,6 @@ def x_of(found):
     return torch.stack([e.x for e in found.searches[0].finals])
 
 
-def test_nlg_moves_the_noise_by_what_the_branches_disagree_in():
-    """One move without jitter and clip, on Gaussians: eps is known, so the noise is, and so is what it gives."""
-    cond, uncond = Mixture(HERE), Mixture(THERE)
-    models = {"cond": cond, "uncond": uncond}
-    found = run(Nlg(1, repeats=1, clip=100.0, jitter=0.0, rate=0.3), mixture=cond, models=models, keep=9)
-    process = found.searches[0].process
-    noise = process.prior.own_noise()[None]
-    # at time 1 the model's eps is x less what is said of x0, which has no weight there: eps = x for both
-    assert torch.allclose(cond.clean(noise, 1.0) - uncond.clean(noise, 1.0), (HERE - THERE).double())
-    plain = run(BestOfN(1), mixture=cond, keep=9)
-    torch.testing.assert_close(x_of(found), x_of(plain), atol=1e-5, rtol=0)
-
-
 def test_nlg_moves_against_the_pull_and_keeps_the_norm():
     """On a grid that begins below pure noise the branches differ: z' = z - rate (eps_c - eps_u), back on the sphere."""
     sampler = Nlg(1, repeats=1, clip=100.0, jitter=0.0, rate=0.3)

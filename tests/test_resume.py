@@ -43,7 +43,10 @@ def search(name: str, folder: Path, log: Path, pause: float = 0.0, **settings: A
 
     def on_batch(batch: Any, rows: Any) -> None:
         latents = (f"{crc32(x.detach().numpy().tobytes()):x}{'g' * batch.grad}" for x in batch.x)
-        said = (f"{p}:{i}:{batch.step}@{batch.time}@{x}" for (p, i), x in zip(rows, latents, strict=True))
+        said = (
+            f"{p}:{i}:{batch.step}@{batch.time}@{batch.branch}@{x}"
+            for (p, i), x in zip(rows, latents, strict=True)
+        )
         os.write(out, (" ".join(said) + "\n").encode())
         time.sleep(pause)
 
