@@ -40,7 +40,9 @@ from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
 from genscale.samplers.fk_steering import FkSteering
 from genscale.samplers.fkc import Fkc
+from genscale.samplers.gradient_guidance import GradientGuidance
 from genscale.samplers.importance import Importance
+from genscale.samplers.nlg import Nlg
 from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.rebirth import Rebirth
 from genscale.samplers.rollover import Rollover
@@ -49,10 +51,12 @@ from genscale.samplers.smc import Smc
 from genscale.samplers.snes import Snes
 from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.svdd import Svdd
+from genscale.samplers.tds import Tds
 from genscale.samplers.treeg import TreeG
 from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
+from genscale.samplers.zigzag import Zigzag
 from genscale.schedule import NoiseSchedule
 from genscale.search import Search
 from genscale.stopping import Stop
@@ -88,13 +92,25 @@ SAMPLERS: dict[str, Any] = {
     "fkc": Fkc(6, ess=1.0),
     "fkc of all that the budget pays for": Fkc(kernel="ddim(1)", window=(0.3, 0.9), ess=0.9, clamp=1.0),
     "das": Das(),
+    "das, without its gradient": Das(gradient="none"),
+    "tds": Tds(4),
+    "tds through the decoder": Tds(gradient="decoder", interval=0.3, window=(0.3, 0.8), reach=0.5),
+    "gradient_guidance": GradientGuidance(),
+    "gradient_guidance again and again": GradientGuidance(
+        3, through="model", normalise="each", recurrence=2, kernel="ddim(0.7)", window=(0.2, 0.6), clip=0.5
+    ),
     "bfs": Bfs(6),
     "vasr": Vasr(6, temper="damped"),
     "rebirth": Rebirth(6),
     "svdd": Svdd(children=4),
+    "svdd along the gradient": Svdd(2, children=3, gradient="model", push=2.0),
     "code": Code(2, children=4),
     "particle_gibbs": ParticleGibbs(3, sweeps=3),
     "particle_gibbs until the budget ends": ParticleGibbs(4, sweeps=None),
+    "nlg": Nlg(repeats=2),
+    "nlg of a few": Nlg(3, repeats=3, clip=0.1, jitter=0.0),
+    "zigzag": Zigzag(),
+    "zigzag of a few": Zigzag(3, until=0.5),
     "rollover": Rollover(),
     "rollover in batches": Rollover(batch=3, kernel="ddim(1)", init=0.3, most=float("inf")),
     "rollover on its own levels": Rollover(kernel="sde(rbf, vp)", levels="rbf", chains=3),
@@ -117,6 +133,12 @@ SAMPLERS: dict[str, Any] = {
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),
 }
+
+
+def asks_for_gradients(name: str) -> bool:
+    """Whether a sampler of the table needs verifiers that can be differentiated, which ranks cannot."""
+    sampler = SAMPLERS[name]
+    return isinstance(sampler, GradientGuidance) or getattr(sampler, "gradient", "none") != "none"
 
 
 @dataclass(frozen=True)
@@ -216,6 +238,7 @@ def process_of(
         "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
         "own_draw": own_draw,
         "off_grid": None,
+        "of_branch": lambda step: 1,
     }
 
 
@@ -294,6 +317,8 @@ def run(
     budget, mixture = budget or Budget(), mixture or Mixture()
     if mix is None and "mix" in getattr(sampler, "needs", ()):
         mix, models = MIX, {"broad": Mixture(std=0.6)}
+    if "branches" in getattr(sampler, "needs", ()):
+        models = {"uncond": Mixture(std=0.6), **(models or {})}
     roles = roles or Roles(Panel((Juror("first", verifier),)))
     archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
     searches = []
@@ -327,7 +352,8 @@ def run(
             asked = batch if mixer is None else mixer.open(batch)
             while isinstance(asked, Batch):
                 model = (models or {}).get(asked.branch or asked.model, mixture)
-                output = Output(answered(model, asked, times), asked.x, own[asked.step] * len(asked.prompts))
+                each = 1 if batch.branch else own[asked.step]
+                output = Output(answered(model, asked, times), asked.x, each * len(asked.prompts))
                 asked = output if mixer is None else mixer.absorb(output)
             batch = loop.send(asked)
     except StopIteration:

@@ -34,6 +34,7 @@ FLOORS = (
         "stopping",
         "tree_policy",
         "potential",
+        "twist",
         "weights",
         "clusters",
         "mix",
@@ -54,6 +55,7 @@ FLOORS = (
         "subspace",
         "particle_pass",
         "particle_filter",
+        "guided_steps",
     ),
     # what runs searches
     (
