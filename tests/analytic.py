@@ -215,20 +215,25 @@ class Full:
 
 
 def process_of(
-    steps: int = 6, guided: int | Sequence[int] = 1, churn: float = 0.0, seed: int = 0, prompt: int = 0
+    steps: int = 6,
+    guided: int | Sequence[int] = 1,
+    churn: float = 0.0,
+    seed: int = 0,
+    prompt: int = 0,
+    dim: int = DIM,
 ) -> dict[str, Any]:
     """The parts of a prompt's process on the bed, as `Search.open` and `plan` take them."""
     times = tuple(1 - i / steps for i in range(steps + 1))
     alpha = torch.tensor([1 - t for t in times], dtype=torch.float64)
     key = Key.from_seed(seed).fold("prompt", prompt)
-    own = key.fold("own").normal((DIM,))
+    own = key.fold("own").normal((dim,))
 
     def own_draw(step: int, draw: int) -> Tensor:
-        return key.fold("own-step", step, draw).normal((DIM,))
+        return key.fold("own-step", step, draw).normal((dim,))
 
     return {
         "evaluations": (guided,) * steps if isinstance(guided, int) else tuple(guided),
-        "prior": Prior(torch.zeros(DIM), torch.ones(DIM), own),
+        "prior": Prior(torch.zeros(dim), torch.ones(dim), own),
         "solver": Euler(times, churn),
         "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
         "own_draw": own_draw,
@@ -297,13 +302,14 @@ def run(
     mixture: Any = None,
     mix: Any = None,
     models: Mapping[str, Any] | None = None,
+    dim: int = DIM,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
     guided: NFE of a row at each step, as CFG would cost; a sequence gives each step its own. on_batch: called
     before each batch with the batch and the (prompt, candidate id) of its rows. decode: instead of the bed's.
     fits: rows of a batch that fit into memory; larger ones fail as on a GPU. stop: rules, or their text.
-    more: parts of the process that differ from the bed's. mixture: another model than the bed's.
+    more: parts of the process that differ from the bed's. mixture: another model than the bed's; dim: of its latents.
     mix: of predictions; the sources' models and branches are answered by `models`, or by `mixture`. A sampler that
     needs one is given MIX.
     A prompt's noise depends on its number and the seed alone.
@@ -317,7 +323,7 @@ def run(
     archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
     searches = []
     for p in range(prompts):
-        parts = process_of(steps, guided, churn, seed, p) | (more or {})
+        parts = process_of(steps, guided, churn, seed, p, dim) | (more or {})
         own, mixer = parts["evaluations"], None
         if mix is not None:
             mixer = Mixer(mix, parts["view"], parts.get("model_calls") or len(own), rated=True)
