@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from genscale.engine import Engine, Roles
 from genscale.key import Key
 from genscale.ledger import Ledger
 from genscale.media import Media
+from genscale.mix import Mix, Moment, Source, Weighted
+from genscale.mixer import Mixer
 from genscale.panel import Juror, Panel
 from genscale.particles import Memory, Particles
 from genscale.prediction import View
@@ -37,8 +39,10 @@ from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
 from genscale.samplers.fk_steering import FkSteering
+from genscale.samplers.fkc import Fkc
 from genscale.samplers.gradient_guidance import GradientGuidance
 from genscale.samplers.importance import Importance
+from genscale.samplers.nlg import Nlg
 from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.rebirth import Rebirth
 from genscale.samplers.rollover import Rollover
@@ -52,6 +56,7 @@ from genscale.samplers.treeg import TreeG
 from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
+from genscale.samplers.zigzag import Zigzag
 from genscale.schedule import NoiseSchedule
 from genscale.search import Search
 from genscale.stopping import Stop
@@ -84,6 +89,8 @@ SAMPLERS: dict[str, Any] = {
     "smc, glass": Smc(6, kernel="glass(2)"),
     "smc with children": Smc(3, children=2, rest="ode", kernel="sde(0.7, vp)"),
     "fk_steering": FkSteering(),
+    "fkc": Fkc(6, ess=1.0),
+    "fkc of all that the budget pays for": Fkc(kernel="ddim(1)", window=(0.3, 0.9), ess=0.9, clamp=1.0),
     "das": Das(),
     "das, without its gradient": Das(gradient="none"),
     "tds": Tds(4),
@@ -100,6 +107,10 @@ SAMPLERS: dict[str, Any] = {
     "code": Code(2, children=4),
     "particle_gibbs": ParticleGibbs(3, sweeps=3),
     "particle_gibbs until the budget ends": ParticleGibbs(4, sweeps=None),
+    "nlg": Nlg(repeats=2),
+    "nlg of a few": Nlg(3, repeats=3, clip=0.1, jitter=0.0),
+    "zigzag": Zigzag(),
+    "zigzag of a few": Zigzag(3, until=0.5),
     "rollover": Rollover(),
     "rollover in batches": Rollover(batch=3, kernel="ddim(1)", init=0.3, most=float("inf")),
     "rollover on its own levels": Rollover(kernel="sde(rbf, vp)", levels="rbf", chains=3),
@@ -222,6 +233,7 @@ def process_of(
         "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
         "own_draw": own_draw,
         "off_grid": None,
+        "of_branch": lambda step: 1,
     }
 
 
@@ -240,6 +252,25 @@ def under_way(engine: Engine) -> list[tuple[int, int]]:
     if group is not None:
         return [(s.index, s.particles.candidates[row].id) for s, row in group.jobs]
     return [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
+
+
+MIX = Weighted((Source(), Source(model="broad")), (1.5, -0.5))
+"""What samplers that need a mix are given, unless a test gives them one."""
+
+
+def mixed(parts: dict[str, Any], mix: Mix) -> dict[str, Any]:
+    """The parts of a process whose predictions are mixed, every source at the cost of the model's own."""
+    own, view = parts["evaluations"], parts["view"]
+    calls = parts.get("model_calls") or len(own)
+    weights = [mix.weights(Moment.at(view, i, calls)) for i in range(calls)]
+    each = (nfe * sum(w != 0 for w in at) for nfe, at in zip(own, weights, strict=False))
+    return parts | {"mix": mix, "evaluations": (*each, *own[calls:])}
+
+
+def parts_for(sampler: Any, steps: int = 6, guided: int | Sequence[int] = 1) -> dict[str, Any]:
+    """The parts of the process that `run` gives a sampler."""
+    parts = process_of(steps, guided)
+    return mixed(parts, MIX) if "mix" in getattr(sampler, "needs", ()) else parts
 
 
 def run(
@@ -264,6 +295,8 @@ def run(
     stop: Any = None,
     more: dict[str, Any] | None = None,
     mixture: Any = None,
+    mix: Any = None,
+    models: Mapping[str, Any] | None = None,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
@@ -271,24 +304,34 @@ def run(
     before each batch with the batch and the (prompt, candidate id) of its rows. decode: instead of the bed's.
     fits: rows of a batch that fit into memory; larger ones fail as on a GPU. stop: rules, or their text.
     more: parts of the process that differ from the bed's. mixture: another model than the bed's.
+    mix: of predictions; the sources' models and branches are answered by `models`, or by `mixture`. A sampler that
+    needs one is given MIX.
     A prompt's noise depends on its number and the seed alone.
     """
-    budget = budget or Budget()
+    budget, mixture = budget or Budget(), mixture or Mixture()
+    if mix is None and "mix" in getattr(sampler, "needs", ()):
+        mix, models = MIX, {"broad": Mixture(std=0.6)}
+    if "branches" in getattr(sampler, "needs", ()):
+        models = {"uncond": Mixture(std=0.6), **(models or {})}
     roles = roles or Roles(Panel((Juror("first", verifier),)))
     archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
     searches = []
     for p in range(prompts):
         parts = process_of(steps, guided, churn, seed, p) | (more or {})
+        own, mixer = parts["evaluations"], None
+        if mix is not None:
+            mixer = Mixer(mix, parts["view"], parts.get("model_calls") or len(own), rated=True)
+            parts = mixed(parts, mix)
         key = Key.from_seed(seed).fold("prompt", p)
         searches.append(
             Search.open(p, f"prompt {p}", sampler, key, budget, roles, keep=keep, stop=Stop.of(stop), **parts)
         )
-    evaluations, times = parts["evaluations"], parts["solver"].times
+    times = parts["solver"].times
     engine = Engine(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
         batch_size=batch_size, on_event=on_event,
     )  # fmt: skip
-    mixture, loop = mixture or Mixture(), engine.run()
+    loop = engine.run()
     try:
         batch = next(loop)
         while True:
@@ -300,8 +343,13 @@ def run(
             batches.append(batch)
             if on_batch is not None:
                 on_batch(batch, under_way(engine))
-            value = answered(mixture, batch, times)
-            batch = loop.send(Output(value, batch.x, evaluations[batch.step] * len(batch.prompts)))
+            asked = batch if mixer is None else mixer.open(batch)
+            while isinstance(asked, Batch):
+                model = (models or {}).get(asked.branch or asked.model, mixture)
+                each = 1 if batch.branch else own[asked.step]
+                output = Output(answered(model, asked, times), asked.x, each * len(asked.prompts))
+                asked = output if mixer is None else mixer.absorb(output)
+            batch = loop.send(asked)
     except StopIteration:
         pass
     finally:

@@ -19,7 +19,7 @@ from genscale.protocol import BACKWARD
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
 from genscale.tree_search import TreeSearch
-from tests.analytic import SAMPLERS, asks_for_gradients, first_coordinate, process_of, run
+from tests.analytic import SAMPLERS, asks_for_gradients, first_coordinate, parts_for, process_of, run
 
 # ---------------------------------------------------------------- reading
 
@@ -147,7 +147,7 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
         budget, counts = settings["budget"], []
         made = run(SAMPLERS[name], roles=roles, on_batch=lambda batch, rows, counts=counts: counts.append(
             (batch.step, [p for p, _ in rows])), **settings)  # fmt: skip
-        parts = process_of(settings["steps"], settings["guided"])
+        parts = parts_for(SAMPLERS[name], settings["steps"], settings["guided"])
         for search in made.searches:
             # counted by the model itself, not by the engine:
             evaluations = sum(parts["evaluations"][step] * rows.count(search.index) for step, rows in counts)
@@ -198,7 +198,7 @@ def test_cost_is_what_is_spent(name: str) -> None:
         made = run(sampler, roles=roles, **settings)
         for search in made.searches:
             assert sampler.cost(search.process) == search.spent
-        planned = plan(sampler, process_of(settings["steps"], settings["guided"]), Budget(), roles, 1)
+        planned = plan(sampler, parts_for(sampler, settings["steps"], settings["guided"]), Budget(), roles, 1)
         assert planned.cost == planned.nfe == made.searches[0].spent
         assert planned.verifier_calls == made.searches[0].calls
         # A budget that just pays for all of it changes nothing where the sampler's own fields say how many.
@@ -223,7 +223,7 @@ def test_a_budget_that_nothing_counts_does_not_go_on_for_ever() -> None:
     for sampler in (s for n, s in SAMPLERS.items() if n not in SCORES_DECIDE):
         search = run(sampler, roles=Roles(), budget=Budget(verifier_calls=5)).searches[0]
         assert search.spent == sampler.cost(search.process)
-        assert plan(sampler, process_of(), Budget(verifier_calls=5), Roles(), 1).nfe == search.spent
+        assert plan(sampler, parts_for(sampler), Budget(verifier_calls=5), Roles(), 1).nfe == search.spent
 
 
 def test_a_plan_knows_what_it_cannot_know() -> None:

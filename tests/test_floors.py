@@ -38,6 +38,7 @@ FLOORS = (
         "weights",
         "clusters",
         "mix",
+        "corrector",
         "guidance",
     ),
     # the language of asking, and the process it is about
