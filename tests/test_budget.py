@@ -18,7 +18,7 @@ from genscale.plan import plan
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
 from genscale.tree_search import TreeSearch
-from tests.analytic import SAMPLERS, first_coordinate, process_of, run
+from tests.analytic import CLIMBERS, SAMPLERS, first_coordinate, price_of, process_of, run
 
 # ---------------------------------------------------------------- reading
 
@@ -119,10 +119,10 @@ ROLES = {
 SCORES_DECIDE = {n for n, sampler in SAMPLERS.items() if isinstance(sampler, Rollover | TreeSearch | Dfs)}
 
 
-def random_run(rng: random.Random) -> tuple[dict[str, Any], Roles]:
+def random_run(rng: random.Random, name: str) -> tuple[dict[str, Any], Roles]:
     steps = rng.choice((1, 2, 3, 5, 6))
     guided = tuple(rng.choice((1, 2)) for _ in range(steps)) if rng.random() < 0.5 else rng.choice((1, 2, 3))
-    roles = ROLES[rng.choice(list(ROLES))]
+    roles = ROLES[rng.choice([n for n in ROLES if n != "two by rank" or name not in CLIMBERS])]
     one = sum((guided,) * steps if isinstance(guided, int) else guided)
     nfe = rng.choice((one, one + 1, rng.randrange(1, one + 1), rng.randrange(1, 12 * one)))
     calls = rng.choice((roles.calls, roles.calls + 1, rng.randrange(1, 20 * roles.calls)))
@@ -139,16 +139,25 @@ def random_run(rng: random.Random) -> tuple[dict[str, Any], Roles]:
 def test_never_one_over_and_always_a_winner(name: str) -> None:
     rng, wins, seen = random.Random(name), 0, {"poor": 0, "spent all": 0}
     for _ in range(100):  # of 9 ways to use the samplers: over 200 for each of them
-        settings, roles = random_run(rng)
+        settings, roles = random_run(rng, name)
         budget, counts = settings["budget"], []
-        made = run(SAMPLERS[name], roles=roles, on_batch=lambda batch, rows, counts=counts: counts.append(
-            (batch.step, [p for p, _ in rows])), **settings)  # fmt: skip
+        passes = len(roles.search.jurors) if getattr(SAMPLERS[name], "each", False) else 1
+        made = run(SAMPLERS[name], roles=roles, on_batch=lambda batch, rows, counts=counts, passes=passes: counts
+                   .append((batch, price_of(batch, passes), [p for p, _ in rows])), **settings)  # fmt: skip
         parts = process_of(settings["steps"], settings["guided"])
         for search in made.searches:
             # counted by the model itself, not by the engine:
-            evaluations = sum(parts["evaluations"][step] * rows.count(search.index) for step, rows in counts)
+            evaluations = sum(
+                parts["evaluations"][batch.step] * price * rows.count(search.index)
+                for batch, price, rows in counts
+            )
             finals = sum(e.final for e in made.archive.entries if e.prompt == search.index)
             previews = sum(not e.final for e in made.archive.entries if e.prompt == search.index)
+            if not getattr(SAMPLERS[name], "blackbox", False):  # else gradients score nothing
+                begun = [
+                    rows.count(search.index) for batch, _, rows in counts if batch.grad and not batch.step
+                ]
+                previews += sum(begun)
             calls = roles.calls * finals + len(roles.search.jurors) * previews
             assert evaluations == search.spent <= (budget.nfe or evaluations)
             assert calls == search.calls <= (budget.verifier_calls or calls)
@@ -166,8 +175,10 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
             assert planned.candidates == search.finished
         counted = sum(made.ledger.verifier_calls.get(n, 0) for n in ("a", "b"))
         assert counted == sum(s.calls for s in made.searches)
-        assert made.ledger.evaluations == sum(s.spent for s in made.searches)
-        assert made.ledger.decodes == len(made.archive.entries)
+        assert made.ledger.nfe == sum(s.spent for s in made.searches)
+        graded = sum(len(rows) for batch, _, rows in counts if batch.grad and not batch.step)
+        scored = 0 if getattr(SAMPLERS[name], "blackbox", False) else graded
+        assert made.ledger.decodes == len(made.archive.entries) + scored
     assert wins > 50  # the budgets tried are neither all too large ...
     assert all(seen.values())  # ... nor all too small
 
@@ -185,7 +196,7 @@ def test_where_scores_decide_the_calls_are_a_limit(name: str) -> None:
 def test_cost_is_what_is_spent(name: str) -> None:
     rng = random.Random(name)
     for _ in range(12):
-        settings, roles = random_run(rng)
+        settings, roles = random_run(rng, name)
         sampler, _ = SAMPLERS[name], settings.pop("budget")
         made = run(sampler, roles=roles, **settings)
         for search in made.searches:
@@ -212,7 +223,7 @@ def test_samplers_go_on_while_the_budget_lasts(name: str) -> None:
 
 def test_a_budget_that_nothing_counts_does_not_go_on_for_ever() -> None:
     """Verifier calls without verifiers limit nothing, so the sampler's own numbers hold."""
-    for sampler in (s for n, s in SAMPLERS.items() if n not in SCORES_DECIDE):
+    for sampler in (s for n, s in SAMPLERS.items() if n not in SCORES_DECIDE | CLIMBERS):
         search = run(sampler, roles=Roles(), budget=Budget(verifier_calls=5)).searches[0]
         assert search.spent == sampler.cost(search.process)
         assert plan(sampler, process_of(), Budget(verifier_calls=5), Roles(), 1).nfe == search.spent
@@ -239,7 +250,7 @@ class Clock:
 
     def work(self, per_row: float, per_batch: float = 0.0) -> Any:
         def on_batch(batch: Any, rows: Any) -> None:
-            self.now += per_row * len(rows) + per_batch
+            self.now += per_row * len(rows) * price_of(batch) + per_batch
 
         return on_batch
 

@@ -36,6 +36,10 @@ FLOORS = (
         "potential",
         "weights",
         "clusters",
+        "ascent",
+        "lbfgs",
+        "plausibility",
+        "prompt_category",
     ),
     # the language of asking, and the process it is about
     (
@@ -50,6 +54,7 @@ FLOORS = (
         "subspace",
         "particle_pass",
         "particle_filter",
+        "noise_gradient",
     ),
     # what runs searches
     (

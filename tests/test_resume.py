@@ -41,7 +41,8 @@ def search(name: str, folder: Path, log: Path, pause: float = 0.0, **settings: A
     out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def on_batch(batch: Any, rows: Any) -> None:
-        os.write(out, (" ".join(f"{p}:{i}:{batch.step}@{batch.time}" for p, i in rows) + "\n").encode())
+        what = f"{batch.step}@{batch.time}" + ("@gradient" if batch.grad else "")
+        os.write(out, (" ".join(f"{p}:{i}:{what}" for p, i in rows) + "\n").encode())
         time.sleep(pause)
 
     def verifier(media: Any, prompts: Any) -> Any:
