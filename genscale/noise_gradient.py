@@ -173,7 +173,8 @@ class Climb:
 
         def paid(runs: int, n: int) -> bool:
             nfe = (runs + spec.ends(process, n)) * process.nfe() + n * spec.turn_nfe(process)
-            calls = process.calls(0, runs + spec.ends(process, n)) + n * spec.turn_calls(process, True)
+            shows = Climb(spec, process, key, first, n, runs).shows
+            calls = process.calls(0, runs + spec.ends(process, n)) + n * spec.turn_calls(process, shows)
             return within(process, nfe, calls)
 
         n = largest(spec.starts, lambda n: paid(own, n))
