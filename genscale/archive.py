@@ -174,7 +174,10 @@ class Archive:
     ) -> Prediction | None:
         """The stored answer of a Denoise, if an earlier life of this run finished it."""
         tensors = self._stored(self._predicted.get((prompt, candidate.id, step)), candidate)
-        return None if tensors is None else Prediction(tensors["x0"].to(device), tensors["eps"].to(device))
+        if tensors is None:
+            return None
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return Prediction(moved["x0"], moved["eps"], moved.get("rate"))
 
     def add_predicted(self, prompt: int, particles: Particles, prediction: Prediction) -> None:
         """Store each row of a prediction (nothing without a folder)."""
@@ -183,6 +186,8 @@ class Archive:
         step = particles.step
         for i, candidate in enumerate(particles.candidates):
             tensors = {"x0": prediction.x0[[i]], "eps": prediction.eps[[i]]}
+            if prediction.rate is not None:
+                tensors["rate"] = prediction.rate[[i]]
             self._store(
                 "predict", f"{prompt}-{candidate.id}-{step}-predicted", prompt, candidate, step, tensors
             )

@@ -36,12 +36,13 @@ class Flight:
     particles: Particles
     until: int | None  # None: one evaluation, no step
     kernel: Kernel | None = None
+    branch: str | None = None
     begun: bool = False
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Rows of one place go in one batch: the step, and the model call within its transition."""
-        return self.particles.step, self.particles.inner
+    def place(self) -> tuple[int, int, str]:
+        """Rows of one place go in one batch: the step, the model call within its transition, the guidance branch."""
+        return self.particles.step, self.particles.inner, self.branch or ""
 
     def split(self, n: int) -> tuple[Flight, Flight]:
         return (
@@ -141,7 +142,9 @@ class Engine:
                 search.forget(todo)
                 todo = []
             if todo:
-                self._flights.append(Flight(search, todo, particles[todo], until, search.kernel))
+                self._flights.append(
+                    Flight(search, todo, particles[todo], until, search.kernel, search.branch)
+                )
             else:
                 search.answer()
 
@@ -150,6 +153,8 @@ class Engine:
         particles = search.particles
         candidate, device = particles.candidates[row], particles.x.device
         found: Particles | Prediction | None
+        if search.branch is not None:  # these are not kept
+            return False
         if until is None:
             found = self.archive.predicted(search.index, candidate, particles.step, device)
         else:
@@ -231,6 +236,7 @@ class Engine:
             first.search.process.place(first.particles.step),
             tuple(f.search.index for f in flights for _ in f.rows),
             time,
+            first.branch,
         )
 
     def _absorb(self, output: Output) -> None:
@@ -242,18 +248,20 @@ class Engine:
             for flight in flights:
                 n = len(flight.rows)
                 flight.search.spent += output.evaluations * n // total
-                self._advance(flight, output.value[at : at + n], output.x[at : at + n])
+                rate = None if output.rate is None else output.rate[at : at + n]
+                self._advance(flight, output.value[at : at + n], output.x[at : at + n], rate)
                 at += n
         self.on_event(Denoised(self.ledger.nfe, total))
         for search in {id(f.search): f.search for f in flights}.values():
             if search.complete:
                 search.answer()
 
-    def _advance(self, flight: Flight, value: Tensor, x: Tensor) -> None:
+    def _advance(self, flight: Flight, value: Tensor, x: Tensor, rate: Tensor | None) -> None:
         process, search = flight.search.process, flight.search
         if flight.until is None:
-            prediction = process.predict(flight.particles, value, x)
-            self.archive.add_predicted(search.index, flight.particles, prediction)
+            prediction = replace(process.predict(flight.particles, value, x), rate=rate)
+            if flight.branch is None:
+                self.archive.add_predicted(search.index, flight.particles, prediction)
             for i, row in enumerate(flight.rows):
                 search.finish(row, prediction[[i]])
             return
@@ -397,7 +405,7 @@ class Engine:
 
 def _price(flight: Flight) -> int:
     """Evaluations that one row of it still takes."""
-    return flight.search.process.price(flight.particles, flight.until, flight.kernel)
+    return flight.search.process.price(flight.particles, flight.until, flight.kernel, flight.branch)
 
 
 def _needed(flight: Flight) -> bool:

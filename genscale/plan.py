@@ -87,7 +87,8 @@ def _count(search: Search) -> None:
             search.spent += search.price * rows
             x = some.x.float()
             moved = replace(some, x=x, step=until or 0, x0=x, memory=None, inner=0)
-            search.send(Prediction(x, x) if until is None else moved)
+            rate = torch.zeros(len(x), dtype=torch.float64)
+            search.send(Prediction(x, x, rate) if until is None else moved)
 
 
 def _flat(ask: Gradient, particles: Particles, search: Search) -> Graded:

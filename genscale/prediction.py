@@ -161,7 +161,11 @@ class View:
 
     def output(self, i: int, x0: Tensor, eps: Tensor) -> Tensor:
         """The model output that stands for a pair at call i (the inverse; no variance, no limit)."""
-        alpha, sigma, _ = self._seen(self.schedule.level(i))
+        return self.output_at(self.schedule.level(i), x0, eps)
+
+    def output_at(self, level: NoiseLevel, x0: Tensor, eps: Tensor) -> Tensor:
+        """The model output that stands for a pair at any level."""
+        alpha, sigma, _ = self._seen(level)
         return convert(self.kind, x0 / self._unit, eps, alpha, sigma) / self.gain
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -12,6 +13,7 @@ from torch import Tensor
 from genscale.errors import Refusal
 from genscale.kernel import Glass, Kernel, Transition, ddim_step
 from genscale.key import Key
+from genscale.mix import Mix, Moment
 from genscale.particles import OWN, Candidate, Memory, Particles
 from genscale.prediction import View
 from genscale.protocol import BACKWARD, Prediction, Solver
@@ -63,8 +65,9 @@ class PromptProcess:
     this one is, when it is not the same (see `regridded`); the pipeline's own scheduler cannot step there.
     off_grid: why the model cannot be called between the levels of its grid, None if it can.
     own_restarts: whether the scheduler can begin in the middle without its memory. open_ended, left: what
-    the budget says; left gives (nfe_left, calls_left). judges: verifiers of a preview and of a finished candidate.
-    prompt: its text. verifiers: names of those that steer the search.
+    the budget says; left gives (nfe_left, calls_left). of_branch: NFE of one branch of classifier-free guidance at a
+    step of the pipeline's grid; None where the model has none. mix: what predictions are made of. judges: verifiers of
+    a preview and of a finished candidate. prompt: its text. verifiers: names of those that steer the search.
     """
 
     evaluations: tuple[int, ...]
@@ -80,6 +83,8 @@ class PromptProcess:
     own_restarts: bool = True
     open_ended: bool = False
     left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
+    of_branch: Callable[[int], int] | None = None
+    mix: Mix | None = None
     judges: tuple[int, int] = (0, 0)
     prompt: str = ""
     verifiers: tuple[str, ...] = ()
@@ -99,6 +104,13 @@ class PromptProcess:
     @property
     def schedule(self) -> NoiseSchedule:
         return self._view().schedule
+
+    def weight_sum(self, step: int) -> float | None:
+        if self.mix is None:
+            return None
+        at, levels = self.place(step), self.schedule
+        moment = Moment(at, self.model_steps, levels.level(step), levels.level(step + 1))
+        return float(math.fsum(self.mix.weights(moment)))
 
     @property
     def nfe_left(self) -> int | None:
@@ -123,9 +135,18 @@ class PromptProcess:
         """Model calls of the transition that begins at a step."""
         return 1 if step == self.model_calls else kernel.calls(self.schedule.level(step))
 
-    def price(self, particles: Particles, until: int | None, kernel: Kernel | None) -> int:
-        """Evaluations that one row still takes to a step; None: of one model call."""
+    def branch_nfe(self, step: int) -> int:
+        if self.of_branch is None:
+            raise Refusal("this model has no branches of classifier-free guidance to ask for.")
+        return self.of_branch(self.place(step))
+
+    def price(
+        self, particles: Particles, until: int | None, kernel: Kernel | None, branch: str | None = None
+    ) -> int:
+        """Evaluations that one row still takes to a step; None: of one model call, or one branch of it."""
         step = particles.step
+        if branch is not None:
+            return self.branch_nfe(step)
         if until is None:
             return self.nfe(step, step + 1)
         return self.nfe(step, until, kernel) - particles.inner * self.nfe(step, step + 1)

@@ -264,6 +264,12 @@ class Process(Protocol):
     def nfe(self, start: int = 0, stop: int | None = None, kernel: Kernel | None = None) -> int:
         """Evaluations of carrying one particle from step start to stop (CFG counted)."""
 
+    def weight_sum(self, step: int) -> float | None:
+        """Sum of the weights that predictions are mixed with at a step; None where there is no mix (genscale.mix)."""
+
+    def branch_nfe(self, step: int) -> int:
+        """Evaluations of one branch of classifier-free guidance for one row. Refusal where there are none."""
+
     def calls(self, previews: int, finals: int) -> int:
         """Verifier calls of judging so many previews and finished candidates."""
 

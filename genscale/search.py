@@ -148,12 +148,17 @@ class Search:
         return self.ask.kernel if isinstance(self.ask, Solve) else None
 
     @property
+    def branch(self) -> str | None:
+        """The branch of classifier-free guidance that the present question is about; None: all."""
+        return self.ask.branch if isinstance(self.ask, Denoise) else None
+
+    @property
     def price(self) -> int:
         """Evaluations that one row of the present Solve, Denoise or Gradient takes."""
         if isinstance(self.ask, Gradient):
             ask = self.ask
             return self.process.gradient_nfe(self.particles.step, ask.calls, ask.through, ask.each)
-        return self.process.price(self.particles, self.until, self.kernel)
+        return self.process.price(self.particles, self.until, self.kernel, self.branch)
 
     @property
     def to_the_end(self) -> int:

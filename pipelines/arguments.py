@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,30 @@ class Arguments:
         dropped = (*CALLBACKS, "generator")
         kept = {k: v for k, v in self.given.items() if k not in dropped}
         return kept | {k: v for k, v in changes.items() if k in self.names}
+
+    def extended(self, rows: int, more: Sequence[tuple[int, str]]) -> dict[str, Any]:
+        """The call with further rows: each repeats an old row (its number below `rows`) under another prompt."""
+        if not more:
+            return dict(self.given)
+        if self.given.get("prompt") is None:
+            raise Refusal(
+                "other prompts can only be mixed into a call that gives its own as text (prompt=...)."
+            )
+        order = [*range(rows), *(row for row, _ in more)]
+        made = dict(self.given)
+        for name, value in made.items():
+            plain = name.rstrip("_234")
+            if plain in PER_PROMPT and isinstance(value, str | list):
+                each = [value] * rows if isinstance(value, str) else value
+                each = each * rows if len(each) == 1 else each
+                made[name] = [each[i] for i in order]
+                if plain == "prompt":
+                    made[name][rows:] = [text for _, text in more]
+            elif isinstance(value, list) and len(value) == rows and rows > 1:
+                made[name] = [value[i] for i in order]
+            elif isinstance(value, Tensor | np.ndarray) and value.ndim > 1 and value.shape[0] == rows:
+                made[name] = value[order]
+        return made
 
     def composed(self, given: Mapping[str, Any], rows: int, composition: tuple[int, ...]) -> dict[str, Any]:
         """The call that makes one row for each entry of `composition` (prompt indices below `rows`)."""

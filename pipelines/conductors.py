@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.pipelines.branches import Branches, Part, doubled
 from genscale.pipelines.elastic import Gather, Kept, NotElastic, rows_of, sample_of
 from genscale.pipelines.layout import Layout
 from genscale.pipelines.memo import Memo
+from genscale.pipelines.mixing import Mixing
 from genscale.pipelines.noise import Replay
 from genscale.pipelines.solver import OwnSolver
 from genscale.pipelines.stand_in import OffGrid, own
@@ -87,9 +90,10 @@ class Serve(Conductor):
     """Answers an engine's batches with the pipeline's own loop body.
 
     rows: rows that the pipeline was called with, one a prompt; or one a latent when `composition`, the prompt
-    index of every row, is given: then only batches of just that composition are served. probe: what is known of the
-    loop. ask: gives the open batch, or for an output the next one. level_of: what the loop is shown for a noise level
-    between those of its grid.
+    index of every row, is given: then only batches of just that composition are served. replay: what these rows draw
+    before the loop. probe: what is known of the loop. ask: gives the open batch, or for an output the next one.
+    level_of: what the loop is shown for a noise level between those of its grid. branches: how the two branches of
+    classifier-free guidance are evaluated. mixing: what else is evaluated beside the pipeline's own predictions.
     """
 
     def __init__(
@@ -101,18 +105,26 @@ class Serve(Conductor):
         rows: int,
         ask: Callable[[Output | None], Batch],
         level_of: Callable[[float], OffGrid],
+        branches: Callable[[], Branches],
+        replay: Replay,
+        mixing: Mixing | None = None,
         composition: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(memo, templates)
         self.probe, self.solver, self.rows, self._ask = probe, solver, rows, ask
         self.readings = probe.readings
-        self.composition = composition
-        self.replay = probe.replay_for(composition)
+        self.composition, self.replay = composition, replay
         self.prompts: tuple[int, ...] = ()
         self.evaluations = 0
         self.after_real_step = self.replaying = self.jumped = False
         self.leading = True  # this pass evaluates nothing, it leads up to the batch that is asked next
-        self.level_of = level_of
+        self.level_of, self.branches, self.mixing = level_of, branches, mixing
+        self._branch: str | None = None
+        self._calls = 0  # of a denoiser in this iteration
+        self._only: Any = (
+            None  # the output of the one branch that is wanted, where each has a call of its own
+        )
+        self._again = False  # this iteration only hands that on
         self._batch: Batch | None = None
         self._handed: Tensor | None = None
         self._kept = Kept()
@@ -141,16 +153,48 @@ class Serve(Conductor):
             gather = Gather(self.rows, self.prompts, sample)
             args = tuple(self._kept(gather, name, str(i), a) for i, a in enumerate(args))
             kwargs = {k: self._kept(gather, name, k, v) for k, v in kwargs.items()}
-        output = forward(*args, **kwargs)
+        if self._branch is not None and is_denoiser(name):
+            return self._one_branch(name, module, forward, args, kwargs)
+        output = self._forward(name, module, forward, args, kwargs)
         if is_denoiser(name):
             self.evaluations += rows
         self.templates.known.setdefault(name, (output, rows))
         return output
 
+    def _forward(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """A model's call, by the model that the batch asks for."""
+        if self._batch is None or not self._batch.model or not is_denoiser(name):
+            return forward(*args, **kwargs)
+        assert self.mixing is not None
+        return self.mixing.variants[self._batch.model](name, module, forward, args, kwargs)
+
+    def _one_branch(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Evaluate one branch, and give its output for the other, too: what the pipeline makes of both is just that."""
+        branches, sample = self.branches(), sample_of(args, kwargs)
+        assert self._branch is not None
+        place, n, number = branches.place(self._branch), len(self.prompts), self._calls
+        self._calls += 1
+        if branches.together:
+            part = Part(place, n, sample)
+            args, kwargs = tuple(part(a) for a in args), {k: part(v, k) for k, v in kwargs.items()}
+            self.evaluations += n
+            return doubled(self._forward(name, module, forward, args, kwargs), n)
+        if self._only is None and number == place:
+            self.evaluations += n
+            self._only = self._forward(name, module, forward, args, kwargs)
+        return self.templates.skip(name, module, forward, args, kwargs) if self._only is None else self._only
+
     def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         if self.leading:
             return self._lead(call["sample"])
         assert self._parts is not None
+        calls, self._calls = self._calls, 0
+        if self._only is not None and calls and not self.branches().together:
+            if self.branches().place(self._branch or "") == 1 and not self._again:
+                self._again = True  # the first call was made before the output was known
+                self.after_real_step = self.replaying = self.jumped = False
+                return call["sample"], self.index
+            self._only, self._again = None, False
         layout = self.probe.layout
         value, x = layout.rows_first(call["model_output"]), layout.rows_first(call["sample"])
         if x.shape[0] != len(self.prompts) or value.shape[0] != len(self.prompts):
@@ -197,9 +241,14 @@ class Serve(Conductor):
     def _open(self, batch: Batch) -> Tensor:
         if self.composition is not None and batch.prompts != self.composition:
             raise NotElastic
-        if not self._goes_on(batch):
+        if not self._goes_on(batch) or batch.branch is not None or self.mixing is not None:
             forget_caches(self.pipe)
-        self.leading, self._batch = False, batch
+        self.leading, self._batch, self._branch = False, batch, batch.branch
+        if self._branch is not None and self.probe.edits and not self.branches().together:
+            raise Refusal(
+                f"{type(self.pipe).__name__} edits latents in its loop and evaluates the branches of guidance one "
+                "after the other: they cannot be asked for alone."
+            )
         self.off_grid = None if batch.time is None else self.level_of(batch.time)
         self._parts = self._in_parts(batch)
         latents, self.prompts = next(self._parts)

@@ -7,30 +7,45 @@ from collections.abc import Callable
 
 from genscale.engine import Engine
 from genscale.errors import Refusal
+from genscale.mixer import Mixer
 from genscale.pipelines.visit import Done
 from genscale.protocol import Batch, Output
 
 
 class Desk:
-    """Where the pipeline's loop fetches batches: keeps the open one, and what went wrong behind it."""
+    """Where the pipeline's loop fetches batches: keeps the open one, and what went wrong behind it.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.loop = engine, engine.run()
+    mixer: makes several of each of the engine's batches, and one output of theirs.
+    """
+
+    def __init__(self, engine: Engine, mixer: Mixer | None = None) -> None:
+        self.engine, self.loop, self.mixer = engine, engine.run(), mixer
         self.batch: Batch | None = None
         self.error: BaseException | None = None
         self.closed = False
         self._handed_out = 0.0
-        self._advance(lambda: next(self.loop))
+        self._advance(self._first)
 
     def ask(self, output: Output | None) -> Batch:
         """The open batch, or after its output the next one; leaves the loop when there is none."""
         if output is not None:
             self.engine.ledger.add_seconds("denoise", time.perf_counter() - self._handed_out)
-            self._advance(lambda: self.loop.send(output))
+            self._advance(lambda: self._answer(output))
         if self.batch is None or self.closed or self.error:
             raise Done
         self._handed_out = time.perf_counter()
         return self.batch
+
+    def _answer(self, output: Output) -> Batch:
+        """The next batch: another part of the mix, or what the engine asks next."""
+        if self.mixer is None:
+            return self.loop.send(output)
+        following = self.mixer.absorb(output)
+        return following if isinstance(following, Batch) else self.mixer.open(self.loop.send(following))
+
+    def _first(self) -> Batch:
+        batch = next(self.loop)
+        return batch if self.mixer is None else self.mixer.open(batch)
 
     def _advance(self, go: Callable[[], Batch]) -> None:
         try:
@@ -48,4 +63,4 @@ class Desk:
                 f"one latent does not fit into the accelerator's memory ({str(error).splitlines()[0]}): "
                 "use offloading, a smaller size or a smaller dtype."
             ) from error
-        self.batch = smaller
+        self.batch = smaller if self.mixer is None else self.mixer.open(smaller)

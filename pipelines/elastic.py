@@ -31,6 +31,11 @@ def sample_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
 
 
+def is_position(name: str) -> bool:
+    """Whether an argument of this name holds positions, which are not made of rows."""
+    return any(word in name for word in _POSITIONS)
+
+
 def rows_of(sample: Any) -> int:
     return len(sample) if isinstance(sample, list) else int(sample.shape[0])
 
@@ -74,7 +79,7 @@ class Gather:
         self.state = (rows, prompts, self.blocks, self.sizes)  # all that its answers depend on
 
     def __call__(self, value: Any, name: str = "") -> Any:
-        if value is self.sample or any(word in name for word in _POSITIONS):
+        if value is self.sample or is_position(name):
             return value
         if isinstance(value, Tensor):
             return self._tensor(value, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ from genscale.interpolant import LINEAR
 from genscale.key import Key
 from genscale.ledger import Ledger
 from genscale.media import Media
+from genscale.mix import Mix
 from genscale.panel import Roles
 from genscale.pipelines.arguments import Arguments, root_seeds
+from genscale.pipelines.branches import Branches, BranchProbe, told_apart
 from genscale.pipelines.conductors import Decode, Probe, Serve
 from genscale.pipelines.desk import Desk
 from genscale.pipelines.elastic import NotElastic
 from genscale.pipelines.media import as_media, length
 from genscale.pipelines.memo import Memo
+from genscale.pipelines.mixing import Mixing
 from genscale.pipelines.noise import Replay, joined
 from genscale.pipelines.own_noise import OwnNoise, generator_states, restore_generators
 from genscale.pipelines.prior import find_prior
@@ -42,9 +45,14 @@ from genscale.stopping import Stop
 
 
 class Run:
-    """The pieces of one call: what the probe found, and the visits that serve, decode and finish."""
+    """The pieces of one call: what the probe found, and the visits that serve, decode and finish.
 
-    def __init__(self, pipe: Any, arguments: Arguments) -> None:
+    mix: predictions to combine; models: others that it names, pipelines or modules.
+    """
+
+    def __init__(
+        self, pipe: Any, arguments: Arguments, mix: Mix | None = None, models: Mapping[str, Any] | None = None
+    ) -> None:
         if getattr(pipe, "scheduler", None) is None:
             raise Refusal(
                 f"{type(pipe).__name__} has no scheduler, so there is no denoising loop to search: "
@@ -55,6 +63,7 @@ class Run:
         self.one_row_a_picture = False  # learned when the tail fails on other than the call's rows
         self.pixel_type = "pt"
         self.judged = False
+        self._branches: Branches | None = None
         with self.ledger.clock("probe"):
             self.probe = self._probe(arguments.given)
         assert self.probe.latents is not None
@@ -63,6 +72,7 @@ class Run:
         # Learned when a batch of other than the call's rows fails; known where the loop joins latents and rows.
         self.one_row_a_latent = self.probe.edits and self.rows > 1
         self.texts = arguments.texts(self.rows)
+        self.mixing = None if mix is None else Mixing(pipe, mix, models or {}, self.texts)
         self.seeds = root_seeds(arguments.generator, self.latents)
         self.solver = OwnSolver(self.probe.own_scheduler, self.probe.start)
         self.own_noise = OwnNoise(arguments.generator, self.latents)
@@ -146,6 +156,37 @@ class Run:
             return str(error)
         return None
 
+    def branches(self) -> Branches:
+        """How the pipeline evaluates the two branches of classifier-free guidance. Refusal where it does not."""
+        if self._branches is None:
+            each = [e // self.rows for e in self.probe.evaluations]
+            step = each.index(2) if 2 in each else 0
+            given = self.arguments.quiet()
+            tried = []
+            for filled in ((0, 1), (1,)):
+                probe = BranchProbe(
+                    self.memo,
+                    self.templates,
+                    self.probe.replay_for(None),
+                    self.probe.layout,
+                    step,
+                    self.rows,
+                    filled,
+                )
+                self._visit(given, probe)
+                tried.append(probe)
+            self._branches = told_apart(tried[0], tried[1], self.rows)
+        return self._branches
+
+    def of_branch(self, step: int) -> int:
+        """NFE of one branch at a step."""
+        self.branches()
+        if self.probe.evaluations[step] != 2 * self.rows:
+            raise Refusal(
+                f"{type(self.pipe).__name__} evaluates no two branches of classifier-free guidance at step {step}."
+            )
+        return 1
+
     def _timesteps(self) -> Tensor:
         assert self.probe.timesteps is not None
         return self.probe.timesteps
@@ -157,13 +198,18 @@ class Run:
         start = self.probe.start
         # Where the loop edits latents after a step, one more pass shows what it makes of the last ones.
         settle = (0,) if self.probe.edits else ()
+        each = [e // self.rows for e in self.probe.evaluations]
+        if self.mixing is not None:
+            each = self.mixing.evaluations(each, self.view(), self.of_branch)
         shared = {
-            "evaluations": (*(e // self.rows for e in self.probe.evaluations), *settle),
+            "evaluations": (*each, *settle),
             "model_calls": steps,
             "solver": self.solver,
             "view": self.view(),
             "off_grid": self.off_grid(),
             "own_restarts": restarts(self.solver.scheduler),
+            "of_branch": self.of_branch,
+            "mix": None if self.mixing is None else self.mixing.mix,
             "restarts": tuple(i for i in range(steps) if (start + i) % 2 == 0) if order == 2 else (),
         }
         priors = self.priors()
@@ -179,18 +225,33 @@ class Run:
 
     # ---------------------------------------------------------------- serving
 
-    def serve(self, engine: Engine) -> str | None:
-        """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did."""
-        desk = Desk(engine)
+    def serve(self, engine: Engine, rated: bool = False) -> str | None:
+        """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did.
+
+        rated: predictions of a mix come with the corrector's rate.
+        """
+        more = () if self.mixing is None else tuple(self.mixing.more)
+        of_call = (
+            *range(self.rows),
+            *(row for row, _ in more),
+        )  # the row of the probed call that each is made of
+        mixer = (
+            None
+            if self.mixing is None
+            else self.mixing.mixer(self.view(), len(self.probe.evaluations), rated)
+        )
+        desk = Desk(engine, mixer)
         while not desk.closed:
             composition = desk.batch.prompts if self.one_row_a_latent and desk.batch else None
-            given = self.arguments.given | {"generator": None}
+            given = self.arguments.extended(self.rows, more) | {"generator": None}
             given = {k: v for k, v in given.items() if k in self.arguments.names}
             if composition is not None:
-                given = self.arguments.composed(given, self.rows, composition)
+                given = self.arguments.composed(given, len(of_call), composition)
+            rows = of_call if composition is None else tuple(of_call[i] for i in composition)
+            replay = self.probe.replay_for(None if rows == tuple(range(self.rows)) else rows)
             conductor = Serve(
-                self.memo, self.templates, self.probe, self.solver,
-                self.rows if composition is None else len(composition), desk.ask, self.level_of, composition,
+                self.memo, self.templates, self.probe, self.solver, len(rows), desk.ask, self.level_of,
+                self.branches, replay, self.mixing, composition,
             )  # fmt: skip
             given |= _callbacks(self.arguments, conductor)
             try:
@@ -204,7 +265,7 @@ class Run:
             except (KeyboardInterrupt, Interrupted):
                 return self._stopped(engine)
             except Exception:
-                own_rows = desk.batch is not None and desk.batch.prompts == tuple(range(self.rows))
+                own_rows = desk.batch is not None and desk.batch.prompts == tuple(range(len(of_call)))
                 if desk.error is not None or composition is not None or own_rows:
                     raise
                 self.one_row_a_latent = True
@@ -349,7 +410,7 @@ def open_run(
             searches, roles, run.decode, budget=budget, archive=archive, ledger=run.ledger,
             batch_size=batch_size, on_event=on_event,
         )  # fmt: skip
-        stopped = run.serve(engine)
+        stopped = run.serve(engine, rated="mix" in getattr(sampler, "needs", ()))
     finally:
         archive.close()
     winners = [_winners(s, run.arguments.results) for s in searches]

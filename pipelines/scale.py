@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from genscale import plugins
 from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.events import Event
+from genscale.guidance import mix_of
+from genscale.mix import Mix
 from genscale.panel import Juror, Panel, Roles
 from genscale.pipelines.arguments import Arguments
 from genscale.pipelines.run import Run, open_run
@@ -37,6 +39,8 @@ class Scaled:
     keep: int = 1
     on_event: Callable[[Event], None] = _ignore
     stop: Stop | None = None
+    mix: Mix | None = None
+    models: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call as the pipeline itself. Returns its output class, best first, with the search as `.search`.
@@ -50,7 +54,7 @@ class Scaled:
         after that an interrupt returns the best so far.
         """
         arguments = Arguments(self.pipe, args, kwargs)
-        run = Run(self.pipe, arguments)
+        run = Run(self.pipe, arguments, self.mix, self.models)
         result, output = open_run(
             run,
             self.sampler,
@@ -67,7 +71,7 @@ class Scaled:
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would cost. Nothing is generated or written."""
-        run = Run(self.pipe, Arguments(self.pipe, args, kwargs))
+        run = Run(self.pipe, Arguments(self.pipe, args, kwargs), self.mix, self.models)
         return plan(self.sampler, run.processes()[0], self.budget, self.roles, run.rows, self.stop)
 
     def _heading(self, run: Run) -> dict[str, Any]:
@@ -87,6 +91,7 @@ class Scaled:
             "options": plugins.described(self.sampler),
             "verifiers": panels,
             "ensemble": self.roles.judge.ensemble,
+            "mix": None if self.mix is None else repr(self.mix),
             "limits": {
                 "budget": str(self.budget),
                 "stop": None if self.stop is None else str(self.stop),
@@ -114,6 +119,9 @@ def scale(
     out: str | Path | None = None,
     keep: int = 1,
     on_event: Callable[[Event], None] | None = None,
+    mix: Mix | str | Sequence[str] | None = None,
+    guide: Mix | str | None = None,
+    models: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Scaled:
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
@@ -130,6 +138,11 @@ def scale(
     out: folder for the archive; a call with the same arguments resumes what is there.
     keep: how many of the best candidates keep their latents, for `result.search.media`.
     on_event: told of progress (genscale.events).
+    mix: predictions to combine at every model call (genscale.mix): a Mix such as `rlg("base", 1.6)`, or texts such as
+        "base:-0.6", "prompt=a dog:0.3", "weak:-1"; the pipeline's own prediction has what is left to 1.
+    guide: how the branches of classifier-free guidance are combined, in place of the pipeline's own rule: a Mix such as
+        `Cfg(7.5, start=0.2, stop=0.8)`, or text such as "cfg(7.5, 0.2, 0.8)", "cfg++(0.6)".
+    models: pipelines or modules that share the latent space, under the names that the mix uses.
     """
     if isinstance(sampler, str):
         sampler = plugins.make("sampler", sampler, options)
@@ -157,6 +170,8 @@ def scale(
         keep,
         on_event or _ignore,
         Stop.of(stop),
+        mix_of(mix, guide),
+        dict(models or {}),
     )
 
 

@@ -40,11 +40,14 @@ FLOORS = (
         "lbfgs",
         "plausibility",
         "prompt_category",
+        "mix",
+        "guidance",
     ),
     # the language of asking, and the process it is about
     (
         "protocol",
         "process",
+        "mixer",
         "gradient_questions",
         "affordable",
         "halving",
