@@ -6,7 +6,6 @@ that it gave last, and gives the next ones. One evaluation a turn, so a turn has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -18,9 +17,6 @@ class Optimiser(Protocol):
 
     def next(self, points: Tensor, objective: Tensor, gradient: Tensor) -> Tensor:
         """The points to evaluate next. points, gradient: [n, ...]; objective: float64 [n], higher is better."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
 
 
 def rowwise(values: Tensor, like: Tensor) -> Tensor:
@@ -74,9 +70,6 @@ class Momentum:
         step = gradient + self.momentum * self.buffer if self.nesterov else self.buffer
         return points + self.lr * step
 
-    def keep(self, rows: Sequence[int]) -> None:
-        self.buffer = None if self.buffer is None else self.buffer[list(rows)]
-
 
 class Adam:
     """Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), as torch.optim.Adam; no weight decay."""
@@ -97,7 +90,3 @@ class Adam:
         mean = self.mean / (1 - first**self.turns)
         root = (self.square / (1 - second**self.turns)).sqrt()
         return points + self.lr * mean / (root + self.eps)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        if self.mean is not None and self.square is not None:
-            self.mean, self.square = self.mean[list(rows)], self.square[list(rows)]

@@ -7,7 +7,6 @@ strong Wolfe conditions (algorithms 3.5 and 3.6, cubic interpolation by eq. 3.59
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,6 +36,7 @@ class Climber:
 
     first: float
     history: int
+    searching: bool = True
     x: Tensor | None = None
     g: Tensor | None = None
     loss: float = 0.0
@@ -51,7 +51,7 @@ class Climber:
 
     def next(self, x: Tensor, loss: float, g: Tensor) -> Tensor:
         """The next trial, after an evaluation at the last one."""
-        if self.x is None:
+        if self.x is None or not self.searching:
             self._accept(x, g, loss)
         else:
             self._tried(x, g, loss)
@@ -148,22 +148,20 @@ def _between(low: Mark, high: Mark) -> float:
 class Lbfgs:
     """Rows of climbers. first: length of the very first trial step, as a share of the point's own length.
 
-    history: pairs that are remembered.
+    history: pairs that are remembered. searching: False where who asks searches along the line, and goes on from the
+    best point of it.
     """
 
-    def __init__(self, first: float, history: int) -> None:
-        self.first, self.history = first, history
+    def __init__(self, first: float, history: int, searching: bool = True) -> None:
+        self.first, self.history, self.searching = first, history, searching
         self.climbers: list[Climber] = []
 
     def next(self, points: Tensor, objective: Tensor, gradient: Tensor) -> Tensor:
         if not self.climbers:
-            self.climbers = [Climber(self.first, self.history) for _ in range(len(points))]
+            self.climbers = [Climber(self.first, self.history, self.searching) for _ in range(len(points))]
         rows = points.flatten(1).double(), gradient.flatten(1).double()
         made = [
             c.next(x, -value, -g)
             for c, x, value, g in zip(self.climbers, rows[0], objective.tolist(), rows[1], strict=True)
         ]
         return torch.stack(made).view(points.shape).to(points)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        self.climbers = [self.climbers[i] for i in rows]

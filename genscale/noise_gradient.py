@@ -29,6 +29,10 @@ from genscale.plausibility import measured
 from genscale.protocol import Ask, Graded, Gradient, Prediction, Process, Score, Scores, Solve
 from genscale.remainder import remainder
 
+Rows = Sequence[int]
+SHARE = 0.25  # of one trial of the one before it
+FAILS = 2
+
 
 @dataclass(frozen=True)
 class NoiseGradient:
@@ -37,13 +41,17 @@ class NoiseGradient:
     iterations: gradients of each start. None is as many as the budget pays for; without a budget of NFE or verifier
     calls the published number, and then again from fresh noises while there is time. starts: noises that go up side
     by side, the pipeline's own and fresh ones; fewer where the budget pays for fewer. warmup: share of such a budget
-    that is spent on plain candidates first, of which the best are the starts; they stay in the pool. reg: weight of the
-    norm penalty.
+    that is spent on plain candidates first, of which the best are the starts; they stay in the pool. trials: plain
+    runs at so many shares of each step, 1, 1/4, 1/16, ..., of which the best is gone to if it is better; shares
+    follow what was best before, a start is given up after FAILS turns without one, and others begin. 0 takes every
+    step as it is, which is what is published: a run costs a fourth of a gradient, and rewards are rugged. reg: weight
+    of the norm penalty.
     """
 
     iterations: int | None = None
     starts: int = 1
     warmup: float = 0.0
+    trials: int = 0
     reg: float = 0.01
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
@@ -56,6 +64,8 @@ class NoiseGradient:
             value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise Refusal(f"{name}={value} must be at least 1.")
+        if self.trials < 0:
+            raise Refusal(f"trials={self.trials} must be 0 or more.")
         if not 0 <= self.warmup < 1:
             raise Refusal(f"warmup={self.warmup} must be a share of the budget in [0, 1).")
         for name in ("reg", "lr", "clip", "momentum", "mu", "first"):
@@ -77,12 +87,12 @@ class NoiseGradient:
         """Its gradient [n, noises, *latent]."""
         return of_points(graded.gradient, graded.noises, process)
 
-    def turn(self, climb: Climb, rows: int) -> Generator[Ask, Any, tuple[Graded, Tensor]]:
-        """The gradients at the first rows of the points, and the merits there."""
+    def turn(self, climb: Climb, rows: Rows) -> Generator[Ask, Any, tuple[Graded, Tensor]]:
+        """The gradients at the points of these rows, and the merits there."""
         graded: Graded = yield climb.ask(rows)
         assert graded.scores is not None
         if climb.shows:
-            yield from climb.finish_estimates(graded)
+            yield from climb.finish_estimates(graded, rows)
         return graded, self.merit(graded.scores, climb.process)
 
     def turn_nfe(self, process: Process) -> int:
@@ -97,10 +107,13 @@ class NoiseGradient:
         """Of so many starts, how many are carried to the end after the last turn."""
         return starts
 
-    def finish(self, climb: Climb, rows: Sequence[int]) -> Generator[Ask, Any, None]:
-        """Carry these points to the end, and score them."""
-        start = climb.process.start([climb.lead[i] for i in rows], climb.points[list(rows), 0])
-        yield Score((yield Solve(start, None, climb.rest)))
+    def run(
+        self, process: Process, candidates: Sequence[Candidate], points: Tensor, rest: Kernel | None
+    ) -> Generator[Ask, Any, Scores]:
+        """Carry points [n, noises, *latent] to the end, and score them; only the first, where the budget ends."""
+        finished = yield Solve(process.start(candidates, points[:, 0]), None, rest)
+        scores: Scores = yield Score(finished)
+        return scores
 
     # ---------------------------------------------------------------- the search
 
@@ -128,7 +141,7 @@ class NoiseGradient:
             yield from remainder(process, key, first)
 
     def cost(self, process: Process) -> int | None:
-        if self.iterations is None and process.open_ended:
+        if self.trials or (self.iterations is None and process.open_ended):
             return None
         turns, n = self.iterations or self.PUBLISHED, self.starts
         return (1 + self.ends(process, n)) * process.nfe() + n * turns * self.turn_nfe(process)
@@ -138,21 +151,24 @@ class Climb:
     """Some starts on their way up.
 
     roots, lead: the candidates of the starts and of the latest points. points, origins: noises [n, noises, *latent] of
-    the latest points and of the starts. live: the first rows, which still climb. runs: plain candidates that come
-    first, the pipeline's own among them. known: whether the starts were finished with these. best: merit of each row.
+    the latest points and of the starts. live: the rows that still climb. runs: plain candidates that come first, the
+    pipeline's own among them. known: whether the starts were finished with these. best: merit of each row's point, or
+    the most it had. steps: what the optimisers propose. fresh: rows whose step was not tried yet. scale: the largest
+    share of the step that is tried next. failed: turns in which no share was better.
     """
 
     def __init__(
         self, spec: NoiseGradient, process: Process, key: Key, first: int, n: int, runs: int
     ) -> None:
         self.spec, self.process, self.key, self.next_id = spec, process, key, first
-        self.n = self.live = n
+        self.n, self.live = n, list(range(n))
         self.own, self.runs = first == 0, runs
         self.known = self.warm >= n
-        self.optimiser, self.turns = spec.optimiser(), 0
+        self.optimisers, self.turns = [spec.optimiser() for _ in range(n)], 0
         self.roots, self.lead = list[Candidate](), list[Candidate]()
-        self.points = self.origins = torch.empty(0)
-        self.best = [-math.inf] * n
+        self.points = self.origins = self.steps = torch.empty(0)
+        self.best, self.fresh = [-math.inf] * n, [False] * n
+        self.scale, self.failed = [1.0] * n, [0] * n
         self.calls = spec.calls(process)
         self.rest = None if process.own_steps else Ddim(0.0)
 
@@ -164,7 +180,8 @@ class Climb:
     @property
     def shows(self) -> bool:
         """Whether the next turn passes finished pictures that are not known yet."""
-        return len(self.calls) + 1 == self.process.model_steps and not (self.turns == 0 and self.known)
+        new = self.turns == 0 and not self.known if self.spec.trials else self.turns > 0 or not self.known
+        return new and len(self.calls) + 1 == self.process.model_steps
 
     @staticmethod
     def planned(spec: NoiseGradient, process: Process, key: Key, first: int) -> Climb | None:
@@ -172,8 +189,8 @@ class Climb:
         own = int(first == 0)
 
         def paid(runs: int, n: int) -> bool:
-            nfe = (runs + spec.ends(process, n)) * process.nfe() + n * spec.turn_nfe(process)
             shows = Climb(spec, process, key, first, n, runs).shows
+            nfe = (runs + spec.ends(process, n)) * process.nfe() + n * spec.turn_nfe(process)
             calls = process.calls(0, runs + spec.ends(process, n)) + n * spec.turn_calls(process, shows)
             return within(process, nfe, calls)
 
@@ -192,7 +209,7 @@ class Climb:
         most = self.spec.iterations or (None if limited else self.spec.PUBLISHED)
         try:
             while (most is None or self.turns < most) and (rows := self._paid()):
-                yield from self._turn(rows)
+                yield from (self._try(rows) if self.spec.trials else self._turn(rows))
         except BudgetExhausted:  # of time: a plain run may still fit
             yield from self._end()
             raise
@@ -216,9 +233,9 @@ class Climb:
                 chosen = torch.argsort(merits, descending=True, stable=True).tolist()[: self.n]
         fresh = self.known or kernel is not None
         self.roots = [drawn[i] if fresh else self._start(drawn[i]) for i in chosen]
-        self.n = self.live = len(self.roots)
+        self.n, self.live = len(self.roots), list(range(len(self.roots)))
         self.lead = list(self.roots)
-        self.points = self.origins = torch.stack([self._noises(c) for c in self.roots])
+        self.points = self.origins = self.steps = torch.stack([self._noises(c) for c in self.roots])
 
     def _start(self, candidate: Candidate) -> Candidate:
         """The start at a candidate's noise: what a gradient passes there is not quite the plain run's picture."""
@@ -250,63 +267,103 @@ class Climb:
 
     # ---------------------------------------------------------------- turns
 
-    def _paid(self) -> int:
-        """How many of the live rows the budget pays a turn for, beside the runs to the end."""
+    def _paid(self) -> list[int]:
+        """The live rows that the budget pays a turn for, the first ones, beside the runs to the end."""
         process, spec = self.process, self.spec
-        ends, each, calls = (
-            spec.ends(process, self.n),
-            spec.turn_nfe(process),
-            spec.turn_calls(process, self.shows),
-        )
+        ends = 0 if spec.trials else spec.ends(process, self.n)
+        each, calls, run = spec.turn_nfe(process), spec.turn_calls(process, self.shows), int(spec.trials > 0)
 
         def paid(n: int) -> bool:
-            return within(process, n * each + ends * process.nfe(), n * calls + process.calls(0, ends))
+            asked = sum(not self.fresh[row] for row in self.live[:n])
+            nfe = asked * each + (n * run + ends) * process.nfe()
+            return within(process, nfe, asked * calls + process.calls(0, n * run + ends))
 
-        return largest(self.live, paid)
+        return self.live[: largest(len(self.live), paid)]
 
-    def ask(self, rows: int, pull: Tensor | None = None) -> Gradient:
-        """The question for the gradients at the first rows of the points."""
-        particles = self.process.start(self.lead[:rows], self.points[:rows, 0])
+    def ask(self, rows: Rows, pull: Tensor | None = None) -> Gradient:
+        """The question for the gradients at the points of these rows."""
+        points = self.points[list(rows)]
+        particles = self.process.start([self.lead[i] for i in rows], points[:, 0])
         noises = None
         if self.spec.kernel is not None:
-            noises = self.points[:rows, 1:].transpose(0, 1).to(particles.x.device)
+            noises = points[:, 1:].transpose(0, 1).to(particles.x.device)
         each = self.spec.each and pull is None
         return Gradient(particles, self.calls, self.spec.kernel, noises=noises, each=each, pull=pull)
 
-    def _turn(self, rows: int) -> Generator[Ask, Any, None]:
+    def _propose(self, rows: list[int]) -> Generator[Ask, Any, list[int]]:
+        """Ask at these rows' points what steps to take; which rows were answered."""
         graded, merits = yield from self.spec.turn(self, rows)
-        rows = len(graded)
-        if rows < self.live:
-            self.live = rows
-            self.optimiser.keep(range(rows))
-        self.best[:rows] = [max(pair) for pair in zip(self.best, merits.tolist(), strict=False)]
-        points, reg = self.points[:rows], self.spec.reg
+        rows = rows[: len(graded)]
+        points, reg = self.points[rows], self.spec.reg
         slope = self.spec.slope(graded, self.process) - reg * shell_gradient(points)
         slope = clipped(slope, getattr(self.spec, "clip", None))
-        moved = self.optimiser.next(points, merits - reg * shell_penalty(points), slope)
-        self.points = torch.cat([moved, self.points[rows:]])
-        self.turns += 1
-        self.lead[:rows] = [self._moved(row) for row in range(rows)]
+        objective = merits - reg * shell_penalty(points)
+        self.steps = self.steps.clone()
+        for i, row in enumerate(rows):
+            one = slice(i, i + 1)
+            moved = self.optimisers[row].next(points[one], objective[one], slope[one])
+            self.steps[row] = moved[0] - points[i]
+            self.best[row] = max(self.best[row], float(merits[i]))
+        return rows
 
-    def _moved(self, row: int) -> Candidate:
-        """The recipe of a row's new point: start and turn decide it, whatever the budget is."""
-        details = {"iteration": float(self.turns)}
-        found = measured(self.points[row], self.origins[row])
+    def _turn(self, rows: list[int]) -> Generator[Ask, Any, None]:
+        """Take every step as it is."""
+        self.live = yield from self._propose(rows)
+        self.turns += 1
+        self.points = self.points.clone()
+        self.points[self.live] += self.steps[self.live]
+        for row in self.live:
+            self.lead[row] = self._moved(row, self.points[row])
+
+    def _try(self, rows: list[int]) -> Generator[Ask, Any, None]:
+        """Run shares of every step, and go where it is best; rows that the budget does not reach for end."""
+        stale = [row for row in rows if not self.fresh[row]]
+        answered = (yield from self._propose(stale)) if stale else []
+        rows = [row for row in rows if self.fresh[row] or row in answered]
+        self.turns += 1
+        shares = [(row, self.scale[row] * SHARE**j) for j in range(self.spec.trials) for row in rows]
+        points = torch.stack([self.points[row] + share * self.steps[row] for row, share in shares])
+        tried = [self._moved(row, point, share) for (row, share), point in zip(shares, points, strict=True)]
+        scores = yield from self.spec.run(self.process, tried, points, self.rest)
+        merits = self.spec.merit(scores, self.process).tolist()
+        for row in rows:
+            mine = [i for i in range(len(merits)) if shares[i][0] == row]
+            self._go(row, [(merits[i], shares[i][1], tried[i], points[i]) for i in mine])
+        self.live = [row for row in rows if self.failed[row] < FAILS]
+
+    def _go(self, row: int, tried: list[tuple[float, float, Candidate, Tensor]]) -> None:
+        """To the best of what was tried, if it is better."""
+        merit, share, lead, point = max(tried, key=lambda one: one[0], default=(-math.inf, 0.0, None, None))
+        better = lead is not None and point is not None and merit > self.best[row]
+        self.fresh[row], self.failed[row] = not better, 0 if better else self.failed[row] + 1
+        if better and lead is not None and point is not None:
+            self.scale[row] = share / SHARE
+            self.lead[row], self.best[row] = lead, merit
+            self.points = torch.cat([self.points[:row], point[None], self.points[row + 1 :]])
+        else:
+            self.scale[row] *= SHARE**self.spec.trials
+
+    def _moved(self, row: int, point: Tensor, share: float = 1.0) -> Candidate:
+        """The recipe of a row's new point: start, turn and share decide it, whatever the budget is."""
+        details = {"iteration": float(self.turns)} | ({"share": share} if self.spec.trials else {})
+        found = measured(point, self.origins[row])
         return Candidate(
             self.number(), "ascent", self.roots[row].key, self.lead[row].id, details=details, measured=found
         )
 
-    def finish_estimates(self, graded: Graded) -> Generator[Ask, Any, None]:
+    def finish_estimates(self, graded: Graded, rows: Rows) -> Generator[Ask, Any, None]:
         """The pictures that the gradients passed, as candidates."""
-        shown = self.process.start(self.lead[: len(graded)], self.points[: len(graded), 0])
+        rows = list(rows)[: len(graded)]
+        shown = self.process.start([self.lead[i] for i in rows], self.points[rows, 0])
         clean = Prediction(graded.x0, torch.zeros_like(graded.x0))
         yield Score((yield Solve(self.process.estimate(shown, clean, shown.candidates))))
 
     def _end(self) -> Generator[Ask, Any, None]:
         """Carry the points that no gradient was asked at to the end; those of the best starts first."""
-        if self.turns:
-            order = sorted(range(self.n), key=lambda row: -self.best[row])
-            yield from self.spec.finish(self, order[: self.spec.ends(self.process, self.n)])
+        if self.turns and not self.spec.trials:
+            rows = sorted(range(self.n), key=lambda row: -self.best[row])
+            rows = rows[: self.spec.ends(self.process, self.n)]
+            yield from self.spec.run(self.process, [self.lead[i] for i in rows], self.points[rows], self.rest)
 
 
 def of_points(gradient: Tensor, noises: Tensor | None, process: Process) -> Tensor:

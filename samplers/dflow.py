@@ -34,4 +34,4 @@ class DFlow(NoiseGradient):
     PUBLISHED: ClassVar[int] = 20
 
     def optimiser(self) -> Lbfgs:
-        return Lbfgs(self.first, self.history)
+        return Lbfgs(self.first, self.history, searching=self.trials == 0)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from genscale.ascent import Adam, rowwise
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.kernel import Ddim
+from genscale.kernel import Ddim, Kernel
 from genscale.key import Key
-from genscale.noise_gradient import Climb, NoiseGradient
+from genscale.noise_gradient import Climb, NoiseGradient, Rows
 from genscale.particles import Candidate, Particles
 from genscale.protocol import Ask, Denoise, Graded, Prediction, Process, Score, Scores, Solve
 
@@ -52,8 +52,8 @@ class Dno(NoiseGradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.blackbox and (self.warmup or not self.mu > 0):
-            raise Refusal("dno of a black box needs mu above 0, and has no warmup.")
+        if self.blackbox and (self.warmup or self.trials or not self.mu > 0):
+            raise Refusal("dno of a black box needs mu above 0, and has neither warmup nor trials.")
 
     def optimiser(self) -> Adam:
         return Adam(self.lr)
@@ -65,10 +65,10 @@ class Dno(NoiseGradient):
     def turn_calls(self, process: Process, shows: bool) -> int:
         return process.calls(0, 1 + self.batch) if self.blackbox else super().turn_calls(process, shows)
 
-    def turn(self, climb: Climb, rows: int) -> Generator[Ask, Any, tuple[Graded, Tensor]]:
+    def turn(self, climb: Climb, rows: Rows) -> Generator[Ask, Any, tuple[Graded, Tensor]]:
         if not self.blackbox:
             return (yield from super().turn(climb, rows))
-        points, lead = climb.points[:rows], climb.lead[:rows]
+        points, lead = climb.points[list(rows)], [climb.lead[i] for i in rows]
         moved = points.repeat_interleave(self.batch, 0)
         mutants = [self._mutant(climb, parent, j) for parent in lead for j in range(self.batch)]
         drawn = [Key(c.key).fold("perturbed").normal(tuple(points.shape[1:])) for c in mutants]
@@ -78,7 +78,7 @@ class Dno(NoiseGradient):
         )
         if len(scores) < len(lead) + len(mutants):  # time is short
             raise BudgetExhausted
-        pull, merits = hybrid(clean.x, self.merit(scores, climb.process), rows)
+        pull, merits = hybrid(clean.x, self.merit(scores, climb.process), len(lead))
         graded: Graded = yield climb.ask(rows, pull)
         return graded, merits[: len(graded)]
 
@@ -86,10 +86,10 @@ class Dno(NoiseGradient):
         key = Key(parent.key).fold("turn", climb.turns, j)
         return Candidate(climb.number(), "mutant", key.path, parent.id, details={"mu": self.mu})
 
-    def finish(self, climb: Climb, rows: Sequence[int]) -> Generator[Ask, Any, None]:
-        yield from run_from(
-            climb.process, [climb.lead[i] for i in rows], climb.points[list(rows)], self.kernel
-        )
+    def run(
+        self, process: Process, candidates: Sequence[Candidate], points: Tensor, rest: Kernel | None
+    ) -> Generator[Ask, Any, Scores]:
+        return (yield from run_from(process, candidates, points, self.kernel))[1]
 
 
 def hybrid(x: Tensor, merits: Tensor, rows: int) -> tuple[Tensor, Tensor]:

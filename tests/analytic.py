@@ -128,7 +128,10 @@ SAMPLERS: dict[str, Any] = {
     "dno": Dno(iterations=2),
     "dno after a warm-up": Dno(starts=2, warmup=0.4),
     "dno of a black box": Dno(iterations=1, starts=2, blackbox=True, batch=2),
-    "dflow": DFlow(iterations=3),
+    "dflow": DFlow(iterations=3, trials=0),
+    "dflow with trials": DFlow(starts=2, trials=3, warmup=0.3),
+    "dno with trials": Dno(trials=2, warmup=0.3),
+    "ditto2 with trials": Ditto2(starts=2, trials=2, opt_steps=3),
 }
 
 # These ask for gradients, which ranks and an empty jury do not have.

@@ -80,19 +80,6 @@ def test_every_optimiser_reaches_the_top_and_rows_do_not_know_each_other(kind: o
         assert torch.allclose(alone[0], climbed(kind(), 6, a, top, x)[6][row], atol=1e-6)  # type: ignore[operator]
 
 
-def test_rows_that_are_kept_go_on_as_they_were() -> None:
-    a, top = bowl()
-    x = Key((9,)).normal((ROWS, D))
-    for kind in (lambda: Momentum(0.05), lambda: Adam(0.1), lambda: Lbfgs(0.05, 10)):
-        optimiser, wanted = kind(), climbed(kind(), 8, a, top, x)[-1]
-        half = climbed(optimiser, 4, a, top, x)[-1]
-        optimiser.keep([0, 2])
-        rows = [0, 2]
-        assert torch.allclose(
-            climbed(optimiser, 4, a[rows], top[rows], half[rows])[-1], wanted[rows], atol=1e-6
-        )
-
-
 # ---------------------------------------------------------------- second order
 
 

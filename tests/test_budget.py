@@ -116,7 +116,9 @@ ROLES = {
 
 
 # What these spend follows the scores: they say so by a cost of None even without a budget.
-SCORES_DECIDE = {n for n, sampler in SAMPLERS.items() if isinstance(sampler, Rollover | TreeSearch | Dfs)}
+SCORES_DECIDE = {
+    n for n, s in SAMPLERS.items() if isinstance(s, Rollover | TreeSearch | Dfs) or getattr(s, "trials", 0)
+}
 
 
 def random_run(rng: random.Random, name: str) -> tuple[dict[str, Any], Roles]:
