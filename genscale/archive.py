@@ -214,7 +214,8 @@ class Archive:
             return None
         raw = tensors.pop("raw", None)
         tensors = {k: v.to(device) for k, v in tensors.items()}
-        prediction = Prediction(tensors.pop("first_x0"), tensors.pop("first_eps"))
+        rate = tensors.pop("first_rate", None)
+        prediction = Prediction(tensors.pop("first_x0"), tensors.pop("first_eps"), rate)
         tensors.setdefault("x0", prediction.x0)
         scores = None if raw is None else Scores(raw, combine)
         return Graded(**tensors, prediction=prediction, scores=scores)
@@ -229,6 +230,8 @@ class Archive:
         tensors = {k: v for k, v in given.items() if v is not None}
         first = graded.prediction
         tensors |= {"first_x0": first.x0, "first_eps": first.eps}
+        if first.rate is not None:
+            tensors["first_rate"] = first.rate
         if first.x0.data_ptr() == graded.x0.data_ptr():  # of one call they are the same
             del tensors["x0"]
         if graded.scores is not None:

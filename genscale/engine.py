@@ -248,7 +248,7 @@ class Engine:
             for flight in flights:
                 n = len(flight.rows)
                 flight.search.spent += output.evaluations * n // total
-                rate = None if output.rate is None else output.rate[at : at + n]
+                rate = None if output.rate is None else output.rate[at : at + n].detach()
                 self._advance(flight, output.value[at : at + n], output.x[at : at + n], rate)
                 at += n
         self.on_event(Denoised(self.ledger.nfe, total))

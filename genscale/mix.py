@@ -58,6 +58,22 @@ class Moment:
         """Of the run that lies behind, in [0, 1)."""
         return self.step / self.steps
 
+    @staticmethod
+    def at(view: View | str, step: int, steps: int, time: float | None = None) -> Moment:
+        """Of a model call at a step of the grid, or near it at a linear time of its own.
+
+        The next level is the first of the grid that is less noisy: second-order schedulers call at one level twice.
+        """
+        if isinstance(view, str):
+            return Moment(step, steps)
+        levels = view.schedule
+        level = levels.level(step) if time is None else levels.between(time)
+        later = (levels.level(i) for i in range(step, levels.steps + 1))
+        following = next(
+            (other for other in later if other.time < level.time - 1e-9), levels.level(levels.steps)
+        )
+        return Moment(step, steps, level, following)
+
 
 class Mix(ABC):
     """Which predictions are combined, and how at each moment. Subclasses are frozen dataclasses."""
@@ -211,12 +227,13 @@ def combined(
 ) -> Tensor:
     """Model outputs [n, ...] of one kind at one level and latents x [n, *latent], to one of that kind.
 
-    Weights that sum to 1 combine the outputs as they are, also a learned variance. Others combine scores, that is eps;
-    the variance is then the first one's. A scheduler's limit on clean estimates is for it to apply, to the result.
-    Refusal: weights that do not sum to 1 where the noise levels cannot be read.
+    Worked out in float32 or better, and given in the first one's dtype. Weights that sum to 1 combine the outputs as
+    they are, also a learned variance. Others, or outputs of different shapes, combine scores, that is eps; the variance
+    is then the first one's. A scheduler's limit on clean estimates is for it to apply, to the result. Refusal: weights
+    that do not sum to 1 where the noise levels cannot be read, or that sum to 0 at pure noise.
     """
-    first = outputs[0]
-    if abs(math.fsum(weights) - 1) <= ONE:
+    first, whole_weight = outputs[0], total(weights)
+    if whole_weight == 1 and all(o.shape == first.shape for o in outputs):
         whole = weights[0] * _exact(first)
         for output, w in zip(outputs[1:], weights[1:], strict=True):
             whole = whole + w * _exact(output)
@@ -224,12 +241,17 @@ def combined(
     seen, at = readable(view, level)
     pairs = [seen.pair(at, output, x) for output in outputs]
     eps = torch.stack([w * pair[1] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
-    if at.alpha > 0:
+    if whole_weight == 1:
+        x0 = torch.stack([w * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
+    elif at.alpha > 0:
         x0 = (x - at.sigma * eps) / at.alpha
     else:  # of pure noise, drawn from the prior's power: the mean of their product, where all look alike
+        if abs(whole_weight) <= ONE:
+            raise Refusal(
+                "the weights of a mix sum to 0 at pure noise, where that has no meaning: use others."
+            )
         eps = x.to(eps.dtype) / at.sigma
-        total = math.fsum(weights)
-        x0 = torch.stack([w / total * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
+        x0 = torch.stack([w / whole_weight * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
     whole = seen.output_at(at, x0, eps)
     if first.shape != whole.shape:
         whole = torch.cat([whole, first[:, whole.shape[1] :]], 1)
@@ -242,12 +264,17 @@ def rate(
     """d log w / d log(alpha / sigma) [n] float64: |sum w eps|^2 - sum w |eps|^2 over the whole latent.
 
     The weight that makes the mix sample prod q_i^w_i (Feynman-Kac correctors, arXiv 2503.02819; the same for every
-    churn, interpolant and kind of prediction).
+    churn, interpolant and kind of prediction). A limit on clean estimates does not enter; the weights are then no
+    longer exact. The two terms nearly cancel where the sources agree, so this takes differences first: for any m and
+    S = sum w eps it is |S - m|^2 + (sum w - 1) |m|^2 - sum w |eps - m|^2.
     """
     seen, at = readable(view, level)
     each = torch.stack([seen.pair(at, o, x)[1].flatten(1).double() for o in outputs])
-    w = torch.tensor(list(weights), dtype=torch.float64).to(each.device)
-    return torch.einsum("k,knd->nd", w, each).square().sum(1) - torch.einsum("k,knd->n", w, each.square())
+    w, more, m = torch.tensor(list(weights), dtype=torch.float64).to(each.device), total(weights) - 1, each[0]
+    gaps = each - m
+    moved = torch.einsum("k,knd->nd", w, gaps) + more * m
+    spread = torch.einsum("k,knd->n", w, gaps.square())
+    return moved.square().sum(1) + more * m.square().sum(1) - spread
 
 
 def readable(view: View | str, level: Level | None) -> tuple[View, Level]:
@@ -255,6 +282,12 @@ def readable(view: View | str, level: Level | None) -> tuple[View, Level]:
     if isinstance(view, str) or level is None:
         raise Refusal(f"weights that do not sum to 1 mix scores, which needs noise levels: {view}.")
     return replace(view, limit=None), level
+
+
+def total(weights: Sequence[float]) -> float:
+    """The sum of weights, exactly 1 where it is 1 but for rounding."""
+    found = math.fsum(weights)
+    return 1.0 if abs(found - 1) <= ONE else found
 
 
 def _exact(x: Tensor) -> Tensor:

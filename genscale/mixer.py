@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
 from genscale.mix import Mix, Moment, Source, combined, rate
 from genscale.prediction import View
 from genscale.protocol import Batch, Output
@@ -37,8 +41,8 @@ class Mixer:
         if batch.branch is None and batch.step < self.steps:
             weights = self.mix.weights(self.moment(batch))
             self._active = [(s, w) for s, w in zip(self.mix.sources, weights, strict=True) if w != 0]
-        if self._active == [(Source(), 1.0)] and not self.rated:
-            self._active = []
+            if not self._active:
+                raise Refusal(f"all weights of the mix are 0 at step {batch.step}: give one of them a value.")
         return self._next() if self._active else batch
 
     def absorb(self, output: Output) -> Batch | Output:
@@ -49,17 +53,7 @@ class Mixer:
         return self._next() if len(self._outputs) < len(self._active) else self._mixed()
 
     def moment(self, batch: Batch) -> Moment:
-        """Where a batch is; of one between the levels of the grid, the next level is the grid's below it."""
-        if isinstance(self.view, str):
-            return Moment(batch.step, self.steps)
-        levels = self.view.schedule
-        level, following = levels.level(batch.step), levels.level(batch.step + 1)
-        if batch.time is not None:
-            level = levels.between(batch.time)
-            following = (
-                following if following.time < batch.time else levels.level(min(batch.step + 2, levels.steps))
-            )
-        return Moment(batch.step, self.steps, level, following)
+        return Moment.at(self.view, batch.step, self.steps, batch.time)
 
     def _next(self) -> Batch:
         assert self._batch is not None
@@ -72,14 +66,20 @@ class Mixer:
         )
 
     def _mixed(self) -> Output:
-        assert self._batch is not None
+        batch = self._batch
+        assert batch is not None
+        with torch.set_grad_enabled(batch.grad):  # the loop that answers may run without
+            value, rates = self._value(self.moment(batch))
+        return Output(value, self._outputs[0].x, sum(o.evaluations for o in self._outputs), rates)
+
+    def _value(self, moment: Moment) -> tuple[Tensor, Tensor | None]:
         outputs, weights = [o.value for o in self._outputs], [w for _, w in self._active]
-        moment, x = self.moment(self._batch), self._outputs[0].x
-        seen = dict(zip((s for s, _ in self._active), outputs, strict=True))
-        joined = self.mix.join(moment, seen)
-        return Output(
-            combined(outputs, weights, self.view, moment.level, x) if joined is None else joined,
-            x,
-            sum(o.evaluations for o in self._outputs),
-            rate(outputs, weights, self.view, moment.level, x) if self.rated and joined is None else None,
-        )
+        x, level = self._outputs[0].x, moment.level
+        joined = self.mix.join(moment, dict(zip((s for s, _ in self._active), outputs, strict=True)))
+        if joined is not None:  # nothing that is not linear has a rate
+            return joined, None
+        if weights == [1.0]:  # one model's answer, untouched
+            none = torch.zeros(len(x), dtype=torch.float64, device=x.device) if self.rated else None
+            return outputs[0], none
+        value = combined(outputs, weights, self.view, level, x)
+        return value, rate(outputs, weights, self.view, level, x) if self.rated else None

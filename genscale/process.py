@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -13,7 +12,7 @@ from torch import Tensor
 from genscale.errors import Refusal
 from genscale.kernel import Glass, Kernel, Transition, ddim_step
 from genscale.key import Key
-from genscale.mix import Mix, Moment
+from genscale.mix import Mix, Moment, total
 from genscale.particles import OWN, Candidate, Memory, Particles
 from genscale.prediction import View
 from genscale.protocol import BACKWARD, Prediction, Solver
@@ -66,8 +65,9 @@ class PromptProcess:
     off_grid: why the model cannot be called between the levels of its grid, None if it can.
     own_restarts: whether the scheduler can begin in the middle without its memory. open_ended, left: what
     the budget says; left gives (nfe_left, calls_left). of_branch: NFE of one branch of classifier-free guidance at a
-    step of the pipeline's grid; None where the model has none. mix: what predictions are made of. judges: verifiers of
-    a preview and of a finished candidate. prompt: its text. verifiers: names of those that steer the search.
+    step of the pipeline's grid; None where the model has none. mix: what predictions are made of. own_grid: view and
+    model calls of the pipeline's grid, where this one is another. judges: verifiers of a preview and of a finished
+    candidate. prompt: its text. verifiers: names of those that steer the search.
     """
 
     evaluations: tuple[int, ...]
@@ -85,6 +85,7 @@ class PromptProcess:
     left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
     of_branch: Callable[[int], int] | None = None
     mix: Mix | None = None
+    own_grid: tuple[View, int] | None = None
     judges: tuple[int, int] = (0, 0)
     prompt: str = ""
     verifiers: tuple[str, ...] = ()
@@ -108,9 +109,9 @@ class PromptProcess:
     def weight_sum(self, step: int) -> float | None:
         if self.mix is None:
             return None
-        at, levels = self.place(step), self.schedule
-        moment = Moment(at, self.model_steps, levels.level(step), levels.level(step + 1))
-        return float(math.fsum(self.mix.weights(moment)))
+        view, steps = self.own_grid or (self.view, self.model_steps)
+        place = Place(step) if self.places is None else self.places[step]
+        return total(self.mix.weights(Moment.at(view, place.step, steps, place.time)))
 
     @property
     def nfe_left(self) -> int | None:
@@ -212,6 +213,7 @@ class PromptProcess:
             model_calls=len(places) - len(settle),
             restarts=(),
             places=places,
+            own_grid=self.own_grid or (view, calls),
             first_sigma=levels.level(0).sigma,
         )
 

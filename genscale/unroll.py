@@ -54,9 +54,10 @@ class Unroll:
                 "denoiser can be differentiated, or ask for gradients through the decoder only."
             )
         with torch.set_grad_enabled(self.through_model):
+            rate = None if output.rate is None else output.rate.detach()
             prediction = self.process.predict(self.particles, output.value, output.x)
             if self.prediction is None:
-                self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach())
+                self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach(), rate)
             if self.at + 1 == len(self.steps):
                 self.x0 = prediction.x0
                 return True

@@ -9,7 +9,6 @@ from genscale.mix import Mix, Moment
 from genscale.mixer import Mixer
 from genscale.pipelines.variants import Variant, variants
 from genscale.prediction import View
-from genscale.schedule import Level
 
 
 class Mixing:
@@ -40,18 +39,10 @@ class Mixing:
         """NFE of one row at each step, from those of the pipeline's own call."""
         totals = []
         for step, own in enumerate(each):
-            weights = self.mix.weights(moment(view, step, len(each)))
+            weights = self.mix.weights(Moment.at(view, step, len(each)))
             active = [s for s, w in zip(self.mix.sources, weights, strict=True) if w != 0]
             totals.append(sum(own if s.branch is None else of_branch(step) for s in active))
         return totals
 
     def mixer(self, view: View | str, steps: int, rated: bool) -> Mixer:
         return Mixer(self.mix, view, steps, self.row, rated)
-
-
-def moment(view: View | str, step: int, steps: int) -> Moment:
-    """Where in the run a step is; levels are None where the scheduler's cannot be read."""
-    levels: tuple[Level | None, Level | None] = (None, None)
-    if isinstance(view, View):
-        levels = view.schedule.level(step), view.schedule.level(step + 1)
-    return Moment(step, steps, *levels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from genscale.engine import Engine, Roles
 from genscale.key import Key
 from genscale.ledger import Ledger
 from genscale.media import Media
+from genscale.mix import Mix, Moment
+from genscale.mixer import Mixer
 from genscale.noise_gradient import NoiseGradient
 from genscale.panel import Juror, Panel
 from genscale.particles import Memory, Particles
@@ -255,6 +257,12 @@ def under_way(engine: Engine) -> list[tuple[int, int]]:
     return [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
 
 
+def mixed_nfe(mix: Mix, view: View, own: Sequence[int]) -> tuple[int, ...]:
+    """NFE of a row at each step, where every source costs the same."""
+    weights = [mix.weights(Moment.at(view, i, len(own))) for i in range(len(own))]
+    return tuple(nfe * sum(w != 0 for w in each) for nfe, each in zip(own, weights, strict=True))
+
+
 def run(
     sampler: Any,
     *,
@@ -277,6 +285,8 @@ def run(
     stop: Any = None,
     more: dict[str, Any] | None = None,
     mixture: Any = None,
+    mix: Any = None,
+    models: Mapping[str, Any] | None = None,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
@@ -284,6 +294,7 @@ def run(
     before each batch with the batch and the (prompt, candidate id) of its rows. decode: instead of the bed's.
     fits: rows of a batch that fit into memory; larger ones fail as on a GPU. stop: rules, or their text.
     more: parts of the process that differ from the bed's. mixture: another model than the bed's.
+    mix: of predictions; the sources' models and branches are answered by `models`, or by `mixture`.
     A prompt's noise depends on its number and the seed alone.
     """
     budget = budget or Budget()
@@ -292,11 +303,16 @@ def run(
     searches = []
     for p in range(prompts):
         parts = process_of(steps, guided, churn, seed, p) | (more or {})
+        own, mixer = parts["evaluations"], None
+        if mix is not None:
+            calls = parts.get("model_calls") or len(own)
+            mixer = Mixer(mix, parts["view"], calls, rated=True)
+            parts |= {"mix": mix, "evaluations": mixed_nfe(mix, parts["view"], own[:calls]) + own[calls:]}
         key = Key.from_seed(seed).fold("prompt", p)
         searches.append(
             Search.open(p, f"prompt {p}", sampler, key, budget, roles, keep=keep, stop=Stop.of(stop), **parts)
         )
-    evaluations, times = parts["evaluations"], parts["solver"].times
+    times = parts["solver"].times
     engine = Engine(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
         batch_size=batch_size, on_event=on_event,
@@ -313,8 +329,12 @@ def run(
             batches.append(batch)
             if on_batch is not None:
                 on_batch(batch, under_way(engine))
-            value = answered(mixture, batch, times)
-            batch = loop.send(Output(value, batch.x, evaluations[batch.step] * len(batch.prompts)))
+            asked = batch if mixer is None else mixer.open(batch)
+            while isinstance(asked, Batch):
+                model = (models or {}).get(asked.branch or asked.model, mixture)
+                output = Output(answered(model, asked, times), asked.x, own[asked.step] * len(asked.prompts))
+                asked = output if mixer is None else mixer.absorb(output)
+            batch = loop.send(asked)
     except StopIteration:
         pass
     finally:
