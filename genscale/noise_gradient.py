@@ -31,7 +31,7 @@ from genscale.remainder import remainder
 
 Rows = Sequence[int]
 SHARE = 0.25  # of one trial of the one before it
-FAILS = 2
+FAILS = 2  # turns without a better trial, after which a start is given up
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,20 @@ class NoiseGradient:
     """Steps up the reward from several noises.
 
     iterations: gradients of each start. None is as many as the budget pays for; without a budget of NFE or verifier
-    calls the published number, and then again from fresh noises while there is time. starts: noises that go up side
-    by side, the pipeline's own and fresh ones; fewer where the budget pays for fewer. warmup: share of such a budget
-    that is spent on plain candidates first, of which the best are the starts; they stay in the pool. trials: plain
-    runs at so many shares of each step, 1, 1/4, 1/16, ..., of which the best is gone to if it is better; shares
-    follow what was best before, a start is given up after FAILS turns without one, and others begin. 0 takes every
-    step as it is, which is what is published: a run costs a fourth of a gradient, and rewards are rugged. reg: weight
-    of the norm penalty.
+    calls the published number, and then again from fresh noises while there is time.
+    starts: noises that go up side by side, the pipeline's own and fresh ones; fewer where the budget pays for fewer.
+    warmup: share of such a budget that is spent on plain candidates first, of which the best are the starts; they stay
+    in the pool. Ours, 0.7: the first step from a good noise is worth more than many from a poor one. 0 is published.
+    trials: plain runs at so many shares of each step, 1, 1/4, 1/16, ..., of which the best is gone to if it is better;
+    shares follow what was best before, a start is given up after 2 turns without one, and others begin. Ours, 3: a
+    run costs a fourth of a gradient, and rewards are rugged. 0, published, takes every step as it is.
+    reg: weight of the norm penalty.
     """
 
     iterations: int | None = None
     starts: int = 1
-    warmup: float = 0.0
-    trials: int = 0
+    warmup: float = 0.7
+    trials: int = 3
     reg: float = 0.01
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
@@ -74,6 +75,15 @@ class NoiseGradient:
                 raise Refusal(f"{name}={value} must be a number of 0 or more.")
 
     # ---------------------------------------------------------------- what presets differ in
+
+    @property
+    def tries(self) -> int:
+        return self.trials
+
+    @property
+    def share(self) -> float:
+        """Of the budget, for the warm-up."""
+        return self.warmup
 
     def optimiser(self) -> Optimiser:
         """At its start."""
@@ -141,7 +151,7 @@ class NoiseGradient:
             yield from remainder(process, key, first)
 
     def cost(self, process: Process) -> int | None:
-        if self.trials or (self.iterations is None and process.open_ended):
+        if self.tries or (self.iterations is None and process.open_ended):
             return None
         turns, n = self.iterations or self.PUBLISHED, self.starts
         return (1 + self.ends(process, n)) * process.nfe() + n * turns * self.turn_nfe(process)
@@ -180,7 +190,7 @@ class Climb:
     @property
     def shows(self) -> bool:
         """Whether the next turn passes finished pictures that are not known yet."""
-        new = self.turns == 0 and not self.known if self.spec.trials else self.turns > 0 or not self.known
+        new = self.turns == 0 and not self.known if self.spec.tries else self.turns > 0 or not self.known
         return new and len(self.calls) + 1 == self.process.model_steps
 
     @staticmethod
@@ -194,12 +204,13 @@ class Climb:
             calls = process.calls(0, runs + spec.ends(process, n)) + n * spec.turn_calls(process, shows)
             return within(process, nfe, calls)
 
-        n = largest(spec.starts, lambda n: paid(own, n))
-        if n == 0:
-            return None
         most, runs = affordable(process), own
-        if most is not None and spec.iterations is None and spec.warmup > 0:
-            runs = largest(max(int(spec.warmup * most), own), lambda runs: paid(runs, n))
+        if most is not None and spec.iterations is None and spec.share > 0:
+            runs = max(int(spec.share * most), own)
+        n = max(largest(spec.starts, lambda n: paid(runs, n)), 1)
+        runs = max(largest(runs, lambda runs: paid(runs, n)), own)
+        if not paid(runs, n):
+            return None
         climb = Climb(spec, process, key, first, n, runs)
         return climb if climb.known else Climb(spec, process, key, first, n, own)
 
@@ -209,7 +220,7 @@ class Climb:
         most = self.spec.iterations or (None if limited else self.spec.PUBLISHED)
         try:
             while (most is None or self.turns < most) and (rows := self._paid()):
-                yield from (self._try(rows) if self.spec.trials else self._turn(rows))
+                yield from (self._try(rows) if self.spec.tries else self._turn(rows))
         except BudgetExhausted:  # of time: a plain run may still fit
             yield from self._end()
             raise
@@ -270,8 +281,8 @@ class Climb:
     def _paid(self) -> list[int]:
         """The live rows that the budget pays a turn for, the first ones, beside the runs to the end."""
         process, spec = self.process, self.spec
-        ends = 0 if spec.trials else spec.ends(process, self.n)
-        each, calls, run = spec.turn_nfe(process), spec.turn_calls(process, self.shows), int(spec.trials > 0)
+        ends = 0 if spec.tries else spec.ends(process, self.n)
+        each, calls, run = spec.turn_nfe(process), spec.turn_calls(process, self.shows), int(spec.tries > 0)
 
         def paid(n: int) -> bool:
             asked = sum(not self.fresh[row] for row in self.live[:n])
@@ -321,7 +332,7 @@ class Climb:
         answered = (yield from self._propose(stale)) if stale else []
         rows = [row for row in rows if self.fresh[row] or row in answered]
         self.turns += 1
-        shares = [(row, self.scale[row] * SHARE**j) for j in range(self.spec.trials) for row in rows]
+        shares = [(row, self.scale[row] * SHARE**j) for j in range(self.spec.tries) for row in rows]
         points = torch.stack([self.points[row] + share * self.steps[row] for row, share in shares])
         tried = [self._moved(row, point, share) for (row, share), point in zip(shares, points, strict=True)]
         scores = yield from self.spec.run(self.process, tried, points, self.rest)
@@ -341,11 +352,11 @@ class Climb:
             self.lead[row], self.best[row] = lead, merit
             self.points = torch.cat([self.points[:row], point[None], self.points[row + 1 :]])
         else:
-            self.scale[row] *= SHARE**self.spec.trials
+            self.scale[row] *= SHARE**self.spec.tries
 
     def _moved(self, row: int, point: Tensor, share: float = 1.0) -> Candidate:
         """The recipe of a row's new point: start, turn and share decide it, whatever the budget is."""
-        details = {"iteration": float(self.turns)} | ({"share": share} if self.spec.trials else {})
+        details = {"iteration": float(self.turns)} | ({"share": share} if self.spec.tries else {})
         found = measured(point, self.origins[row])
         return Candidate(
             self.number(), "ascent", self.roots[row].key, self.lead[row].id, details=details, measured=found
@@ -360,7 +371,7 @@ class Climb:
 
     def _end(self) -> Generator[Ask, Any, None]:
         """Carry the points that no gradient was asked at to the end; those of the best starts first."""
-        if self.turns and not self.spec.trials:
+        if self.turns and not self.spec.tries:
             rows = sorted(range(self.n), key=lambda row: -self.best[row])
             rows = rows[: self.spec.ends(self.process, self.n)]
             yield from self.spec.run(self.process, [self.lead[i] for i in rows], self.points[rows], self.rest)

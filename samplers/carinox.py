@@ -26,7 +26,6 @@ class Carinox(NoiseGradient):
     vqa_score by what kind of prompt it is (colours, shapes, textures, where things are in two dimensions or three, what
     they do, how many, several of these), beside the weights that they were given; other verifiers have 1.
     lr, momentum, clip, reg, iterations: those of `reno`, published. clip: of every verifier's gradient, and of the sum.
-    warmup: 0, published.
 
     Differences: the published code never reads its category weights, here they count, in the climb and in the choice of
     starts; kinds are told by words. It adds the penalty to every reward, and clips it with them: here it is

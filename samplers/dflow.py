@@ -21,7 +21,7 @@ class DFlow(NoiseGradient):
     to torch, min(1, 1 / |g|_1), which says nothing of rewards). history: pairs remembered, 100, published.
     iterations: evaluations, those of the line search counted; 20 where nothing ends it (ours). reg: 0.01,
     that of `reno`: minus the log-density of the length, with the sign that keeps it (a public port has the other).
-    starts: 1. warmup: 0.
+    starts: 1.
 
     Differences: rewards instead of inverse problems, so the start is noise alone and no inverted picture.
 
@@ -34,4 +34,4 @@ class DFlow(NoiseGradient):
     PUBLISHED: ClassVar[int] = 20
 
     def optimiser(self) -> Lbfgs:
-        return Lbfgs(self.first, self.history, searching=self.trials == 0)
+        return Lbfgs(self.first, self.history, searching=self.tries == 0)

@@ -19,7 +19,7 @@ class Ditto(NoiseGradient):
 
     lr: 0.1, of a third party's code (ComfyUI's SelVA node), which ascribes it to the paper; unverified. A step turns
     every number by about lr, whatever the length of the noise. iterations: 50 there. starts: 1.
-    clip: none. reg: 0, the paper has no norm penalty. warmup: 0.
+    clip: none. reg: 0, the paper has no norm penalty.
 
     Differences: rewards instead of features of music; several starts.
 

@@ -28,9 +28,10 @@ class Dno(NoiseGradient):
 
     lr: 0.01, the code's default (its README has 0.001). clip: 1, of all noises' gradient together. iterations:
     100. reg: 0; the code's gamma, 0 there as well, weighs its penalty of implausible noise instead, which is only
-    measured here (`noise` of a candidate in run.json). starts: 1. warmup: 0. blackbox: for verifiers that have no
+    measured here (`noise` of a candidate in run.json). starts: 1. blackbox: for verifiers that have no
     gradient: it is estimated by runs whose noises are moved a little, as sum (r_i - r) (x_i - x) by the picture's
-    latents, scaled to length 1, and pulled back through the model. batch: 4 such runs. mu: 0.01, how far; published.
+    latents, scaled to length 1, and pulled back through the model; without warm-up and trials. batch: 4 such runs.
+    mu: 0.01, how far; published.
 
     Differences: no weight decay (AdamW's default shrinks noise in the published code, whose override is
     misspelt); the best of all is returned and not the last; perturbed runs are candidates, too.
@@ -52,8 +53,16 @@ class Dno(NoiseGradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.blackbox and (self.warmup or self.trials or not self.mu > 0):
-            raise Refusal("dno of a black box needs mu above 0, and has neither warmup nor trials.")
+        if not self.mu > 0:
+            raise Refusal("mu=0 moves no noise, so nothing can be estimated: give a number above 0.")
+
+    @property
+    def tries(self) -> int:
+        return 0 if self.blackbox else self.trials
+
+    @property
+    def share(self) -> float:
+        return 0.0 if self.blackbox else self.warmup
 
     def optimiser(self) -> Adam:
         return Adam(self.lr)

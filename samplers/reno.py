@@ -20,7 +20,7 @@ class Reno(NoiseGradient):
     lr, momentum, clip, reg: 5, 0.9, 0.1 and 0.01, published, for 50 iterations and noise of length 128 (latents of 4 x
     64 x 64); the authors take lr = 10 for Hyper-SD. A step is at most lr * clip long, so for shorter noise it turns
     further. iterations: 50, published. starts: 1, published.
-    warmup: 0, published. Published weights of rewards: hps 5, image_reward 1, clip 0.01 and pickscore 0.05 of their
+    Published weights of rewards: hps 5, image_reward 1, clip 0.01 and pickscore 0.05 of their
     logits (1 and 5 of the cosines here).
 
     Differences: the penalty is worked out in float64 (in half precision it overflows); every finished picture is a

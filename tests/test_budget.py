@@ -117,7 +117,7 @@ ROLES = {
 
 # What these spend follows the scores: they say so by a cost of None even without a budget.
 SCORES_DECIDE = {
-    n for n, s in SAMPLERS.items() if isinstance(s, Rollover | TreeSearch | Dfs) or getattr(s, "trials", 0)
+    n for n, s in SAMPLERS.items() if isinstance(s, Rollover | TreeSearch | Dfs) or getattr(s, "tries", 0)
 }
 
 

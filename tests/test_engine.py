@@ -82,9 +82,9 @@ def test_one_row_that_does_not_fit_is_given_back() -> None:
 ONE_BY_ONE = (  # decode one at a time, or two
     "search_over_paths of one",
     "dfs below a number",
-    "reno",
+    "reno as published",
     "reno of 3 turns",
-    "carinox",
+    "carinox of 2 turns",
     "ditto",
     "ditto2 until the budget ends",
     "dno",
