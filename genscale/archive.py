@@ -59,6 +59,7 @@ def _recipe(c: Candidate) -> dict[str, Any]:
         "key": list(c.key),
         "start": c.step,
         "details": dict(c.details),
+        **({"measured": dict(c.measured)} if c.measured else {}),
     }
 
 
@@ -70,6 +71,7 @@ def _candidate(record: Mapping[str, Any]) -> Candidate:
         record["parent"],
         record["start"],
         record["details"],
+        record.get("measured", {}),
     )
 
 

@@ -37,6 +37,10 @@ FLOORS = (
         "twist",
         "weights",
         "clusters",
+        "ascent",
+        "lbfgs",
+        "plausibility",
+        "prompt_category",
         "mix",
         "corrector",
         "guidance",
@@ -56,6 +60,7 @@ FLOORS = (
         "particle_pass",
         "particle_filter",
         "guided_steps",
+        "noise_gradient",
     ),
     # what runs searches
     (

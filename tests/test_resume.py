@@ -32,6 +32,8 @@ OFTEN = (
     "beam",
     "evolution",
     "cma_es",
+    "reno of 3 turns",
+    "dflow",
 )
 # With noise inside the solver's steps and its memory: more must be stored to go on.
 SETTINGS: dict[str, Any] = {"budget": Budget(nfe=96), "batch_size": BATCH, "churn": 0.3}
