@@ -99,15 +99,20 @@ def plan(request: Request) -> dict[str, Any]:
     }
 
 
-def generate(request: Request, out: Path | None, display: Display) -> dict[str, Any]:
-    """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder."""
+def generate(
+    request: Request, out: Path | None, display: Display, loaded: Any | None = None
+) -> dict[str, Any]:
+    """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder.
+
+    loaded: the request's pipeline, where it is there already.
+    """
     request = completed(request)
     parts = check(request)
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
     try:
         request = folder.settle(request)
-        pipe = load_pipe(request, parts)
+        pipe = load_pipe(request, parts) if loaded is None else loaded
         output, seconds = _search(folder, request, pipe, parts, display)
         scheduler = type(pipe.scheduler).__name__
         plain = _plain(output.search, request, pipe, parts)
@@ -161,6 +166,12 @@ def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
         return scaled_pipe(pipe, request, alone)(**arguments(pipe, request, parts.pictures)).search
     except KeyboardInterrupt:  # the search is finished: whoever interrupts now wants to have it
         return None
+
+
+def pipe_alone(request: Request) -> tuple[Any, Parts]:
+    """The pipeline of a completed request, and parts that neither search nor judge: to draw or decode with it."""
+    parts = Parts(None, [], [], [], None, None, pictures(request))
+    return load_pipe(request, parts), parts
 
 
 def load_pipe(request: Request, parts: Parts) -> Any:

@@ -34,6 +34,12 @@ def foreign(specs: Sequence[str]) -> list[str]:
     return [s for s in specs if ":" in _parts(s)[0]]
 
 
+def unweighted(spec: str) -> str:
+    """The verifier without its weight."""
+    name, options, _ = _parts(spec)
+    return name if options is None else f"{name}({options})"
+
+
 def _parts(spec: str) -> tuple[str, str | None, float]:
     match = _FORM.fullmatch(spec.strip())
     try:
