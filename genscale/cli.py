@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from genscale import cli_folders, cli_pictures
 from genscale import cli_options as o
-from genscale import cli_pictures
 from genscale.cli_words import print_json, prompts_of, request_of
 from genscale.errors import Refusal
 
@@ -177,6 +177,8 @@ def models(as_json: o.Json = False) -> int:
 
 app.command(epilog=cli_pictures.REPLAY)(cli_pictures.replay)
 app.command(epilog=cli_pictures.SCORE)(cli_pictures.score)
+app.command(epilog=cli_folders.SHOW)(cli_folders.show)
+app.command(epilog=cli_folders.RESCORE)(cli_folders.rescore)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,134 @@
+"""Best score so far against NFE, as a plot: one curve a search, error bars over prompts."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genscale.calibration_report import FAINT, INK
+from genscale.intervals import Mean
+
+# Okabe and Ito's colours, which also the colour-blind can tell apart; markers and lines differ besides.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS, LINES = "osD^vPX", ("-", "--", "-.", ":")
+BARS = 8  # error bars on one curve
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Of every prompt the (NFE, value) at each new best, in order. steps: whether a value holds until the next."""
+
+    name: str
+    prompts: Sequence[Points]
+    steps: bool = True
+
+    def means(self) -> list[tuple[float, Mean]]:
+        """Over prompts, wherever any of them changes; from where all of them have a value on."""
+        places = sorted({x for points in self.prompts for x, _ in points})
+        found = []
+        for place in places:
+            values = [_at(points, place) for points in self.prompts]
+            known = [v for v in values if v is not None]
+            if known and len(known) == len(values):
+                found.append((place, Mean.of(known)))
+        return found
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axes. dots: single scores behind the curves. base: (name, value) of a level to compare with."""
+
+    title: str
+    curves: Sequence[Curve]
+    base: tuple[str, float] | None = None
+    dots: Points = ()
+
+
+def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
+    """Write a PNG: panels side by side, one legend below them."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    names = max(len(panel.curves) for panel in panels)
+    figure = Figure(
+        figsize=(5.6 * len(panels) + 0.6, 4.6 + 0.22 * math.ceil(names / 2)), dpi=140, layout="constrained"
+    )
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(every, panels, strict=True):
+        _draw_panel(axes, panel)
+    figure.suptitle(title, fontsize=10, color=FAINT, x=0.02, ha="left")
+    handles, labels = {}, []
+    for axes in every:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label not in handles:
+                handles[label] = handle
+                labels.append(label)
+    columns = max(1, min(len(labels), 2 * len(panels)))
+    figure.legend(
+        [handles[n] for n in labels],
+        labels,
+        frameon=False,
+        fontsize=10,
+        ncols=columns,
+        loc="outside lower center",
+    )
+    figure.savefig(path, format="png")
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    if panel.dots:
+        axes.plot(
+            *zip(*panel.dots, strict=True), ".", color="#b9bdc5", markersize=5, label="candidates", zorder=1
+        )
+    if panel.base is not None:
+        axes.axhline(panel.base[1], color=FAINT, linewidth=1, linestyle=(0, (1, 2)), label=panel.base[0])
+    for i, curve in enumerate(panel.curves):
+        _draw_curve(axes, curve, i, len(panel.curves))
+    axes.set_title(panel.title, fontsize=11, color=INK, loc="left")
+    axes.set_xlabel("NFE a prompt", fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.grid(color="#e7e9ed", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_curve(axes: Any, curve: Curve, i: int, of: int) -> None:
+    found = [(x, m) for x, m in curve.means() if m.mean is not None]
+    if not found:
+        return
+    x, y = [x for x, _ in found], [m.mean for _, m in found]
+    style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
+    marker = MARKERS[i % len(MARKERS)]
+    kind = "steps-post" if curve.steps else "default"
+    shown = _spread(len(x), i, of)
+    axes.plot(
+        x, y, drawstyle=kind, linewidth=1.8, marker=marker, markersize=5.5, markevery=shown, label=curve.name,
+        zorder=3, **style,
+    )  # fmt: skip
+    bars = [k for k in shown if found[k][1].half is not None]
+    if bars:
+        axes.errorbar(
+            [x[k] for k in bars], [y[k] for k in bars], yerr=[found[k][1].half for k in bars], fmt="none",
+            ecolor=style["color"], elinewidth=1, capsize=2.5, alpha=0.75, zorder=2,
+        )  # fmt: skip
+
+
+def _spread(count: int, i: int, of: int) -> list[int]:
+    """Places of markers and error bars: not all, the last always, other curves' elsewhere."""
+    if count <= BARS:
+        return list(range(count))
+    step = (count - 1) / BARS
+    first = step * (i / max(of, 1))
+    return sorted(
+        {round(first + k * step) for k in range(BARS) if first + k * step < count - 1} | {count - 1}
+    )
+
+
+def _at(points: Points, place: float) -> float | None:
+    k = bisect_right([x for x, _ in points], place)
+    return points[k - 1][1] if k else None
