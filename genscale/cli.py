@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from genscale import cli_folders, cli_pictures
+from genscale import cli_compare, cli_folders, cli_pictures
 from genscale import cli_options as o
 from genscale.cli_words import print_json, prompts_of, request_of
 from genscale.errors import Refusal
@@ -97,20 +97,24 @@ def generate(
     as_json: o.Json = False,
 ) -> int:  # fmt: skip
     """Search for the best pictures of a prompt, and write them beside the base picture."""
-    from genscale import generation
-
     flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
     request = request_of(ctx.params, flags)
     if dry_run:
-        return _show_plan(generation.plan(request), as_json)
+        return cli_compare.planned(request, as_json)
     return _run(request, out, as_json)
 
 
 @app.command()
 def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
-    """Go on with a run that was killed or interrupted, from its folder."""
+    """Go on with a run or a comparison that was killed or interrupted, from its folder."""
+    from genscale import comparing
     from genscale.request import load_folder
 
+    if comparing.holds(folder):
+        from genscale.progress import Display, plain_warnings
+
+        with plain_warnings():
+            return cli_compare.told(comparing.resume(folder, Display(quiet=as_json)), as_json)
     return _run(load_folder(folder), folder, as_json)
 
 
@@ -177,6 +181,10 @@ def models(as_json: o.Json = False) -> int:
 
 app.command(epilog=cli_pictures.REPLAY)(cli_pictures.replay)
 app.command(epilog=cli_pictures.SCORE)(cli_pictures.score)
+app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, epilog=cli_compare.PLAN
+)(cli_compare.plan)
+app.command(epilog=cli_compare.COMPARE)(cli_compare.compare)
 app.command(epilog=cli_folders.SHOW)(cli_folders.show)
 app.command(epilog=cli_folders.RESCORE)(cli_folders.rescore)
 
@@ -234,16 +242,6 @@ def _calibrate(request: Any, candidates: int, threshold: float, out: Path | None
         print_json({"folder": str(folder), **found.as_dict()})
     else:
         calibration_report.show(found, folder, Console())
-    return 0
-
-
-def _show_plan(plan: dict[str, Any], as_json: bool) -> int:
-    from genscale.summary import show_plan
-
-    if as_json:
-        print_json(plan)
-    else:
-        show_plan(plan, Console())
     return 0
 
 

@@ -90,6 +90,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         _draw_curve(axes, curve, i, len(panel.curves))
     axes.set_title(panel.title, fontsize=11, color=INK, loc="left")
     axes.set_xlabel("NFE a prompt", fontsize=10)
+    axes.set_xlim(left=0)
     axes.tick_params(labelsize=9)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(color="#e7e9ed", linewidth=0.7)

@@ -100,19 +100,19 @@ def plan(request: Request) -> dict[str, Any]:
 
 
 def generate(
-    request: Request, out: Path | None, display: Display, loaded: Any | None = None
+    request: Request, out: Path | None, display: Display, loaded: tuple[Any, Parts] | None = None
 ) -> dict[str, Any]:
     """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder.
 
-    loaded: the request's pipeline, where it is there already.
+    loaded: the request's pipeline and parts, where they are there already.
     """
     request = completed(request)
-    parts = check(request)
+    parts = check(request) if loaded is None else loaded[1]
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
     try:
         request = folder.settle(request)
-        pipe = load_pipe(request, parts) if loaded is None else loaded
+        pipe = load_pipe(request, parts) if loaded is None else loaded[0]
         output, seconds = _search(folder, request, pipe, parts, display)
         scheduler = type(pipe.scheduler).__name__
         plain = _plain(output.search, request, pipe, parts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genscale import archive, generation, jury
+from genscale import archive, generation, jury, plugins
 from genscale import request as requests
 from genscale.archive import candidate_of
 from genscale.arguments import arguments
@@ -95,7 +95,16 @@ def _finals(folder: Path, i: int, records: Sequence[dict[str, Any]], request: Re
         found[candidate.id] = Final(
             i, candidate, 0.0, r["scores"], r["select"], r["report"], r["nfe"], file if there else None
         )
-    return _with_totals(list(found.values()), request)
+    return _with_totals(_apart(list(found.values()), request), request)
+
+
+def _apart(finals: list[Final], request: Request) -> list[Final]:
+    """Where finished candidates are independent draws, each has cost its share: a wave is scored as one."""
+    sampler = plugins.make("sampler", request.sampler, dict(request.sampler_fields))
+    if not finals or not getattr(sampler, "independent", False):
+        return finals
+    whole = finals[-1].nfe
+    return [replace(f, nfe=round(whole * n / len(finals))) for n, f in enumerate(finals, 1)]
 
 
 def _with_totals(finals: Sequence[Final], request: Request) -> tuple[Final, ...]:
