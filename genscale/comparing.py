@@ -13,6 +13,7 @@ from typing import Any
 
 from genscale import __version__, comparison_pictures, generation, plugins
 from genscale import request as requests
+from genscale.budget import Budget
 from genscale.comparison import Comparison
 from genscale.entries import BUDGET, Entry
 from genscale.errors import Refusal
@@ -141,7 +142,7 @@ def _at_equal_cost(
         raise Refusal(f"'{entries[0].name}' searches until a budget ends it: give --budget, such as 480nfe.")
     budget = f"{nfe}nfe"
     given = [replace(e, request=replace(e.request, budget=budget)) for e in entries]
-    return given, [replace(p, budget=generation.Budget.parse(budget)) for p in parts]
+    return given, [replace(p, budget=Budget.parse(budget)) for p in parts]
 
 
 def _run(folder: RunFolder, entry: Entry, parts: Parts, loaded: _Once, display: Display) -> dict[str, Any]:

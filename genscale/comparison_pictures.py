@@ -66,7 +66,7 @@ def _page(
     for i in prompts:
         best = _best(found, i)
         cells = [
-            Cell(_opened(paths[i]), _lines(row, i), row.name == best)
+            Cell(_opened(paths[i]), _lines(row, i), row.name in best)
             for row, paths in zip(found.rows, files, strict=True)
         ]
         rows.append((found.prompts[i], cells))
@@ -83,14 +83,13 @@ def _page(
     return grid.grid([row.name for row in found.rows], rows, title(found, entries), note, tile)
 
 
-def _best(found: Comparison, i: int) -> str | None:
-    """The entry with the highest searched score of a prompt; none where the scores do not compare."""
+def _best(found: Comparison, i: int) -> list[str]:
+    """Who has the highest searched score of a prompt, as it is printed; nobody where the scores do not compare."""
     if found.searched is None:
-        return None
-    known = [(row.searched.each[i], row.name) for row in found.rows if row.searched is not None]
-    return max(
-        ((v, name) for v, name in known if v is not None), default=(0.0, None), key=lambda pair: pair[0]
-    )[1]
+        return []
+    told = {row.name: row.searched.each[i] for row in found.rows if row.searched is not None}
+    known = {name: round(v, 4) for name, v in told.items() if v is not None}
+    return [name for name, v in known.items() if v == max(known.values())]
 
 
 def _lines(row: Row, i: int) -> tuple[str, ...]:
@@ -137,12 +136,9 @@ def _of_budgets(found: Comparison) -> list[Panel]:
         kinds.append((f"{judge} (held out)", scores, base.held_out[judge].mean))
     panels = []
     for name, scores, mean in kinds:
+        costs = [float(row.nfe or 0) for row in rows]
         points = [
-            [
-                (float(row.nfe or 0), s.each[i])
-                for row, s in zip(rows, scores, strict=True)
-                if s.each[i] is not None
-            ]
+            [(x, v) for x, s in zip(costs, scores, strict=True) if (v := s.each[i]) is not None]
             for i in range(len(found.prompts))
         ]
         panels.append(Panel(name, [Curve("best within the budget", points, steps=False)], _level(mean)))

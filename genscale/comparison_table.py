@@ -14,12 +14,12 @@ def show(found: Comparison, console: Console) -> None:
     """Mean and 95 % interval of every score, and of the paired gain over the first entry."""
     first, judges = found.entries[0].name, list(found.entries[0].held_out)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column(found.axis)
+    table.add_column(found.axis, overflow="fold")
     for head in ("NFE", "s"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for name in (*([] if found.searched is None else [found.searched]), *(f"{j} (held out)" for j in judges)):
-        table.add_column(name, justify="right")
-        table.add_column("gain", justify="right")
+        table.add_column(name, justify="right", min_width=13)
+        table.add_column("gain", justify="right", no_wrap=True)
     for row in found.rows:
         scores = ([] if found.searched is None else [row.searched]) + [row.held_out[j] for j in judges]
         cells = [text for s in scores for text in _cells(s)]

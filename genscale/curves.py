@@ -86,8 +86,9 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         )
     if panel.base is not None:
         axes.axhline(panel.base[1], color=FAINT, linewidth=1, linestyle=(0, (1, 2)), label=panel.base[0])
+    span = max((x for curve in panel.curves for points in curve.prompts for x, _ in points), default=1.0)
     for i, curve in enumerate(panel.curves):
-        _draw_curve(axes, curve, i, len(panel.curves))
+        _draw_curve(axes, curve, i, len(panel.curves), span)
     axes.set_title(panel.title, fontsize=11, color=INK, loc="left")
     axes.set_xlabel("NFE a prompt", fontsize=10)
     axes.set_xlim(left=0)
@@ -98,25 +99,24 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_curve(axes: Any, curve: Curve, i: int, of: int) -> None:
+def _draw_curve(axes: Any, curve: Curve, i: int, of: int, span: float) -> None:
     found = [(x, m) for x, m in curve.means() if m.mean is not None]
     if not found:
         return
     x, y = [x for x, _ in found], [m.mean for _, m in found]
-    style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
-    marker = MARKERS[i % len(MARKERS)]
-    kind = "steps-post" if curve.steps else "default"
+    colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+    kind, line = "steps-post" if curve.steps else "default", LINES[i // len(COLOURS) % len(LINES)]
     shown = _spread(len(x), i, of)
-    axes.plot(
-        x, y, drawstyle=kind, linewidth=1.8, marker=marker, markersize=5.5, markevery=shown, label=curve.name,
-        zorder=3, **style,
+    aside = [
+        x[k] + (i - (of - 1) / 2) * 0.012 * span for k in shown
+    ]  # of several that end at one cost, all are seen
+    half = [found[k][1].half or 0.0 for k in shown]
+    axes.plot(x, y, drawstyle=kind, linewidth=1.8, color=colour, linestyle=line, zorder=3)
+    bars = axes.errorbar(
+        aside, [y[k] for k in shown], yerr=half, fmt=marker, color=colour, markersize=5.5, elinewidth=1,
+        capsize=2.5, label=curve.name, zorder=4,
     )  # fmt: skip
-    bars = [k for k in shown if found[k][1].half is not None]
-    if bars:
-        axes.errorbar(
-            [x[k] for k in bars], [y[k] for k in bars], yerr=[found[k][1].half for k in bars], fmt="none",
-            ecolor=style["color"], elinewidth=1, capsize=2.5, alpha=0.75, zorder=2,
-        )  # fmt: skip
+    bars[0].set_linestyle("none")
 
 
 def _spread(count: int, i: int, of: int) -> list[int]:

@@ -12,7 +12,9 @@ from genscale import jury, outputs, plugins, sampler_options
 from genscale.arguments import arguments, pictures
 from genscale.budget import Budget
 from genscale.errors import Refusal
+from genscale.events import Event
 from genscale.panel import ENSEMBLES
+from genscale.preview import Preview
 from genscale.progress import Display
 from genscale.request import Request
 from genscale.run_folder import RunFolder
@@ -141,7 +143,13 @@ def _search(
     folder: RunFolder, request: Request, pipe: Any, parts: Parts, display: Display
 ) -> tuple[Any, float]:
     """The scaled pipeline's output, and how long it took."""
-    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=display)
+    preview = Preview(folder)
+
+    def on_event(event: Event) -> None:
+        display(event)
+        preview(event)
+
+    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event)
     found = planned(scaled, pipe, request, parts)
     folder.begin(request)
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
@@ -150,6 +158,7 @@ def _search(
         return scaled(**arguments(pipe, request, parts.pictures)), time.perf_counter() - started
     finally:
         display.stop()
+        preview.close()
 
 
 def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:

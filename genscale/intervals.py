@@ -32,6 +32,6 @@ class Mean:
         """As in "+0.0123 ± 0.0045", with the digits that the interval leaves meaning to."""
         if self.mean is None:
             return ""
-        digits = 4 if not self.half else min(6, max(2, 1 - math.floor(math.log10(self.half))))
+        digits = 3 if not self.half else min(5, max(2, 1 - math.floor(math.log10(self.half))))
         told = f"{self.mean:+.{digits}f}" if signed else f"{self.mean:.{digits}f}"
-        return told if self.half is None else f"{told} ± {self.half:.{digits}f}"
+        return told if self.half is None else f"{told} ± {self.half:.{digits if self.half else 0}f}"

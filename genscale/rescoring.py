@@ -58,7 +58,8 @@ def _scores(
     run: Kept, pools: Sequence[Sequence[Final]], panel: Panel, show: Show, display: Display
 ) -> dict[tuple[int, int], Tensor]:
     """Of (prompt, candidate): raw scores [verifiers]. As many at once as the run had in a batch."""
-    everyone, found = [f for pool in pools for f in pool], {}
+    everyone = [f for pool in pools for f in pool]
+    found: dict[tuple[int, int], Tensor] = {}
     size = run.request.batch_size
     for at in range(0, len(everyone), size):
         some = everyone[at : at + size]
@@ -75,7 +76,8 @@ def _verdict(
     run: Kept, pools: Sequence[Sequence[Final]], scores: dict[tuple[int, int], Tensor], k: int, name: str
 ) -> dict[str, Any]:
     """Of one verifier: how its ranks agree with the search's, and whom it would have picked."""
-    prompts, early, late = [], [], []
+    early, late = [], []
+    prompts: list[dict[str, Any]] = []
     for i, pool in enumerate(pools):
         if not pool:
             continue

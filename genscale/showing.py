@@ -120,7 +120,7 @@ def _told(final: Final) -> dict[str, Any]:
 
 
 def _rows(run: Kept, decode: Show) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for i in range(len(run.finals)):
         base, ranking = run.base(i), run.ranking(i)
         best = [f for f in ranking if f.file is not None and f is not base][:RUNNERS]
