@@ -31,11 +31,17 @@ NEED_WORDS = (
 """Commands that are explained where nothing is said after their name."""
 
 _CODES = """
-Exit codes: 0 done; 1 replay's pixels are not the same; 2 refused, with one sentence on stderr; 130 interrupted (the
-best so far is written, and `genscale resume DIR` goes on).
+Exit codes:
 
-With --json, stdout is one JSON value: the result, or {"error": SENTENCE}. `genscale --install-completion` completes
-commands, options, samplers, verifiers and models in your shell.
+  0  done
+
+  1  `replay`: the pixels are not the same
+
+  2  refused, with one sentence on stderr
+
+  130  interrupted: what was done is kept, `genscale resume DIR` goes on
+
+With --json, stdout is one JSON value: the result, or {"error": SENTENCE}.
 """
 
 app = typer.Typer(

@@ -138,8 +138,7 @@ def _at_equal_cost(
     first, part = entries[0].request, parts[0]
     pipe = loaded()
     nfe = generation.planned(generation.scaled_pipe(pipe, first, part), pipe, first, part).nfe
-    if nfe is None:
-        raise Refusal(f"'{entries[0].name}' searches until a budget ends it: give --budget, such as 480nfe.")
+    assert nfe is not None  # without a budget or a rule every sampler comes to an end of its own
     budget = f"{nfe}nfe"
     given = [replace(e, request=replace(e.request, budget=budget)) for e in entries]
     return given, [replace(p, budget=Budget.parse(budget)) for p in parts]

@@ -17,8 +17,8 @@ from genscale.grid import Cell
 from genscale.intervals import Mean
 from genscale.run_folder import RunFolder
 
-ROWS = 24  # prompts on one page
-FEW, LARGE, SMALL = 12, 192, 128  # so few prompts on a page have large pictures
+ROWS = 12  # prompts on one page
+FEW, LARGE, SMALL = 4, 192, 128  # so few columns have large pictures
 
 
 def write(
@@ -79,7 +79,7 @@ def _page(
     note = "; ".join(
         part for part in (note, f"{'below' if note else 'lines'}: {judges}" if judges else "") if part
     )
-    tile = LARGE if len(prompts) <= FEW else SMALL
+    tile = LARGE if len(found.rows) <= FEW else SMALL
     return grid.grid([row.name for row in found.rows], rows, title(found, entries), note, tile)
 
 

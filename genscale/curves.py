@@ -108,7 +108,7 @@ def _draw_curve(axes: Any, curve: Curve, i: int, of: int, span: float) -> None:
     kind, line = "steps-post" if curve.steps else "default", LINES[i // len(COLOURS) % len(LINES)]
     shown = _spread(len(x), i, of)
     aside = [
-        x[k] + (i - (of - 1) / 2) * 0.012 * span for k in shown
+        x[k] + (i - (of - 1) / 2) * 0.008 * span for k in shown
     ]  # of several that end at one cost, all are seen
     half = [found[k][1].half or 0.0 for k in shown]
     axes.plot(x, y, drawstyle=kind, linewidth=1.8, color=colour, linestyle=line, zorder=3)

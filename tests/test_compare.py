@@ -172,7 +172,6 @@ def test_without_a_budget_all_get_what_the_first_costs(genscale, tmp_path):
         (("--sampler", "smc", "--sampler", "snes", "--budget", "9s"), "sets none, give one such as 480nfe"),
         (("--verifiers", "shapes_clip", "--verifiers", "clipp", "--report", "shapes"), "did you mean"),
         (("--verifiers", "shapes", "--verifiers", "shapes_clip"), "is held out from all of them"),
-        (("--sampler", "rollover", "--sampler", "snes"), "searches until a budget ends it"),
     ],
 )
 def test_what_does_not_compare_is_refused_in_one_sentence(words, sentence, genscale, tmp_path):
