@@ -64,6 +64,8 @@ Examples:
 
   genscale generate --from runs/star/best.png --candidates 64
 
+  genscale generate "a red star" --lora tuned.safetensors --mix base:-0.6 --guide "cfg(3, 0.1, 0.8)"
+
 Options of the sampler are given by name: `genscale samplers best_of_n` lists them.
 """
 
@@ -93,7 +95,8 @@ def generate(
     ctx: typer.Context, words: o.Words = None, prompts: o.Prompts = None, sampler: o.Sampler = None,
     set_: o.Set = None, calibration: o.Calibration = None, verifier: o.Verifiers = None,
     select: o.Select = None, report: o.Report = None, ensemble: o.Ensemble = None, budget: o.Limit = None,
-    stop: o.Stop = None, negative: o.Negative = None, steps: o.Steps = None, guidance: o.Guidance = None,
+    stop: o.Stop = None, boxes: o.Boxes = None, mix: o.Mix = None, guide: o.Guide = None, negative: o.Negative = None,
+    steps: o.Steps = None, guidance: o.Guidance = None,
     seed: o.Seed = None, size: o.Size = None, frames: o.Frames = None, images: o.Images = None,
     image: o.Image = None, mask_image: o.Mask = None, control_image: o.Control = None, pipeline_args: o.Extra = None,
     model: o.Model = None, dtype: o.Dtype = None, device: o.Device = None, attention: o.Attention = None,

@@ -158,6 +158,39 @@ Calibration = Annotated[
         "FILE",
     ),
 ]
+Boxes = Annotated[
+    Path | None,
+    _option(
+        "--boxes",
+        "What should be where: a JSON file of texts with boxes or masks, which the verifiers look at, too.",
+        SEARCH,
+        "FILE",
+    ),
+]
+
+Mix = Annotated[
+    list[str] | None,
+    _option(
+        "--mix",
+        "A further prediction at every step, and its weight; the model's own has what is left to 1. MODEL:WEIGHT of an "
+        "embedded model, hub id or folder that shares the latent space; base:WEIGHT, the model without its LoRA "
+        "(base:-0.6 is reinforcement-learning guidance of scale 1.6); adapter:NAME:WEIGHT; 'prompt=TEXT:WEIGHT'. "
+        "Repeatable.",
+        SEARCH,
+        "MODEL:WEIGHT",
+    ),
+]
+Guide = Annotated[
+    str | None,
+    _option(
+        "--guide",
+        "How the branches of classifier-free guidance combine: 'cfg(7.5, 0.2, 0.8)' (only in that part of the run), "
+        "'cfg(scale=7.5, schedule=linear)', 'cfg++(0.6)', or a rule of diffusers: apg, cfg-zero*, tcfg, fdg, slg, pag, "
+        "seg, auto, such as 'apg(guidance_scale=7.5)'.",
+        SEARCH,
+        "RULE",
+    ),
+]
 
 Negative = Annotated[str | None, _option("--negative", "Negative prompt.", PICTURE, "TEXT")]
 Steps = Annotated[int | None, _option("--steps", "Denoising steps.", PICTURE)]
@@ -238,6 +271,7 @@ _SAME = (
         "negative",
         "steps",
         "guidance",
+        "guide",
         "seed",
         "frames",
         "images",
@@ -245,8 +279,8 @@ _SAME = (
     *("dtype", "device", "batch_size", "attention", "offload", "compile", "variant", "revision"),
     *("trust_remote_code", "metadata"),
 )
-_LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora"}
-_FILES = ("image", "mask_image", "control_image")
+_LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora", "mix": "mix"}
+_FILES = ("image", "mask_image", "control_image", "boxes")
 
 
 def request_fields(given: dict[str, Any]) -> dict[str, Any]:

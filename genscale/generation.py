@@ -65,12 +65,19 @@ def check(request: Request) -> Parts:
     """Find everything that a completed request names; refuse what is not there or cannot be."""
     if request.images < 1 or request.batch_size < 1:
         raise Refusal("--images and --batch-size must be at least 1.")
+    if request.mix or request.guide is not None:
+        from genscale.pipelines.mixing import mix_of
+
+        mix_of(request.mix, request.guide)
     if request.ensemble not in ENSEMBLES:
         hint = plugins.did_you_mean(request.ensemble, ENSEMBLES)
         raise Refusal(f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}.")
+    verifiers = jury.jury(request.verifiers)
+    if request.boxes is not None:
+        verifiers = jury.boxed(verifiers, request.boxes, request.prompts)
     return Parts(
         sampler=plugins.make("sampler", request.sampler, dict(request.sampler_fields)),
-        verifiers=jury.jury(request.verifiers),
+        verifiers=verifiers,
         select=jury.jury(request.select),
         report=[] if request.report == NONE else jury.jury(request.report),
         budget=None if request.budget is None else Budget.parse(request.budget),
@@ -217,7 +224,10 @@ def scaled_pipe(
     on_event: Callable[[Any], None] | None = None,
 ) -> Any:
     from genscale.pipelines import scale as scaling
+    from genscale.pipelines.mixing import named_models
 
+    place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}
+    hub = {"variant": request.variant, "revision": None, "trust_remote_code": request.trust_remote_code}
     return scaling.scale(
         pipe,
         sampler=parts.sampler,
@@ -230,5 +240,8 @@ def scaled_pipe(
         batch_size=request.batch_size,
         out=out,
         keep=max(request.images, outputs.RUNNERS),
+        mix=request.mix or None,
+        guide=request.guide,
+        models=named_models(request.mix, **place, **hub),
         on_event=on_event,
     )

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from genscale import plugins, sampler_options
@@ -27,6 +28,14 @@ _FORM = re.compile(
 def jury(specs: Sequence[str]) -> list[tuple[Any, float]]:
     """(verifier, weight) of each; names and options are checked, a plain name is left to `scale`."""
     return [_member(spec) for spec in specs]
+
+
+def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str]) -> list[tuple[Any, float]]:
+    """The same, looking at the regions of a boxes file, too; each by the texts of these prompts."""
+    cls = plugins.load("verifier", "boxes")
+    boxes = cls.read(Path(file), prompts)
+    made = [Named(v, plugins.make("verifier", v, {})) if isinstance(v, str) else v for v, _ in members]
+    return [(cls(v, boxes), weight) for v, (_, weight) in zip(made, members, strict=True)]
 
 
 def foreign(specs: Sequence[str]) -> list[str]:

@@ -261,6 +261,9 @@ class Process(Protocol):
     def weight_sum(self, step: int) -> float | None:
         """Sum of the weights that predictions are mixed with at a step; None where there is no mix (genscale.mix)."""
 
+    def mix_weights(self, step: int) -> tuple[float, ...] | None:
+        """These weights."""
+
     def branch_nfe(self, step: int) -> int:
         """Evaluations of one branch of classifier-free guidance for one row. Refusal where there are none."""
 
@@ -310,7 +313,7 @@ class Sampler(Protocol):
     moves these to where previews mean something (`window` and `rungs` are known).
     """
 
-    needs: ClassVar[frozenset[str]]  # of {"noise", "schedule"}: what the pipeline must be able to give
+    needs: ClassVar[frozenset[str]]  # of {"noise", "schedule", "mix"}: what the pipeline must be able to give
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
         """Ask, and look at the answers. The best scored clean candidate wins; a sampler that weighs its candidates

@@ -15,7 +15,7 @@ from genscale.errors import Refusal
 FILE = "request.json"
 # Fields that change how a run is done, not what comes out of it.
 _MANNER = ("device", "attention", "offload", "compile", "metadata", "images", "trust_remote_code")
-_PATHS = ("image", "mask_image", "control_image")
+_PATHS = ("image", "mask_image", "control_image", "boxes")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Request:
     ensemble: str = "weighted"
     budget: str | None = None
     stop: str | None = None
+    boxes: str | None = None
+    mix: tuple[str, ...] = ()
+    guide: str | None = None
     negative: str | None = None
     steps: int | None = None
     guidance: float | None = None
@@ -76,6 +79,11 @@ class Request:
         moved: dict[str, Any] = {k: os.path.abspath(v) for k in _PATHS if (v := getattr(self, k)) is not None}
         if os.path.exists(self.model):
             moved["model"] = os.path.abspath(self.model)
+        moved["mix"] = tuple(
+            f"{os.path.abspath(name)}:{weight}" if os.path.exists(name) else term
+            for term in self.mix
+            for name, _, weight in [term.rpartition(":")]
+        )
         return replace(self, **moved)
 
 

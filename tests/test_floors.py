@@ -34,9 +34,11 @@ FLOORS = (
         "stopping",
         "tree_policy",
         "potential",
+        "twist",
         "weights",
         "clusters",
         "mix",
+        "corrector",
         "guidance",
     ),
     # the language of asking, and the process it is about
@@ -53,6 +55,7 @@ FLOORS = (
         "subspace",
         "particle_pass",
         "particle_filter",
+        "guided_steps",
     ),
     # what runs searches
     (
