@@ -48,10 +48,11 @@ class Entry:
 
     def as_dict(self) -> dict[str, Any]:
         record = {k: v for k, v in vars(self).items() if k not in ("x", "candidate")}
-        return {"kind": "score", **record, **_recipe(self.candidate)}
+        return {"kind": "score", **record, **recipe(self.candidate)}
 
 
-def _recipe(c: Candidate) -> dict[str, Any]:
+def recipe(c: Candidate) -> dict[str, Any]:
+    """A candidate as a record holds it."""
     return {
         "candidate": c.id,
         "origin": c.origin,
@@ -63,7 +64,8 @@ def _recipe(c: Candidate) -> dict[str, Any]:
     }
 
 
-def _candidate(record: Mapping[str, Any]) -> Candidate:
+def candidate_of(record: Mapping[str, Any]) -> Candidate:
+    """The candidate in a record."""
     return Candidate(
         record["candidate"],
         record["origin"],
@@ -132,7 +134,7 @@ class Archive:
             else:
                 names = ("prompt", "step", "final", "scores", "total", "select", "report", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
-                self._scored[where] = Entry(candidate=_candidate(record), **{k: record[k] for k in names})
+                self._scored[where] = Entry(candidate=candidate_of(record), **{k: record[k] for k in names})
         self.earlier_evaluations = sum(spent.values())
         self._started = time.monotonic() - self.earlier_seconds
 
@@ -250,7 +252,7 @@ class Archive:
         """The tensors of a record; none of another candidate's: another budget may have planned another search."""
         if record is None or self.folder is None or not (self.folder / record["file"]).exists():
             return None
-        if _candidate(record) != candidate:
+        if candidate_of(record) != candidate:
             return None
         from safetensors.torch import load_file
 
@@ -274,7 +276,7 @@ class Archive:
         partial = self.folder / f"{file}.partial"
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
         os.replace(partial, self.folder / file)
-        record = {"kind": kind, "prompt": prompt, **_recipe(candidate), "step": step, "file": file}
+        record = {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step, "file": file}
         self._write(record | dict(more or {}) | {"seconds": round(self.seconds, 4)})
 
     def scored(self, prompt: int, candidate: Candidate, step: int) -> Entry | None:
