@@ -22,14 +22,14 @@ import numpy.typing as npt
 from genscale.shapes import COLOURS, GROUND, Noun, Shape, signed_distance
 
 SIZE = 32
-FRAMES = 9
+FRAMES = 5
 KINDS = ("circle", "square", "triangle", "ring")  # a star this small is none to the judge
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 CATEGORIES = ("one", "two")
 
 RADIUS = (5.0, 6.5)  # one of two has at most CROWDED
 CROWDED = 5.5
-SPEED = (1.1, 1.7)
+SPEED = (2.0, 3.0)
 GAP = 2.0  # least distance between the circles of two shapes, in every frame
 EDGE = 1.0  # least distance from the circle to the edge of the picture
 _WINDOW = 18  # pixels of the square in which one shape is drawn

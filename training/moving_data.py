@@ -16,11 +16,11 @@ def draw_prompt(rng: np.random.Generator) -> Prompt:
 
 
 def draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, list[Prompt]]:
-    """`n` clips [n, 9, 32, 32, 3], uint8, and what each shows."""
+    """`n` clips [n, 5, 32, 32, 3], uint8, and what each shows."""
     prompts = [draw_prompt(rng) for _ in range(n)]
     return render([sample_scene(p, rng) for p in prompts]), prompts
 
 
 def to_unit(clips: np.ndarray) -> torch.Tensor:
-    """uint8 [n, 9, 32, 32, 3] to float [n, 3, 9, 32, 32] in [-1, 1]."""
+    """uint8 [n, 5, 32, 32, 3] to float [n, 3, 5, 32, 32] in [-1, 1]."""
     return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)

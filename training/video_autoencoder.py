@@ -1,4 +1,4 @@
-"""Train the video model's autoencoder: clips [3, 9, 32, 32] to latents [48, 3, 2, 2] and back.
+"""Train the video model's autoencoder: clips [3, 5, 32, 32] to latents [48, 2, 2, 2] and back.
 
 A small AutoencoderKLWan on patches of 4 x 4 pixels (Wan 2.2: 2 x 2): causal in time, one latent frame for the first
 frame and one for every four more. Its mean is trained and its variance is not (set to almost nothing), so it is used
@@ -19,6 +19,7 @@ from torch import nn
 
 from genscale.shapes import GROUND
 from training.moving_data import draw, to_unit
+from training.optimiser import optimisers
 from training.run import Run
 
 CHANNELS = 48
@@ -39,6 +40,7 @@ def build(mean: list[float] | None = None, std: list[float] | None = None) -> Au
         out_channels=3 * PATCH**2,
         latents_mean=mean or [0.0] * CHANNELS,
         latents_std=std or [1.0] * CHANNELS,
+        is_residual=True,
         scale_factor_temporal=4,
         scale_factor_spatial=4 * PATCH,
     )
@@ -48,8 +50,15 @@ def build(mean: list[float] | None = None, std: list[float] | None = None) -> Au
     return model
 
 
+def load(checkpoint: Path) -> AutoencoderKLWan:
+    model = build()
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    model.load_state_dict(state["modules"]["autoencoder"])
+    return model.eval()
+
+
 def encode(model: AutoencoderKLWan, clips: torch.Tensor) -> torch.Tensor:
-    """Means [n, 48, 3, 2, 2] of `clips` [n, 3, 9, 32, 32] in [-1, 1]."""
+    """Means [n, 48, 2, 2, 2] of `clips` [n, 3, 5, 32, 32] in [-1, 1]."""
     return model.encode(clips).latent_dist.mean
 
 
@@ -84,18 +93,19 @@ def main() -> None:
     model.to(run.device)
     model.quant_conv.weight.register_hook(lambda g: torch.cat([g[:CHANNELS], torch.zeros_like(g[CHANNELS:])]))
     model.quant_conv.bias.register_hook(lambda g: torch.cat([g[:CHANNELS], torch.zeros_like(g[CHANNELS:])]))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    tools = optimisers(model, args.rate, args.rate, "conv1|conv2|time_conv|resample|to_qkv|shortcut")
     pool = np.concatenate([draw(256, run.rng)[0] for _ in range(args.clips // 256)])
     for step in run.steps():
-        for group in optimiser.param_groups:
-            group["lr"] = run.rate(args.rate, warmup=100, decay=0.5)
+        for group in (group for tool in tools for group in tool.param_groups):
+            group["lr"] = run.rate(args.rate, warmup=30, decay=0.5)
         clips = to_unit(pool[run.rng.choice(len(pool), args.batch)]).to(run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
             loss, error = loss_of(model, clips, args.noise)
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for tool in tools:
+            tool.step()
         run.log(step, every=25, loss=loss.item(), mse=error.item())
     run.save()
 

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,13 +20,15 @@ import torch
 from PIL import Image
 
 from genscale.errors import Refusal
-from genscale.moving_shapes import DIRECTIONS, FRAMES, SIZE, Motion, Prompt, parse
+from genscale.moving_shapes import DIRECTIONS, SIZE, Motion, Prompt, parse
 from genscale.shapes import Shape
 from genscale.verifiers.shapes import objects
 
-JUMP = 4.5  # pixels that an object may move between two frames
-BACK = 1.0  # pixels that it may fall back in one frame: the centre of a small shape is known to about half a pixel
-SLOWEST = 0.7  # pixels a frame, on the mean over the clip; clips are drawn with 1.1 to 1.7
+LEAST = 3  # frames that show a motion
+ZOOM = 2
+JUMP = 5.5  # pixels that an object may move between two frames
+BACK = 0.5  # pixels that it may fall back in one frame: the centre of a small shape is known to about half a pixel
+SLOWEST = 1.2  # pixels a frame, on the mean over the clip; clips are drawn with 2 to 3
 STRAY = 0.5  # of the way that may be gone across it
 HELD = 0.75  # of the frames in which an object must have its colour, and of those in which its kind
 SWELL = 1.4  # largest radius by smallest
@@ -47,16 +49,17 @@ class Track:
 
 
 def detect(clip: npt.NDArray[np.uint8]) -> list[list[Shape]]:
-    """The objects of every frame of `clip` [frames, height, width, 3].
+    """The objects of every frame of `clip` [frames, height, width, 3]; lengths in the world's pixels.
 
-    Clips of another size are brought to SIZE x SIZE first, so lengths are always in the world's pixels.
+    Frames are brought to ZOOM times the world's size: so small an outline is seen better between the pixels.
     """
-    frames = [Image.fromarray(frame) for frame in clip]
-    box = Image.Resampling.BOX
-    return [
-        objects(np.asarray(f if f.size == (SIZE, SIZE) else f.resize((SIZE, SIZE), box), np.float32))
-        for f in frames
-    ]
+    side = (ZOOM * SIZE, ZOOM * SIZE)
+    pictures = (Image.fromarray(frame).resize(side, Image.Resampling.BILINEAR) for frame in clip)
+    return [[_smaller(s) for s in objects(np.asarray(picture, np.float32))] for picture in pictures]
+
+
+def _smaller(shape: Shape) -> Shape:
+    return replace(shape, x=shape.x / ZOOM, y=shape.y / ZOOM, radius=shape.radius / ZOOM)
 
 
 def tracks(found: Sequence[Sequence[Shape]]) -> list[Track]:
@@ -130,7 +133,7 @@ class MovingShapes:
     of the caption that is met.
 
     Each object must be there in every frame, keep its colour and its kind in three quarters of the frames, keep its
-    size, and go the way that the caption says: at least 0.7 pixels a frame, straight, and steadily. Knows the captions
+    size, and go the way that the caption says: at least 1.2 pixels a frame, straight, and steadily. Knows the captions
     of `genscale.moving_shapes` only; another caption is a ValueError that says which words there are.
     """
 
@@ -151,8 +154,6 @@ def _frames(clip: Any) -> npt.NDArray[np.uint8]:
             "moving_shapes judges clips and was given a picture: take a model of clips, or shapes as judge."
         )
     frames = clip if isinstance(clip, np.ndarray) else np.stack([np.asarray(f.convert("RGB")) for f in clip])
-    if len(frames) < FRAMES // 2:
-        raise Refusal(
-            f"moving_shapes cannot tell motion from {len(frames)} frames: give at least {FRAMES // 2}."
-        )
+    if len(frames) < LEAST:
+        raise Refusal(f"moving_shapes cannot tell motion from {len(frames)} frame(s): give at least {LEAST}.")
     return frames
