@@ -6,8 +6,8 @@ in pixels, x grows to the right, y grows downwards; speeds are in pixels a frame
 
 Captions come in two categories:
 
-    one    a red ring moving left
-    two    a red ring moving left and a blue square moving up     two colours; kinds may be the same
+    one    a red circle moving left                                   24 of them
+    two    a red circle moving left and a blue circle moving up       two colours; 480 of them
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from genscale.shapes import COLOURS, GROUND, Noun, Shape, signed_distance
 
 SIZE = 32
 FRAMES = 5
-KINDS = ("circle", "square", "triangle", "ring")  # a star this small is none to the judge
+KINDS = ("circle",)  # so small, an autoencoder trained in minutes holds no other kinds apart
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 CATEGORIES = ("one", "two")
 
@@ -96,8 +96,8 @@ def parse(text: str) -> Prompt:
     if len(motions) == len(matches) <= 2 and len({m.colour for m in motions}) == len(motions):
         return Prompt(motions)
     raise ValueError(
-        f"{text!r} is no caption of the world of moving shapes, which knows 'a red ring moving left' and"
-        " 'a red ring moving left and a blue square moving up' (two colours),"
+        f"{text!r} is no caption of the world of moving shapes, which knows 'a red circle moving left' and"
+        " 'a red circle moving left and a blue circle moving up' (two colours),"
         f" of the kinds {', '.join(KINDS)}, the colours {', '.join(COLOURS)} and the directions"
         f" {', '.join(DIRECTIONS)}."
     )
@@ -163,12 +163,15 @@ def _apart(a: Mover, b: Mover) -> bool:
 
 
 def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
-    """Antialiased clips [n, FRAMES, SIZE, SIZE, 3], uint8; later movers are drawn over earlier ones."""
+    """Antialiased clips [n, FRAMES, SIZE, SIZE, 3], uint8; later movers are drawn over earlier ones.
+
+    Draws every kind that `genscale.shapes` knows.
+    """
     side = SIZE + 2 * _WINDOW
     canvas = np.empty((len(scenes) * FRAMES, side, side, 3), np.float32)
     canvas[:] = GROUND
     for layer in range(max((len(scene) for scene in scenes), default=0)):
-        for kind in KINDS:
+        for kind in sorted({scene[layer].kind for scene in scenes if len(scene) > layer}):
             members = [i for i, s in enumerate(scenes) if len(s) > layer and s[layer].kind == kind]
             for start in range(0, len(members), 32):
                 part = members[start : start + 32]
@@ -197,7 +200,5 @@ def _draw(canvas: npt.NDArray[np.float32], kind: str, clips: list[int], movers: 
     canvas[frames, rows, columns] = before + cover * (colour[:, None, None] - before)
 
 
-PROMPTS: tuple[Prompt, ...] = tuple(
-    prompt for i, category in enumerate(CATEGORIES) for prompt in fresh_prompts(4026 + i, 60, category)
-)
-"""The benchmark: 120 captions, 60 of each category in the order of `CATEGORIES`."""
+PROMPTS: tuple[Prompt, ...] = (*fresh_prompts(4026, 24, "one"), *fresh_prompts(4027, 96, "two"))
+"""The benchmark: all 24 captions of one circle, and 96 of two."""
