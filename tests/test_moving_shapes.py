@@ -11,7 +11,6 @@ from PIL import Image
 
 from genscale.errors import Refusal
 from genscale.moving_shapes import (
-    CATEGORIES,
     COLOURS,
     DIRECTIONS,
     EDGE,

@@ -1,4 +1,4 @@
-"""The embedded video model and its learned verifier: an ordinary folder, loadable by diffusers alone, really trained."""
+"""The embedded video model and its learned verifier: loadable by diffusers alone, and really trained."""
 
 import json
 import pickle

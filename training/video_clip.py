@@ -24,7 +24,7 @@ from training.optimiser import optimisers
 from training.run import Run
 from training.video_autoencoder import encode, load
 
-HARD = 3  # wrong captions a clip
+HARD = 2  # wrong captions a clip
 
 
 def wrong(prompt: Prompt, rng: np.random.Generator) -> Prompt:
@@ -45,7 +45,7 @@ def wrong(prompt: Prompt, rng: np.random.Generator) -> Prompt:
 
 def worsen(clips: torch.Tensor) -> torch.Tensor:
     """Some clips [n, frames, 3, h, w] in [0, 1] blurred, some noised."""
-    n, frames = clips.shape[:2]
+    n = len(clips)
     flat = nn.functional.pad(clips.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
     blurred = nn.functional.avg_pool2d(flat, 3, 1).view_as(clips)
     share = 1.5 * (torch.rand(n, 1, 1, 1, 1) - 0.4).clamp(min=0)

@@ -23,7 +23,7 @@ SHIFT = 2.0  # of the noise levels, when training and when sampling
 
 
 class Padding(WanAttnProcessor):
-    """Cross-attention to a context whose last token stands for many: `bias` [n, 1, 1, tokens] is added to the logits."""
+    """Cross-attention to a context whose last token stands for many: `bias` [n, 1, 1, tokens] comes to the logits."""
 
     bias: torch.Tensor | None = None
 
@@ -36,7 +36,7 @@ class Padding(WanAttnProcessor):
 class VideoDenoiser(nn.Module):
     """The transformer, its text encoder, and a head for training only, which reads colours and kinds of cells."""
 
-    def __init__(self, folder: Path, layers: int = 6, heads: int = 5) -> None:
+    def __init__(self, folder: Path, layers: int = 4, heads: int = 4) -> None:
         super().__init__()
         width = 32 * heads
         self.denoiser = WanTransformer3DModel(
@@ -100,7 +100,7 @@ def _start_as_identity(transformer: WanTransformer3DModel) -> None:
 
 
 def loss_of(model: VideoDenoiser, rows: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flow matching loss and auxiliary loss; the number of padding tokens is drawn, so that it comes to matter little."""
+    """Flow matching loss and auxiliary loss; the number of padding tokens is drawn, so that it matters little."""
     clean = rows["latents"]
     n = len(clean)
     noise = torch.randn_like(clean)

@@ -1,8 +1,8 @@
 """The exact judge of the world of moving shapes: what moves where in a clip, by geometry.
 
-Every frame's objects are found as the judge of pictures finds them (`genscale.verifiers.shapes`). Objects of consecutive
-frames are joined into tracks by nearness alone, so that a change of colour or kind is seen as one. No network is
-involved, so the judge can be held out while a learned verifier steers a search.
+Every frame's objects are found as the judge of pictures finds them (`genscale.verifiers.shapes`). Objects of
+consecutive frames are joined into tracks by nearness alone, so that a change of colour or kind is seen as one. No
+network is involved, so the judge can be held out while a learned verifier steers a search.
 """
 
 from __future__ import annotations

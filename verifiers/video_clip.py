@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -29,7 +30,7 @@ class Towers(nn.Module):
         super().__init__()
         widths = (3 * FRAMES, 48, 96, 128)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.GELU()]
             layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GELU()]
         side = SIZE // 8
