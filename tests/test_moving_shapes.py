@@ -11,11 +11,9 @@ from PIL import Image
 
 from genscale.errors import Refusal
 from genscale.moving_shapes import (
-    COLOURS,
     DIRECTIONS,
     EDGE,
     FRAMES,
-    GROUND,
     KINDS,
     PROMPTS,
     SIZE,
@@ -27,6 +25,7 @@ from genscale.moving_shapes import (
     render,
     sample_scene,
 )
+from genscale.shapes import COLOURS, GROUND
 from genscale.verifiers.moving_shapes import MovingShapes, detect
 
 Clip = np.ndarray

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import genscale
 from genscale.errors import Refusal
 from genscale.media import Media
-from genscale.moving_shapes import COLOURS, DIRECTIONS, FRAMES, KINDS, SIZE
+from genscale.moving_shapes import DIRECTIONS, FRAMES, KINDS, SIZE
+from genscale.shapes import COLOURS
 
 FOLDER = Path(genscale.__file__).parent / "models" / "shapes-video-clip"
 WORDS = ("", "a", "and", "moving", *COLOURS, *KINDS, *DIRECTIONS)  # "" fills up
