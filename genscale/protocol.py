@@ -326,8 +326,8 @@ class Sampler(Protocol):
     """
 
     needs: ClassVar[frozenset[str]]
-    """Of {"noise", "schedule", "mix", "branches"}: what the pipeline must be able to give; "gradient": so must the search
-    verifiers."""
+    """Of {"noise", "schedule", "mix", "branches"}: what the pipeline must be able to give; "gradient": so must the
+    search verifiers."""
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
         """Ask, and look at the answers. The best scored clean candidate wins; a sampler that weighs its candidates

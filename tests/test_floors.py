@@ -24,6 +24,7 @@ FLOORS = (
         "geometry",
         "haar",
         "shapes",
+        "moving_shapes",
         "agreement",
         "interpolant",
         "kernel",
