@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import genscale
 from genscale.budget import Budget
 from genscale.corrector import even_times, increment, subdued
 from genscale.errors import Refusal
 from genscale.guidance import Cfg
 from genscale.kernel import Ddim
 from genscale.key import Key
-from genscale.mix import Source, Tempered, Weighted, combined, rate
+from genscale.mix import Source, Tempered, Weighted, combined, negate, rate
 from genscale.panel import Roles
 from genscale.prediction import View
 from genscale.process import PromptProcess
@@ -31,6 +32,7 @@ from genscale.schedule import Level, NoiseSchedule
 from genscale.weights import ess, log_mean_exp, normalised, resample
 from tests.analytic import Run, mixed, process_of, run
 from tests.lines import Line, Target
+from tests.zoo import ZOO
 
 WIDE, NARROW = Line([-1.5, 1.5], [1.0, 1.2], [0.5, 0.5]), Line([-0.5, 2.0], [0.7, 0.6], [0.3, 0.7])
 THIRD = Line([0.0, 2.5], [1.0, 0.8], [0.5, 0.5])
@@ -264,3 +266,24 @@ def test_smc_tilts_the_mixed_law() -> None:
     mean = float((population.weights * population.totals).sum())
     error = 0.8 / math.sqrt(population.ess / 2)  # resampled particles are kin: half of them count
     assert abs(mean - (0.5 + 0.8**2)) < 4 * error < 0.64  # tilted by exp(x): mean + variance
+
+
+# ---------------------------------------------------------------- on pipelines
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "sd3", "wan"])
+@pytest.mark.parametrize("mix", [{"guide": "cfg(3)"}, {"mix": negate("rain")}, {"mix": Tempered(1.2)}])
+def test_it_runs_on_pipelines(name: str, mix: dict[str, Any]) -> None:
+    """And what it says of its weights is so: those of a mix that is none are even, others are not."""
+    entry = ZOO[name]
+    scaled = genscale.scale(entry.build(), "fkc", particles=4, temperature=100.0, **mix)
+    steps = (
+        20 if name == "stable_diffusion" else 6
+    )  # with few steps its scheduler begins far below pure noise
+    arguments = entry.arguments(1) | {"output_type": "np", "num_inference_steps": steps}
+    output = scaled(**arguments, generator=torch.Generator().manual_seed(0))
+    population, planned = output.search.population(), scaled.plan(**arguments)
+    assert output.search.ledger.evaluations == planned.nfe == 4 * planned.nfe_per_candidate
+    assert len(population.candidates) == 4
+    assert population.log_weights.isfinite().all()
+    assert float(population.log_weights.std()) > 0
