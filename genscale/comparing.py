@@ -91,6 +91,8 @@ def _shared(parts: Sequence[Parts]) -> list[Parts]:
     def named(verifier: Any) -> Any:
         if isinstance(verifier, Named):  # of one spec, options and all
             return made.setdefault(verifier.name, verifier)
+        if not isinstance(verifier, str):  # one that looks at boxes of its own
+            return verifier
         if verifier not in made:
             made[verifier] = Named(verifier, plugins.make("verifier", verifier, {}))
         return made[verifier]

@@ -113,8 +113,8 @@ def _draw_curve(axes: Any, curve: Curve, i: int, of: int, span: float) -> None:
     half = [found[k][1].half or 0.0 for k in shown]
     axes.plot(x, y, drawstyle=kind, linewidth=1.8, color=colour, linestyle=line, zorder=3)
     bars = axes.errorbar(
-        aside, [y[k] for k in shown], yerr=half, fmt=marker, color=colour, markersize=5.5, elinewidth=1,
-        capsize=2.5, label=curve.name, zorder=4,
+        aside, [y[k] for k in shown], yerr=half if any(half) else None, fmt=marker, color=colour,
+        markersize=5.5, elinewidth=1, capsize=2.5, label=curve.name, zorder=4,
     )  # fmt: skip
     bars[0].set_linestyle("none")
 

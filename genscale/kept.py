@@ -93,7 +93,14 @@ def _finals(folder: Path, i: int, records: Sequence[dict[str, Any]], request: Re
         there = solved == candidate and file is not None and file.is_file()
         found.pop(candidate.id, None)
         found[candidate.id] = Final(
-            i, candidate, 0.0, r["scores"], r["select"], r["report"], r["nfe"], file if there else None
+            i,
+            candidate,
+            r["total"] or 0.0,
+            r["scores"],
+            r["select"],
+            r["report"],
+            r["nfe"],
+            file if there else None,
         )
     return _with_totals(_apart(list(found.values()), request), request)
 
@@ -108,11 +115,13 @@ def _apart(finals: list[Final], request: Request) -> list[Final]:
 
 
 def _with_totals(finals: Sequence[Final], request: Request) -> tuple[Final, ...]:
-    """The numbers that pick, as the search had them; under ranks they are told of the whole pool."""
+    """The numbers that pick, as the search had them; ranks are told of the whole pool."""
+    if not finals or (request.ensemble != "rank" and not finals[0].select):
+        return tuple(finals)
     weights = jury.weights(request.select or request.verifiers)
-    names = [n for n in weights if finals and n in (finals[0].select or finals[0].scores)]
+    names = list(finals[0].select or finals[0].scores)
     raw = torch.tensor([[(f.select or f.scores)[n] for n in names] for f in finals], dtype=torch.float64)
-    each = torch.tensor([weights[n] for n in names], dtype=torch.float64)
+    each = torch.tensor([weights.get(n, 1.0) for n in names], dtype=torch.float64)
     totals = ENSEMBLES[request.ensemble](raw.reshape(len(finals), len(names)), each).tolist()
     return tuple(replace(f, total=t) for f, t in zip(finals, totals, strict=True))
 

@@ -127,12 +127,15 @@ def _made(origin: Origin, wanted: Image.Image, display: Display) -> tuple[Image.
         if difference(wanted, made)["same"]:
             return made, CANDIDATE, spent
         display.say("made alone, its pixels are not the same (batches round otherwise): searching again")
-    foreign = jury.foreign([*origin.request.verifiers, *origin.request.select])
+    request = origin.request
+    foreign = jury.foreign([*request.verifiers, *request.select])
     if foreign:
         raise Refusal(
             f"its search asks for code from a module ({foreign[0]}): name it again, with genscale generate --from "
             "PICTURE --verifier."
         )
+    held_out = tuple(name for name in request.report if not jury.foreign([name]))  # they decide nothing
+    origin = replace(origin, request=replace(request, report=held_out or generation.NONE))
     made, nfe = _searched(origin, display)
     return made, SEARCH, spent + nfe
 

@@ -7,16 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 
 from genscale import comparing, generation, grid
-from genscale.cli import main
+from genscale.cli import app, main
 from genscale.comparison import Comparison, Scores
 from genscale.contact_sheet import font
 from genscale.entries import Entry, entries
 from genscale.errors import Refusal
 from genscale.request import Request
 
+COMMANDS = typer.main.get_command(app).commands.items()
 PROMPTS = ("a red star", "a blue ring")
 FEW = ("--steps", "2", "--seed", "3")
 NFE = 4  # of one candidate
@@ -239,6 +241,18 @@ def test_plan_is_that_of_a_dry_run(genscale):
     assert (code, "did you mean '--candidates'" in err) == (2, True)
 
 
+def test_plan_has_the_options_of_generate():
+    told = {
+        name: {option for parameter in command.params for option in parameter.opts}
+        for name, command in COMMANDS
+    }
+    assert told["generate"] - told["plan"] == {"--out", "--dry-run", "--metadata"}
+    assert told["plan"] <= told["generate"]
+    alone = {"--images", "--stop", "--set", "--calibration", "--from", "--ensemble", "--dry-run"}
+    assert told["generate"] - told["compare"] == alone
+    assert told["compare"] - told["generate"] == {"--verifiers", "--budgets"}
+
+
 def test_every_command_says_what_it_does_with_examples(genscale):
     for name in ("generate", "plan", "compare", "score", "rescore", "show", "replay", "resume"):
         for words in ([name], [name, "--help"]):
@@ -267,7 +281,7 @@ def test_the_shell_completes_names(line, wanted):
         "_GENSCALE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
     }  # fmt: skip
-    code = "import sys; sys.argv = ['genscale']; from genscale.cli import main; sys.exit(main())"
+    code = "import sys; sys.argv = ['genscale']; from genscale.cli import app, main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | told
     )

@@ -82,6 +82,48 @@ def test_batches_that_round_otherwise_are_searched_again(runs, genscale, tmp_pat
     assert "the whole search was run again" in out
 
 
+def test_a_picture_from_elsewhere_cannot_switch_code_on(genscale, tmp_path, monkeypatch):
+    """Made alone nothing is judged; a held-out verifier is left out; one that steers is refused."""
+    (tmp_path / "odd_judges.py").write_text(
+        "def one(media, prompts):\n    return [m.getpixel((3, 3))[0] for m in media]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "--verifier",
+        "odd_judges:one",
+        "--steps",
+        2,
+        "--budget",
+        "12nfe",
+        "--seed",
+        1,
+        "--report",
+        "none",
+    )
+    for sampler in ("best_of_n", "zero_order"):
+        assert genscale("generate", "a red star", *words, "--sampler", sampler, "--out", sampler)[0] == 0
+    monkeypatch.setattr("genscale.jury._imported", lambda name: pytest.fail("was imported"))
+    assert genscale("replay", "best_of_n/best.png")[0] == 0
+    assert genscale("score", "best_of_n/best.png", "--verifier", "compressibility")[0] == 0
+    again = request_again("best_of_n/best.png", sampler="zero_order", shows={"origin": "neighbour"})
+    code, out, err = genscale("replay", again)
+    assert (code, out) == (2, "")
+    assert "asks for code from a module (odd_judges:one)" in err
+
+
+def request_again(picture, sampler, shows):
+    """The picture with other metadata."""
+    from PIL.PngImagePlugin import PngInfo
+
+    with Image.open(picture) as image:
+        told, info = json.loads(image.text["genscale"]), PngInfo()
+        told["request"]["sampler"] = sampler
+        told["shows"] |= shows
+        info.add_itxt("genscale", json.dumps(told))
+        image.save("again.png", pnginfo=info)
+    return "again.png"
+
+
 def test_replay_refuses_in_one_sentence(runs, genscale, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     picture = runs("best_of_n") / "000-best.png"
