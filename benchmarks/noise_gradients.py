@@ -1,8 +1,9 @@
 """Does climbing the reward of the noise pay? Every noise optimiser against best_of_n at equal NFE.
 
 A budget counts what a gradient costs: a forward of every call, two more for going back through it, and one for what
-is computed again on the way; so one through all calls is as dear as four candidates. Searched with the embedded CLIP, the
-exact judge held out; every prompt has its own seed; ± is a 95 % interval over prompts, gains are paired with best_of_n.
+is computed again on the way; so one through all calls is as dear as four candidates. Searched with the embedded CLIP,
+the exact judge held out; every prompt has its own seed; ± is a 95 % interval over prompts, gains are paired with
+best_of_n.
 
     python -m benchmarks.noise_gradients --model shapes-flow --json benchmarks/results/noise-gradients-flow.json
     python -m benchmarks.noise_gradients --show benchmarks/results/noise-gradients-flow.json
