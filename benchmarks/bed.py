@@ -138,7 +138,8 @@ def _searched(
     try:
         batch = next(loop)
         while True:
-            value = bed.model(batch.x, bed.schedule.level(batch.step))
+            with torch.set_grad_enabled(batch.grad):
+                value = bed.model(batch.x, bed.schedule.level(batch.step))
             batch = loop.send(Output(value, batch.x, len(batch.prompts)))
     except StopIteration:
         return list(zip(searches, keys, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,49 @@ from genscale.errors import Refusal
 SEARCH, PICTURE, MODEL, RUN = "The search", "The picture", "The model", "The run"
 
 
-def _option(names: str, text: str, panel: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names.split(), help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+Completion = Callable[[str], list[str]]
+
+
+def _option(
+    names: str, text: str, panel: str, metavar: str | None = None, complete: Completion | None = None
+) -> Any:
+    return typer.Option(
+        *names.split(),
+        help=text,
+        rich_help_panel=panel,
+        metavar=metavar,
+        show_default=False,
+        autocompletion=complete,
+    )
+
+
+def complete_sampler(incomplete: str) -> list[str]:
+    """Names of samplers that begin so, for the shell."""
+    return _beginning(_names("sampler"), incomplete)
+
+
+def complete_verifier(incomplete: str) -> list[str]:
+    return _beginning(_names("verifier"), incomplete)
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Embedded models that begin so; hub ids and folders are the user's."""
+    from genscale.pipelines.loading import EMBEDDED
+
+    return _beginning(EMBEDDED, incomplete)
+
+
+def _names(kind: str) -> Iterable[str]:
+    from genscale import plugins
+
+    try:
+        return plugins.found(kind)
+    except Refusal:  # the shell is told nothing
+        return ()
+
+
+def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
 
 
 Words = Annotated[
@@ -39,7 +81,13 @@ From = Annotated[
 
 Sampler = Annotated[
     str | None,
-    _option("--sampler", "How to search (best_of_n); `genscale samplers` lists them.", SEARCH, "NAME"),
+    _option(
+        "--sampler",
+        "How to search (best_of_n); `genscale samplers` lists them.",
+        SEARCH,
+        "NAME",
+        complete_sampler,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -52,11 +100,18 @@ Verifiers = Annotated[
         "What steers: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable.",
         SEARCH,
         "NAME",
+        complete_verifier,
     ),
 ]
 Select = Annotated[
     list[str] | None,
-    _option("--select", "What picks the winner, if not the verifiers. Repeatable.", SEARCH, "NAME"),
+    _option(
+        "--select",
+        "What picks the winner, if not the verifiers. Repeatable.",
+        SEARCH,
+        "NAME",
+        complete_verifier,
+    ),
 ]
 Report = Annotated[
     list[str] | None,
@@ -65,6 +120,7 @@ Report = Annotated[
         "What only measures, held out from the search; 'none' for nothing. Repeatable.",
         SEARCH,
         "NAME",
+        complete_verifier,
     ),
 ]
 Ensemble = Annotated[
@@ -102,6 +158,39 @@ Calibration = Annotated[
         "FILE",
     ),
 ]
+Boxes = Annotated[
+    Path | None,
+    _option(
+        "--boxes",
+        "What should be where: a JSON file of texts with boxes or masks, which the verifiers look at, too.",
+        SEARCH,
+        "FILE",
+    ),
+]
+
+Mix = Annotated[
+    list[str] | None,
+    _option(
+        "--mix",
+        "A further prediction at every step, and its weight; the model's own has what is left to 1. MODEL:WEIGHT of an "
+        "embedded model, hub id or folder that shares the latent space; base:WEIGHT, the model without its LoRA "
+        "(base:-0.6 is reinforcement-learning guidance of scale 1.6); adapter:NAME:WEIGHT; 'prompt=TEXT:WEIGHT'. "
+        "Repeatable.",
+        SEARCH,
+        "MODEL:WEIGHT",
+    ),
+]
+Guide = Annotated[
+    str | None,
+    _option(
+        "--guide",
+        "How the branches of classifier-free guidance combine: 'cfg(7.5, 0.2, 0.8)' (only in that part of the run), "
+        "'cfg(scale=7.5, schedule=linear)', 'cfg++(0.6)', or a rule of diffusers: apg, cfg-zero*, tcfg, fdg, slg, pag, "
+        "seg, auto, such as 'apg(guidance_scale=7.5)'.",
+        SEARCH,
+        "RULE",
+    ),
+]
 
 Negative = Annotated[str | None, _option("--negative", "Negative prompt.", PICTURE, "TEXT")]
 Steps = Annotated[int | None, _option("--steps", "Denoising steps.", PICTURE)]
@@ -128,6 +217,7 @@ Model = Annotated[
         "Embedded (shapes-flow), hub id, diffusers folder, .safetensors or .ckpt file.",
         MODEL,
         "NAME",
+        complete_model,
     ),
 ]
 Dtype = Annotated[str | None, _option("--dtype", "auto, float32, bfloat16 or float16.", MODEL, "NAME")]
@@ -181,6 +271,7 @@ _SAME = (
         "negative",
         "steps",
         "guidance",
+        "guide",
         "seed",
         "frames",
         "images",
@@ -188,8 +279,8 @@ _SAME = (
     *("dtype", "device", "batch_size", "attention", "offload", "compile", "variant", "revision"),
     *("trust_remote_code", "metadata"),
 )
-_LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora"}
-_FILES = ("image", "mask_image", "control_image")
+_LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora", "mix": "mix"}
+_FILES = ("image", "mask_image", "control_image", "boxes")
 
 
 def request_fields(given: dict[str, Any]) -> dict[str, Any]:

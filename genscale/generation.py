@@ -12,7 +12,9 @@ from genscale import jury, outputs, plugins, sampler_options
 from genscale.arguments import arguments, pictures
 from genscale.budget import Budget
 from genscale.errors import Refusal
+from genscale.events import Event
 from genscale.panel import ENSEMBLES
+from genscale.preview import Preview
 from genscale.progress import Display
 from genscale.request import Request
 from genscale.run_folder import RunFolder
@@ -63,12 +65,19 @@ def check(request: Request) -> Parts:
     """Find everything that a completed request names; refuse what is not there or cannot be."""
     if request.images < 1 or request.batch_size < 1:
         raise Refusal("--images and --batch-size must be at least 1.")
+    if request.mix or request.guide is not None:
+        from genscale.pipelines.mixing import mix_of
+
+        mix_of(request.mix, request.guide)
     if request.ensemble not in ENSEMBLES:
         hint = plugins.did_you_mean(request.ensemble, ENSEMBLES)
         raise Refusal(f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}.")
+    verifiers = jury.jury(request.verifiers)
+    if request.boxes is not None:
+        verifiers = jury.boxed(verifiers, request.boxes, request.prompts)
     return Parts(
         sampler=plugins.make("sampler", request.sampler, dict(request.sampler_fields)),
-        verifiers=jury.jury(request.verifiers),
+        verifiers=verifiers,
         select=jury.jury(request.select),
         report=[] if request.report == NONE else jury.jury(request.report),
         budget=None if request.budget is None else Budget.parse(request.budget),
@@ -99,15 +108,20 @@ def plan(request: Request) -> dict[str, Any]:
     }
 
 
-def generate(request: Request, out: Path | None, display: Display) -> dict[str, Any]:
-    """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder."""
+def generate(
+    request: Request, out: Path | None, display: Display, loaded: tuple[Any, Parts] | None = None
+) -> dict[str, Any]:
+    """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder.
+
+    loaded: the request's pipeline and parts, where they are there already.
+    """
     request = completed(request)
-    parts = check(request)
+    parts = check(request) if loaded is None else loaded[1]
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
     try:
         request = folder.settle(request)
-        pipe = load_pipe(request, parts)
+        pipe = load_pipe(request, parts) if loaded is None else loaded[0]
         output, seconds = _search(folder, request, pipe, parts, display)
         scheduler = type(pipe.scheduler).__name__
         plain = _plain(output.search, request, pipe, parts)
@@ -136,7 +150,13 @@ def _search(
     folder: RunFolder, request: Request, pipe: Any, parts: Parts, display: Display
 ) -> tuple[Any, float]:
     """The scaled pipeline's output, and how long it took."""
-    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=display)
+    preview = Preview(folder)
+
+    def on_event(event: Event) -> None:
+        display(event)
+        preview(event)
+
+    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event)
     found = planned(scaled, pipe, request, parts)
     folder.begin(request)
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
@@ -145,6 +165,7 @@ def _search(
         return scaled(**arguments(pipe, request, parts.pictures)), time.perf_counter() - started
     finally:
         display.stop()
+        preview.close()
 
 
 def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
@@ -161,6 +182,12 @@ def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
         return scaled_pipe(pipe, request, alone)(**arguments(pipe, request, parts.pictures)).search
     except KeyboardInterrupt:  # the search is finished: whoever interrupts now wants to have it
         return None
+
+
+def pipe_alone(request: Request) -> tuple[Any, Parts]:
+    """The pipeline of a completed request, and parts that neither search nor judge: to draw or decode with it."""
+    parts = Parts(None, [], [], [], None, None, pictures(request))
+    return load_pipe(request, parts), parts
 
 
 def load_pipe(request: Request, parts: Parts) -> Any:
@@ -197,7 +224,10 @@ def scaled_pipe(
     on_event: Callable[[Any], None] | None = None,
 ) -> Any:
     from genscale.pipelines import scale as scaling
+    from genscale.pipelines.mixing import named_models
 
+    place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}
+    hub = {"variant": request.variant, "revision": None, "trust_remote_code": request.trust_remote_code}
     return scaling.scale(
         pipe,
         sampler=parts.sampler,
@@ -210,5 +240,8 @@ def scaled_pipe(
         batch_size=request.batch_size,
         out=out,
         keep=max(request.images, outputs.RUNNERS),
+        mix=request.mix or None,
+        guide=request.guide,
+        models=named_models(request.mix, **place, **hub),
         on_event=on_event,
     )

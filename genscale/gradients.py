@@ -1,8 +1,8 @@
 """The engine's answers to Gradient: whose rows go together, what they cost, and what the verifiers make of them.
 
 A group of rows has the model to itself from its first call until it has gone back through all of them, since its
-graph must be kept. The decoder and the verifiers are gone back through first, from a leaf of their own, so that their
-graph and the denoiser's are never held together.
+graph must be kept. Verifiers, decoder and denoiser are gone back through one after the other, each from leaves of its
+own, so that their activations are not all held at once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from genscale.errors import BudgetExhausted, Refusal
 from genscale.events import Denoised, Differentiated
 from genscale.gradient_questions import digest, kind_of
 from genscale.ledger import Ledger
+from genscale.media import Media
 from genscale.particles import Candidate, Particles
 from genscale.protocol import Batch, Decode, Graded, Gradient, Output, Scores
 from genscale.search import Search
-from genscale.unroll import Unroll
+from genscale.unroll import Unroll, pulled_back
 
 if TYPE_CHECKING:
     from genscale.engine import Engine
@@ -240,14 +241,20 @@ class Gradients:
                     "the decoder's pictures keep no graph to the latents, so their scores have no gradient: use a "
                     "sampler that needs none."
                 )
-            raw = self.panel.score_graph(media, texts, labels, self.ledger)
+            # The verifiers' graph is another one, which is gone before the decoder's is gone back through.
+            pixels = media.pixels.detach()
+            pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32)).requires_grad_()
+            raw = self.panel.score_graph(Media(pixels), texts, labels, self.ledger)
             totals = raw.sum(0).unbind() if group.ask.each else (self.panel.combine(raw).sum(),)
         with self.ledger.clock("backward"):
+            n = len(totals)
+            seen = [torch.autograd.grad(t, pixels, retain_graph=i + 1 < n)[0] for i, t in enumerate(totals)]
+            del totals, pixels
+            raw = raw.detach()
             pulls = [
-                torch.autograd.grad(total, leaf, retain_graph=i + 1 < len(totals))[0]
-                for i, total in enumerate(totals)
+                pulled_back(media.pixels, [leaf], pull, again=i + 1 < n)[0] for i, pull in enumerate(seen)
             ]
-        return pulls, raw.detach()
+        return pulls, raw
 
     def _combined(self, each: Tensor, ask: Gradient) -> Tensor:
         """The combined score's gradient: a weighted sum, as the score is."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from genscale.errors import Refusal
-from genscale.mix import Guided, Mix, Moment, Source, Weighted, check_window
+from genscale.mix import Mix, Moment, Source, Weighted, check_window
 
 BOTH = (Source(branch="uncond"), Source(branch="cond"))
 
@@ -124,13 +124,7 @@ def rule(text: str) -> Mix | None:
 # ---------------------------------------------------------------- from text
 
 
-def mix_of(mix: Mix | str | Sequence[str] | None, guide: Mix | str | None) -> Mix | None:
-    """One mix of what the user gave: a mix, a rule of guidance, or both (then every part of the mix is so guided)."""
-    mixed = mix if isinstance(mix, Mix) or mix is None else weighted([mix] if isinstance(mix, str) else mix)
-    guided = guide if isinstance(guide, Mix) or guide is None else rule(guide)
-    if guided is None or mixed is None:
-        return mixed or guided
-    return Guided(mixed, guided)
+OWN, PROMPT = "own", "prompt"
 
 
 def weighted(terms: Sequence[str]) -> Weighted | None:
@@ -147,11 +141,11 @@ def weighted(terms: Sequence[str]) -> Weighted | None:
             raise Refusal(
                 f"mix '{term}' cannot be read: write MODEL:WEIGHT or 'prompt=TEXT:WEIGHT', such as base:-0.6."
             )
-        if name == "own":
+        if name == OWN:
             own = weight
             continue
         key, equals, text = name.partition("=")
-        parts.append(Source(prompt=text) if equals and key == "prompt" else Source(model=name))
+        parts.append(Source(prompt=text) if equals and key == PROMPT else Source(model=name))
         values.append(weight)
     if own is None:
         own = 1 - math.fsum(values)

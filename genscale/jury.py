@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from genscale import plugins, sampler_options
@@ -29,9 +30,28 @@ def jury(specs: Sequence[str]) -> list[tuple[Any, float]]:
     return [_member(spec) for spec in specs]
 
 
+def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str]) -> list[tuple[Any, float]]:
+    """The same, looking at the regions of a boxes file, too; each by the texts of these prompts."""
+    cls = plugins.load("verifier", "boxes")
+    boxes = cls.read(Path(file), prompts)
+    made = [Named(v, plugins.make("verifier", v, {})) if isinstance(v, str) else v for v, _ in members]
+    return [(cls(v, boxes), weight) for v, (_, weight) in zip(made, members, strict=True)]
+
+
 def foreign(specs: Sequence[str]) -> list[str]:
     """Those that would import code by its module's name."""
     return [s for s in specs if ":" in _parts(s)[0]]
+
+
+def unweighted(spec: str) -> str:
+    """The verifier without its weight."""
+    name, options, _ = _parts(spec)
+    return name if options is None else f"{name}({options})"
+
+
+def weights(specs: Sequence[str]) -> dict[str, float]:
+    """The weight of each, by the name that its scores are filed under; nothing is imported."""
+    return {unweighted(spec): _parts(spec)[2] for spec in specs}
 
 
 def _parts(spec: str) -> tuple[str, str | None, float]:

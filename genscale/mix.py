@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,10 @@ class Mix(ABC):
         """Model outputs [n, ...] of the active sources to one, where that is not linear; None: by the weights."""
         return None
 
+    def models(self) -> Mapping[str, Any]:
+        """Models that the mix brings along, under the names that its sources use."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Weighted(Mix):
@@ -167,6 +172,9 @@ class Guided(Mix):
         for source, w in zip(self.mix.sources, self.mix.weights(moment), strict=True):
             total += [w] if source.branch is not None else [w * v for v in rule]
         return tuple(total)
+
+    def models(self) -> Mapping[str, Any]:
+        return {**self.mix.models(), **self.rule.models()}
 
     def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor | None:
         outer = [(s, w) for s, w in zip(self.mix.sources, self.mix.weights(moment), strict=True) if w]

@@ -68,7 +68,8 @@ class Juror:
         if not isinstance(raw, Tensor) or not raw.requires_grad:
             raise Refusal(
                 f"verifier '{self.name}' cannot be differentiated: search with one that has `score_tensor(pixels, "
-                "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or with a sampler that needs no gradients."
+                "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or without gradients: gradient=none of das "
+                "and svdd, or another sampler."
             )
         self._checked(raw, _as_vector(raw, len(labels)), labels)
         return raw.cpu().double().reshape(len(labels))
@@ -157,7 +158,7 @@ class Panel:
             raise Refusal("a gradient is that of a verifier's score: name one for the search.")
         if not self.pointwise:
             raise Refusal(
-                "ranks have no gradient: use the weighted ensemble, or a sampler without gradients."
+                "ranks have no gradient: use the weighted ensemble, gradient=none of das and svdd, or another sampler."
             )
 
     def _columns(

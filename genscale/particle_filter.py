@@ -24,6 +24,7 @@ from genscale.population import Population
 from genscale.potential import POTENTIALS, TEMPERS
 from genscale.protocol import Ask, Process
 from genscale.remainder import remainder
+from genscale.twist import NONE, THROUGH
 from genscale.weights import SCHEMES
 
 UNLIMITED = 16  # particles when neither the user nor a budget says how many
@@ -50,8 +51,12 @@ class ParticleFilter:
     window: fractions of the run between which states are scored. interval: fraction of the run from one scoring to the
         next; 0 scores at every step, 1 only at the end.
     scale: what scores are divided by: "pool", the spread of the first scored pool; a number keeps the law exact.
+    gradient: let proposals follow the gradient of the score (genscale.twist): "none", "model", back through the
+        denoiser, or "decoder", with its noise held constant, which costs no more NFE than none. The verifiers must be
+        differentiable (Refusal else). Exact either way: the weights pay for the difference.
+    push: strength of that gradient, where it is not the tilt's. reach: most standard deviations that it moves a step.
     proposal: a function (transition, particles, prediction, step) -> Transition to draw from instead of the kernel's
-        own, corrected in the weights; for gradients.
+        own, corrected in the weights.
 
     A budget that pays for more than one pass is spent on further ones, from fresh noise, and what is left in the end on
     plain candidates.
@@ -72,6 +77,9 @@ class ParticleFilter:
     window: tuple[float, float] = (0.2, 0.8)
     interval: float = 0.2
     scale: float | str = "pool"
+    gradient: str = NONE
+    push: float | None = None
+    reach: float = float("inf")
     proposal: Proposal | None = field(default=None, metadata={"python_only": True})
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
@@ -79,6 +87,7 @@ class ParticleFilter:
     def __post_init__(self) -> None:
         for option, known in (
             ("potential", POTENTIALS), ("temper", TEMPERS), ("scheme", SCHEMES), ("group", ("global", "parent")),
+            ("gradient", THROUGH),
         ):  # fmt: skip
             if getattr(self, option) not in known:
                 raise Refusal(
@@ -110,6 +119,10 @@ class ParticleFilter:
             raise Refusal(
                 "temper=adaptive keeps the ESS at the share `ess`: it needs ess below 1 and potential=difference."
             )
+        if self.push is None and self.gradient != NONE and self.strength == float("inf"):
+            raise Refusal("a gradient is followed with the tilt's strength, and inf is none: give push=100.")
+        if not self.reach > 0 or (self.push is not None and not 0 <= self.push < float("inf")):
+            raise Refusal(f"push={self.push} must be 0 or more, and reach={self.reach} above 0.")
         if self.proposal is not None and not callable(self.proposal):
             raise Refusal(
                 "proposal must be a function (transition, particles, prediction, step) -> Transition."
@@ -130,12 +143,22 @@ class ParticleFilter:
                 "kernel 'own' cannot be used where states are scored and branched: use kernel='ddim(0.5)' there, "
                 "and rest='own' for the steps before and after."
             )
-        if any(isinstance(k, Glass) for k in kernels) and (self.rebirth or self.proposal is not None):
+        if any(isinstance(k, Glass) for k in kernels) and (self.rebirth or self._proposes):
             raise Refusal(
-                "glass takes several model calls a step: use ddim or sde with rebirth or a proposal."
+                "glass takes several model calls a step: use ddim or sde with rebirth, a gradient or a proposal."
             )
-        if self.rebirth and self.proposal is not None:
-            raise Refusal("rebirth and proposal both say how copies step: give one of them.")
+        if bool(self.rebirth) + (self.proposal is not None) + (self.gradient != NONE) > 1:
+            raise Refusal("rebirth, gradient and proposal all say how copies step: give one of them.")
+
+    @property
+    def _proposes(self) -> bool:
+        """Whether steps are drawn from another law than the kernel's."""
+        return self.proposal is not None or self.gradient != NONE
+
+    @property
+    def steep(self) -> bool:
+        """Whether states are scored with their gradient in one question; of children, only those that are kept."""
+        return self.gradient != NONE and self.children == 1
 
     # ---------------------------------------------------------------- the search
 
@@ -214,9 +237,13 @@ class ParticleFilter:
             call = process.nfe(step, step + 1)
             last = i + 1 == len(scoring)
             until = step + 1 if last else scoring[i + 1]
-            spent += pool * call
+            spent += pool * (self._slope_nfe(process, step) if self.steep else call)
             pool = n - ready if last else pool
-            spent += pool * (process.nfe(step, until, kernel) - call)
+            if self.gradient == NONE:
+                spent += pool * (process.nfe(step, until, kernel) - call)
+            else:
+                spent += pool * sum(self._slope_nfe(process, s) for s in range(step + 1, until))
+                spent += 0 if self.steep else n * self._slope_nfe(process, step)
         return spent + pool * process.nfe(scoring[-1] + 1, process.steps, rest)
 
     def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
@@ -225,8 +252,14 @@ class ParticleFilter:
 
     def calls(self, process: Process, n: int, children: int) -> int:
         """Verifier calls of one pass with n particles."""
-        scorings, pool = len(self.scoring_steps(process)), n * children
-        return process.calls(scorings * pool, n if scorings else pool)
+        steps, pool = self.scoring_steps(process), n * children
+        previews = len(steps) * pool
+        if self.gradient != NONE and steps:
+            previews += pool * (steps[-1] - steps[0] + 1 - len(steps)) + (0 if self.steep else n * len(steps))
+        return process.calls(previews, n if steps else pool)
+
+    def _slope_nfe(self, process: Process, step: int) -> int:
+        return process.gradient_nfe(step, through=self.gradient)
 
     def cost(self, process: Process) -> int | None:
         if process.open_ended:

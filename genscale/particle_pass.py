@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from genscale.errors import BudgetExhausted
 from genscale.kernel import Kernel, Transition, parse
 from genscale.key import Key
 from genscale.particles import OWN, Candidate, Particles, branch, cat, draw
 from genscale.population import Population
 from genscale.potential import MERITS, POTENTIALS, joined, tempered, unit_of
-from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.protocol import Ask, Denoise, Graded, Gradient, Prediction, Process, Score, Scores, Solve
+from genscale.twist import NONE, slope_factor, twisted
 from genscale.weights import ess, flatten, normalised, resample, resample_segments
 
 _SAME = 1 + 1e-6  # adaptive tempering leaves the ESS just at its target, to within rounding
@@ -55,7 +57,8 @@ class Pool:
     """Particles in flight and what their weights are made of; rows are aligned.
 
     parents: the particle that each is a child of, 0 .. k - 1. paid: log-potentials applied so far. rewards: scaled
-    scores [n, scorings]."""
+    scores [n, scorings]. slope: d score / d x [n, *latent] of the states that are to be moved next, where proposals
+    follow it."""
 
     particles: Particles
     parents: Tensor
@@ -63,6 +66,7 @@ class Pool:
     paid: Tensor
     rewards: Tensor
     paths: list[tuple[Moment, ...]]
+    slope: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.particles)
@@ -71,7 +75,7 @@ class Pool:
         i = torch.as_tensor(list(rows), dtype=torch.long)
         return Pool(
             self.particles[rows], self.parents[i], self.log_w[i], self.paid[i], self.rewards[i],
-            [self.paths[r] for r in rows],
+            [self.paths[r] for r in rows], None if self.slope is None else self.slope[i.to(self.slope.device)],
         )  # fmt: skip
 
 
@@ -114,12 +118,17 @@ class Pass:
             pool.particles = yield from self._solve(pool, scoring[0], rest)
         for i, step in enumerate(scoring):
             last = i + 1 == len(scoring)
-            pool, prediction = yield from self._judge(pool, step)
-            self._weigh(pool, step)
-            pool, prediction, copies = self._select(pool, prediction, step, last)
-            self._disown(pool)
-            until = step + 1 if last else scoring[i + 1]
-            yield from self._carry(pool, prediction, copies, until, kernel)
+            try:
+                pool, prediction = yield from self._judge(pool, step)
+                self._weigh(pool, step)
+                pool, prediction, copies = self._select(pool, prediction, step, last)
+                self._disown(pool)
+                until = step + 1 if last else scoring[i + 1]
+                yield from self._carry(pool, prediction, copies, until, kernel)
+            except BudgetExhausted:
+                if self.spec.gradient == NONE:
+                    raise
+                break  # no time is left for gradients, but maybe for the way to the end
         finished = yield from self._solve(pool, None, rest)
         return (yield from self._finish(pool, finished))
 
@@ -163,9 +172,12 @@ class Pass:
         """Predictions and scores of the current states."""
         held = None if self.reference is None else self.reference.moments[pool.rewards.shape[1]]
         asked = pool.particles if held is None else pool.particles[1:]
-        prediction: Prediction = yield Denoise(asked)
-        asked = asked[: len(prediction)]
-        scores: Scores = yield Score(replace(asked, x0=prediction.x0))
+        if self.spec.steep:
+            prediction, scores = yield from self._graded(pool)
+        else:
+            prediction = yield Denoise(asked)
+            asked = asked[: len(prediction)]
+            scores = yield Score(replace(asked, x0=prediction.x0))
         asked, prediction, totals = asked[: len(scores)], prediction[: len(scores)], scores.total
         if held is not None:
             asked = cat([held.particles, replace(asked, x0=None)])
@@ -187,10 +199,15 @@ class Pass:
     ) -> Generator[Ask, Any, None]:
         """To the next scoring; the first model call was made for this one."""
         spec, step = self.spec, pool.particles.step
-        while spec.proposal is not None:
+        if spec.gradient != NONE and not spec.steep:
+            prediction = yield from self._parents_graded(pool)
+        while spec.proposal is not None or spec.gradient != NONE:
             self._propose(pool, prediction, kernel)
             if pool.particles.step == until:
                 return
+            if spec.gradient != NONE:
+                prediction, _ = yield from self._graded(pool)
+                continue
             prediction = yield Denoise(pool.particles)
             pool.particles = pool.particles[: len(prediction)]
             _shorten(pool, len(prediction))
@@ -215,16 +232,63 @@ class Pass:
 
     def _propose(self, pool: Pool, prediction: Prediction, kernel: Kernel) -> None:
         """Step by the proposal, and pay for the difference (twisted SMC, Wu et al. 2023, arXiv 2306.17775)."""
-        assert self.spec.proposal is not None
         particles = pool.particles
         base = self.process.transition(particles, prediction, kernel)
-        asked = base if base.std == 0 else self.spec.proposal(base, particles, prediction, particles.step)
+        asked = base
+        if base.std > 0 and self.spec.proposal is not None:
+            asked = self.spec.proposal(base, particles, prediction, particles.step)
+        elif base.std > 0 and pool.slope is not None:
+            asked = twisted(base, self._push(particles.step) * pool.slope, self.spec.reach)
+        pool.slope = None
         pool.particles = self.process.take(particles, asked)
         if base.std > 0:
             x = pool.particles.x
             pool.log_w = pool.log_w + (base.log_prob(x) - asked.log_prob(x)).cpu()
 
+    def _push(self, step: int) -> float:
+        """What a score's gradient is multiplied by: the strength at the next step (DAS's lambda of t - 1), in the
+        scores' unit. Adaptive tempering chooses it only there, so of that the strength so far is taken."""
+        spec, unit = self.spec, self.unit or 1.0
+        if spec.push is not None:
+            return spec.push / unit
+        if spec.temper == "adaptive":
+            return self.strength / unit
+        return self._strength(step + 1) / unit
+
+    def _graded(self, pool: Pool) -> Generator[Ask, Any, tuple[Prediction, Scores]]:
+        """Predictions, scores and slopes of the current states: one question, one model call."""
+        graded: Graded = yield Gradient(pool.particles, through=self.spec.gradient)
+        assert graded.scores is not None
+        _shorten(pool, len(graded))
+        pool.slope = self._slope(graded, pool.particles.step)
+        return graded.prediction, graded.scores
+
+    def _slope(self, graded: Graded, step: int) -> Tensor:
+        return graded.gradient * slope_factor(self.spec.gradient, self.process.schedule.level(step))
+
+    def _parents_graded(self, pool: Pool) -> Generator[Ask, Any, Prediction]:
+        """The same where there were children to choose from: only of those chosen, once for all their children.
+
+        The model call is paid again, which costs less than going back for children that nobody keeps.
+        """
+        parents = pool.parents.tolist()  # 0 .. k - 1, in order
+        first = pool.particles[[parents.index(p) for p in range(parents[-1] + 1)]]
+        graded: Graded = yield Gradient(first, through=self.spec.gradient)
+        rows = [p for p in parents if p < len(graded)]
+        _shorten(pool, len(rows))
+        pool.slope = self._slope(graded, first.step)[torch.tensor(rows, device=graded.gradient.device)]
+        return graded.prediction[rows]
+
     # ---------------------------------------------------------------- weights
+
+    def _strength(self, step: int) -> float:
+        """Of the tilt at a step, where it does not depend on the particles."""
+        nothing = torch.zeros(0, dtype=torch.float64)
+        return tempered(
+            self.spec.temper, self.spec.strength, step / self.process.model_steps,
+            self.process.schedule.level(step).kappa,
+            log_w=nothing, paid=nothing, rewards=nothing, reached=0.0, target=1.0,
+        )  # fmt: skip
 
     def _weigh(self, pool: Pool, step: int) -> None:
         spec = self.spec
@@ -330,5 +394,7 @@ def _shorten(pool: Pool, n: int) -> None:
         return
     pool.parents, pool.log_w, pool.paid = pool.parents[:n], pool.log_w[:n], pool.paid[:n]
     pool.rewards, pool.paths = pool.rewards[:n], pool.paths[:n]
+    if pool.slope is not None:
+        pool.slope = pool.slope[:n]
     if len(pool.particles) > n:
         pool.particles = pool.particles[:n]

@@ -107,11 +107,15 @@ class PromptProcess:
         return self._view().schedule
 
     def weight_sum(self, step: int) -> float | None:
+        weights = self.mix_weights(step)
+        return None if weights is None else total(weights)
+
+    def mix_weights(self, step: int) -> tuple[float, ...] | None:
         if self.mix is None:
             return None
         view, steps = self.own_grid or (self.view, self.model_steps)
         place = Place(step) if self.places is None else self.places[step]
-        return total(self.mix.weights(Moment.at(view, place.step, steps, place.time)))
+        return self.mix.weights(Moment.at(view, place.step, steps, place.time))
 
     @property
     def nfe_left(self) -> int | None:

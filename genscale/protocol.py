@@ -267,6 +267,9 @@ class Process(Protocol):
     def weight_sum(self, step: int) -> float | None:
         """Sum of the weights that predictions are mixed with at a step; None where there is no mix (genscale.mix)."""
 
+    def mix_weights(self, step: int) -> tuple[float, ...] | None:
+        """These weights."""
+
     def branch_nfe(self, step: int) -> int:
         """Evaluations of one branch of classifier-free guidance for one row. Refusal where there are none."""
 
@@ -323,7 +326,8 @@ class Sampler(Protocol):
     """
 
     needs: ClassVar[frozenset[str]]
-    """Of {"noise", "schedule"}: what the pipeline must be able to give; "gradient": so must the search verifiers."""
+    """Of {"noise", "schedule", "mix", "branches"}: what the pipeline must be able to give; "gradient": so must the
+    search verifiers."""
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
         """Ask, and look at the answers. The best scored clean candidate wins; a sampler that weighs its candidates

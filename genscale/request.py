@@ -15,7 +15,7 @@ from genscale.errors import Refusal
 FILE = "request.json"
 # Fields that change how a run is done, not what comes out of it.
 _MANNER = ("device", "attention", "offload", "compile", "metadata", "images", "trust_remote_code")
-_PATHS = ("image", "mask_image", "control_image")
+_PATHS = ("image", "mask_image", "control_image", "boxes")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Request:
     ensemble: str = "weighted"
     budget: str | None = None
     stop: str | None = None
+    boxes: str | None = None
+    mix: tuple[str, ...] = ()
+    guide: str | None = None
     negative: str | None = None
     steps: int | None = None
     guidance: float | None = None
@@ -76,6 +79,11 @@ class Request:
         moved: dict[str, Any] = {k: os.path.abspath(v) for k in _PATHS if (v := getattr(self, k)) is not None}
         if os.path.exists(self.model):
             moved["model"] = os.path.abspath(self.model)
+        moved["mix"] = tuple(
+            f"{os.path.abspath(name)}:{weight}" if os.path.exists(name) else term
+            for term in self.mix
+            for name, _, weight in [term.rpartition(":")]
+        )
         return replace(self, **moved)
 
 
@@ -109,8 +117,8 @@ def load_folder(folder: Path) -> Request:
         raise Refusal(f"'{path}' cannot be read: {error}.") from None
 
 
-def load_request(picture: Path) -> Request:
-    """The request in a picture that genscale wrote. Pictures travel, so it may not switch foreign code on."""
+def metadata(picture: Path) -> dict[str, Any]:
+    """What a picture that genscale wrote says of itself. Refusal where it says nothing, or what cannot be read."""
     from PIL import Image
 
     try:
@@ -124,7 +132,13 @@ def load_request(picture: Path) -> Request:
     if text is None:
         raise Refusal(f"picture '{picture}' carries no genscale metadata: it cannot be run again.")
     try:
-        data = json.loads(text)["request"]
+        data: dict[str, Any] = json.loads(text)
+        data["request"]
     except (ValueError, KeyError, TypeError):
         raise Refusal(f"picture '{picture}' carries genscale metadata that cannot be read.") from None
-    return replace(from_dict(data, str(picture)), trust_remote_code=False)
+    return data
+
+
+def load_request(picture: Path) -> Request:
+    """The request in a picture that genscale wrote. Pictures travel, so it may not switch foreign code on."""
+    return replace(from_dict(metadata(picture)["request"], str(picture)), trust_remote_code=False)

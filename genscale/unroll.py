@@ -24,6 +24,10 @@ class Unroll:
     def __init__(
         self, process: PromptProcess, ask: Gradient, particles: Particles, noises: Tensor | None
     ) -> None:
+        if torch.is_inference_mode_enabled():
+            raise Refusal(
+                "inside torch.inference_mode() there are no gradients: call the pipeline outside of it."
+            )
         self.process, self.ask, self.steps = process, ask, (particles.step, *ask.calls)
         self.through_model = ask.through == "model"
         self.leaf = particles.x.detach().float().clone().requires_grad_(self.through_model)
@@ -77,13 +81,37 @@ class Unroll:
         leaves = (self.leaf,) if self.noises is None else (self.leaf, self.noises)
         found: list[tuple[Tensor, Tensor | None]] = []
         for i, pull in enumerate(pulls):
-            made = torch.autograd.grad(
-                self.x0,
-                leaves,
-                pull.to(self.x0),
-                retain_graph=i + 1 < len(pulls),
-                allow_unused=True,
-                materialize_grads=True,  # a kernel without noise leaves the noises unused
-            )
+            try:
+                made = pulled_back(self.x0, leaves, pull, again=i + 1 < len(pulls))
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # what a denoiser does in place shows only here
+                raise Refusal(
+                    f"this denoiser cannot be gone back through ({str(error).splitlines()[0]}): use another pipeline, "
+                    "or ask for gradients through the decoder only."
+                ) from error
             found.append((made[0], made[1] if len(made) > 1 else None))
         return found
+
+
+def pulled_back(outputs: Tensor, leaves: Sequence[Tensor], pull: Tensor, again: bool) -> list[Tensor]:
+    """Vector-Jacobian products of rows that do not depend on each other; again: the graph will be used once more.
+
+    outputs, pull: [n, ...]. leaves: the first [n, ...], further ones [transitions, n, ...]; 0 where a leaf has no part.
+    A row goes back at size 1 and gets its own size afterwards: a score's gradient is often too small for float16.
+    """
+    size = pull.detach().float().flatten(1).abs().amax(1)
+    size = torch.where(size == 0, 1.0, size)
+
+    def times(t: Tensor, factor: Tensor, dim: int) -> Tensor:
+        return t * factor.to(t).view(*(1,) * dim, -1, *(1,) * (t.ndim - dim - 1))
+
+    made = torch.autograd.grad(
+        outputs,
+        list(leaves),
+        times(pull.to(torch.promote_types(pull.dtype, torch.float32)), 1 / size, 0).to(outputs),
+        retain_graph=again,
+        allow_unused=True,
+        materialize_grads=True,  # a kernel without noise leaves the noises unused
+    )
+    return [times(t, size, int(k > 0)) for k, t in enumerate(made)]

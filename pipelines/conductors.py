@@ -12,9 +12,11 @@ from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.pipelines.branches import Branches, Part, doubled
 from genscale.pipelines.elastic import Gather, Kept, NotElastic, rows_of, sample_of
+from genscale.pipelines.graphs import Graphs
 from genscale.pipelines.layout import Layout
 from genscale.pipelines.memo import Memo
 from genscale.pipelines.mixing import Mixing
+from genscale.pipelines.modules import zeros_like
 from genscale.pipelines.noise import Replay
 from genscale.pipelines.solver import OwnSolver
 from genscale.pipelines.stand_in import OffGrid, own
@@ -92,8 +94,9 @@ class Serve(Conductor):
     rows: rows that the pipeline was called with, one a prompt; or one a latent when `composition`, the prompt
     index of every row, is given: then only batches of just that composition are served. replay: what these rows draw
     before the loop. probe: what is known of the loop. ask: gives the open batch, or for an output the next one.
-    level_of: what the loop is shown for a noise level between those of its grid. branches: how the two branches of
-    classifier-free guidance are evaluated. mixing: what else is evaluated beside the pipeline's own predictions.
+    level_of: what the loop is shown for a noise level between those of its grid. graphs: calls models with a graph.
+    branches: how the two branches of classifier-free guidance are evaluated. mixing: what else is evaluated beside the
+    pipeline's own predictions.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Serve(Conductor):
         rows: int,
         ask: Callable[[Output | None], Batch],
         level_of: Callable[[float], OffGrid],
+        graphs: Graphs,
         branches: Callable[[], Branches],
         replay: Replay,
         mixing: Mixing | None = None,
@@ -118,7 +122,7 @@ class Serve(Conductor):
         self.evaluations = 0
         self.after_real_step = self.replaying = self.jumped = False
         self.leading = True  # this pass evaluates nothing, it leads up to the batch that is asked next
-        self.level_of, self.branches, self.mixing = level_of, branches, mixing
+        self.level_of, self.graphs, self.branches, self.mixing = level_of, graphs, branches, mixing
         self._branch: str | None = None
         self._calls = 0  # of a denoiser in this iteration
         self._only: Any = (
@@ -132,6 +136,10 @@ class Serve(Conductor):
 
     def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
+
+    @property
+    def graph(self) -> bool:
+        return not self.leading and self._batch is not None and self._batch.grad
 
     def ask(self, output: Output | None) -> Batch:
         self.solver.stepped.clear()
@@ -158,15 +166,24 @@ class Serve(Conductor):
         output = self._forward(name, module, forward, args, kwargs)
         if is_denoiser(name):
             self.evaluations += rows
-        self.templates.known.setdefault(name, (output, rows))
+        if name not in self.templates.known:  # without the graph, which must not outlive the batch
+            kept = zeros_like(output, rows, rows) if self.graph else output
+            self.templates.known[name] = (kept, rows)
         return output
 
     def _forward(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """A model's call, by the model that the batch asks for."""
-        if self._batch is None or not self._batch.model or not is_denoiser(name):
-            return forward(*args, **kwargs)
-        assert self.mixing is not None
-        return self.mixing.variants[self._batch.model](name, module, forward, args, kwargs)
+        """A model's call, by the model that the batch asks for, and with its graph if it asks for one."""
+        run, batch = forward, self._batch
+        if batch is not None and batch.model and is_denoiser(name):
+            assert self.mixing is not None
+            variant = self.mixing.variants[batch.model]
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                return variant(name, module, forward, args, kwargs)
+
+        if batch is not None and self.graph:
+            return self.graphs.call(run, args, kwargs, batch.checkpoint)
+        return run(*args, **kwargs)
 
     def _one_branch(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Evaluate one branch, and give its output for the other, too: what the pipeline makes of both is just that."""
@@ -196,23 +213,32 @@ class Serve(Conductor):
                 return call["sample"], self.index
             self._only, self._again = None, False
         layout = self.probe.layout
-        value, x = layout.rows_first(call["model_output"]), layout.rows_first(call["sample"])
-        if x.shape[0] != len(self.prompts) or value.shape[0] != len(self.prompts):
-            raise NotElastic
-        self.after_real_step = self.index < len(self.probe.evaluations)
-        self.replaying = self.jumped = False
-        self.solver.call = call
-        try:
-            latents, self.prompts = self._parts.send((value, x))
-            return layout.laid_out(latents), self.index
-        except StopIteration as finished:
-            output: Output = finished.value
-        batch = self._batch = self.ask(output)
+        with torch.set_grad_enabled(self.graph):
+            value, x = layout.rows_first(call["model_output"]), layout.rows_first(call["sample"])
+            if x.shape[0] != len(self.prompts) or value.shape[0] != len(self.prompts):
+                raise NotElastic
+            self.after_real_step = self.index < len(self.probe.evaluations)
+            self.replaying = self.jumped = False
+            self.solver.call = call
+            answer = self._answered(value, x)
+        if isinstance(answer, Tensor):
+            return answer, self.index
+        batch = self._batch = self.ask(answer)
         self.jumped = batch.step != self.index + 1
         if self.jumped and self.probe.edits:
             self.leading = True
-            return layout.laid_out(batch.x), batch.step - 1
+            return layout.laid_out(batch.x.detach()), batch.step - 1
         return self._open(batch), batch.step
+
+    def _answered(self, value: Tensor, x: Tensor) -> Tensor | Output:
+        """The latents of the batch's next part, or after the last its answer."""
+        assert self._parts is not None
+        try:
+            latents, self.prompts = self._parts.send((value, x))
+        except StopIteration as finished:
+            output: Output = finished.value
+            return output
+        return self.probe.layout.laid_out(latents)
 
     def _lead(self, sample: Tensor) -> tuple[Tensor, int | None]:
         """A pass that evaluates nothing, up to the step of the batch; callbacks that change the loop are called."""
@@ -251,8 +277,9 @@ class Serve(Conductor):
             )
         self.off_grid = None if batch.time is None else self.level_of(batch.time)
         self._parts = self._in_parts(batch)
-        latents, self.prompts = next(self._parts)
-        return self.probe.layout.laid_out(latents)
+        with torch.set_grad_enabled(batch.grad):
+            latents, self.prompts = next(self._parts)
+            return self.probe.layout.laid_out(latents)
 
     def _goes_on(self, batch: Batch) -> bool:
         """Whether the batch is just what was made of the last one: then cached models may remember it."""
@@ -308,12 +335,17 @@ class Decode(Conductor):
     def tail_source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return None if self.tail is None else self.tail.fold(j).normal(shape)
 
+    @property
+    def graph(self) -> bool:
+        return self.latents.requires_grad
+
     def first_index(self) -> int:
         """The last step, where a loop that edits latents leaves clean ones as they are."""
         return len(self.probe.evaluations) - 1
 
     def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
-        return self.probe.layout.laid_out(formatted(self.latents, self.probe.latents)), None
+        with torch.set_grad_enabled(self.graph):
+            return self.probe.layout.laid_out(formatted(self.latents, self.probe.latents)), None
 
 
 def formatted(x: Tensor, own: Tensor | None) -> Tensor:
@@ -321,6 +353,8 @@ def formatted(x: Tensor, own: Tensor | None) -> Tensor:
 
     A search keeps stochastic states in float32; on the memory format the last bits of a convolution depend.
     """
+    if x.requires_grad:  # not the leaf itself: a pipeline may write into what it is given
+        x = x.clone()
     if own is not None:
         x = x.to(own.dtype)
     if own is not None and own.ndim == 4 and x.ndim == 4 and not own.is_contiguous():

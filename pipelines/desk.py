@@ -15,11 +15,12 @@ from genscale.protocol import Batch, Output
 class Desk:
     """Where the pipeline's loop fetches batches: keeps the open one, and what went wrong behind it.
 
-    mixer: makes several of each of the engine's batches, and one output of theirs.
+    prepare: makes the pipeline's models ready for a batch with a graph. mixer: makes several of each of the engine's
+    batches, and one output of theirs.
     """
 
-    def __init__(self, engine: Engine, mixer: Mixer | None = None) -> None:
-        self.engine, self.loop, self.mixer = engine, engine.run(), mixer
+    def __init__(self, engine: Engine, prepare: Callable[[], None], mixer: Mixer | None = None) -> None:
+        self.engine, self.loop, self.prepare, self.mixer = engine, engine.run(), prepare, mixer
         self.batch: Batch | None = None
         self.error: BaseException | None = None
         self.closed = False
@@ -50,6 +51,8 @@ class Desk:
     def _advance(self, go: Callable[[], Batch]) -> None:
         try:
             self.batch = go()
+            if self.batch.grad:
+                self.prepare()
         except StopIteration:
             self.batch, self.closed = None, True
         except BaseException as error:  # a verifier's, say: the pipeline must not see it as its own

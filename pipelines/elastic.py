@@ -54,7 +54,7 @@ class Kept:
         if old is value and made is not None and state == (gather.state, value._version, made._version):
             return made
         made = gather(value, name)
-        if made is value or made.is_inference():
+        if made is value or made.is_inference() or made.requires_grad:  # or a graph would live on
             self._slots.pop((module, name), None)
         else:
             self._slots[module, name] = (value, made, (gather.state, value._version, made._version))

@@ -20,7 +20,7 @@ def as_media(output: Any) -> Media:
     if isinstance(first, list | tuple):
         first = torch.stack([_tensor(item) for item in first])
     pixels = _tensor(first)
-    if pixels.is_floating_point() and not (float(pixels.min()) >= -0.01 and float(pixels.max()) <= 1.01):
+    if pixels.is_floating_point() and not (pixels.min().item() >= -0.01 and pixels.max().item() <= 1.01):
         raise ValueError("a pipeline returned pixels outside [0, 1]")  # some give raw values for "pt"
     return Media(_three_channels(pixels))
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from genscale.mix import Mix, Moment
+from torch import nn
+
+from genscale.errors import Refusal
+from genscale.guidance import FORMS, rule, weighted
+from genscale.mix import Guided, Mix, Moment
 from genscale.mixer import Mixer
-from genscale.pipelines.variants import Variant, variants
+from genscale.pipelines.guiders import Guider, guider
+from genscale.pipelines.variants import ADAPTER, BASE, Exchanged, Variant, variants
 from genscale.prediction import View
 
 
@@ -20,7 +26,8 @@ class Mixing:
 
     def __init__(self, pipe: Any, mix: Mix, models: Mapping[str, Any], texts: list[str]) -> None:
         self.mix = mix
-        self.variants: dict[str, Variant] = variants(pipe, {s.model for s in mix.sources}, models)
+        known = {**mix.models(), **models}
+        self.variants: dict[str, Variant] = variants(pipe, {s.model for s in mix.sources}, known)
         self._places: dict[tuple[int, str], int] = {}
         self.more: list[tuple[int, str]] = []
         for source in mix.sources:
@@ -30,6 +37,12 @@ class Mixing:
                     continue
                 self._places[asked] = len(texts) + len(self.more)
                 self.more.append((row, source.prompt.replace("{prompt}", text)))
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Models of other pipelines."""
+        others = [(n, v) for n, v in self.variants.items() if isinstance(v, Exchanged)]
+        return {f"{name} of '{n}'": m for n, v in others for name, m in v.modules.items()}
 
     def row(self, prompt: int, text: str | None) -> int:
         """The row of the call for a source's prompt in place of a row's own."""
@@ -46,3 +59,36 @@ class Mixing:
 
     def mixer(self, view: View | str, steps: int, rated: bool) -> Mixer:
         return Mixer(self.mix, view, steps, self.row, rated)
+
+
+def mix_of(mix: Mix | str | Sequence[str] | None, guide: Any) -> Mix | None:
+    """One mix of what the user gave: a mix, a rule of guidance, or both (then every part of the mix is so guided).
+
+    guide: a Mix, a guider of diffusers, or text that names one of either.
+    """
+    mixed = mix if isinstance(mix, Mix) or mix is None else weighted([mix] if isinstance(mix, str) else mix)
+    if isinstance(guide, str):
+        guide = rule(guide) or guider(guide)
+    elif guide is not None and not isinstance(guide, Mix):
+        if not hasattr(guide, "prepare_inputs"):
+            raise Refusal(
+                f"guide={guide!r} is no rule of guidance: give text such as {FORMS}, or a guider of diffusers."
+            )
+        guide = Guider(guide)
+    if guide is None or mixed is None:
+        return mixed or guide
+    return Guided(mixed, guide)
+
+
+def named_models(terms: Sequence[str], **loading: Any) -> dict[str, Any]:
+    """The pipelines that terms of a mix name and that must be loaded, by these names; each is loaded once."""
+    mixed = weighted(terms)
+    names = {s.model for s in mixed.sources} - {"", BASE} if mixed else set()
+    return {n: _loaded(n, **loading) for n in sorted(names) if not n.startswith(ADAPTER)}
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(name: str, **loading: Any) -> Any:
+    from genscale.pipelines.loading import load_pipeline
+
+    return load_pipeline(name, **loading)

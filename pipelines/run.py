@@ -26,6 +26,7 @@ from genscale.pipelines.branches import Branches, BranchProbe, told_apart
 from genscale.pipelines.conductors import Decode, Probe, Serve
 from genscale.pipelines.desk import Desk
 from genscale.pipelines.elastic import NotElastic
+from genscale.pipelines.graphs import Graphs
 from genscale.pipelines.media import as_media, length
 from genscale.pipelines.memo import Memo
 from genscale.pipelines.mixing import Mixing
@@ -73,6 +74,7 @@ class Run:
         self.one_row_a_latent = self.probe.edits and self.rows > 1
         self.texts = arguments.texts(self.rows)
         self.mixing = None if mix is None else Mixing(pipe, mix, models or {}, self.texts)
+        self.graphs = Graphs(pipe, None if self.mixing is None else self.mixing.modules)
         self.seeds = root_seeds(arguments.generator, self.latents)
         self.solver = OwnSolver(self.probe.own_scheduler, self.probe.start)
         self.own_noise = OwnNoise(arguments.generator, self.latents)
@@ -230,6 +232,12 @@ class Run:
 
         rated: predictions of a mix come with the corrector's rate.
         """
+        try:
+            return self._serve(engine, rated)
+        finally:
+            self.graphs.restore()
+
+    def _serve(self, engine: Engine, rated: bool) -> str | None:
         more = () if self.mixing is None else tuple(self.mixing.more)
         of_call = (
             *range(self.rows),
@@ -240,7 +248,7 @@ class Run:
             if self.mixing is None
             else self.mixing.mixer(self.view(), len(self.probe.evaluations), rated)
         )
-        desk = Desk(engine, mixer)
+        desk = Desk(engine, self.graphs.prepare, mixer)
         while not desk.closed:
             composition = desk.batch.prompts if self.one_row_a_latent and desk.batch else None
             given = self.arguments.extended(self.rows, more) | {"generator": None}
@@ -251,7 +259,7 @@ class Run:
             replay = self.probe.replay_for(None if rows == tuple(range(self.rows)) else rows)
             conductor = Serve(
                 self.memo, self.templates, self.probe, self.solver, len(rows), desk.ask, self.level_of,
-                self.branches, replay, self.mixing, composition,
+                self.graphs, self.branches, replay, self.mixing, composition,
             )  # fmt: skip
             given |= _callbacks(self.arguments, conductor)
             try:
@@ -283,7 +291,9 @@ class Run:
     # ---------------------------------------------------------------- decoding
 
     def decode(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
-        """Clean latents [n, *latent] to pixels by the pipeline's own tail."""
+        """Clean latents [n, *latent] to pixels by the pipeline's own tail; with a graph, if the latents have one."""
+        if latents.requires_grad and torch.is_grad_enabled():
+            return self._decode_graph(latents, prompts)
         if self.pixel_type == "pt":
             try:
                 return self._decode(latents, prompts)
@@ -296,6 +306,27 @@ class Run:
         if self.probe.drifts and self.judged:  # verifiers see what `finish` will give
             given["callback_on_step_end"] = self.arguments.given["callback_on_step_end"]
         return as_media(self._tail(given, latents, prompts, Key((0,)).fold("tail")))
+
+    def _decode_graph(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
+        """Refusal: the tail does not keep the graph."""
+        why = "gives no tensors of pixels in [0, 1]"
+        self.graphs.prepare()
+        try:
+            with self.graphs.decoding():
+                media = self._decode(latents, prompts) if self.pixel_type == "pt" else None
+            if media is not None and media.pixels.requires_grad:
+                return media
+            why = why if media is None else "cuts the graph"
+        except (torch.cuda.OutOfMemoryError, Refusal):
+            raise
+        except ValueError:
+            self.pixel_type = "np"
+        except RuntimeError as error:
+            why = f"fails with a graph ({str(error).splitlines()[0]})"
+        raise Refusal(
+            f"{type(self.pipe).__name__} cannot be differentiated from its pictures on, since its decoding {why}: use "
+            "a sampler that needs no gradients."
+        )
 
     def finish(self, latents: Tensor, prompts: tuple[int, ...]) -> Any:
         """The pipeline's own output, of its own class, for the chosen latents.

@@ -11,10 +11,10 @@ from genscale import plugins
 from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.events import Event
-from genscale.guidance import mix_of
 from genscale.mix import Mix
 from genscale.panel import Juror, Panel, Roles
 from genscale.pipelines.arguments import Arguments
+from genscale.pipelines.mixing import mix_of
 from genscale.pipelines.run import Run, open_run
 from genscale.plan import Plan, plan
 from genscale.protocol import Sampler
@@ -120,7 +120,7 @@ def scale(
     keep: int = 1,
     on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None,
-    guide: Mix | str | None = None,
+    guide: Any = None,
     models: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Scaled:
@@ -141,7 +141,8 @@ def scale(
     mix: predictions to combine at every model call (genscale.mix): a Mix such as `rlg("base", 1.6)`, or texts such as
         "base:-0.6", "prompt=a dog:0.3", "weak:-1"; the pipeline's own prediction has what is left to 1.
     guide: how the branches of classifier-free guidance are combined, in place of the pipeline's own rule: a Mix such as
-        `Cfg(7.5, start=0.2, stop=0.8)`, or text such as "cfg(7.5, 0.2, 0.8)", "cfg++(0.6)".
+        `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)",
+        "cfg++(0.6)", "apg(guidance_scale=7.5)".
     models: pipelines or modules that share the latent space, under the names that the mix uses.
     """
     if isinstance(sampler, str):
@@ -156,7 +157,7 @@ def scale(
         )
     if batch_size < 1 or keep < 1:
         raise Refusal("batch_size and keep must be at least 1.")
-    roles = Roles(_panel(verifier, ensemble), _panel(select, ensemble), _panel(report, "weighted"))
+    roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(report, "weighted"))
     _warn_of_overlap(roles)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
@@ -175,7 +176,8 @@ def scale(
     )
 
 
-def _panel(verifiers: Any, ensemble: str) -> Panel:
+def panel(verifiers: Any, ensemble: str) -> Panel:
+    """The verifiers of one role: None, one, or a list of names, callables and pairs with weights."""
     if verifiers is None:
         return Panel((), ensemble)
     if not isinstance(verifiers, list):

@@ -54,6 +54,23 @@ class Switched:
             return forward(*args, **kwargs)
 
 
+@dataclass(frozen=True, eq=False)
+class Perturbed:
+    """The pipeline's own modules while `prepare` has changed something in them (skipped layers), until `restore`."""
+
+    prepare: Callable[[nn.Module], None]
+    restore: Callable[[nn.Module], None]
+
+    def __call__(
+        self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        self.prepare(module)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.restore(module)
+
+
 @contextmanager
 def _switched(module: nn.Module, adapters: tuple[str, ...]) -> Iterator[None]:
     layers = _adapted(module)
@@ -90,7 +107,8 @@ def variants(pipe: Any, names: set[str], models: Mapping[str, Any]) -> dict[str,
 
 def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
     if name in models:
-        return Exchanged(_fitting(pipe, name, models[name]))
+        given = models[name]
+        return given if isinstance(given, Perturbed) else Exchanged(_fitting(pipe, name, given))
     loaded = {a for m in denoisers(pipe).values() for layer in _adapted(m) for a in layer.scaling}
     if name == BASE:
         if not loaded:

@@ -81,8 +81,14 @@ class Conductor:
         self.outside: dict[str, Any] = {}  # the pipeline's attributes before the visit
         self.is_parked = self.cached = False
         self._noise: Intercept | None = None
+        self._mode: bool | None = None  # the loop's own grad mode
 
     # ---- what the subclasses decide
+
+    @property
+    def graph(self) -> bool:
+        """Whether what is handed out shall have a graph."""
+        return False
 
     def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         """The j-th draw before the loop; None draws it for real."""
@@ -147,7 +153,13 @@ class Conductor:
         if self.phase != LOOP:
             raise NotInvertible("it calls scheduler.step outside a loop over scheduler.timesteps")
         self.stepped = self.any_step = True
+        # Pipelines run under no_grad, which sets the mode once, where they begin: it can be another from here to the
+        # next step. What the search does in between is without a graph; `visit` puts back the caller's mode.
+        if self._mode is None:
+            self._mode = torch.is_grad_enabled()
+        torch.set_grad_enabled(self._mode)
         x, self.next = self.after_step(call)
+        torch.set_grad_enabled(self._mode or self.graph)
         if "_step_index" in self.scheduler.__dict__:  # add_noise reads it, where loops blend after a step
             following = self.index + 1 if self.next is None else self.next
             self.scheduler._step_index = self.start + following
@@ -236,6 +248,7 @@ def visit(pipe: Any, arguments: dict[str, Any], conductor: Conductor) -> Any:
     conductor.pipe, conductor.outside = pipe, dict(pipe.__dict__)
     conductor.cached = forget_caches(pipe)  # of a call that was left in its loop
     with ExitStack() as stack:
+        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         # Whatever a call leaves on the pipeline (guidance scale, step counts, the scheduler) is put back.
         stack.callback(_replace, pipe.__dict__, conductor.outside)
         stack.enter_context(steady_device(pipe, conductor.memo.device))

@@ -48,8 +48,10 @@ class ParticleGibbs(ParticleFilter):
             raise Refusal(
                 "particle_gibbs resamples with scheme=multinomial, ess=1, children=1 and no flattening."
             )
-        if self.temper == "adaptive" or self.strength == float("inf") or self.proposal is not None:
-            raise Refusal("particle_gibbs needs a finite strength, a fixed tempering and no proposal.")
+        if self.temper == "adaptive" or self.strength == float("inf") or self._proposes:
+            raise Refusal(
+                "particle_gibbs needs a finite strength, a fixed tempering, and neither gradient nor proposal."
+            )
         if self.particles is not None and self.particles < 2:
             raise Refusal(
                 f"particles={self.particles} leaves no room beside the path that is kept: at least 2."

@@ -15,9 +15,12 @@ class Svdd(ParticleFilter):
     particles: 1 chain. children: M = 20 for images. strength: inf, since its code takes the argmax for alpha = .01.
     group: "parent". interval: 0. kernel, rest: DDIM with eta = 1. Differences: the children of the root are M fresh
     noises (from pure noise no kernel branches); the predictions that scored the children are kept, so a step
-    costs M calls and not M + 1.
+    costs M calls and not M + 1. gradient: "none"; "model" or "decoder" with a `push` lets the children follow the
+    value's gradient at their parent, as the paper's section on classifier guidance as a proposal does; where the best
+    is taken no weight pays for that.
 
-    Cost in NFE: N M f(0, s) up to the last scoring step s, then N f(s, T); scores: N M at every step.
+    Cost in NFE: N M f(0, s) up to the last scoring step s, then N f(s, T); scores: N M at every step. With a gradient
+    N more calls and ways back at every step.
     """
 
     particles: int | None = 1

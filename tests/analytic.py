@@ -17,7 +17,7 @@ from genscale.engine import Engine, Roles
 from genscale.key import Key
 from genscale.ledger import Ledger
 from genscale.media import Media
-from genscale.mix import Mix, Moment
+from genscale.mix import Mix, Moment, Source, Weighted
 from genscale.mixer import Mixer
 from genscale.noise_gradient import NoiseGradient
 from genscale.panel import Juror, Panel
@@ -45,7 +45,10 @@ from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
 from genscale.samplers.fk_steering import FkSteering
+from genscale.samplers.fkc import Fkc
+from genscale.samplers.gradient_guidance import GradientGuidance
 from genscale.samplers.importance import Importance
+from genscale.samplers.nlg import Nlg
 from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.rebirth import Rebirth
 from genscale.samplers.reno import Reno
@@ -55,10 +58,12 @@ from genscale.samplers.smc import Smc
 from genscale.samplers.snes import Snes
 from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.svdd import Svdd
+from genscale.samplers.tds import Tds
 from genscale.samplers.treeg import TreeG
 from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
+from genscale.samplers.zigzag import Zigzag
 from genscale.schedule import NoiseSchedule
 from genscale.search import Search
 from genscale.stopping import Stop
@@ -91,14 +96,28 @@ SAMPLERS: dict[str, Any] = {
     "smc, glass": Smc(6, kernel="glass(2)"),
     "smc with children": Smc(3, children=2, rest="ode", kernel="sde(0.7, vp)"),
     "fk_steering": FkSteering(),
+    "fkc": Fkc(6, ess=1.0),
+    "fkc of all that the budget pays for": Fkc(kernel="ddim(1)", window=(0.3, 0.9), ess=0.9, clamp=1.0),
     "das": Das(),
+    "das, without its gradient": Das(gradient="none"),
+    "tds": Tds(4),
+    "tds through the decoder": Tds(gradient="decoder", interval=0.3, window=(0.3, 0.8), reach=0.5),
+    "gradient_guidance": GradientGuidance(),
+    "gradient_guidance again and again": GradientGuidance(
+        3, through="model", normalise="each", recurrence=2, kernel="ddim(0.7)", window=(0.2, 0.6), clip=0.5
+    ),
     "bfs": Bfs(6),
     "vasr": Vasr(6, temper="damped"),
     "rebirth": Rebirth(6),
     "svdd": Svdd(children=4),
+    "svdd along the gradient": Svdd(2, children=3, gradient="model", push=2.0),
     "code": Code(2, children=4),
     "particle_gibbs": ParticleGibbs(3, sweeps=3),
     "particle_gibbs until the budget ends": ParticleGibbs(4, sweeps=None),
+    "nlg": Nlg(repeats=2),
+    "nlg of a few": Nlg(3, repeats=3, clip=0.1, jitter=0.0),
+    "zigzag": Zigzag(),
+    "zigzag of a few": Zigzag(3, until=0.5),
     "rollover": Rollover(),
     "rollover in batches": Rollover(batch=3, kernel="ddim(1)", init=0.3, most=float("inf")),
     "rollover on its own levels": Rollover(kernel="sde(rbf, vp)", levels="rbf", chains=3),
@@ -137,6 +156,13 @@ SAMPLERS: dict[str, Any] = {
 
 # These ask for gradients, which ranks and an empty jury do not have.
 CLIMBERS = {n for n, sampler in SAMPLERS.items() if isinstance(sampler, NoiseGradient)}
+
+
+def asks_for_gradients(name: str) -> bool:
+    """Whether a sampler of the table needs verifiers that can be differentiated, which ranks cannot."""
+    sampler = SAMPLERS[name]
+    own = isinstance(sampler, GradientGuidance | NoiseGradient)
+    return own or getattr(sampler, "gradient", "none") != "none"
 
 
 @dataclass(frozen=True)
@@ -213,24 +239,30 @@ class Full:
 
 
 def process_of(
-    steps: int = 6, guided: int | Sequence[int] = 1, churn: float = 0.0, seed: int = 0, prompt: int = 0
+    steps: int = 6,
+    guided: int | Sequence[int] = 1,
+    churn: float = 0.0,
+    seed: int = 0,
+    prompt: int = 0,
+    dim: int = DIM,
 ) -> dict[str, Any]:
     """The parts of a prompt's process on the bed, as `Search.open` and `plan` take them."""
     times = tuple(1 - i / steps for i in range(steps + 1))
     alpha = torch.tensor([1 - t for t in times], dtype=torch.float64)
     key = Key.from_seed(seed).fold("prompt", prompt)
-    own = key.fold("own").normal((DIM,))
+    own = key.fold("own").normal((dim,))
 
     def own_draw(step: int, draw: int) -> Tensor:
-        return key.fold("own-step", step, draw).normal((DIM,))
+        return key.fold("own-step", step, draw).normal((dim,))
 
     return {
         "evaluations": (guided,) * steps if isinstance(guided, int) else tuple(guided),
-        "prior": Prior(torch.zeros(DIM), torch.ones(DIM), own),
+        "prior": Prior(torch.zeros(dim), torch.ones(dim), own),
         "solver": Euler(times, churn),
         "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
         "own_draw": own_draw,
         "off_grid": None,
+        "of_branch": lambda step: 1,
     }
 
 
@@ -256,10 +288,23 @@ def under_way(engine: Engine) -> list[tuple[int, int]]:
     return [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
 
 
-def mixed_nfe(mix: Mix, view: View, own: Sequence[int]) -> tuple[int, ...]:
-    """NFE of a row at each step, where every source costs the same."""
-    weights = [mix.weights(Moment.at(view, i, len(own))) for i in range(len(own))]
-    return tuple(nfe * sum(w != 0 for w in each) for nfe, each in zip(own, weights, strict=True))
+MIX = Weighted((Source(), Source(model="broad")), (1.5, -0.5))
+"""What samplers that need a mix are given, unless a test gives them one."""
+
+
+def mixed(parts: dict[str, Any], mix: Mix) -> dict[str, Any]:
+    """The parts of a process whose predictions are mixed, every source at the cost of the model's own."""
+    own, view = parts["evaluations"], parts["view"]
+    calls = parts.get("model_calls") or len(own)
+    weights = [mix.weights(Moment.at(view, i, calls)) for i in range(calls)]
+    each = (nfe * sum(w != 0 for w in at) for nfe, at in zip(own, weights, strict=False))
+    return parts | {"mix": mix, "evaluations": (*each, *own[calls:])}
+
+
+def parts_for(sampler: Any, steps: int = 6, guided: int | Sequence[int] = 1) -> dict[str, Any]:
+    """The parts of the process that `run` gives a sampler."""
+    parts = process_of(steps, guided)
+    return mixed(parts, MIX) if "mix" in getattr(sampler, "needs", ()) else parts
 
 
 def run(
@@ -286,27 +331,32 @@ def run(
     mixture: Any = None,
     mix: Any = None,
     models: Mapping[str, Any] | None = None,
+    dim: int = DIM,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
     guided: NFE of a row at each step, as CFG would cost; a sequence gives each step its own. on_batch: called
     before each batch with the batch and the (prompt, candidate id) of its rows. decode: instead of the bed's.
     fits: rows of a batch that fit into memory; larger ones fail as on a GPU. stop: rules, or their text.
-    more: parts of the process that differ from the bed's. mixture: another model than the bed's.
-    mix: of predictions; the sources' models and branches are answered by `models`, or by `mixture`.
+    more: parts of the process that differ from the bed's. mixture: another model than the bed's; dim: of its latents.
+    mix: of predictions; the sources' models and branches are answered by `models`, or by `mixture`. A sampler that
+    needs one is given MIX.
     A prompt's noise depends on its number and the seed alone.
     """
-    budget = budget or Budget()
+    budget, mixture = budget or Budget(), mixture or Mixture()
+    if mix is None and "mix" in getattr(sampler, "needs", ()):
+        mix, models = MIX, {"broad": Mixture(std=0.6)}
+    if "branches" in getattr(sampler, "needs", ()):
+        models = {"uncond": Mixture(std=0.6), **(models or {})}
     roles = roles or Roles(Panel((Juror("first", verifier),)))
     archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
     searches = []
     for p in range(prompts):
-        parts = process_of(steps, guided, churn, seed, p) | (more or {})
+        parts = process_of(steps, guided, churn, seed, p, dim) | (more or {})
         own, mixer = parts["evaluations"], None
         if mix is not None:
-            calls = parts.get("model_calls") or len(own)
-            mixer = Mixer(mix, parts["view"], calls, rated=True)
-            parts |= {"mix": mix, "evaluations": mixed_nfe(mix, parts["view"], own[:calls]) + own[calls:]}
+            mixer = Mixer(mix, parts["view"], parts.get("model_calls") or len(own), rated=True)
+            parts = mixed(parts, mix)
         key = Key.from_seed(seed).fold("prompt", p)
         searches.append(
             Search.open(p, f"prompt {p}", sampler, key, budget, roles, keep=keep, stop=Stop.of(stop), **parts)
@@ -316,7 +366,7 @@ def run(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
         batch_size=batch_size, on_event=on_event,
     )  # fmt: skip
-    mixture, loop = mixture or Mixture(), engine.run()
+    loop = engine.run()
     try:
         batch = next(loop)
         while True:
@@ -331,7 +381,8 @@ def run(
             asked = batch if mixer is None else mixer.open(batch)
             while isinstance(asked, Batch):
                 model = (models or {}).get(asked.branch or asked.model, mixture)
-                output = Output(answered(model, asked, times), asked.x, own[asked.step] * len(asked.prompts))
+                each = 1 if batch.branch else own[asked.step]
+                output = Output(answered(model, asked, times), asked.x, each * len(asked.prompts))
                 asked = output if mixer is None else mixer.absorb(output)
             batch = loop.send(asked)
     except StopIteration:

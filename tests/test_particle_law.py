@@ -127,7 +127,8 @@ def populations(
         batch = next(loop)
         while True:
             level = LEVELS.level(batch.step)
-            x0, eps = line.pair(batch.x, level)
+            with torch.set_grad_enabled(batch.grad):
+                x0, eps = line.pair(batch.x, level)
             batch = loop.send(Output((eps - x0).to(batch.x.dtype), batch.x, len(batch.prompts)))
     except StopIteration:
         pass
@@ -155,7 +156,9 @@ CLAIM = {
     "importance": Importance(),
     "smc": Smc(),
     "fk_steering": FkSteering(),
-    "das": Das(),
+    "das, without its gradient": Das(
+        gradient="none"
+    ),  # an exact step has no density; tests/test_twist.py has it
     "bfs": Bfs(),
     "vasr": Vasr(),
     "svdd, soft": replace(Svdd(), children=3),

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
@@ -43,8 +44,12 @@ def search(name: str, folder: Path, log: Path, pause: float = 0.0, **settings: A
     out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def on_batch(batch: Any, rows: Any) -> None:
-        what = f"{batch.step}@{batch.time}" + ("@gradient" if batch.grad else "")
-        os.write(out, (" ".join(f"{p}:{i}:{what}" for p, i in rows) + "\n").encode())
+        latents = (f"{crc32(x.detach().numpy().tobytes()):x}{'g' * batch.grad}" for x in batch.x)
+        said = (
+            f"{p}:{i}:{batch.step}@{batch.time}@{batch.branch}@{x}"
+            for (p, i), x in zip(rows, latents, strict=True)
+        )
+        os.write(out, (" ".join(said) + "\n").encode())
         time.sleep(pause)
 
     def verifier(media: Any, prompts: Any) -> Any:

@@ -502,7 +502,13 @@ def test_shapes_clip_is_a_clip_of_the_package(
     assert "is missing" in refusal(ShapesClip().load)
 
 
-@pytest.mark.parametrize("name", ["clip", "aesthetic", "compressibility", "hps", "pickscore", "shapes_clip"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("aesthetic", "clip", "compressibility", "dynamic_degree", "frames", "hps", "image_reward"),
+        *("pickscore", "shapes_clip", "temporal_consistency", "vqa_score"),
+    ],
+)
 def test_verifiers_are_found_by_name_and_load_nothing_before_use(name: str) -> None:
     verifier = plugins.make("verifier", name, {})
     assert verifier.name == name

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from genscale.errors import Refusal
 from genscale.media import Media
+from genscale.verifiers.affine import folded
 from genscale.verifiers.clip import Clip
 
 LAYERS = {"v1": (0,), "v2": (0, 2, 4, 6, 7)}  # places of the linear layers; dropout lies between
@@ -108,11 +109,7 @@ def fold(path: Path, version: str) -> tuple[Tensor, float]:
                 f"'{path}' has linear layers at {list(layers)} and the aesthetic head {version} at "
                 f"{list(LAYERS[version])}: give {FILES[version]} (heads with activations are not read)."
             )
-        weight = torch.eye(layers[0]["weight"].shape[1], dtype=torch.float64)
-        bias = torch.zeros(len(weight), dtype=torch.float64)
-        for layer in layers.values():
-            weight, bias = layer["weight"] @ weight, layer["weight"] @ bias + layer["bias"]
-        return weight.reshape(layers[0]["weight"].shape[1]), bias.item()
+        return folded(layers)
     except Refusal:
         raise
     except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,8 @@ from torch import Tensor
 import genscale
 from genscale.errors import Refusal
 from genscale.media import Media
+from genscale.shapes import GROUND
+from genscale.verifiers.checkpoints import Weightless, check_settings
 from genscale.verifiers.clip_checkpoints import BACKENDS, towers
 from genscale.verifiers.clip_towers import Towers
 
@@ -21,7 +23,7 @@ SHAPES_CLIP = Path(genscale.__file__).parent / "models" / "shapes-clip"
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Weightless):
     """Cosine of the CLIP embeddings of picture and prompt; for clips the mean over frames.
 
     Hessel et al. 2021, "CLIPScore" (arXiv 2104.08718); CLIP: Radford et al. 2021 (arXiv 2103.00020). The
@@ -54,10 +56,7 @@ class Clip:
     def __post_init__(self) -> None:
         if self.backend not in (None, *BACKENDS):
             raise Refusal(f"backend '{self.backend}' is unknown: choose one of {', '.join(BACKENDS)}.")
-        if self.batch_size < 1:
-            raise Refusal(f"batch_size {self.batch_size} embeds nothing: give at least 1.")
-        if not isinstance(getattr(torch, self.dtype or "float32", None), torch.dtype):
-            raise Refusal(f"dtype '{self.dtype}' is unknown: give float32, bfloat16 or float16.")
+        check_settings(self.dtype, self.batch_size)
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""
@@ -105,10 +104,6 @@ class Clip:
     def _held(self) -> dict[torch.device, Towers]:
         return {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy, also one for another process, takes the settings along and not the weights."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
 
 @dataclass(frozen=True)
 class ShapesClip:
@@ -124,6 +119,7 @@ class ShapesClip:
     batch_size: int = 32
 
     name: ClassVar[str] = "shapes_clip"
+    regions: ClassVar[dict[str, Any]] = {"view": "mask", "fill": GROUND[0] / 255}  # it has not seen close-ups
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""

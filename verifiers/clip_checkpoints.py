@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -16,6 +12,7 @@ from torch import Tensor
 
 from genscale.errors import Refusal
 from genscale.plugins import did_you_mean
+from genscale.verifiers.checkpoints import refusing
 from genscale.verifiers.clip_image import from_open_clip, from_transformers
 from genscale.verifiers.clip_towers import Towers
 
@@ -70,7 +67,7 @@ def _transformers(model: str, processor: str | None) -> Towers:
     advice = (
         "fetch it where there is a network, or give a CLIPModel's folder, or hf-hub:NAME if it is open_clip's"
     )
-    with _loading(model, advice):
+    with refusing(f"CLIP '{model}'", advice):
         module, report = CLIPModel.from_pretrained(where, output_loading_info=True)
         if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
             raise Refusal(f"'{model}' is no whole CLIP: {len(lost)} of its weights are missing: {advice}.")
@@ -107,7 +104,7 @@ def _open_clip(model: str, pretrained: str | None) -> Towers:
     source = None if schema else _weights(model, pretrained)
     tag = open_clip.get_pretrained_cfg(model, source) if source else {}
     advice = "fetch it where there is a network, or give a folder, or a file of weights as pretrained"
-    with _loading(model if schema else f"{model}:{source}", advice):
+    with refusing(f"CLIP '{model}'" if schema else f"CLIP '{model}:{source}'", advice):
         module = open_clip.create_model(
             model,
             pretrained=source,
@@ -145,25 +142,3 @@ def _weights(model: str, pretrained: str | None) -> str:
             f"it is no file, and the tags are {', '.join(tags) or 'none'}."
         )
     return pretrained
-
-
-@contextmanager
-def _loading(model: str, advice: str) -> Iterator[None]:
-    """Whatever a loader runs into becomes one sentence; what it logs on the way is not shown."""
-    root, nobody = logging.getLogger(), logging.NullHandler()
-
-    def silent(record: logging.LogRecord) -> bool:
-        return False
-
-    root.addFilter(silent)  # of messages to the root logger only, where open_clip puts its own
-    root.addHandler(nobody)  # else the first of them sets up a handler for good
-    try:
-        yield
-    except Refusal:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {shorten(str(error) or 'no reason given', 200)}".rstrip(". ")
-        raise Refusal(f"CLIP '{model}' cannot be loaded ({reason}): {advice}.") from None
-    finally:
-        root.removeFilter(silent)
-        root.removeHandler(nobody)

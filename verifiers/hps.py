@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
 from genscale.media import Media
+from genscale.verifiers.checkpoints import check_settings, weights_file
 from genscale.verifiers.clip import Clip
 from genscale.verifiers.clip_image import Preparation
 
@@ -30,7 +29,7 @@ class Hps:
     Blind spots: those of `clip`, on whose ViT-H/14 it stands; reads 77 tokens; likes saturated, polished
     pictures, and is easily overdone where it is optimised.
 
-    checkpoint: file of the weights (.pt, .safetensors), or hub id of a repository with HPS_v2.1_compressed.pt.
+    checkpoint: file of the weights (.pt, .safetensors), or folder or hub id that has HPS_v2.1_compressed.pt.
     model: open_clip's name of the architecture.
     device, dtype, batch_size: as for `Clip`.
     """
@@ -44,7 +43,7 @@ class Hps:
     name: ClassVar[str] = "hps"
 
     def __post_init__(self) -> None:
-        Clip(batch_size=self.batch_size, dtype=self.dtype)  # refuses its settings now
+        check_settings(self.dtype, self.batch_size)
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""
@@ -64,21 +63,5 @@ class Hps:
 
     @cached_property
     def _clip(self) -> Clip:
-        file = str(_found(self.checkpoint))
+        file = str(weights_file("hps", self.checkpoint, (FILE,), REPOSITORY))
         return Clip(self.model, file, "open_clip", self.device, self.dtype, self.batch_size)
-
-
-def _found(checkpoint: str) -> Path:
-    path = Path(checkpoint).expanduser()
-    if path.is_file():
-        return path
-    advice = f"download {FILE} of {REPOSITORY} and give the file as checkpoint"
-    if checkpoint.count("/") != 1 or path.is_absolute() or path.suffix or checkpoint.startswith((".", "~")):
-        raise Refusal(f"there is no file '{checkpoint}' for hps: {advice}.")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(checkpoint, FILE))
-    except Exception as error:
-        reason = type(error).__name__
-        raise Refusal(f"the weights of hps cannot be fetched ({reason} at {checkpoint}): {advice}.") from None

@@ -1,0 +1,253 @@
+"""Feynman-Kac correctors: weighted particles that sample what a mix of predictions stands for."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale.affordable import affordable
+from genscale.corrector import even_times, increment, subdued
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.kernel import Ddim, Glass, Kernel, Own, Sde, parse
+from genscale.key import Key
+from genscale.mix import total
+from genscale.particles import OWN, Particles, branch, draw
+from genscale.population import Population
+from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.remainder import remainder
+from genscale.weights import SCHEMES, ess, normalised, resample
+
+UNLIMITED = 16  # particles when neither the user nor a budget says how many
+NOISE = 5.0  # noise-to-signal ratio from which on a run begins at noise
+FIRST = 50.0  # that at which even levels begin, so that the data no longer show
+
+
+@dataclass(frozen=True)
+class Fkc:
+    """Feynman-Kac correctors (Skreta et al. 2025, arXiv 2503.02819, algorithm 1) for prod q_i^w_i of a mix.
+
+    A run of mixed predictions (guidance, autoguidance, products of prompts or models, annealing) does not sample the
+    product of the sources' laws that its weights name. Weights d log w = (|sum w eps|^2 - sum w |eps|^2) d log(alpha /
+    sigma), carried along, make it exact, up to the steps of the integrator and the number of particles. Needs a mix
+    (mix=..., or guide="cfg(5)" in place of the pipeline's own guidance) whose weights stay the same through the run: of
+    others it still corrects each step, but towards no law that could be named. Needs no verifier: the first candidate
+    is then drawn by the weights; with one, the best of the population is picked. Tilting by a reward is smc's, tds's.
+
+    particles: N; None: as many as one pass can have within the budget.
+    kernel: "ddim(churn)" or "sde(churn)"; "auto" is ddim(0.5) where the weights of the mix sum to 1, and any churn is
+        right, and ddim(1.5) elsewhere, where churn below 1 lets the weights collapse. "ode" needs ess=0.
+    levels: "pipeline", its own grid; "even", as many in equal factors of the noise-to-signal ratio, from 50 down;
+        "auto" is "even" where weights do not sum to 1, for which most grids take too few steps at high noise.
+    scheme: of resampling, systematic as in the paper. ess: resample where the effective sample size is at most this
+        share of the particles; 0: never, 1: at every step (the paper).
+    window: fractions of the run between which particles are resampled; weights are always carried on.
+    temperature: increments are divided by it. clamp: increments are kept within this around their mean, 1 or 2 in the
+        paper's code for images. 1 and inf are exact; of a latent with d coordinates log-weights spread like sqrt(d),
+        and these are the ways to keep some particles, at the price of a law between the mix's and the target. The
+        effective sample size is in the population, with that before each resampling.
+
+    Cost in NFE: N f(0, T), each step once for every source of the mix. No verifier calls but N at the end.
+    """
+
+    particles: int | None = None
+    kernel: str | Kernel = "auto"
+    levels: str = "auto"
+    scheme: str = "systematic"
+    ess: float = 0.5
+    window: tuple[float, float] = (0.0, 1.0)
+    temperature: float = 1.0
+    clamp: float = math.inf
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "mix"})
+
+    def __post_init__(self) -> None:
+        if self.particles is not None and self.particles < 1:
+            raise Refusal(f"particles={self.particles} must be at least 1.")
+        if self.levels not in ("auto", "pipeline", "even"):
+            raise Refusal(f"levels='{self.levels}' is unknown: it is auto, pipeline or even.")
+        if self.scheme not in SCHEMES:
+            raise Refusal(f"scheme='{self.scheme}' is unknown: it is one of {', '.join(SCHEMES)}.")
+        if not 0 <= self.ess <= 1:
+            raise Refusal(f"ess={self.ess} must be a share of the particles in [0, 1]; 0 resamples never.")
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise Refusal(f"window={self.window} must be two increasing fractions of the run, such as 0,1.")
+        if not self.temperature > 0 or not self.clamp > 0:
+            raise Refusal(
+                f"temperature={self.temperature} and clamp={self.clamp} must be above 0; 1 and inf are exact."
+            )
+        kernel = Ddim(0.5) if self.kernel == "auto" else parse(self.kernel)
+        if isinstance(kernel, Own | Glass):
+            raise Refusal(
+                f"kernel '{self.kernel}' has no churn for one call a step: use ddim(1) or sde(1) with fkc."
+            )
+        if kernel.deterministic and self.ess > 0:
+            raise Refusal(
+                f"kernel '{self.kernel}' is deterministic, and copies of a particle would stay the same: use "
+                "ddim(0.5), or ess=0 to resample never."
+            )
+
+    # ---------------------------------------------------------------- the process
+
+    def grid(self, process: Any) -> Any:
+        weights = process.mix_weights(0)
+        if weights is None:
+            raise Refusal(
+                "fkc corrects a mix of predictions, and there is none: give mix=... or guide='cfg(5)', or use smc."
+            )
+        own, even = process.regridded(), self.levels == "even"
+        if self.levels == "auto":
+            even = total(weights) != 1 and process.off_grid is None
+        if not even:
+            return own
+        steps, first = own.model_steps, min(own.schedule.level(0).kappa, FIRST)
+        return process.regridded(even_times(steps, first, own.schedule.level(steps - 1).kappa))
+
+    def stepping(self, process: Process) -> Kernel:
+        """The kernel on this process. Refusal or warning where the weights of the mix are not what they should be."""
+        weights = [process.mix_weights(i) or () for i in range(process.model_steps)]
+        whole = total(weights[0])
+        kernel = parse(self.kernel) if self.kernel != "auto" else Ddim(0.5 if whole == 1 else 1.5)
+        if whole <= 0:
+            raise Refusal(f"the weights of the mix sum to {whole:g}, so there is no law to start from.")
+        if whole != 1 and process.schedule.level(0).kappa < NOISE:
+            raise Refusal(
+                f"the weights of the mix sum to {whole:g}, and the run does not begin at noise: use weights that sum "
+                "to 1, more steps, or a start from pure noise."
+            )
+        if whole != 1 and _churn(kernel) < 1:
+            warnings.warn(
+                f"the weights of the mix sum to {whole:g}: with churn below 1 few particles keep any weight; use "
+                "kernel='ddim(1.5)'",
+                stacklevel=2,
+            )
+        if any(w != weights[0] for w in weights):
+            warnings.warn(
+                "the weights of the mix change along the run: fkc then corrects each step, but what it samples has no "
+                "name; it is exact for weights that stay the same",
+                stacklevel=2,
+            )
+        return kernel
+
+    # ---------------------------------------------------------------- the search
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+        passes: list[Population] = []
+        kernel, first = self.stepping(process), 0
+        try:
+            while n := self._size(process):
+                one = _Pass(self, process, key, first, kernel)
+                passes.append((yield from one.run(n)))
+                first = one.next_id
+                if not process.open_ended:
+                    break
+        except BudgetExhausted:  # of time, in the midst of a pass
+            first = one.next_id
+        with suppress(BudgetExhausted):
+            yield from remainder(process, key, first)
+        return Population.cat(passes) if passes else None
+
+    def _size(self, process: Process) -> int:
+        """Particles of the next pass; 0 where the budget pays for none."""
+        most = affordable(process)
+        wanted = self.particles or (UNLIMITED if most is None else most)
+        return wanted if most is None else min(wanted, most)
+
+    def cost(self, process: Process) -> int | None:
+        return None if process.open_ended else (self.particles or UNLIMITED) * process.nfe()
+
+
+class _Pass:
+    """Particles from noise to the clean end; `first` is the number of its first candidate."""
+
+    def __init__(self, spec: Fkc, process: Process, key: Key, first: int, kernel: Kernel) -> None:
+        self.spec, self.process, self.numbers, self.kernel = spec, process, key, kernel
+        self.key, self.next_id = key.fold("pass", first), first
+        self.resampled: list[tuple[int, float]] = []
+
+    def run(self, n: int) -> Generator[Ask, Any, Population]:
+        process, levels = self.process, self.process.schedule
+        particles, log_w = self._start(n), torch.zeros(n, dtype=torch.float64)
+        for step in range(process.model_steps):
+            prediction: Prediction = yield Denoise(particles)
+            particles, log_w = particles[: len(prediction)], log_w[: len(prediction)]
+            if prediction.rate is None:
+                raise Refusal(
+                    "fkc needs a mix that is a weighted sum: this one joins its predictions otherwise."
+                )
+            gain = increment(prediction.rate.cpu(), levels.level(step), levels.level(step + 1))
+            log_w = log_w + subdued(gain, self.spec.temperature, self.spec.clamp)
+            if (drawn := self._drawn(log_w, step)) is not None:
+                rows, log_w = drawn
+                particles, prediction = self._copied(particles, rows, step), prediction[rows]
+            particles = process.move(particles, prediction, self.kernel)
+        finished: Particles = yield Solve(particles)
+        return (yield from self._finish(finished, log_w[: len(finished)]))
+
+    def _start(self, n: int) -> Particles:
+        """From the power of the prior that the weights make: N(0, sigma^2 / sum w)."""
+        candidates = [draw(self.numbers, self._number()) for _ in range(n)]
+        whole = self.process.weight_sum(0)
+        noise = None
+        if whole != 1:
+            assert whole is not None
+            noise = torch.stack([self.process.noise(c) for c in candidates]) / math.sqrt(whole)
+        particles = self.process.start(candidates, noise)
+        # Candidate 0 is not what the pipeline alone would have given.
+        own = [branch(self.numbers, self._number(), c, 0) if c.id == OWN else c for c in candidates]
+        return replace(particles, candidates=tuple(own))
+
+    def _number(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+    def _drawn(self, log_w: Tensor, step: int) -> tuple[list[int], Tensor] | None:
+        """Rows that go on, once for each offspring, and their log-weights; None: all, as they are.
+
+        Before the last transition, which draws no noise, nobody is drawn.
+        """
+        spec, steps, share = self.spec, self.process.model_steps, float(ess(log_w)) / len(log_w)
+        inside = spec.window[0] <= step / steps <= spec.window[1]
+        if not inside or step + 1 == steps or not (share <= spec.ess or spec.ess == 1) or share == 1:
+            return None
+        self.resampled.append((step, share))
+        q = normalised(log_w)
+        drawn = resample(spec.scheme, q, len(log_w), self.key.fold("resample", step))
+        return drawn.tolist(), log_w[drawn] - (len(log_w) * q[drawn]).log()
+
+    def _copied(self, particles: Particles, rows: list[int], step: int) -> Particles:
+        """The offspring; copies go on with noise of their own."""
+        chosen, seen = particles[rows], set[int]()
+        candidates = []
+        for row, candidate in zip(rows, chosen.candidates, strict=True):
+            candidates.append(
+                branch(self.numbers, self._number(), candidate, step) if row in seen else candidate
+            )
+            seen.add(row)
+        return replace(chosen, candidates=tuple(candidates))
+
+    def _finish(self, finished: Particles, log_w: Tensor) -> Generator[Ask, Any, Population]:
+        """Scored in an order drawn by the weights: where nothing tells them apart, the first is the result."""
+        gumbel = -(-self.key.fold("order").uniform(len(log_w)).double().log()).log()
+        order = torch.sort(normalised(log_w).log() + gumbel, descending=True, stable=True).indices.tolist()
+        finished, log_w = finished[order], log_w[order]
+        scores: Scores = yield Score(finished)
+        n, spec = len(scores), self.spec
+        exact = self.process.weight_sum(0) == 1 and spec.temperature == 1 and math.isinf(spec.clamp)
+        return Population(
+            finished.candidates[:n], log_w[:n], scores.total, tuple(self.resampled), has_evidence=exact
+        )
+
+
+def _churn(kernel: Kernel) -> float:
+    """Of the whole run, as a number; infinite for the named ones of sde, whose use is the user's business."""
+    if isinstance(kernel, Ddim):
+        return kernel.eta
+    assert isinstance(kernel, Sde)
+    return math.inf if isinstance(kernel.churn, str) else kernel.churn

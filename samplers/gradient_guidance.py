@@ -1,0 +1,123 @@
+"""Gradient guidance: candidates that are pushed along the gradient of the search score while they form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.guided_steps import NORMALISE, GuidedSteps, Push
+from genscale.kernel import Ddim, Kernel, parse
+from genscale.key import Key
+from genscale.particle_filter import outside
+from genscale.protocol import Ask, Process
+from genscale.remainder import remainder
+
+UNLIMITED = 4  # candidates when neither the user nor a budget says how many
+WAVE = 16
+
+
+@dataclass(frozen=True)
+class GradientGuidance:
+    """Push the clean estimate of every candidate along the gradient of its score, step by step; the best one wins.
+
+    candidates: None: as many as the budget pays for, 4 without one.
+    through: "model", back through verifier, decoder and denoiser as DPS (Chung et al. 2023, arXiv 2209.14687), FreeDoM
+        (Yu et al. 2023, 2303.09833) and Universal Guidance (Bansal et al. 2023, 2302.07121) go; or "decoder", with
+        the noise held constant and without the denoiser, as SceneGenie (2304.14573) and MPGD (2311.16424) go, at no
+        NFE.
+    scale: how far. normalise: "row": every row's gradient is brought to a root mean square of 1, and the clean estimate
+        moves by scale * spread of that, spread = kappa / sqrt(1 + kappa^2) with kappa = sigma / alpha, the posterior
+        std of unit-variance data: a scale of 0.1 is a tenth of what is undecided yet, and nothing at the clean end.
+        "each": every verifier's gradient is brought to that size before the weighted sum is, too. "none": the move is
+        scale times posterior covariance times gradient, the exact guidance towards exp(scale * score) to first order.
+        DPS divides by the norm of its residual, which only a squared error has; ours is the same for that.
+    clip: largest root mean square of a verifier's weighted gradient before they are added up; costs a way back each.
+    recurrence: times that a step is taken, each but the first after going back up to it with fresh noise (the
+        recurrence of Universal Guidance and of TFG, Ye et al. 2024, 2409.15761; FreeDoM's time-travel).
+    window: fractions of the run between which steps are guided. kernel: of these, "ode" or "ddim(eta)". rest: of the
+        others; "own" is the pipeline's scheduler.
+
+    What is left of a budget is spent on plain candidates. Scores of the estimates on the way count as previews.
+    Cost in NFE: per candidate f(0, T), and for each guided step 2 NFE for each of its model calls (none through the
+    decoder), all of it `recurrence` times.
+    """
+
+    candidates: int | None = None
+    through: str = "decoder"
+    scale: float = 0.2
+    normalise: str = "row"
+    clip: float = math.inf
+    recurrence: int = 1
+    window: tuple[float, float] = (0.2, 0.9)
+    kernel: str | Kernel = "ode"
+    rest: str | Kernel = "own"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        if self.through not in ("model", "decoder"):
+            raise Refusal(f"through='{self.through}' is unknown: give model or decoder.")
+        if self.normalise not in NORMALISE:
+            raise Refusal(f"normalise='{self.normalise}' is unknown: give one of {', '.join(NORMALISE)}.")
+        if not 0 <= self.scale < math.inf:
+            raise Refusal(f"scale={self.scale} must be a number of 0 or more; the score's sign is its own.")
+        if not self.clip > 0:
+            raise Refusal(f"clip={self.clip} must be above 0; inf limits nothing.")
+        if self.recurrence < 1 or (self.candidates is not None and self.candidates < 1):
+            raise Refusal(
+                f"recurrence={self.recurrence} and candidates={self.candidates} must be at least 1 (or no candidates)."
+            )
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise Refusal(
+                f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.9."
+            )
+        if not isinstance(parse(self.kernel), Ddim):
+            raise Refusal(f"kernel '{self.kernel}' cannot be guided: use ode or ddim(eta).")
+        parse(self.rest)
+
+    def grid(self, process: Any) -> Any:
+        """On second-order schedulers kernels step over the levels at which a step begins."""
+        return process.regridded()
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        plan, done = self.plan(process), 0
+        with suppress(BudgetExhausted):
+            while n := self._wave(process, plan, done):
+                yield from plan.run(process, key, done, n)
+                # The number after the first wave is that of candidate 0, guided.
+                done += n + (1 if done == 0 else 0)
+        with suppress(BudgetExhausted):
+            yield from remainder(process, key, max(done, 0))
+
+    def plan(self, process: Process) -> GuidedSteps:
+        steps = self._guided(process)
+        rest = outside(process, self.rest, branched=bool(steps))
+        kernel = parse(self.kernel)
+        assert isinstance(kernel, Ddim)
+        push = Push(self.scale, self.normalise, self.clip, self.through)
+        return GuidedSteps(push, (steps[0], steps[-1]) if steps else None, self.recurrence, kernel, rest)
+
+    def _guided(self, process: Process) -> list[int]:
+        """Steps in the window. At pure noise no gradient leads through the decoder, and its covariance has no bound."""
+        low, high = (f * process.model_steps for f in self.window)
+        found = [i for i in range(process.model_steps) if low <= i <= high]
+        if self.through == "model" and self.normalise != "none":
+            return found
+        return [i for i in found if process.schedule.level(i).alpha > 0]
+
+    def _wave(self, process: Process, plan: GuidedSteps, done: int) -> int:
+        """Candidates that are begun next."""
+        finished = max(done - 1, 0)
+        wanted = self.candidates if self.candidates or process.open_ended else UNLIMITED
+        n = WAVE if wanted is None else min(wanted - finished, WAVE)
+        limits = ((process.nfe_left, plan.nfe(process)), (process.calls_left, plan.calls(process)))
+        return max(min([n, *(left // max(each, 1) for left, each in limits if left is not None)]), 0)
+
+    def cost(self, process: Process) -> int | None:
+        if process.open_ended:
+            return None
+        return (self.candidates or UNLIMITED) * self.plan(process).nfe(process)

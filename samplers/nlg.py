@@ -1,0 +1,92 @@
+"""Noise-level guidance: move the initial noise towards the prompt before anything is generated; no reward is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from genscale.affordable import largest, within
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.particles import Particles, branch, draw
+from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Solve
+from genscale.remainder import remainder
+
+WAVE = 16
+
+
+@dataclass(frozen=True)
+class Nlg:
+    """z <- z - rate clip(eps_cond - eps_uncond), with a little fresh noise, back on its sphere; then the plain run.
+
+    The first call's branches of classifier-free guidance say where the prompt pulls; the noise goes there (noise-level
+    guidance, as its authors' public code has it). candidates: how many noises are so treated; the best wins; None: as
+    many as the budget pays for (1 without). repeats: moves of each noise (20). rate: 1. clip: largest size of an entry
+    of the move (0.5; that entries are meant, not the norm, is our reading). jitter: variance of the noise that is added
+    at each move (0.001).
+
+    Needs a pipeline with both branches of guidance. Cost in NFE: N (2 repeats + f), f of one plain candidate.
+    """
+
+    candidates: int | None = None
+    repeats: int = 20
+    rate: float = 1.0
+    clip: float = 0.5
+    jitter: float = 0.001
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
+
+    def __post_init__(self) -> None:
+        if (self.candidates is not None and self.candidates < 1) or self.repeats < 1:
+            raise Refusal(f"candidates={self.candidates} and repeats={self.repeats} must be at least 1.")
+        if not (0 < self.rate < math.inf and 0 < self.clip < math.inf and 0 <= self.jitter < 1):
+            raise Refusal(
+                f"rate={self.rate} and clip={self.clip} must be above 0, jitter={self.jitter} in [0, 1)."
+            )
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        first, done = 0, 0
+        while n := self._wave(process, done):
+            particles = yield from self._moved(process, key, first, n)
+            finished = yield Solve(particles)
+            yield Score(finished)
+            first, done = first + (1 + self.repeats) * n, done + n
+        if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
+            yield from remainder(process, key, first)
+
+    def _moved(self, process: Process, key: Key, first: int, n: int) -> Generator[Ask, Any, Particles]:
+        """The candidates after all moves; each move makes new ones, since other noise is another recipe."""
+        at = [draw(key, first + i) for i in range(n)]
+        noise = torch.stack([process.noise(c) for c in at])
+        size = noise[0].numel() ** 0.5
+        for move in range(1, self.repeats + 1):
+            particles = process.start(at, noise)
+            cond: Prediction = yield Denoise(particles, "cond")
+            uncond: Prediction = yield Denoise(particles[: len(cond)], "uncond")
+            at, noise = at[: len(uncond)], noise[: len(uncond)]  # fewer where time runs short
+            pull = (cond.eps[: len(uncond)] - uncond.eps).clamp(-self.clip, self.clip)
+            at = [branch(key, first + move * n + i, c, 0) for i, c in enumerate(at)]
+            fresh = torch.stack([Key(c.key).fold("jitter").normal(tuple(noise.shape[1:])) for c in at])
+            noise = noise - self.rate * pull.to(noise) + self.jitter**0.5 * fresh
+            norms = noise.flatten(1).norm(dim=1).clamp(min=1e-12)
+            noise = noise * (size / norms).view(-1, *[1] * (noise.ndim - 1))
+        return process.start(at, noise)
+
+    def _wave(self, process: Process, done: int) -> int:
+        if self.candidates is None and not process.open_ended:
+            return 1 - min(done, 1)
+        most = WAVE if self.candidates is None else min(WAVE, self.candidates - done)
+        price = self._price(process)
+        return largest(most, lambda n: within(process, n * price, process.calls(0, n)))
+
+    def _price(self, process: Process) -> int:
+        return 2 * self.repeats * process.branch_nfe(0) + process.nfe()
+
+    def cost(self, process: Process) -> int | None:
+        if self.candidates is None and process.open_ended:
+            return None
+        return (self.candidates or 1) * self._price(process)

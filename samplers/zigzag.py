@@ -1,0 +1,101 @@
+"""Zigzag diffusion sampling: every step is taken, taken back with weak guidance, and taken again; without a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from genscale.affordable import largest, within
+from genscale.errors import Refusal
+from genscale.kernel import Ddim
+from genscale.key import Key
+from genscale.particles import OWN, Particles, branch, draw
+from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Solve
+from genscale.remainder import remainder
+
+ODE = Ddim(0.0)
+WAVE = 16
+
+
+@dataclass(frozen=True)
+class Zigzag:
+    """Z-sampling (Bai et al. 2025, "Zigzag Diffusion Sampling", ICLR): what guidance adds is left in the latents.
+
+    From each of the first steps a DDIM step with the pipeline's guidance leads on, one with the unconditional
+    prediction alone back (the paper's inversion guidance of 0), and then the step is taken again. candidates: how many
+    noises are so treated; the best wins; None: as many as the budget pays for (1 without). until: fraction of the run
+    in which this is done (paper: 49 of 50 steps); from the last step there is never a way back.
+
+    Needs a pipeline with both branches of guidance; steps are DDIM's whatever the pipeline's scheduler. Cost in NFE: of
+    one candidate f + about until (1.5 f), 2.5 times a plain one.
+    """
+
+    candidates: int | None = None
+    until: float = 0.98
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
+
+    def __post_init__(self) -> None:
+        if self.candidates is not None and self.candidates < 1:
+            raise Refusal(f"candidates={self.candidates} must be at least 1.")
+        if not 0 < self.until <= 1:
+            raise Refusal(f"until={self.until} must be a fraction of the run in (0, 1].")
+
+    def grid(self, process: Any) -> Any:
+        """On second-order schedulers DDIM steps over the levels at which a step begins."""
+        return process.regridded()
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        number, done = 0, 0
+        while n := self._wave(process, done):
+            particles = process.start([draw(key, number + i) for i in range(n)])
+            number += n
+            for step in range(process.model_steps):
+                prediction: Prediction = yield Denoise(particles)
+                particles = particles[: len(prediction)]
+                ahead = process.move(particles, prediction, ODE)
+                if step in self._turns(process):
+                    back: Prediction = yield Denoise(ahead, "uncond")
+                    ahead = ahead[: len(back)]  # fewer where time runs short
+                    level = process.schedule.level(step)
+                    x = level.alpha * back.x0 + level.sigma * back.eps
+                    candidates = [branch(key, number + i, c, step) for i, c in enumerate(ahead.candidates)]
+                    number += len(ahead)
+                    particles = Particles(x, step, tuple(candidates))
+                    prediction = yield Denoise(particles)
+                    particles = particles[: len(prediction)]
+                    ahead = process.move(particles, prediction, ODE)
+                particles = ahead
+            own = particles.candidates[0]
+            if own.id == OWN:  # DDIM may not be the pipeline's own scheduler
+                other = branch(key, number, own, 0)
+                particles, number = (
+                    replace(particles, candidates=(other, *particles.candidates[1:])),
+                    number + 1,
+                )
+            finished = yield Solve(particles)
+            yield Score(finished)
+            done += n
+        if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
+            yield from remainder(process, key, number)
+
+    def _turns(self, process: Process) -> range:
+        """Steps that are taken twice."""
+        return range(min(round(self.until * process.model_steps), process.model_steps - 1))
+
+    def _wave(self, process: Process, done: int) -> int:
+        if self.candidates is None and not process.open_ended:
+            return 1 - min(done, 1)
+        most = WAVE if self.candidates is None else min(WAVE, self.candidates - done)
+        price = self._price(process)
+        return largest(most, lambda n: within(process, n * price, process.calls(0, n)))
+
+    def _price(self, process: Process) -> int:
+        again = [process.nfe(i, i + 1) + process.branch_nfe(i + 1) for i in self._turns(process)]
+        return process.nfe() + sum(again)
+
+    def cost(self, process: Process) -> int | None:
+        if self.candidates is None and process.open_ended:
+            return None
+        return (self.candidates or 1) * self._price(process)

@@ -1,0 +1,136 @@
+"""BLIP as ImageReward saves it, in transformers' modules: a picture and a prompt read together.
+
+BLIP: Li et al. 2022 (arXiv 2201.12086). The original checkpoints name a timm vision transformer and a BERT with
+cross-attention; transformers names the same weights otherwise. All sizes are read off the weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genscale.errors import Refusal
+
+EYE, MOUTH = "blip.visual_encoder.", "blip.text_encoder."  # prefixes of the two towers
+HEAD_WIDTH = 64  # of an attention head, in ViT-B, ViT-L and BERT-base; weights do not show it
+# Buffers, and what only pre-training used; ImageReward's own loader passes over these, too.
+UNUSED = re.compile(
+    r"blip\.(text_encoder\.embeddings\.position_ids|(vision_proj|text_proj|itm_head|text_decoder|\w+_m)\..*|temp)"
+)
+RENAMES = {
+    "cls_token": "embeddings.class_embedding",
+    "pos_embed": "embeddings.position_embedding",
+    "patch_embed.proj": "embeddings.patch_embedding",
+    "blocks": "encoder.layers",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.qkv": "self_attn.qkv",
+    "attn.proj": "self_attn.projection",
+}
+_NAME = re.compile(r"\b(" + "|".join(map(re.escape, RENAMES)) + r")\b")
+
+
+def renamed(key: str) -> str:
+    """The name in BlipVisionModel of a weight of the original vision transformer."""
+    if key.startswith("norm."):
+        return key.replace("norm.", "post_layernorm.", 1)
+    return _NAME.sub(lambda found: RENAMES[found[0]], key)
+
+
+class Blip(nn.Module):
+    """The hidden state of a prompt's first token, after it has looked at the picture."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        """state: tensors by their original names (`blip.visual_encoder...`, `blip.text_encoder...`)."""
+        super().__init__()
+        from transformers import BlipTextModel, BlipVisionModel
+
+        eye = {renamed(key[len(EYE) :]): value for key, value in state.items() if key.startswith(EYE)}
+        mouth = {
+            key[len(MOUTH) :]: value
+            for key, value in state.items()
+            if key.startswith(MOUTH) and not UNUSED.fullmatch(key)
+        }
+        with torch.device("meta"):
+            self.vision = BlipVisionModel(_vision(eye))
+            self.text = BlipTextModel(_text(mouth), add_pooling_layer=False)
+        for module, tensors in ((self.vision, eye), (self.text, mouth)):
+            _filled(module, tensors)
+        self.side: int = self.vision.config.image_size
+
+    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """[n, width] of prepared pictures [n, 3, side, side] and tokens and their mask [n, length]."""
+        seen = self.vision(pixel_values=pixels).last_hidden_state
+        read: Any = self.text(
+            input_ids=ids,
+            attention_mask=mask,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=mask.new_ones(seen.shape[:2]),
+            is_decoder=False,  # attends both ways, though built with cross-attention
+        )
+        first: Tensor = read.last_hidden_state[:, 0]
+        return first
+
+
+def _vision(state: Mapping[str, Tensor]) -> Any:
+    from transformers import BlipVisionConfig
+
+    width, _, patch, _ = state["embeddings.patch_embedding.weight"].shape
+    across = round((state["embeddings.position_embedding"].shape[1] - 1) ** 0.5)
+    return BlipVisionConfig(
+        hidden_size=width,
+        intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=_depth(state, "encoder.layers."),
+        num_attention_heads=_heads(width),
+        image_size=across * patch,
+        patch_size=patch,
+        layer_norm_eps=1e-6,  # of the original; transformers' own default is 1e-5
+    )
+
+
+def _text(state: Mapping[str, Tensor]) -> Any:
+    from transformers import BlipTextConfig
+
+    words, width = state["embeddings.word_embeddings.weight"].shape
+    return BlipTextConfig(
+        vocab_size=words,
+        hidden_size=width,
+        encoder_hidden_size=state["encoder.layer.0.crossattention.self.key.weight"].shape[1],
+        intermediate_size=state["encoder.layer.0.intermediate.dense.weight"].shape[0],
+        num_hidden_layers=_depth(state, "encoder.layer."),
+        num_attention_heads=_heads(width),
+        max_position_embeddings=state["embeddings.position_embeddings.weight"].shape[0],
+        layer_norm_eps=1e-12,
+        is_decoder=True,  # else the modules of cross-attention are not built
+    )
+
+
+def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
+    return 1 + max(int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix))
+
+
+def _heads(width: int) -> int:
+    if width % HEAD_WIDTH:
+        raise Refusal(
+            f"a BLIP of width {width} has no heads of {HEAD_WIDTH}: give weights of ViT-B or ViT-L."
+        )
+    return width // HEAD_WIDTH
+
+
+def _filled(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Puts `state` in place of the module's meta tensors; every one must be there, and no other."""
+    buffers = {name: torch.arange(b.shape[-1]).expand(b.shape) for name, b in module.named_buffers()}
+    missing, unexpected = module.load_state_dict({**buffers, **state}, strict=False, assign=True)
+    for name, buffer in buffers.items():  # position_ids, which newer versions do not save
+        owner, _, attribute = name.rpartition(".")
+        module.get_submodule(owner)._buffers[attribute] = buffer
+    unexpected = [key for key in unexpected if key not in buffers]
+    if missing or unexpected:
+        raise Refusal(
+            f"these weights are no ImageReward: {len(missing)} are missing ({', '.join(missing[:2])}), "
+            f"{len(unexpected)} are of something else ({', '.join(unexpected[:2])}): give the original file."
+        )

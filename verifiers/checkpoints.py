@@ -1,0 +1,97 @@
+"""Weights of a verifier: finding their file, reading it safely, and refusing in one sentence what fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+
+
+class Weightless:
+    """A copy of such a verifier, also one for another process, takes the settings along and not the weights."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+
+def check_settings(dtype: str | None, batch_size: int) -> None:
+    """Refuse a precision that torch does not have and batches of nothing."""
+    if batch_size < 1:
+        raise Refusal(f"batch_size {batch_size} embeds nothing: give at least 1.")
+    if not isinstance(getattr(torch, dtype or "float32", None), torch.dtype):
+        raise Refusal(f"dtype '{dtype}' is unknown: give float32, bfloat16 or float16.")
+
+
+def is_path(checkpoint: str) -> bool:
+    """Whether it can only mean something on this machine, so that asking the hub for it is no use."""
+    return Path(checkpoint).is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1
+
+
+def weights_file(verifier: str, checkpoint: str, files: Sequence[str], source: str) -> Path:
+    """The file of weights that `checkpoint` means: itself, one of `files` in its folder, or on the hub.
+
+    What is cached already is taken before the hub is asked. source: the hub id to name in a refusal.
+    """
+    path, advice = Path(checkpoint).expanduser(), f"download {files[0]} of {source} and give it as checkpoint"
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for file in files:
+            if (path / file).is_file():
+                return path / file
+        raise Refusal(f"folder '{checkpoint}' has no {' or '.join(files)} for {verifier}: {advice}.")
+    if is_path(checkpoint) or path.suffix:
+        raise Refusal(f"there is no file '{checkpoint}' for {verifier}: {advice}.")
+    return _from_hub(verifier, checkpoint, files[0], advice)
+
+
+def _from_hub(verifier: str, repository: str, file: str, advice: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    reason = ""
+    for local in (True, False):
+        try:
+            return Path(hf_hub_download(repository, file, local_files_only=local))
+        except Exception as error:
+            reason = type(error).__name__
+    raise Refusal(f"the weights of {verifier} cannot be fetched ({reason} at {repository}): {advice}.")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU. A pickle is opened for tensors only, never for code."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+@contextmanager
+def refusing(what: str, advice: str) -> Iterator[None]:
+    """Whatever a loader runs into becomes one sentence; what it logs on the way is not shown."""
+    root, nobody = logging.getLogger(), logging.NullHandler()
+
+    def silent(record: logging.LogRecord) -> bool:
+        return False
+
+    root.addFilter(silent)  # of messages to the root logger only, where open_clip puts its own
+    root.addHandler(nobody)  # else the first of them sets up a handler for good
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {shorten(str(error) or 'no reason given', 200)}".rstrip(". ")
+        raise Refusal(f"{what} cannot be loaded ({reason}): {advice}.") from None
+    finally:
+        root.removeFilter(silent)
+        root.removeHandler(nobody)

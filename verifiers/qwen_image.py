@@ -1,0 +1,86 @@
+"""Pictures as a Qwen-VL takes them: sides in whole tokens, cut into patches; on float tensors, with gradients.
+
+Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1. One path serves scoring and gradient guidance, as in
+`clip_image`; it agrees with transformers' own processors exactly where those are fed floats, and on 8-bit pictures to
+about a level of 255 (they round after each direction of resizing, and there cut what overshoots).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.verifiers.clip_image import RESAMPLE, Preparation
+
+SLENDER = 200  # proportions beyond which the model was not trained
+
+
+@dataclass(frozen=True)
+class Patches:
+    """[n, 3, h, w] in [0, 1] to rows of patches, of the size that comes nearest to the pictures' own.
+
+    patch: side of a patch. merge: patches along a side of a token. frames: times that a picture is repeated, for
+    a model made for clips. least, most: pixels that a picture may have.
+    """
+
+    patch: int
+    merge: int
+    frames: int
+    least: int
+    most: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across of a picture of so many pixels."""
+        if max(height, width) > SLENDER * min(height, width):
+            raise Refusal(f"pictures of {width} x {height} are too slender: give at most {SLENDER} : 1.")
+        unit = self.patch * self.merge
+        rows, columns = (max(1, round(side / unit)) for side in (height, width))
+        area = height * width
+        if rows * columns * unit**2 > self.most:
+            shrink = math.sqrt(self.most / area)
+            rows, columns = (max(1, math.floor(side * shrink / unit)) for side in (height, width))
+        elif rows * columns * unit**2 < self.least:
+            grow = math.sqrt(self.least / area)
+            rows, columns = (math.ceil(side * grow / unit) for side in (height, width))
+        return rows * self.merge, columns * self.merge
+
+    def tokens(self, height: int, width: int) -> int:
+        """Tokens that the language model sees of a picture of so many pixels."""
+        down, across = self.grid(height, width)
+        return down * across // self.merge**2
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Patches [n * down * across, 3 * frames * patch * patch], the tokens' patches side by side."""
+        down, across = self.grid(*pixels.shape[-2:])
+        size = (down * self.patch, across * self.patch)
+        prepare = Preparation(
+            size, size, self.mean, self.std, fit="squash", interpolation=self.interpolation, cut=False
+        )
+        n, high, wide = len(pixels), down // self.merge, across // self.merge
+        x = prepare(pixels).reshape(n, 3, high, self.merge, self.patch, wide, self.merge, self.patch)
+        x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)  # n, rows and columns of tokens, of their patches, colour, y, x
+        x = x.unsqueeze(6).expand(*x.shape[:6], self.frames, *x.shape[6:])
+        return x.flatten(5).flatten(0, 4)
+
+
+def from_processor(processor: Any, max_pixels: int | None = None) -> Patches:
+    """Of a transformers Qwen2VLImageProcessor; `max_pixels` lowers its own limit."""
+    size = processor.size
+    least, most = (getattr(size, key, None) or size[key] for key in ("shortest_edge", "longest_edge"))
+    return Patches(
+        patch=processor.patch_size,
+        merge=processor.merge_size,
+        frames=processor.temporal_patch_size,
+        least=min(least, max_pixels or least),
+        most=min(most, max_pixels or most),
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+        interpolation=RESAMPLE.get(int(processor.resample), str(processor.resample)),
+    )

@@ -1,0 +1,138 @@
+"""A Qwen-VL that is asked one question about one picture: the logits of its answer's first token."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genscale.errors import Refusal
+from genscale.verifiers.checkpoints import is_path, refusing
+from genscale.verifiers.qwen_image import Patches, from_processor
+
+REMEMBERED = 4096  # questions whose tokens are kept
+CPU = torch.device("cpu")
+ROWS = 16384  # rows of the vocabulary that are raised to float32 at once
+
+_loaded: WeakValueDictionary[tuple[Any, ...], QwenVl] = WeakValueDictionary()
+
+
+def qwen_vl(checkpoint: str, max_pixels: int | None, device: torch.device, dtype: torch.dtype) -> QwenVl:
+    """The model; the same object for the same settings, as long as somebody holds it."""
+    key = (checkpoint, max_pixels, device, dtype)
+    found = _loaded.get(key)
+    if found is None:
+        with torch.inference_mode(False):  # else a later gradient could not pass the weights
+            found = _loaded[key] = _load(checkpoint, max_pixels, dtype).to(device)
+    return found
+
+
+@dataclass(eq=False)
+class QwenVl:
+    """The loaded model. Parameters are frozen; pictures keep their gradients."""
+
+    module: Any
+    processor: Any
+    patches: Patches
+    device: torch.device = CPU
+    _ids: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> QwenVl:
+        self.module.eval().requires_grad_(False).to(device)
+        self.device = device
+        return self
+
+    def token(self, answer: str) -> int:
+        """The first token of an answer."""
+        ids = self.processor.tokenizer(answer, add_special_tokens=False).input_ids
+        if not ids:
+            raise Refusal("an empty answer has no probability: give a word, as Yes.")
+        return int(ids[0])
+
+    def logits(self, pixels: Tensor, questions: Sequence[str]) -> Tensor:
+        """[n, vocabulary], float32 or better, of pictures [n, 3, h, w] in [0, 1] with a question each."""
+        seen = self.patches(pixels.to(self.device)).to(self.module.dtype)
+        down, across = self.patches.grid(*pixels.shape[-2:])
+        ids, mask = self._padded(questions, self.patches.tokens(*pixels.shape[-2:]))
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "pixel_values": seen,
+            "image_grid_thw": ids.new_tensor([[1, down, across]]).repeat(len(questions), 1),
+        }
+        if "mm_token_type_ids" in inspect.signature(self.module.forward).parameters:
+            inputs["mm_token_type_ids"] = (ids == self.module.config.image_token_id).int()
+        return self._answer(inputs)
+
+    def _answer(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The head is applied here, in float32: half precision has one level of 8, and pictures would tie."""
+        head, caught = self.module.get_output_embeddings(), []
+        hook = head.register_forward_pre_hook(lambda _, args: caught.append(args[0][:, -1]))
+        try:
+            self.module(**inputs, use_cache=False, logits_to_keep=1)
+        finally:
+            hook.remove()
+        state = caught[0].to(torch.promote_types(caught[0].dtype, torch.float32))
+        return torch.cat([F.linear(state, some.to(state)) for some in torch.split(head.weight, ROWS)], dim=1)
+
+    def _padded(self, questions: Sequence[str], tokens: int) -> tuple[Tensor, Tensor]:
+        """Ids and mask [n, length]; padded on the left, so that every question ends at the last place."""
+        rows = [self._tokens(question, tokens) for question in questions]
+        length, pad = max(map(len, rows)), self.processor.tokenizer.pad_token_id or 0
+        ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+        return ids.to(self.device), mask.to(self.device)
+
+    def _tokens(self, question: str, tokens: int) -> list[int]:
+        found = self._ids.get((question, tokens))
+        if found is None:
+            found = self._ids[question, tokens] = self._tokenised(question, tokens)
+            while len(self._ids) > REMEMBERED:
+                del self._ids[next(iter(self._ids))]
+        return found
+
+    def _tokenised(self, question: str, tokens: int) -> list[int]:
+        words = {"type": "text", "text": question}
+        talk = [{"role": "user", "content": [{"type": "image"}, words]}]
+        aloud = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
+        text = self.processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True, **aloud)
+        mark = self.processor.image_token
+        if text.count(mark) != 1:
+            raise Refusal(f"the question '{question[:60]}' holds the model's mark '{mark}': leave it out.")
+        ids = self.processor.tokenizer(text.replace(mark, mark * tokens), add_special_tokens=False).input_ids
+        return list(ids)
+
+
+def _load(checkpoint: str, max_pixels: int | None, dtype: torch.dtype) -> QwenVl:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = Path(checkpoint).expanduser()
+    if is_path(checkpoint) and not folder.is_dir():
+        raise Refusal(f"there is no folder '{checkpoint}': give one with a Qwen-VL, or a hub id.")
+    where = str(folder) if folder.is_dir() else checkpoint
+    advice = "fetch it where there is a network, or give a folder with a Qwen-VL in safetensors"
+    with refusing(f"the vision-language model '{checkpoint}'", advice):
+        processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
+        eye = getattr(processor, "image_processor", None)
+        if not all(hasattr(eye, part) for part in ("patch_size", "merge_size", "temporal_patch_size")):
+            raise Refusal(f"'{checkpoint}' prepares its pictures unlike a Qwen-VL: give one of these.")
+        patches = from_processor(eye, max_pixels)
+        module, report = AutoModelForImageTextToText.from_pretrained(
+            where,
+            torch_dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
+        raise Refusal(
+            f"'{checkpoint}' is no whole Qwen-VL: {len(lost)} of its weights are missing: {advice}."
+        )
+    return QwenVl(module, processor, patches)
