@@ -30,6 +30,7 @@ from genscale.protocol import Ask, Graded, Gradient, Prediction, Process, Score,
 from genscale.remainder import remainder
 
 Rows = Sequence[int]
+WARM = 8  # plain candidates of a warm-up where only time or a stop rule ends the search
 SHARE = 0.25  # of one trial of the one before it
 FAILS = 2  # turns without a better trial, after which a start is given up
 
@@ -42,7 +43,8 @@ class NoiseGradient:
     calls the published number, and then again from fresh noises while there is time.
     starts: noises that go up side by side, the pipeline's own and fresh ones; fewer where the budget pays for fewer.
     warmup: share of such a budget that is spent on plain candidates first, of which the best are the starts; they stay
-    in the pool. Ours, 0.7: the first step from a good noise is worth more than many from a poor one. 0 is published.
+    in the pool (8 where only time or a stop rule ends the search, none where nothing does). Ours, 0.7: the first step
+    from a good noise is worth more than many from a poor one. 0 is published.
     trials: plain runs at so many shares of each step, 1, 1/4, 1/16, ..., of which the best is gone to if it is better;
     shares follow what was best before, a start is given up after 2 turns without one, and others begin. Ours, 3: a
     run costs a fourth of a gradient, and rewards are rugged. 0, published, takes every step as it is.
@@ -136,6 +138,10 @@ class NoiseGradient:
         k = steps if some is None else min(some, steps)
         return tuple(i * steps // k for i in range(1, k))
 
+    def whole(self, process: Process) -> bool:
+        """Whether what a gradient passes is the finished picture."""
+        return len(self.calls(process)) + 1 == process.model_steps
+
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         first = 0
         while (climb := Climb.planned(self, process, key, first)) is not None:
@@ -191,7 +197,7 @@ class Climb:
     def shows(self) -> bool:
         """Whether the next turn passes finished pictures that are not known yet."""
         new = self.turns == 0 and not self.known if self.spec.tries else self.turns > 0 or not self.known
-        return new and len(self.calls) + 1 == self.process.model_steps
+        return new and self.spec.whole(self.process)
 
     @staticmethod
     def planned(spec: NoiseGradient, process: Process, key: Key, first: int) -> Climb | None:
@@ -199,14 +205,14 @@ class Climb:
         own = int(first == 0)
 
         def paid(runs: int, n: int) -> bool:
-            shows = Climb(spec, process, key, first, n, runs).shows
+            shows = spec.whole(process) and runs - int(own and spec.kernel is not None) < n
             nfe = (runs + spec.ends(process, n)) * process.nfe() + n * spec.turn_nfe(process)
             calls = process.calls(0, runs + spec.ends(process, n)) + n * spec.turn_calls(process, shows)
             return within(process, nfe, calls)
 
         most, runs = affordable(process), own
-        if most is not None and spec.iterations is None and spec.share > 0:
-            runs = max(int(spec.share * most), own)
+        if process.open_ended and spec.iterations is None and spec.share > 0:
+            runs = WARM if most is None else max(int(spec.share * most), own)
         n = max(largest(spec.starts, lambda n: paid(runs, n)), 1)
         runs = max(largest(runs, lambda runs: paid(runs, n)), own)
         if not paid(runs, n):

@@ -31,8 +31,7 @@ class Carinox(NoiseGradient):
     starts; kinds are told by words. It adds the penalty to every reward, and clips it with them: here it is
     added once. It picks the winner by the plain sum of rewards: here by the weights that the verifiers were given.
 
-    Cost in NFE: f + starts * (iterations * g + f), f being the evaluations of one candidate, g of a gradient: f for the
-    forward, 2 f (3 f if it has several steps) for each verifier.
+    Cost in NFE: as of `reno`, with g = f for the forward and 2 f (3 f of several steps) for each verifier.
     """
 
     starts: int = 5

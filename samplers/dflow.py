@@ -25,7 +25,9 @@ class DFlow(NoiseGradient):
 
     Differences: rewards instead of inverse problems, so the start is noise alone and no inverted picture.
 
-    Cost in NFE: f + starts * (iterations * 4 f + f), f being the evaluations of one candidate.
+    With trials these are the line search; without them one evaluation a turn is its next trial, at a gradient's price.
+
+    Cost in NFE: as of `ditto`.
     """
 
     first: float = 0.05

@@ -23,7 +23,8 @@ class Ditto(NoiseGradient):
 
     Differences: rewards instead of features of music; several starts.
 
-    Cost in NFE: f + starts * (iterations * 4 f + f), f being the evaluations of one candidate.
+    Cost in NFE: the warm-up, and for every start and turn 4 f + trials * f at most, f being the evaluations of one
+    candidate. Without warm-up and trials f + starts * (iterations * 4 f + f).
     """
 
     reg: float = 0.0

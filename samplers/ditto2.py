@@ -20,11 +20,12 @@ class Ditto2(NoiseGradient):
 
     opt_steps: model calls that a gradient goes through, spread evenly over the run and stepped by the ode: 1,
     published, which needs a model distilled to few steps; others show nothing of the picture in one call.
-    finals: starts that are run in full in the end, the best by their stand-ins; None is all. lr, iterations, starts,
-    clip, reg: as of `ditto`.
+    finals: without trials, starts that are run in full in the end, the best by their stand-ins; None is all.
+    lr, iterations, starts, clip, reg: as of `ditto`.
 
-    Cost in NFE: f + starts * iterations * g + finals * f, f being the evaluations of one candidate, g of a gradient
-    through opt_steps of its calls: 3 times these calls for one, 4 times for more.
+    Cost in NFE: the warm-up, and for every start and turn g + trials * f at most, f being the evaluations of one
+    candidate and g of a gradient through opt_steps of its calls: 3 times these for one, 4 times for more. Without
+    warm-up and trials f + starts * iterations * g + finals * f.
     """
 
     reg: float = 0.0

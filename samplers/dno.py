@@ -36,8 +36,8 @@ class Dno(NoiseGradient):
     Differences: no weight decay (AdamW's default shrinks noise in the published code, whose override is
     misspelt); the best of all is returned and not the last; perturbed runs are candidates, too.
 
-    Cost in NFE: f + starts * (iterations * g + f), f being the evaluations of one candidate, g of a gradient: 4 f, and
-    for a black box (1 + batch) f more.
+    Cost in NFE: as of `ditto`; for a black box f + starts * (iterations * (5 + batch) f + f), f being the evaluations
+    of one candidate.
     """
 
     reg: float = 0.0

@@ -27,8 +27,9 @@ class Reno(NoiseGradient):
     candidate, so the best is the best of all, the pipeline's own among them; models of many steps are unrolled whole,
     where the authors' code optimises through one step and then runs all (`ditto2`).
 
-    Cost in NFE: f + starts * (iterations * g + f), f being the evaluations of one candidate and g of a gradient
-    through all its calls, 3 f for one step and 4 f for more.
+    Cost in NFE: the warm-up, and for every start and turn g + trials * f at most, f being the evaluations of one
+    candidate and g of a gradient through all its calls: 3 f for one step and 4 f for more. Without warm-up and
+    trials f + starts * (iterations * g + f).
     """
 
     lr: float = 5.0
