@@ -16,6 +16,7 @@ from genscale.comparison import Comparison, Scores
 from genscale.contact_sheet import font
 from genscale.entries import Entry, entries
 from genscale.errors import Refusal
+from genscale.preview import Preview
 from genscale.request import Request
 
 COMMANDS = typer.main.get_command(app).commands.items()
@@ -104,6 +105,36 @@ def test_killed_it_goes_on_where_it_was(genscale, loads, tmp_path, monkeypatch):
     assert code == 0
     assert loads == []
     assert json.loads(again) == json.loads(printed)
+
+
+def test_interrupted_within_a_search_it_ends_as_one_that_was_not(genscale, tmp_path, monkeypatch):
+    words = (
+        "compare",
+        "a red star",
+        "--sampler",
+        "snes(population=2)",
+        "--sampler",
+        "zero_order(neighbours=2)",
+    )
+    options = ("--budget", "28nfe", *FEW, "--batch-size", "2", "--json", "--out")
+    whole = json.loads(genscale(*words, *options, tmp_path / "whole")[1])
+    listen, seen = Preview.__call__, []
+
+    def interrupting(self, event):
+        listen(self, event)
+        seen.append(event)
+        if len(seen) == 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Preview, "__call__", interrupting)
+    assert genscale(*words, *options, tmp_path / "torn")[0] == 130
+    assert not (tmp_path / "torn/comparison.json").exists()
+    assert not list((tmp_path / "torn").glob("*/preview.png"))
+    code, again, err = genscale("resume", tmp_path / "torn", "--json")
+    assert code == 0, err
+    for row, wanted in zip(json.loads(again)["rows"], whole["rows"], strict=True):
+        assert row["nfe"] == wanted["nfe"]
+        assert row["searched"]["each"] == pytest.approx(wanted["searched"]["each"], abs=1e-5)
 
 
 def test_another_comparison_in_the_folder_is_refused(genscale, tmp_path):
@@ -270,7 +301,7 @@ def test_every_command_says_what_it_does_with_examples(genscale):
     [
         ("genscale generate --sampler best", {"best_of_n"}),
         ("genscale compare --sampler zero", {"zero_order"}),
-        ("genscale score a.png --verifier shapes", {"shapes", "shapes_clip"}),
+        ("genscale score a.png --verifier compr", {"compressibility"}),
         ("genscale plan --model shapes-f", {"shapes-flow"}),
         ("genscale resc", {"rescore"}),
     ],
