@@ -60,6 +60,7 @@ def recipe(c: Candidate) -> dict[str, Any]:
         "key": list(c.key),
         "start": c.step,
         "details": dict(c.details),
+        **({"measured": dict(c.measured)} if c.measured else {}),
     }
 
 
@@ -72,6 +73,7 @@ def candidate_of(record: Mapping[str, Any]) -> Candidate:
         record["parent"],
         record["start"],
         record["details"],
+        record.get("measured", {}),
     )
 
 
@@ -87,7 +89,7 @@ class Archive:
         self.earlier_seconds, self.earlier_evaluations = 0.0, 0  # of earlier lives of this run, up to a score
         self._started = time.monotonic()
         self._solved: dict[tuple[int, int, int], dict[str, Any]] = {}
-        self._predicted: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._predicted: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._graded: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._scored: dict[tuple[int, int, int], Entry] = {}
         self._file: Any = None
@@ -125,7 +127,7 @@ class Archive:
             if record["kind"] == "solve":
                 self._solved[where] = record
             elif record["kind"] == "predict":
-                self._predicted[where] = record
+                self._predicted[(*where, record.get("branch", ""))] = record
             elif record["kind"] == "gradient":
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
                 self._graded[(*where, record["asked"])] = record
@@ -170,16 +172,23 @@ class Archive:
             self._store("solve", name, prompt, candidate, row.step, tensors, {"memory": memory})
 
     def predicted(
-        self, prompt: int, candidate: Candidate, step: int, device: torch.device | None = None
+        self,
+        prompt: int,
+        candidate: Candidate,
+        step: int,
+        branch: str | None = None,
+        device: torch.device | None = None,
     ) -> Prediction | None:
         """The stored answer of a Denoise, if an earlier life of this run finished it."""
-        tensors = self._stored(self._predicted.get((prompt, candidate.id, step)), candidate)
+        tensors = self._stored(self._predicted.get((prompt, candidate.id, step, branch or "")), candidate)
         if tensors is None:
             return None
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         return Prediction(moved["x0"], moved["eps"], moved.get("rate"))
 
-    def add_predicted(self, prompt: int, particles: Particles, prediction: Prediction) -> None:
+    def add_predicted(
+        self, prompt: int, particles: Particles, prediction: Prediction, branch: str | None = None
+    ) -> None:
         """Store each row of a prediction (nothing without a folder)."""
         if self.folder is None:
             return
@@ -188,9 +197,9 @@ class Archive:
             tensors = {"x0": prediction.x0[[i]], "eps": prediction.eps[[i]]}
             if prediction.rate is not None:
                 tensors["rate"] = prediction.rate[[i]]
-            self._store(
-                "predict", f"{prompt}-{candidate.id}-{step}-predicted", prompt, candidate, step, tensors
-            )
+            name = f"{prompt}-{candidate.id}-{step}-predicted" + (f"-{branch}" if branch else "")
+            more = {"branch": branch} if branch else None
+            self._store("predict", name, prompt, candidate, step, tensors, more)
 
     @property
     def has_gradients(self) -> bool:

@@ -153,10 +153,8 @@ class Engine:
         particles = search.particles
         candidate, device = particles.candidates[row], particles.x.device
         found: Particles | Prediction | None
-        if search.branch is not None:  # these are not kept
-            return False
         if until is None:
-            found = self.archive.predicted(search.index, candidate, particles.step, device)
+            found = self.archive.predicted(search.index, candidate, particles.step, search.branch, device)
         else:
             found = self.archive.solved(search.index, candidate, until, device)
         if found is None:
@@ -260,8 +258,7 @@ class Engine:
         process, search = flight.search.process, flight.search
         if flight.until is None:
             prediction = replace(process.predict(flight.particles, value, x), rate=rate)
-            if flight.branch is None:
-                self.archive.add_predicted(search.index, flight.particles, prediction)
+            self.archive.add_predicted(search.index, flight.particles, prediction, flight.branch)
             for i, row in enumerate(flight.rows):
                 search.finish(row, prediction[[i]])
             return

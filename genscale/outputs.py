@@ -95,6 +95,7 @@ def entry_dict(result: SearchResult, entry: Entry | None) -> dict[str, Any] | No
         "report": dict(entry.report),
         "nfe": entry.nfe,
         "seconds": round(entry.seconds, 3),
+        **({"noise": dict(entry.candidate.measured)} if entry.candidate.measured else {}),
     }
 
 

@@ -119,7 +119,7 @@ class Fkc:
         if whole != 1 and process.schedule.level(0).kappa < NOISE:
             raise Refusal(
                 f"the weights of the mix sum to {whole:g}, and the run does not begin at noise: use weights that sum "
-                "to 1, or start from pure noise."
+                "to 1, more steps, or a start from pure noise."
             )
         if whole != 1 and _churn(kernel) < 1:
             warnings.warn(

@@ -19,22 +19,28 @@ from genscale.ledger import Ledger
 from genscale.media import Media
 from genscale.mix import Mix, Moment, Source, Weighted
 from genscale.mixer import Mixer
+from genscale.noise_gradient import NoiseGradient
 from genscale.panel import Juror, Panel
 from genscale.particles import Memory, Particles
 from genscale.prediction import View
 from genscale.process import Prior
-from genscale.protocol import Batch, Output
+from genscale.protocol import BACKWARD, Batch, Output
 from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.annealing import Annealing
 from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.bfs import Bfs
+from genscale.samplers.carinox import Carinox
 from genscale.samplers.cem_lowfreq import CemLowfreq
 from genscale.samplers.cma_es import CmaEs
 from genscale.samplers.code import Code
 from genscale.samplers.das import Das
+from genscale.samplers.dflow import DFlow
 from genscale.samplers.dfs import Dfs
+from genscale.samplers.ditto import Ditto
+from genscale.samplers.ditto2 import Ditto2
 from genscale.samplers.dlbs import Dlbs
+from genscale.samplers.dno import Dno
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
@@ -45,6 +51,7 @@ from genscale.samplers.importance import Importance
 from genscale.samplers.nlg import Nlg
 from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.rebirth import Rebirth
+from genscale.samplers.reno import Reno
 from genscale.samplers.rollover import Rollover
 from genscale.samplers.search_over_paths import SearchOverPaths
 from genscale.samplers.smc import Smc
@@ -132,13 +139,33 @@ SAMPLERS: dict[str, Any] = {
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),
+    "reno": Reno(),
+    "reno as published": Reno(warmup=0.0, trials=0),
+    "reno of 3 turns": Reno(iterations=3, starts=2, trials=0),
+    "carinox": Carinox(),
+    "carinox of 2 turns": Carinox(iterations=2, starts=3, trials=0),
+    "carinox after a warm-up": Carinox(starts=2, warmup=0.5, trials=0),
+    "ditto": Ditto(iterations=2, trials=0),
+    "ditto2": Ditto2(iterations=3, starts=3, opt_steps=2, finals=2, trials=0),
+    "ditto2 until the budget ends": Ditto2(starts=2, warmup=0.0, trials=0),
+    "ditto2 with trials": Ditto2(starts=2, trials=2, opt_steps=3),
+    "dno": Dno(iterations=2, trials=0),
+    "dno after a warm-up": Dno(starts=2, warmup=0.4, trials=0),
+    "dno with trials": Dno(trials=2, warmup=0.3),
+    "dno of a black box": Dno(iterations=1, starts=2, blackbox=True, batch=2),
+    "dflow": DFlow(iterations=3, trials=0),
+    "dflow with trials": DFlow(starts=2, warmup=0.3),
 }
+
+# These ask for gradients, which ranks and an empty jury do not have.
+CLIMBERS = {n for n, sampler in SAMPLERS.items() if isinstance(sampler, NoiseGradient)}
 
 
 def asks_for_gradients(name: str) -> bool:
     """Whether a sampler of the table needs verifiers that can be differentiated, which ranks cannot."""
     sampler = SAMPLERS[name]
-    return isinstance(sampler, GradientGuidance) or getattr(sampler, "gradient", "none") != "none"
+    own = isinstance(sampler, GradientGuidance | NoiseGradient)
+    return own or getattr(sampler, "gradient", "none") != "none"
 
 
 @dataclass(frozen=True)
@@ -215,20 +242,25 @@ class Full:
 
 
 def process_of(
-    steps: int = 6, guided: int | Sequence[int] = 1, churn: float = 0.0, seed: int = 0, prompt: int = 0
+    steps: int = 6,
+    guided: int | Sequence[int] = 1,
+    churn: float = 0.0,
+    seed: int = 0,
+    prompt: int = 0,
+    dim: int = DIM,
 ) -> dict[str, Any]:
     """The parts of a prompt's process on the bed, as `Search.open` and `plan` take them."""
     times = tuple(1 - i / steps for i in range(steps + 1))
     alpha = torch.tensor([1 - t for t in times], dtype=torch.float64)
     key = Key.from_seed(seed).fold("prompt", prompt)
-    own = key.fold("own").normal((DIM,))
+    own = key.fold("own").normal((dim,))
 
     def own_draw(step: int, draw: int) -> Tensor:
-        return key.fold("own-step", step, draw).normal((DIM,))
+        return key.fold("own-step", step, draw).normal((dim,))
 
     return {
         "evaluations": (guided,) * steps if isinstance(guided, int) else tuple(guided),
-        "prior": Prior(torch.zeros(DIM), torch.ones(DIM), own),
+        "prior": Prior(torch.zeros(dim), torch.ones(dim), own),
         "solver": Euler(times, churn),
         "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
         "own_draw": own_draw,
@@ -244,6 +276,11 @@ def answered(mixture: Mixture, batch: Batch, times: Sequence[float]) -> Tensor:
         if batch.checkpoint:
             return checkpoint(mixture.velocity, batch.x, t, use_reentrant=False)
         return mixture.velocity(batch.x, t)
+
+
+def price_of(batch: Batch, passes: int = 1) -> int:
+    """What one row of a batch counts, as a multiple of a model call: it may be gone back through so many times."""
+    return 1 + passes * (batch.checkpoint + BACKWARD) if batch.grad else 1
 
 
 def under_way(engine: Engine) -> list[tuple[int, int]]:
@@ -297,13 +334,14 @@ def run(
     mixture: Any = None,
     mix: Any = None,
     models: Mapping[str, Any] | None = None,
+    dim: int = DIM,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
     guided: NFE of a row at each step, as CFG would cost; a sequence gives each step its own. on_batch: called
     before each batch with the batch and the (prompt, candidate id) of its rows. decode: instead of the bed's.
     fits: rows of a batch that fit into memory; larger ones fail as on a GPU. stop: rules, or their text.
-    more: parts of the process that differ from the bed's. mixture: another model than the bed's.
+    more: parts of the process that differ from the bed's. mixture: another model than the bed's; dim: of its latents.
     mix: of predictions; the sources' models and branches are answered by `models`, or by `mixture`. A sampler that
     needs one is given MIX.
     A prompt's noise depends on its number and the seed alone.
@@ -317,7 +355,7 @@ def run(
     archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
     searches = []
     for p in range(prompts):
-        parts = process_of(steps, guided, churn, seed, p) | (more or {})
+        parts = process_of(steps, guided, churn, seed, p, dim) | (more or {})
         own, mixer = parts["evaluations"], None
         if mix is not None:
             mixer = Mixer(mix, parts["view"], parts.get("model_calls") or len(own), rated=True)

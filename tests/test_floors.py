@@ -24,6 +24,7 @@ FLOORS = (
         "geometry",
         "haar",
         "shapes",
+        "moving_shapes",
         "agreement",
         "interpolant",
         "kernel",
@@ -37,6 +38,10 @@ FLOORS = (
         "twist",
         "weights",
         "clusters",
+        "ascent",
+        "lbfgs",
+        "plausibility",
+        "prompt_category",
         "mix",
         "corrector",
         "guidance",
@@ -56,6 +61,7 @@ FLOORS = (
         "particle_pass",
         "particle_filter",
         "guided_steps",
+        "noise_gradient",
     ),
     # what runs searches
     (

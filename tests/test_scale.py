@@ -17,7 +17,8 @@ import genscale
 from genscale import Budget, Refusal, VerifierError
 from genscale.archive import read
 from genscale.events import BatchHalved
-from genscale.plugins import found
+from genscale.mix import Tempered
+from genscale.plugins import found, load
 from genscale.samplers.best_of_n import BestOfN
 from tests.zoo import ZOO, with_scheduler
 
@@ -41,10 +42,13 @@ def arguments(name: str, prompts: int = 1, **more: Any) -> dict[str, Any]:
 def test_every_sampler_runs_on_every_pipeline(name: str) -> None:
     pipe = ZOO[name].build()
     for sampler in found("sampler"):
-        scaled = genscale.scale(pipe, sampler, brightness, batch_size=3)
+        mix = (
+            Tempered(1.0) if "mix" in load("sampler", sampler).needs else None
+        )  # at the pipeline's own price
+        scaled = genscale.scale(pipe, sampler, brightness, batch_size=3, mix=mix)
         each = scaled.plan(**arguments(name)).nfe_per_candidate
         budget = Budget(nfe=int(3.5 * each))
-        scaled = genscale.scale(pipe, sampler, brightness, budget=budget, batch_size=3)
+        scaled = genscale.scale(pipe, sampler, brightness, budget=budget, batch_size=3, mix=mix)
         planned = scaled.plan(**arguments(name))
         search = scaled(**arguments(name)).search
         if scaled.sampler.cost(search.searches[0].process) is None and sampler in SCORES_DECIDE:
