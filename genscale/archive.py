@@ -48,10 +48,11 @@ class Entry:
 
     def as_dict(self) -> dict[str, Any]:
         record = {k: v for k, v in vars(self).items() if k not in ("x", "candidate")}
-        return {"kind": "score", **record, **_recipe(self.candidate)}
+        return {"kind": "score", **record, **recipe(self.candidate)}
 
 
-def _recipe(c: Candidate) -> dict[str, Any]:
+def recipe(c: Candidate) -> dict[str, Any]:
+    """A candidate as a record holds it."""
     return {
         "candidate": c.id,
         "origin": c.origin,
@@ -59,10 +60,12 @@ def _recipe(c: Candidate) -> dict[str, Any]:
         "key": list(c.key),
         "start": c.step,
         "details": dict(c.details),
+        **({"measured": dict(c.measured)} if c.measured else {}),
     }
 
 
-def _candidate(record: Mapping[str, Any]) -> Candidate:
+def candidate_of(record: Mapping[str, Any]) -> Candidate:
+    """The candidate in a record."""
     return Candidate(
         record["candidate"],
         record["origin"],
@@ -70,6 +73,7 @@ def _candidate(record: Mapping[str, Any]) -> Candidate:
         record["parent"],
         record["start"],
         record["details"],
+        record.get("measured", {}),
     )
 
 
@@ -85,7 +89,7 @@ class Archive:
         self.earlier_seconds, self.earlier_evaluations = 0.0, 0  # of earlier lives of this run, up to a score
         self._started = time.monotonic()
         self._solved: dict[tuple[int, int, int], dict[str, Any]] = {}
-        self._predicted: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._predicted: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._graded: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._scored: dict[tuple[int, int, int], Entry] = {}
         self._file: Any = None
@@ -123,14 +127,14 @@ class Archive:
             if record["kind"] == "solve":
                 self._solved[where] = record
             elif record["kind"] == "predict":
-                self._predicted[where] = record
+                self._predicted[(*where, record.get("branch", ""))] = record
             elif record["kind"] == "gradient":
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
                 self._graded[(*where, record["asked"])] = record
             else:
                 names = ("prompt", "step", "final", "scores", "total", "select", "report", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
-                self._scored[where] = Entry(candidate=_candidate(record), **{k: record[k] for k in names})
+                self._scored[where] = Entry(candidate=candidate_of(record), **{k: record[k] for k in names})
         self.earlier_evaluations = sum(spent.values())
         self._started = time.monotonic() - self.earlier_seconds
 
@@ -168,16 +172,23 @@ class Archive:
             self._store("solve", name, prompt, candidate, row.step, tensors, {"memory": memory})
 
     def predicted(
-        self, prompt: int, candidate: Candidate, step: int, device: torch.device | None = None
+        self,
+        prompt: int,
+        candidate: Candidate,
+        step: int,
+        branch: str | None = None,
+        device: torch.device | None = None,
     ) -> Prediction | None:
         """The stored answer of a Denoise, if an earlier life of this run finished it."""
-        tensors = self._stored(self._predicted.get((prompt, candidate.id, step)), candidate)
+        tensors = self._stored(self._predicted.get((prompt, candidate.id, step, branch or "")), candidate)
         if tensors is None:
             return None
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         return Prediction(moved["x0"], moved["eps"], moved.get("rate"))
 
-    def add_predicted(self, prompt: int, particles: Particles, prediction: Prediction) -> None:
+    def add_predicted(
+        self, prompt: int, particles: Particles, prediction: Prediction, branch: str | None = None
+    ) -> None:
         """Store each row of a prediction (nothing without a folder)."""
         if self.folder is None:
             return
@@ -186,9 +197,9 @@ class Archive:
             tensors = {"x0": prediction.x0[[i]], "eps": prediction.eps[[i]]}
             if prediction.rate is not None:
                 tensors["rate"] = prediction.rate[[i]]
-            self._store(
-                "predict", f"{prompt}-{candidate.id}-{step}-predicted", prompt, candidate, step, tensors
-            )
+            name = f"{prompt}-{candidate.id}-{step}-predicted" + (f"-{branch}" if branch else "")
+            more = {"branch": branch} if branch else None
+            self._store("predict", name, prompt, candidate, step, tensors, more)
 
     @property
     def has_gradients(self) -> bool:
@@ -241,7 +252,7 @@ class Archive:
         """The tensors of a record; none of another candidate's: another budget may have planned another search."""
         if record is None or self.folder is None or not (self.folder / record["file"]).exists():
             return None
-        if _candidate(record) != candidate:
+        if candidate_of(record) != candidate:
             return None
         from safetensors.torch import load_file
 
@@ -265,7 +276,7 @@ class Archive:
         partial = self.folder / f"{file}.partial"
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
         os.replace(partial, self.folder / file)
-        record = {"kind": kind, "prompt": prompt, **_recipe(candidate), "step": step, "file": file}
+        record = {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step, "file": file}
         self._write(record | dict(more or {}) | {"seconds": round(self.seconds, 4)})
 
     def scored(self, prompt: int, candidate: Candidate, step: int) -> Entry | None:

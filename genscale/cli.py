@@ -1,26 +1,54 @@
-"""The command line: `genscale generate`, `resume`, `tree`, `calibrate-steps`, `samplers`, `verifiers`, `models`."""
+"""The command line: its commands, most of them from the modules cli_*, and its exit codes."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from genscale import cli_compare, cli_folders, cli_pictures
 from genscale import cli_options as o
+from genscale.cli_words import print_json, prompts_of, request_of
 from genscale.errors import Refusal
 
 INTERRUPTED = 130
+NEED_WORDS = (
+    "generate",
+    "plan",
+    "compare",
+    "resume",
+    "tree",
+    "show",
+    "replay",
+    "score",
+    "rescore",
+    "calibrate-steps",
+)
+"""Commands that are explained where nothing is said after their name."""
+
+_CODES = """
+Exit codes:
+
+  0  done
+
+  1  `replay`: the pixels are not the same
+
+  2  refused, with one sentence on stderr
+
+  130  interrupted: what was done is kept, `genscale resume DIR` goes on
+
+With --json, stdout is one JSON value: the result, or {"error": SENTENCE}.
+"""
 
 app = typer.Typer(
     help="Spend more compute at inference to get better pictures from pretrained diffusion and flow models.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_CODES,
 )
 
 _EXAMPLES = """
@@ -78,20 +106,24 @@ def generate(
     as_json: o.Json = False,
 ) -> int:  # fmt: skip
     """Search for the best pictures of a prompt, and write them beside the base picture."""
-    from genscale import generation
-
     flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
-    request = _request(ctx.params, flags)
+    request = request_of(ctx.params, flags)
     if dry_run:
-        return _show_plan(generation.plan(request), as_json)
+        return cli_compare.planned(request, as_json)
     return _run(request, out, as_json)
 
 
 @app.command()
 def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
-    """Go on with a run that was killed or interrupted, from its folder."""
+    """Go on with a run or a comparison that was killed or interrupted, from its folder."""
+    from genscale import comparing
     from genscale.request import load_folder
 
+    if comparing.holds(folder):
+        from genscale.progress import Display, plain_warnings
+
+        with plain_warnings():
+            return cli_compare.told(comparing.resume(folder, Display(quiet=as_json)), as_json)
     return _run(load_folder(folder), folder, as_json)
 
 
@@ -102,7 +134,7 @@ def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json
 
     files = draw_trees(folder)
     if as_json:
-        _print_json({"folder": str(folder), "files": files})
+        print_json({"folder": str(folder), "files": files})
     else:
         for name in files:
             Console().print(f"{folder}/{name}", markup=False, highlight=False, soft_wrap=True)
@@ -123,7 +155,7 @@ def calibrate_steps(
     """Measure from which step on scores of previews foretell those of the finished pictures."""
     from genscale.request import Request
 
-    request = Request(prompts=_prompts(words or [], prompts), **o.request_fields(ctx.params))
+    request = Request(prompts=prompts_of(words or [], prompts), **o.request_fields(ctx.params))
     return _calibrate(request, candidates, threshold, out, as_json)
 
 
@@ -150,19 +182,29 @@ def models(as_json: o.Json = False) -> int:
 
     records = listing.model_records()
     if as_json:
-        _print_json(records)
+        print_json(records)
     else:
         listing.show_models(records, Console())
     return 0
 
 
+app.command(epilog=cli_pictures.REPLAY)(cli_pictures.replay)
+app.command(epilog=cli_pictures.SCORE)(cli_pictures.score)
+app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, epilog=cli_compare.PLAN
+)(cli_compare.plan)
+app.command(epilog=cli_compare.COMPARE)(cli_compare.compare)
+app.command(epilog=cli_folders.SHOW)(cli_folders.show)
+app.command(epilog=cli_folders.RESCORE)(cli_folders.rescore)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, return its exit code; a refusal is one sentence on stderr and code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words in ([], ["generate"], ["tree"], ["calibrate-steps"]):
+    if words == [] or words in [[name] for name in NEED_WORDS]:
         words.append("--help")
     try:
-        code = app(words, standalone_mode=False)
+        code = app(words, standalone_mode=False, prog_name="genscale")
         return code if isinstance(code, int) else 0
     except Refusal as error:
         return _fail(str(error), 2, "--json" in words)
@@ -177,48 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int, as_json: bool) -> int:
     print(f"genscale: {message}", file=sys.stderr)
     if as_json:
-        _print_json({"error": message})
+        print_json({"error": message})
     return code
-
-
-def _request(given: dict[str, Any], flags: list[str]) -> Any:
-    """The request that the options make, on top of that in --from."""
-    from genscale import jury, plugins, sampler_options
-    from genscale.request import Request, load_request
-
-    request = Request() if given["from_"] is None else load_request(given["from_"])
-    fields = o.request_fields(given)
-    for role, option in (("verifiers", "verifier"), ("select", "select"), ("report", "report")):
-        if role not in fields and jury.foreign(getattr(request, role)):
-            raise Refusal(f"'{given['from_']}' asks for code from a module: name it again with --{option}.")
-    name = fields.get("sampler", request.sampler)
-    hints = sampler_options.field_types(plugins.load("sampler", name))
-    words, own = sampler_options.split(given["words"] or [], hints, flags)
-    own |= sampler_options.pairs(given["set_"] or [])
-    prompts = _prompts(words, given["prompts"], request.prompts)
-    kept = request.sampler_fields if name == request.sampler else {}
-    found = _calibrated(given["calibration"], name, own)
-    return replace(request, **fields, prompts=prompts, sampler_fields={**kept, **found, **own})
-
-
-def _prompts(words: Sequence[str], file: Path | None, kept: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The prompts that were given as words, and those of a file; where there are none, those kept."""
-    from genscale.prompts import read_prompts
-
-    prompts = (*words, *([] if file is None else read_prompts(file)))
-    if any(not prompt.strip() for prompt in prompts) or not (prompts or kept):
-        raise Refusal('there is no prompt: give one in quotes ("a red star") or a file with --prompts.')
-    return prompts or kept
-
-
-def _calibrated(file: Path | None, sampler: str, given: dict[str, str]) -> dict[str, Any]:
-    """The sampler's fields that follow from a calibration; those that were given win."""
-    if file is None:
-        return {}
-    from genscale import scoring_window
-    from genscale.calibration import Calibration
-
-    return scoring_window.fields(Calibration.load(file), sampler, given)
 
 
 def _run(request: Any, out: Path | None, as_json: bool) -> int:
@@ -232,7 +234,7 @@ def _run(request: Any, out: Path | None, as_json: bool) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted before a picture was finished.", INTERRUPTED, as_json)
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
         show_record(record, Console())
     return INTERRUPTED if record["stopped"] == "interrupted" else 0
@@ -246,19 +248,9 @@ def _calibrate(request: Any, candidates: int, threshold: float, out: Path | None
     with plain_warnings():
         folder, found = calibrate(request, candidates, threshold, out, Display(quiet=as_json))
     if as_json:
-        _print_json({"folder": str(folder), **found.as_dict()})
+        print_json({"folder": str(folder), **found.as_dict()})
     else:
         calibration_report.show(found, folder, Console())
-    return 0
-
-
-def _show_plan(plan: dict[str, Any], as_json: bool) -> int:
-    from genscale.summary import show_plan
-
-    if as_json:
-        _print_json(plan)
-    else:
-        show_plan(plan, Console())
     return 0
 
 
@@ -267,13 +259,9 @@ def _list_plugins(kind: str, name: str | None, as_json: bool) -> int:
 
     records = listing.plugin_records(kind, name)
     if as_json:
-        _print_json(records if name is None else records[0])
+        print_json(records if name is None else records[0])
     elif name is None:
         listing.show_plugins(kind, records, Console())
     else:
         listing.show_details(records[0], Console())
     return 0
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))

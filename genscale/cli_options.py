@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,49 @@ from genscale.errors import Refusal
 SEARCH, PICTURE, MODEL, RUN = "The search", "The picture", "The model", "The run"
 
 
-def _option(names: str, text: str, panel: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names.split(), help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+Completion = Callable[[str], list[str]]
+
+
+def _option(
+    names: str, text: str, panel: str, metavar: str | None = None, complete: Completion | None = None
+) -> Any:
+    return typer.Option(
+        *names.split(),
+        help=text,
+        rich_help_panel=panel,
+        metavar=metavar,
+        show_default=False,
+        autocompletion=complete,
+    )
+
+
+def complete_sampler(incomplete: str) -> list[str]:
+    """Names of samplers that begin so, for the shell."""
+    return _beginning(_names("sampler"), incomplete)
+
+
+def complete_verifier(incomplete: str) -> list[str]:
+    return _beginning(_names("verifier"), incomplete)
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Embedded models that begin so; hub ids and folders are the user's."""
+    from genscale.pipelines.loading import EMBEDDED
+
+    return _beginning(EMBEDDED, incomplete)
+
+
+def _names(kind: str) -> Iterable[str]:
+    from genscale import plugins
+
+    try:
+        return plugins.found(kind)
+    except Refusal:  # the shell is told nothing
+        return ()
+
+
+def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
 
 
 Words = Annotated[
@@ -39,7 +81,13 @@ From = Annotated[
 
 Sampler = Annotated[
     str | None,
-    _option("--sampler", "How to search (best_of_n); `genscale samplers` lists them.", SEARCH, "NAME"),
+    _option(
+        "--sampler",
+        "How to search (best_of_n); `genscale samplers` lists them.",
+        SEARCH,
+        "NAME",
+        complete_sampler,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -52,11 +100,18 @@ Verifiers = Annotated[
         "What steers: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable.",
         SEARCH,
         "NAME",
+        complete_verifier,
     ),
 ]
 Select = Annotated[
     list[str] | None,
-    _option("--select", "What picks the winner, if not the verifiers. Repeatable.", SEARCH, "NAME"),
+    _option(
+        "--select",
+        "What picks the winner, if not the verifiers. Repeatable.",
+        SEARCH,
+        "NAME",
+        complete_verifier,
+    ),
 ]
 Report = Annotated[
     list[str] | None,
@@ -65,6 +120,7 @@ Report = Annotated[
         "What only measures, held out from the search; 'none' for nothing. Repeatable.",
         SEARCH,
         "NAME",
+        complete_verifier,
     ),
 ]
 Ensemble = Annotated[
@@ -161,6 +217,7 @@ Model = Annotated[
         "Embedded (shapes-flow), hub id, diffusers folder, .safetensors or .ckpt file.",
         MODEL,
         "NAME",
+        complete_model,
     ),
 ]
 Dtype = Annotated[str | None, _option("--dtype", "auto, float32, bfloat16 or float16.", MODEL, "NAME")]

@@ -36,14 +36,14 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def sheet(rows: Sequence[Row], title: str) -> Image.Image:
     """All rows below each other under one title line."""
     columns = max(len(row.tiles) for row in rows)
-    shown = [[_scaled(tile.picture) for tile in row.tiles] for row in rows]
+    shown = [[scaled(tile.picture) for tile in row.tiles] for row in rows]
     cell = max(picture.width for pictures in shown for picture in pictures)
     cell = max(cell, 200)
     width = 2 * MARGIN + columns * cell + (columns - 1) * GAP
     heights = [_row_height(row, pictures) for row, pictures in zip(rows, shown, strict=True)]
     canvas = Image.new("RGB", (width, MARGIN + 30 + sum(heights) + MARGIN // 2), GROUND)
     pen = ImageDraw.Draw(canvas)
-    pen.text((MARGIN, MARGIN - 8), _fitted(title, _font(15), width - 2 * MARGIN), FAINT, _font(15))
+    pen.text((MARGIN, MARGIN - 8), fitted(title, font(15), width - 2 * MARGIN), FAINT, font(15))
     top = MARGIN + 30
     for row, pictures, height in zip(rows, shown, heights, strict=True):
         _draw_row(canvas, pen, row, pictures, cell, top)
@@ -65,7 +65,7 @@ def _draw_row(
     top: int,
 ) -> None:
     width = canvas.width - 2 * MARGIN
-    pen.text((MARGIN, top), _fitted(row.prompt, _font(20), width), INK, _font(20))
+    pen.text((MARGIN, top), fitted(row.prompt, font(20), width), INK, font(20))
     tallest = max(picture.height for picture in pictures)
     for i, (tile, picture) in enumerate(zip(row.tiles, pictures, strict=True)):
         left = MARGIN + i * (cell + GAP)
@@ -79,38 +79,39 @@ def _draw_row(
 
 def _caption(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, cell: int) -> None:
     colour = ACCENT if tile.winner else INK
-    pen.text((left, top), tile.label, colour, _font(18))
+    pen.text((left, top), tile.label, colour, font(18))
     if tile.note:
-        note = _font(16)
+        note = font(16)
         pen.text((left + cell - round(note.getlength(tile.note)), top + 2), tile.note, colour, note)
     for i, line in enumerate(tile.scores):
-        pen.text((left, top + 25 + 20 * i), _fitted(line, _font(15), cell), FAINT, _font(15))
+        pen.text((left, top + 25 + 20 * i), fitted(line, font(15), cell), FAINT, font(15))
 
 
-def _scaled(picture: Image.Image) -> Image.Image:
+def scaled(picture: Image.Image, tile: int = TILE) -> Image.Image:
     """Small pictures are enlarged by a whole factor without smoothing (64 pixels: x4), large ones reduced."""
     picture = picture.convert("RGB")
     longest = max(picture.size)
-    factor = TILE // longest
+    factor = tile // longest
     if factor > 1:
         size = (picture.width * factor, picture.height * factor)
         return picture.resize(size, Image.Resampling.NEAREST)
-    if longest > TILE * 3 // 2:
-        share = TILE * 3 / 2 / longest
+    if longest > tile * 3 // 2:
+        share = tile * 3 / 2 / longest
         size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
         return picture.resize(size, Image.Resampling.LANCZOS)
     return picture
 
 
-def _font(size: int) -> Font:
+def font(size: int) -> Font:
+    """The font of all sheets."""
     return ImageFont.load_default(size)
 
 
-def _fitted(text: str, font: Font, width: int) -> str:
+def fitted(text: str, face: Font, width: int) -> str:
     """The text on one line, cut to a width."""
     text = " ".join(text.split())
-    if font.getlength(text) <= width:
+    if face.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
+    while text and face.getlength(text + "...") > width:
         text = text[:-1]
     return text.rstrip() + "..."

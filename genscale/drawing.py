@@ -9,13 +9,13 @@ from genscale import lineage, request, tree_picture
 from genscale.run_folder import RunFolder
 
 
-def draw_trees(folder: Path) -> list[str]:
-    """The names of the files: tree.png, or 000-tree.png and so on where there are several prompts."""
+def draw_trees(folder: Path, most: int | None = None) -> list[str]:
+    """The names of the files: tree.png, or 000-tree.png and so on where there are several prompts, at most `most`."""
     folder = folder.expanduser()
     found, asked = lineage.families(folder), request.load_folder(folder)
     model = asked.model.replace("\\", "/").rstrip("/").split("/")[-1]
     names = []
-    for family in found:
+    for family in found[:most]:
         name = "tree.png" if len(asked.prompts) == 1 else f"{family.index:03d}-tree.png"
         RunFolder(folder).write(name, partial(tree_picture.draw, family, f"{model} · {asked.sampler}"))
         names.append(name)

@@ -153,10 +153,8 @@ class Engine:
         particles = search.particles
         candidate, device = particles.candidates[row], particles.x.device
         found: Particles | Prediction | None
-        if search.branch is not None:  # these are not kept
-            return False
         if until is None:
-            found = self.archive.predicted(search.index, candidate, particles.step, device)
+            found = self.archive.predicted(search.index, candidate, particles.step, search.branch, device)
         else:
             found = self.archive.solved(search.index, candidate, until, device)
         if found is None:
@@ -260,8 +258,7 @@ class Engine:
         process, search = flight.search.process, flight.search
         if flight.until is None:
             prediction = replace(process.predict(flight.particles, value, x), rate=rate)
-            if flight.branch is None:
-                self.archive.add_predicted(search.index, flight.particles, prediction)
+            self.archive.add_predicted(search.index, flight.particles, prediction, flight.branch)
             for i, row in enumerate(flight.rows):
                 search.finish(row, prediction[[i]])
             return
@@ -333,7 +330,7 @@ class Engine:
             entry = self._entry(search, row, raw, select)
             if media is not None:
                 self._report(search, entry, media[k : k + 1], search.label(row))
-            self._enter(search, row, entry, fresh=True)
+            self._enter(search, row, entry, fresh=True, media=None if media is None else media[k : k + 1])
         return True
 
     def _decoded(self, jobs: list[tuple[Search, int]]) -> Media:
@@ -387,13 +384,13 @@ class Engine:
         if panel.jurors and entry.final and (entry.candidate.id == OWN or search.may_lead(entry)):
             entry.report = panel.named(panel.score(media, [search.prompt], [label], self.ledger)[0])
 
-    def _enter(self, search: Search, row: int, entry: Entry, fresh: bool) -> None:
+    def _enter(self, search: Search, row: int, entry: Entry, fresh: bool, media: Media | None = None) -> None:
         search.entries[row] = entry
         search.calls += search.calls_a_score
         self.archive.add_score(entry, fresh)
         if entry.final:
             search.add_final(entry)
-        self.on_event(Scored(entry, search.best()))
+        self.on_event(Scored(entry, search.best(), media))
 
     def _answer_scores(self, search: Search) -> None:
         """Of a search that a rule ends here, everything that is asked after this answer finds the budget exhausted."""

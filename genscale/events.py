@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genscale.archive import Entry
+    from genscale.media import Media
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,14 @@ class Differentiated:
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate was judged; best is the best finished one of its prompt, None before the first."""
+    """A candidate was judged; best is the best finished one of its prompt, None before the first.
+
+    media: what the judges saw of it, decoded; None of one that an earlier life of the run had judged.
+    """
 
     entry: Entry
     best: Entry | None
+    media: Media | None = None
 
 
 @dataclass(frozen=True)

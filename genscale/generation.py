@@ -12,7 +12,9 @@ from genscale import jury, outputs, plugins, sampler_options
 from genscale.arguments import arguments, pictures
 from genscale.budget import Budget
 from genscale.errors import Refusal
+from genscale.events import Event
 from genscale.panel import ENSEMBLES
+from genscale.preview import Preview
 from genscale.progress import Display
 from genscale.request import Request
 from genscale.run_folder import RunFolder
@@ -106,15 +108,20 @@ def plan(request: Request) -> dict[str, Any]:
     }
 
 
-def generate(request: Request, out: Path | None, display: Display) -> dict[str, Any]:
-    """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder."""
+def generate(
+    request: Request, out: Path | None, display: Display, loaded: tuple[Any, Parts] | None = None
+) -> dict[str, Any]:
+    """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder.
+
+    loaded: the request's pipeline and parts, where they are there already.
+    """
     request = completed(request)
-    parts = check(request)
+    parts = check(request) if loaded is None else loaded[1]
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
     try:
         request = folder.settle(request)
-        pipe = load_pipe(request, parts)
+        pipe = load_pipe(request, parts) if loaded is None else loaded[0]
         output, seconds = _search(folder, request, pipe, parts, display)
         scheduler = type(pipe.scheduler).__name__
         plain = _plain(output.search, request, pipe, parts)
@@ -143,7 +150,13 @@ def _search(
     folder: RunFolder, request: Request, pipe: Any, parts: Parts, display: Display
 ) -> tuple[Any, float]:
     """The scaled pipeline's output, and how long it took."""
-    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=display)
+    preview = Preview(folder)
+
+    def on_event(event: Event) -> None:
+        display(event)
+        preview(event)
+
+    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event)
     found = planned(scaled, pipe, request, parts)
     folder.begin(request)
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
@@ -152,6 +165,7 @@ def _search(
         return scaled(**arguments(pipe, request, parts.pictures)), time.perf_counter() - started
     finally:
         display.stop()
+        preview.close()
 
 
 def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
@@ -168,6 +182,12 @@ def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
         return scaled_pipe(pipe, request, alone)(**arguments(pipe, request, parts.pictures)).search
     except KeyboardInterrupt:  # the search is finished: whoever interrupts now wants to have it
         return None
+
+
+def pipe_alone(request: Request) -> tuple[Any, Parts]:
+    """The pipeline of a completed request, and parts that neither search nor judge: to draw or decode with it."""
+    parts = Parts(None, [], [], [], None, None, pictures(request))
+    return load_pipe(request, parts), parts
 
 
 def load_pipe(request: Request, parts: Parts) -> Any:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from genscale import __version__, contact_sheet, pictures, plugins
-from genscale.archive import Entry
+from genscale.archive import Entry, recipe
 from genscale.contact_sheet import Row, Tile
 from genscale.request import Request
 from genscale.result import SearchResult
@@ -53,21 +53,21 @@ def write(
             decoded |= dict(zip([id(e) for e in entries], owner.media(entries), strict=True))
         summary = _summary(result, i, base)
         stem = f"{i:03d}-" if len(result.prompts) > 1 else ""
-        again = {"genscale": __version__, "request": request.as_dict(), **summary}
+        again = {"genscale": __version__, "versions": versions(), "request": request.as_dict(), **summary}
+        ranked = [e for e in result.ranking(i)[: request.images] if e.x is not None]
         files = [
-            pictures.write(
-                folder, f"{stem}best" + (f"-{n}" if n > 1 else ""), item, request, again, scheduler
-            )
-            for n, item in enumerate(winners, 1)
+            pictures.write(folder, name, item, request, again | _shows(name, entry), scheduler)
+            for n, (item, entry) in enumerate(zip(winners, ranked, strict=True), 1)
+            for name in (f"{stem}best" + (f"-{n}" if n > 1 else ""),)
         ]
         summary["files"] = {"best": [name for names in files for name in names]}
-        kept = [e.candidate.id for e in result.ranking(i)[: request.images] if e.x is not None]
-        summary["pictures"] = {names[0]: number for names, number in zip(files, kept, strict=True)}
+        summary["pictures"] = {names[0]: e.candidate.id for names, e in zip(files, ranked, strict=True)}
         if base is not None:
             item = decoded[id(base[1])]
             summary["files"]["base"] = pictures.write(
-                folder, f"{stem}base", item, request, {**again, "is_base": True}, scheduler
-            )
+                folder, f"{stem}base", item, request,
+                again | _shows(f"{stem}base", base[1]) | {"is_base": True}, scheduler,
+            )  # fmt: skip
             if base[0] is result:  # not that of the pipeline alone, which this search has given up
                 summary["pictures"].setdefault(summary["files"]["base"][0], base[1].candidate.id)
         prompts.append(summary)
@@ -95,7 +95,13 @@ def entry_dict(result: SearchResult, entry: Entry | None) -> dict[str, Any] | No
         "report": dict(entry.report),
         "nfe": entry.nfe,
         "seconds": round(entry.seconds, 3),
+        **({"noise": dict(entry.candidate.measured)} if entry.candidate.measured else {}),
     }
+
+
+def _shows(name: str, entry: Entry) -> dict[str, Any]:
+    """What one picture shows, for `genscale replay`: its file, and the recipe of its candidate."""
+    return {"file": f"{name}.png", "shows": recipe(entry.candidate)}
 
 
 def sampler_record(request: Request, sampler: Any) -> dict[str, Any]:

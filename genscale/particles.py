@@ -23,12 +23,13 @@ class Candidate:
     origin: "own", "prior" (fresh noise), "neighbour" (a move on the noise sphere from the parent's
         noise), "mutant" (the parent's noise or latents with part of the noise exchanged), "renoised" (the parent's
         latents taken back to a noisier level), "branch" (the parent's latents, which go on with noise of their own),
-        "estimate" (the parent's clean estimate, taken as the result) or "lookahead" (the parent's state, carried on
-        roughly, only to be judged).
+        "estimate" (the parent's clean estimate, taken as the result), "lookahead" (the parent's state, carried on
+        roughly, only to be judged) or "ascent" (a step up the reward from the parent's noise).
     key: path of the Key that its noise is drawn with; noise inside solver steps folds from it, too.
     parent: id of the candidate it was made from.
     step: the step of the process at which it starts.
     details: further numbers of the move (cosine of a neighbour, line of a branch, ...).
+    measured: what was found out about its noise; not part of the recipe, so two that differ only in it are equal.
     """
 
     id: int
@@ -37,6 +38,7 @@ class Candidate:
     parent: int | None = None
     step: int = 0
     details: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 def draw(key: Key, i: int) -> Candidate:

@@ -67,7 +67,7 @@ class PromptProcess:
     the budget says; left gives (nfe_left, calls_left). of_branch: NFE of one branch of classifier-free guidance at a
     step of the pipeline's grid; None where the model has none. mix: what predictions are made of. own_grid: view and
     model calls of the pipeline's grid, where this one is another. judges: verifiers of a preview and of a finished
-    candidate.
+    candidate. prompt: its text. verifiers: names of those that steer the search.
     """
 
     evaluations: tuple[int, ...]
@@ -87,6 +87,8 @@ class PromptProcess:
     mix: Mix | None = None
     own_grid: tuple[View, int] | None = None
     judges: tuple[int, int] = (0, 0)
+    prompt: str = ""
+    verifiers: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -226,6 +228,12 @@ class PromptProcess:
         if candidate.id == OWN:
             return self.prior.own_noise()
         return Key(candidate.key).fold("start").normal(tuple(self.prior.own.shape))
+
+    def injected(self, candidate: Candidate, step: int) -> Tensor:
+        return Key(candidate.key).fold("kernel", step).normal(tuple(self.prior.own.shape))
+
+    def to_noise(self, gradient: Tensor) -> Tensor:
+        return gradient.cpu().float() * self._at_first_level(self.prior.scale.float().cpu())
 
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
         if self.prior.refusal and any(c.id != OWN for c in candidates):
@@ -376,9 +384,7 @@ class PromptProcess:
 
     def _noise(self, particles: Particles, step: int, device: torch.device) -> Tensor:
         """Noise of a transition, by the candidates' own keys."""
-        shape = tuple(self.prior.own.shape)
-        rows = [Key(c.key).fold("kernel", step).normal(shape) for c in particles.candidates]
-        return torch.stack(rows).to(device)
+        return torch.stack([self.injected(c, step) for c in particles.candidates]).to(device)
 
     def _step_noise(self, candidate: Candidate, step: int, draw: int) -> Tensor:
         if candidate.id == OWN and self.own_draw is not None:

@@ -41,7 +41,7 @@ class Display:
     def say(self, text: str) -> None:
         """A line for people, on stderr."""
         if not self.quiet:
-            self.console.print(text, markup=False, highlight=False)
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, nfe: int | None, prompts: int) -> None:
         """nfe: what the whole run will spend, None where only the budget's end tells."""

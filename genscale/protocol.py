@@ -255,6 +255,12 @@ class Process(Protocol):
     def calls_left(self) -> int | None:
         """Verifier calls that the budget still allows this prompt, None if it sets no limit."""
 
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """Names of the verifiers that steer the search, in the order of `Scores.raw`."""
+
     def nfe(self, start: int = 0, stop: int | None = None, kernel: Kernel | None = None) -> int:
         """Evaluations of carrying one particle from step start to stop (CFG counted)."""
 
@@ -281,6 +287,12 @@ class Process(Protocol):
 
     def noise(self, candidate: Candidate) -> Tensor:
         """The standard normal noise [*latent], float32, that a candidate with a key starts from."""
+
+    def injected(self, candidate: Candidate, step: int) -> Tensor:
+        """The standard normal noise [*latent] that a kernel adds for a candidate in the transition from a step."""
+
+    def to_noise(self, gradient: Tensor) -> Tensor:
+        """A gradient with respect to initial latents [n, *latent] as one with respect to their noise, on the CPU."""
 
     def nearest(self, time: float) -> int:
         """The step whose noise level is nearest to a time of the rectified flow, sigma / (alpha + sigma) in
@@ -313,7 +325,9 @@ class Sampler(Protocol):
     moves these to where previews mean something (`window` and `rungs` are known).
     """
 
-    needs: ClassVar[frozenset[str]]  # of {"noise", "schedule", "mix"}: what the pipeline must be able to give
+    needs: ClassVar[frozenset[str]]
+    """Of {"noise", "schedule", "mix", "branches"}: what the pipeline must be able to give; "gradient": so must the
+    search verifiers."""
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
         """Ask, and look at the answers. The best scored clean candidate wins; a sampler that weighs its candidates

@@ -117,8 +117,8 @@ def load_folder(folder: Path) -> Request:
         raise Refusal(f"'{path}' cannot be read: {error}.") from None
 
 
-def load_request(picture: Path) -> Request:
-    """The request in a picture that genscale wrote. Pictures travel, so it may not switch foreign code on."""
+def metadata(picture: Path) -> dict[str, Any]:
+    """What a picture that genscale wrote says of itself. Refusal where it says nothing, or what cannot be read."""
     from PIL import Image
 
     try:
@@ -132,7 +132,13 @@ def load_request(picture: Path) -> Request:
     if text is None:
         raise Refusal(f"picture '{picture}' carries no genscale metadata: it cannot be run again.")
     try:
-        data = json.loads(text)["request"]
+        data: dict[str, Any] = json.loads(text)
+        data["request"]
     except (ValueError, KeyError, TypeError):
         raise Refusal(f"picture '{picture}' carries genscale metadata that cannot be read.") from None
-    return replace(from_dict(data, str(picture)), trust_remote_code=False)
+    return data
+
+
+def load_request(picture: Path) -> Request:
+    """The request in a picture that genscale wrote. Pictures travel, so it may not switch foreign code on."""
+    return replace(from_dict(metadata(picture)["request"], str(picture)), trust_remote_code=False)

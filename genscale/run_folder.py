@@ -15,6 +15,7 @@ from genscale import request as requests
 from genscale.errors import Refusal
 from genscale.request import Request
 
+PREVIEW = "preview.png"
 _OURS = (requests.FILE, "archive.jsonl", "latents")
 
 

@@ -61,6 +61,25 @@ def show_plan(plan: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def show_replay(found: dict[str, Any], console: Console) -> None:
+    """Whether the pixels are the same, how the picture was made, and where it is."""
+    how = {
+        "candidate": "its candidate alone was made again",
+        "search": "the whole search was run again",
+    }[found["how"]]
+    if found["same"]:
+        verdict = f"the same pixels ({found['of']} of {found['of']})"
+    elif found["largest"] is None:
+        verdict = "another size"
+    else:
+        verdict = f"{found['differing']} of {found['of']} pixels differ, by at most {found['largest']} of 255"
+    console.print(f"{verdict}: {how}, {found['nfe']} NFE", markup=False, highlight=False, soft_wrap=True)
+    if not found["same"] and found["other_versions"]:
+        names = ", ".join(f"{k} {a} (here {b})" for k, (a, b) in found["other_versions"].items())
+        console.print(f"it was made with {names}", markup=False, highlight=False, soft_wrap=True)
+    console.print(found["replay"], markup=False, highlight=False, soft_wrap=True)
+
+
 def _stops(prompts: list[dict[str, Any]]) -> str:
     """How many searches a rule ended, and after how many candidates."""
     ended = [p for p in prompts if p["stopped_by"]]

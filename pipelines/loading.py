@@ -21,7 +21,11 @@ from genscale.pipelines.placement import first_line
 
 @dataclass(frozen=True)
 class Embedded:
-    """What goes well with an embedded model where the user does not say."""
+    """What goes well with an embedded model where the user does not say.
+
+    size: of a side, in pixels. frames: of a clip; None for models of pictures. tokens: of the longest caption, the
+    pipeline's `max_sequence_length`, where it has one and it matters (WanPipeline fills up to 512).
+    """
 
     about: str
     steps: int
@@ -29,11 +33,23 @@ class Embedded:
     size: int = 64
     verifier: str = "shapes_clip"
     report: str = "shapes"
+    frames: int | None = None
+    tokens: int | None = None
 
 
 EMBEDDED: dict[str, Embedded] = {
     "shapes-flow": Embedded("a flow transformer", steps=20, guidance=3.0),
     "shapes-diffusion": Embedded("a diffusion U-Net", steps=20, guidance=3.0),
+    "shapes-video": Embedded(
+        "a flow transformer of clips",
+        steps=20,
+        guidance=3.0,
+        size=32,
+        verifier="shapes_video_clip",
+        report="moving_shapes",
+        frames=5,
+        tokens=16,
+    ),
 }
 
 

@@ -157,7 +157,7 @@ def scale(
         )
     if batch_size < 1 or keep < 1:
         raise Refusal("batch_size and keep must be at least 1.")
-    roles = Roles(_panel(verifier, ensemble), _panel(select, ensemble), _panel(report, "weighted"))
+    roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(report, "weighted"))
     _warn_of_overlap(roles)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
@@ -176,7 +176,8 @@ def scale(
     )
 
 
-def _panel(verifiers: Any, ensemble: str) -> Panel:
+def panel(verifiers: Any, ensemble: str) -> Panel:
+    """The verifiers of one role: None, one, or a list of names, callables and pairs with weights."""
     if verifiers is None:
         return Panel((), ensemble)
     if not isinstance(verifiers, list):

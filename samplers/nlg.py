@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from genscale.affordable import largest, within
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.particles import Candidate, branch, draw
+from genscale.particles import Particles, branch, draw
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Solve
 from genscale.remainder import remainder
 
@@ -27,8 +26,8 @@ class Nlg:
     The first call's branches of classifier-free guidance say where the prompt pulls; the noise goes there (noise-level
     guidance, as its authors' public code has it). candidates: how many noises are so treated; the best wins; None: as
     many as the budget pays for (1 without). repeats: moves of each noise (20). rate: 1. clip: largest size of an entry
-    of the move (0.5; that entries are meant, not the norm, is our reading). jitter: variance of the noise that is added at
-    each move (0.001).
+    of the move (0.5; that entries are meant, not the norm, is our reading). jitter: variance of the noise that is added
+    at each move (0.001).
 
     Needs a pipeline with both branches of guidance. Cost in NFE: N (2 repeats + f), f of one plain candidate.
     """
@@ -52,31 +51,30 @@ class Nlg:
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         first, done = 0, 0
         while n := self._wave(process, done):
-            drawn = [draw(key, first + i) for i in range(n)]
-            moved = [branch(key, first + n + i, c, 0) for i, c in enumerate(drawn)]
-            noise = yield from self._moved(process, drawn, moved)
-            finished = yield Solve(process.start(moved, noise))
+            particles = yield from self._moved(process, key, first, n)
+            finished = yield Solve(particles)
             yield Score(finished)
-            first, done = first + 2 * n, done + n
-        if self.candidates is None:
+            first, done = first + (1 + self.repeats) * n, done + n
+        if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
             yield from remainder(process, key, first)
 
-    def _moved(
-        self, process: Process, drawn: list[Candidate], moved: list[Candidate]
-    ) -> Generator[Ask, Any, Tensor]:
-        """The noises [n, *latent] after all moves."""
-        noise = torch.stack([process.noise(c) for c in drawn])
+    def _moved(self, process: Process, key: Key, first: int, n: int) -> Generator[Ask, Any, Particles]:
+        """The candidates after all moves; each move makes new ones, since other noise is another recipe."""
+        at = [draw(key, first + i) for i in range(n)]
+        noise = torch.stack([process.noise(c) for c in at])
         size = noise[0].numel() ** 0.5
-        for i in range(self.repeats):
-            particles = process.start(moved, noise)
+        for move in range(1, self.repeats + 1):
+            particles = process.start(at, noise)
             cond: Prediction = yield Denoise(particles, "cond")
-            uncond: Prediction = yield Denoise(particles, "uncond")
-            pull = (cond.eps - uncond.eps).clamp(-self.clip, self.clip).to(noise.device, noise.dtype)
-            fresh = torch.stack([Key(c.key).fold("jitter", i).normal(tuple(noise.shape[1:])) for c in moved])
-            noise = noise - self.rate * pull + self.jitter**0.5 * fresh
+            uncond: Prediction = yield Denoise(particles[: len(cond)], "uncond")
+            at, noise = at[: len(uncond)], noise[: len(uncond)]  # fewer where time runs short
+            pull = (cond.eps[: len(uncond)] - uncond.eps).clamp(-self.clip, self.clip)
+            at = [branch(key, first + move * n + i, c, 0) for i, c in enumerate(at)]
+            fresh = torch.stack([Key(c.key).fold("jitter").normal(tuple(noise.shape[1:])) for c in at])
+            noise = noise - self.rate * pull.to(noise) + self.jitter**0.5 * fresh
             norms = noise.flatten(1).norm(dim=1).clamp(min=1e-12)
             noise = noise * (size / norms).view(-1, *[1] * (noise.ndim - 1))
-        return noise
+        return process.start(at, noise)
 
     def _wave(self, process: Process, done: int) -> int:
         if self.candidates is None and not process.open_ended:

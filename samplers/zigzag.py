@@ -57,12 +57,14 @@ class Zigzag:
                 ahead = process.move(particles, prediction, ODE)
                 if step in self._turns(process):
                     back: Prediction = yield Denoise(ahead, "uncond")
+                    ahead = ahead[: len(back)]  # fewer where time runs short
                     level = process.schedule.level(step)
                     x = level.alpha * back.x0 + level.sigma * back.eps
                     candidates = [branch(key, number + i, c, step) for i, c in enumerate(ahead.candidates)]
                     number += len(ahead)
                     particles = Particles(x, step, tuple(candidates))
                     prediction = yield Denoise(particles)
+                    particles = particles[: len(prediction)]
                     ahead = process.move(particles, prediction, ODE)
                 particles = ahead
             own = particles.candidates[0]
@@ -75,7 +77,7 @@ class Zigzag:
             finished = yield Solve(particles)
             yield Score(finished)
             done += n
-        if self.candidates is None:
+        if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
             yield from remainder(process, key, number)
 
     def _turns(self, process: Process) -> range:

@@ -19,22 +19,28 @@ from genscale.ledger import Ledger
 from genscale.media import Media
 from genscale.mix import Mix, Moment, Source, Weighted
 from genscale.mixer import Mixer
+from genscale.noise_gradient import NoiseGradient
 from genscale.panel import Juror, Panel
 from genscale.particles import Memory, Particles
 from genscale.prediction import View
 from genscale.process import Prior
-from genscale.protocol import Batch, Output
+from genscale.protocol import BACKWARD, Batch, Output
 from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.annealing import Annealing
 from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.bfs import Bfs
+from genscale.samplers.carinox import Carinox
 from genscale.samplers.cem_lowfreq import CemLowfreq
 from genscale.samplers.cma_es import CmaEs
 from genscale.samplers.code import Code
 from genscale.samplers.das import Das
+from genscale.samplers.dflow import DFlow
 from genscale.samplers.dfs import Dfs
+from genscale.samplers.ditto import Ditto
+from genscale.samplers.ditto2 import Ditto2
 from genscale.samplers.dlbs import Dlbs
+from genscale.samplers.dno import Dno
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.evolution import Evolution
@@ -45,6 +51,7 @@ from genscale.samplers.importance import Importance
 from genscale.samplers.nlg import Nlg
 from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.rebirth import Rebirth
+from genscale.samplers.reno import Reno
 from genscale.samplers.rollover import Rollover
 from genscale.samplers.search_over_paths import SearchOverPaths
 from genscale.samplers.smc import Smc
@@ -132,13 +139,30 @@ SAMPLERS: dict[str, Any] = {
     "search_over_paths": SearchOverPaths(),
     "search_over_paths of one": SearchOverPaths(paths=1, branches=1),
     "search_over_paths, wide": SearchOverPaths(paths=2, branches=3, start=0.5, forward=0.3, backward=0.5),
+    "reno": Reno(),
+    "reno of 3 turns": Reno(iterations=3, starts=2, trials=0),
+    "carinox": Carinox(),
+    "carinox of 2 turns": Carinox(iterations=2, starts=3, trials=0),
+    "ditto": Ditto(iterations=2, trials=0),
+    "ditto2": Ditto2(iterations=3, starts=3, opt_steps=2, finals=2, trials=0),
+    "ditto2 until the budget ends": Ditto2(starts=2, warmup=0.0, trials=0),
+    "ditto2 with trials": Ditto2(starts=2, trials=2, opt_steps=3),
+    "dno": Dno(iterations=2, trials=0),
+    "dno with trials": Dno(trials=2, warmup=0.3),
+    "dno of a black box": Dno(iterations=1, starts=2, blackbox=True, batch=2),
+    "dflow": DFlow(iterations=3, trials=0),
+    "dflow with trials": DFlow(starts=2, warmup=0.3),
 }
+
+# These ask for gradients, which ranks and an empty jury do not have.
+CLIMBERS = {n for n, sampler in SAMPLERS.items() if isinstance(sampler, NoiseGradient)}
 
 
 def asks_for_gradients(name: str) -> bool:
     """Whether a sampler of the table needs verifiers that can be differentiated, which ranks cannot."""
     sampler = SAMPLERS[name]
-    return isinstance(sampler, GradientGuidance) or getattr(sampler, "gradient", "none") != "none"
+    own = isinstance(sampler, GradientGuidance | NoiseGradient)
+    return own or getattr(sampler, "gradient", "none") != "none"
 
 
 @dataclass(frozen=True)
@@ -249,6 +273,11 @@ def answered(mixture: Mixture, batch: Batch, times: Sequence[float]) -> Tensor:
         if batch.checkpoint:
             return checkpoint(mixture.velocity, batch.x, t, use_reentrant=False)
         return mixture.velocity(batch.x, t)
+
+
+def price_of(batch: Batch, passes: int = 1) -> int:
+    """What one row of a batch counts, as a multiple of a model call: it may be gone back through so many times."""
+    return 1 + passes * (batch.checkpoint + BACKWARD) if batch.grad else 1
 
 
 def under_way(engine: Engine) -> list[tuple[int, int]]:

@@ -19,7 +19,15 @@ from genscale.protocol import BACKWARD
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
 from genscale.tree_search import TreeSearch
-from tests.analytic import SAMPLERS, asks_for_gradients, first_coordinate, parts_for, process_of, run
+from tests.analytic import (
+    CLIMBERS,
+    SAMPLERS,
+    asks_for_gradients,
+    first_coordinate,
+    parts_for,
+    process_of,
+    run,
+)
 
 # ---------------------------------------------------------------- reading
 
@@ -117,7 +125,9 @@ ROLES = {
 
 
 # What these spend follows the scores: they say so by a cost of None even without a budget.
-SCORES_DECIDE = {n for n, sampler in SAMPLERS.items() if isinstance(sampler, Rollover | TreeSearch | Dfs)}
+SCORES_DECIDE = {
+    n for n, s in SAMPLERS.items() if isinstance(s, Rollover | TreeSearch | Dfs) or getattr(s, "tries", 0)
+}
 
 
 def random_run(rng: random.Random, pointwise: bool = False) -> tuple[dict[str, Any], Roles]:
@@ -146,11 +156,14 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
         settings, roles = random_run(rng, gradients)
         budget, counts = settings["budget"], []
         made = run(SAMPLERS[name], roles=roles, on_batch=lambda batch, rows, counts=counts: counts.append(
-            (batch.step, [p for p, _ in rows])), **settings)  # fmt: skip
+            (batch.step, bool(batch.branch), [p for p, _ in rows])), **settings)  # fmt: skip
         parts = parts_for(SAMPLERS[name], settings["steps"], settings["guided"])
         for search in made.searches:
             # counted by the model itself, not by the engine:
-            evaluations = sum(parts["evaluations"][step] * rows.count(search.index) for step, rows in counts)
+            evaluations = sum(
+                (1 if branch else parts["evaluations"][step]) * rows.count(search.index)
+                for step, branch, rows in counts
+            )
             finals = sum(e.final for e in made.archive.entries if e.prompt == search.index)
             previews = sum(not e.final for e in made.archive.entries if e.prompt == search.index)
             calls = roles.calls * finals + len(roles.search.jurors) * previews
@@ -190,8 +203,10 @@ def test_where_scores_decide_the_calls_are_a_limit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in SAMPLERS if n not in SCORES_DECIDE])
-def test_cost_is_what_is_spent(name: str) -> None:
+def test_cost_is_what_is_spent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(name)
+    if name in CLIMBERS:  # 50 iterations and more are no different
+        monkeypatch.setattr(type(SAMPLERS[name]), "PUBLISHED", 3)
     for _ in range(12):
         settings, roles = random_run(rng, asks_for_gradients(name))
         sampler, _ = SAMPLERS[name], settings.pop("budget")
@@ -220,7 +235,7 @@ def test_samplers_go_on_while_the_budget_lasts(name: str) -> None:
 
 def test_a_budget_that_nothing_counts_does_not_go_on_for_ever() -> None:
     """Verifier calls without verifiers limit nothing, so the sampler's own numbers hold."""
-    for sampler in (s for n, s in SAMPLERS.items() if n not in SCORES_DECIDE):
+    for sampler in (s for n, s in SAMPLERS.items() if n not in SCORES_DECIDE | CLIMBERS):
         search = run(sampler, roles=Roles(), budget=Budget(verifier_calls=5)).searches[0]
         assert search.spent == sampler.cost(search.process)
         assert plan(sampler, parts_for(sampler), Budget(verifier_calls=5), Roles(), 1).nfe == search.spent

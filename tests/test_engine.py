@@ -79,7 +79,16 @@ def test_one_row_that_does_not_fit_is_given_back() -> None:
     assert made.engine.halve(1) is None
 
 
-ONE_BY_ONE = ("search_over_paths of one", "dfs below a number")  # decode one at a time
+ONE_BY_ONE = (  # decode one at a time, or two
+    "search_over_paths of one",
+    "dfs below a number",
+    "reno of 3 turns",
+    "carinox of 2 turns",
+    "ditto",
+    "ditto2 until the budget ends",
+    "dno",
+    "dflow",
+)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

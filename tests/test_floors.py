@@ -24,6 +24,7 @@ FLOORS = (
         "geometry",
         "haar",
         "shapes",
+        "moving_shapes",
         "agreement",
         "interpolant",
         "kernel",
@@ -37,6 +38,10 @@ FLOORS = (
         "twist",
         "weights",
         "clusters",
+        "ascent",
+        "lbfgs",
+        "plausibility",
+        "prompt_category",
         "mix",
         "corrector",
         "guidance",
@@ -56,6 +61,7 @@ FLOORS = (
         "particle_pass",
         "particle_filter",
         "guided_steps",
+        "noise_gradient",
     ),
     # what runs searches
     (
@@ -81,7 +87,7 @@ TOP = len(FLOORS)  # every other module of genscale/: the command line and what 
 PACKAGE = 2  # `import genscale` itself gives names of the floors up to here
 
 LIBRARIES = {"diffusers", "transformers", "open_clip"}
-ABOVE = {"gradio": {"demo"}, "typer": {"cli", "cli_options"}}
+ABOVE = {"gradio": {"demo"}, "typer": {"cli", "cli_options", "cli_pictures", "cli_folders", "cli_compare"}}
 # The command line quiets the loading bars of the libraries and prints versions: on use, inside functions.
 EXEMPT = {"genscale/generation.py"}
 

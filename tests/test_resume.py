@@ -32,6 +32,8 @@ OFTEN = (
     "beam",
     "evolution",
     "cma_es",
+    "reno of 3 turns",
+    "dflow",
 )
 # With noise inside the solver's steps and its memory: more must be stored to go on.
 SETTINGS: dict[str, Any] = {"budget": Budget(nfe=96), "batch_size": BATCH, "churn": 0.3}
@@ -43,7 +45,10 @@ def search(name: str, folder: Path, log: Path, pause: float = 0.0, **settings: A
 
     def on_batch(batch: Any, rows: Any) -> None:
         latents = (f"{crc32(x.detach().numpy().tobytes()):x}{'g' * batch.grad}" for x in batch.x)
-        said = (f"{p}:{i}:{batch.step}@{batch.time}@{x}" for (p, i), x in zip(rows, latents, strict=True))
+        said = (
+            f"{p}:{i}:{batch.step}@{batch.time}@{batch.branch}@{x}"
+            for (p, i), x in zip(rows, latents, strict=True)
+        )
         os.write(out, (" ".join(said) + "\n").encode())
         time.sleep(pause)
 

@@ -49,7 +49,7 @@ def test_a_sampler_is_a_frozen_dataclass_that_says_what_it_costs(name: str) -> N
     assert cls.__dataclass_params__.frozen
     sampler = plugins.make("sampler", name, {})  # published defaults: it works without options
     assert replace(sampler) == sampler
-    assert cls.needs <= {"noise", "schedule", "mix"}
+    assert cls.needs <= {"noise", "schedule", "mix", "branches", "gradient"}
     assert "Cost in NFE" in cls.__doc__
     told = "".join(
         c.__doc__ or "" for c in cls.__mro__ if is_dataclass(c)

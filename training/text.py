@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import CLIPTextConfig, CLIPTokenizer
@@ -20,9 +21,9 @@ def words() -> list[str]:
     return ["a", "and", *NUMBERS, *COLOURS, *KINDS, *(f"{kind}s" for kind in KINDS), *relations]
 
 
-def merges() -> list[tuple[str, str]]:
-    """Byte-pair merges, the commonest pair first, after which every word of the world is one token."""
-    spelled = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words()}
+def merges(known: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges, the commonest pair first, after which every word of `known` is one token."""
+    spelled = {word: [*word[:-1], f"{word[-1]}</w>"] for word in known}
     found: list[tuple[str, str]] = []
     while pairs := Counter(pair for parts in spelled.values() for pair in itertools.pairwise(parts)):
         best = max(sorted(pairs), key=lambda pair: pairs[pair])
@@ -34,11 +35,14 @@ def merges() -> list[tuple[str, str]]:
     return found
 
 
-def tokenizer(folder: Path) -> CLIPTokenizer:
-    """The tokenizer, by way of its two files in `folder`; words of other worlds fall into letters."""
+def tokenizer(folder: Path, known: Sequence[str] | None = None, length: int = LENGTH) -> CLIPTokenizer:
+    """The tokenizer of `known` words (None: of the pictures' world), by way of its two files in `folder`.
+
+    Other words fall into letters. length: tokens that fit.
+    """
     letters = [chr(i) for i in range(ord("a"), ord("z") + 1)]
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    pairs = merges()
+    pairs = merges(words() if known is None else known)
     tokens += list(dict.fromkeys("".join(pair) for pair in pairs))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
@@ -46,7 +50,7 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
         "\n".join(["#version: 0.2", *(" ".join(pair) for pair in pairs)]) + "\n"
     )
     return CLIPTokenizer.from_pretrained(
-        folder, model_max_length=LENGTH, unk_token="<|endoftext|>", pad_token="<|endoftext|>"
+        folder, model_max_length=length, unk_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
 
 

@@ -80,7 +80,11 @@ def detect(image: Image.Image) -> list[Shape]:
     image = image.convert("RGB")
     if image.size != (SIZE, SIZE):
         image = image.resize((SIZE, SIZE), Image.Resampling.BOX)
-    pixels = np.asarray(image, np.float32)
+    return objects(np.asarray(image, np.float32))
+
+
+def objects(pixels: Pixels) -> list[Shape]:
+    """The objects in `pixels` [height, width, 3], 0 to 255, as `detect` names them; lengths in these pixels."""
     contrast = np.abs(pixels - np.array(GROUND, np.float32)).max(2)
     labels, _ = ndimage.label(contrast > FOREGROUND)
     shapes = []

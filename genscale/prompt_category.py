@@ -1,0 +1,56 @@
+"""What kind of prompt it is, by its words, and which rewards CARINOX trusts with that kind.
+
+Kasaei et al. 2025, CARINOX (arXiv 2509.17458): rewards are weighted by how well they agree with people on prompts
+of a category of T2I-CompBench++. The weights are those of the published code (assets/weights.json, mean 1 in a row),
+which that code never reads; its categories come from a table of the benchmark's prompts, ours from words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+REWARDS = ("hps", "image_reward", "da_score", "vqa_score")
+TRUST: dict[str, tuple[float, float, float, float]] = {
+    "color": (0.40, 1.06, 1.41, 1.14),
+    "shape": (0.95, 1.12, 1.00, 0.92),
+    "texture": (0.90, 1.10, 1.07, 0.93),
+    "2d_spatial": (1.06, 1.02, 0.82, 1.10),
+    "non_spatial": (1.01, 0.96, 0.85, 1.17),
+    "complex": (0.67, 1.05, 1.21, 1.06),
+    "3d_spatial": (0.96, 0.92, 0.68, 1.43),
+    "numeracy": (1.02, 1.05, 1.00, 0.93),
+    "overall": (0.59, 0.94, 1.12, 1.34),
+}
+WORDS: dict[str, str] = {
+    "color": "red|orange|yellow|green|blue|purple|violet|pink|brown|black|white|gr[ae]y|golden|silver|beige|cyan"
+    "|magenta|turquoise|teal|maroon|colou?rful|[a-z]+-colou?red",
+    "shape": "round|circular|oval|square|rectangular|triangular|spherical|cubic|cubical|conical|cylindrical|pyramidal"
+    "|pentagonal|hexagonal|octagonal|oblong|curved|pointed|diamond-shaped|[a-z]+-shaped|tall|short|long|big|small",
+    "texture": "wooden|metal|metallic|glass|leather|rubber|plastic|fabric|fluffy|furry|woolen|velvet|silk|denim|stone"
+    "|marble|ceramic|smooth|rough|glossy|shiny",
+    "3d_spatial": "in front of|behind|hidden by|(?:in|to) the (?:background|foreground)",
+    "2d_spatial": "(?:to |on |at )?the (?:left|right|top|bottom)(?: side)? of|left of|right of|above|below|beneath"
+    "|under|underneath|over|on top of|next to|near|beside|on side of",
+    "numeracy": "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|a dozen|[2-9]|1[0-9]|20",
+    "non_spatial": "wearing|holding|riding|eating|drinking|watching|looking at|talking to|speaking (?:to|with)"
+    "|playing(?: with)?|walking(?: with)?|chasing|carrying|hugging|feeding|pointing at|reading|cooking|driving",
+}
+_FINDERS = {name: re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") for name, words in WORDS.items()}
+_KNOWN = {  # other names that verifiers go by, without punctuation
+    "hps": 0, "hpsv2": 0, "hpsv21": 0, "imagereward": 1, "dascore": 2, "blipvqa": 2, "vqascore": 3, "vqa": 3,
+}  # fmt: skip
+
+
+def category(prompt: str) -> str:
+    """The one kind whose words a prompt has; "complex" where there are several, "overall" where there is none."""
+    text = prompt.lower()
+    found = [name for name, finder in _FINDERS.items() if finder.search(text)]
+    return found[0] if len(found) == 1 else "complex" if found else "overall"
+
+
+def trust(prompt: str, verifiers: Sequence[str]) -> list[float]:
+    """The weight of each verifier, by its name without options, for this prompt; 1 where the table has none."""
+    row = TRUST[category(prompt)]
+    places = [_KNOWN.get(re.sub(r"\W|_", "", name.split("(")[0].lower())) for name in verifiers]
+    return [1.0 if place is None else row[place] for place in places]

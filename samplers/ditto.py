@@ -1,0 +1,37 @@
+"""DITTO: optimise the initial noise through the whole run of a model of many steps.
+
+Novack, McAuley, Berg-Kirkpatrick & Bryan 2024, "DITTO: Diffusion Inference-Time T-Optimization for Music Generation"
+(arXiv 2401.12179). No official code is public.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from genscale.ascent import Adam
+from genscale.noise_gradient import NoiseGradient
+
+
+@dataclass(frozen=True)
+class Ditto(NoiseGradient):
+    """Adam on the initial noise, back through every model call, each computed again on the way (checkpoints).
+
+    lr: 0.1, of a third party's code (ComfyUI's SelVA node), which ascribes it to the paper; unverified. A step turns
+    every number by about lr, whatever the length of the noise. iterations: 50 there. starts: 1.
+    clip: none. reg: 0, the paper has no norm penalty.
+
+    Differences: rewards instead of features of music; several starts.
+
+    Cost in NFE: the warm-up, and for every start and turn 4 f + trials * f at most, f being the evaluations of one
+    candidate. Without warm-up and trials f + starts * (iterations * 4 f + f).
+    """
+
+    reg: float = 0.0
+    lr: float = 0.1
+    clip: float | None = None
+
+    PUBLISHED: ClassVar[int] = 50
+
+    def optimiser(self) -> Adam:
+        return Adam(self.lr)

@@ -1,0 +1,80 @@
+"""Any verifier of pictures as one of clips: some frames, judged each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale import plugins
+from genscale.errors import Refusal
+from genscale.media import Media
+
+REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda scores: scores.mean(1),
+    "min": lambda scores: scores.amin(1),
+    "median": lambda scores: scores.quantile(0.5, dim=1),
+}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The scores of k frames of a clip, evenly spaced from the first to the last, made into one.
+
+    The learned verifiers judge every frame of a clip; k frames cost k scores, however long it is, and also lift
+    a verifier that knows pictures only. Pictures are passed on as they are. k = 3 is first, middle and last.
+
+    Blind to time: a shuffled clip scores the same. Hold `temporal_consistency` and `dynamic_degree` beside it.
+
+    verifier: name of a registered one, or any callable `(media, prompts) -> scores`.
+    k: frames; a clip of fewer is judged whole. reduce: "mean", "median", or "min", the worst frame.
+    """
+
+    verifier: str | Callable[..., Any] = "clip"
+    k: int = 8
+    reduce: str = "mean"
+
+    name: ClassVar[str] = "frames"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise Refusal(f"{self.k} frames of a clip cannot be judged: give k of at least 1.")
+        if self.reduce not in REDUCE:
+            raise Refusal(f"reduce '{self.reduce}' is unknown: choose one of {', '.join(REDUCE)}.")
+
+    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
+        """Scores [n]."""
+        pixels, words = self._pictures(media.pixels, prompts)
+        scores = torch.as_tensor(self._judge(Media(pixels), words))
+        return self._reduced(scores, len(media))
+
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1], differentiable if the verifier's are."""
+        judge = getattr(self._judge, "score_tensor", None)
+        if judge is None:
+            raise Refusal(f"verifier '{self.verifier}' gives no gradients: choose one with score_tensor.")
+        return self._reduced(judge(*self._pictures(pixels, prompts)), len(pixels))
+
+    def load(self, device: str | torch.device = "cpu") -> None:
+        """Load the verifier now, if it is one that can."""
+        if (load := getattr(self._judge, "load", None)) is not None:
+            load(device)
+
+    def _pictures(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+        if pixels.ndim == 4:
+            return pixels, list(prompts)
+        places = torch.linspace(0, pixels.shape[1] - 1, min(self.k, pixels.shape[1])).round().long()
+        return pixels[:, places.tolist()].flatten(0, 1), [p for p in prompts for _ in places]
+
+    def _reduced(self, scores: Tensor, n: int) -> Tensor:
+        return scores if len(scores) == n else REDUCE[self.reduce](scores.reshape(n, -1))
+
+    @cached_property
+    def _judge(self) -> Any:
+        return (
+            plugins.make("verifier", self.verifier, {}) if isinstance(self.verifier, str) else self.verifier
+        )

@@ -1,0 +1,150 @@
+"""A small learned judge of moving shapes: the cosine of a clip's and a caption's embedding."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import genscale
+from genscale.errors import Refusal
+from genscale.media import Media
+from genscale.moving_shapes import DIRECTIONS, FRAMES, KINDS, SIZE
+from genscale.shapes import COLOURS
+
+FOLDER = Path(genscale.__file__).parent / "models" / "shapes-video-clip"
+WORDS = ("", "a", "and", "moving", *COLOURS, *KINDS, *DIRECTIONS)  # "" fills up
+LENGTH = 11  # words of the longest caption
+WIDTH = 128
+
+
+class Towers(nn.Module):
+    """Clips and captions to unit vectors of WIDTH numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3 * FRAMES, 48, 96, 128)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.GELU()]
+            layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GELU()]
+        side = SIZE // 8
+        self.see = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(widths[-1] * side**2, 256), nn.GELU(), nn.Linear(256, WIDTH)
+        )
+        self.words = nn.Embedding(len(WORDS), WIDTH)
+        self.places = nn.Parameter(0.1 * torch.randn(LENGTH, WIDTH))
+        layer = nn.TransformerEncoderLayer(
+            WIDTH, 4, 2 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.read = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.name = nn.Linear(WIDTH, WIDTH)
+        self.logit_scale = nn.Parameter(torch.tensor(2.5))
+
+    def clips(self, pixels: Tensor) -> Tensor:
+        """[n, FRAMES, 3, SIZE, SIZE] in [0, 1] to [n, WIDTH]; differentiable."""
+        return nn.functional.normalize(self.see((2 * pixels - 1).flatten(1, 2)), dim=-1)
+
+    def captions(self, ids: Tensor) -> Tensor:
+        """Word numbers [n, LENGTH] to [n, WIDTH]."""
+        read = self.read(self.words(ids) + self.places)
+        there = (ids > 0).float()[..., None]
+        mean = (read * there).sum(1) / there.sum(1).clamp(min=1)
+        return nn.functional.normalize(self.name(mean), dim=-1)
+
+
+def word_numbers(prompts: Sequence[str]) -> Tensor:
+    """[n, LENGTH] of captions; a Refusal names the first word that is unknown, or the caption that is too long."""
+    rows = []
+    for prompt in prompts:
+        words = prompt.lower().replace(".", " ").replace(",", " ").split()
+        unknown = [w for w in words if w not in WORDS]
+        if unknown or len(words) > LENGTH:
+            found = f"'{unknown[0]}'" if unknown else f"{len(words)} words"
+            raise Refusal(
+                f"shapes_video_clip cannot read {found} in {prompt!r}: give at most {LENGTH} of the words"
+                f" {', '.join(WORDS[1:])}."
+            )
+        rows.append([WORDS.index(w) for w in words] + [0] * (LENGTH - len(words)))
+    return torch.tensor(rows)
+
+
+@dataclass(frozen=True)
+class ShapesVideoClip:
+    """Cosine of clip and caption by a small model that comes with genscale, trained on clips of moving shapes.
+
+    In the manner of CLIPScore (Hessel et al. 2021, arXiv 2104.08718), but it sees the whole clip at once, so it can
+    tell a motion. It knows the words of `genscale.moving_shapes` only and, like any learned judge, errs: hold
+    `moving_shapes`, the exact one, against it.
+    """
+
+    device: str | None = None
+
+    name: ClassVar[str] = "shapes_video_clip"
+
+    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
+        """Scores [n]."""
+        with torch.no_grad():
+            return self.score_tensor(media.pixels, prompts)
+
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores [n] of [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
+        if len(pixels) != len(prompts):
+            raise ValueError(f"{len(pixels)} clips and {len(prompts)} prompts: give one for each.")
+        if pixels.ndim != 5:
+            raise Refusal(
+                "shapes_video_clip judges clips and was given pictures: take shapes_clip for those."
+            )
+        towers = self._towers(pixels.device)
+        device = towers.logit_scale.device
+        seen = towers.clips(_fitted(pixels.float().to(device)))
+        named = towers.captions(word_numbers(prompts).to(device))
+        return (seen * named).sum(-1).to(pixels.device)
+
+    def load(self, device: str | torch.device = "cpu") -> None:
+        """Load the model now, for clips on `device`."""
+        self._towers(torch.device(device))
+
+    def _towers(self, pixels: torch.device) -> Towers:
+        device = torch.empty(0, device=self.device or pixels).device
+        if device not in self._held:
+            self._held[device] = read(FOLDER).to(device)
+        return self._held[device]
+
+    @cached_property
+    def _held(self) -> dict[torch.device, Towers]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, also one for another process, takes the settings along and not the weights."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def read(folder: Path) -> Towers:
+    """The trained towers in `folder`, in float32, not to be trained further."""
+    from safetensors.torch import load_file
+
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise Refusal(f"shapes_video_clip needs '{path}', which is missing: install genscale again.")
+    towers = Towers()
+    towers.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return towers.eval().requires_grad_(False)
+
+
+def _fitted(pixels: Tensor) -> Tensor:
+    """Clips of FRAMES frames of SIZE x SIZE: the frames nearest in time, sizes by area."""
+    n, frames, channels, height, width = pixels.shape
+    if frames != FRAMES:
+        places = torch.linspace(0, frames - 1, FRAMES, device=pixels.device).round().long()
+        pixels = pixels[:, places]
+    if (height, width) != (SIZE, SIZE):
+        flat = nn.functional.interpolate(pixels.flatten(0, 1), (SIZE, SIZE), mode="area")
+        pixels = flat.view(n, FRAMES, channels, SIZE, SIZE)
+    return pixels
