@@ -206,8 +206,9 @@ class Climb:
 
         def paid(runs: int, n: int) -> bool:
             shows = spec.whole(process) and runs - int(own and spec.kernel is not None) < n
-            nfe = (runs + spec.ends(process, n)) * process.nfe() + n * spec.turn_nfe(process)
-            calls = process.calls(0, runs + spec.ends(process, n)) + n * spec.turn_calls(process, shows)
+            after = n * spec.tries if spec.tries else spec.ends(process, n)
+            nfe = (runs + after) * process.nfe() + n * spec.turn_nfe(process)
+            calls = process.calls(0, runs + after) + n * spec.turn_calls(process, shows)
             return within(process, nfe, calls)
 
         most, runs = affordable(process), own
