@@ -56,7 +56,7 @@ class GradientGuidance:
     kernel: str | Kernel = "ode"
     rest: str | Kernel = "own"
 
-    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
 
     def __post_init__(self) -> None:
         if self.through not in ("model", "decoder"):
