@@ -110,7 +110,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     what = (
         ("reward", "reward (CLIP, tuned to)"),
         ("correct", "held-out judge: right pictures"),
-        ("clip", "diversity within a prompt (CLIP distance)"),
+        ("clip", "diversity (CLIP distance)"),
     )
     for k, guidance in enumerate(dict.fromkeys(r["guidance"] for r in rows)):
         mine = [r for r in rows if r["guidance"] == guidance]

@@ -70,8 +70,8 @@ def parsed() -> argparse.Namespace:
         "--prompts", type=int, default=len(PROMPTS), help="so many, spread over the fixed list"
     )
     parser.add_argument("--candidates", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--together", type=int, default=8, help="prompts in one call")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)

@@ -46,11 +46,11 @@ def compare(axis: str, entries: Sequence[Entry], out: Path | None, display: Disp
             display.say(f"{n} of {len(entries)}: {entry.name}")
             records.append(_run(folder, entry, part, loaded, display))
     except BaseException as error:
-        kept = (folder.path / ASKED).is_file()
-        if kept and isinstance(error, Refusal | KeyboardInterrupt):
-            display.say(f"what was done is kept: genscale resume {folder.path}")
-        elif not kept:
+        if not any((folder.path / entry.folder).is_dir() for entry in entries):
+            (folder.path / ASKED).unlink(missing_ok=True)
             folder.abandon()
+        elif holds(folder.path) and isinstance(error, Refusal | KeyboardInterrupt):
+            display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     found = Comparison.of(axis, entries, records)
     files = comparison_pictures.write(folder, found, entries, records)

@@ -58,6 +58,11 @@ def completed(request: Request) -> Request:
         guidance=goes_with.guidance if request.guidance is None else request.guidance,
         width=request.width or goes_with.size,
         height=request.height or goes_with.size,
+        frames=request.frames or goes_with.frames,
+        pipeline_args={
+            **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
+            **request.pipeline_args,
+        },
     )
 
 

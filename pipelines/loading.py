@@ -42,8 +42,8 @@ EMBEDDED: dict[str, Embedded] = {
     "shapes-diffusion": Embedded("a diffusion U-Net", steps=20, guidance=3.0),
     "shapes-video": Embedded(
         "a flow transformer of clips",
-        steps=20,
-        guidance=3.0,
+        steps=12,
+        guidance=2.0,
         size=32,
         verifier="shapes_video_clip",
         report="moving_shapes",

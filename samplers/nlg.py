@@ -24,10 +24,10 @@ class Nlg:
     """z <- z - rate clip(eps_cond - eps_uncond), with a little fresh noise, back on its sphere; then the plain run.
 
     The first call's branches of classifier-free guidance say where the prompt pulls; the noise goes there (noise-level
-    guidance, as its authors' public code has it). candidates: how many noises are so treated; the best wins; None: as
-    many as the budget pays for (1 without). repeats: moves of each noise (20). rate: 1. clip: largest size of an entry
-    of the move (0.5; that entries are meant, not the norm, is our reading). jitter: variance of the noise that is added
-    at each move (0.001).
+    guidance, Mannering et al. 2025, arXiv 2509.13936; the numbers are those of their code). candidates: how many noises
+    are so treated; the best wins; None: as many as the budget pays for (1 without). repeats: moves of each noise (20).
+    rate: 1. clip: largest size of an entry of the move (0.5; that entries are meant, not the norm, is our reading).
+    jitter: variance of the noise that is added at each move (0.001).
 
     Needs a pipeline with both branches of guidance. Cost in NFE: N (2 repeats + f), f of one plain candidate.
     """
