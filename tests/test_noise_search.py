@@ -166,8 +166,8 @@ def test_packed_latents_are_a_square_or_what_the_user_says_or_a_row() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_checks_of_all_samplers_hold(name: str) -> None:
-    test_budget.test_cost_is_what_is_spent(name)
+def test_the_checks_of_all_samplers_hold(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_budget.test_cost_is_what_is_spent(name, monkeypatch)
     test_budget.test_never_one_over_and_always_a_winner(name)
     test_budget.test_samplers_go_on_while_the_budget_lasts(name)
     test_samplers.test_the_batch_size_changes_nothing(name, 0.3)

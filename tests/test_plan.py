@@ -13,7 +13,7 @@ from genscale.panel import Juror, Panel, Roles
 from genscale.particles import draw
 from genscale.plan import Plan, plan
 from genscale.protocol import Denoise, Score, Solve
-from tests.analytic import SAMPLERS, first_coordinate, process_of, run
+from tests.analytic import SAMPLERS, first_coordinate, parts_for, process_of, run
 
 ROLES = Roles(Panel((Juror("a", first_coordinate),)))
 
@@ -31,7 +31,7 @@ def test_a_plan_asks_no_verifier() -> None:
 
     roles = Roles(Panel((Juror("a", never),)), Panel((Juror("b", never),)))
     for sampler in SAMPLERS.values():
-        assert plan(sampler, process_of(), Budget(nfe=60), roles, 1).candidates
+        assert plan(sampler, parts_for(sampler), Budget(nfe=60), roles, 1).candidates
 
 
 @dataclass(frozen=True)
