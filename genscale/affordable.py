@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from genscale.protocol import Process
 
+WAVE = 16  # candidates at a time
+
 
 def affordable(process: Process) -> int | None:
     """Candidates that NFE and verifier calls still pay for from noise to a score; None where neither is limited."""
@@ -32,3 +34,17 @@ def largest(most: int, allowed: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if allowed(middle) else (low, middle - 1)
     return low
+
+
+def wave(process: Process, candidates: int | None, done: int, price: int) -> int:
+    """How many candidates of so many NFE each go next, `done` having gone: up to what was asked for (None: as many as
+    the budget pays for, 1 without one), WAVE at most, as far as the budget pays for them."""
+    if candidates is None and not process.open_ended:
+        return 1 - min(done, 1)
+    most = WAVE if candidates is None else min(WAVE, candidates - done)
+    return largest(most, lambda n: within(process, n * price, process.calls(0, n)))
+
+
+def cost_of(process: Process, candidates: int | None, price: int) -> int | None:
+    """NFE of a search that goes in such waves; None where it runs until the budget ends."""
+    return None if candidates is None and process.open_ended else (candidates or 1) * price

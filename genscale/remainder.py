@@ -6,13 +6,11 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
-from genscale.affordable import affordable
+from genscale.affordable import WAVE, affordable
 from genscale.kernel import Ddim
 from genscale.key import Key
 from genscale.particles import OWN, Candidate, branch, draw
 from genscale.protocol import Ask, Process, Score, Solve
-
-WAVE = 16
 
 
 def remainder(process: Process, key: Key, first: int) -> Generator[Ask, Any, None]:

@@ -9,14 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale.affordable import largest, within
+from genscale.affordable import cost_of, wave
 from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.particles import Particles, branch, draw
 from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Solve
 from genscale.remainder import remainder
-
-WAVE = 16
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Nlg:
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         first, done = 0, 0
-        while n := self._wave(process, done):
+        while n := wave(process, self.candidates, done, self._price(process)):
             particles = yield from self._moved(process, key, first, n)
             finished = yield Solve(particles)
             yield Score(finished)
@@ -76,17 +74,8 @@ class Nlg:
             noise = noise * (size / norms).view(-1, *[1] * (noise.ndim - 1))
         return process.start(at, noise)
 
-    def _wave(self, process: Process, done: int) -> int:
-        if self.candidates is None and not process.open_ended:
-            return 1 - min(done, 1)
-        most = WAVE if self.candidates is None else min(WAVE, self.candidates - done)
-        price = self._price(process)
-        return largest(most, lambda n: within(process, n * price, process.calls(0, n)))
-
     def _price(self, process: Process) -> int:
         return 2 * self.repeats * process.branch_nfe(0) + process.nfe()
 
     def cost(self, process: Process) -> int | None:
-        if self.candidates is None and process.open_ended:
-            return None
-        return (self.candidates or 1) * self._price(process)
+        return cost_of(process, self.candidates, self._price(process))

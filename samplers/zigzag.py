@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from genscale.affordable import largest, within
+from genscale.affordable import cost_of, wave
 from genscale.errors import Refusal
 from genscale.kernel import Ddim
 from genscale.key import Key
@@ -15,7 +15,6 @@ from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Solve
 from genscale.remainder import remainder
 
 ODE = Ddim(0.0)
-WAVE = 16
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Zigzag:
 
     def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
         number, done = 0, 0
-        while n := self._wave(process, done):
+        while n := wave(process, self.candidates, done, self._price(process)):
             particles = process.start([draw(key, number + i) for i in range(n)])
             number += n
             for step in range(process.model_steps):
@@ -84,18 +83,9 @@ class Zigzag:
         """Steps that are taken twice."""
         return range(min(round(self.until * process.model_steps), process.model_steps - 1))
 
-    def _wave(self, process: Process, done: int) -> int:
-        if self.candidates is None and not process.open_ended:
-            return 1 - min(done, 1)
-        most = WAVE if self.candidates is None else min(WAVE, self.candidates - done)
-        price = self._price(process)
-        return largest(most, lambda n: within(process, n * price, process.calls(0, n)))
-
     def _price(self, process: Process) -> int:
         again = [process.nfe(i, i + 1) + process.branch_nfe(i + 1) for i in self._turns(process)]
         return process.nfe() + sum(again)
 
     def cost(self, process: Process) -> int | None:
-        if self.candidates is None and process.open_ended:
-            return None
-        return (self.candidates or 1) * self._price(process)
+        return cost_of(process, self.candidates, self._price(process))

@@ -1,6 +1,21 @@
 """Set-up of all tests."""
 
+import pytest
 import torch
 
 # The models and tensors of the tests are tiny: waking a second thread takes longer than its share of the work.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def genscale(capsys):
+    """Run a command: (exit code, stdout, stderr)."""
+    from genscale.cli import main
+
+    def run(*words):
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run

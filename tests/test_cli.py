@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from genscale import plugins, sampler_options
-from genscale.cli import main
 from genscale.errors import Refusal
 from genscale.pipelines.loading import EMBEDDED, folder_of
 from genscale.prompts import read_prompts
@@ -27,19 +26,6 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     ZOO["stable_diffusion"].build().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def genscale(capsys):
-    """Run a command: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture

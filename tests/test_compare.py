@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 
 from genscale import comparing, generation, grid
-from genscale.cli import app, main
+from genscale.cli import app
 from genscale.comparison import Comparison, Scores
 from genscale.contact_sheet import font
 from genscale.entries import Entry, entries
@@ -23,17 +23,6 @@ COMMANDS = typer.main.get_command(app).commands.items()
 PROMPTS = ("a red star", "a blue ring")
 FEW = ("--steps", "2", "--seed", "3")
 NFE = 4  # of one candidate
-
-
-@pytest.fixture
-def genscale(capsys):
-    def run(*words):
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture

@@ -21,17 +21,6 @@ from genscale.run_folder import RunFolder
 PROMPTS = ("a red star", "a blue ring")
 
 
-@pytest.fixture
-def genscale(capsys):
-    def run(*words):
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "run"

@@ -12,17 +12,6 @@ from genscale.cli import main
 PROMPTS = ("a red star", "a blue ring")
 
 
-@pytest.fixture
-def genscale(capsys):
-    def run(*words):
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """One run for each sampler: two prompts, the two best pictures."""
