@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from genscale import cli_compare, cli_folders, cli_pictures
+from genscale import cli_compare, cli_demo, cli_folders, cli_pictures
 from genscale import cli_options as o
 from genscale.cli_words import print_json, prompts_of, request_of
 from genscale.errors import Refusal
@@ -196,6 +196,7 @@ app.command(
 app.command(epilog=cli_compare.COMPARE)(cli_compare.compare)
 app.command(epilog=cli_folders.SHOW)(cli_folders.show)
 app.command(epilog=cli_folders.RESCORE)(cli_folders.rescore)
+app.command(epilog=cli_demo.DEMO)(cli_demo.demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -59,6 +59,8 @@ class Engine:
     """Answers the questions of `searches` until all of them end.
 
     batch_size: latents (rows) in one model call or decode at most; halved when memory runs out.
+    halt: asked before every batch. From the first yes on nothing new is begun, and as soon as every prompt has a
+        finished candidate `run` raises KeyboardInterrupt, as Ctrl-C does. Another thread may give the answer.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         ledger: Ledger,
         batch_size: int,
         on_event: Callable[[Event], None] = lambda event: None,
+        halt: Callable[[], bool] = lambda: False,
     ) -> None:
         self.searches = list(searches)
         self.roles = roles
@@ -81,6 +84,8 @@ class Engine:
         self.ledger = ledger
         self.batch_size = batch_size
         self.on_event = on_event
+        self.halt = halt
+        self._halted = False
         self._flights: list[Flight] = []
         self._batch: list[Flight] = []
         self._gradients = Gradients(self, decode, archive, ledger)
@@ -90,6 +95,7 @@ class Engine:
     def run(self) -> Generator[Batch, Output, None]:
         """Yield batches, be sent outputs; ends when every search has ended."""
         while True:
+            self._heed()
             for search in self.searches:
                 self._admit(search)
             room = self.room()
@@ -102,6 +108,13 @@ class Engine:
                 yield from self._gradients.run()
             elif not self._score():
                 return
+
+    def _heed(self) -> None:
+        """Look whether somebody asks for the end."""
+        self._halted = self._halted or self.halt()
+        over = all(s.ask is None for s in self.searches)
+        if self._halted and not over and all(s.finals for s in self.searches):
+            raise KeyboardInterrupt
 
     def halve(self, failed: int) -> Batch | None:
         """After memory ran out on `failed` rows: a smaller batch instead, or None if it was one row."""
@@ -167,6 +180,8 @@ class Engine:
 
     def room(self) -> float:
         """Evaluations that fit into the time left beside those under way, by what they took so far."""
+        if self._halted:
+            return 0
         if self.budget.seconds is None:
             return math.inf
         left, took, done = self.budget.seconds - self.archive.seconds, self.archive.seconds, self._evaluations

@@ -114,11 +114,15 @@ def plan(request: Request) -> dict[str, Any]:
 
 
 def generate(
-    request: Request, out: Path | None, display: Display, loaded: tuple[Any, Parts] | None = None
+    request: Request,
+    out: Path | None,
+    display: Display,
+    loaded: tuple[Any, Parts] | None = None,
+    halt: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder.
 
-    loaded: the request's pipeline and parts, where they are there already.
+    loaded: the request's pipeline and parts, where they are there already. halt: as of `genscale.scale`.
     """
     request = completed(request)
     parts = check(request) if loaded is None else loaded[1]
@@ -127,7 +131,7 @@ def generate(
     try:
         request = folder.settle(request)
         pipe = load_pipe(request, parts) if loaded is None else loaded[0]
-        output, seconds = _search(folder, request, pipe, parts, display)
+        output, seconds = _search(folder, request, pipe, parts, display, halt)
         scheduler = type(pipe.scheduler).__name__
         plain = _plain(output.search, request, pipe, parts)
         record = outputs.write(
@@ -152,7 +156,12 @@ def planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
 
 
 def _search(
-    folder: RunFolder, request: Request, pipe: Any, parts: Parts, display: Display
+    folder: RunFolder,
+    request: Request,
+    pipe: Any,
+    parts: Parts,
+    display: Display,
+    halt: Callable[[], bool] | None,
 ) -> tuple[Any, float]:
     """The scaled pipeline's output, and how long it took."""
     preview = Preview(folder)
@@ -161,7 +170,7 @@ def _search(
         display(event)
         preview(event)
 
-    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event)
+    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event, halt=halt)
     found = planned(scaled, pipe, request, parts)
     folder.begin(request)
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
@@ -227,6 +236,7 @@ def scaled_pipe(
     parts: Parts,
     out: Path | None = None,
     on_event: Callable[[Any], None] | None = None,
+    halt: Callable[[], bool] | None = None,
 ) -> Any:
     from genscale.pipelines import scale as scaling
     from genscale.pipelines.mixing import named_models
@@ -249,4 +259,5 @@ def scaled_pipe(
         guide=request.guide,
         models=named_models(request.mix, **place, **hub),
         on_event=on_event,
+        halt=halt,
     )

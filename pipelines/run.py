@@ -405,6 +405,7 @@ def open_run(
     keep: int,
     on_event: Callable[[Event], None],
     stop: Stop | None = None,
+    halt: Callable[[], bool] = lambda: False,
 ) -> tuple[SearchResult, Any]:
     """Search, and let the pipeline finish: (result, the pipeline's output)."""
     run.judged = roles.calls > 0
@@ -439,7 +440,7 @@ def open_run(
     try:
         engine = Engine(
             searches, roles, run.decode, budget=budget, archive=archive, ledger=run.ledger,
-            batch_size=batch_size, on_event=on_event,
+            batch_size=batch_size, on_event=on_event, halt=halt,
         )  # fmt: skip
         stopped = run.serve(engine, rated="mix" in getattr(sampler, "needs", ()))
     finally:

@@ -87,7 +87,10 @@ TOP = len(FLOORS)  # every other module of genscale/: the command line and what 
 PACKAGE = 2  # `import genscale` itself gives names of the floors up to here
 
 LIBRARIES = {"diffusers", "transformers", "open_clip"}
-ABOVE = {"gradio": {"demo"}, "typer": {"cli", "cli_options", "cli_pictures", "cli_folders", "cli_compare"}}
+ABOVE = {
+    "gradio": {"demo", "demo_page"},
+    "typer": {"cli", "cli_options", "cli_pictures", "cli_folders", "cli_compare", "cli_demo"},
+}
 # The command line quiets the loading bars of the libraries and prints versions: on use, inside functions.
 EXEMPT = {"genscale/generation.py"}
 
