@@ -24,8 +24,11 @@ TYPES = {
 ARCHIVE = "run.zip"
 HEAVY = 256 * 2**20  # bytes; latents beyond that stay out of the archive
 
-# All that the page needs of gradio's interface. No uploads, no files, no proxy, no schema of functions.
-_NEEDED = re.compile(r"/gradio_api/(queue/(join|data)|heartbeat/\w+|cancel|reset|startup-events|app_id)/?")
+# All that the page needs: no uploads, no files by path, no proxy, no list of functions.
+_NEEDED = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json)|/(assets|static|svelte|search)/.+"
+    r"|/gradio_api/(queue/(join|data)|run/predict|heartbeat/\w+|cancel|reset)/?"
+)
 
 _POLICY = "; ".join(
     (
@@ -60,7 +63,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        if path.startswith("/gradio_api") and not _NEEDED.fullmatch(path):
+        if not _NEEDED.fullmatch(path):
             await send({"type": "http.response.start", "status": 404, "headers": list(HEADERS.items())})
             await send({"type": "http.response.body", "body": b"not offered here"})
             return

@@ -35,17 +35,22 @@ def build(studio: Studio, curves: dict[str, LiveCurve]) -> gr.Blocks:
     """curves: those drawn, by the token of their search; what the routes give out."""
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gr.HTML(
+        _html(
             '<div class="gs-head"><h1>genscale</h1><p>More compute at inference, better pictures: '
             "draw many, judge them while they form, keep the best.</p></div>"
         )
         with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=320):
+            with gr.Column(scale=4, min_width=320, elem_classes="gs-form"):
                 form = _Form(studio)
             with gr.Column(scale=7, min_width=320):
                 view = _View(curves)
         _connect(page, studio, form, view)
     return page
+
+
+def _html(text: str = "", **more: Any) -> Any:
+    """HTML as it is, without the theme's own margins and rules for what stands in it."""
+    return gr.HTML(text, apply_default_css=False, **more)
 
 
 class _Form:
@@ -68,13 +73,13 @@ class _Form:
         self.sampler = gr.Dropdown(
             list(offer.samplers), value="best_of_n", label="Sampler", elem_id="sampler"
         )
-        self.about = gr.HTML(_about("best_of_n"))
+        self.about = _html(_about("best_of_n"))
         with gr.Accordion("Options of the sampler", open=False):
             self.options = gr.Textbox(
                 "", label="Options", info="NAME=VALUE, one a line", lines=2, max_lines=6, elem_id="options",
                 placeholder="as below where nothing is said", max_length=2000,
             )  # fmt: skip
-            self.known = gr.HTML(_options("best_of_n"))
+            self.known = _html(_options("best_of_n"))
         verifiers, report = defaults(studio, first)
         self.verifiers = gr.Dropdown(
             list(offer.verifiers), value=verifiers, multiselect=True, label="Verifiers",
@@ -90,8 +95,8 @@ class _Form:
         )  # fmt: skip
         with gr.Accordion("Steps, guidance, seed", open=False), gr.Row():
             self.steps = gr.Number(
-                None if known is None else known.steps, label="Steps", precision=0, minimum=1, maximum=limits.steps, min_width=90,
-                elem_id="steps",
+                None if known is None else known.steps, label="Steps", precision=0, minimum=1,
+                maximum=limits.steps, min_width=90, elem_id="steps",
             )  # fmt: skip
             self.guidance = gr.Number(
                 None if known is None else known.guidance,
@@ -104,9 +109,9 @@ class _Form:
             self.seed = gr.Number(
                 None, label="Seed", precision=0, minimum=0, min_width=90, placeholder="drawn", elem_id="seed"
             )
-        self.plan = gr.HTML(elem_id="plan")
+        self.plan = _html('<p class="gs-plan">The cost is being worked out.</p>', elem_id="plan")
         with gr.Row():
-            self.search = gr.Button("Search", variant="primary", scale=2, min_width=120, elem_id="search")
+            self.search = gr.Button("Search", variant="primary", min_width=120, elem_id="search")
             self.stop = gr.Button("Stop, keep the best", interactive=False, min_width=120, elem_id="stop")
 
     @property
@@ -122,16 +127,13 @@ class _View:
 
     def __init__(self, curves: dict[str, LiveCurve]) -> None:
         self.curves = curves
-        self.status = gr.HTML(words.status(None), elem_id="status")
+        self.status = _html(words.status(None), elem_id="status")
         self.prompts = gr.Radio([], label="Prompt shown", visible=False, elem_id="shown")
         self.parts: list[tuple[Any, Callable[[Job | None, int], str]]] = []
         self._add("pair", words.pair)
         self._add("gallery", words.gallery, "Population")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=3, min_width=300):
-                self._add("curve", self._curve, "Score against NFE")
-            with gr.Column(scale=2, min_width=260):
-                self._add("table", words.table, "Scores")
+        self._add("curve", self._curve, "Score against NFE")
+        self._add("table", words.table, "Scores")
         self._add("downloads", words.downloads, "Downloads")
         self.same = gr.Textbox(
             "", label="The same on the command line", lines=2, max_lines=6, interactive=False, visible=False,
@@ -140,9 +142,12 @@ class _View:
         self._add("lineage", words.lineage, "Lineage")
 
     def _add(self, name: str, draw: Callable[[Job | None, int], str], title: str = "") -> None:
-        if title:
-            gr.HTML(f'<h3 class="gs-title">{title}</h3>')
-        self.parts.append((gr.HTML(draw(None, 0), elem_id=name), draw))
+        head = f'<h3 class="gs-title">{title}</h3>' if title else ""
+
+        def titled(job: Job | None, index: int) -> str:
+            return head + draw(job, index)
+
+        self.parts.append((_html(titled(None, 0), elem_id=name), titled))
 
     def _curve(self, job: Job | None, index: int) -> str:
         if job is None:
@@ -170,7 +175,7 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     buttons = [form.search, form.stop, view.prompts]
 
-    def search(*fields: Any, request: gr.Request) -> Iterator[list[Any]]:
+    def search(request: gr.Request, *fields: Any) -> Iterator[list[Any]]:
         session = studio.session(str(request.session_hash))
         try:
             job = studio.submit(session, Wish(*_clean(fields)))

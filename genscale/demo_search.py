@@ -130,6 +130,9 @@ class Studio:
                 raise Refusal(
                     f"{len(self._line) - 1} searches are waiting already: try again a little later."
                 )
+            for old in self._jobs.values():
+                if old.over:
+                    old.watch.settle()
             job = Job(request, RunFolder.fresh(self.out / session.id), Watch(len(request.prompts)))
             session.job, session.index = job, 0
             self._line.append(job)

@@ -3,9 +3,11 @@
 CSS = """
 .gradio-container { max-width: 1360px !important; margin: 0 auto; padding: 0 12px !important; }
 .gs-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; padding: 18px 2px 6px; }
-.gs-head h1 { margin: 0; font-size: 1.6rem; font-weight: 650; letter-spacing: -0.02em; }
+.gs-head h1 { color: var(--body-text-color); margin: 0; font-size: 1.6rem; font-weight: 650; letter-spacing: -0.02em; }
 .gs-head p { margin: 0; color: var(--body-text-color-subdued); }
-.gs-title { margin: 14px 2px 2px; font-size: 1rem; font-weight: 600; }
+.gs-title { margin: 6px 2px 8px; font-size: 1rem; font-weight: 600; color: var(--body-text-color); }
+#search, #stop { white-space: nowrap; font-size: 0.95rem; }
+@media (min-width: 900px) { .gs-form { position: sticky; top: 10px; align-self: flex-start; } }
 .gs-note, .gs-plan, .gs-count { margin: 0 2px; color: var(--body-text-color-subdued); font-size: 0.88rem;
   line-height: 1.45; }
 .gs-plan strong { color: var(--body-text-color); }
@@ -32,9 +34,8 @@ CSS = """
 .gs-notes { margin: 8px 0 0; padding-left: 1.1em; font-size: 0.85rem; color: var(--body-text-color-subdued); }
 
 .gs-empty { display: flex; flex-direction: column; gap: 2px; align-items: center; justify-content: center;
-  min-height: 120px; padding: 18px; text-align: center; border: 1px dashed var(--border-color-primary);
+  min-height: 84px; padding: 14px; text-align: center; border: 1px dashed var(--border-color-primary);
   border-radius: 10px; color: var(--body-text-color-subdued); }
-.gs-empty strong { color: var(--body-text-color); font-weight: 600; }
 
 .gs-pair { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; }
 .gs-pair figure { margin: 0; padding: 10px; border-radius: 10px; border: 1px solid var(--border-color-primary);
@@ -45,6 +46,7 @@ CSS = """
 .gs-best figcaption strong { color: #16804a; } .dark .gs-best figcaption strong { color: #4cc38a; }
 .gs-pair img, .gs-pair video { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 6px;
   image-rendering: pixelated; background: var(--background-fill-secondary); }
+.gs-pair img, .gs-pair video, .gs-none { max-width: 290px; margin: 0 auto; }
 .gs-none { display: flex; align-items: center; justify-content: center; aspect-ratio: 1; border-radius: 6px;
   background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
 .gs-pair dl { margin: 8px 0 0; font-size: 0.9rem; }
@@ -83,6 +85,7 @@ CSS = """
 .dark .gs-table tbody tr:first-child td { color: #4cc38a; }
 .gs-paper { background: #fff; border-radius: 10px; padding: 6px; border: 1px solid var(--border-color-primary); }
 .gs-paper img { display: block; width: 100%; max-width: 900px; margin: 0 auto; }
+.gs-paper { max-height: 620px; overflow: auto; }
 .gs-links { display: flex; flex-wrap: wrap; gap: 10px; }
 .gs-links a { display: flex; flex-direction: column; padding: 8px 14px; border-radius: 8px;
   text-decoration: none !important;

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST = 24  # pictures of a prompt that are shown
 ROWS = 60  # candidates of a prompt that are listed
+HELD = 400  # pictures of a prompt that are held while the search runs
 SIDE = 320  # of a small picture, the longest
 SMALL = 128  # up to here a picture is kept as it is, without loss
 
@@ -129,19 +130,23 @@ class Watch(Display):
             seen.previews[row.id] = row
         if media is not None and (row.own or not entry.final or row in seen.finals[:MOST]):
             self.pictures[key] = encoded(still(media))
-            self._thin()
+            if len(self.pictures) > HELD * len(self._seen):
+                self._thin(HELD // 2)
 
-    def _thin(self) -> None:
-        """Forget pictures that fell out of the gallery, a while after they did: a page may still ask for them."""
-        if len(self.pictures) <= 3 * MOST * len(self._seen):
-            return
+    def _thin(self, late: int) -> None:
+        """Forget pictures that fell out of the gallery, all but so many of the last: a page may still ask for them."""
         wanted = {r.picture for s in self._seen for r in (*s.finals[:MOST], *s.previews.values())}
         wanted |= {s.base.picture for s in self._seen if s.base is not None}
-        late = [k for k in self.pictures if k not in wanted][: -MOST or None]
-        for key in late:
+        others = [key for key in self.pictures if key not in wanted]
+        for key in others[: max(len(others) - late, 0)]:
             del self.pictures[key]
 
     # ---------------------------------------------------------------- for those who look
+
+    def settle(self) -> None:
+        """Hold only what the last look shows."""
+        with self._lock:
+            self._thin(0)
 
     def shown(self, prompt: int) -> Seen:
         with self._lock:

@@ -15,7 +15,7 @@ from genscale.request import from_dict
 FILES = "/search"  # where pictures and files are fetched from
 CLIPS = (".mp4", ".webm")
 
-EMPTY = '<div class="gs-empty"><strong>{}</strong><span>{}</span></div>'  # a place that nothing is in yet
+EMPTY = '<div class="gs-empty">{}</div>'  # a place that nothing is in yet
 
 
 def link(job: Job, name: str) -> str:
@@ -23,7 +23,11 @@ def link(job: Job, name: str) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.3e}"
+    """With as many decimals as tell scores apart, the same for all of a size."""
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    size = abs(value)
+    return f"{value:.4f}" if 1e-3 <= size < 10 else f"{value:.2f}" if 10 <= size < 1e4 else f"{value:.3g}"
 
 
 # ---------------------------------------------------------------- where it is
@@ -78,7 +82,6 @@ def pair(job: Job | None, index: int) -> str:
     """The pipeline's own picture beside the best so far; at the end the files themselves, clips as clips."""
     if job is None:
         return EMPTY.format(
-            "Base beside best",
             "Left what the model gives by itself, right the best that the search found.",
         )
     seen = job.watch.shown(index)
@@ -86,7 +89,7 @@ def pair(job: Job | None, index: int) -> str:
     base = (told or {}).get("base") or _as_told(seen.base)
     best = (told or {}).get("best") or _as_told(seen.best)
     if told is None and base is None and best is None:
-        return EMPTY.format("Base beside best", "They appear when the first candidate is finished.")
+        return EMPTY.format("They appear when the first candidate is finished.")
     left = _figure(job, "Base", "the model by itself", _shown(job, told, "base", seen.base), base, None)
     title = "Best" if job.over else "Best so far"
     right = _figure(job, title, "what the search found", _shown(job, told, "best", seen.best), best, base)
@@ -139,10 +142,14 @@ def _figure(
 
 
 def _score(name: str, value: float, before: float | None, held_out: bool = False) -> str:
-    gain = "" if before is None else f" <em>{value - before:+.3g}</em>"
+    gain = "" if before is None else f" <em>{_gain(value - before)}</em>"
     apart = " <small>held out</small>" if held_out else ""
     kind = ' class="gs-held"' if held_out else ""
     return f"<div{kind}><dt>{escape(name)}{apart}</dt><dd>{number(value)}{gain}</dd></div>"
+
+
+def _gain(value: float) -> str:
+    return "±0" if value == 0 else f"{value:+.3g}"
 
 
 # ---------------------------------------------------------------- the population
@@ -150,11 +157,11 @@ def _score(name: str, value: float, before: float | None, held_out: bool = False
 
 def gallery(job: Job | None, index: int) -> str:
     if job is None:
-        return EMPTY.format("The population", "All candidates appear here while they form, best first.")
+        return EMPTY.format("All candidates appear here while they form, best first.")
     seen = job.watch.shown(index)
     if not seen.tiles:
         word = "No candidate was finished." if job.over else "The first candidates are on their way."
-        return EMPTY.format("The population", word)
+        return EMPTY.format(word)
     there = job.watch.pictures
     tiles = "".join(_tile(job, row, n) for n, row in enumerate(seen.tiles, 1) if row.picture in there)
     shown, more = len(seen.finals[: len(seen.tiles)]), seen.finished
@@ -172,7 +179,7 @@ def _tile(job: Job, row: Row, place: int) -> str:
         mark, kind = ("base" if row.own else ""), "gs-top" if place == 1 else ""
         label = f"{place}."
     else:
-        mark, kind, label = f"step {row.step}", "gs-preview", "on the way"
+        mark, kind, label = "", "gs-preview", f"step {row.step}"
     badge = f"<b>{mark}</b>" if mark else ""
     title = escape(f"candidate {row.id}: {', '.join(words)}")
     return (
@@ -187,15 +194,15 @@ def _tile(job: Job, row: Row, place: int) -> str:
 def table(job: Job | None, index: int) -> str:
     seen = Seen() if job is None else job.watch.shown(index)
     if not seen.finals:
-        return EMPTY.format("Scores", "A line a finished candidate.")
+        return EMPTY.format("A line for each finished candidate.")
     names, held = list(seen.finals[0].scores), _held(seen)
     several = len(names) > 1
     heads = [
         "",
         "candidate",
-        *names,
+        *map(escape, names),
         *(["total"] if several else []),
-        *(f"{n}<br><small>held out</small>" for n in held),
+        *(f"{escape(n)}<br><small>held out</small>" for n in held),
     ]
     lines = []
     for n, row in enumerate(seen.finals, 1):
@@ -204,7 +211,7 @@ def table(job: Job | None, index: int) -> str:
         cells += [number(row.total)] if several else []
         cells += [number(row.report[name]) if name in row.report else "" for name in held]
         lines.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in (*cells, str(row.nfe))) + "</tr>")
-    head = "".join(f"<th>{h}</th>" for h in (*heads, "NFE"))
+    head = "".join(f"<th>{h}</th>" for h in (*heads, "after NFE"))
     return (
         f'<div class="gs-table" tabindex="0"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -218,12 +225,14 @@ def _held(seen: Seen) -> list[str]:
 def curve(job: Job | None, number: int) -> str:
     """number: which drawing it is, 0 before the first."""
     if job is None or number == 0:
-        return EMPTY.format(
-            "Score against NFE", "What the search scores and what is held out from it, as it goes."
-        )
-    return (
-        f'<div class="gs-paper"><img src="{link(job, f"curve-{number}.live")}" alt="score against NFE"></div>'
-    )
+        return EMPTY.format("What the search scores and what is held out from it, as it goes.")
+    return _paper(link(job, f"curve-{number}.live"), "score against NFE")
+
+
+def _paper(source: str, what: str) -> str:
+    """A drawing, on white; long ones scroll."""
+    picture = f'<a href="{source}" target="_blank"><img src="{source}" alt="{what}"></a>'
+    return f'<div class="gs-paper" tabindex="0">{picture}</div>'
 
 
 # ---------------------------------------------------------------- what is left at the end
@@ -232,16 +241,13 @@ def curve(job: Job | None, number: int) -> str:
 def lineage(job: Job | None, index: int) -> str:
     name = _of(job, index, "tree.png")
     if job is None or name is None:
-        return EMPTY.format("Lineage", "Who came from whom: drawn when the search is over.")
-    source = link(job, name)
-    return f'<div class="gs-paper"><a href="{source}" target="_blank"><img src="{source}" alt="lineage"></a></div>'
+        return EMPTY.format("Who came from whom: drawn when the search is over.")
+    return _paper(link(job, name), "lineage")
 
 
 def downloads(job: Job | None, index: int) -> str:
     if job is None or not job.over or not job.record:
-        return EMPTY.format(
-            "Downloads", "The best picture with its origin inside, the record, and everything."
-        )
+        return EMPTY.format("The best picture with its origin inside, the record, and everything.")
     told = _told(job, index) or {}
     best = [f for f in told.get("files", {}).get("best", []) if f in job.files]
     found = [(name, _WHAT.get(name.rpartition(".")[2], name)) for name in best]
