@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from genscale import cli_calibrate, cli_compare, cli_folders, cli_generate, cli_lists, cli_pictures
+from genscale import cli_calibrate, cli_compare, cli_folders, cli_generate, cli_lists, cli_pictures, cli_video
 from genscale.cli_run import INTERRUPTED, REFUSED, fail
 from genscale.errors import Refusal
 
 NEED_WORDS = (
     "generate",
+    "video",
     "plan",
     "compare",
     "resume",
@@ -41,7 +42,7 @@ With --json, stdout is one JSON value: the result, or {"error": SENTENCE}.
 """
 
 app = typer.Typer(
-    help="Spend more compute at inference to get better pictures from pretrained diffusion and flow models.",
+    help="Spend more compute at inference to get better pictures and clips from pretrained diffusion and flow models.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_CODES,
@@ -69,6 +70,7 @@ WITH_SAMPLER = {"ignore_unknown_options": True, "allow_extra_args": True}
 """Settings of a command that takes the sampler's options by name."""
 
 app.command(context_settings=WITH_SAMPLER, epilog=cli_generate.GENERATE)(cli_generate.generate)
+app.command(context_settings=WITH_SAMPLER, epilog=cli_video.VIDEO)(cli_video.video)
 app.command(context_settings=WITH_SAMPLER, epilog=cli_generate.PLAN)(cli_generate.plan)
 app.command(epilog=cli_compare.COMPARE)(cli_compare.compare)
 app.command(epilog=cli_folders.SHOW)(cli_folders.show)
