@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tests import doc_stand_ins as stand_ins
 from tests.doc_blocks import ROOT, Block, blocks, commands, pages, spans
-from tests.doc_words import wrong
+from tests.doc_words import program, wrong
 
 Command = Callable[..., tuple[int, str, str]]
 CI = (ROOT / ".ci" / "run").read_text()
@@ -32,7 +33,10 @@ def furniture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(furniture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to run a page in."""
     for thing in furniture.iterdir():
-        (tmp_path / thing.name).symlink_to(thing)
+        if thing.is_dir():
+            (tmp_path / thing.name).symlink_to(thing)
+        else:  # a page may write a file of the same name
+            shutil.copy(thing, tmp_path)
     stand_ins.install(monkeypatch, furniture)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -125,6 +129,18 @@ def test_the_code_of_a_page_runs(page: Path, here: Path, genscale: Command) -> N
             raise AssertionError(
                 f"{page_id(page)}.md:{block.line}: {type(error).__name__}: {error}"
             ) from error
+
+
+def examples() -> list[list[str]]:
+    """Of all commands' help, in its order: what looks at a run stands behind what makes it."""
+    lines = [line.strip() for c in program().values() for line in (c.epilog or "").splitlines()]
+    return [words for line in lines if line.startswith("genscale ") for words in commands(line)]
+
+
+def test_the_examples_of_the_help_run(here: Path, genscale: Command) -> None:
+    assert len(examples()) > len(program())
+    for words in examples():
+        run_command(words, genscale)
 
 
 @pytest.mark.parametrize("page", pages(), ids=page_id)
