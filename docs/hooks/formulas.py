@@ -15,6 +15,10 @@ from mkdocs.exceptions import PluginError
 _MARKED = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\(?P<open>[(\[])(?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
+# Functions get the thin space that LaTeX sets about them; none before a bracket.
+_FUNCTION = re.compile(
+    r"<mi>(exp|log|ln|min|max|sin|cos|tan|arg|sup|inf|det)</mi>(?P<bracket>(?=<mo[^>]*>&#x00028;))?"
+)
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
@@ -29,6 +33,12 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
             raise PluginError(f"{page.file.src_uri}: formula '{latex}': {type(error).__name__}") from error
         if "\\" in made:  # it hands unknown commands through as they are
             raise PluginError(f"{page.file.src_uri}: formula '{latex}' has a command that is not known")
+        made = _FUNCTION.sub(_spaced, made)
         return f'<{match["tag"]} class="formula">{made}</{match["tag"]}>'
 
     return _MARKED.sub(mathml, content)
+
+
+def _spaced(match: re.Match[str]) -> str:
+    behind = "0" if match["bracket"] is not None else ".17em"
+    return f'<mo form="prefix" lspace=".17em" rspace="{behind}">{match[1]}</mo>'
