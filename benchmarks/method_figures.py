@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.method_laws import BLUE, GREY, corrected, laws, legend, paper
-from benchmarks.method_results import PLAIN, Row, Table, drawn, law
+from benchmarks.method_results import OLDER, PLAIN, Row, Table, drawn, law
 from benchmarks.shapes import interval
 
 FIGURES = Path(__file__).parents[1] / "docs" / "methods" / "figures"
@@ -27,7 +27,6 @@ STYLE = {
     "lines.markersize": 3.5, "figure.facecolor": "white", "svg.fonttype": "none", "svg.hashsalt": "genscale",
 }  # fmt: skip
 HUES = (BLUE, "#64b5f6", "#0b3d91", "#26a69a")  # of variants of one method
-OLDER = " (cut turn)"  # rows of older code (docs/gradients.md): hollow
 MARKS = ("o", "s", "^", "D")
 
 
@@ -99,7 +98,7 @@ def _line(
     """One search in the three panels. Bars stand a little apart, so that they do not hide each other."""
     aside = 1.0 if colour == GREY else 1.05 * 1.06**shift
     style = {"color": colour, "marker": mark, "label": label, "elinewidth": 0.8, "capsize": 2}
-    if label.endswith(OLDER):
+    if label.endswith(OLDER):  # hollow
         style["markerfacecolor"] = "white"
     for axis, what in ((axes[0], "searched"), (axes[2], "judge")):
         found = [interval(getattr(r, what)) for r in rows]

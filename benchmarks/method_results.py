@@ -20,6 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 STEMS = ("particles", "trees", "noise-gradients", "guidance_gradients", "shapes")
 LAW = ("posterior-mixture", "posterior-digits")
 PLAIN = "best_of_n"
+OLDER = " (cut turn)"  # ends the labels of rows of older code (docs/gradients.md)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.method_results import PLAIN, Row, Table, correctors, drawn, law, sampler_of, tables
+from benchmarks.method_results import OLDER, PLAIN, Row, Table, correctors, drawn, law, sampler_of, tables
 from benchmarks.shapes import interval
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -151,15 +151,15 @@ def gained(name: str) -> tuple[str, str]:
     if name == PLAIN:
         return "the baseline", ""
     flow = [t for t in drawn(name) if t.model == "shapes-flow"]
-    rows = [r for t in flow for r in _as_it_comes(name, t.rows) if r.budget <= 1024]
+    rows = [r for t in flow for r in as_it_comes(name, t.rows) if r.budget <= 1024]
     if not rows:
         return ("its law only" if law(name) or name == "fkc" else "not measured"), ""
-    row = max(rows, key=lambda r: r.budget)
+    row = max(rows, key=lambda r: (r.budget, r.label == name))
     return f"{gain(row.gains('searched'), 4)} at {row.budget}", gain(row.gains("judge"), 3)
 
 
-def _as_it_comes(name: str, rows: Sequence[Row]) -> list[Row]:
-    """Rows of the defaults where there are any, else those of the first variant."""
-    mine = [r for r in rows if r.sampler == name]
-    plain = [r for r in mine if r.label == name]
-    return plain or [r for r in mine if r.label == mine[0].label]
+def as_it_comes(name: str, rows: Sequence[Row]) -> list[Row]:
+    """Rows of this code and of our defaults, or nearly (as "ditto2 (4 calls)"); at each budget the first of them."""
+    mine = [r for r in rows if r.sampler == name and not r.label.endswith((OLDER, "(as published)"))]
+    first = {r.budget: r for r in reversed(mine)}
+    return [r for r in mine if r is first[r.budget]]
