@@ -15,7 +15,7 @@ WIDTH = 7.3  # inches of 96 pixels: 700 pixels
 
 
 def paper(rows: int, columns: int, height: float = 2.05) -> tuple[Figure, Any]:
-    """A figure of so many panels with room for a legend below. Margins are in inches; nothing is measured, for speed."""
+    """A figure of so many panels with room for a legend below. Margins are in inches; nothing is measured."""
     high = height * rows + 0.45
     figure = Figure(figsize=(WIDTH, high))
     figure.subplots_adjust(
@@ -39,9 +39,7 @@ def laws(sampler: str, tasks: Sequence[dict[str, Any]]) -> Figure:
         lines = [(PLAIN, GREY, "-", "o")]
         if sampler != "importance":
             lines.append(("importance", DARK, "--", "s"))
-        lines += [
-            (label, colour, "-", "o") for label, colour in zip(labels, (BLUE, LIGHT), strict=False)
-        ]
+        lines += [(label, colour, "-", "o") for label, colour in zip(labels, (BLUE, LIGHT), strict=False)]
         for k, (label, colour, dash, mark) in enumerate(lines):
             rows = [r for r in task["rows"] if r["search"] == label]
             x = [r["nfe"] * 1.04 ** (k - 1) for r in rows]

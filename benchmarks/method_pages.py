@@ -58,7 +58,10 @@ def options(name: str) -> str:
         bold = "**" if option in own else ""
         lines.append(f"| `{option}` | {bold}{default}{bold} | {_cell(told)} |")
     if own:
-        lines += ["", "Defaults in bold are this method's own; the others are those of the core that it shares."]
+        lines += [
+            "",
+            "Defaults in bold are this method's own; the others are those of the core that it shares.",
+        ]
     return "\n".join(lines)
 
 
@@ -94,18 +97,19 @@ def explained(cls: type[Any], option: str) -> str:
 
 def _sentence(text: str) -> str:
     first = text.split()[0].rstrip(".,;")
-    begun = text[0].upper() + text[1:] if first.isalpha() and first != "inf" else text
+    plain = first.isalpha() and first != "inf" and text.split()[0] == first
+    begun = text[0].upper() + text[1:] if plain else text
     return begun if begun.endswith(".") else begun + "."
 
 
 def _told(doc: str, option: str, names: list[str]) -> str:
-    """The text after `option:`, or after a list of options with it, up to the next one or the end of the paragraph."""
+    """The text after `option:` up to the next one or the paragraph's end; after a list of options with that list."""
     known = "(?:" + "|".join(names) + ")"
-    start = rf"(?:^|(?<= ))(?:{known}, )*{option}(?:, {known})*: "
+    start = rf"(?:^|(?<= ))((?:{known}, )*{option}(?:, {known})*: )"
     stop = rf"(?=[.;]? {known}(?:, {known})*: |[.;] (?!None)[A-Z]\w+(?: [a-z]+)*: |$)"
     for paragraph in re.split(r"\n\s*\n", doc):
         if match := re.search(start + r"(.+?)" + stop, " ".join(paragraph.split())):
-            return match[1].strip()
+            return (match[1] if "," in match[1] else "") + match[2].strip()
     return ""
 
 
@@ -139,7 +143,11 @@ def cost(name: str) -> str:
         f"By `genscale plan` on `shapes-flow` at {steps} steps with guidance {scale:g}, where one candidate is "
         f"`f` = {each} NFE, one verifier:"
     )
-    foot = "" if known else "\n\nHere the scores decide what is spent: this is the plan if all of them are equal."
+    foot = (
+        ""
+        if known
+        else "\n\nHere the scores decide what is spent: this is the plan if all of them are equal."
+    )
     return head + "\n\n" + "\n".join(lines) + foot
 
 

@@ -25,7 +25,7 @@ OLDER = " (cut turn)"  # ends the labels of rows of older code (docs/gradients.m
 
 @dataclass(frozen=True)
 class Row:
-    """A search at a budget. nfe: spent. searched, judge: one a prompt. rival: best_of_n (or N = 1) beside it, if any."""
+    """A search at a budget. nfe: spent. searched, judge: one a prompt. rival: best_of_n, or N = 1, if any."""
 
     label: str
     budget: int

@@ -72,9 +72,13 @@ def test_the_options_are_those_of_the_dataclass(name: str) -> None:
 
 def test_costs_add_up() -> None:
     """Of two samplers by hand, at 8 steps with guidance: 16 NFE a candidate."""
-    rows = re.findall(r"^\| (none|`320nfe`) \| (\d+) \| (\d+) \| (\d+) \|$", section("best_of_n", "Cost"), re.M)
+    rows = re.findall(
+        r"^\| (none|`320nfe`) \| (\d+) \| (\d+) \| (\d+) \|$", section("best_of_n", "Cost"), re.M
+    )
     assert [tuple(map(int, r[1:])) for r in rows] == [(16 * 16, 16, 16), (20 * 16, 20, 20)]
-    rows = re.findall(r"^\| (none|`320nfe`) \| (\d+) \| (\d+) \| (\d+) \|$", section("zero_order", "Cost"), re.M)
+    rows = re.findall(
+        r"^\| (none|`320nfe`) \| (\d+) \| (\d+) \| (\d+) \|$", section("zero_order", "Cost"), re.M
+    )
     assert tuple(map(int, rows[0][1:])) == (17 * 16, 17, 17)
 
 
@@ -131,9 +135,13 @@ def test_the_command_is_one_of_this_sampler(name: str) -> None:
     assert int(words[words.index("--budget") + 1].removesuffix("nfe")) <= 500
     general = {"--sampler", "--budget", "--steps", "--seed", "--guide"}
     own = [w for pair in zip(words[3::2], words[4::2], strict=True) if pair[0] not in general for w in pair]
-    prompts, values = sampler_options.split(own, sampler_options.field_types(plugins.load("sampler", name)), ())
+    prompts, values = sampler_options.split(
+        own, sampler_options.field_types(plugins.load("sampler", name)), ()
+    )
     assert prompts == []
-    plugins.make("sampler", name, sampler_options.typed("sampler", name, plugins.load("sampler", name), values))
+    plugins.make(
+        "sampler", name, sampler_options.typed("sampler", name, plugins.load("sampler", name), values)
+    )
 
 
 @pytest.mark.parametrize("name", [*NAMES, "index"])
