@@ -58,7 +58,8 @@ Job = tuple[Search, int, Entry | None]
 class Engine:
     """Answers the questions of `searches` until all of them end.
 
-    batch_size: latents (rows) in one model call or decode at most; halved when memory runs out.
+    batch_size: latents (rows) in one model call at most; halved when memory runs out.
+    decode_batch: latents decoded and judged at once at most; None is batch_size.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Engine:
         archive: Archive,
         ledger: Ledger,
         batch_size: int,
+        decode_batch: int | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.searches = list(searches)
@@ -80,6 +82,7 @@ class Engine:
         self.archive = archive
         self.ledger = ledger
         self.batch_size = batch_size
+        self.decode_batch = decode_batch
         self.on_event = on_event
         self._flights: list[Flight] = []
         self._batch: list[Flight] = []
@@ -284,7 +287,7 @@ class Engine:
                 continue
             search.entries = [None] * n
             jobs += [(search, row, self._known_score(search, row)) for row in range(n)]
-        while fresh := [i for i, (_, _, known) in enumerate(jobs) if known is None][: self.batch_size]:
+        while fresh := [i for i, (_, _, known) in enumerate(jobs) if known is None][: self._at_once()]:
             if self._judge(jobs, fresh):
                 jobs = jobs[fresh[-1] + 1 :]
         self._take_over(jobs)
@@ -292,6 +295,10 @@ class Engine:
             if search.entries:
                 self._answer_scores(search)
         return bool(waiting)
+
+    def _at_once(self) -> int:
+        """Latents that may be decoded together."""
+        return min(self.batch_size, self.decode_batch or self.batch_size)
 
     def _known_score(self, search: Search, row: int) -> Entry | None:
         particles = search.particles

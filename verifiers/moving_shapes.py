@@ -140,6 +140,7 @@ class MovingShapes:
     graded: bool = False
 
     name: ClassVar[str] = "moving_shapes"
+    judges_clips: ClassVar[bool] = True
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
         """Scores [n], float32 in [0, 1], of `n` clips (lists of PIL pictures, or uint8 arrays [frames, h, w, 3])."""

@@ -87,6 +87,7 @@ class ShapesVideoClip:
     device: str | None = None
 
     name: ClassVar[str] = "shapes_video_clip"
+    judges_clips: ClassVar[bool] = True
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""
