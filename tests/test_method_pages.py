@@ -19,6 +19,7 @@ NAMES = sorted(plugins.found("sampler"))
 HEADINGS = [
     "Idea", "Formula", "Cost", "Options", "When it wins, when not", "Measured", "On the command line", "Paper",
 ]  # fmt: skip
+MEND = "python -m benchmarks.method_figures && python -m benchmarks.method_pages"
 NUMBER = r"[+-]?\d\.\d+ ± \d\.\d+"
 
 
@@ -52,7 +53,7 @@ def test_a_page_has_its_sections_and_says_something_in_each(name: str) -> None:
 @pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda p: p.stem)
 def test_what_is_computed_is_up_to_date(path: Path) -> None:
     """Options, costs on the embedded model, measured tables and the index; mended by benchmarks.method_pages."""
-    assert path.read_text() == method_pages.filled(path)
+    assert path.read_text() == method_pages.filled(path), MEND
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +112,7 @@ def test_figures_are_those_that_the_results_give(tmp_path: Path) -> None:
     """The same files; and with the same matplotlib the same drawings, but for rounding."""
     made = method_figures.write(tmp_path)
     kept = sorted((PAGES / "figures").iterdir())
-    assert sorted(p.name for p in made) == [p.name for p in kept]
+    assert sorted(p.name for p in made) == [p.name for p in kept], MEND
     assert sum(p.stat().st_size for p in kept) < 2_500_000
     linked = {link for name in NAMES for link in re.findall(r"\(figures/([\w.-]+)\)", page(name))}
     assert linked == {p.name for p in kept}
