@@ -74,22 +74,26 @@ def figures() -> dict[str, Callable[[], Figure]]:
 def scores(sampler: str, tables: Sequence[Table]) -> Figure:
     """A row a model: the searched score, what it gains, and what the held-out judge says."""
     figure, grid = paper(len(tables), 3)
+    variants = list(dict.fromkeys(_variant(r) for t in tables for r in t.rows if r.sampler == sampler))
+    variants.sort(key=lambda label: label != sampler)  # as it comes is the bluest
     for axes, table in zip(grid, tables, strict=True):
-        labels = list(dict.fromkeys(r.label for r in table.rows if r.sampler == sampler))
         if sampler == PLAIN:
             _line(axes, table, table.rows, PLAIN, BLUE, "o")
         else:
             rivals = list({r.nfe: r for r in table.rows if r.sampler == PLAIN}.values())
             _line(axes, table, rivals, PLAIN, GREY, "o")
-            variants = list(dict.fromkeys(label.removesuffix(OLDER) for label in labels))
-            variants.sort(key=lambda label: label != sampler)  # as it comes is the bluest
-            for label in labels:
-                k = variants.index(label.removesuffix(OLDER))
+            for label in dict.fromkeys(r.label for r in table.rows if r.sampler == sampler):
                 rows = [r for r in table.rows if r.label == label]
+                k = variants.index(_variant(rows[0]))
                 _line(axes, table, rows, label, HUES[k % len(HUES)], MARKS[k % len(MARKS)], shift=k)
         _name(axes, table)
     legend(figure)
     return figure
+
+
+def _variant(row: Row) -> str:
+    """Its label, whichever code it is of."""
+    return row.label.removesuffix(OLDER)
 
 
 def _line(

@@ -26,9 +26,15 @@ def paper(rows: int, columns: int, height: float = 2.05) -> tuple[Figure, Any]:
 
 
 def legend(figure: Figure, columns: int = 4) -> None:
-    """Of the first panel's lines, at the foot."""
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=min(len(names), columns), frameon=False)
+    """Of all lines, each once, at the foot."""
+    lines = dict[str, Any]()
+    for axis in figure.axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            lines.setdefault(name, handle)
+    names = list(lines)
+    figure.legend(
+        list(lines.values()), names, loc="lower center", ncols=min(len(names), columns), frameon=False
+    )
 
 
 def laws(sampler: str, tasks: Sequence[dict[str, Any]]) -> Figure:
