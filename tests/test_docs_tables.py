@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,37 @@ def test_ci_runs_the_second_command_of_the_readme() -> None:
 
 def test_no_placeholder_is_left() -> None:
     assert "<!--" not in README
+
+
+MEASURED = (
+    "README.md",
+    "genscale/stopping.py",
+    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.stem != "index"),
+)
+GUIDES = [
+    ROOT / "docs" / "index.md",
+    *(p for folder in ("tutorials", "how-to", "explanation") for p in (ROOT / "docs" / folder).glob("*.md")),
+]
+
+
+def intervals(text: str) -> set[tuple[float, float]]:
+    """Every `mean ± half width`, without its sign."""
+    number = r"(\d*\.\d+)"
+    return {(float(m), float(h)) for m, h in re.findall(rf"{number}\**\s*(?:±|\+-)\s*{number}", text)}
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.stem)
+def test_numbers_that_a_guide_quotes_are_in_a_measured_table(page: Path) -> None:
+    measured = set[tuple[float, float]]().union(*(intervals((ROOT / name).read_text()) for name in MEASURED))
+    assert intervals(page.read_text()) <= measured
+
+
+def test_intervals_are_read() -> None:
+    assert intervals("+.0142 ± .0039, **-0.020 ± 0.5**, 3 +- 4, -0.0008 +- 0.0017") == {
+        (0.0142, 0.0039),
+        (0.020, 0.5),
+        (0.0008, 0.0017),
+    }
 
 
 @pytest.mark.parametrize("gone", ["| `smc` |", "| `svdd` |"])
