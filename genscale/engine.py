@@ -58,7 +58,8 @@ Job = tuple[Search, int, Entry | None]
 class Engine:
     """Answers the questions of `searches` until all of them end.
 
-    batch_size: latents (rows) in one model call or decode at most; halved when memory runs out.
+    batch_size: latents (rows) in one model call at most; halved when memory runs out.
+    decode_batch: latents decoded and judged at once at most; None is batch_size.
     halt: asked before every batch. From the first yes on nothing new is begun, and as soon as every prompt has a
         finished candidate `run` raises KeyboardInterrupt, as Ctrl-C does. Another thread may give the answer.
     """
@@ -73,6 +74,7 @@ class Engine:
         archive: Archive,
         ledger: Ledger,
         batch_size: int,
+        decode_batch: int | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         halt: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -83,6 +85,7 @@ class Engine:
         self.archive = archive
         self.ledger = ledger
         self.batch_size = batch_size
+        self.decode_batch = decode_batch
         self.on_event = on_event
         self.halt = halt
         self._halted = False
@@ -299,7 +302,7 @@ class Engine:
                 continue
             search.entries = [None] * n
             jobs += [(search, row, self._known_score(search, row)) for row in range(n)]
-        while fresh := [i for i, (_, _, known) in enumerate(jobs) if known is None][: self.batch_size]:
+        while fresh := [i for i, (_, _, known) in enumerate(jobs) if known is None][: self._at_once()]:
             if self._judge(jobs, fresh):
                 jobs = jobs[fresh[-1] + 1 :]
         self._take_over(jobs)
@@ -307,6 +310,10 @@ class Engine:
             if search.entries:
                 self._answer_scores(search)
         return bool(waiting)
+
+    def _at_once(self) -> int:
+        """Latents that may be decoded together."""
+        return min(self.batch_size, self.decode_batch or self.batch_size)
 
     def _known_score(self, search: Search, row: int) -> Entry | None:
         particles = search.particles

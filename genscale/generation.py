@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genscale import jury, outputs, plugins, sampler_options
+from genscale import film, jury, outputs, plugins, sampler_options
 from genscale.arguments import arguments, pictures
 from genscale.budget import Budget
 from genscale.errors import Refusal
@@ -35,6 +37,13 @@ class Parts:
     stop: Stop | None
     pictures: dict[str, Any]
 
+    def lifted(self, k: int) -> Parts:
+        """For clips: verifiers of pictures see k frames."""
+        panels: dict[str, Any] = {
+            role: jury.lifted(getattr(self, role), k) for role in ("verifiers", "select", "report")
+        }
+        return replace(self, **panels)
+
 
 def completed(request: Request) -> Request:
     """The request with the defaults of its model written out, and the sampler's options as their types."""
@@ -59,6 +68,9 @@ def completed(request: Request) -> Request:
         width=request.width or goes_with.size,
         height=request.height or goes_with.size,
         frames=request.frames or goes_with.frames,
+        fps=request.fps or goes_with.fps,
+        decode_batch=request.decode_batch
+        or (request.batch_size if goes_with.frames else None),  # clips are small
         pipeline_args={
             **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
             **request.pipeline_args,
@@ -70,6 +82,9 @@ def check(request: Request) -> Parts:
     """Find everything that a completed request names; refuse what is not there or cannot be."""
     if request.images < 1 or request.batch_size < 1:
         raise Refusal("--images and --batch-size must be at least 1.")
+    unknown = [kind for kind in request.formats if kind not in film.FORMATS]
+    if unknown:
+        raise Refusal(f"--formats '{unknown[0]}' is unknown: give {', '.join(film.FORMATS)} or both.")
     if request.mix or request.guide is not None:
         from genscale.pipelines.mixing import mix_of
 
@@ -131,6 +146,7 @@ def generate(
     try:
         request = folder.settle(request)
         pipe = load_pipe(request, parts) if loaded is None else loaded[0]
+        request = timed(request, pipe)
         output, seconds = _search(folder, request, pipe, parts, display, halt)
         scheduler = type(pipe.scheduler).__name__
         plain = _plain(output.search, request, pipe, parts)
@@ -143,6 +159,15 @@ def generate(
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     return {"folder": str(folder.path), **record}
+
+
+def timed(request: Request, pipe: Any) -> Request:
+    """With the frame rate of the pipeline's clips, where neither the user nor the request says one and it does."""
+    own = inspect.signature(type(pipe).__call__).parameters.get("frame_rate")
+    told = request.fps or request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps")
+    if told or own is None or not isinstance(own.default, int | float):
+        return request
+    return replace(request, fps=float(own.default))
 
 
 def planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
@@ -208,7 +233,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
     import diffusers
     import transformers
 
-    from genscale.pipelines.loading import load_pipeline
+    from genscale.pipelines.loading import load_pipeline, makes_clips
 
     for library in (diffusers, transformers):  # bars of loading weights go, those of downloads stay
         library.utils.logging.disable_progress_bar()
@@ -224,10 +249,30 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         variant=request.variant,
         revision=request.revision,
         trust_remote_code=request.trust_remote_code,
+        device_map=_device_map(request.device_map),
+        vae_tiling=request.vae_tiling,
+        vae_slicing=request.vae_slicing,
         pictures=[name for name in parts.pictures if name != "control_image"],
     )
+    if request.clips and not makes_clips(pipe):
+        raise Refusal(
+            f"model '{request.model}' is a {type(pipe).__name__}, which makes pictures: use `genscale generate`, or "
+            "name a text-to-video model."
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _device_map(text: str | None) -> Any:
+    """As diffusers takes it: a word, or a dict from JSON."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise Refusal(
+            f"--device-map '{text}' is no JSON: write '{{\"vae\": \"cuda:1\"}}', or balanced."
+        ) from None
 
 
 def scaled_pipe(
@@ -239,7 +284,11 @@ def scaled_pipe(
     halt: Callable[[], bool] | None = None,
 ) -> Any:
     from genscale.pipelines import scale as scaling
+    from genscale.pipelines.loading import makes_clips
     from genscale.pipelines.mixing import named_models
+
+    if makes_clips(pipe):
+        parts = parts.lifted(request.per_frame)
 
     place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}
     hub = {"variant": request.variant, "revision": None, "trust_remote_code": request.trust_remote_code}
@@ -253,6 +302,7 @@ def scaled_pipe(
         budget=parts.budget,
         stop=parts.stop,
         batch_size=request.batch_size,
+        decode_batch=request.decode_batch,
         out=out,
         keep=max(request.images, outputs.RUNNERS),
         mix=request.mix or None,

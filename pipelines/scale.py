@@ -39,6 +39,7 @@ class Scaled:
     roles: Roles
     budget: Budget
     batch_size: int = 16
+    decode_batch: int | None = None
     out: Path | None = None
     keep: int = 1
     on_event: Callable[[Event], None] = _ignore
@@ -66,6 +67,7 @@ class Scaled:
             self.roles,
             self.budget,
             batch_size=self.batch_size,
+            decode_batch=self.decode_batch,
             folder=self.out,
             heading=self._heading(run),
             keep=self.keep,
@@ -122,6 +124,7 @@ def scale(
     budget: Budget | str | None = None,
     stop: Stop | Rule | Sequence[Rule] | str | None = None,
     batch_size: int = 16,
+    decode_batch: int | None = None,
     out: str | Path | None = None,
     keep: int = 1,
     on_event: Callable[[Event], None] | None = None,
@@ -142,6 +145,8 @@ def scale(
         joined by commas, or rules (genscale.stopping); each prompt by itself, whichever of this and the budget comes
         first. Looked at after each wave of the sampler: best_of_n(wave=4) stops sooner than the default 16.
     batch_size: latents through the model at once; halved when the accelerator's memory runs out.
+    decode_batch: latents decoded and judged at once; None is batch_size for pictures, and 1 for clips, so that no more
+        than one is held as pixels. Given, the results are decoded so, too; else as the pipeline itself decodes them.
     out: folder for the archive; a call with the same arguments resumes what is there.
     keep: how many of the best candidates keep their latents, for `result.search.media`.
     on_event: told of progress (genscale.events).
@@ -164,8 +169,8 @@ def scale(
         raise Refusal(
             f"{sampler!r} is no sampler: give a name or an object with a search(process, key) method."
         )
-    if batch_size < 1 or keep < 1:
-        raise Refusal("batch_size and keep must be at least 1.")
+    if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
+        raise Refusal("batch_size, decode_batch and keep must be at least 1.")
     roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(report, "weighted"))
     _warn_of_overlap(roles)
     if isinstance(budget, str):
@@ -176,6 +181,7 @@ def scale(
         roles,
         budget or Budget(),
         batch_size,
+        decode_batch,
         None if out is None else Path(out),
         keep,
         on_event or _ignore,

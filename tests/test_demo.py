@@ -103,7 +103,7 @@ def done(job: Job) -> Job:
     ],
 )
 def test_what_is_refused(studio: Studio, fields: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(Refusal, match=".") as caught:
+    with pytest.raises(Refusal, match=r"\.") as caught:
         wish(**fields).request(studio.offer)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
