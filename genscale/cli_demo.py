@@ -49,6 +49,7 @@ def demo(
     dtype: o.Dtype = None,
     device: o.Device = None,
     offload: o.Offload = None,
+    as_json: o.Json = False,
 ) -> int:
     """Search in a browser: prompt, sampler, verifiers and budget in, the population as it forms out."""
     from genscale import demo as serving
@@ -64,7 +65,7 @@ def demo(
     studio.load(list(models)[: len(model or ())])
     if not download:
         _offline()
-    serving.serve(studio, host, port, open_)
+    serving.serve(studio, host, port, open_, as_json)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import webbrowser
@@ -65,8 +66,8 @@ def application(studio: Studio, host: str = LOCAL[0], port: int = 7860) -> Any:
     return app
 
 
-def serve(studio: Studio, host: str, port: int, open_page: bool) -> None:
-    """Until Ctrl-C. Refusal: the port is taken."""
+def serve(studio: Studio, host: str, port: int, open_page: bool, as_json: bool = False) -> None:
+    """Until Ctrl-C; the first line on stdout says where. Refusal: the port is taken."""
     app = application(studio, host, port)
     import socket
 
@@ -83,7 +84,8 @@ def serve(studio: Studio, host: str, port: int, open_page: bool) -> None:
     port = listening.getsockname()[1]
     name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{port}"
-    print(f"genscale demo: {address}  (Ctrl-C ends it)", flush=True)
+    line = json.dumps({"address": address, "out": str(studio.out)})
+    print(line if as_json else f"genscale demo: {address}  (Ctrl-C ends it)", flush=True)
     if open_page:
         threading.Timer(1.0, webbrowser.open, [address]).start()
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))

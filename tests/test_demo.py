@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from genscale import demo_words, plugins, request
+from genscale import demo_words, plugins, provenance, request
 from genscale.cli import main
 from genscale.command_line import command
 from genscale.demo import application, offer
@@ -170,7 +170,7 @@ def test_particles_are_seen_on_the_way(studio: Studio) -> None:
 def test_what_is_left_is_a_whole_run(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
     job = done(studio.submit(studio.session("a"), wish()))
     assert {"best.png", "base.png", "run.json", "contact.png", "curve.png", "tree.png"} <= set(job.files)
-    assert request.metadata(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
+    assert provenance.read(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
     assert main(["show", str(job.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True
 
