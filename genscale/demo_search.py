@@ -197,6 +197,7 @@ class Studio:
             raise KeyboardInterrupt
         job.begun, job.phase = time.monotonic(), LOADING
         loaded = self._loaded(job.request)
+        job.request = _settled(job.request, loaded[0])
         job.record = generation.generate(job.request, job.folder, job.watch, loaded, halt=lambda: job.halting)
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
@@ -233,6 +234,17 @@ class Studio:
             if name not in self._verifiers:
                 self._verifiers[name] = Named(name, plugins.make("verifier", name, {}))
         return [(self._verifiers[name], weight) for name, weight in members]
+
+
+def _settled(request: Request, pipe: Any) -> Request:
+    """With what `genscale video` has for a pipeline that makes clips: they are large, so one goes at a time."""
+    from genscale.pipelines.loading import EMBEDDED, makes_clips
+
+    if not makes_clips(pipe):
+        return request
+    if request.model not in EMBEDDED:
+        request = replace(request, batch_size=1, decode_batch=1)
+    return replace(request, clips=True)
 
 
 @contextmanager
