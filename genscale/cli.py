@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from genscale import cli_calibrate, cli_compare, cli_folders, cli_generate, cli_lists, cli_pictures, cli_video
+from genscale import (
+    cli_calibrate,
+    cli_compare,
+    cli_demo,
+    cli_folders,
+    cli_generate,
+    cli_lists,
+    cli_pictures,
+    cli_video,
+)
 from genscale.cli_run import INTERRUPTED, REFUSED, fail
 from genscale.errors import Refusal
 
@@ -77,6 +86,7 @@ app.command(epilog=cli_folders.SHOW)(cli_folders.show)
 app.command()(cli_folders.tree)
 app.command()(cli_folders.resume)
 app.command(epilog=cli_folders.RESCORE)(cli_folders.rescore)
+app.command(epilog=cli_demo.DEMO)(cli_demo.demo)
 app.command(epilog=cli_pictures.SCORE)(cli_pictures.score)
 app.command(epilog=cli_pictures.REPLAY)(cli_pictures.replay)
 app.command("calibrate-steps", epilog=cli_calibrate.CALIBRATE)(cli_calibrate.calibrate_steps)

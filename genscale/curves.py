@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from genscale.calibration_report import FAINT, INK
 from genscale.intervals import Mean
@@ -49,8 +49,8 @@ class Panel:
     dots: Points = ()
 
 
-def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Write a PNG: panels side by side, one legend below them."""
+def draw(panels: Sequence[Panel], title: str, path: Path | IO[bytes]) -> None:
+    """Write a PNG, to a path or an open file: panels side by side, one legend below them."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     names = max(len(panel.curves) for panel in panels)

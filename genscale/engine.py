@@ -60,6 +60,8 @@ class Engine:
 
     batch_size: latents (rows) in one model call at most; halved when memory runs out.
     decode_batch: latents decoded and judged at once at most; None is batch_size.
+    halt: asked before every batch. From the first yes on nothing new is begun, and as soon as every prompt has a
+        finished candidate `run` raises KeyboardInterrupt, as Ctrl-C does. Another thread may give the answer.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Engine:
         batch_size: int,
         decode_batch: int | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
+        halt: Callable[[], bool] = lambda: False,
     ) -> None:
         self.searches = list(searches)
         self.roles = roles
@@ -84,6 +87,8 @@ class Engine:
         self.batch_size = batch_size
         self.decode_batch = decode_batch
         self.on_event = on_event
+        self.halt = halt
+        self._halted = False
         self._flights: list[Flight] = []
         self._batch: list[Flight] = []
         self._gradients = Gradients(self, decode, archive, ledger)
@@ -93,6 +98,7 @@ class Engine:
     def run(self) -> Generator[Batch, Output, None]:
         """Yield batches, be sent outputs; ends when every search has ended."""
         while True:
+            self._heed()
             for search in self.searches:
                 self._admit(search)
             room = self.room()
@@ -105,6 +111,13 @@ class Engine:
                 yield from self._gradients.run()
             elif not self._score():
                 return
+
+    def _heed(self) -> None:
+        """Look whether somebody asks for the end."""
+        self._halted = self._halted or self.halt()
+        over = all(s.ask is None for s in self.searches)
+        if self._halted and not over and all(s.finals for s in self.searches):
+            raise KeyboardInterrupt
 
     def halve(self, failed: int) -> Batch | None:
         """After memory ran out on `failed` rows: a smaller batch instead, or None if it was one row."""
@@ -170,6 +183,8 @@ class Engine:
 
     def room(self) -> float:
         """Evaluations that fit into the time left beside those under way, by what they took so far."""
+        if self._halted:
+            return 0
         if self.budget.seconds is None:
             return math.inf
         left, took, done = self.budget.seconds - self.archive.seconds, self.archive.seconds, self._evaluations

@@ -129,11 +129,15 @@ def plan(request: Request) -> dict[str, Any]:
 
 
 def generate(
-    request: Request, out: Path | None, display: Display, loaded: tuple[Any, Parts] | None = None
+    request: Request,
+    out: Path | None,
+    display: Display,
+    loaded: tuple[Any, Parts] | None = None,
+    halt: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder.
 
-    loaded: the request's pipeline and parts, where they are there already.
+    loaded: the request's pipeline and parts, where they are there already. halt: as of `genscale.scale`.
     """
     request = completed(request)
     parts = check(request) if loaded is None else loaded[1]
@@ -143,7 +147,7 @@ def generate(
         request = folder.settle(request)
         pipe = load_pipe(request, parts) if loaded is None else loaded[0]
         request = timed(request, pipe)
-        output, seconds = _search(folder, request, pipe, parts, display)
+        output, seconds = _search(folder, request, pipe, parts, display, halt)
         scheduler = type(pipe.scheduler).__name__
         plain = _plain(output.search, request, pipe, parts)
         record = outputs.write(
@@ -177,7 +181,12 @@ def planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
 
 
 def _search(
-    folder: RunFolder, request: Request, pipe: Any, parts: Parts, display: Display
+    folder: RunFolder,
+    request: Request,
+    pipe: Any,
+    parts: Parts,
+    display: Display,
+    halt: Callable[[], bool] | None,
 ) -> tuple[Any, float]:
     """The scaled pipeline's output, and how long it took."""
     preview = Preview(folder)
@@ -186,7 +195,7 @@ def _search(
         display(event)
         preview(event)
 
-    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event)
+    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event, halt=halt)
     found = planned(scaled, pipe, request, parts)
     folder.begin(request)
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
@@ -272,6 +281,7 @@ def scaled_pipe(
     parts: Parts,
     out: Path | None = None,
     on_event: Callable[[Any], None] | None = None,
+    halt: Callable[[], bool] | None = None,
 ) -> Any:
     from genscale.pipelines import scale as scaling
     from genscale.pipelines.loading import makes_clips
@@ -299,4 +309,5 @@ def scaled_pipe(
         guide=request.guide,
         models=named_models(request.mix, **place, **hub),
         on_event=on_event,
+        halt=halt,
     )

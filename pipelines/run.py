@@ -421,6 +421,7 @@ def open_run(
     keep: int,
     on_event: Callable[[Event], None],
     stop: Stop | None = None,
+    halt: Callable[[], bool] = lambda: False,
 ) -> tuple[SearchResult, Any]:
     """Search, and let the pipeline finish: (result, the pipeline's output)."""
     run.judged = roles.calls > 0
@@ -456,7 +457,7 @@ def open_run(
         engine = Engine(
             searches, roles, run.decode, budget=budget, archive=archive, ledger=run.ledger,
             batch_size=batch_size, decode_batch=decode_batch or (1 if makes_clips(run.pipe) else None),
-            on_event=on_event,
+            on_event=on_event, halt=halt,
         )  # fmt: skip
         stopped = run.serve(engine, rated="mix" in getattr(sampler, "needs", ()))
     finally:

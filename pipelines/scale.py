@@ -26,6 +26,10 @@ def _ignore(event: Event) -> None:
     pass
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, eq=False)
 class Scaled:
     """A pipeline with a search inside. Made by `scale`; every other attribute is the pipeline's own."""
@@ -42,6 +46,7 @@ class Scaled:
     stop: Stop | None = None
     mix: Mix | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
+    halt: Callable[[], bool] = _never
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call as the pipeline itself. Returns its output class, best first, with the search as `.search`.
@@ -68,6 +73,7 @@ class Scaled:
             keep=self.keep,
             on_event=self.on_event,
             stop=self.stop,
+            halt=self.halt,
         )
         return _attach(output, result)
 
@@ -125,6 +131,7 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None,
     guide: Any = None,
     models: Mapping[str, Any] | None = None,
+    halt: Callable[[], bool] | None = None,
     **options: Any,
 ) -> Scaled:
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
@@ -149,6 +156,8 @@ def scale(
         `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)",
         "cfg++(0.6)", "apg(guidance_scale=7.5)".
     models: pipelines or modules that share the latent space, under the names that the mix uses.
+    halt: asked before every batch, such as the `is_set` of a threading.Event; after the first yes the search ends, as
+        soon as every prompt has a finished candidate, with the best so far, as an interrupt ends it.
     """
     if isinstance(sampler, str):
         sampler = plugins.make("sampler", sampler, options)
@@ -179,6 +188,7 @@ def scale(
         Stop.of(stop),
         mix_of(mix, guide),
         dict(models or {}),
+        halt or _never,
     )
 
 
