@@ -6,9 +6,8 @@ so that what loads them is the program itself.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,66 +26,6 @@ PIPELINES = {
     "black-forest-labs/FLUX.1-dev": "flux",
 }
 PROMPTS = "a red star left of a blue ring\nthree green circles\n"
-
-
-def affordable(nfe: int) -> int:
-    return min(nfe, 200 + max(0, nfe - 200) // 8)
-
-
-# What is made smaller: (pattern, what becomes of it). A run of 28 steps says nothing more about a command than one
-# of 8. Of a budget above 200 NFE an eighth of the rest is left, so that unequal budgets stay unequal.
-CUTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
-    (r"(\d+)nfe", lambda m: f"{affordable(int(m[1]))}nfe"),
-    (r"(candidates=)(\d+)", lambda m: f"{m[1]}{min(4, int(m[2]))}"),
-    (r"(particles=)(\d+)", lambda m: f"{m[1]}{min(4, int(m[2]))}"),
-    (r"(nfe=)(\d+)", lambda m: f"{m[1]}{affordable(int(m[2]))}"),
-    (r"(num_inference_steps(?:=|\": ))(\d+)", lambda m: f"{m[1]}{min(8, int(m[2]))}"),
-    (r"(\.to\(\s*)\"cuda\"", lambda m: f'{m[1]}"cpu"'),
-)
-# Options whose number is cut to at most this.
-AT_MOST = {"--steps": 8, "--candidates": 4, "--rounds": 2, "--particles": 4, "--frames": 5}
-# Said by the test where the command does not: for the 20 steps of embedded models, the calibration's 16 pictures.
-ADDED = {
-    "generate": ("--steps", "8"),
-    "video": ("--steps", "8"),
-    "compare": ("--steps", "8"),
-    "calibrate-steps": ("--steps", "8", "--candidates", "4"),
-}
-
-
-def cut(text: str) -> str:
-    """Python, or a word of a command, with its budget cut down."""
-    for pattern, smaller in CUTS:
-        text = re.sub(pattern, smaller, text)
-    return text
-
-
-def cut_command(words: list[str]) -> list[str]:
-    """The words after `genscale`, with their budget cut down and without what needs an accelerator."""
-    from genscale.pipelines.placement import OFFLOADS
-
-    words, kept = [cut(word) for word in words], []
-    while words:
-        word = words.pop(0)
-        if word in AT_MOST and words and words[0].isdigit():
-            words[0] = str(min(AT_MOST[word], int(words[0])))
-        if word == "--offload":  # refused where there is no accelerator; that it is one of these is checked
-            assert words.pop(0) in OFFLOADS
-        else:
-            kept.append(word)
-    extra = ADDED.get(kept[0] if kept else "", ())
-    if kept[:1] == ["video"]:
-        kept = [VIDEO if word == "owner/name" else word for word in kept]
-    if VIDEO in kept:
-        extra += ("--frames", "5")  # the motion modules of the stand-in know 8
-    if "--from" in kept or kept[:1] == ["--help"]:
-        extra = ()
-    for option, value in zip(extra[::2], extra[1::2], strict=True):
-        kept += [] if option in kept else [option, value]
-    return kept
-
-
-# ---------------------------------------------------------------- files
 
 
 def furnish(folder: Path) -> None:
@@ -143,7 +82,7 @@ def _weights(folder: Path) -> None:
 
 
 def install(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """What no folder can stand for: open_clip's names, and sizes that a pipeline's class has by default."""
+    """What no folder can stand for: open_clip's names, sizes that a pipeline's class has by default, a served demo."""
     import open_clip
     from diffusers import DiffusionPipeline
 
@@ -156,6 +95,9 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(clip_checkpoints, "_weights", lambda model, tag: find(model, tag) and file)
     for version in ("v1", "v2"):
         patch.setenv(f"GENSCALE_AESTHETIC_{version.upper()}", str(folder / "heads" / f"{version}.pth"))
+    if find_spec("uvicorn"):  # the demo is built and gets its port; then it would serve until Ctrl-C
+        patch.setattr("uvicorn.Server.run", lambda server, sockets: [s.close() for s in sockets])
+        patch.setenv("HF_HUB_OFFLINE", "1")  # which the demo sets for good
     load = DiffusionPipeline.from_pretrained.__func__
     patch.setattr(DiffusionPipeline, "from_pretrained", classmethod(partial(_small, load)))
 

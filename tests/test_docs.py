@@ -15,6 +15,7 @@ import pytest
 
 from tests import doc_stand_ins as stand_ins
 from tests.doc_blocks import ROOT, Block, blocks, commands, pages, spans
+from tests.doc_cuts import cut, cut_command
 from tests.doc_words import program, wrong
 
 Command = Callable[..., tuple[int, str, str]]
@@ -54,7 +55,7 @@ def run_block(block: Block, names: dict[str, Any], genscale: Command) -> None:
     if block.title:
         Path(block.title).write_text(block.code)
     elif block.language == "python":
-        code = compile(stand_ins.cut(block.code), "block", "exec")
+        code = compile(cut(block.code), "block", "exec")
         exec(code, names)
     elif block.language == "sh":
         for words in commands(block.code):
@@ -68,7 +69,7 @@ def run_block(block: Block, names: dict[str, Any], genscale: Command) -> None:
 def run_command(words: list[str], genscale: Command) -> None:
     name = words[0].rpartition("/")[2]
     if name == "genscale":
-        code, _, err = genscale(*stand_ins.cut_command(words[1:]))
+        code, _, err = genscale(*cut_command(words[1:]))
         assert code == 0, f"{' '.join(words)}: exit code {code}\n{err}"
     elif name in ("python", "python3") and words[1] == "-m" and words[2] in ("venv", "pytest"):
         assert " ".join(words[1:3]) in CI, f"{' '.join(words)}: CI does not run it"
