@@ -12,7 +12,7 @@ import gradio as gr
 from genscale import demo_words as words
 from genscale import listing
 from genscale.demo_curve import LiveCurve
-from genscale.demo_search import Job, Studio
+from genscale.demo_search import KEPT, Job, Studio
 from genscale.demo_wish import Wish
 from genscale.errors import Refusal
 from genscale.pipelines.loading import EMBEDDED
@@ -164,8 +164,10 @@ class _View:
         if job is None:
             return words.curve(None, 0)
         live = self.curves.setdefault(job.token, LiveCurve(job))
+        while len(self.curves) > KEPT:
+            del self.curves[next(iter(self.curves))]
         live.look(index)
-        return words.curve(job, live.number)
+        return words.curve(job, live.number if live.index == index else 0)
 
     @property
     def outputs(self) -> list[Any]:
@@ -224,7 +226,7 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
     def stop(request: gr.Request) -> Any:
         job = studio.session(str(request.session_hash)).job
         if job is not None:
-            job.halt()
+            studio.stop(job)
         return gr.update(interactive=False)
 
     def look(index: int | None, request: gr.Request) -> list[Any]:

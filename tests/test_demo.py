@@ -248,7 +248,11 @@ def test_a_search_that_cannot_be_ends_in_one_sentence(studio: Studio) -> None:
     assert job.phase == REFUSED
     assert "a budget of 3nfe is too small" in job.sentence
     assert not job.folder.exists()
-    bad = done(studio.submit(studio.session("a"), wish(verifiers=("moving_shapes",))))
+    bad = done(
+        studio.submit(
+            studio.session("a"), wish("a red circle moving left", verifiers=("moving_shapes",), report=())
+        )
+    )
     assert bad.phase == REFUSED
     assert "\n" not in bad.sentence
     assert done(studio.submit(studio.session("a"), wish())).phase == DONE
@@ -316,13 +320,17 @@ def test_stop_at_once_gives_the_models_own_picture(studio: Studio) -> None:
 def test_a_search_that_waits_is_not_begun_after_a_stop(studio: Studio) -> None:
     first = studio.submit(studio.session("a"), wish(nfe=2000))
     second = studio.submit(studio.session("b"), wish())
-    second.halt()
     assert studio.ahead(second) == 1
-    first.halt()
-    assert done(second).phase == REFUSED
-    assert "before a picture" in second.sentence
-    assert not second.folder.exists()
+    studio.stop(second)
+    assert second.phase == REFUSED  # at once, not when its turn comes
+    assert second.sentence == "stopped before it began."
+    assert not first.over
+    third = studio.submit(studio.session("b"), wish())
+    assert studio.ahead(third) == 1
+    studio.stop(first)
     assert done(first).phase == STOPPED
+    assert done(third).phase == DONE
+    assert not second.folder.exists()
 
 
 def test_closing_a_page_ends_its_search(studio: Studio) -> None:

@@ -44,9 +44,13 @@ OVER = "#status .gs-good, #status .gs-bad"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def address(out: Path) -> Iterator[str]:
     """A demo in a process of its own, as a user starts it."""
-    out = tmp_path_factory.mktemp("demo")
     code = "import sys, torch; torch.set_num_threads(1); from genscale.cli import main; sys.exit(main())"
     words = ["demo", "--no-open", "--json", "--port", "0", "--out", str(out)]
     ran = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
@@ -56,7 +60,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield found["address"]
     ran.send_signal(signal.SIGINT)
     assert ran.wait(30) in (0, 130)
-    assert list(out.glob("*/*/run.json"))
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +238,21 @@ def test_two_pages_wait_for_each_other_and_share_nothing(tab: Tab, browser: Any,
     assert [len(found) for found in tokens] == [1, 1]
     assert tokens[0] != tokens[1]
     other.close()
+
+
+def test_a_page_that_is_closed_ends_its_search(tab: Tab, browser: Any, address: str, out: Path) -> None:
+    other = Tab(browser, address)
+    other.fill(prompt="two black stars", options="wave=1", nfe=4000)
+    other.search()
+    other.page.wait_for_selector("#gallery .gs-tile", timeout=60_000)
+    other.close()
+    tab.fill(nfe=40)
+    tab.search()
+    assert "Done" in tab.until_over()
+    records = [json.loads(path.read_text()) for path in out.glob("*/*/run.json")]
+    assert [r["stopped"] for r in records if r["prompts"][0]["prompt"] == "two black stars"] == [
+        "interrupted"
+    ]
 
 
 def test_it_fits_a_phone(browser: Any, address: str) -> None:
