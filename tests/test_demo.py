@@ -325,7 +325,7 @@ def test_a_search_that_waits_is_not_begun_after_a_stop(studio: Studio) -> None:
     assert second.phase == REFUSED  # at once, not when its turn comes
     assert second.sentence == "stopped before it began."
     assert not first.over
-    third = studio.submit(studio.session("b"), wish())
+    third = studio.submit(studio.session("c"), wish())
     assert studio.ahead(third) == 1
     studio.stop(first)
     assert done(first).phase == STOPPED
