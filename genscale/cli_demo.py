@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from genscale import cli_options as o
+from genscale.cli_words import request_fields
 from genscale.errors import Refusal
 
 DEMO = """
@@ -18,7 +19,7 @@ Examples:
 
   genscale demo
 
-  genscale demo --model owner/name --device cuda --max-nfe 20000
+  genscale demo --model owner/name --size 512x512 --device cuda --max-nfe 20000
 
   genscale demo --host 0.0.0.0 --port 8080 --no-open
 
@@ -48,6 +49,8 @@ def demo(
             "--download/--no-download", help="Let verifiers that a client chooses fetch their weights."
         ),
     ] = False,
+    size: o.Size = None,
+    frames: o.Frames = None,
     dtype: o.Dtype = None,
     device: o.Device = None,
     offload: o.Offload = None,
@@ -60,11 +63,13 @@ def demo(
     from genscale.pipelines.loading import EMBEDDED
     from genscale.request import Request
 
-    place = {"device": device, "offload": offload, **({"dtype": dtype} if dtype else {})}
+    place = request_fields({"dtype": dtype, "device": device, "offload": offload})
+    shape = request_fields({"size": size, "frames": frames})  # of the embedded models they are known
     out = out.expanduser()
     models: dict[str, Request] = {}
     for name in (*(model or ()), *EMBEDDED):
-        models.setdefault(_label(name, models), Request(model=name, **place))  # type: ignore[arg-type]
+        own = {} if name in EMBEDDED else shape
+        models.setdefault(_label(name, models), Request(model=name, **place, **own))
     studio = Studio(serving.offer(models, Limits(nfe=max_nfe)), out)
     _writable(out)
     studio.load(list(models)[: len(model or ())])

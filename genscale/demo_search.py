@@ -219,7 +219,7 @@ class Studio:
     def _plan(self, request: Request) -> Any:
         with _noted([]):
             pipe, parts = self._loaded(request)
-            request = replace(request, seed=request.seed or 0)
+            request = replace(_settled(request, pipe), seed=request.seed or 0)
             return generation.planned(generation.scaled_pipe(pipe, request, parts), pipe, request, parts)
 
     def _loaded(self, request: Request) -> tuple[Any, Parts]:
@@ -246,11 +246,14 @@ class Studio:
 
 
 def _settled(request: Request, pipe: Any) -> Request:
-    """With what `genscale video` has for a pipeline that makes clips: they are large, so one goes at a time."""
+    """With what `genscale video` has for a pipeline that makes clips: they are large, so one goes at a time.
+
+    One that makes pictures has no number of frames, whatever the demo was started with.
+    """
     from genscale.pipelines.loading import EMBEDDED, makes_clips
 
     if not makes_clips(pipe):
-        return request
+        return replace(request, frames=None)
     if request.model not in EMBEDDED:
         request = replace(request, batch_size=1, decode_batch=1)
     return replace(request, clips=True)

@@ -164,7 +164,10 @@ def test_the_gallery_fills_and_stop_keeps_the_best(tab: Tab, tmp_path: Path) -> 
 
 
 def test_a_finished_search(tab: Tab, tmp_path: Path) -> None:
+    tab.page.click("text=Steps, guidance, seed")
+    tab.page.fill("#steps textarea", "10")
     tab.fill(prompt="a red star left of a blue ring\na green square", nfe=160)
+    tab.page.wait_for_function("document.querySelector('#plan').innerText.includes('of 10 steps')")
     tab.search()
     assert "Done" in tab.until_over()
     tab.page.wait_for_selector("#lineage img")
@@ -183,6 +186,8 @@ def test_a_finished_search(tab: Tab, tmp_path: Path) -> None:
         record = json.loads(packed.read("run.json"))
         assert "archive.jsonl" in packed.namelist()
     assert tab.scores()[0] == round(record["prompts"][1]["best"]["total"], 4)
+    assert record["seed"] > 0  # none was given, so it was drawn
+    assert (record["request"]["steps"], record["request"]["guidance"]) == (10, 3.0)
     assert f"--seed {record['seed']}" in tab.page.input_value("#same textarea")
 
 
