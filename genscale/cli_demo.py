@@ -27,6 +27,10 @@ It listens on this machine only, unless --host says otherwise. Clients choose am
 paths, load no models of their own and send no files.
 """
 
+FETCHES_NOTHING = (
+    "This demo fetches no weights: they must be on its machine, or it is started with --download."
+)
+
 
 def demo(
     model: Annotated[
@@ -70,7 +74,7 @@ def demo(
     for name in (*(model or ()), *EMBEDDED):
         own = {} if name in EMBEDDED else shape
         models.setdefault(_label(name, models), Request(model=name, **place, **own))
-    studio = Studio(serving.offer(models, Limits(nfe=max_nfe)), out)
+    studio = Studio(serving.offer(models, Limits(nfe=max_nfe)), out, "" if download else FETCHES_NOTHING)
     _writable(out)
     studio.load(list(models)[: len(model or ())])
     serving.serve(studio, host, port, open_page=open_, as_json=as_json, offline=not download)

@@ -90,10 +90,13 @@ class Session:
 
 
 class Studio:
-    """Takes wishes, runs them one after the other in a thread of its own, and keeps what they gave."""
+    """Takes wishes, runs them one after the other in a thread of its own, and keeps what they gave.
 
-    def __init__(self, offer: Offer, out: Path) -> None:
-        self.offer, self.out = offer, out
+    advice: what to say beside a refusal for want of weights.
+    """
+
+    def __init__(self, offer: Offer, out: Path, advice: str = "") -> None:
+        self.offer, self.out, self.advice = offer, out, advice
         self._worker = ThreadPoolExecutor(1, "genscale-demo")  # first come, first served
         self._line: list[Job] = []  # that runs and those that wait
         self._lock = threading.Lock()
@@ -193,6 +196,8 @@ class Studio:
             with _noted(job.watch.notes):
                 self._search(job)
         except Refusal as error:
+            if self.advice and any(word in str(error) for word in ("cannot be loaded", "cannot be fetched")):
+                job.watch.notes.append(self.advice)
             job.end(REFUSED, str(error))
         except KeyboardInterrupt:
             job.end(REFUSED, "stopped before a picture was finished.")

@@ -263,6 +263,21 @@ def test_a_search_that_cannot_be_ends_in_one_sentence(studio: Studio) -> None:
     assert done(studio.submit(studio.session("a"), wish())).phase == DONE
 
 
+def test_want_of_weights_comes_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genscale.verifiers import clip_checkpoints
+
+    def none(model: str, pretrained: str | None) -> Any:
+        raise Refusal(f"CLIP '{model}' cannot be loaded (no network).")
+
+    monkeypatch.setattr(clip_checkpoints, "_open_clip", none)
+    studio = Studio(offer(MODELS, Limits()), tmp_path, "start it with --download")
+    job = done(studio.submit(studio.session("a"), wish(verifiers=("clip",))))
+    studio.close()
+    assert job.phase == REFUSED
+    assert job.watch.notes == ["start it with --download"]
+    assert "start it with --download" in demo_words.status(job)
+
+
 def test_a_verifier_in_both_roles_is_remarked_on(studio: Studio) -> None:
     job = done(studio.submit(studio.session("a"), wish(report=("shapes_clip",))))
     assert any("both steers and reports" in note for note in job.watch.notes)
