@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -59,19 +61,27 @@ def demo(
     from genscale.request import Request
 
     place = {"device": device, "offload": offload, **({"dtype": dtype} if dtype else {})}
-    models = {_label(name): Request(model=name, **place) for name in (*(model or ()), *EMBEDDED)}  # type: ignore[arg-type]
+    out = out.expanduser()
+    models: dict[str, Request] = {}
+    for name in (*(model or ()), *EMBEDDED):
+        models.setdefault(_label(name, models), Request(model=name, **place))  # type: ignore[arg-type]
     studio = Studio(serving.offer(models, Limits(nfe=max_nfe)), out)
     _writable(out)
     studio.load(list(models)[: len(model or ())])
-    if not download:
-        _offline()
-    serving.serve(studio, host, port, open_, as_json)
+    serving.serve(studio, host, port, open_page=open_, as_json=as_json, offline=not download)
     return 0
 
 
-def _label(name: str) -> str:
-    """What clients see of a model: a folder's name without the way to it."""
-    return Path(name).expanduser().resolve().name if os.path.exists(name) else name
+def _label(name: str, taken: Collection[str]) -> str:
+    """What clients see of a model: a folder's name without the way to it, and a number where two have one name."""
+    if not os.path.exists(name):
+        return name
+    label = stem = Path(name).expanduser().resolve().name
+    for n in itertools.count(2):
+        if label not in taken:
+            break
+        label = f"{stem} ({n})"
+    return label
 
 
 def _writable(out: Path) -> None:
@@ -81,11 +91,3 @@ def _writable(out: Path) -> None:
         raise Refusal(
             f"cannot write to '{out}' ({error.strerror}): choose another folder with --out."
         ) from None
-
-
-def _offline() -> None:
-    """From here on nothing is fetched from the hub: a client's choice must not fill this machine's disk."""
-    import huggingface_hub.constants
-
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    huggingface_hub.constants.HF_HUB_OFFLINE = True

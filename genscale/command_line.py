@@ -22,6 +22,9 @@ _FLAGS = {
     "steps": "--steps",
     "guidance": "--guidance",
     "frames": "--frames",
+    "fps": "--fps",
+    "per_frame": "--per-frame",
+    "batch_size": "--batch-size",
     "seed": "--seed",
     "dtype": "--dtype",
     "device": "--device",
@@ -38,8 +41,11 @@ _REPEATED = {
 
 
 def command(request: Request, out: str | None = None) -> str:
-    """`genscale generate ...` for a POSIX shell; what is at its default is left out. out: a folder to write to."""
-    words = ["genscale", "generate", *request.prompts, *_words(request)]
+    """`genscale generate ...`, of clips `genscale video ...`, for a POSIX shell; what is at its default is left out.
+
+    out: a folder to write to.
+    """
+    words = ["genscale", "video" if request.clips else "generate", *request.prompts, *_words(request)]
     return shlex.join(words if out is None else [*words, "--out", out])
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import threading
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from genscale import plugins
@@ -66,8 +67,19 @@ def application(studio: Studio, host: str = LOCAL[0], port: int = 7860) -> Any:
     return app
 
 
-def serve(studio: Studio, host: str, port: int, open_page: bool, as_json: bool = False) -> None:
-    """Until Ctrl-C; the first line on stdout says where. Refusal: the port is taken."""
+def serve(
+    studio: Studio,
+    host: str,
+    port: int,
+    *,
+    open_page: bool = False,
+    as_json: bool = False,
+    offline: bool = True,
+) -> None:
+    """Until Ctrl-C; the first line on stdout says where. Refusal: the port is taken.
+
+    offline: nothing is fetched from the hub meanwhile: what a client chooses must not fill this machine's disk.
+    """
     app = application(studio, host, port)
     import socket
 
@@ -90,6 +102,20 @@ def serve(studio: Studio, host: str, port: int, open_page: bool, as_json: bool =
         threading.Timer(1.0, webbrowser.open, [address]).start()
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     try:
-        server.run(sockets=[listening])
+        with _offline() if offline else nullcontext():
+            server.run(sockets=[listening])
     finally:
         studio.close()
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """No look at the hub, only at what was fetched from it before."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

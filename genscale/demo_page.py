@@ -12,7 +12,7 @@ import gradio as gr
 from genscale import demo_words as words
 from genscale import listing
 from genscale.demo_curve import LiveCurve
-from genscale.demo_search import Job, Studio
+from genscale.demo_search import KEPT, Job, Studio
 from genscale.demo_wish import Wish
 from genscale.errors import Refusal
 from genscale.pipelines.loading import EMBEDDED
@@ -20,14 +20,25 @@ from genscale.pipelines.loading import EMBEDDED
 TITLE = "genscale"
 LOOK = 0.25  # seconds between two looks at a search
 PICTURE, CLIP = "a red star left of a blue ring", "a red circle moving left"
+TO_STATUS = """() => {
+  const status = document.getElementById("status");
+  if (status.getBoundingClientRect().top > 0.7 * innerHeight) status.scrollIntoView({behavior: "smooth"});
+}"""  # on a phone the search is shown far below the form
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
 def theme() -> Any:
     """Of fonts that every system has: none is fetched."""
-    return gr.themes.Base(
+    look = gr.themes.Base(
         primary_hue="blue", neutral_hue="slate", font=SANS, font_mono=MONO, radius_size="md"
+    )
+    quiet, quiet_dark = "*neutral_500", "*neutral_400"  # paler ones cannot be read
+    return look.set(
+        body_text_color_subdued=quiet,
+        body_text_color_subdued_dark=quiet_dark,
+        block_info_text_color=quiet,
+        block_info_text_color_dark=quiet_dark,
     )
 
 
@@ -63,12 +74,16 @@ class _Form:
         self.prompt = gr.Textbox(
             PICTURE if known is None or known.frames is None else CLIP,
             label="Prompt",
-            info=f"Several lines are several prompts, at most {limits.prompts}.",
+            info=_hint(studio, first),
             lines=2,
             max_lines=limits.prompts,
             max_length=limits.prompts * (limits.letters + 1),
             elem_id="prompt",
         )
+        with gr.Row():
+            self.search = gr.Button("Search", variant="primary", min_width=120, elem_id="search")
+            self.stop = gr.Button("Stop", interactive=False, min_width=120, elem_id="stop")
+        self.plan = _html('<p class="gs-plan">The cost is being worked out.</p>', elem_id="plan")
         self.model = gr.Dropdown(list(offer.models), value=first, label="Model", elem_id="model")
         self.sampler = gr.Dropdown(
             list(offer.samplers), value="best_of_n", label="Sampler", elem_id="sampler"
@@ -109,10 +124,6 @@ class _Form:
             self.seed = gr.Number(
                 None, label="Seed", precision=0, minimum=0, min_width=90, placeholder="drawn", elem_id="seed"
             )
-        self.plan = _html('<p class="gs-plan">The cost is being worked out.</p>', elem_id="plan")
-        with gr.Row():
-            self.search = gr.Button("Search", variant="primary", min_width=120, elem_id="search")
-            self.stop = gr.Button("Stop, keep the best", interactive=False, min_width=120, elem_id="stop")
 
     @property
     def inputs(self) -> list[Any]:
@@ -153,8 +164,10 @@ class _View:
         if job is None:
             return words.curve(None, 0)
         live = self.curves.setdefault(job.token, LiveCurve(job))
+        while len(self.curves) > KEPT:
+            del self.curves[next(iter(self.curves))]
         live.look(index)
-        return words.curve(job, live.number)
+        return words.curve(job, live.number if live.index == index else 0)
 
     @property
     def outputs(self) -> list[Any]:
@@ -213,7 +226,7 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
     def stop(request: gr.Request) -> Any:
         job = studio.session(str(request.session_hash)).job
         if job is not None:
-            job.halt()
+            studio.stop(job)
         return gr.update(interactive=False)
 
     def look(index: int | None, request: gr.Request) -> list[Any]:
@@ -241,6 +254,7 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
         concurrency_limit=studio.offer.limits.waiting + 2,
         **private,
     )
+    form.search.click(None, js=TO_STATUS)
     form.stop.click(stop, None, form.stop, queue=False, **private)
     view.prompts.input(look, view.prompts, view.outputs, queue=False, **private)
     form.sampler.change(
@@ -294,12 +308,23 @@ def defaults(studio: Studio, model: str) -> tuple[list[str], list[str]]:
     return [v for v in verifiers if v in there], [v for v in report if v in there]
 
 
+def _hint(studio: Studio, model: str) -> str:
+    """What to write into the prompt."""
+    known = EMBEDDED.get(studio.offer.models[model].model)
+    lines = f"Several lines are several prompts, at most {studio.offer.limits.prompts}."
+    if known is None:
+        return lines
+    examples = ("three green circles", PICTURE) if known.frames is None else (CLIP, "a blue circle moving up")
+    return f"This model knows shapes, such as “{examples[0]}” or “{examples[1]}”. {lines}"
+
+
 def _for_model(studio: Studio, name: str, prompt: str) -> list[Any]:
     known = EMBEDDED.get(studio.offer.models[name].model)
     verifiers, report = defaults(studio, name)
     example = CLIP if known is not None and known.frames is not None else PICTURE
+    hint, known_prompt = _hint(studio, name), prompt.strip() in ("", PICTURE, CLIP)
     return [
-        example if prompt.strip() in ("", PICTURE, CLIP) else gr.skip(),
+        gr.update(info=hint, value=example) if known_prompt else gr.update(info=hint),
         verifiers,
         report,
         known and known.steps,

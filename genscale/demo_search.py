@@ -73,7 +73,7 @@ class Job:
         return self._halt.is_set()
 
     def halt(self) -> None:
-        """End it: with the best so far, once every prompt has a picture; at once, if it has not begun."""
+        """Ask the search to end. `Studio.stop` does, also for one that waits."""
         self._halt.set()
 
     def end(self, phase: str, sentence: str = "") -> None:
@@ -113,7 +113,7 @@ class Studio:
         with self._lock:
             session = self._sessions.pop(name, None)
         if session is not None and session.job is not None:
-            session.job.halt()
+            self.stop(session.job)
 
     def job(self, token: str) -> Job | None:
         return self._jobs.get(token)
@@ -141,6 +141,14 @@ class Studio:
                 self._jobs.popitem(last=False)
         self._worker.submit(self._run, job)
         return job
+
+    def stop(self, job: Job) -> None:
+        """End it: with the best so far, once every prompt has a picture; at once, if it has not begun."""
+        job.halt()
+        with self._lock:
+            if job in self._line and job.begun is None:
+                self._line.remove(job)
+                job.end(REFUSED, "stopped before it began.")
 
     def ahead(self, job: Job) -> int:
         """How many searches run or wait before it."""
@@ -171,12 +179,16 @@ class Studio:
         with self._lock:
             line = list(self._line)
         for job in line:
-            job.halt()
+            self.stop(job)
         self._worker.shutdown(wait=True)
 
     # ---------------------------------------------------------------- in the worker's thread
 
     def _run(self, job: Job) -> None:
+        with self._lock:
+            if job.over:  # stopped while it waited
+                return
+            job.begun, job.phase = time.monotonic(), LOADING
         try:
             with _noted(job.watch.notes):
                 self._search(job)
@@ -193,10 +205,8 @@ class Studio:
             job.watch.changes += 1
 
     def _search(self, job: Job) -> None:
-        if job.halting:
-            raise KeyboardInterrupt
-        job.begun, job.phase = time.monotonic(), LOADING
         loaded = self._loaded(job.request)
+        job.request = _settled(job.request, loaded[0])
         job.record = generation.generate(job.request, job.folder, job.watch, loaded, halt=lambda: job.halting)
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
@@ -233,6 +243,17 @@ class Studio:
             if name not in self._verifiers:
                 self._verifiers[name] = Named(name, plugins.make("verifier", name, {}))
         return [(self._verifiers[name], weight) for name, weight in members]
+
+
+def _settled(request: Request, pipe: Any) -> Request:
+    """With what `genscale video` has for a pipeline that makes clips: they are large, so one goes at a time."""
+    from genscale.pipelines.loading import EMBEDDED, makes_clips
+
+    if not makes_clips(pipe):
+        return request
+    if request.model not in EMBEDDED:
+        request = replace(request, batch_size=1, decode_batch=1)
+    return replace(request, clips=True)
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """How the demo's page looks, on top of the theme: its colours and type are the theme's, also in the dark."""
 
 CSS = """
+.gradio-container .html-container { padding: 0; }
 .gradio-container { max-width: 1360px !important; margin: 0 auto; padding: 0 12px !important; }
 .gs-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; padding: 18px 2px 6px; }
 .gs-head h1 { color: var(--body-text-color); margin: 0; font-size: 1.6rem; font-weight: 650; letter-spacing: -0.02em; }
 .gs-head p { margin: 0; color: var(--body-text-color-subdued); }
 .gs-title { margin: 6px 2px 8px; font-size: 1rem; font-weight: 600; color: var(--body-text-color); }
+.gs-form { gap: 14px; }
 #search, #stop { white-space: nowrap; font-size: 0.95rem; }
 @media (min-width: 900px) { .gs-form { position: sticky; top: 10px; align-self: flex-start; } }
 .gs-note, .gs-plan, .gs-count { margin: 0 2px; color: var(--body-text-color-subdued); font-size: 0.88rem;
@@ -74,7 +76,9 @@ CSS = """
   font-size: 0.7rem;
   color: #fff; background: rgba(20, 24, 32, 0.78); }
 
-.gs-table { max-height: 340px; overflow: auto; border: 1px solid var(--border-color-primary); border-radius: 10px; }
+/* as wide as there is room for, whatever is in it */
+.gs-table { width: 0; min-width: 100%; box-sizing: border-box;
+  max-height: 340px; overflow: auto; border: 1px solid var(--border-color-primary); border-radius: 10px; }
 .gs-table table { width: 100%; border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 .gs-table th { position: sticky; top: 0; text-align: right; font-weight: 600; padding: 7px 10px;
   background: var(--background-fill-secondary); vertical-align: bottom; }
@@ -95,7 +99,9 @@ CSS = """
 .gs-links span { font-size: 0.78rem; color: var(--body-text-color-subdued); }
 .gs-command textarea { font-family: var(--font-mono) !important; font-size: 0.85rem !important; }
 footer { display: none !important; }
-@media (max-width: 520px) { .gs-pair { gap: 8px; } .gs-pair figure { padding: 7px;
+@media (max-width: 520px) {
+  .gradio-container .app { padding: 8px !important; } .gs-pair figure.gs-best { padding: 6px !important; }
+  .gs-pair { gap: 8px; } .gs-pair figure { padding: 7px;
   } .gs-pair figcaption span { display: none; }
   .gs-tiles { grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); } }
 """

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from genscale import generation, plugins, sampler_options
+from genscale import generation, moving_shapes, plugins, sampler_options, shapes
 from genscale.errors import Refusal
 from genscale.request import Request
 
@@ -82,6 +82,7 @@ class Wish:
         )
         request = generation.completed(request)
         _check_options(request, limits)
+        _check_captions(request)
         generation.check(request)
         return request
 
@@ -126,6 +127,21 @@ def _check_options(request: Request, limits: Limits) -> None:
             raise Refusal(
                 f"option '{name}' asks for too many: whole numbers may multiply to {limits.nfe} in this demo."
             )
+
+
+def _check_captions(request: Request) -> None:
+    """The exact judges read the captions of their world only; better said now than after the search has spent much."""
+    for name, parse in (("shapes", shapes.parse), ("moving_shapes", moving_shapes.parse)):
+        if name not in (*request.verifiers, *request.report):
+            continue
+        for prompt in request.prompts:
+            try:
+                parse(prompt)
+            except ValueError as error:
+                raise Refusal(
+                    f"verifier '{name}' cannot judge this: {str(error).rstrip('.')}: write such a caption, or leave "
+                    f"'{name}' out."
+                ) from None
 
 
 def _one_of(kind: str, name: Any, known: Any) -> str:

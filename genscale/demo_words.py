@@ -116,7 +116,8 @@ def _shown(job: Job, told: Mapping[str, Any] | None, name: str, row: Row | None)
     file = moving or next(iter(files), None)
     source = link(job, file) if file else "" if row is None else link(job, f"{row.picture}.tile")
     if not source:
-        return '<div class="gs-none">not finished</div>'
+        missing = "not made before the stop" if job.phase == phases.STOPPED else "not finished yet"
+        return f'<div class="gs-none">{missing}</div>'
     return f'<a href="{source}" target="_blank"><img src="{source}" alt="{name}"></a>'
 
 
