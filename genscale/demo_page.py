@@ -249,18 +249,19 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
         form.inputs,
         [*buttons, *view.outputs],
         concurrency_limit=studio.offer.limits.waiting + 2,
+        trigger_mode="multiple",
         **private,
     )
     form.search.click(None, js=TO_STATUS)
     form.stop.click(stop, None, form.stop, queue=False, **private)
     view.prompts.input(look, view.prompts, view.outputs, queue=False, **private)
-    form.sampler.change(
+    form.sampler.input(
         lambda name: (_about(name), _options(name), ""),
         form.sampler,
         [form.about, form.known, form.options],
         **private,
     )
-    form.model.change(
+    form.model.input(
         lambda name, prompt: _for_model(studio, name, prompt),
         [form.model, form.prompt],
         [form.prompt, form.verifiers, form.report, form.steps, form.guidance],
