@@ -80,7 +80,8 @@ FLOORS = (
     ),
     # plug-ins
     ("samplers", "verifiers"),
-    ("pipelines",),
+    # what can be searched in: pipelines, and models that are formulas
+    ("pipelines", "analytic"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 TOP = len(FLOORS)  # every other module of genscale/: the command line and what it is made of
