@@ -1,4 +1,4 @@
-"""Commands about the folder of a run: `genscale show` and `genscale rescore`."""
+"""Commands about the folder of a run: `genscale resume`, `show`, `tree` and `rescore`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from genscale import cli_compare
 from genscale import cli_options as o
+from genscale.cli_run import carry_out
 from genscale.cli_words import print_json
 
 SHOW = """
@@ -30,6 +32,32 @@ Examples:
 
 Nothing is generated: the latents in DIR/latents are decoded and judged.
 """
+
+
+def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+    """Go on with a run or a comparison that was killed or interrupted, from its folder."""
+    from genscale import comparing
+    from genscale.request import load_folder
+
+    if comparing.holds(folder):
+        from genscale.progress import Display, plain_warnings
+
+        with plain_warnings():
+            return cli_compare.told(comparing.resume(folder, Display(quiet=as_json)), as_json)
+    return carry_out(load_folder(folder), folder, as_json)
+
+
+def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+    """Draw who came from whom in a run, as a picture in its folder: one a prompt."""
+    from genscale.drawing import draw_trees
+
+    files = draw_trees(folder)
+    if as_json:
+        print_json({"folder": str(folder), "files": files})
+    else:
+        for name in files:
+            Console().print(f"{folder}/{name}", markup=False, highlight=False, soft_wrap=True)
+    return 0
 
 
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:

@@ -1,9 +1,7 @@
-"""The options of `genscale generate` and `calibrate-steps`, one name each: their types, groups and help."""
+"""The options that commands share, one name each: their types, panels and help."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -259,59 +257,3 @@ Candidates = Annotated[int, _option("--candidates", "Pictures of each prompt (16
 Threshold = Annotated[
     float, _option("--threshold", "Mean rank correlation from which on previews are trusted (0.5).", SEARCH)
 ]
-
-# Parameter of the command: field of the request.
-_SAME = (
-    *(
-        "model",
-        "sampler",
-        "ensemble",
-        "budget",
-        "stop",
-        "negative",
-        "steps",
-        "guidance",
-        "guide",
-        "seed",
-        "frames",
-        "images",
-    ),
-    *("dtype", "device", "batch_size", "attention", "offload", "compile", "variant", "revision"),
-    *("trust_remote_code", "metadata"),
-)
-_LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora", "mix": "mix"}
-_FILES = ("image", "mask_image", "control_image", "boxes")
-
-
-def request_fields(given: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a Request from the options that were given; what was not given is left out."""
-    fields = {name: given[name] for name in _SAME if given.get(name) is not None}
-    fields |= {field: tuple(given[name]) for name, field in _LISTS.items() if given.get(name)}
-    fields |= {name: str(given[name]) for name in _FILES if given.get(name) is not None}
-    if given.get("size") is not None:
-        fields["width"], fields["height"] = _size(given["size"])
-    if given.get("pipeline_args") is not None:
-        fields["pipeline_args"] = _json_object(given["pipeline_args"])
-    for name in ("steps", "frames", "images", "batch_size"):
-        if fields.get(name, 1) < 1:
-            raise Refusal(f"--{name.replace('_', '-')} {fields[name]} must be at least 1.")
-    if not 0 <= fields.get("seed", 0) < 2**64:
-        raise Refusal(f"--seed {fields['seed']} must be 0 or more, and below 2**64.")
-    return fields
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)(?:[xX×]([1-9]\d*))?", text.strip())
-    if match is None:
-        raise Refusal(f"--size '{text}' cannot be read: write WIDTHxHEIGHT, such as 1024x768.")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise Refusal(f"--pipeline-args is no JSON ({error.msg}): write '{{\"strength\": 0.6}}'.") from None
-    if not isinstance(found, dict):
-        raise Refusal("--pipeline-args must be a JSON object, such as '{\"strength\": 0.6}'.")
-    return found

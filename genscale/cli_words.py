@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genscale import cli_options as o
+import typer
+
 from genscale.errors import Refusal
 
 
-def request_of(given: dict[str, Any], flags: list[str]) -> Any:
-    """The request that the options make, on top of that in --from."""
+def request_of(ctx: typer.Context) -> Any:
+    """The request that a command's options make, on top of that in --from."""
     from genscale import jury, plugins, sampler_options
     from genscale.request import Request, load_request
 
+    given = ctx.params
+    flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
     request = Request() if given["from_"] is None else load_request(given["from_"])
-    fields = o.request_fields(given)
+    fields = request_fields(given)
     for role, option in (("verifiers", "verifier"), ("select", "select"), ("report", "report")):
         if role not in fields and jury.foreign(getattr(request, role)):
             raise Refusal(f"'{given['from_']}' asks for code from a module: name it again with --{option}.")
@@ -54,3 +58,60 @@ def _calibrated(file: Path | None, sampler: str, given: dict[str, str]) -> dict[
 
 def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+# Parameter of the command: field of the request.
+_SAME = (
+    *(
+        "model",
+        "sampler",
+        "ensemble",
+        "budget",
+        "stop",
+        "negative",
+        "steps",
+        "guidance",
+        "guide",
+        "seed",
+        "frames",
+        "images",
+    ),
+    *("dtype", "device", "batch_size", "attention", "offload", "compile", "variant", "revision"),
+    *("trust_remote_code", "metadata"),
+)
+_LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora", "mix": "mix"}
+_FILES = ("image", "mask_image", "control_image", "boxes")
+
+
+def request_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a Request from the options that were given; what was not given is left out."""
+    fields = {name: given[name] for name in _SAME if given.get(name) is not None}
+    fields |= {field: tuple(given[name]) for name, field in _LISTS.items() if given.get(name)}
+    fields |= {name: str(given[name]) for name in _FILES if given.get(name) is not None}
+    if given.get("size") is not None:
+        fields["width"], fields["height"] = _size(given["size"])
+    if given.get("pipeline_args") is not None:
+        fields["pipeline_args"] = _json_object(given["pipeline_args"])
+    for name in ("steps", "frames", "images", "batch_size"):
+        if fields.get(name, 1) < 1:
+            raise Refusal(f"--{name.replace('_', '-')} {fields[name]} must be at least 1.")
+    if not 0 <= fields.get("seed", 0) < 2**64:
+        raise Refusal(f"--seed {fields['seed']} must be 0 or more, and below 2**64.")
+    return fields
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)(?:[xX×]([1-9]\d*))?", text.strip())
+    if match is None:
+        raise Refusal(f"--size '{text}' cannot be read: write WIDTHxHEIGHT, such as 1024x768.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Refusal(f"--pipeline-args is no JSON ({error.msg}): write '{{\"strength\": 0.6}}'.") from None
+    if not isinstance(found, dict):
+        raise Refusal("--pipeline-args must be a JSON object, such as '{\"strength\": 0.6}'.")
+    return found

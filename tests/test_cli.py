@@ -328,7 +328,7 @@ def test_ctrl_c_writes_the_best_so_far_and_resume_goes_on(moody, genscale, tmp_p
 def test_ctrl_c_before_any_picture(moody, tmp_path):
     code, _, err = moody(tmp_path / "run", 1, KeyboardInterrupt())
     assert code == 130
-    assert "interrupted before a picture was finished" in err
+    assert "interrupted before anything was finished" in err
     assert not (tmp_path / "run/best.png").exists()
 
 
