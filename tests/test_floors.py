@@ -45,6 +45,11 @@ FLOORS = (
         "mix",
         "corrector",
         "guidance",
+        "palette",
+        "intervals",
+        "curves",
+        "contact_sheet",
+        "html_table",
     ),
     # the language of asking, and the process it is about
     (
@@ -74,6 +79,7 @@ FLOORS = (
         "gradients",
         "engine",
         "plan",
+        "result_pictures",
         "result",
         "plugins",
         "calibration",
