@@ -58,11 +58,11 @@ def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
 
 
 def figure(panels: Sequence[Panel], title: str) -> Figure:
-    """The same as a figure of matplotlib."""
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+    """The same as a figure of matplotlib, which notebooks show."""
+    from genscale.shown_figure import ShownFigure
 
     names = max(len(panel.curves) for panel in panels)
-    whole = Figure(
+    whole = ShownFigure(
         figsize=(5.6 * len(panels) + 0.6, 4.6 + 0.22 * math.ceil(names / 2)), dpi=140, layout="constrained"
     )
     every = whole.subplots(1, len(panels), squeeze=False)[0]

@@ -87,7 +87,7 @@ def sheet(result: SearchResult, runners: int = 3, title: str = "") -> Image.Imag
         raise ValueError(
             "no prompt has a finished candidate whose latents were kept: there is nothing to show"
         )
-    return contact_sheet.sheet(rows, title or f"{len(result.prompts)} prompts · {result.ledger.nfe} NFE")
+    return contact_sheet.sheet(rows, title or f"{result.ledger.nfe} NFE")
 
 
 def _tile(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import genscale
 from genscale.errors import Refusal
 from genscale.pipelines import placement, weights
 from genscale.pipelines.placement import first_line
+from genscale.quiet import quietly
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def load_pipeline(
     precision = placement.dtype_of(dtype, place)
     hub = {"variant": variant, "revision": revision, "token": token, "trust_remote_code": trust_remote_code}
     source = str(folder_of(model)) if model in EMBEDDED else model
-    pipe = weights.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
+    with quietly("diffusers", "transformers") if model in EMBEDDED else nullcontext():
+        pipe = weights.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
     pipe = _sister(pipe, pictures)
     _load_loras(pipe, lora, token)
     if offload is None:

@@ -50,6 +50,8 @@ FLOORS = (
         "curves",
         "contact_sheet",
         "html_table",
+        "shown_figure",
+        "quiet",
     ),
     # the language of asking, and the process it is about
     (
