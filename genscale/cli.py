@@ -8,12 +8,22 @@ from typing import Annotated
 
 import typer
 
-from genscale import cli_calibrate, cli_compare, cli_folders, cli_generate, cli_lists, cli_pictures
+from genscale import (
+    cli_calibrate,
+    cli_compare,
+    cli_demo,
+    cli_folders,
+    cli_generate,
+    cli_lists,
+    cli_pictures,
+    cli_video,
+)
 from genscale.cli_run import INTERRUPTED, REFUSED, fail
 from genscale.errors import Refusal
 
 NEED_WORDS = (
     "generate",
+    "video",
     "plan",
     "compare",
     "resume",
@@ -41,7 +51,7 @@ With --json, stdout is one JSON value: the result, or {"error": SENTENCE}.
 """
 
 app = typer.Typer(
-    help="Spend more compute at inference to get better pictures from pretrained diffusion and flow models.",
+    help="Spend more compute at inference to get better pictures and clips from pretrained diffusion and flow models.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_CODES,
@@ -69,12 +79,14 @@ WITH_SAMPLER = {"ignore_unknown_options": True, "allow_extra_args": True}
 """Settings of a command that takes the sampler's options by name."""
 
 app.command(context_settings=WITH_SAMPLER, epilog=cli_generate.GENERATE)(cli_generate.generate)
+app.command(context_settings=WITH_SAMPLER, epilog=cli_video.VIDEO)(cli_video.video)
 app.command(context_settings=WITH_SAMPLER, epilog=cli_generate.PLAN)(cli_generate.plan)
 app.command(epilog=cli_compare.COMPARE)(cli_compare.compare)
 app.command(epilog=cli_folders.SHOW)(cli_folders.show)
 app.command()(cli_folders.tree)
 app.command()(cli_folders.resume)
 app.command(epilog=cli_folders.RESCORE)(cli_folders.rescore)
+app.command(epilog=cli_demo.DEMO)(cli_demo.demo)
 app.command(epilog=cli_pictures.SCORE)(cli_pictures.score)
 app.command(epilog=cli_pictures.REPLAY)(cli_pictures.replay)
 app.command("calibrate-steps", epilog=cli_calibrate.CALIBRATE)(cli_calibrate.calibrate_steps)

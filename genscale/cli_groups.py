@@ -20,6 +20,7 @@ STEER = {
     "verifier": o.Verifiers,
     "select": o.Select,
     "report": o.Report,
+    "per_frame": o.PerFrame,
     "ensemble": o.Ensemble,
     "budget": o.Limit,
     "stop": o.Stop,
@@ -34,6 +35,8 @@ DRAW = {
     "seed": o.Seed,
     "size": o.Size,
     "frames": o.Frames,
+    "fps": o.Fps,
+    "formats": o.Formats,
     "pipeline_args": o.Extra,
 }
 INPUTS = {"images": o.Images, "image": o.Image, "mask_image": o.Mask, "control_image": o.Control}
@@ -41,14 +44,19 @@ LOAD = {
     "model": o.Model,
     "dtype": o.Dtype,
     "device": o.Device,
+    "device_map": o.DeviceMap,
     "attention": o.Attention,
     "offload": o.Offload,
     "compile": o.Compile,
+    "vae_tiling": o.Tiling,
+    "vae_slicing": o.Slicing,
     "lora": o.Lora,
     "variant": o.Variant,
     "revision": o.Revision,
+    "token": o.Token,
     "trust_remote_code": o.Trust,
     "batch_size": o.Batch,
+    "decode_batch": o.DecodeBatch,
 }
 JSON = {"as_json": o.Json}
 """Groups of options, by the parameter of the command."""

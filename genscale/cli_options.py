@@ -195,7 +195,23 @@ Steps = Annotated[int | None, _option("--steps", "Denoising steps.", PICTURE)]
 Guidance = Annotated[float | None, _option("--guidance", "Guidance scale.", PICTURE)]
 Seed = Annotated[int | None, _option("--seed", "Seed; drawn and written down where none is given.", PICTURE)]
 Size = Annotated[str | None, _option("--size", "Width and height, such as 1024x768.", PICTURE, "WxH")]
-Frames = Annotated[int | None, _option("--frames", "Frames of a video.", PICTURE)]
+Frames = Annotated[int | None, _option("--frames", "Frames of a clip.", PICTURE)]
+Fps = Annotated[
+    float | None,
+    _option("--fps", "Frames a second of the clip's files (the model's own, or 16).", PICTURE),
+]
+Formats = Annotated[
+    str | None, _option("--formats", "Files of a clip: mp4,gif (both), mp4 or gif.", PICTURE, "NAMES")
+]
+PerFrame = Annotated[
+    int | None,
+    _option(
+        "--per-frame",
+        "Of a clip, how many evenly spaced frames verifiers of pictures see; the mean counts (8).",
+        SEARCH,
+        "FRAMES",
+    ),
+]
 Images = Annotated[
     int | None, _option("--images", "How many of the best to write for each prompt (1).", PICTURE)
 ]
@@ -205,13 +221,16 @@ Control = Annotated[
     Path | None, _option("--control-image", "The picture that steers a ControlNet.", PICTURE, "FILE")
 ]
 Extra = Annotated[
-    str | None, _option("--pipeline-args", "Further arguments of the pipeline, as JSON.", PICTURE, "JSON")
+    str | None,
+    _option(
+        "--pipeline-args --pipeline-kwargs", "Further arguments of the pipeline, as JSON.", PICTURE, "JSON"
+    ),
 ]
 
 Model = Annotated[
     str | None,
     _option(
-        "--model",
+        "--model -m",
         "Embedded (shapes-flow), hub id, diffusers folder, .safetensors or .ckpt file.",
         MODEL,
         "NAME",
@@ -222,12 +241,35 @@ Dtype = Annotated[str | None, _option("--dtype", "auto, float32, bfloat16 or flo
 Device = Annotated[
     str | None, _option("--device", "cpu, cuda, cuda:1, mps; the best there is by default.", MODEL, "NAME")
 ]
+DeviceMap = Annotated[
+    str | None,
+    _option(
+        "--device-map",
+        "Spread the pipeline over devices: balanced, a device, or JSON of {component: device}.",
+        MODEL,
+        "MAP",
+    ),
+]
 Attention = Annotated[
-    str | None, _option("--attention", "Attention backend: xformers, native, flash, sage, ...", MODEL, "NAME")
+    str | None,
+    _option(
+        "--attention --attention-backend",
+        "Attention backend: xformers, native, flash, sage, ...",
+        MODEL,
+        "NAME",
+    ),
 ]
 Offload = Annotated[
-    str | None, _option("--offload", "Keep weights off the GPU: model, sequential or group.", MODEL, "NAME")
+    str | None,
+    _option(
+        "--offload --cpu-offload", "Keep weights off the GPU: model, sequential or group.", MODEL, "NAME"
+    ),
 ]
+Tiling = Annotated[
+    bool | None,
+    _option("--vae-tiling", "Decode in tiles, clips also in groups of frames: less memory.", MODEL),
+]
+Slicing = Annotated[bool | None, _option("--vae-slicing", "Decode one after the other: less memory.", MODEL)]
 Compile = Annotated[bool | None, _option("--compile", "Compile the denoiser.", MODEL)]
 Lora = Annotated[
     list[str] | None,
@@ -235,15 +277,28 @@ Lora = Annotated[
 ]
 Variant = Annotated[str | None, _option("--variant", "Weights' variant, such as fp16.", MODEL, "NAME")]
 Revision = Annotated[str | None, _option("--revision", "Hub revision.", MODEL, "NAME")]
+Token = Annotated[
+    str | None,
+    _option("--token", "Token of the hub (HF_TOKEN); never written to a file.", MODEL, "TEXT"),
+]
 Trust = Annotated[bool | None, _option("--trust-remote-code", "Run code that the model brings.", MODEL)]
 
 Batch = Annotated[
     int | None, _option("--batch-size", "Latents through the model at once, at most (16).", RUN)
 ]
+DecodeBatch = Annotated[
+    int | None,
+    _option(
+        "--decode-batch", "Decoded and judged at once, at most (clips: 1, pictures: as --batch-size).", RUN
+    ),
+]
 Out = Annotated[
     Path | None,
     _option(
-        "--out", "Folder to write to (runs/DATE); the folder of this very run is gone on with.", RUN, "DIR"
+        "--out --output -o",
+        "Folder to write to (runs/DATE); the folder of this very run is gone on with.",
+        RUN,
+        "DIR",
     ),
 ]
 Fresh = Annotated[Path | None, _option("--out", "Folder to write to (runs/DATE).", RUN, "DIR")]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ import typer
 from genscale.errors import Refusal
 
 
-def request_of(ctx: typer.Context) -> Any:
-    """The request that a command's options make, on top of that in --from."""
+def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> Any:
+    """The request that a command's options make, on top of that in --from, or of the fields that it starts with."""
     from genscale import jury, plugins, sampler_options
     from genscale.request import Request, load_request
 
     given = ctx.params
     flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
-    request = Request() if given["from_"] is None else load_request(given["from_"])
+    request = Request(**(start or {})) if given["from_"] is None else load_request(given["from_"])
     fields = request_fields(given)
     for role, option in (("verifiers", "verifier"), ("select", "select"), ("report", "report")):
         if role not in fields and jury.foreign(getattr(request, role)):
@@ -60,24 +61,12 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-# Parameter of the command: field of the request.
+# Parameters of a command that are fields of the request, too.
 _SAME = (
-    *(
-        "model",
-        "sampler",
-        "ensemble",
-        "budget",
-        "stop",
-        "negative",
-        "steps",
-        "guidance",
-        "guide",
-        "seed",
-        "frames",
-        "images",
-    ),
-    *("dtype", "device", "batch_size", "attention", "offload", "compile", "variant", "revision"),
-    *("trust_remote_code", "metadata"),
+    *("model", "sampler", "ensemble", "budget", "stop", "guide", "per_frame"),
+    *("negative", "steps", "guidance", "seed", "frames", "fps", "images", "metadata"),
+    *("dtype", "device", "device_map", "attention", "offload", "compile", "vae_tiling", "vae_slicing"),
+    *("variant", "revision", "trust_remote_code", "batch_size", "decode_batch"),
 )
 _LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora", "mix": "mix"}
 _FILES = ("image", "mask_image", "control_image", "boxes")
@@ -92,9 +81,17 @@ def request_fields(given: dict[str, Any]) -> dict[str, Any]:
         fields["width"], fields["height"] = _size(given["size"])
     if given.get("pipeline_args") is not None:
         fields["pipeline_args"] = _json_object(given["pipeline_args"])
-    for name in ("steps", "frames", "images", "batch_size"):
+    if given.get("formats") is not None:
+        fields["formats"] = tuple(name.strip().lower() for name in given["formats"].split(","))
+    for name in ("steps", "frames", "images", "batch_size", "decode_batch", "per_frame"):
         if fields.get(name, 1) < 1:
             raise Refusal(f"--{name.replace('_', '-')} {fields[name]} must be at least 1.")
+    if not 0 < fields.get("fps", 1) <= 240:
+        raise Refusal(f"--fps {fields['fps']} must be above 0, and 240 at most.")
+    if given.get("token"):
+        os.environ["HF_TOKEN"] = given[
+            "token"
+        ]  # where the hub's libraries look for it, and no file of ours does
     if not 0 <= fields.get("seed", 0) < 2**64:
         raise Refusal(f"--seed {fields['seed']} must be 0 or more, and below 2**64.")
     return fields

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from genscale import film
+
 TILE = 256
-MARGIN, GAP, PAD = 28, 18, 6
+MARGIN, GAP = 28, 18
+PROMPT = 34  # height of the line with the prompt
 GROUND, INK, FAINT, FRAME = (255, 255, 255), (28, 30, 34), (118, 122, 130), (214, 217, 222)
 ACCENT = (22, 128, 74)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture with a label (`note` is set at its right end) and lines of scores below."""
+    """A picture, or the frames of a clip, with a label (`note` is set at its right end) and lines of scores below."""
 
-    picture: Image.Image
+    picture: Image.Image | Sequence[Image.Image]
     label: str
     scores: tuple[str, ...] = ()
     note: str = ""
@@ -26,8 +29,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
+    """A prompt and its tiles: pictures side by side, clips below each other."""
+
     prompt: str
     tiles: tuple[Tile, ...]
+
+    @property
+    def lines(self) -> list[tuple[Tile, ...]]:
+        clips = any(not isinstance(tile.picture, Image.Image) for tile in self.tiles)
+        return [(tile,) for tile in self.tiles] if clips else [self.tiles]
 
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -35,46 +45,52 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 def sheet(rows: Sequence[Row], title: str) -> Image.Image:
     """All rows below each other under one title line."""
-    columns = max(len(row.tiles) for row in rows)
-    shown = [[scaled(tile.picture) for tile in row.tiles] for row in rows]
+    lines = [(line, row.prompt if i == 0 else None) for row in rows for i, line in enumerate(row.lines)]
+    columns = max(len(line) for line, _ in lines)
+    shown = [[_shown(tile.picture) for tile in line] for line, _ in lines]
     cell = max(picture.width for pictures in shown for picture in pictures)
     cell = max(cell, 200)
     width = 2 * MARGIN + columns * cell + (columns - 1) * GAP
-    heights = [_row_height(row, pictures) for row, pictures in zip(rows, shown, strict=True)]
+    heights = [_height(*line, pictures) for line, pictures in zip(lines, shown, strict=True)]
     canvas = Image.new("RGB", (width, MARGIN + 30 + sum(heights) + MARGIN // 2), GROUND)
     pen = ImageDraw.Draw(canvas)
     pen.text((MARGIN, MARGIN - 8), fitted(title, font(15), width - 2 * MARGIN), FAINT, font(15))
     top = MARGIN + 30
-    for row, pictures, height in zip(rows, shown, heights, strict=True):
-        _draw_row(canvas, pen, row, pictures, cell, top)
+    for (line, prompt), pictures, height in zip(lines, shown, heights, strict=True):
+        if prompt is not None:
+            pen.text((MARGIN, top), fitted(prompt, font(20), width - 2 * MARGIN), INK, font(20))
+        _draw_line(canvas, pen, line, pictures, cell, top + (0 if prompt is None else PROMPT))
         top += height
     return canvas
 
 
-def _row_height(row: Row, pictures: Sequence[Image.Image]) -> int:
-    lines = max(len(tile.scores) for tile in row.tiles)
-    return 34 + max(picture.height for picture in pictures) + 10 + 24 + 20 * lines + 26
+def _shown(picture: Image.Image | Sequence[Image.Image]) -> Image.Image:
+    return scaled(picture) if isinstance(picture, Image.Image) else film.strip(picture)
 
 
-def _draw_row(
+def _height(line: Sequence[Tile], prompt: str | None, pictures: Sequence[Image.Image]) -> int:
+    lines = max(len(tile.scores) for tile in line)
+    above = 0 if prompt is None else PROMPT
+    return above + max(picture.height for picture in pictures) + 10 + 24 + 20 * lines + 26
+
+
+def _draw_line(
     canvas: Image.Image,
     pen: ImageDraw.ImageDraw,
-    row: Row,
+    line: Sequence[Tile],
     pictures: Sequence[Image.Image],
     cell: int,
     top: int,
 ) -> None:
-    width = canvas.width - 2 * MARGIN
-    pen.text((MARGIN, top), fitted(row.prompt, font(20), width), INK, font(20))
     tallest = max(picture.height for picture in pictures)
-    for i, (tile, picture) in enumerate(zip(row.tiles, pictures, strict=True)):
+    for i, (tile, picture) in enumerate(zip(line, pictures, strict=True)):
         left = MARGIN + i * (cell + GAP)
-        x, y = left + (cell - picture.width) // 2, top + 34 + (tallest - picture.height) // 2
+        x, y = left + (cell - picture.width) // 2, top + (tallest - picture.height) // 2
         thick = 4 if tile.winner else 1
         box = (x - thick, y - thick, x + picture.width + thick - 1, y + picture.height + thick - 1)
         pen.rectangle(box, outline=ACCENT if tile.winner else FRAME, width=thick)
         canvas.paste(picture, (x, y))
-        _caption(pen, tile, left, top + 34 + tallest + 10, cell)
+        _caption(pen, tile, left, top + tallest + 10, cell)
 
 
 def _caption(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, cell: int) -> None:

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from genscale.intervals import Mean
 from genscale.palette import FAINT, INK
@@ -52,8 +52,8 @@ class Panel:
     dots: Points = ()
 
 
-def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Write a PNG: panels side by side, one legend below them."""
+def draw(panels: Sequence[Panel], title: str, path: Path | IO[bytes]) -> None:
+    """Write a PNG, to a path or an open file: panels side by side, one legend below them."""
     figure(panels, title).savefig(path, format="png")
 
 

@@ -58,7 +58,10 @@ Job = tuple[Search, int, Entry | None]
 class Engine:
     """Answers the questions of `searches` until all of them end.
 
-    batch_size: latents (rows) in one model call or decode at most; halved when memory runs out.
+    batch_size: latents (rows) in one model call at most; halved when memory runs out.
+    decode_batch: latents decoded and judged at once at most; None is batch_size.
+    halt: asked before every batch. From the first yes on nothing new is begun, and as soon as every prompt has a
+        finished candidate `run` raises KeyboardInterrupt, as Ctrl-C does. Another thread may give the answer.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class Engine:
         archive: Archive,
         ledger: Ledger,
         batch_size: int,
+        decode_batch: int | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
+        halt: Callable[[], bool] = lambda: False,
     ) -> None:
         self.searches = list(searches)
         self.roles = roles
@@ -80,7 +85,10 @@ class Engine:
         self.archive = archive
         self.ledger = ledger
         self.batch_size = batch_size
+        self.decode_batch = decode_batch
         self.on_event = on_event
+        self.halt = halt
+        self._halted = False
         self._flights: list[Flight] = []
         self._batch: list[Flight] = []
         self._gradients = Gradients(self, decode, archive, ledger)
@@ -90,6 +98,7 @@ class Engine:
     def run(self) -> Generator[Batch, Output, None]:
         """Yield batches, be sent outputs; ends when every search has ended."""
         while True:
+            self._heed()
             for search in self.searches:
                 self._admit(search)
             room = self.room()
@@ -102,6 +111,13 @@ class Engine:
                 yield from self._gradients.run()
             elif not self._score():
                 return
+
+    def _heed(self) -> None:
+        """Look whether somebody asks for the end."""
+        self._halted = self._halted or self.halt()
+        over = all(s.ask is None for s in self.searches)
+        if self._halted and not over and all(s.finals for s in self.searches):
+            raise KeyboardInterrupt
 
     def halve(self, failed: int) -> Batch | None:
         """After memory ran out on `failed` rows: a smaller batch instead, or None if it was one row."""
@@ -167,6 +183,8 @@ class Engine:
 
     def room(self) -> float:
         """Evaluations that fit into the time left beside those under way, by what they took so far."""
+        if self._halted:
+            return 0
         if self.budget.seconds is None:
             return math.inf
         left, took, done = self.budget.seconds - self.archive.seconds, self.archive.seconds, self._evaluations
@@ -284,7 +302,7 @@ class Engine:
                 continue
             search.entries = [None] * n
             jobs += [(search, row, self._known_score(search, row)) for row in range(n)]
-        while fresh := [i for i, (_, _, known) in enumerate(jobs) if known is None][: self.batch_size]:
+        while fresh := [i for i, (_, _, known) in enumerate(jobs) if known is None][: self._at_once()]:
             if self._judge(jobs, fresh):
                 jobs = jobs[fresh[-1] + 1 :]
         self._take_over(jobs)
@@ -292,6 +310,10 @@ class Engine:
             if search.entries:
                 self._answer_scores(search)
         return bool(waiting)
+
+    def _at_once(self) -> int:
+        """Latents that may be decoded together."""
+        return min(self.batch_size, self.decode_batch or self.batch_size)
 
     def _known_score(self, search: Search, row: int) -> Entry | None:
         particles = search.particles

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genscale import jury, outputs, plugins, sampler_options
+from genscale import film, jury, outputs, plugins, sampler_options
 from genscale.arguments import arguments, pictures
 from genscale.budget import Budget
 from genscale.errors import Refusal
@@ -35,6 +37,13 @@ class Parts:
     stop: Stop | None
     pictures: dict[str, Any]
 
+    def lifted(self, k: int) -> Parts:
+        """For clips: verifiers of pictures see k frames."""
+        panels: dict[str, Any] = {
+            role: jury.lifted(getattr(self, role), k) for role in ("verifiers", "select", "report")
+        }
+        return replace(self, **panels)
+
 
 def completed(request: Request) -> Request:
     """The request with the defaults of its model written out, and the sampler's options as their types."""
@@ -59,6 +68,9 @@ def completed(request: Request) -> Request:
         width=request.width or goes_with.size,
         height=request.height or goes_with.size,
         frames=request.frames or goes_with.frames,
+        fps=request.fps or goes_with.fps,
+        decode_batch=request.decode_batch
+        or (request.batch_size if goes_with.frames else None),  # clips are small
         pipeline_args={
             **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
             **request.pipeline_args,
@@ -70,6 +82,9 @@ def check(request: Request) -> Parts:
     """Find everything that a completed request names; refuse what is not there or cannot be."""
     if request.images < 1 or request.batch_size < 1:
         raise Refusal("--images and --batch-size must be at least 1.")
+    unknown = [kind for kind in request.formats if kind not in film.FORMATS]
+    if unknown:
+        raise Refusal(f"--formats '{unknown[0]}' is unknown: give {', '.join(film.FORMATS)} or both.")
     if request.mix or request.guide is not None:
         from genscale.pipelines.mixing import mix_of
 
@@ -114,11 +129,15 @@ def plan(request: Request) -> dict[str, Any]:
 
 
 def generate(
-    request: Request, out: Path | None, display: Display, loaded: tuple[Any, Parts] | None = None
+    request: Request,
+    out: Path | None,
+    display: Display,
+    loaded: tuple[Any, Parts] | None = None,
+    halt: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder.
 
-    loaded: the request's pipeline and parts, where they are there already.
+    loaded: the request's pipeline and parts, where they are there already. halt: as of `genscale.scale`.
     """
     request = completed(request)
     parts = check(request) if loaded is None else loaded[1]
@@ -127,7 +146,8 @@ def generate(
     try:
         request = folder.settle(request)
         pipe = load_pipe(request, parts) if loaded is None else loaded[0]
-        output, seconds = _search(folder, request, pipe, parts, display)
+        request = timed(request, pipe)
+        output, seconds = _search(folder, request, pipe, parts, display, halt)
         scheduler = type(pipe.scheduler).__name__
         plain = _plain(output.search, request, pipe, parts)
         record = outputs.write(
@@ -141,6 +161,15 @@ def generate(
     return {"folder": str(folder.path), **record}
 
 
+def timed(request: Request, pipe: Any) -> Request:
+    """With the frame rate of the pipeline's clips, where neither the user nor the request says one and it does."""
+    own = inspect.signature(type(pipe).__call__).parameters.get("frame_rate")
+    told = request.fps or request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps")
+    if told or own is None or not isinstance(own.default, int | float):
+        return request
+    return replace(request, fps=float(own.default))
+
+
 def planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
     """The plan; what the pipeline itself says against its arguments becomes a refusal."""
     try:
@@ -152,7 +181,12 @@ def planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
 
 
 def _search(
-    folder: RunFolder, request: Request, pipe: Any, parts: Parts, display: Display
+    folder: RunFolder,
+    request: Request,
+    pipe: Any,
+    parts: Parts,
+    display: Display,
+    halt: Callable[[], bool] | None,
 ) -> tuple[Any, float]:
     """The scaled pipeline's output, and how long it took."""
     preview = Preview(folder)
@@ -161,7 +195,7 @@ def _search(
         display(event)
         preview(event)
 
-    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event)
+    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event, halt=halt)
     found = planned(scaled, pipe, request, parts)
     folder.begin(request)
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
@@ -199,7 +233,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
     import diffusers
     import transformers
 
-    from genscale.pipelines.loading import load_pipeline
+    from genscale.pipelines.loading import load_pipeline, makes_clips
 
     for library in (diffusers, transformers):  # bars of loading weights go, those of downloads stay
         library.utils.logging.disable_progress_bar()
@@ -215,10 +249,30 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         variant=request.variant,
         revision=request.revision,
         trust_remote_code=request.trust_remote_code,
+        device_map=_device_map(request.device_map),
+        vae_tiling=request.vae_tiling,
+        vae_slicing=request.vae_slicing,
         pictures=[name for name in parts.pictures if name != "control_image"],
     )
+    if request.clips and not makes_clips(pipe):
+        raise Refusal(
+            f"model '{request.model}' is a {type(pipe).__name__}, which makes pictures: use `genscale generate`, or "
+            "name a text-to-video model."
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _device_map(text: str | None) -> Any:
+    """As diffusers takes it: a word, or a dict from JSON."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise Refusal(
+            f"--device-map '{text}' is no JSON: write '{{\"vae\": \"cuda:1\"}}', or balanced."
+        ) from None
 
 
 def scaled_pipe(
@@ -227,9 +281,14 @@ def scaled_pipe(
     parts: Parts,
     out: Path | None = None,
     on_event: Callable[[Any], None] | None = None,
+    halt: Callable[[], bool] | None = None,
 ) -> Any:
     from genscale.pipelines import scale as scaling
+    from genscale.pipelines.loading import makes_clips
     from genscale.pipelines.mixing import named_models
+
+    if makes_clips(pipe):
+        parts = parts.lifted(request.per_frame)
 
     place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}
     hub = {"variant": request.variant, "revision": None, "trust_remote_code": request.trust_remote_code}
@@ -243,10 +302,12 @@ def scaled_pipe(
         budget=parts.budget,
         stop=parts.stop,
         batch_size=request.batch_size,
+        decode_batch=request.decode_batch,
         out=out,
         keep=max(request.images, outputs.RUNNERS),
         mix=request.mix or None,
         guide=request.guide,
         models=named_models(request.mix, **place, **hub),
         on_event=on_event,
+        halt=halt,
     )

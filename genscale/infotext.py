@@ -47,8 +47,13 @@ def png_info(parameters: str, again: Mapping[str, Any]) -> PngInfo:
         info.add_text("parameters", parameters)
     else:
         info.add_itxt("parameters", parameters)
-    info.add_itxt("genscale", json.dumps(again, ensure_ascii=False), zip=False)
+    info.add_itxt("genscale", as_json(again), zip=False)
     return info
+
+
+def as_json(again: Mapping[str, Any]) -> str:
+    """What `genscale.provenance` reads."""
+    return json.dumps(again, ensure_ascii=False)
 
 
 def _quoted(value: Any) -> str:

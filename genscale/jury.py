@@ -38,6 +38,21 @@ def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str
     return [(cls(v, boxes), weight) for v, (_, weight) in zip(made, members, strict=True)]
 
 
+def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
+    """The same for clips: those that know pictures only (no `judges_clips`) see k frames and give the mean."""
+    frames = plugins.load("verifier", "frames")
+
+    def lift(verifier: Any) -> Any:
+        cls = plugins.load("verifier", verifier) if isinstance(verifier, str) else verifier
+        if getattr(cls, "judges_clips", False):
+            return verifier
+        if isinstance(verifier, str):
+            return Named(verifier, frames(verifier, k=k))
+        return Named(verifier.name, frames(verifier, k=k))
+
+    return [(lift(verifier), weight) for verifier, weight in members]
+
+
 def foreign(specs: Sequence[str]) -> list[str]:
     """Those that would import code by its module's name."""
     return [s for s in specs if ":" in _parts(s)[0]]

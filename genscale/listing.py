@@ -87,13 +87,21 @@ def _explained(cls: type[Any], option: str) -> str:
 def _field_text(doc: str, option: str) -> str:
     """What a docstring says of an option: the text after `option:`, up to the next one or a blank line."""
     match = re.search(
-        rf"(?:^|[\s,]){option}(?:,[\w ,]+)?: (.+?)(?=[.;] \w+(?:, \w+)*: |\n\n|\n\w+: |\Z)", doc, re.DOTALL
+        rf"(?:^|[\s,]){option}(?:,[\w\s,]+)?:\s(.+?)(?=(?<=[.;])\s\w+(?:,\s\w+)*:\s|\n\n|\n\w+:\s|\Z)",
+        doc,
+        re.DOTALL,
     )
-    return "" if match is None else " ".join(match[1].split())
+    return "" if match is None else _sentence(" ".join(match[1].split()))
+
+
+def _sentence(text: str) -> str:
+    """With a full stop."""
+    text = text.rstrip(";")
+    return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def _cost(doc: str) -> str:
-    match = re.search(r"Cost[^:\n]*: (.+?)(?=[;.]\s|\.?\n\n|\Z)", doc, re.DOTALL)
+    match = re.search(r"Cost[^:\n]*: (.+?)(?=(?<!\.)[;.]\s|\.?\n\n|\Z)", doc, re.DOTALL)
     return "" if match is None else " ".join(match[1].split()).rstrip(".")
 
 

@@ -50,7 +50,9 @@ def write(
         shown = _shown(result, i, base)
         decoded: dict[int, Item] = {}
         for owner, entries in _owned(result, base, shown):
-            decoded |= dict(zip([id(e) for e in entries], owner.media(entries), strict=True))
+            size = request.decode_batch or len(entries)
+            for some in (entries[k : k + size] for k in range(0, len(entries), size)):
+                decoded |= dict(zip([id(e) for e in some], owner.media(some), strict=True))
         summary = _summary(result, i, base)
         stem = f"{i:03d}-" if len(result.prompts) > 1 else ""
         again = {"genscale": __version__, "versions": versions(), "request": request.as_dict(), **summary}
@@ -209,8 +211,7 @@ def _row(
             label = {0: "base = best", None: "base"}.get(place, f"base ({label})")
         elif own is not None:
             note = f"{result.total(entry) - own[0].total(own[1]):+.3f}"
-        still = item[len(item) // 2] if isinstance(item, list) else item
-        tiles.append(Tile(still, label, _score_lines(entry), note, winner=place == 0))
+        tiles.append(Tile(item, label, _score_lines(entry), note, winner=place == 0))
     return Row(result.prompts[i], tuple(tiles))
 
 

@@ -3,62 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from genscale import __version__, infotext
+from genscale import __version__, film, infotext
 from genscale.request import Request
 from genscale.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from genscale.media import Item
 
+RATE = 16.0  # frames a second, as Wan's clips have
+
 
 def write(
     folder: RunFolder, stem: str, item: Item, request: Request, again: dict[str, Any], scheduler: str
 ) -> list[str]:
-    """A picture; of a clip its first frame (which carries the metadata) and the clip itself."""
-    still = item[0] if isinstance(item, list) else item
-    info = None
-    if request.metadata:
-        text = infotext.infotext(request, again["prompt"], still.size, scheduler, __version__)
-        info = infotext.png_info(text, again)
-    folder.write(f"{stem}.png", lambda path: still.save(path, format="PNG", pnginfo=info))
-    names = [f"{stem}.png"]
+    """The names of the files: a picture; of a clip its first frame, and the clip itself in each of its formats.
+
+    All of them carry the metadata, unless the request wants none.
+    """
+    frames = item if isinstance(item, list) else [item]
+    info = comment = None
     if isinstance(item, list):
-        names += _write_clip(folder, stem, item, _rate(request))
-    return names
+        again = again | {"clip": film.fingerprint(item)}
+    if request.metadata:
+        text = infotext.infotext(request, again["prompt"], frames[0].size, scheduler, __version__)
+        info, comment = infotext.png_info(text, again), infotext.as_json(again)
+    folder.write(f"{stem}.png", lambda path: frames[0].save(path, format="PNG", pnginfo=info))
+    kinds = (request.formats or film.FORMATS) if isinstance(item, list) else ()
+    for kind in kinds:
+        folder.write(
+            f"{stem}.{kind}", partial(_film, kind=kind, frames=frames, request=request, comment=comment)
+        )
+    return [f"{stem}.png", *(f"{stem}.{kind}" for kind in kinds)]
 
 
-def _write_clip(folder: RunFolder, stem: str, frames: Sequence[Image.Image], rate: float) -> list[str]:
-    """An MP4 where imageio and PyAV are installed, else an animated PNG, which every browser plays."""
-    try:
-        import av  # noqa: F401
-        import imageio.v3 as imageio
-        import numpy as np
-    except ImportError:
-        name = f"{stem}-clip.png"
-
-        def animate(path: Path) -> None:
-            pause = round(1000 / rate)
-            frames[0].save(
-                path, format="PNG", save_all=True, append_images=list(frames[1:]), duration=pause, loop=0
-            )
-
-        folder.write(name, animate)
-        return [name]
-    even = (frames[0].width // 2 * 2, frames[0].height // 2 * 2)  # what the codec asks for
-    clip = np.stack([np.asarray(f.convert("RGB").crop((0, 0, *even))) for f in frames])
-    name = f"{stem}.mp4"
-    folder.write(
-        name,
-        lambda path: imageio.imwrite(path, clip, extension=".mp4", plugin="pyav", codec="libx264", fps=rate),
-    )
-    return [name]
+def _film(
+    path: Path, kind: str, frames: Sequence[Image.Image], request: Request, comment: str | None
+) -> None:
+    film.write(path, kind, frames, rate(request), comment)
 
 
-def _rate(request: Request) -> float:
-    """Frames a second: the pipeline's own argument where it has one."""
-    return float(request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps") or 16)
+def rate(request: Request) -> float:
+    """Frames a second: as asked for, else the pipeline's own argument where the request has it, else 16."""
+    own = request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps")
+    return float(request.fps or own or RATE)

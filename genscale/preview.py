@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from genscale import film
 from genscale.errors import Refusal
 from genscale.events import Event, Scored
 from genscale.run_folder import PREVIEW, RunFolder
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 EVERY = 3.0  # seconds between two writes, at least
 MOST = 36  # prompts on one preview
-TILE, GAP = 256, 8  # of several prompts, the longest side of each
+TILE, GAP = 256, 8  # of several prompts, the longest side of each picture
 
 
 class Preview:
@@ -54,7 +55,7 @@ class Preview:
     def _write(self) -> None:
         """A preview that cannot be written is no reason to end a search."""
         self._changed = False
-        picture = _joined([_still(self._best[i]) for i in sorted(self._best)])
+        picture = _joined([_still(self._best[i], len(self._best) == 1) for i in sorted(self._best)])
         try:
             self.folder.write(PREVIEW, partial(picture.save, format="PNG"))
         except Refusal:
@@ -67,10 +68,12 @@ def _apart(media: Media) -> Media:
     return type(media)(media.pixels.detach().clone())
 
 
-def _still(media: Media) -> Image.Image:
+def _still(media: Media, alone: bool) -> Image.Image:
+    """The picture; a clip over time where it is alone, else its middle frame."""
     item = media[0]
-    picture: Image.Image = item[len(item) // 2] if isinstance(item, list) else item
-    return picture.convert("RGB")
+    if isinstance(item, list):
+        return film.strip(item) if alone else item[len(item) // 2].convert("RGB")
+    return item.convert("RGB")
 
 
 def _joined(pictures: list[Image.Image]) -> Image.Image:

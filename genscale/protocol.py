@@ -342,6 +342,9 @@ class Verifier(Protocol):
 
     media is a sequence of PIL pictures (for clips: of lists of PIL frames) that has the tensor as
     `media.pixels`; prompts has one text for each.
+
+    Where it judges clips as a whole it says so by `judges_clips = True`; the commands show every other verifier
+    frames of a clip as pictures (`verifiers/frames.py`).
     """
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Any: ...

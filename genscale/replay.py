@@ -1,4 +1,4 @@
-"""Carrying out `genscale replay`: the picture again from what it says of itself, and whether its pixels are the same.
+"""Carrying out `genscale replay`: a picture or clip again from what it says of itself; are its pixels the same?
 
 A picture that started from a key of its own and ran on the pipeline's own scheduler is made alone. Batched kernels
 may round otherwise than in the search's batches; where that shows, and for every other kind of candidate (branches,
@@ -8,16 +8,15 @@ neighbours, mutants, kernels of their own), the whole search is run again as it 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from genscale import archive, generation, jury, outputs, plugins
+from genscale import archive, film, generation, jury, outputs, pictures, plugins, provenance
 from genscale import request as requests
 from genscale.arguments import arguments
 from genscale.errors import Refusal
@@ -49,17 +48,18 @@ class One:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a picture says of itself. shows: its candidate, None in pictures of earlier versions."""
+    """What a picture says of itself. shows: its candidate, clip: its `film.fingerprint`; None where it does not say."""
 
     request: Request
     index: int
     file: str
     shows: Candidate | None
     versions: dict[str, str]
+    clip: dict[str, Any] | None = None
 
     @staticmethod
     def read(picture: Path) -> Origin:
-        data = requests.metadata(picture)
+        data = provenance.read(picture)
         request = requests.load_request(picture)
         try:
             shows = archive.candidate_of(data["shows"]) if "shows" in data else None
@@ -69,7 +69,8 @@ class Origin:
             raise Refusal(f"picture '{picture}' carries genscale metadata that cannot be read.") from None
         stem = "base" if data.get("is_base") else "best"
         stem = f"{index:03d}-{stem}" if len(request.prompts) > 1 else stem
-        return Origin(request, index, data.get("file", f"{stem}.png"), shows, data.get("versions", {}))
+        file, versions, clip = data.get("file", f"{stem}.png"), data.get("versions", {}), data.get("clip")
+        return Origin(request, index, file, shows, versions, clip)
 
     @property
     def alone(self) -> Candidate | None:
@@ -82,31 +83,75 @@ class Origin:
         return self.shows if own or (self.shows.id == OWN and self.file.endswith("base.png")) else None
 
 
+@dataclass(frozen=True)
+class Copy:
+    """What was made. still: the picture, or a clip's first frame; clip: of all frames; file: what is written."""
+
+    still: Image.Image
+    clip: dict[str, Any] | None
+    file: bytes
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(self.file)
+
+    def against(self, wanted: Image.Image | None, clip: dict[str, Any] | None) -> dict[str, Any]:
+        """How it differs. wanted: None of a film, whose frames are lossy: its fingerprint decides, as of every clip."""
+        if wanted is None:
+            found: dict[str, Any] = {"same": True, "differing": None, "of": None, "largest": None}
+        else:
+            found = difference(wanted, self.still)
+        if clip is not None:
+            found |= {"same": found["same"] and clip == self.clip, "frames": clip.get("frames")}
+        return found
+
+
 def replay(
     picture: Path, out: Path | None, display: Display, *, device: str | None = None, trust: bool = False
 ) -> dict[str, Any]:
-    """Make the picture again, write it, compare: same, differing (pixels), of, largest (difference of 255), how."""
+    """Make the picture again, write it, compare: same, differing (pixels), of, largest (difference of 255), how.
+
+    Of a clip, `same` is about all its frames (`frames`), the other numbers about the first.
+    """
     origin = Origin.read(picture)
     request = replace(origin.request, trust_remote_code=trust)
     origin = replace(origin, request=request if device is None else replace(request, device=device))
-    with Image.open(picture) as image:
-        wanted = image.convert("RGB")
-    path = (out or picture.with_name(f"{picture.stem}-replay.png")).expanduser()
+    wanted = _wanted(picture, origin)
+    path = (out or picture.with_name(f"{picture.stem}-replay{picture.suffix}")).expanduser()
     if path.resolve() == picture.expanduser().resolve():
         raise Refusal(f"--out '{path}' is the picture itself: choose another file.")
+    kind = _kind(path, origin)
     folder = RunFolder(path.parent)
     folder.claim()
-    made, how, nfe = _made(origin, wanted, display)
-    folder.write(path.name, partial(made.save, format="PNG"))
+    made, how, nfe = _made(origin, wanted, kind, display)
+    folder.write(path.name, made.save)
     here = outputs.versions()
     return {
         "picture": str(picture),
         "replay": str(path),
-        **difference(wanted, made),
+        **made.against(wanted, origin.clip),
         "how": how,
         "nfe": nfe,
         "other_versions": {k: [v, here.get(k)] for k, v in origin.versions.items() if here.get(k) != v},
     }
+
+
+def _wanted(picture: Path, origin: Origin) -> Image.Image | None:
+    """The picture, or a clip's first frame, as it is without loss; None where the file has lost some."""
+    if picture.suffix.lower() != ".png":
+        if origin.clip is None:
+            raise Refusal(f"'{picture}' does not say what its frames were: replay the PNG beside it.")
+        return None
+    with Image.open(picture) as image:
+        return image.convert("RGB")
+
+
+def _kind(path: Path, origin: Origin) -> str:
+    """Of the file to write."""
+    kind = path.suffix.lower().removeprefix(".")
+    known = ("png", *film.FORMATS) if origin.clip is not None else ("png",)
+    if kind not in known:
+        raise Refusal(f"--out '{path}' must end in {' or '.join('.' + name for name in known)}.")
+    return kind
 
 
 def difference(wanted: Image.Image, made: Image.Image) -> dict[str, Any]:
@@ -119,12 +164,12 @@ def difference(wanted: Image.Image, made: Image.Image) -> dict[str, Any]:
     return {"same": differing == 0, "differing": differing, "of": total, "largest": int(gap.max())}
 
 
-def _made(origin: Origin, wanted: Image.Image, display: Display) -> tuple[Image.Image, str, int]:
-    """(picture, how, NFE)."""
+def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Display) -> tuple[Copy, str, int]:
+    """(copy, how, NFE)."""
     candidate, spent = origin.alone, 0
     if candidate is not None:
-        made, spent = _candidate(origin, candidate)
-        if difference(wanted, made)["same"]:
+        made, spent = _candidate(origin, candidate, kind)
+        if made.against(wanted, origin.clip)["same"]:
             return made, CANDIDATE, spent
         display.say("made alone, its pixels are not the same (batches round otherwise): searching again")
     request = origin.request
@@ -136,11 +181,11 @@ def _made(origin: Origin, wanted: Image.Image, display: Display) -> tuple[Image.
         )
     held_out = tuple(name for name in request.report if not jury.foreign([name]))  # they decide nothing
     origin = replace(origin, request=replace(request, report=held_out or generation.NONE))
-    made, nfe = _searched(origin, display)
+    made, nfe = _searched(origin, kind, display)
     return made, SEARCH, spent + nfe
 
 
-def _candidate(origin: Origin, candidate: Candidate) -> tuple[Image.Image, int]:
+def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, int]:
     """The one candidate. The pipeline's own latents are a row of the whole call's; other noises are the key's alone."""
     request = replace(generation.completed(origin.request), images=1)
     index = origin.index
@@ -152,13 +197,26 @@ def _candidate(origin: Origin, candidate: Candidate) -> tuple[Image.Image, int]:
     if output.search.stopped is not None:
         raise KeyboardInterrupt
     items = output.frames if hasattr(output, "frames") else output.images
-    return _still(items[index]), output.search.ledger.evaluations
+    return _copy(items[index], kind, generation.timed(request, pipe)), output.search.ledger.evaluations
 
 
-def _searched(origin: Origin, display: Display) -> tuple[Image.Image, int]:
+def _copy(item: Any, kind: str, request: Request) -> Copy:
+    frames: Sequence[Image.Image] = item if isinstance(item, list) else [item]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"copy.{kind}"
+        if kind == "png":
+            frames[0].save(file)
+        else:
+            film.write(file, kind, frames, pictures.rate(request))
+        clip = film.fingerprint(frames) if isinstance(item, list) else None
+        return Copy(frames[0].convert("RGB"), clip, file.read_bytes())
+
+
+def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
     """The picture of that name after the whole search, all prompts of it, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        record = generation.generate(replace(origin.request, metadata=True), Path(folder), display)
+        request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
+        record = generation.generate(request, Path(folder), display)
         if record["stopped"] is not None:
             raise KeyboardInterrupt
         path = Path(folder) / origin.file
@@ -166,16 +224,14 @@ def _searched(origin: Origin, display: Display) -> tuple[Image.Image, int]:
             raise Refusal(
                 f"the search gave no {origin.file} this time: it had another end, with other options."
             )
+        again = Origin.read(path)
+        if origin.shows is not None and again.shows != origin.shows:
+            display.say(
+                f"the search ended with candidate {again.shows.id if again.shows else '?'}, not {origin.shows.id}: it "
+                "was interrupted, or ended by seconds, or this machine rounds otherwise"
+            )
         with Image.open(path) as image:
-            found = Origin.read(path).shows
-            if origin.shows is not None and found != origin.shows:
-                display.say(
-                    f"the search ended with candidate {found.id if found else '?'}, not {origin.shows.id}: it was "
-                    "interrupted, or ended by seconds, or this machine rounds otherwise"
-                )
-            return image.convert("RGB"), record["ledger"]["evaluations"]
-
-
-def _still(item: Any) -> Image.Image:
-    picture: Image.Image = item[0] if isinstance(item, list) else item
-    return picture.convert("RGB")
+            still = image.convert("RGB")
+        return Copy(still, again.clip, path.with_suffix(f".{kind}").read_bytes()), record["ledger"][
+            "evaluations"
+        ]

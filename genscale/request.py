@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from genscale import plugins, sampler_options
+from genscale import plugins, provenance, sampler_options
 from genscale.errors import Refusal
 
 FILE = "request.json"
 # Fields that change how a run is done, not what comes out of it.
-_MANNER = ("device", "attention", "offload", "compile", "metadata", "images", "trust_remote_code")
+_MANNER = (
+    *("device", "device_map", "attention", "offload", "compile", "vae_slicing", "trust_remote_code"),
+    *("decode_batch", "metadata", "images", "formats", "fps"),
+)
 _PATHS = ("image", "mask_image", "control_image", "boxes")
 
 
@@ -41,7 +44,11 @@ class Request:
     seed: int | None = None
     width: int | None = None
     height: int | None = None
+    clips: bool = False
     frames: int | None = None
+    fps: float | None = None
+    formats: tuple[str, ...] = ()
+    per_frame: int = 8
     images: int = 1
     image: str | None = None
     mask_image: str | None = None
@@ -50,9 +57,13 @@ class Request:
     dtype: str = "auto"
     device: str | None = None
     batch_size: int = 16
+    decode_batch: int | None = None
+    device_map: str | None = None
     attention: str | None = None
     offload: str | None = None
     compile: bool = False
+    vae_tiling: bool = False
+    vae_slicing: bool = False
     lora: tuple[str, ...] = ()
     variant: str | None = None
     revision: str | None = None
@@ -117,28 +128,6 @@ def load_folder(folder: Path) -> Request:
         raise Refusal(f"'{path}' cannot be read: {error}.") from None
 
 
-def metadata(picture: Path) -> dict[str, Any]:
-    """What a picture that genscale wrote says of itself. Refusal where it says nothing, or what cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(picture) as image:
-            image.load()
-            text = getattr(image, "text", {}).get("genscale")
-    except OSError as error:
-        raise Refusal(
-            f"picture '{picture}' cannot be read: {error.strerror or 'it is no picture'}."
-        ) from None
-    if text is None:
-        raise Refusal(f"picture '{picture}' carries no genscale metadata: it cannot be run again.")
-    try:
-        data: dict[str, Any] = json.loads(text)
-        data["request"]
-    except (ValueError, KeyError, TypeError):
-        raise Refusal(f"picture '{picture}' carries genscale metadata that cannot be read.") from None
-    return data
-
-
-def load_request(picture: Path) -> Request:
-    """The request in a picture that genscale wrote. Pictures travel, so it may not switch foreign code on."""
-    return replace(from_dict(metadata(picture)["request"], str(picture)), trust_remote_code=False)
+def load_request(file: Path) -> Request:
+    """The request in a picture or clip that genscale wrote. They travel, so it may not switch foreign code on."""
+    return replace(from_dict(provenance.read(file)["request"], str(file)), trust_remote_code=False)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from genscale import contact_sheet, kept
@@ -28,8 +27,9 @@ from genscale.scoring import panel_of
 
 def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[str, Any]:
     """What is printed, and written as rescore-NAME.json with a picture of both winners of each prompt."""
-    panel = panel_of(verifiers)
+    panel = panel_of(verifiers)  # refuses before anything is read
     run = kept.read(folder)
+    panel = panel_of(verifiers, run.request.per_frame)
     pools = [[f for f in finals if f.file is not None] for finals in run.finals]
     if not any(pools):
         raise Refusal(
@@ -60,7 +60,7 @@ def _scores(
     """Of (prompt, candidate): raw scores [verifiers]. As many at once as the run had in a batch."""
     everyone = [f for pool in pools for f in pool]
     found: dict[tuple[int, int], Tensor] = {}
-    size = run.request.batch_size
+    size = run.request.decode_batch or run.request.batch_size
     for at in range(0, len(everyone), size):
         some = everyone[at : at + size]
         texts = [run.request.prompts[f.prompt] for f in some]
@@ -117,10 +117,9 @@ def _rows(
         media = show([pool[c] for _, c in picks])
         tiles = []
         for (label, c), item in zip(picks, media, strict=True):
-            still: Image.Image = item[len(item) // 2] if isinstance(item, list) else item
             lines = [f"candidate {c}", f"searched  {pool[c].total:.4g}"]
             lines += [f"{v['verifier']}  {_score(v['prompts'][n], c):.4g}" for v in found]
-            tiles.append(Tile(still, label, tuple(lines), winner=label == "won"))
+            tiles.append(Tile(item, label, tuple(lines), winner=label == "won"))
         rows.append(Row(told["prompt"], tuple(tiles)))
     return rows
 

@@ -14,15 +14,14 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from genscale import jury
-from genscale import request as requests
+from genscale import film, jury, provenance
 from genscale.errors import Refusal
 from genscale.ledger import Ledger
 from genscale.media import Media
 from genscale.panel import Panel
+from genscale.request import Request
 
 BATCH = 16
-CLIPS = (".mp4", ".mov", ".webm", ".mkv", ".avi")
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class Scored:
         return asdict(self)
 
 
-def panel_of(specs: Sequence[str]) -> Panel:
-    """Verifiers, as they are written on the command line, that judge apart."""
+def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> Panel:
+    """Verifiers, as they are written on the command line, that judge apart; of clips so many frames each."""
     from genscale.pipelines.scale import panel
 
-    return panel(jury.jury(specs), "weighted")
+    return panel(jury.lifted(jury.jury(specs), per_frame), "weighted")
 
 
 def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:
@@ -62,7 +61,7 @@ def read(path: Path) -> Tensor:
     """Pixels in [0, 1]: [3, h, w] of a picture, [frames, 3, h, w] of a clip. Refusal where it cannot be read."""
     if not path.is_file():
         raise Refusal(f"'{path}' is no file: name pictures or clips.")
-    frames = _film(path) if path.suffix.lower() in CLIPS else _pictures(path)
+    frames = film.read(path) if path.suffix.lower() in film.CLIPS else _pictures(path)
     tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
 
@@ -84,7 +83,7 @@ def show(rows: Sequence[Scored], console: Console) -> None:
 
 def _metadata(file: Path) -> dict[str, Any] | None:
     try:
-        return requests.metadata(file)
+        return provenance.read(file)
     except Refusal:
         return None
 
@@ -126,17 +125,3 @@ def _pictures(path: Path) -> list[np.ndarray]:
         raise Refusal(
             f"'{path}' cannot be read: {getattr(error, 'strerror', None) or 'it is no picture'}."
         ) from None
-
-
-def _film(path: Path) -> list[np.ndarray]:
-    try:
-        import av  # noqa: F401
-        import imageio.v3 as imageio
-    except ImportError:
-        raise Refusal(
-            f"'{path}' needs the packages imageio and av to be read: pip install imageio av."
-        ) from None
-    try:
-        return list(np.asarray(imageio.imread(path, plugin="pyav", format="rgb24")))
-    except Exception as error:
-        raise Refusal(f"'{path}' cannot be read as a clip: {type(error).__name__}.") from None

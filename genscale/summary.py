@@ -67,7 +67,9 @@ def show_replay(found: dict[str, Any], console: Console) -> None:
         "candidate": "its candidate alone was made again",
         "search": "the whole search was run again",
     }[found["how"]]
-    if found["same"]:
+    if found.get("frames"):
+        verdict = f"{'the same' if found['same'] else 'other'} pixels, of {found['frames']} frames"
+    elif found["same"]:
         verdict = f"the same pixels ({found['of']} of {found['of']})"
     elif found["largest"] is None:
         verdict = "another size"

@@ -26,7 +26,8 @@ class Embedded:
     """What goes well with an embedded model where the user does not say.
 
     size: of a side, in pixels. frames: of a clip; None for models of pictures. tokens: of the longest caption, the
-    pipeline's `max_sequence_length`, where it has one and it matters (WanPipeline fills up to 512).
+    pipeline's `max_sequence_length`, where it has one and it matters (WanPipeline fills up to 512). fps: frames a
+    second of a clip's file.
     """
 
     about: str
@@ -37,6 +38,7 @@ class Embedded:
     report: str = "shapes"
     frames: int | None = None
     tokens: int | None = None
+    fps: float | None = None
 
 
 EMBEDDED: dict[str, Embedded] = {
@@ -50,6 +52,7 @@ EMBEDDED: dict[str, Embedded] = {
         verifier="shapes_video_clip",
         report="moving_shapes",
         frames=5,
+        fps=4,
         tokens=16,
     ),
 }
@@ -68,6 +71,9 @@ def load_pipeline(
     offload: str | None = None,
     attention: str | None = None,
     compile: bool = False,
+    device_map: str | dict[str, Any] | None = None,
+    vae_tiling: bool = False,
+    vae_slicing: bool = False,
     lora: Sequence[str] = (),
     variant: str | None = None,
     revision: str | None = None,
@@ -82,22 +88,30 @@ def load_pipeline(
         else float16. device: CUDA, else MPS, else the CPU. offload: "model", "sequential" or "group".
     attention: "xformers", or any backend that diffusers knows. lora: files or hub ids, each with `:scale` if
         it is not 1.
+    device_map: "balanced" over the accelerators, a device, or {component: device}, as diffusers has it; in the place
+        of device and offload. vae_tiling: decode in tiles, and clips in groups of frames (seams can show).
+        vae_slicing: decode one picture of a batch after the other.
     pictures: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
         its image-to-image or inpainting sister, on the same weights.
     """
+    if device_map is not None and (device is not None or offload is not None):
+        raise Refusal("device_map places the whole pipeline: leave device and offload out.")
     place = placement.device_of(device)
     if offload is not None:
         placement.check_offload(offload, place)
     precision = placement.dtype_of(dtype, place)
-    hub = {"variant": variant, "revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+    hub: dict[str, Any] = {"variant": variant, "revision": revision, "token": token, "device_map": device_map}
+    hub["trust_remote_code"] = trust_remote_code
     source = str(folder_of(model)) if model in EMBEDDED else model
     with quietly("diffusers", "transformers") if model in EMBEDDED else nullcontext():
         pipe = weights.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
     pipe = _sister(pipe, pictures)
     _load_loras(pipe, lora, token)
-    if offload is None:
+    if vae_tiling or vae_slicing:
+        placement.decode_in_parts(pipe, vae_tiling, vae_slicing)
+    if offload is None and device_map is None:
         pipe.to(place)
-    else:
+    elif offload is not None:
         placement.offload(pipe, offload, place)
     if attention is not None:
         placement.set_attention(pipe, attention)
@@ -109,6 +123,11 @@ def load_pipeline(
 def takes(pipe: Any) -> set[str]:
     """Names of the arguments that a pipeline's call takes."""
     return set(inspect.signature(type(pipe).__call__).parameters) - {"self"}
+
+
+def makes_clips(pipe: Any) -> bool:
+    """Whether a pipeline gives clips: those that do take a number of frames, or of videos."""
+    return bool(takes(pipe) & {"num_frames", "num_videos_per_prompt", "video_length"})
 
 
 def _sister(pipe: Any, pictures: Collection[str]) -> Any:

@@ -25,6 +25,25 @@ def as_media(output: Any) -> Media:
     return Media(_three_channels(pixels))
 
 
+def joined_outputs(outputs: list[Any]) -> Any:
+    """Outputs of one pipeline for some rows each as its output for all of them, of the same class."""
+    first = outputs[0]
+    if isinstance(first, dict):
+        joined = {name: _joined([output[name] for output in outputs]) for name in first}
+        return type(first)(**joined)
+    return type(first)(_joined([output[i] for output in outputs]) for i in range(len(first)))
+
+
+def _joined(values: list[Any]) -> Any:
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    if isinstance(values[0], np.ndarray):
+        return np.concatenate(values)
+    if isinstance(values[0], list | tuple):
+        return type(values[0])(item for value in values for item in value)
+    return values[0]  # None, or what does not belong to a row
+
+
 def length(output: Any) -> int:
     """How many pictures, clips or latents a pipeline's output holds."""
     first = next(iter(output.values())) if isinstance(output, dict) else output[0]

@@ -75,6 +75,20 @@ def offload(pipe: Any, how: str, place: Any) -> None:
         )
 
 
+def decode_in_parts(pipe: Any, tiling: bool, slicing: bool) -> None:
+    """Less memory for decoding. Refusal where the autoencoder cannot."""
+    vae: Any = getattr(pipe, "vae", None)
+    for asked, method in ((tiling, "enable_tiling"), (slicing, "enable_slicing")):
+        if not asked:
+            continue
+        if not hasattr(vae, method):
+            option = f"vae_{method.removeprefix('enable_')}"
+            raise Refusal(f"{type(pipe).__name__} has no autoencoder that can do {option}: leave it out.")
+        getattr(vae, method)()
+    if tiling and hasattr(vae, "use_framewise_decoding"):  # tiles over time: some frames after the other
+        vae.use_framewise_decoding = True
+
+
 def _denoisers(pipe: Any) -> list[Any]:
     found = [getattr(pipe, name, None) for name in DENOISERS]
     return [module for module in found if hasattr(module, "parameters")]

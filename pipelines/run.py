@@ -27,7 +27,8 @@ from genscale.pipelines.conductors import Decode, Probe, Serve
 from genscale.pipelines.desk import Desk
 from genscale.pipelines.elastic import NotElastic
 from genscale.pipelines.graphs import Graphs
-from genscale.pipelines.media import as_media, length
+from genscale.pipelines.loading import makes_clips
+from genscale.pipelines.media import as_media, joined_outputs, length
 from genscale.pipelines.memo import Memo
 from genscale.pipelines.mixing import Mixing
 from genscale.pipelines.noise import Replay, joined
@@ -328,14 +329,28 @@ class Run:
             "a sampler that needs no gradients."
         )
 
-    def finish(self, latents: Tensor, prompts: tuple[int, ...]) -> Any:
-        """The pipeline's own output, of its own class, for the chosen latents.
+    def finish(self, latents: Tensor, prompts: tuple[int, ...], at_once: int | None = None) -> Any:
+        """The pipeline's own output, of its own class, for the chosen latents; so many decoded at once.
 
-        The user's callback is called for the last step and may change them: in the search, the loop was left
-        inside that step, when enough was seen.
+        All at once by default, and one by one where that does not fit the accelerator's memory. The user's callback
+        is called for the last step and may change them: in the search, the loop was left inside that step, when
+        enough was seen.
         """
         given = self.arguments.given
-        return self._tail(given | {k: None for k in ("callback",) if k in given}, latents, prompts, None)
+        given = given | {k: None for k in ("callback",) if k in given}
+        if at_once is None or at_once >= len(prompts):
+            try:
+                return self._tail(given, latents, prompts, None)
+            except torch.cuda.OutOfMemoryError:
+                if len(prompts) == 1:
+                    raise
+            at_once = 1
+        return joined_outputs(
+            [
+                self._tail(given, latents[i : i + at_once], prompts[i : i + at_once], None)
+                for i in range(0, len(prompts), at_once)
+            ]
+        )
 
     def _tail(self, given: dict[str, Any], latents: Tensor, prompts: tuple[int, ...], key: Key | None) -> Any:
         """Call the pipeline for its tail; with one row a latent where it cannot take another number."""
@@ -400,11 +415,13 @@ def open_run(
     budget: Budget,
     *,
     batch_size: int,
+    decode_batch: int | None = None,
     folder: Path | None,
     heading: dict[str, Any],
     keep: int,
     on_event: Callable[[Event], None],
     stop: Stop | None = None,
+    halt: Callable[[], bool] = lambda: False,
 ) -> tuple[SearchResult, Any]:
     """Search, and let the pipeline finish: (result, the pipeline's output)."""
     run.judged = roles.calls > 0
@@ -439,7 +456,8 @@ def open_run(
     try:
         engine = Engine(
             searches, roles, run.decode, budget=budget, archive=archive, ledger=run.ledger,
-            batch_size=batch_size, on_event=on_event,
+            batch_size=batch_size, decode_batch=decode_batch or (1 if makes_clips(run.pipe) else None),
+            on_event=on_event, halt=halt,
         )  # fmt: skip
         stopped = run.serve(engine, rated="mix" in getattr(sampler, "needs", ()))
     finally:
@@ -456,7 +474,7 @@ def open_run(
     )
     with run.ledger.clock("decode"):
         prompts = tuple(s.index for s, rows in zip(searches, winners, strict=True) for _ in rows)
-        output = run.finish(latents, prompts)
+        output = run.finish(latents, prompts, decode_batch)
     run.ledger.decodes += sum(map(len, winners))
     return result, output
 

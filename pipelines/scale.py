@@ -26,6 +26,10 @@ def _ignore(event: Event) -> None:
     pass
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, eq=False)
 class Scaled:
     """A pipeline with a search inside. Made by `scale`; every other attribute is the pipeline's own."""
@@ -35,12 +39,14 @@ class Scaled:
     roles: Roles
     budget: Budget
     batch_size: int = 16
+    decode_batch: int | None = None
     out: Path | None = None
     keep: int = 1
     on_event: Callable[[Event], None] = _ignore
     stop: Stop | None = None
     mix: Mix | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
+    halt: Callable[[], bool] = _never
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call as the pipeline itself. Returns its output class, best first, with the search as `.search`.
@@ -61,11 +67,13 @@ class Scaled:
             self.roles,
             self.budget,
             batch_size=self.batch_size,
+            decode_batch=self.decode_batch,
             folder=self.out,
             heading=self._heading(run),
             keep=self.keep,
             on_event=self.on_event,
             stop=self.stop,
+            halt=self.halt,
         )
         return _attach(output, result)
 
@@ -116,12 +124,14 @@ def scale(
     budget: Budget | str | None = None,
     stop: Stop | Rule | Sequence[Rule] | str | None = None,
     batch_size: int = 16,
+    decode_batch: int | None = None,
     out: str | Path | None = None,
     keep: int = 1,
     on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None,
     guide: Any = None,
     models: Mapping[str, Any] | None = None,
+    halt: Callable[[], bool] | None = None,
     **options: Any,
 ) -> Scaled:
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
@@ -135,6 +145,8 @@ def scale(
         joined by commas, or rules (genscale.stopping); each prompt by itself, whichever of this and the budget comes
         first. Looked at after each wave of the sampler: best_of_n(wave=4) stops sooner than the default 16.
     batch_size: latents through the model at once; halved when the accelerator's memory runs out.
+    decode_batch: latents decoded and judged at once; None is batch_size for pictures, and 1 for clips, so that no more
+        than one is held as pixels. Given, the results are decoded so, too; else as the pipeline itself decodes them.
     out: folder for the archive; a call with the same arguments resumes what is there.
     keep: how many of the best candidates keep their latents, for `result.search.media`.
     on_event: told of progress (genscale.events).
@@ -144,6 +156,8 @@ def scale(
         `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)",
         "cfg++(0.6)", "apg(guidance_scale=7.5)".
     models: pipelines or modules that share the latent space, under the names that the mix uses.
+    halt: asked before every batch, such as the `is_set` of a threading.Event; after the first yes the search ends, as
+        soon as every prompt has a finished candidate, with the best so far, as an interrupt ends it.
     """
     if isinstance(sampler, str):
         sampler = plugins.make("sampler", sampler, options)
@@ -155,8 +169,8 @@ def scale(
         raise Refusal(
             f"{sampler!r} is no sampler: give a name or an object with a search(process, key) method."
         )
-    if batch_size < 1 or keep < 1:
-        raise Refusal("batch_size and keep must be at least 1.")
+    if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
+        raise Refusal("batch_size, decode_batch and keep must be at least 1.")
     roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(report, "weighted"))
     _warn_of_overlap(roles)
     if isinstance(budget, str):
@@ -167,12 +181,14 @@ def scale(
         roles,
         budget or Budget(),
         batch_size,
+        decode_batch,
         None if out is None else Path(out),
         keep,
         on_event or _ignore,
         Stop.of(stop),
         mix_of(mix, guide),
         dict(models or {}),
+        halt or _never,
     )
 
 

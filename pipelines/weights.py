@@ -57,6 +57,8 @@ def _single_file(path: Path, dtype: Any, hub: dict[str, Any]) -> Any:
     except Exception as error:
         raise Refusal(f"model file '{path}' cannot be read: {first_line(error)}") from error
     token = {"token": hub["token"]} if "token" in hub else {}
+    if "device_map" in hub:
+        raise Refusal(f"model file '{path}' takes no device_map: use a device, or a diffusers folder.")
     try:
         kind = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]
         del checkpoint

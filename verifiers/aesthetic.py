@@ -44,6 +44,7 @@ class Aesthetic:
     Blind spots: does not read the prompt, and used alone lowers how well pictures follow it; prefers
     painterly, saturated pictures; has one direction to climb in CLIP's space, so it is easily overdone.
 
+    version: "v1" or "v2" of the head.
     head: file of the head (.pth, .safetensors). Where None: the file that the environment variable
         GENSCALE_AESTHETIC_V1 or GENSCALE_AESTHETIC_V2 names, else a copy on the hub.
     clip, clip_pretrained, backend, device, dtype, batch_size: as for `Clip`; weights are shared with it.

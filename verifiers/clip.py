@@ -112,6 +112,8 @@ class ShapesClip:
     Cosine of picture and caption (Hessel et al. 2021, arXiv 2104.08718): near 0.9 where they fit, down to
     -0.7 where not. It knows the words of `genscale.shapes` only, reads 10 tokens, and like any learned judge
     errs: hold `shapes`, the exact one, against it.
+
+    device, dtype, batch_size: as for `Clip`.
     """
 
     device: str | None = None

@@ -27,6 +27,8 @@ class Compressibility:
 
     Blind to everything but detail: compressible ends in flat colour, incompressible in noise. It grows with
     the picture, so only pictures of one size compare. Not differentiable.
+
+    direction: "compressible", minus the size, or "incompressible", plus. quality: of the JPEG.
     """
 
     direction: str = "compressible"

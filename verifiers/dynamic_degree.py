@@ -27,6 +27,7 @@ class DynamicDegree:
     """
 
     name: ClassVar[str] = "dynamic_degree"
+    judges_clips: ClassVar[bool] = True
 
     def __call__(self, media: Media, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n]."""

@@ -39,6 +39,7 @@ class Frames:
     reduce: str = "mean"
 
     name: ClassVar[str] = "frames"
+    judges_clips: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -54,10 +55,13 @@ class Frames:
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1], differentiable if the verifier's are."""
+        frames, words = self._pictures(pixels, prompts)
         judge = getattr(self._judge, "score_tensor", None)
-        if judge is None:
-            raise Refusal(f"verifier '{self.verifier}' gives no gradients: choose one with score_tensor.")
-        return self._reduced(judge(*self._pictures(pixels, prompts)), len(pixels))
+        scores = self._judge(Media(frames), words) if judge is None else judge(frames, words)
+        if not isinstance(scores, Tensor) or (pixels.requires_grad and not scores.requires_grad):
+            name = getattr(self.verifier, "name", self.verifier)
+            raise Refusal(f"verifier '{name}' gives no gradients: choose one with score_tensor.")
+        return self._reduced(scores, len(pixels))
 
     def load(self, device: str | torch.device = "cpu") -> None:
         """Load the verifier now, if it is one that can."""

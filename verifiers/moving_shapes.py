@@ -135,11 +135,14 @@ class MovingShapes:
     Each object must be there in every frame, keep its colour and its kind in three quarters of the frames, keep its
     size, and go the way that the caption says: at least 1.2 pixels a frame, straight, and steadily. Knows the captions
     of `genscale.moving_shapes` only; another caption is a ValueError that says which words there are.
+
+    graded: the fraction in place of 0 and 1.
     """
 
     graded: bool = False
 
     name: ClassVar[str] = "moving_shapes"
+    judges_clips: ClassVar[bool] = True
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
         """Scores [n], float32 in [0, 1], of `n` clips (lists of PIL pictures, or uint8 arrays [frames, h, w, 3])."""

@@ -180,6 +180,8 @@ class Shapes:
 
     Knows the captions of `genscale.shapes` only; another caption is a ValueError that says which
     words there are.
+
+    graded: the fraction in place of 0 and 1.
     """
 
     graded: bool = False

@@ -37,6 +37,7 @@ class TemporalConsistency:
     batch_size: int = 32
 
     name: ClassVar[str] = "temporal_consistency"
+    judges_clips: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._clip  # noqa: B018  refuses its settings now

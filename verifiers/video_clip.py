@@ -82,11 +82,14 @@ class ShapesVideoClip:
     In the manner of CLIPScore (Hessel et al. 2021, arXiv 2104.08718), but it sees the whole clip at once, so it can
     tell a motion. It knows the words of `genscale.moving_shapes` only and, like any learned judge, errs: hold
     `moving_shapes`, the exact one, against it.
+
+    device: where it runs; None: where the clips are.
     """
 
     device: str | None = None
 
     name: ClassVar[str] = "shapes_video_clip"
+    judges_clips: ClassVar[bool] = True
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""

@@ -1,0 +1,116 @@
+"""Clips as files: MP4 and GIF with a comment inside, and what players, browsers and `genscale score` read of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from genscale.errors import Refusal
+
+FORMATS = ("mp4", "gif")
+CLIPS = (".mp4", ".mov", ".webm", ".mkv", ".avi")
+"""Endings of files that are read as films; animated pictures are Pillow's."""
+
+Frames = Sequence[Image.Image]
+
+
+def write(path: Path, kind: str, frames: Frames, rate: float, comment: str | None = None) -> None:
+    """kind: one of FORMATS. rate: frames a second. comment: text that travels in the file."""
+    {"mp4": _write_mp4, "gif": _write_gif}[kind](path, frames, rate, comment)
+
+
+def _write_mp4(path: Path, frames: Frames, rate: float, comment: str | None) -> None:
+    """H.264 in 4:2:0, which every browser plays. It asks for even sides: an odd one loses its last line."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        if comment is not None:
+            container.metadata["comment"] = comment
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        stream.width, stream.height = (side // 2 * 2 for side in frames[0].size)
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "16"}
+        box = (0, 0, stream.width, stream.height)
+        for frame in frames:
+            picture = av.VideoFrame.from_image(frame.convert("RGB").crop(box))
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def _write_gif(path: Path, frames: Frames, rate: float, comment: str | None) -> None:
+    """Each frame with a palette of its own. Time is told in hundredths of a second, so rates are rounded."""
+    first, *others = (frame.convert("RGB") for frame in frames)
+    pause = max(round(100 / rate), 2) * 10  # browsers slow down what is faster than 2/100 s
+    more: dict[str, Any] = {} if comment is None else {"comment": comment.encode()}
+    first.save(path, format="GIF", save_all=True, append_images=others, duration=pause, loop=0, **more)
+
+
+def read(path: Path) -> list[np.ndarray]:
+    """The frames of a film, uint8 [h, w, 3] each. Refusal where it cannot be read."""
+    try:
+        found = list(_decoded(path))
+    except Exception as error:
+        raise Refusal(f"'{path}' cannot be read as a clip: {type(error).__name__}.") from None
+    if not found:
+        raise Refusal(f"'{path}' cannot be read as a clip: it has no frames.")
+    return found
+
+
+def _decoded(path: Path) -> Iterator[np.ndarray]:
+    import av
+
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def comment_of(path: Path) -> str | None:
+    """The comment in a film; None where it has none. OSError where it cannot be read."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            comment: str | None = container.metadata.get("comment")
+            return comment
+    except av.error.FFmpegError as error:
+        raise OSError(getattr(error, "errno", None), "it is no film") from None
+
+
+def fingerprint(frames: Frames) -> dict[str, Any]:
+    """How many frames a clip has, and a hash of all their pixels: files of clips are lossy, this is not."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(f"{frame.width}x{frame.height}".encode())
+        digest.update(frame.convert("RGB").tobytes())
+    return {"frames": len(frames), "sha256": digest.hexdigest()}
+
+
+def strip(frames: Frames, most: int = 8, width: int = 1000, tile: int = 192, gap: int = 4) -> Image.Image:
+    """A clip over time: at most so many frames, evenly spaced from the first to the last, side by side.
+
+    Small frames are enlarged by a whole factor to at most `tile`, large ones reduced, so that all fit into `width`.
+    """
+    count = min(most, len(frames))
+    places = [0] if count == 1 else [round(i * (len(frames) - 1) / (count - 1)) for i in range(count)]
+    side = min(tile, (width + gap) // count - gap)
+    shown = [_fitting(frames[i], side) for i in places]
+    wide, tall = shown[0].size
+    canvas = Image.new("RGB", (count * (wide + gap) - gap, tall), "white")
+    for i, frame in enumerate(shown):
+        canvas.paste(frame, (i * (wide + gap), 0))
+    return canvas
+
+
+def _fitting(frame: Image.Image, side: int) -> Image.Image:
+    frame, longest = frame.convert("RGB"), max(frame.size)
+    if side >= longest:
+        size = (frame.width * (side // longest), frame.height * (side // longest))
+        return frame.resize(size, Image.Resampling.NEAREST)
+    size = (max(1, round(frame.width * side / longest)), max(1, round(frame.height * side / longest)))
+    return frame.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,109 @@
+"""What the code of the docs finds when tests run it: small things of the same kind in the place of large ones.
+
+A page runs in a folder of its own. Models and weights of the hub are folders there (`owner/name`) with random weights,
+so that what loads them is the program itself.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.zoo import ZOO
+
+# Pipelines by the names that the docs use. Their default sizes are 16 to 32 pixels.
+VIDEO = "path/or/video-hub-id"
+PIPELINES = {
+    "path/or/hub-id": "stable_diffusion",
+    "owner/name": "stable_diffusion",
+    VIDEO: "animatediff",
+    "black-forest-labs/FLUX.1-dev": "flux",
+}
+PROMPTS = "a red star left of a blue ring\nthree green circles\n"
+
+
+def furnish(folder: Path) -> None:
+    """Everything that a page may name, written once."""
+    for name, family in PIPELINES.items():
+        where = folder / name
+        where.mkdir(parents=True)
+        ZOO[family].build().save_pretrained(where)
+    _weights(folder)
+    (folder / "prompts.txt").write_text(PROMPTS)
+    for name, colour in {"a.png": "red", "b.png": "blue", "photo.png": "grey", "mask.png": "white"}.items():
+        Image.new("RGB", (32, 32), colour).save(folder / name)
+    _made(folder)
+    package = Path(__file__).parents[1] / "genscale"
+    tuned = package / "models" / "shapes-flow-reward" / "pytorch_lora_weights.safetensors"
+    (folder / "tuned.safetensors").symlink_to(tuned)
+
+
+def _made(folder: Path) -> None:
+    """A picture of genscale's, and a clip of somebody else's."""
+    from genscale import film
+    from genscale.cli import main
+
+    out = folder / "before"
+    assert (
+        main(["generate", "a red star", "--budget", "32nfe", "--steps", "4", "--out", str(out), "--json"])
+        == 0
+    )
+    (folder / "best.png").symlink_to(out / "best.png")
+    frames = [Image.new("RGB", (32, 32), (40 * i, 90, 200)) for i in range(5)]
+    film.write(folder / "clip.mp4", "mp4", frames, 8.0)
+
+
+def _weights(folder: Path) -> None:
+    """Verifiers' weights in the layouts that their repositories have."""
+    from tests.test_image_reward import VOCABULARY, original
+    from tests.test_verifiers import clip_folder, open_clip_model
+    from tests.test_verifiers import saved as aesthetic_head
+    from tests.test_vqa_score import saved as vqa
+
+    clip_folder(folder / "yuvalkirstain/PickScore_v1")
+    clip_folder(folder / "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+    (folder / "xswu/HPSv2").mkdir(parents=True)
+    torch.save(open_clip_model().state_dict(), folder / "xswu/HPSv2/HPS_v2.1_compressed.pt")
+    reward = folder / "THUDM/ImageReward"
+    reward.mkdir(parents=True)
+    torch.save(original(), reward / "ImageReward.pt")
+    (reward / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    vqa(folder / "Qwen/Qwen3-VL-2B-Instruct", "qwen3_vl")
+    heads = folder / "heads"
+    heads.mkdir()
+    aesthetic_head(heads, "v2", ".pth")
+    aesthetic_head(heads, "v1", ".pth")
+
+
+def install(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """What no folder can stand for: open_clip's names, sizes that a pipeline's class has by default, a served demo."""
+    import open_clip
+    from diffusers import DiffusionPipeline
+
+    from genscale.verifiers import clip_checkpoints
+    from tests.test_verifiers import OPEN_CLIP
+
+    for name in ("ViT-L-14", "ViT-B-32", "ViT-H-14"):
+        patch.setitem(open_clip.factory._MODEL_CONFIGS, name, OPEN_CLIP)
+    find, file = clip_checkpoints._weights, str(folder / "xswu/HPSv2/HPS_v2.1_compressed.pt")
+    patch.setattr(clip_checkpoints, "_weights", lambda model, tag: find(model, tag) and file)
+    for version in ("v1", "v2"):
+        patch.setenv(f"GENSCALE_AESTHETIC_{version.upper()}", str(folder / "heads" / f"{version}.pth"))
+    if find_spec("uvicorn"):  # the demo is built and gets its port; then it would serve until Ctrl-C
+        patch.setattr("uvicorn.Server.run", lambda server, sockets: [s.close() for s in sockets])
+        patch.setenv("HF_HUB_OFFLINE", "1")  # which the demo sets for good
+    load = DiffusionPipeline.from_pretrained.__func__
+    patch.setattr(DiffusionPipeline, "from_pretrained", classmethod(partial(_small, load)))
+
+
+def _small(load: Any, cls: type, *args: Any, **kwargs: Any) -> Any:
+    pipe = load(cls, *args, **kwargs)
+    if hasattr(pipe, "default_sample_size"):  # 128 for any Flux, whatever its weights
+        pipe.default_sample_size = 8
+    return pipe

@@ -1,0 +1,506 @@
+"""The demo without a browser: what clients may ask for, searches of several sessions, their files, stopping."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from genscale import demo_words, plugins, provenance, request
+from genscale.cli import main
+from genscale.command_line import command
+from genscale.demo import application, offer
+from genscale.demo_curve import LiveCurve
+from genscale.demo_search import DONE, REFUSED, STOPPED, Job, Studio
+from genscale.demo_watch import Seen
+from genscale.demo_wish import Limits, Wish
+from genscale.errors import Refusal
+from genscale.request import Request
+
+STAR = "a red star left of a blue ring"
+FEW = {"steps": 4, "seed": 7, "verifiers": ("shapes_clip",), "report": ("shapes",)}
+MODELS = {name: Request(model=name) for name in ("shapes-flow", "shapes-video")}
+
+
+def wish(prompt: str = STAR, **fields: Any) -> Wish:
+    return Wish(prompt, **{"model": "shapes-flow", "nfe": 64, **FEW, **fields})
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[Studio]:
+    made = Studio(offer(MODELS, Limits()), tmp_path / "demo")
+    yield made
+    made.close()
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.005)
+
+
+def done(job: Job) -> Job:
+    until(lambda: job.over)
+    return job
+
+
+# ---------------------------------------------------------------- what may be asked for
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"prompt": "  \n "}, "there is no prompt"),
+        ({"prompt": "\n".join("abcde")}, "5 lines are 5 prompts: give at most 4"),
+        ({"prompt": "x" * 500}, "500 letters is too long"),
+        ({"prompt": "a dog\na dog"}, "given twice"),
+        (
+            {"prompt": "a dog"},
+            "verifier 'shapes' cannot judge this: 'a dog' is no caption of the shapes world",
+        ),
+        ({"model": "/etc"}, "model '/etc' is not offered here"),
+        ({"model": "../shapes-flow"}, "is not offered here"),
+        ({"model": "owner/name"}, "is not offered here"),
+        ({"model": None}, "is not offered here"),
+        ({"sampler": "best_of"}, "did you mean 'best_of_n'"),
+        ({"sampler": "os:system"}, "is not offered here"),
+        ({"verifiers": ("os:system",)}, "is not offered here"),
+        ({"verifiers": ("clip(model=/etc)",)}, "is not offered here"),
+        ({"verifiers": ("shapes_clip:2",)}, "is not offered here"),
+        ({"verifiers": ("boxes",)}, "is not offered here"),
+        ({"verifiers": ()}, "there is no verifier"),
+        ({"report": ("pickle.loads",)}, "is not offered here"),
+        ({"nfe": 4001}, "budget 4001 is out of range: give 1 to 4000"),
+        ({"nfe": 0}, "out of range"),
+        ({"nfe": float("nan")}, "is no number"),
+        ({"nfe": "all"}, "is no number"),
+        ({"nfe": None}, "there is no budget"),
+        ({"prompt": "a dog\na cat", "nfe": 3000}, "give at most 2000 a prompt"),
+        ({"steps": 101}, "steps 101 is out of range"),
+        ({"steps": 2.5}, "no whole number"),
+        ({"steps": True}, "is no number"),
+        ({"guidance": -1}, "out of range"),
+        ({"guidance": float("inf")}, "is no number"),
+        ({"seed": -1}, "out of range"),
+        ({"options": "candidates"}, "cannot be read: write NAME=VALUE"),
+        ({"options": "candidate=4"}, "did you mean 'candidates'"),
+        ({"options": "candidates=many"}, "must be a whole number"),
+        ({"options": "candidates=1000000000"}, "asks for too many"),
+        ({"options": "candidates=-1000000000"}, "asks for too many"),
+        ({"options": "candidates=3000\nwave=3000"}, "asks for too many"),
+        ({"options": "prune=" + ",".join(["0.5"] * 99)}, "at most 64"),
+        ({"sampler": "smc", "options": "proposal=x"}, "can only be set in Python"),
+        ({"sampler": "smc", "options": "kernel=" + "x" * 5000}, "at most 64"),
+    ],
+)
+def test_what_is_refused(studio: Studio, fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(Refusal, match=r"\.") as caught:
+        wish(**fields).request(studio.offer)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not studio.out.exists()
+
+
+def test_defaults_are_the_models(studio: Studio) -> None:
+    asked = Wish(STAR, "shapes-video", verifiers=("shapes_video_clip",)).request(studio.offer)
+    assert (asked.steps, asked.guidance, asked.frames, asked.report) == (12, 2.0, 5, ("none",))
+    asked = wish(options="candidates=3; wave=2", steps=None, seed=None).request(studio.offer)
+    assert asked.sampler_fields == {"candidates": 3, "wave": 2}
+    assert (asked.steps, asked.seed, asked.budget) == (20, None, "64nfe")
+
+
+def test_verifiers_that_need_more_than_a_name_are_not_offered(studio: Studio) -> None:
+    assert set(plugins.found("verifier")) - set(studio.offer.verifiers) == {"boxes"}
+
+
+# ---------------------------------------------------------------- a search
+
+
+def test_the_gallery_grows_best_first(studio: Studio) -> None:
+    job = studio.submit(studio.session("a"), wish(nfe=640, options="wave=2"))
+    seen: list[Seen] = []
+    while not job.over:
+        now = job.watch.shown(0)
+        if not seen or now.finished > seen[-1].finished:
+            seen.append(now)
+        time.sleep(0.002)
+    assert job.phase == DONE, job.sentence
+    counts = [s.finished for s in seen]
+    assert len(counts) >= 4
+    assert counts == sorted(counts)
+    end = job.watch.shown(0)
+    assert end.finished == 80
+    for look in (*seen, end):
+        totals = [row.total for row in look.finals]
+        assert totals == sorted(totals, reverse=True)
+        assert all(row.picture in job.watch.pictures for row in look.tiles)
+    assert job.record is not None
+    best = job.record["prompts"][0]["best"]
+    assert end.best is not None
+    assert (end.best.id, end.best.total) == (best["candidate"], best["total"])
+    assert best["total"] == max(row.total for row in end.finals)
+    assert end.base is not None
+    assert end.base.total == job.record["prompts"][0]["base"]["total"]
+    assert job.watch.nfe == job.watch.planned == 640
+
+
+def test_particles_are_seen_on_the_way(studio: Studio) -> None:
+    job = studio.submit(studio.session("a"), wish(sampler="smc", nfe=512, steps=8))
+    steps: list[int] = []
+    while not job.over:
+        previews = job.watch.shown(0).previews
+        assert len({row.step for row in previews}) <= 1
+        steps += [row.step for row in previews[:1] if row.step not in steps]
+        time.sleep(0.001)
+    assert job.phase == DONE, job.sentence
+    assert len(steps) >= 2
+    assert steps == sorted(steps)
+    assert job.watch.shown(0).previews == ()
+
+
+def test_what_is_left_is_a_whole_run(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
+    job = done(studio.submit(studio.session("a"), wish()))
+    assert {"best.png", "base.png", "run.json", "contact.png", "curve.png", "tree.png"} <= set(job.files)
+    assert provenance.read(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
+    assert main(["show", str(job.folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["finished"] is True
+
+
+def test_the_command_gives_the_same(studio: Studio, tmp_path: Path) -> None:
+    asked = wish(
+        prompt=f"{STAR}\na green square", sampler="smc", options="particles=4\nwindow=0.5,0.75", seed=None
+    )
+    job = done(studio.submit(studio.session("a"), replace(asked, nfe=96)))
+    assert job.record is not None, job.sentence
+    words = shlex.split(demo_words.same(job))
+    assert words[:4] == ["genscale", "generate", STAR, "a green square"]
+    assert main([*words[1:-1], str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again" / "run.json").read_text())
+    assert [p["best"]["candidate"] for p in again["prompts"]] == [
+        p["best"]["candidate"] for p in job.record["prompts"]
+    ]
+    assert (
+        Image.open(tmp_path / "again/000-best.png").tobytes()
+        == Image.open(job.files["000-best.png"]).tobytes()
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Request(("a dog's tail; $HOME",), negative="-ugly", guidance=2.5),
+        Request(
+            ("a dog",),
+            sampler="das",
+            sampler_fields={"flatten": True, "particles": None, "window": (0.0, 1.0)},
+        ),
+        Request(
+            ("a dog",), verifiers=("clip", "aesthetic:0.5"), width=32, height=64, pipeline_args={"a": [1]}
+        ),
+    ],
+)
+def test_a_command_asks_for_what_its_request_asks_for(
+    asked: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genscale import generation
+
+    found: list[Request] = []
+
+    def generate(request: Request, *more: Any, **others: Any) -> Any:
+        found.append(request)
+        raise Refusal("seen")
+
+    monkeypatch.setattr(generation, "generate", generate)
+    assert main(shlex.split(command(asked))[1:]) == 2
+    typed = generation.completed(replace(found[0], model="shapes-flow"))
+    assert typed.as_dict() == generation.completed(asked).as_dict()
+
+
+def test_clips(studio: Studio) -> None:
+    asked = wish("a red circle moving left", model="shapes-video", nfe=32, steps=4)
+    job = done(
+        studio.submit(studio.session("a"), replace(asked, verifiers=("shapes_video_clip",), report=()))
+    )
+    assert job.phase == DONE, job.sentence
+    assert demo_words.pair(job, 0).count("<video") == 2
+    assert {"best.mp4", "best.gif", "base.mp4"} <= set(job.files)
+    assert demo_words.same(job).startswith("genscale video 'a red circle moving left' --model shapes-video ")
+    row = job.watch.shown(0).best
+    assert row is not None
+    assert Image.open(io.BytesIO(job.watch.pictures[row.picture])).size == (32, 32)
+
+
+def test_a_search_that_cannot_be_ends_in_one_sentence(studio: Studio) -> None:
+    job = done(studio.submit(studio.session("a"), wish(nfe=3)))
+    assert job.phase == REFUSED
+    assert "a budget of 3nfe is too small" in job.sentence
+    assert not job.folder.exists()
+    bad = done(
+        studio.submit(
+            studio.session("a"), wish("a red circle moving left", verifiers=("moving_shapes",), report=())
+        )
+    )
+    assert bad.phase == REFUSED
+    assert "\n" not in bad.sentence
+    assert done(studio.submit(studio.session("a"), wish())).phase == DONE
+
+
+def test_a_verifier_in_both_roles_is_remarked_on(studio: Studio) -> None:
+    job = done(studio.submit(studio.session("a"), wish(report=("shapes_clip",))))
+    assert any("both steers and reports" in note for note in job.watch.notes)
+    assert "both steers" in demo_words.status(job)
+
+
+def test_the_plan_is_what_is_spent(studio: Studio) -> None:
+    _, found = studio.plan(wish(nfe=100))
+    assert (found.nfe, found.candidates, found.steps) == (96, 12, 4)
+    assert "96 NFE" in demo_words.plan(found, 100, 1)
+    job = done(studio.submit(studio.session("a"), wish(nfe=100)))
+    assert job.watch.nfe == 96
+    assert not (studio.out / "plan").exists()
+
+
+def test_the_curve_is_drawn_while_it_runs(studio: Studio) -> None:
+    job = studio.submit(studio.session("a"), wish(nfe=1600, options="wave=2"))
+    live = LiveCurve(job)
+    until(lambda: live.look(0))
+    assert not job.over
+    first = live.png
+    done(job)
+    assert live.look(0)
+    assert not live.look(0)
+    assert first is not None
+    assert live.png is not None
+    assert first != live.png
+    assert Image.open(io.BytesIO(live.png)).width > 400
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def test_stop_keeps_the_best_and_the_folder_is_whole(studio: Studio) -> None:
+    session = studio.session("a")
+    job = studio.submit(session, wish(nfe=4000, options="wave=2"))
+    until(lambda: job.watch.shown(0).finished >= 4)
+    job.halt()
+    done(job)
+    assert job.phase == STOPPED, job.sentence
+    seen = job.watch.shown(0)
+    assert 4 <= seen.finished < 400
+    record = json.loads(job.files["run.json"].read_text())
+    assert record["stopped"] == "interrupted"
+    assert record["best"]["total"] == max(row.total for row in seen.finals)
+    assert request.load_folder(job.folder).prompts == (STAR,)
+    assert {"best.png", "base.png", "contact.png", "tree.png", "curve.png"} <= set(job.files)
+    assert "this is the best after" in demo_words.status(job)
+
+
+def test_stop_at_once_gives_the_models_own_picture(studio: Studio) -> None:
+    job = studio.submit(studio.session("a"), wish(nfe=4000, options="wave=1"))
+    until(lambda: job.watch.began)
+    job.halt()
+    assert done(job).phase == STOPPED, job.sentence
+    assert job.watch.shown(0).finished <= 4
+    assert job.watch.shown(0).base is not None
+
+
+def test_a_search_that_waits_is_not_begun_after_a_stop(studio: Studio) -> None:
+    first = studio.submit(studio.session("a"), wish(nfe=2000))
+    second = studio.submit(studio.session("b"), wish())
+    assert studio.ahead(second) == 1
+    studio.stop(second)
+    assert second.phase == REFUSED  # at once, not when its turn comes
+    assert second.sentence == "stopped before it began."
+    assert not first.over
+    third = studio.submit(studio.session("c"), wish())
+    assert studio.ahead(third) == 1
+    studio.stop(first)
+    assert done(first).phase == STOPPED
+    assert done(third).phase == DONE
+    assert not second.folder.exists()
+
+
+def test_closing_a_page_ends_its_search(studio: Studio) -> None:
+    job = studio.submit(studio.session("a"), wish(nfe=4000, options="wave=1"))
+    until(lambda: job.watch.shown(0).finished)
+    studio.leave("a")
+    assert done(job).phase == STOPPED
+
+
+# ---------------------------------------------------------------- several sessions
+
+
+def test_searches_run_one_at_a_time_in_order(studio: Studio) -> None:
+    jobs = [studio.submit(studio.session(name), wish(nfe=128)) for name in "abc"]
+    assert [studio.ahead(job) for job in jobs][1:] == [1, 2]
+    assert "1 search is before yours" in demo_words.status(jobs[1], 1)
+    order: list[Job] = []
+    while len(order) < 3:
+        assert sum(job.begun is not None and not job.over for job in jobs) <= 1
+        order += [job for job in jobs if job.over and job not in order]
+        time.sleep(0.001)
+    assert order == jobs
+    assert len({job.folder.parent for job in jobs}) == 3
+    assert len({job.token for job in jobs}) == 3
+
+
+def test_what_one_client_may_have_under_way(studio: Studio) -> None:
+    studio.offer = replace(studio.offer, limits=Limits(waiting=1))
+    jobs = [studio.submit(studio.session("a"), wish(nfe=2000))]
+    with pytest.raises(Refusal, match="has a search under way"):
+        studio.submit(studio.session("a"), wish())
+    jobs.append(studio.submit(studio.session("b"), wish()))
+    with pytest.raises(Refusal, match="1 searches are waiting already"):
+        studio.submit(studio.session("c"), wish())
+    assert studio.plan(wish())[1] is None  # the device is busy: that is not waited for
+    for job in jobs:
+        job.halt()
+        done(job)
+    assert studio.session("c").job is None
+
+
+def test_pipelines_and_verifiers_are_loaded_once(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genscale import generation
+
+    loads: list[str] = []
+    real = generation.load_pipe
+
+    def load_pipe(request: Request, parts: Any) -> Any:
+        loads.append(request.model)
+        return real(request, parts)
+
+    monkeypatch.setattr(generation, "load_pipe", load_pipe)
+    both = [done(studio.submit(studio.session(name), wish())) for name in "ab"]
+    assert loads == ["shapes-flow"]
+    assert list(studio._verifiers) == ["shapes_clip", "shapes"]
+    assert both[0].record is not None
+    assert both[1].record is not None
+    assert both[0].record["best"]["total"] == both[1].record["best"]["total"]
+
+
+# ---------------------------------------------------------------- over HTTP
+
+
+@pytest.fixture
+def client(studio: Studio) -> Any:
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'genscale[demo]'")
+    from starlette.testclient import TestClient
+
+    return TestClient(application(studio), base_url="http://127.0.0.1:7860")
+
+
+def test_files_go_to_whoever_has_the_token(studio: Studio, client: Any) -> None:
+    mine = done(studio.submit(studio.session("a"), wish()))
+    other = done(studio.submit(studio.session("b"), wish(seed=8)))
+    best = client.get(f"/search/{mine.token}/best.png")
+    assert best.content == mine.files["best.png"].read_bytes()
+    assert best.headers["content-type"] == "image/png"
+    tile = mine.watch.shown(0).tiles[0].picture
+    assert client.get(f"/search/{mine.token}/{tile}.tile").headers["content-type"] == "image/png"
+    packed = zipfile.ZipFile(io.BytesIO(client.get(f"/search/{mine.token}/run.zip").content))
+    assert {"best.png", "run.json", "archive.jsonl"} <= set(packed.namelist())
+    assert packed.read("best.png") == best.content
+    secret = studio.out / "secret.png"
+    secret.write_bytes(b"no")
+    session = other.folder.parent.name
+    for path in (
+        "/search/guess/best.png",
+        f"/search/{session}/best.png",
+        f"/search/{mine.token}/../{other.token}/best.png?",
+        f"/search/{mine.token}/..%2F..%2Fsecret.png",
+        f"/search/{mine.token}/%2e%2e/secret.png",
+        f"/search/{mine.token}/{secret}",
+        f"/search/{mine.token}/latents",
+        f"/search/{mine.token}/nothing.tile",
+    ):
+        answer = client.get(path)
+        assert answer.content != b"no", path
+        assert answer.status_code == 404 or answer.content == other.files["best.png"].read_bytes(), path
+    assert client.get(f"/search/{mine.token}/..%2F..%2Fsecret.png").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/upload", "/gradio_api/file=/etc/passwd", "/gradio_api/file=pyproject.toml", "/gradio_api/info",
+        "/gradio_api/proxy=http://127.0.0.1/", "/gradio_api/openapi.json", "/gradio_api/call/search",
+        "/gradio_api/runs", "/login", "/monitoring",
+        "/gradio_api//file=/etc/passwd", "/file=/etc/passwd", "/file/etc/passwd", "/openapi.json", "/docs",
+    ],
+)  # fmt: skip
+def test_what_the_page_does_not_need_is_not_there(client: Any, path: str) -> None:
+    assert client.get(path).status_code in (404, 405)
+    assert client.post(path, files={"files": b"x" * 10}).status_code in (404, 405)
+
+
+def test_the_page_names_no_other_host_and_forbids_them(client: Any) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    policy = page.headers["content-security-policy"]
+    assert "connect-src 'self'" in policy
+    assert "http" not in policy
+    assert "fonts.googleapis" not in page.text
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_bad_words_are_escaped(studio: Studio) -> None:
+    job = done(studio.submit(studio.session("a"), wish(prompt="<script>alert(1)</script>", report=())))
+    assert job.phase == DONE, job.sentence
+    shown = "".join(
+        draw(job, 0) for draw in (demo_words.pair, demo_words.gallery, demo_words.table, demo_words.downloads)
+    )
+    assert "<script" not in shown + demo_words.status(job)
+    assert "<script" not in demo_words.refused("<script>")
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_a_port_that_is_taken(genscale: Any, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = genscale("demo", "--no-open", "--port", port, "--out", tmp_path / "demo")
+    assert code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in err
+
+
+def test_a_model_that_is_not_there(genscale: Any, tmp_path: Path) -> None:
+    code, _, err = genscale("demo", "--no-open", "--model", tmp_path / "none", "--out", tmp_path / "demo")
+    assert code == 2
+    assert "none" in err
+
+
+def test_without_gradio_it_says_how_to_get_it() -> None:
+    code = (
+        "import sys; sys.modules['gradio'] = None\n"
+        "from genscale.cli import main; sys.exit(main(['demo', '--no-open', '--port', '0']))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2
+    assert "pip install 'genscale[demo]'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_thread_of_a_closed_studio_ends(tmp_path: Path) -> None:
+    studio = Studio(offer(MODELS, Limits()), tmp_path)
+    job = studio.submit(studio.session("a"), wish(nfe=4000, options="wave=1"))
+    until(lambda: job.watch.shown(0).finished)
+    studio.close()
+    assert job.phase == STOPPED
+    assert not [t for t in threading.enumerate() if t.name.startswith("genscale-demo") and t.is_alive()]

@@ -1,0 +1,266 @@
+"""The demo in a real browser: the gallery fills, Stop keeps the best, files come down, nothing leaves this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'genscale[demo]'")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="a browser is driven by playwright: pip install playwright"
+)
+
+
+def chromium() -> str | None:
+    """A Chromium of this machine, or playwright's own (`playwright install chromium`)."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    own = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache/ms-playwright"))
+    return found or next(map(str, own.glob("chromium-*/chrome-linux*/chrome")), None)
+
+
+CHROMIUM = chromium()
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no Chromium on this machine: install the package chromium, or `playwright install chromium`",
+)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking",
+    "--disable-component-update --disable-sync",
+)
+PHONE = {"width": 390, "height": 844}
+OVER = "#status .gs-good, #status .gs-bad"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def address(out: Path) -> Iterator[str]:
+    """A demo in a process of its own, as a user starts it."""
+    code = "import sys, torch; torch.set_num_threads(1); from genscale.cli import main; sys.exit(main())"
+    words = ["demo", "--no-open", "--json", "--port", "0", "--out", str(out)]
+    ran = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
+    assert ran.stdout is not None
+    found = json.loads(ran.stdout.readline())
+    assert found["address"].startswith("http://127.0.0.1:")
+    yield found["address"]
+    ran.send_signal(signal.SIGINT)
+    assert ran.wait(30) in (0, 130)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as run:
+        running = run.chromium.launch(executable_path=CHROMIUM, args=" ".join(FLAGS).split())
+        yield running
+        running.close()
+
+
+class Tab:
+    """A page of the demo, and what it asked for, got wrong and complained of."""
+
+    def __init__(self, browser: Any, address: str, **context: Any) -> None:
+        self.address, self.asked, self.wrong = address, list[str](), list[str]()
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on(
+            "response", lambda r: self.wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None
+        )
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.goto(address)
+        self.page.wait_for_selector("#plan strong", timeout=60_000)
+
+    def fill(self, prompt: str | None = None, options: str | None = None, nfe: int | None = None) -> None:
+        if prompt is not None:
+            self.page.fill("#prompt textarea", prompt)
+        if options is not None:
+            if not self.page.is_visible("#options textarea"):
+                self.page.click("text=Options of the sampler")
+            self.page.fill("#options textarea", options)
+        if nfe is not None:
+            self.page.fill("#budget input[type=number]", str(nfe))
+            self.page.keyboard.press("Tab")
+
+    def choose(self, name: str, value: str) -> None:
+        self.page.click(f"#{name} input")
+        self.page.fill(f"#{name} input", value)
+        self.page.keyboard.press("Enter")
+
+    def search(self) -> None:
+        self.page.click("#search")
+
+    def until_over(self) -> str:
+        self.page.wait_for_selector(OVER, timeout=60_000)
+        return str(self.page.inner_text("#status"))
+
+    def scores(self, selector: str = "#table tbody td:nth-child(3)") -> list[float]:
+        return [float(text) for text in self.page.locator(selector).all_inner_texts()]
+
+    def download(self, name: str, folder: Path) -> Path:
+        with self.page.expect_download() as coming:
+            self.page.click(f'#downloads a[download="{name}"]')
+        coming.value.save_as(folder / name)
+        return folder / name
+
+    def broken_pictures(self) -> list[str]:
+        self.page.wait_for_function("[...document.images].every(i => i.complete)")
+        return list(self.page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.src)"))
+
+    def close(self) -> None:
+        self.context.close()
+        assert [url for url in self.asked if not url.startswith((self.address, "data:", "blob:"))] == []
+        assert self.wrong == []
+
+
+@pytest.fixture
+def tab(browser: Any, address: str) -> Iterator[Tab]:
+    made = Tab(browser, address)
+    yield made
+    made.close()
+
+
+def test_the_gallery_fills_and_stop_keeps_the_best(tab: Tab, tmp_path: Path) -> None:
+    page = tab.page
+    assert "1280 NFE: 40 NFE a candidate of 20 steps, 32 finished" in page.inner_text("#plan")
+    tab.fill(options="wave=1", nfe=4000)
+    tab.search()
+    counts = []
+    for more in (1, 4, 8):
+        page.wait_for_function(
+            f"document.querySelectorAll('#gallery .gs-tile').length >= {more}", timeout=60_000
+        )
+        counts.append(page.locator("#gallery .gs-tile").count())
+        assert page.is_enabled("#stop")
+        assert not page.is_enabled("#search")
+    assert counts == sorted(set(counts))
+    assert "Searching" in page.inner_text("#status")
+    page.wait_for_selector("#curve img")
+    page.click("#stop")
+    assert "this is the best after" in tab.until_over()
+    page.wait_for_selector("#downloads a")
+    record = json.loads(tab.download("run.json", tmp_path).read_text())
+    assert record["stopped"] == "interrupted"
+    assert 8 <= record["prompts"][0]["finished"] < 100
+    scores = tab.scores()
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == round(record["best"]["total"], 4)
+    assert tab.broken_pictures() == []
+    assert page.is_enabled("#search")
+
+
+def test_a_finished_search(tab: Tab, tmp_path: Path) -> None:
+    tab.fill(prompt="a red star left of a blue ring\na green square", nfe=160)
+    tab.search()
+    assert "Done" in tab.until_over()
+    tab.page.wait_for_selector("#lineage img")
+    assert tab.broken_pictures() == []
+    assert tab.page.locator("#pair figure").count() == 2
+    assert "held out" in tab.page.inner_text("#pair")
+    first = tab.scores()
+    tab.page.click("#shown label:nth-of-type(2)")
+    tab.page.wait_for_function(
+        f"document.querySelector('#table tbody td:nth-child(3)').innerText != '{first[0]:.4f}'"
+    )
+    tab.page.wait_for_selector('#downloads a[download="001-best.png"]')
+    with Image.open(tab.download("001-best.png", tmp_path)) as picture:
+        assert json.loads(picture.text["genscale"])["prompt"] == "a green square"  # type: ignore[attr-defined]
+    with zipfile.ZipFile(tab.download("run.zip", tmp_path)) as packed:
+        record = json.loads(packed.read("run.json"))
+        assert "archive.jsonl" in packed.namelist()
+    assert tab.scores()[0] == round(record["prompts"][1]["best"]["total"], 4)
+    assert f"--seed {record['seed']}" in tab.page.input_value("#same textarea")
+
+
+def test_a_clip_plays(tab: Tab) -> None:
+    tab.choose("model", "shapes-video")
+    tab.page.wait_for_function(
+        "document.querySelector('#prompt textarea').value == 'a red circle moving left'"
+    )
+    tab.page.wait_for_function("document.querySelector('#plan').innerText.includes('of 12 steps')")
+    tab.fill(nfe=240)
+    tab.search()
+    assert "Done" in tab.until_over()
+    tab.page.locator("#pair video").first.scroll_into_view_if_needed()  # what is out of sight does not play
+    playing = (
+        "[...document.querySelectorAll('video')].filter(v => v.videoWidth && v.currentTime > 0).length == 2"
+    )
+    tab.page.wait_for_function(playing)
+    assert tab.page.locator("#gallery .gs-tile").count() == 10
+    assert "genscale video" in tab.page.input_value("#same textarea")
+
+
+def test_bad_input_is_one_sentence_on_the_page(tab: Tab) -> None:
+    tab.fill(prompt=" ")
+    tab.search()
+    assert "there is no prompt: say what the picture should show." in tab.until_over()
+    tab.fill(prompt="a red star", options="candidate=4")
+    tab.search()
+    tab.page.wait_for_function(
+        "document.querySelector('#status').innerText.includes(\"did you mean 'candidates'\")"
+    )
+    tab.fill(options="", nfe=2)
+    tab.search()
+    tab.page.wait_for_function("document.querySelector('#status').innerText.includes('2nfe is too small')")
+    tab.fill(nfe=40)
+    tab.search()
+    tab.page.wait_for_selector("#status .gs-good", timeout=60_000)
+
+
+def test_two_pages_wait_for_each_other_and_share_nothing(tab: Tab, browser: Any, address: str) -> None:
+    other = Tab(browser, address)
+    tab.fill(options="wave=1", nfe=4000)
+    tab.search()
+    tab.page.wait_for_selector("#gallery .gs-tile", timeout=60_000)
+    other.fill(nfe=80)
+    other.search()
+    other.page.wait_for_selector("text=1 search is before yours")
+    assert other.page.locator("#gallery .gs-tile").count() == 0
+    tab.page.click("#stop")
+    assert "Stopped" in tab.until_over()
+    assert "Done" in other.until_over()
+    other.page.wait_for_selector("#downloads a")
+    tokens = [{url.split("/")[4] for url in one.asked if "/search/" in url} for one in (tab, other)]
+    assert [len(found) for found in tokens] == [1, 1]
+    assert tokens[0] != tokens[1]
+    other.close()
+
+
+def test_a_page_that_is_closed_ends_its_search(tab: Tab, browser: Any, address: str, out: Path) -> None:
+    other = Tab(browser, address)
+    other.fill(prompt="two black stars", options="wave=1", nfe=4000)
+    other.search()
+    other.page.wait_for_selector("#gallery .gs-tile", timeout=60_000)
+    other.close()
+    tab.fill(nfe=40)
+    tab.search()
+    assert "Done" in tab.until_over()
+    records = [json.loads(path.read_text()) for path in out.glob("*/*/run.json")]
+    assert [r["stopped"] for r in records if r["prompts"][0]["prompt"] == "two black stars"] == [
+        "interrupted"
+    ]
+
+
+def test_it_fits_a_phone(browser: Any, address: str) -> None:
+    tab = Tab(browser, address, viewport=PHONE, color_scheme="dark")
+    tab.fill(nfe=160)
+    tab.search()
+    tab.until_over()
+    tab.page.wait_for_selector("#lineage img")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert tab.broken_pictures() == []
+    tab.close()
