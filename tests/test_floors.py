@@ -48,6 +48,7 @@ FLOORS = (
         "palette",
         "intervals",
         "curves",
+        "film",
         "contact_sheet",
         "html_table",
         "shown_figure",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import statistics
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import genscale
 from genscale import analytic, html_table
@@ -75,6 +77,13 @@ def test_the_curve_is_the_best_so_far() -> None:
     assert level.get_ydata()[0] == pytest.approx(result.total(result.base()))
     [dots] = [line for line in searched.get_lines() if line.get_label() == "candidates"]
     assert len(dots.get_xdata()) == len(result.ranking())
+
+
+def test_a_notebook_shows_the_figure_itself() -> None:
+    data, size = found().plot()._repr_png_()
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > size["width"] > 600  # finer than the page, for sharp screens
 
 
 def test_the_sheet_shows_what_was_kept() -> None:
