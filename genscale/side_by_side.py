@@ -56,7 +56,8 @@ class SideBySide:
     @property
     def _note(self) -> str:
         n, first = len(self.found.prompts), self.found.entries[0].name
-        return f"{n} prompts; ± is a 95 % interval over prompts; gains are paired by prompt, over {first}"
+        how = f"{n} prompts; ± is a 95 % interval over prompts" if n > 1 else "one prompt gives no interval"
+        return f"{how}; gains are paired by prompt, over {first}"
 
     def __repr__(self) -> str:
         return "\n".join(
