@@ -9,8 +9,6 @@ tests/test_method_pages.py holds that the pages are what it would write.
 
 from __future__ import annotations
 
-import inspect
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -21,6 +19,7 @@ from typing import Any
 import genscale
 from benchmarks.method_tables import index, measured
 from genscale import plugins
+from genscale.docstrings import explained
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
 CALL = {"num_inference_steps": 8, "guidance_scale": 3.0}
@@ -86,31 +85,6 @@ def written(field: Field[Any]) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return str(value) or '""'
-
-
-def explained(cls: type[Any], option: str) -> str:
-    """What the docstrings say of an option, those of the cores first."""
-    docs = [c.__doc__ or "" for c in reversed(cls.__mro__) if is_dataclass(c)]
-    told = [t for doc in docs if (t := _told(inspect.cleandoc(doc), option, list(plugins.options(cls))))]
-    return " ".join(_sentence(t) for t in told)
-
-
-def _sentence(text: str) -> str:
-    first = text.split()[0].rstrip(".,;")
-    plain = first.isalpha() and first != "inf" and text.split()[0] == first
-    begun = text[0].upper() + text[1:] if plain else text
-    return begun if begun.endswith(".") else begun + "."
-
-
-def _told(doc: str, option: str, names: list[str]) -> str:
-    """The text after `option:` up to the next one or the paragraph's end; after a list of options with that list."""
-    known = "(?:" + "|".join(names) + ")"
-    start = rf"(?:^|(?<= ))((?:{known}, )*{option}(?:, {known})*: )"
-    stop = rf"(?=[.;]? {known}(?:, {known})*: |[.;] (?!None)[A-Z]\w+(?: [a-z]+)*: |$)"
-    for paragraph in re.split(r"\n\s*\n", doc):
-        if match := re.search(start + r"(.+?)" + stop, " ".join(paragraph.split())):
-            return (match[1] if "," in match[1] else "") + match[2].strip()
-    return ""
 
 
 def _cell(text: str) -> str:

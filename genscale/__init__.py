@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from genscale.pipelines.loading import load_pipeline
     from genscale.pipelines.scale import Scaled, scale
     from genscale.protocol import Denoise, Prediction, Process, Sampler, Score, Scores, Solve, Verifier
-    from genscale.side_by_side import compare
+    from genscale.side_by_side import compare as compare
 
 __version__ = "0.1.0"
 
@@ -65,7 +65,6 @@ __all__ = [
     "Solve",
     "Verifier",
     "VerifierError",
-    "compare",
     "load_pipeline",
     "scale",
 ]

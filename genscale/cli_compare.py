@@ -55,7 +55,10 @@ Budgets = Annotated[
 @g.takes(
     g.PROMPT,
     {"sampler": Samplers, "verifiers": VerifierSets, "budgets": Budgets},
-    {name: g.STEER[name] for name in ("verifier", "select", "report", "budget", "boxes", "mix", "guide")},
+    {
+        name: g.STEER[name]
+        for name in ("verifier", "select", "report", "per_frame", "budget", "boxes", "mix", "guide")
+    },
     g.DRAW,
     g.INPUTS,
     g.LOAD,

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from genscale import curves, grid, kept, showing
+from genscale import curves, film, grid, kept, showing
 from genscale.comparison import BASE, Comparison, Row
 from genscale.curves import Curve, Panel
 from genscale.entries import BUDGET, Entry
@@ -102,6 +102,9 @@ def _lines(row: Row, i: int) -> tuple[str, ...]:
 def _opened(path: Path | None) -> Image.Image | None:
     if path is None:
         return None
+    clip = path.with_suffix(".mp4")
+    if clip.is_file():
+        return film.strip([Image.fromarray(frame) for frame in film.read(clip)], most=4)
     with Image.open(path) as image:
         return image.convert("RGB")
 

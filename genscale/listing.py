@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import MISSING, Field, is_dataclass
+from dataclasses import MISSING, Field
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genscale import plugins, sampler_options
+from genscale.docstrings import explained
 from genscale.errors import Refusal
 
 
@@ -37,7 +38,7 @@ def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
             n: {
                 "default": _default(f),
                 "type": sampler_options.describe(hints[n]),
-                "about": _explained(cls, n),
+                "about": explained(cls, n),
             }
             for n, f in plugins.options(cls).items()
             if not f.metadata.get("python_only")
@@ -76,28 +77,6 @@ def _default(field: Field[Any]) -> Any:
     else:
         return "required"
     return plugins.plain(value)
-
-
-def _explained(cls: type[Any], option: str) -> str:
-    """What the docstrings say of an option: those of the cores that a preset is made of first, then its own."""
-    docs = [inspect.cleandoc(c.__doc__ or "") for c in reversed(cls.__mro__) if is_dataclass(c)]
-    return " ".join(text for doc in docs if (text := _field_text(doc, option)))
-
-
-def _field_text(doc: str, option: str) -> str:
-    """What a docstring says of an option: the text after `option:`, up to the next one or a blank line."""
-    match = re.search(
-        rf"(?:^|[\s,]){option}(?:,[\w\s,]+)?:\s(.+?)(?=(?<=[.;])\s\w+(?:,\s\w+)*:\s|\n\n|\n\w+:\s|\Z)",
-        doc,
-        re.DOTALL,
-    )
-    return "" if match is None else _sentence(" ".join(match[1].split()))
-
-
-def _sentence(text: str) -> str:
-    """With a full stop."""
-    text = text.rstrip(";")
-    return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def _cost(doc: str) -> str:

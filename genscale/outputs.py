@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from genscale.media import Item
 
 RUNNERS = 4  # the best and the runners-up on the contact sheet
+RUNNERS_OF_CLIPS = 2  # there, where each takes a line
 ROWS = 12  # prompts on one contact sheet
 _PACKAGES = ("torch", "diffusers", "transformers")
 
@@ -42,12 +43,13 @@ def write(
     """
     result: SearchResult = output.search
     media: list[Item] = list(output.frames if hasattr(output, "frames") else output.images)
+    most = RUNNERS_OF_CLIPS if hasattr(output, "frames") else RUNNERS
     prompts, rows = [], []
     for i in range(len(result.prompts)):
         count = sum(e.x is not None for e in result.ranking(i)[: request.images])
         winners, media = media[:count], media[count:]
         base = _base(result, plain, i)
-        shown = _shown(result, i, base)
+        shown = _shown(result, i, base, most)
         decoded: dict[int, Item] = {}
         for owner, entries in _owned(result, base, shown):
             size = request.decode_batch or len(entries)
@@ -190,10 +192,10 @@ def _record(
     }
 
 
-def _shown(result: SearchResult, i: int, base: Base | None) -> list[Entry]:
+def _shown(result: SearchResult, i: int, base: Base | None, most: int) -> list[Entry]:
     """The base first, then the best and the runners-up, as far as their latents were kept."""
     first = [] if base is None else [base[1]]
-    best = [e for e in result.ranking(i)[:RUNNERS] if not any(e is b for b in first)]
+    best = [e for e in result.ranking(i)[:most] if not any(e is b for b in first)]
     return [e for e in first + best if e.x is not None]
 
 

@@ -9,8 +9,8 @@ from tests.doc_stand_ins import VIDEO
 
 
 def affordable(nfe: int) -> int:
-    """Of what lies above 200 an eighth is left, so that unequal budgets stay unequal."""
-    return min(nfe, 200 + max(0, nfe - 200) // 8)
+    """Of what lies above 100 an eighth is left, so that unequal budgets stay unequal."""
+    return min(nfe, 100 + max(0, nfe - 100) // 8)
 
 
 # In Python, and in every word of a command: (pattern, what becomes of it). A run of 28 steps says nothing more about

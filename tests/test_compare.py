@@ -269,7 +269,8 @@ def test_plan_has_the_options_of_generate():
         name: {option for parameter in command.params for option in parameter.opts}
         for name, command in COMMANDS
     }
-    assert told["generate"] - told["plan"] == {"--out", "--dry-run", "--metadata"}
+    assert told["generate"] - told["plan"] == {"--out", "--output", "-o", "--dry-run", "--metadata"}
+    assert told["video"] == told["generate"]
     assert told["plan"] <= told["generate"]
     alone = {"--images", "--stop", "--set", "--calibration", "--from", "--ensemble", "--dry-run"}
     assert told["generate"] - told["compare"] == alone

@@ -58,7 +58,7 @@ class Frames:
         frames, words = self._pictures(pixels, prompts)
         judge = getattr(self._judge, "score_tensor", None)
         scores = self._judge(Media(frames), words) if judge is None else judge(frames, words)
-        if not isinstance(scores, Tensor) or (pixels.requires_grad and not scores.requires_grad):
+        if not isinstance(scores, Tensor) or (judge is None and not scores.requires_grad):
             name = getattr(self.verifier, "name", self.verifier)
             raise Refusal(f"verifier '{name}' gives no gradients: choose one with score_tensor.")
         return self._reduced(scores, len(pixels))
