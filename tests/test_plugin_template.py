@@ -58,12 +58,12 @@ def command(site: Path, *words: str, cwd: Path) -> str:
 def test_the_command_line_lists_them(installed: Path, tmp_path: Path) -> None:
     sampler = json.loads(command(installed, "samplers", "antithetic", "--json", cwd=tmp_path))
     assert sampler["options"]["candidates"]["type"] == "a whole number or none"
-    assert sampler["options"]["pairs"]["about"].startswith("pairs that are drawn at a time")
+    assert sampler["options"]["pairs"]["about"].lower().startswith("pairs that are drawn at a time")
     assert sampler["cost"].startswith("N f")
     assert sampler["paper"] == "arXiv 2506.06185"
     verifier = json.loads(command(installed, "verifiers", "colour_share", "--json", cwd=tmp_path))
     assert verifier["options"]["colour"]["default"] == "red"
-    assert verifier["options"]["width"]["about"].startswith("how far a shade may be from it")
+    assert verifier["options"]["width"]["about"].lower().startswith("how far a shade may be from it")
 
 
 def test_a_search_with_both(installed: Path, tmp_path: Path) -> None:
