@@ -352,3 +352,13 @@ def test_a_token_is_written_nowhere(run, monkeypatch):
     folder, _ = run(CAPTIONS[0], "--candidates", 1, "--steps", 2, "--token", "hf_secretive")
     for path in folder.rglob("*"):
         assert path.is_dir() or b"hf_secretive" not in path.read_bytes()
+
+
+def test_a_device_map_places_the_pipeline(genscale, folders, tmp_path):
+    words = ("--size", 16, "--frames", 5, "--steps", 2, "--verifier", "compressibility", "--candidates", 2)
+    words = ("x", "--model", folders("wan"), *words, "--report", "none", "--out")
+    code, _, err = genscale("video", *words, tmp_path / "run", "--device-map", "cpu")
+    assert code == 0, err
+    code, _, err = genscale("video", *words, tmp_path / "other", "--device-map", "everywhere")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be loaded: everywhere not supported" in err
