@@ -71,7 +71,7 @@ def load_pipeline(
     offload: str | None = None,
     attention: str | None = None,
     compile: bool = False,
-    device_map: str | dict[str, Any] | None = None,
+    device_map: str | None = None,
     vae_tiling: bool = False,
     vae_slicing: bool = False,
     lora: Sequence[str] = (),
@@ -88,9 +88,9 @@ def load_pipeline(
         else float16. device: CUDA, else MPS, else the CPU. offload: "model", "sequential" or "group".
     attention: "xformers", or any backend that diffusers knows. lora: files or hub ids, each with `:scale` if
         it is not 1.
-    device_map: "balanced" over the accelerators, a device, or {component: device}, as diffusers has it; in the place
-        of device and offload. vae_tiling: decode in tiles, and clips in groups of frames (seams can show).
-        vae_slicing: decode one picture of a batch after the other.
+    device_map: "balanced" over the accelerators, or a device, as diffusers has it; in the place of device and offload.
+    vae_tiling: decode in tiles, and clips in groups of frames (seams can show). vae_slicing: decode one picture of a
+        batch after the other.
     pictures: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
         its image-to-image or inpainting sister, on the same weights.
     """
