@@ -31,6 +31,9 @@ NESTED = (1, 2, 4, 8, 16)
 
 def main() -> None:
     options = parsed()
+    if options.captions:
+        options.captions.write_text("\n".join(p.text for p in PROMPTS) + "\n", encoding="utf-8")
+        return
     torch.set_num_threads(options.threads)
     pipe = genscale.load_pipeline("shapes-video", device="cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
@@ -77,6 +80,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--captions", type=Path, help="only write the captions there, one a line, for `genscale video --prompts`"
+    )
     parser.add_argument("--sheet", type=Path, help="picture of some prompts' base and searched clips")
     return parser.parse_args()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from genscale.pipelines.loading import load_pipeline
     from genscale.pipelines.scale import Scaled, scale
     from genscale.protocol import Denoise, Prediction, Process, Sampler, Score, Scores, Solve, Verifier
+    from genscale.side_by_side import compare as compare
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOMES = {
     "pipelines.loading": ("load_pipeline",),
     "pipelines.scale": ("Scaled", "scale"),
     "protocol": ("Denoise", "Prediction", "Process", "Sampler", "Score", "Scores", "Solve", "Verifier"),
+    "side_by_side": ("compare",),
 }
 
 

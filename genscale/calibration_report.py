@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genscale.calibration import Calibration, Level
-
-INK, FAINT, BLUE, GREEN = "#1c1e22", "#767a82", "#2f6fb5", "#16804a"
+from genscale.palette import BLUE, FAINT, GREEN, INK
 
 
 def show(found: Calibration, folder: Path, console: Console) -> None:

@@ -245,7 +245,7 @@ DeviceMap = Annotated[
     str | None,
     _option(
         "--device-map",
-        "Spread the pipeline over devices: balanced, a device, or JSON of {component: device}.",
+        "Spread the pipeline over the accelerators: balanced; or a device, to load onto it.",
         MODEL,
         "MAP",
     ),

@@ -7,10 +7,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from genscale.calibration_report import FAINT, INK
 from genscale.intervals import Mean
+from genscale.palette import FAINT, INK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which also the colour-blind can tell apart; markers and lines differ besides.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -51,16 +54,21 @@ class Panel:
 
 def draw(panels: Sequence[Panel], title: str, path: Path | IO[bytes]) -> None:
     """Write a PNG, to a path or an open file: panels side by side, one legend below them."""
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+    figure(panels, title).savefig(path, format="png")
+
+
+def figure(panels: Sequence[Panel], title: str) -> Figure:
+    """The same as a figure of matplotlib, which notebooks show."""
+    from genscale.shown_figure import ShownFigure
 
     names = max(len(panel.curves) for panel in panels)
-    figure = Figure(
+    whole = ShownFigure(
         figsize=(5.6 * len(panels) + 0.6, 4.6 + 0.22 * math.ceil(names / 2)), dpi=140, layout="constrained"
     )
-    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    every = whole.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(every, panels, strict=True):
         _draw_panel(axes, panel)
-    figure.suptitle(title, fontsize=10, color=FAINT, x=0.02, ha="left")
+    whole.suptitle(title, fontsize=10, color=FAINT, x=0.02, ha="left")
     handles, labels = {}, []
     for axes in every:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -68,7 +76,7 @@ def draw(panels: Sequence[Panel], title: str, path: Path | IO[bytes]) -> None:
                 handles[label] = handle
                 labels.append(label)
     columns = max(1, min(len(labels), 2 * len(panels)))
-    figure.legend(
+    whole.legend(
         [handles[n] for n in labels],
         labels,
         frameon=False,
@@ -76,7 +84,7 @@ def draw(panels: Sequence[Panel], title: str, path: Path | IO[bytes]) -> None:
         ncols=columns,
         loc="outside lower center",
     )
-    figure.savefig(path, format="png")
+    return whole
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -249,7 +248,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         variant=request.variant,
         revision=request.revision,
         trust_remote_code=request.trust_remote_code,
-        device_map=_device_map(request.device_map),
+        device_map=request.device_map,
         vae_tiling=request.vae_tiling,
         vae_slicing=request.vae_slicing,
         pictures=[name for name in parts.pictures if name != "control_image"],
@@ -261,18 +260,6 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _device_map(text: str | None) -> Any:
-    """As diffusers takes it: a word, or a dict from JSON."""
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise Refusal(
-            f"--device-map '{text}' is no JSON: write '{{\"vae\": \"cuda:1\"}}', or balanced."
-        ) from None
 
 
 def scaled_pipe(

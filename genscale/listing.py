@@ -25,12 +25,12 @@ def plugin_records(kind: str, name: str | None = None) -> list[dict[str, Any]]:
 def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
     try:
         cls = plugins.load(kind, name)
+        hints = sampler_options.field_types(cls)
     except Refusal as error:
         if strict:
             raise
         return {"name": name, "about": str(error), "options": {}}
     text = inspect.getdoc(cls) or ""
-    hints = sampler_options.field_types(cls)
     record: dict[str, Any] = {
         "name": name,
         "about": text.split("\n")[0],

@@ -14,8 +14,9 @@ KINDS = ("sampler", "verifier")
 
 
 def found(kind: str) -> dict[str, EntryPoint]:
-    """Entry points of the group `genscale.<kind>s` by name, sorted."""
-    points = {p.name: p for p in entry_points(group=f"genscale.{kind}s")}
+    """Entry points of the group `genscale.<kind>s` by name, sorted. No package takes a built-in one's name away."""
+    built_in_last = sorted(entry_points(group=f"genscale.{kind}s"), key=_is_built_in)
+    points = {p.name: p for p in built_in_last}
     if not points:
         raise Refusal(
             f"no {kind} is registered: install genscale with pip, also from a checkout (pip install -e .)."
@@ -40,7 +41,21 @@ def load(kind: str, name: str) -> type[Any]:
         raise Refusal(
             f"{kind} '{name}' is registered as {points[name].value}, which is not there."
         ) from error
+    except Exception as error:  # a stranger's module may raise anything, and the others still work
+        raise Refusal(
+            f"{kind} '{name}' cannot be imported ({type(error).__name__}: {error}): update {_package(points[name])}, "
+            "or uninstall it."
+        ) from error
     return loaded
+
+
+def _is_built_in(point: EntryPoint) -> bool:
+    return point.value.startswith("genscale.")
+
+
+def _package(point: EntryPoint) -> str:
+    """What pip calls the package that a plug-in comes from."""
+    return f"package '{point.dist.name}'" if point.dist is not None else f"module '{point.module}'"
 
 
 def options(cls: type[Any]) -> dict[str, Field[Any]]:

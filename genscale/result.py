@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genscale.archive import Entry
 from genscale.budget import Budget
@@ -15,8 +15,14 @@ from genscale.population import Population
 from genscale.search import Search
 from genscale.stopping import Stopped, kl_of_best
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
 
-@dataclass(frozen=True)
+ROWS = 10  # of a table in a notebook
+
+
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """All that a search found, for every prompt.
 
@@ -104,3 +110,46 @@ class SearchResult:
                     }
                 )
         return points
+
+    # ---------------------------------------------------------------- to look at
+
+    def plot(self, title: str = "") -> Figure:
+        """Best score so far against NFE, and what held-out verifiers say of that best: a matplotlib figure.
+
+        Of several prompts the mean with its 95 % interval, of one all candidates.
+        """
+        from genscale import result_pictures
+
+        many = len(self.prompts)
+        name = "best so far" if many == 1 else f"mean best of {many} prompts, 95 % interval"
+        return result_pictures.plot({name: self}, title or (self.prompts[0] if many == 1 else ""))
+
+    def sheet(self, runners: int = 3, title: str = "") -> Image.Image:
+        """A contact sheet of the first prompts: base, best, and as many runners-up as `scale(keep=)` has kept."""
+        from genscale import result_pictures
+
+        return result_pictures.sheet(self, runners, title)
+
+    def table(self, prompt: int = 0) -> list[dict[str, Any]]:
+        """Finished candidates of a prompt, best first, as records (for a pandas.DataFrame, say)."""
+        from genscale import result_pictures
+
+        return result_pictures.records(self, prompt)
+
+    def __repr__(self) -> str:
+        finished = sum(s.finished for s in self.searches)
+        ended = "" if self.stopped is None else f", {self.stopped}"
+        return f"SearchResult({self._told}, {finished} candidates, {self.ledger.nfe} NFE{ended})"
+
+    @property
+    def _told(self) -> str:
+        return "1 prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} prompts"
+
+    def _repr_html_(self) -> str:
+        from genscale import html_table, result_pictures
+
+        if len(self.prompts) > 1:
+            return html_table.table(result_pictures.summaries(self), repr(self))
+        shown = result_pictures.records(self)
+        more = f"; {len(shown) - ROWS} more candidates in .table()" if len(shown) > ROWS else ""
+        return html_table.table(shown[:ROWS], f"{self.prompts[0]}: {self!r}{more}")

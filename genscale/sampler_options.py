@@ -65,8 +65,14 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
 
 
 def field_types(cls: type[Any]) -> dict[str, Any]:
-    """The annotation of every field of a plug-in."""
-    hints = typing.get_type_hints(cls)
+    """The annotation of every field of a plug-in. Refusal where they cannot be read: its module lacks a name."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except (NameError, TypeError, AttributeError) as error:
+        raise Refusal(
+            f"the options of {getattr(cls, '__name__', cls)!r} cannot be read ({error}): its annotations must name "
+            "what its module imports."
+        ) from error
     return {name: hints.get(name, str) for name in plugins.options(cls)}
 
 

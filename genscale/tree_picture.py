@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genscale.calibration_report import BLUE, FAINT, GREEN, INK
 from genscale.lineage import Family, Line
+from genscale.palette import BLUE, FAINT, GREEN, INK
 
 WIDTH = 9.0  # inches; so are all heights
 PICTURE, PLAIN, LOST = (

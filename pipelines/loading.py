@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import genscale
 from genscale.errors import Refusal
 from genscale.pipelines import placement, weights
 from genscale.pipelines.placement import first_line
+from genscale.quiet import quietly
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def load_pipeline(
     offload: str | None = None,
     attention: str | None = None,
     compile: bool = False,
-    device_map: str | dict[str, Any] | None = None,
+    device_map: str | None = None,
     vae_tiling: bool = False,
     vae_slicing: bool = False,
     lora: Sequence[str] = (),
@@ -86,9 +88,9 @@ def load_pipeline(
         else float16. device: CUDA, else MPS, else the CPU. offload: "model", "sequential" or "group".
     attention: "xformers", or any backend that diffusers knows. lora: files or hub ids, each with `:scale` if
         it is not 1.
-    device_map: "balanced" over the accelerators, a device, or {component: device}, as diffusers has it; in the place
-        of device and offload. vae_tiling: decode in tiles, and clips in groups of frames (seams can show).
-        vae_slicing: decode one picture of a batch after the other.
+    device_map: "balanced" over the accelerators, or a device, as diffusers has it; in the place of device and offload.
+    vae_tiling: decode in tiles, and clips in groups of frames (seams can show). vae_slicing: decode one picture of a
+        batch after the other.
     pictures: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
         its image-to-image or inpainting sister, on the same weights.
     """
@@ -101,7 +103,8 @@ def load_pipeline(
     hub: dict[str, Any] = {"variant": variant, "revision": revision, "token": token, "device_map": device_map}
     hub["trust_remote_code"] = trust_remote_code
     source = str(folder_of(model)) if model in EMBEDDED else model
-    pipe = weights.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
+    with quietly("diffusers", "transformers") if model in EMBEDDED else nullcontext():
+        pipe = weights.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
     pipe = _sister(pipe, pictures)
     _load_loras(pipe, lora, token)
     if vae_tiling or vae_slicing:

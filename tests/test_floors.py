@@ -45,6 +45,14 @@ FLOORS = (
         "mix",
         "corrector",
         "guidance",
+        "palette",
+        "intervals",
+        "curves",
+        "film",
+        "contact_sheet",
+        "html_table",
+        "shown_figure",
+        "quiet",
     ),
     # the language of asking, and the process it is about
     (
@@ -74,13 +82,15 @@ FLOORS = (
         "gradients",
         "engine",
         "plan",
+        "result_pictures",
         "result",
         "plugins",
         "calibration",
     ),
     # plug-ins
     ("samplers", "verifiers"),
-    ("pipelines",),
+    # what can be searched in: pipelines, and models that are formulas
+    ("pipelines", "analytic"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 TOP = len(FLOORS)  # every other module of genscale/: the command line and what it is made of

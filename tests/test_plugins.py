@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
+import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,8 +46,6 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("gone", "no_such_package:Sampler", "genscale.samplers"),
         EntryPoint("nameless", f"{__name__}:Nobody", "genscale.samplers"),
     ]
-    import sys
-
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this())
     monkeypatch.setattr(plugins, "entry_points", lambda group: points)
 
@@ -102,6 +103,55 @@ def test_a_refusal_of_its_own_comes_through() -> None:
 def test_what_cannot_be_loaded(registered: None) -> None:
     assert "no_such_package" in refusal("sampler", "gone")
     assert "Nobody" in refusal("sampler", "nameless")
+
+
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """A module of that code is registered as sampler `broken` beside the built-in ones."""
+    (tmp_path / "broken_plugin.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
+    real = plugins.entry_points
+    point = EntryPoint("broken", "broken_plugin:Sampler", "genscale.samplers")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [*real(group=group), point])
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("raise RuntimeError('no such driver')", "RuntimeError: no such driver"),
+        ("def search(:", "SyntaxError"),
+        ("import no_such_package", "no_such_package"),
+        ("x = 1", "which is not there"),
+        (
+            "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+            "@dataclass\nclass Sampler:\n    size: Unknown = 1",
+            "Unknown",
+        ),
+    ],
+)
+def test_a_broken_one_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genscale: Any, code: str, told: str
+) -> None:
+    broken(tmp_path, monkeypatch, code)
+    exit_code, out, err = genscale("samplers", "--json")
+    listed = {record["name"]: record for record in json.loads(out)}
+    assert (exit_code, err) == (0, "")
+    assert told in listed["broken"]["about"]
+    assert listed["best_of_n"]["options"]["candidates"]["type"] == "a whole number or none"
+    exit_code, out, err = genscale("samplers", "broken")
+    assert (exit_code, out) == (2, "")
+    assert told in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_stranger_does_not_take_the_name_of_a_built_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = plugins.entry_points
+    point = EntryPoint("best_of_n", "no_such_package:Sampler", "genscale.samplers")
+    for order in (lambda own: [*own, point], lambda own: [point, *own]):
+        monkeypatch.setattr(
+            plugins, "entry_points", lambda group, order=order: order(list(real(group=group)))
+        )
+        assert plugins.load("sampler", "best_of_n") is BestOfN
 
 
 def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 import genscale as library
 from genscale import film, generation, jury, provenance
 from genscale.media import Media
+from genscale.moving_shapes import PROMPTS
 from genscale.pipelines.run import Run
 from genscale.verifiers.frames import Frames
 from tests.zoo import ZOO
@@ -352,3 +353,33 @@ def test_a_token_is_written_nowhere(run, monkeypatch):
     folder, _ = run(CAPTIONS[0], "--candidates", 1, "--steps", 2, "--token", "hf_secretive")
     for path in folder.rglob("*"):
         assert path.is_dir() or b"hf_secretive" not in path.read_bytes()
+
+
+def test_a_device_map_places_the_pipeline(genscale, folders, tmp_path):
+    words = ("--size", 16, "--frames", 5, "--steps", 2, "--verifier", "compressibility", "--candidates", 2)
+    words = ("x", "--model", folders("wan"), *words, "--report", "none", "--out")
+    code, _, err = genscale("video", *words, tmp_path / "run", "--device-map", "cpu")
+    assert code == 0, err
+    code, _, err = genscale("video", *words, tmp_path / "other", "--device-map", "everywhere")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be loaded: everywhere not supported" in err
+
+
+# ----------------------------------------------------------------------------------------- does it search?
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("candidates", "better"), [(8, True), (1, False)]
+)  # the broken twin: a search of one
+def test_searched_clips_beat_base_clips_by_the_exact_judge(run, tmp_path, candidates, better):
+    """Best of 8 against the base clip of the same prompt, n = 120, the judge held out: beyond the 95 % interval."""
+    (tmp_path / "captions.txt").write_text("\n".join(prompt.text for prompt in PROMPTS))
+    words = ("--prompts", tmp_path / "captions.txt", "--candidates", candidates, "--batch-size", 64)
+    _, record = run(*words, "--formats", "gif")
+    verdicts = [
+        [told[which]["report"]["moving_shapes"] for told in record["prompts"]] for which in ("base", "best")
+    ]
+    gain = np.subtract(*verdicts[::-1])
+    assert len(gain) == 120
+    assert bool(gain.mean() > 1.96 * gain.std(ddof=1) / math.sqrt(len(gain))) is better

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from genscale.errors import Refusal
 from genscale.plugins import did_you_mean
+from genscale.quiet import quietly
 from genscale.verifiers.checkpoints import refusing
 from genscale.verifiers.clip_image import from_open_clip, from_transformers
 from genscale.verifiers.clip_towers import Towers
@@ -36,7 +38,8 @@ def towers(
     found = _loaded.get(key)
     if found is None:
         load = _open_clip if backend == "open_clip" else _transformers
-        with torch.inference_mode(False):  # else a later gradient could not pass the weights
+        hush = quietly("transformers") if Path(model).expanduser().is_dir() else nullcontext()
+        with hush, torch.inference_mode(False):  # else a later gradient could not pass the weights
             found = _loaded[key] = load(model, beside).to(device, dtype)
     return found
 
