@@ -191,6 +191,10 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
             job = studio.submit(session, Wish(*_clean(fields)))
         except Refusal as error:
             gr.Warning(str(error), title="Not done")
+            if (
+                session.job is not None and not session.job.over
+            ):  # a second click: the first one's search goes on
+                return
             yield [
                 _ready(),
                 gr.skip(),
@@ -201,24 +205,17 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
             return
         prompts = [(p, i) for i, p in enumerate(job.request.prompts)]
         shown = gr.update(choices=prompts, value=0, visible=len(prompts) > 1)
-        yield [
-            gr.update(interactive=False),
-            gr.update(interactive=True),
-            shown,
-            *_changes(view, job, 0, 0, []),
-        ]
-        before: list[Any] = []
-        while True:
+        over = False
+        while not over:
             over = job.over  # asked before looking: what comes after the last look would be missed
-            now = view.drawn(job, session.index, studio.ahead(job))
-            yield [gr.skip(), gr.skip(), gr.skip(), *_new(now, before)]
-            before = now
-            if over:
-                break
-            time.sleep(LOOK)
+            buttons = [gr.update(interactive=over), gr.update(interactive=not over and not job.halting)]
+            # All of it each time: a page that is busy may leave out all but the last of several messages.
+            yield [*buttons, shown, *view.drawn(job, session.index, studio.ahead(job))]
+            shown = gr.skip() if len(prompts) == 1 else gr.update(choices=prompts, visible=True)
+            if not over:
+                time.sleep(LOOK)
         if job.phase == "refused":
             gr.Warning(job.sentence, title="Not done")
-        yield [_ready(), gr.update(interactive=False), gr.skip(), *[gr.skip()] * len(view.outputs)]
 
     def stop(request: gr.Request) -> Any:
         job = studio.session(str(request.session_hash)).job
@@ -287,15 +284,6 @@ def _clean(fields: tuple[Any, ...]) -> list[Any]:
         tuple(f or ()) if isinstance(f, list) else () if f is None and n in (4, 5) else f
         for n, f in enumerate(fields)
     ]
-
-
-def _changes(view: _View, job: Job, index: int, ahead: int, before: list[Any]) -> list[Any]:
-    return _new(view.drawn(job, index, ahead), before)
-
-
-def _new(now: list[Any], before: list[Any]) -> list[Any]:
-    """Only what is not there already."""
-    return [gr.skip() if n < len(before) and value == before[n] else value for n, value in enumerate(now)]
 
 
 def defaults(studio: Studio, model: str) -> tuple[list[str], list[str]]:
