@@ -81,7 +81,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument(
-        "--captions", type=Path, help="only write the captions there, one a line, for `genscale video --prompts`"
+        "--captions",
+        type=Path,
+        help="only write the captions there, one a line, for `genscale video --prompts`",
     )
     parser.add_argument("--sheet", type=Path, help="picture of some prompts' base and searched clips")
     return parser.parse_args()
