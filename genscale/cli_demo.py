@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from genscale import cli_options as o
+from genscale.cli_words import request_fields
 from genscale.errors import Refusal
 
 DEMO = """
@@ -18,13 +19,17 @@ Examples:
 
   genscale demo
 
-  genscale demo --model owner/name --device cuda --max-nfe 20000
+  genscale demo --model owner/name --size 512x512 --device cuda --max-nfe 20000
 
   genscale demo --host 0.0.0.0 --port 8080 --no-open
 
 It listens on this machine only, unless --host says otherwise. Clients choose among what is offered: they give no
 paths, load no models of their own and send no files.
 """
+
+FETCHES_NOTHING = (
+    "This demo fetches no weights: they must be on its machine, or it is started with --download."
+)
 
 
 def demo(
@@ -48,6 +53,8 @@ def demo(
             "--download/--no-download", help="Let verifiers that a client chooses fetch their weights."
         ),
     ] = False,
+    size: o.Size = None,
+    frames: o.Frames = None,
     dtype: o.Dtype = None,
     device: o.Device = None,
     offload: o.Offload = None,
@@ -60,12 +67,14 @@ def demo(
     from genscale.pipelines.loading import EMBEDDED
     from genscale.request import Request
 
-    place = {"device": device, "offload": offload, **({"dtype": dtype} if dtype else {})}
+    place = request_fields({"dtype": dtype, "device": device, "offload": offload})
+    shape = request_fields({"size": size, "frames": frames})  # of the embedded models they are known
     out = out.expanduser()
     models: dict[str, Request] = {}
     for name in (*(model or ()), *EMBEDDED):
-        models.setdefault(_label(name, models), Request(model=name, **place))  # type: ignore[arg-type]
-    studio = Studio(serving.offer(models, Limits(nfe=max_nfe)), out)
+        own = {} if name in EMBEDDED else shape
+        models.setdefault(_label(name, models), Request(model=name, **place, **own))
+    studio = Studio(serving.offer(models, Limits(nfe=max_nfe)), out, "" if download else FETCHES_NOTHING)
     _writable(out)
     studio.load(list(models)[: len(model or ())])
     serving.serve(studio, host, port, open_page=open_, as_json=as_json, offline=not download)

@@ -109,20 +109,17 @@ class _Form:
             info="Evaluations of the model; guidance counts twice.", elem_id="budget",
         )  # fmt: skip
         with gr.Accordion("Steps, guidance, seed", open=False), gr.Row():
-            self.steps = gr.Number(
-                None if known is None else known.steps, label="Steps", precision=0, minimum=1,
-                maximum=limits.steps, min_width=90, elem_id="steps",
+            # Texts: an empty field of gr.Number is a 0.
+            self.steps = gr.Textbox(
+                _text(known and known.steps), label="Steps", max_length=9, min_width=90, elem_id="steps",
+                placeholder="the model's",
             )  # fmt: skip
-            self.guidance = gr.Number(
-                None if known is None else known.guidance,
-                label="Guidance",
-                minimum=0,
-                maximum=50,
-                min_width=90,
-                elem_id="guidance",
-            )
-            self.seed = gr.Number(
-                None, label="Seed", precision=0, minimum=0, min_width=90, placeholder="drawn", elem_id="seed"
+            self.guidance = gr.Textbox(
+                _text(known and known.guidance), label="Guidance", max_length=9, min_width=90, elem_id="guidance",
+                placeholder="the model's",
+            )  # fmt: skip
+            self.seed = gr.Textbox(
+                "", label="Seed", max_length=20, min_width=90, elem_id="seed", placeholder="drawn"
             )
 
     @property
@@ -252,18 +249,19 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
         form.inputs,
         [*buttons, *view.outputs],
         concurrency_limit=studio.offer.limits.waiting + 2,
+        trigger_mode="multiple",
         **private,
     )
     form.search.click(None, js=TO_STATUS)
     form.stop.click(stop, None, form.stop, queue=False, **private)
     view.prompts.input(look, view.prompts, view.outputs, queue=False, **private)
-    form.sampler.change(
+    form.sampler.input(
         lambda name: (_about(name), _options(name), ""),
         form.sampler,
         [form.about, form.known, form.options],
         **private,
     )
-    form.model.change(
+    form.model.input(
         lambda name, prompt: _for_model(studio, name, prompt),
         [form.model, form.prompt],
         [form.prompt, form.verifiers, form.report, form.steps, form.guidance],
@@ -306,6 +304,10 @@ def defaults(studio: Studio, model: str) -> tuple[list[str], list[str]]:
     verifiers, report = (["clip"], []) if known is None else ([known.verifier], [known.report])
     there = studio.offer.verifiers
     return [v for v in verifiers if v in there], [v for v in report if v in there]
+
+
+def _text(number: Any) -> str:
+    return "" if number is None else f"{number:g}"
 
 
 def _hint(studio: Studio, model: str) -> str:

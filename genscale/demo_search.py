@@ -90,10 +90,13 @@ class Session:
 
 
 class Studio:
-    """Takes wishes, runs them one after the other in a thread of its own, and keeps what they gave."""
+    """Takes wishes, runs them one after the other in a thread of its own, and keeps what they gave.
 
-    def __init__(self, offer: Offer, out: Path) -> None:
-        self.offer, self.out = offer, out
+    advice: what to say beside a refusal for want of weights.
+    """
+
+    def __init__(self, offer: Offer, out: Path, advice: str = "") -> None:
+        self.offer, self.out, self.advice = offer, out, advice
         self._worker = ThreadPoolExecutor(1, "genscale-demo")  # first come, first served
         self._line: list[Job] = []  # that runs and those that wait
         self._lock = threading.Lock()
@@ -193,6 +196,8 @@ class Studio:
             with _noted(job.watch.notes):
                 self._search(job)
         except Refusal as error:
+            if self.advice and any(word in str(error) for word in ("cannot be loaded", "cannot be fetched")):
+                job.watch.notes.append(self.advice)
             job.end(REFUSED, str(error))
         except KeyboardInterrupt:
             job.end(REFUSED, "stopped before a picture was finished.")
@@ -219,7 +224,7 @@ class Studio:
     def _plan(self, request: Request) -> Any:
         with _noted([]):
             pipe, parts = self._loaded(request)
-            request = replace(request, seed=request.seed or 0)
+            request = replace(_settled(request, pipe), seed=request.seed or 0)
             return generation.planned(generation.scaled_pipe(pipe, request, parts), pipe, request, parts)
 
     def _loaded(self, request: Request) -> tuple[Any, Parts]:
@@ -246,11 +251,14 @@ class Studio:
 
 
 def _settled(request: Request, pipe: Any) -> Request:
-    """With what `genscale video` has for a pipeline that makes clips: they are large, so one goes at a time."""
+    """With what `genscale video` has for a pipeline that makes clips: they are large, so one goes at a time.
+
+    One that makes pictures has no number of frames, whatever the demo was started with.
+    """
     from genscale.pipelines.loading import EMBEDDED, makes_clips
 
     if not makes_clips(pipe):
-        return request
+        return replace(request, frames=None)
     if request.model not in EMBEDDED:
         request = replace(request, batch_size=1, decode_batch=1)
     return replace(request, clips=True)

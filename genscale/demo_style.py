@@ -90,6 +90,7 @@ CSS = """
 .gs-paper { background: #fff; border-radius: 10px; padding: 6px; border: 1px solid var(--border-color-primary); }
 .gs-paper img { display: block; width: 100%; max-width: 900px; margin: 0 auto; }
 .gs-paper { max-height: 620px; overflow: auto; }
+#curve img { width: auto; max-width: 100%; max-height: 340px; }
 .gs-links { display: flex; flex-wrap: wrap; gap: 10px; }
 .gs-links a { display: flex; flex-direction: column; padding: 8px 14px; border-radius: 8px;
   text-decoration: none !important;

@@ -152,11 +152,17 @@ def _one_of(kind: str, name: Any, known: Any) -> str:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float | None:
-    """None where nothing was filled in."""
-    if value is None or value == "":
+    """None where nothing was filled in. A field gives a number, or the text of one."""
+    said = str(value)[:40]
+    if isinstance(value, str):
+        try:
+            value = float(value) if value.strip() else None
+        except ValueError:
+            raise Refusal(f"{name} '{said}' is no number.") from None
+    if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Refusal(f"{name} '{str(value)[:40]}' is no number.")
+        raise Refusal(f"{name} '{said}' is no number.")
     if not low <= value <= high:
         raise Refusal(f"{name} {value:g} is out of range: give {low:g} to {high:g}.")
     return float(value)

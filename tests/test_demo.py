@@ -92,6 +92,9 @@ def done(job: Job) -> Job:
         ({"steps": 101}, "steps 101 is out of range"),
         ({"steps": 2.5}, "no whole number"),
         ({"steps": True}, "is no number"),
+        ({"steps": "many"}, "steps 'many' is no number"),
+        ({"steps": "nan"}, "is no number"),
+        ({"guidance": "1e999"}, "is no number"),
         ({"guidance": -1}, "out of range"),
         ({"guidance": float("inf")}, "is no number"),
         ({"seed": -1}, "out of range"),
@@ -120,6 +123,8 @@ def test_defaults_are_the_models(studio: Studio) -> None:
     asked = wish(options="candidates=3; wave=2", steps=None, seed=None).request(studio.offer)
     assert asked.sampler_fields == {"candidates": 3, "wave": 2}
     assert (asked.steps, asked.seed, asked.budget) == (20, None, "64nfe")
+    asked = wish(steps="8", guidance=" ", seed="").request(studio.offer)
+    assert (asked.steps, asked.guidance, asked.seed) == (8, 3.0, None)
 
 
 def test_verifiers_that_need_more_than_a_name_are_not_offered(studio: Studio) -> None:
@@ -256,6 +261,21 @@ def test_a_search_that_cannot_be_ends_in_one_sentence(studio: Studio) -> None:
     assert bad.phase == REFUSED
     assert "\n" not in bad.sentence
     assert done(studio.submit(studio.session("a"), wish())).phase == DONE
+
+
+def test_want_of_weights_comes_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genscale.verifiers import clip_checkpoints
+
+    def none(model: str, pretrained: str | None) -> Any:
+        raise Refusal(f"CLIP '{model}' cannot be loaded (no network).")
+
+    monkeypatch.setattr(clip_checkpoints, "_open_clip", none)
+    studio = Studio(offer(MODELS, Limits()), tmp_path, "start it with --download")
+    job = done(studio.submit(studio.session("a"), wish(verifiers=("clip",))))
+    studio.close()
+    assert job.phase == REFUSED
+    assert job.watch.notes == ["start it with --download"]
+    assert "start it with --download" in demo_words.status(job)
 
 
 def test_a_verifier_in_both_roles_is_remarked_on(studio: Studio) -> None:
