@@ -63,7 +63,7 @@ class Mixture:
         return self.means.shape[1]
 
     def clean(self, x: Tensor, t: float) -> Tensor:
-        """E[x0 | x_t = x] [n, d], float64."""
+        """The mean of x0 given x_t = x, [n, d] float64."""
         alpha, means = 1 - t, self.means.double()
         var = (alpha * self.std) ** 2 + t**2
         gap = x.double()[:, None] - alpha * means  # [n, k, d]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from genscale import film
+
+if TYPE_CHECKING:
+    from genscale.media import Item
 
 TILE = 256
 MARGIN, GAP = 28, 18
@@ -18,13 +22,24 @@ ACCENT = (22, 128, 74)
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture, or the frames of a clip, with a label (`note` is set at its right end) and lines of scores below."""
+    """A picture with a label (`note` is set at its right end) and lines of scores below.
 
-    picture: Image.Image | Sequence[Image.Image]
+    strip: it is a clip over time, which takes a line of its own, as it is.
+    """
+
+    picture: Image.Image
     label: str
     scores: tuple[str, ...] = ()
     note: str = ""
     winner: bool = False
+    strip: bool = False
+
+    @staticmethod
+    def of(item: Item, *more: Any, **named: Any) -> Tile:
+        """Of a picture, or of a clip's frames."""
+        if isinstance(item, list):
+            return Tile(film.strip(item), *more, **{**named, "strip": True})
+        return Tile(item, *more, **named)
 
 
 @dataclass(frozen=True)
@@ -36,8 +51,7 @@ class Row:
 
     @property
     def lines(self) -> list[tuple[Tile, ...]]:
-        clips = any(not isinstance(tile.picture, Image.Image) for tile in self.tiles)
-        return [(tile,) for tile in self.tiles] if clips else [self.tiles]
+        return [(tile,) for tile in self.tiles] if any(tile.strip for tile in self.tiles) else [self.tiles]
 
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -47,7 +61,7 @@ def sheet(rows: Sequence[Row], title: str) -> Image.Image:
     """All rows below each other under one title line."""
     lines = [(line, row.prompt if i == 0 else None) for row in rows for i, line in enumerate(row.lines)]
     columns = max(len(line) for line, _ in lines)
-    shown = [[_shown(tile.picture) for tile in line] for line, _ in lines]
+    shown = [[tile.picture if tile.strip else scaled(tile.picture) for tile in line] for line, _ in lines]
     cell = max(picture.width for pictures in shown for picture in pictures)
     cell = max(cell, 200)
     width = 2 * MARGIN + columns * cell + (columns - 1) * GAP
@@ -62,10 +76,6 @@ def sheet(rows: Sequence[Row], title: str) -> Image.Image:
         _draw_line(canvas, pen, line, pictures, cell, top + (0 if prompt is None else PROMPT))
         top += height
     return canvas
-
-
-def _shown(picture: Image.Image | Sequence[Image.Image]) -> Image.Image:
-    return scaled(picture) if isinstance(picture, Image.Image) else film.strip(picture)
 
 
 def _height(line: Sequence[Tile], prompt: str | None, pictures: Sequence[Image.Image]) -> int:

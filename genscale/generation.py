@@ -146,11 +146,11 @@ def generate(
         request = folder.settle(request)
         pipe = load_pipe(request, parts) if loaded is None else loaded[0]
         request = timed(request, pipe)
-        output, seconds = _search(folder, request, pipe, parts, display, halt)
+        result, winners, seconds = _search(folder, request, pipe, parts, display, halt)
         scheduler = type(pipe.scheduler).__name__
-        plain = _plain(output.search, request, pipe, parts)
+        plain = _plain(result, request, pipe, parts)
         record = outputs.write(
-            folder, request, output, parts.sampler, parts.budget, scheduler, seconds, plain
+            folder, request, result, winners, parts.sampler, parts.budget, scheduler, seconds, plain
         )
     except BaseException as error:
         kept = folder.abandon()
@@ -186,8 +186,10 @@ def _search(
     parts: Parts,
     display: Display,
     halt: Callable[[], bool] | None,
-) -> tuple[Any, float]:
-    """The scaled pipeline's output, and how long it took."""
+) -> tuple[Any, Any, float]:
+    """What was found, the pictures that the scaled pipeline returned (None of clips), and how long it took."""
+    from genscale.pipelines.loading import makes_clips
+
     preview = Preview(folder)
 
     def on_event(event: Event) -> None:
@@ -199,8 +201,12 @@ def _search(
     folder.begin(request)
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
     try:
-        started = time.perf_counter()
-        return scaled(**arguments(pipe, request, parts.pictures)), time.perf_counter() - started
+        started, call = time.perf_counter(), arguments(pipe, request, parts.pictures)
+        if makes_clips(pipe):
+            return scaled.search(**call), None, time.perf_counter() - started
+        output = scaled(**call)
+        made = output.frames if hasattr(output, "frames") else output.images
+        return output.search, made, time.perf_counter() - started
     finally:
         display.stop()
         preview.close()
@@ -217,7 +223,7 @@ def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
         parts, sampler=plugins.make("sampler", "best_of_n", {"candidates": 1}), budget=None, stop=None
     )
     try:
-        return scaled_pipe(pipe, request, alone)(**arguments(pipe, request, parts.pictures)).search
+        return scaled_pipe(pipe, request, alone).search(**arguments(pipe, request, parts.pictures))
     except KeyboardInterrupt:  # the search is finished: whoever interrupts now wants to have it
         return None
 

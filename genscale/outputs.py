@@ -29,7 +29,8 @@ _PACKAGES = ("torch", "diffusers", "transformers")
 def write(
     folder: RunFolder,
     request: Request,
-    output: Any,
+    result: SearchResult,
+    winners: Sequence[Item] | None,
     sampler: Any,
     budget: Any,
     scheduler: str,
@@ -38,43 +39,26 @@ def write(
 ) -> dict[str, Any]:
     """Write everything and return what run.json holds.
 
-    output: what the scaled pipeline returned. plain: the pipeline alone, for prompts whose search did not finish the
-    pipeline's own candidate.
+    winners: what the scaled pipeline returned, for all prompts; None of clips, which are decoded here one after the
+    other. plain: the pipeline alone, for prompts whose search did not finish the pipeline's own candidate.
     """
-    result: SearchResult = output.search
-    media: list[Item] = list(output.frames if hasattr(output, "frames") else output.images)
-    most = RUNNERS_OF_CLIPS if hasattr(output, "frames") else RUNNERS
+    left = None if winners is None else list(winners)
     prompts, rows = [], []
     for i in range(len(result.prompts)):
-        count = sum(e.x is not None for e in result.ranking(i)[: request.images])
-        winners, media = media[:count], media[count:]
-        base = _base(result, plain, i)
-        shown = _shown(result, i, base, most)
-        decoded: dict[int, Item] = {}
-        for owner, entries in _owned(result, base, shown):
-            size = request.decode_batch or len(entries)
-            for some in (entries[k : k + size] for k in range(0, len(entries), size)):
-                decoded |= dict(zip([id(e) for e in some], owner.media(some), strict=True))
-        summary = _summary(result, i, base)
-        stem = f"{i:03d}-" if len(result.prompts) > 1 else ""
-        again = {"genscale": __version__, "versions": versions(), "request": request.as_dict(), **summary}
         ranked = [e for e in result.ranking(i)[: request.images] if e.x is not None]
-        files = [
-            pictures.write(folder, name, item, request, again | _shows(name, entry), scheduler)
-            for n, (item, entry) in enumerate(zip(winners, ranked, strict=True), 1)
-            for name in (f"{stem}best" + (f"-{n}" if n > 1 else ""),)
-        ]
-        summary["files"] = {"best": [name for names in files for name in names]}
-        summary["pictures"] = {names[0]: e.candidate.id for names, e in zip(files, ranked, strict=True)}
-        if base is not None:
-            item = decoded[id(base[1])]
-            summary["files"]["base"] = pictures.write(
-                folder, f"{stem}base", item, request,
-                again | _shows(f"{stem}base", base[1]) | {"is_base": True}, scheduler,
-            )  # fmt: skip
-            if base[0] is result:  # not that of the pipeline alone, which this search has given up
-                summary["pictures"].setdefault(summary["files"]["base"][0], base[1].candidate.id)
-        prompts.append(summary)
+        base = _base(result, plain, i)
+        shown = _shown(result, i, base, RUNNERS_OF_CLIPS if left is None else RUNNERS)
+        decoded = _decoded(result, base, shown if left is not None else [*shown, *ranked], left is None)
+        if left is None:
+            best = [decoded[id(e)] for e in ranked]
+        else:
+            best, left = left[: len(ranked)], left[len(ranked) :]
+        own = None if base is None else decoded[id(base[1])]
+        prompts.append(
+            _write_prompt(
+                folder, request, result, i, list(zip(best, ranked, strict=True)), own, base, scheduler
+            )
+        )
         rows.append(_row(result, i, shown, decoded, base))
     sheets = _write_sheets(folder, rows, _title(request, result, sampler))
     record = _record(request, result, sampler, budget, seconds, plain) | {
@@ -83,6 +67,48 @@ def write(
     }
     folder.write_json("run.json", record)
     return record
+
+
+def _decoded(
+    result: SearchResult, base: Base | None, entries: Sequence[Entry], singly: bool
+) -> dict[int, Item]:
+    """Pictures or clips by their entry's id; one after the other where they are large."""
+    found: dict[int, Item] = {}
+    for owner, some in _owned(result, base, list({id(e): e for e in entries}.values())):
+        for part in [[e] for e in some] if singly else [some]:
+            found |= dict(zip([id(e) for e in part], owner.media(part), strict=True))
+    return found
+
+
+def _write_prompt(
+    folder: RunFolder,
+    request: Request,
+    result: SearchResult,
+    i: int,
+    best: Sequence[tuple[Item, Entry]],
+    own: Item | None,
+    base: Base | None,
+    scheduler: str,
+) -> dict[str, Any]:
+    """The files of one prompt, and what run.json says of it."""
+    summary = _summary(result, i, base)
+    stem = f"{i:03d}-" if len(result.prompts) > 1 else ""
+    again = {"genscale": __version__, "versions": versions(), "request": request.as_dict(), **summary}
+    files = [
+        pictures.write(folder, name, item, request, again | _shows(name, entry), scheduler)
+        for n, (item, entry) in enumerate(best, 1)
+        for name in (f"{stem}best" + (f"-{n}" if n > 1 else ""),)
+    ]
+    summary["files"] = {"best": [name for names in files for name in names]}
+    summary["pictures"] = {names[0]: e.candidate.id for names, (_, e) in zip(files, best, strict=True)}
+    if base is not None and own is not None:
+        summary["files"]["base"] = pictures.write(
+            folder, f"{stem}base", own, request,
+            again | _shows(f"{stem}base", base[1]) | {"is_base": True}, scheduler,
+        )  # fmt: skip
+        if base[0] is result:  # not that of the pipeline alone, which this search has given up
+            summary["pictures"].setdefault(summary["files"]["base"][0], base[1].candidate.id)
+    return summary
 
 
 def entry_dict(result: SearchResult, entry: Entry | None) -> dict[str, Any] | None:
@@ -213,7 +239,7 @@ def _row(
             label = {0: "base = best", None: "base"}.get(place, f"base ({label})")
         elif own is not None:
             note = f"{result.total(entry) - own[0].total(own[1]):+.3f}"
-        tiles.append(Tile(item, label, _score_lines(entry), note, winner=place == 0))
+        tiles.append(Tile.of(item, label, _score_lines(entry), note, winner=place == 0))
     return Row(result.prompts[i], tuple(tiles))
 
 

@@ -119,7 +119,7 @@ def _rows(
         for (label, c), item in zip(picks, media, strict=True):
             lines = [f"candidate {c}", f"searched  {pool[c].total:.4g}"]
             lines += [f"{v['verifier']}  {_score(v['prompts'][n], c):.4g}" for v in found]
-            tiles.append(Tile(item, label, tuple(lines), winner=label == "won"))
+            tiles.append(Tile.of(item, label, tuple(lines), winner=label == "won"))
         rows.append(Row(told["prompt"], tuple(tiles)))
     return rows
 

@@ -100,8 +100,7 @@ def _tile(
     gain = "" if base is None or entry is base else f"{result.total(entry) - result.total(base):+.3f}"
     lines = [f"{name}  {value:.4g}" for name, value in (entry.scores | entry.select).items()]
     lines += [f"{name}  {value:.4g}  (held out)" for name, value in entry.report.items()]
-    still = item[len(item) // 2] if isinstance(item, list) else item
-    return Tile(still, label, tuple(lines), gain, winner=place == 1)
+    return Tile.of(item, label, tuple(lines), gain, winner=place == 1)
 
 
 def records(result: SearchResult, prompt: int = 0) -> list[dict[str, Any]]:

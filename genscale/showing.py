@@ -132,7 +132,7 @@ def _rows(run: Kept, decode: Show) -> list[Row]:
             place = ranking.index(final) + 1
             label = "best so far" if place == 1 else f"number {place}"
             label = label if final is not base else "base" + (" = best so far" if place == 1 else "")
-            tiles.append(Tile(item, label, _lines(final), winner=place == 1))
+            tiles.append(Tile.of(item, label, _lines(final), winner=place == 1))
         rows.append(Row(run.request.prompts[i], tuple(tiles)))
     return rows
 

@@ -422,8 +422,9 @@ def open_run(
     on_event: Callable[[Event], None],
     stop: Stop | None = None,
     halt: Callable[[], bool] = lambda: False,
+    finish: bool = True,
 ) -> tuple[SearchResult, Any]:
-    """Search, and let the pipeline finish: (result, the pipeline's output)."""
+    """Search, and let the pipeline finish, unless told not to: (result, the pipeline's output or None)."""
     run.judged = roles.calls > 0
     processes = run.processes()
     each = sum(processes[0]["evaluations"])
@@ -468,10 +469,12 @@ def open_run(
         x = torch.stack([e.x for e in entries if e.x is not None])
         return run.decode(x, tuple(e.prompt for e in entries))
 
-    latents = torch.stack([x for rows in winners for x in rows])
     result = SearchResult(
         tuple(searches), tuple(archive.entries), run.ledger, budget, run.seeds[0], decode, stopped
     )
+    if not finish:
+        return result, None
+    latents = torch.stack([x for rows in winners for x in rows])
     with run.ledger.clock("decode"):
         prompts = tuple(s.index for s, rows in zip(searches, winners, strict=True) for _ in rows)
         output = run.finish(latents, prompts, decode_batch)

@@ -59,9 +59,21 @@ class Scaled:
         fails (what was found stays in the archive), KeyboardInterrupt before anything was finished;
         after that an interrupt returns the best so far.
         """
-        arguments = Arguments(self.pipe, args, kwargs)
-        run = Run(self.pipe, arguments, self.mix, self.models)
-        result, output = open_run(
+        result, output = self._searched(args, kwargs, finish=True)
+        return _attach(output, result)
+
+    def search(self, *args: Any, **kwargs: Any) -> SearchResult:
+        """The same without the pipeline's output: nothing more is decoded, so memory does not grow with the prompts.
+
+        `result.media(entries)` decodes what is asked for. Raises as the call does.
+        """
+        return self._searched(args, kwargs, finish=False)[0]
+
+    def _searched(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], finish: bool
+    ) -> tuple[SearchResult, Any]:
+        run = Run(self.pipe, Arguments(self.pipe, args, kwargs), self.mix, self.models)
+        return open_run(
             run,
             self.sampler,
             self.roles,
@@ -74,8 +86,8 @@ class Scaled:
             on_event=self.on_event,
             stop=self.stop,
             halt=self.halt,
+            finish=finish,
         )
-        return _attach(output, result)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would cost. Nothing is generated or written."""

@@ -36,6 +36,7 @@ def furnish(folder: Path) -> None:
         ZOO[family].build().save_pretrained(where)
     _weights(folder)
     (folder / "prompts.txt").write_text(PROMPTS)
+    (folder / "captions.txt").write_text("a red circle moving left\na blue circle moving up\n")
     for name, colour in {"a.png": "red", "b.png": "blue", "photo.png": "grey", "mask.png": "white"}.items():
         Image.new("RGB", (32, 32), colour).save(folder / name)
     _made(folder)

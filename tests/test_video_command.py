@@ -322,6 +322,21 @@ def test_no_more_clips_are_decoded_at_once_than_allowed(given, monkeypatch):
     np.testing.assert_allclose(output.frames, whole.frames, atol=2e-5)
 
 
+def test_the_command_never_holds_more_than_one_clip_as_pixels(folders, run, monkeypatch):
+    """Judging, base, best and runners-up of every prompt; and no decode of all results at the end."""
+    seen, tail = [], Run._tail
+
+    def counted(self, given, latents, *more):
+        seen.append(len(latents))
+        return tail(self, given, latents, *more)
+
+    monkeypatch.setattr(Run, "_tail", counted)
+    words = ("--size", 16, "--frames", 5, "--steps", 2, "--verifier", "compressibility", "--candidates", 3)
+    folder, _ = run("a", "b", "--model", folders("wan"), *words, "--report", "none", "--images", 2)
+    assert set(seen) == {1}
+    assert len(list(folder.glob("*-best-2.mp4"))) == 2
+
+
 def test_results_that_do_not_fit_are_decoded_one_by_one(monkeypatch):
     pipe = ZOO["wan"].build()
     tail, seen = Run._tail, []
