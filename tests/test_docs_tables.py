@@ -43,7 +43,7 @@ def test_ci_runs_the_second_command_of_the_readme() -> None:
     second = [block.code.strip() for block in blocks(README) if block.language == "sh"][1]
     assert second.startswith("python3 -m venv .venv && ")
     assert second in run.splitlines()
-    assert re.search(r"^\.venv/bin/mkdocs build --strict(?!.*--quiet$)", run, re.M)
+    assert re.search(r"\.venv/bin/mkdocs build --strict(?! -)", run)
 
 
 def test_no_placeholder_is_left() -> None:
