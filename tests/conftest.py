@@ -7,6 +7,15 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A real one; skipped where there is none."""
+    from tests.chromium import opened
+
+    with opened() as running:
+        yield running
+
+
 @pytest.fixture
 def genscale(capsys):
     """Run a command: (exit code, stdout, stderr)."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,30 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests import chromium
+from tests.chromium import PHONE
+
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'genscale[demo]'")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="a browser is driven by playwright: pip install playwright"
-)
-
-
-def chromium() -> str | None:
-    """A Chromium of this machine, or playwright's own (`playwright install chromium`)."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    own = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache/ms-playwright"))
-    return found or next(map(str, own.glob("chromium-*/chrome-linux*/chrome")), None)
-
-
-CHROMIUM = chromium()
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None,
-    reason="no Chromium on this machine: install the package chromium, or `playwright install chromium`",
-)
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking",
-    "--disable-component-update --disable-sync",
-)
-PHONE = {"width": 390, "height": 844}
 LONG = 20_000  # NFE of a search that is not waited for
 OVER = "#status .gs-good, #status .gs-bad"
 
@@ -60,15 +38,7 @@ def address(out: Path) -> Iterator[str]:
     assert found["address"].startswith("http://127.0.0.1:")
     yield found["address"]
     ran.send_signal(signal.SIGINT)
-    assert ran.wait(30) in (0, 130)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as run:
-        running = run.chromium.launch(executable_path=CHROMIUM, args=" ".join(FLAGS).split())
-        yield running
-        running.close()
+    assert ran.wait(60) in (0, 130)
 
 
 class Tab:
@@ -76,7 +46,7 @@ class Tab:
 
     def __init__(self, browser: Any, address: str, **context: Any) -> None:
         self.address, self.asked, self.wrong = address, list[str](), list[str]()
-        self.context = browser.new_context(**context)
+        self.context = chromium.context(browser, **context)
         self.page = self.context.new_page()
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on(
@@ -84,7 +54,7 @@ class Tab:
         )
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.goto(address)
-        self.page.wait_for_selector("#plan strong", timeout=60_000)
+        self.page.wait_for_selector("#plan strong")
 
     def fill(self, prompt: str | None = None, options: str | None = None, nfe: int | None = None) -> None:
         if prompt is not None:
@@ -106,7 +76,7 @@ class Tab:
         self.page.click("#search")
 
     def until_over(self) -> str:
-        self.page.wait_for_selector(OVER, timeout=60_000)
+        self.page.wait_for_selector(OVER)
         return str(self.page.inner_text("#status"))
 
     def scores(self, selector: str = "#table tbody td:nth-child(3)") -> list[float]:
@@ -143,7 +113,7 @@ def test_the_gallery_fills_and_stop_keeps_the_best(tab: Tab, tmp_path: Path) -> 
     counts = [0]
     for _ in range(3):
         more = f"document.querySelectorAll('#gallery .gs-tile').length > {counts[-1]}"
-        page.wait_for_function(more, timeout=60_000)
+        page.wait_for_function(more)
         counts.append(page.locator("#gallery .gs-tile").count())
         assert page.is_enabled("#stop")
         assert not page.is_enabled("#search")
@@ -223,14 +193,14 @@ def test_bad_input_is_one_sentence_on_the_page(tab: Tab) -> None:
     tab.page.wait_for_function("document.querySelector('#status').innerText.includes('2nfe is too small')")
     tab.fill(nfe=40)
     tab.search()
-    tab.page.wait_for_selector("#status .gs-good", timeout=60_000)
+    tab.page.wait_for_selector("#status .gs-good")
 
 
 def test_two_pages_wait_for_each_other_and_share_nothing(tab: Tab, browser: Any, address: str) -> None:
     other = Tab(browser, address)
     tab.fill(options="wave=1", nfe=LONG)
     tab.search()
-    tab.page.wait_for_selector("#gallery .gs-tile", timeout=60_000)
+    tab.page.wait_for_selector("#gallery .gs-tile")
     other.fill(nfe=80)
     other.search()
     other.page.wait_for_selector("text=1 search is before yours")
@@ -249,7 +219,7 @@ def test_a_page_that_is_closed_ends_its_search(tab: Tab, browser: Any, address: 
     other = Tab(browser, address)
     other.fill(prompt="two black stars", options="wave=1", nfe=LONG)
     other.search()
-    other.page.wait_for_selector("#gallery .gs-tile", timeout=60_000)
+    other.page.wait_for_selector("#gallery .gs-tile")
     other.close()
     tab.fill(nfe=40)
     tab.search()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests import chromium
+from tests.chromium import PHONE
 from tests.test_site import site as site  # the same fixture, built once more for this file
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking",
-    "--disable-component-update --disable-sync",
-)
-PHONE = {"width": 390, "height": 844}
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -39,14 +30,6 @@ def address(site: Path) -> Iterator[str]:
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as run:
-        chromium = run.chromium.launch(executable_path=CHROMIUM, args=" ".join(FLAGS).split())
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def asked() -> list[str]:
     """What the page has asked for, anywhere."""
@@ -55,7 +38,7 @@ def asked() -> list[str]:
 
 @pytest.fixture
 def page(browser: Any, asked: list[str]) -> Iterator[Any]:
-    context = browser.new_context()
+    context = chromium.context(browser)
     tab = context.new_page()
     tab.on("request", lambda request: asked.append(request.url))
     yield tab
@@ -76,7 +59,7 @@ def test_pages_fit_a_phone_and_ask_nobody_else(page: Any, address: str, asked: l
 def test_search_finds_a_sampler(page: Any, address: str, asked: list[str]) -> None:
     page.goto(f"{address}/index.html")
     page.fill("input.md-search__input", "successive_halving")
-    page.wait_for_selector("article.md-search-result__article", timeout=15_000)
+    page.wait_for_selector("article.md-search-result__article")
     assert page.locator("a.md-search-result__link").first.is_visible()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
