@@ -16,7 +16,7 @@ FLAGS = (
     "--disable-component-update --disable-sync",
 )
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 180_000  # ms: CI has two cores, and other tests run beside
+PATIENCE = 90_000  # ms: CI has two cores, and other tests run beside
 
 
 @contextmanager
