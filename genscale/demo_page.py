@@ -183,6 +183,9 @@ class _View:
 def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
     """What happens on which event. None of it is offered as an interface for programs."""
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # Only searches go through the queue: where a short event of the same page ends just then, the server closes the
+    # stream on which the page waits for the other's messages.
+    at_once: dict[str, Any] = {**private, "queue": False}
     buttons = [form.search, form.stop, view.prompts]
 
     def search(request: gr.Request, *fields: Any) -> Iterator[list[Any]]:
@@ -250,26 +253,26 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
         **private,
     )
     form.search.click(None, js=TO_STATUS)
-    form.stop.click(stop, None, form.stop, queue=False, **private)
-    view.prompts.input(look, view.prompts, view.outputs, queue=False, **private)
+    form.stop.click(stop, None, form.stop, **at_once)
+    view.prompts.input(look, view.prompts, view.outputs, **at_once)
     form.sampler.input(
         lambda name: (_about(name), _options(name), ""),
         form.sampler,
         [form.about, form.known, form.options],
-        **private,
+        **at_once,
     )
     form.model.input(
         lambda name, prompt: _for_model(studio, name, prompt),
         [form.model, form.prompt],
         [form.prompt, form.verifiers, form.report, form.steps, form.guidance],
-        **private,
+        **at_once,
     )
     gr.on(
         [
             page.load, form.prompt.blur, form.options.blur, form.nfe.release, form.nfe.change,
             *(c.change for c in (form.model, form.sampler, form.verifiers, form.report, form.steps, form.guidance)),
         ],
-        plan, form.inputs, form.plan, trigger_mode="always_last", concurrency_limit=4, **private,
+        plan, form.inputs, form.plan, trigger_mode="always_last", **at_once,
     )  # fmt: skip
     page.unload(leave)
 

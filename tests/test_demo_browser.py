@@ -18,7 +18,7 @@ from tests import chromium
 from tests.chromium import PHONE
 
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'genscale[demo]'")
-# Where both cores are busy, the page now and then loses a message (about one test in a hundred): seen, not explained.
+# Where one search follows another at once, the server may close the stream that the page listens to.
 pytestmark = pytest.mark.flaky(reruns=2)
 LONG = 20_000  # NFE of a search that is not waited for
 OVER = "#status .gs-good, #status .gs-bad"
