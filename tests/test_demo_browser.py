@@ -19,7 +19,7 @@ from tests.chromium import PHONE
 
 pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'genscale[demo]'")
 # Where one search follows another at once, the server may close the stream that the page listens to.
-pytestmark = pytest.mark.flaky(reruns=2)
+pytestmark = pytest.mark.flaky(reruns=3)
 LONG = 20_000  # NFE of a search that is not waited for
 OVER = "#status .gs-good, #status .gs-bad"
 
