@@ -37,8 +37,8 @@ def calibrate_steps(ctx: typer.Context, **given: Any) -> int:
     from genscale.progress import Display, plain_warnings
     from genscale.request import Request
 
-    as_json, drawn = given["as_json"], {k: v for k, v in given.items() if k != "candidates"}
-    request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(drawn))
+    as_json = given["as_json"]
+    request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(given))
     with plain_warnings():
         folder, found = calibrate(
             request, given["candidates"], given["threshold"], given["out"], Display(quiet=as_json)

@@ -56,8 +56,6 @@ def for_clips(request: Any, given: dict[str, Any]) -> Any:
     if not request.report and not given["report"]:
         steering = {*(more.get("verifiers") or request.verifiers), *request.select}
         more["report"] = tuple(name for name in REPORT if not any(name in spec for spec in steering))
-    if given["batch_size"] is None and given["from_"] is None:
-        more["batch_size"] = 1
-    if given["decode_batch"] is None and given["from_"] is None:
-        more["decode_batch"] = 1
+    if given["from_"] is None:
+        more |= {name: 1 for name in ("batch_size", "decode_batch") if given[name] is None}
     return replace(request, **more)

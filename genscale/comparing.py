@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genscale import __version__, comparison_pictures, generation, plugins
+from genscale import __version__, comparison_pictures, generation, jury
 from genscale import request as requests
 from genscale.budget import Budget
 from genscale.comparison import Comparison
@@ -94,7 +94,7 @@ def _shared(parts: Sequence[Parts]) -> list[Parts]:
         if not isinstance(verifier, str):  # one that looks at boxes of its own
             return verifier
         if verifier not in made:
-            made[verifier] = Named(verifier, plugins.make("verifier", verifier, {}))
+            made[verifier] = jury.made(verifier)
         return made[verifier]
 
     def panel(members: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:

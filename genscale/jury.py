@@ -34,8 +34,7 @@ def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str
     """The same, looking at the regions of a boxes file, too; each by the texts of these prompts."""
     cls = plugins.load("verifier", "boxes")
     boxes = cls.read(Path(file), prompts)
-    made = [Named(v, plugins.make("verifier", v, {})) if isinstance(v, str) else v for v, _ in members]
-    return [(cls(v, boxes), weight) for v, (_, weight) in zip(made, members, strict=True)]
+    return [(cls(made(v) if isinstance(v, str) else v, boxes), weight) for v, weight in members]
 
 
 def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
@@ -46,11 +45,14 @@ def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, floa
         cls = plugins.load("verifier", verifier) if isinstance(verifier, str) else verifier
         if getattr(cls, "judges_clips", False):
             return verifier
-        if isinstance(verifier, str):
-            return Named(verifier, frames(verifier, k=k))
-        return Named(verifier.name, frames(verifier, k=k))
+        return Named(verifier if isinstance(verifier, str) else verifier.name, frames(verifier, k=k))
 
     return [(lift(verifier), weight) for verifier, weight in members]
+
+
+def made(name: str) -> Named:
+    """A registered verifier with its defaults."""
+    return Named(name, plugins.make("verifier", name, {}))
 
 
 def foreign(specs: Sequence[str]) -> list[str]:
