@@ -15,6 +15,7 @@ from genscale import plugins
 from genscale.errors import Refusal
 from genscale.media import Media
 from genscale.verifiers.boxes_file import read_boxes
+from genscale.verifiers.checkpoints import check_pairs
 from genscale.verifiers.regions import VIEWS, Box
 
 BY = ("box", "area")
@@ -115,8 +116,7 @@ class Boxes:
 
     def _scores(self, pixels: Tensor, prompts: Sequence[str], judge: Any) -> Tensor:
         """All pictures and all their regions are judged in one call."""
-        if len(pixels) != len(prompts):
-            raise ValueError(f"{len(pixels)} pictures and {len(prompts)} prompts: give one for each.")
+        check_pairs(pixels, prompts)
         owners, texts, views, weights = list[int](), list[str](), list[Tensor](), list[float]()
         for i, prompt in enumerate(prompts):
             boxes = self.of(prompt) if self.share > 0 else ()

@@ -31,6 +31,17 @@ def check_settings(dtype: str | None, batch_size: int) -> None:
         raise Refusal(f"dtype '{dtype}' is unknown: give float32, bfloat16 or float16.")
 
 
+def runs_on(device: str | None, pixels: torch.device) -> torch.device:
+    """Where a verifier's model runs: its own device, else the pixels'. With its index: "cuda" and "cuda:0" are one."""
+    return torch.empty(0, device=device or pixels).device
+
+
+def check_pairs(pixels: Tensor, prompts: Sequence[str]) -> None:
+    """ValueError unless there is a prompt for each picture."""
+    if len(pixels) != len(prompts):
+        raise ValueError(f"{len(pixels)} pictures and {len(prompts)} prompts: give one for each.")
+
+
 def is_path(checkpoint: str) -> bool:
     """Whether it can only mean something on this machine, so that asking the hub for it is no use."""
     return Path(checkpoint).is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1

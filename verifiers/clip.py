@@ -15,7 +15,7 @@ import genscale
 from genscale.errors import Refusal
 from genscale.media import Media
 from genscale.shapes import GROUND
-from genscale.verifiers.checkpoints import Weightless, check_settings
+from genscale.verifiers.checkpoints import Weightless, check_pairs, check_settings, runs_on
 from genscale.verifiers.clip_checkpoints import BACKENDS, towers
 from genscale.verifiers.clip_towers import Towers
 
@@ -65,8 +65,7 @@ class Clip(Weightless):
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
-        if len(pixels) != len(prompts):
-            raise ValueError(f"{len(pixels)} pictures and {len(prompts)} prompts: give one for each.")
+        check_pairs(pixels, prompts)
         seen, named = self.embed(pixels), self._towers(pixels.device).texts(prompts)
         cosines = torch.einsum("n...d,nd->n...", seen, named)
         return cosines.flatten(1).mean(1) if cosines.ndim > 1 else cosines
@@ -92,7 +91,7 @@ class Clip(Weightless):
         self._towers(torch.device(device))
 
     def _towers(self, pixels: torch.device) -> Towers:
-        device = torch.empty(0, device=self.device or pixels).device  # "cuda" and "cuda:0" are one
+        device = runs_on(self.device, pixels)
         if device not in self._held:
             dtype = getattr(torch, self.dtype or "float32")
             self._held[device] = towers(

@@ -17,7 +17,15 @@ from genscale.errors import Refusal
 from genscale.media import Media
 from genscale.verifiers.affine import folded
 from genscale.verifiers.blip import UNUSED, Blip
-from genscale.verifiers.checkpoints import Weightless, check_settings, read, refusing, weights_file
+from genscale.verifiers.checkpoints import (
+    Weightless,
+    check_pairs,
+    check_settings,
+    read,
+    refusing,
+    runs_on,
+    weights_file,
+)
 from genscale.verifiers.clip_image import Preparation
 
 REPOSITORY, FILES = "THUDM/ImageReward", ("ImageReward.pt", "ImageReward.safetensors")
@@ -66,8 +74,7 @@ class ImageReward(Weightless):
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
-        if len(pixels) != len(prompts):
-            raise ValueError(f"{len(pixels)} pictures and {len(prompts)} prompts: give one for each.")
+        check_pairs(pixels, prompts)
         judge, frames = self._judge(pixels.device), pixels.shape[1] if pixels.ndim == 5 else 1
         tokens = judge.tokens(prompts).repeat_interleave(frames, dim=0)
         rows = zip(
@@ -83,7 +90,7 @@ class ImageReward(Weightless):
         self._judge(torch.device(device))
 
     def _judge(self, pixels: torch.device) -> _Judge:
-        device = torch.empty(0, device=self.device or pixels).device
+        device = runs_on(self.device, pixels)
         if device not in self._held:
             dtype = getattr(torch, self.dtype or "float32")
             key = (self.checkpoint, self.tokenizer, device, dtype)

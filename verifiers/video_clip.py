@@ -17,6 +17,7 @@ from genscale.errors import Refusal
 from genscale.media import Media
 from genscale.moving_shapes import DIRECTIONS, FRAMES, KINDS, SIZE
 from genscale.shapes import COLOURS
+from genscale.verifiers.checkpoints import runs_on
 
 FOLDER = Path(genscale.__file__).parent / "models" / "shapes-video-clip"
 WORDS = ("", "a", "and", "moving", *COLOURS, *KINDS, *DIRECTIONS)  # "" fills up
@@ -115,7 +116,7 @@ class ShapesVideoClip:
         self._towers(torch.device(device))
 
     def _towers(self, pixels: torch.device) -> Towers:
-        device = torch.empty(0, device=self.device or pixels).device
+        device = runs_on(self.device, pixels)
         if device not in self._held:
             self._held[device] = read(FOLDER).to(device)
         return self._held[device]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genscale.errors import Refusal
 from genscale.media import Media
-from genscale.verifiers.checkpoints import Weightless, check_settings
+from genscale.verifiers.checkpoints import Weightless, check_pairs, check_settings, runs_on
 from genscale.verifiers.qwen_vl import QwenVl, qwen_vl
 
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'  # the paper's
@@ -70,8 +70,7 @@ class VqaScore(Weightless):
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
-        if len(pixels) != len(prompts):
-            raise ValueError(f"{len(pixels)} pictures and {len(prompts)} prompts: give one for each.")
+        check_pairs(pixels, prompts)
         model, frames = self._model(pixels.device), pixels.shape[1] if pixels.ndim == 5 else 1
         questions = [self.question.replace("{prompt}", p) for p in prompts for _ in range(frames)]
         flat, scores = pixels.flatten(0, -4), []
@@ -94,7 +93,7 @@ class VqaScore(Weightless):
         return logits[:, answer] - others.logsumexp(1)
 
     def _model(self, pixels: torch.device) -> QwenVl:
-        device = torch.empty(0, device=self.device or pixels).device
+        device = runs_on(self.device, pixels)
         if device not in self._held:
             dtype = getattr(torch, self.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
             self._held[device] = qwen_vl(self.checkpoint, self.max_pixels, device, dtype)
