@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.archive import Archive
-from genscale.budget import Budget
-from genscale.engine import Engine
+from genscale.engine.archive import Archive
+from genscale.engine.budget import Budget
+from genscale.engine.engine import Engine
 from genscale.key import Key
-from genscale.ledger import Ledger
+from genscale.engine.ledger import Ledger
 from genscale.media import Media
-from genscale.panel import Juror, Panel, Roles
-from genscale.particles import Memory, Particles
-from genscale.prediction import View
-from genscale.process import Prior
-from genscale.protocol import Output, Verifier
-from genscale.schedule import Level, NoiseSchedule
-from genscale.search import Search
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.protocol.particles import Memory, Particles
+from genscale.diffusion.prediction import View
+from genscale.engine.process import Prior
+from genscale.protocol.interfaces import Output, Verifier
+from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.engine.search import Search
 
 DRAWS = 16  # from what a run found
 

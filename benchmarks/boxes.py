@@ -27,7 +27,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import genscale
-from genscale.shapes import COLOURS, KINDS, SIZE, fresh_prompts, parse
+from genscale.toy.shapes import COLOURS, KINDS, SIZE, fresh_prompts, parse
 from genscale.verifiers.boxes import Boxes
 from genscale.verifiers.regions import Box
 from genscale.verifiers.shapes import detect, satisfies

@@ -24,10 +24,10 @@ from torch import Tensor
 
 import genscale
 from benchmarks.live_memory import LiveMemory
-from genscale.kernel import Ddim
-from genscale.particles import draw
-from genscale.pipelines.graphs import Graphs, _again, _block
-from genscale.protocol import BACKWARD, Denoise, Gradient, Score, Solve
+from genscale.diffusion.kernels import Ddim
+from genscale.protocol.particles import draw
+from genscale.pipelines.differentiable_models import Graphs, _again, _block
+from genscale.protocol.interfaces import BACKWARD, Denoise, Gradient, Score, Solve
 
 STEPS = 16
 CALLS = (1, 2, 4, 8, 15)

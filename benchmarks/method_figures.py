@@ -57,7 +57,7 @@ def write(out: Path, kind: str = "svg") -> list[Path]:
 
 def figures() -> dict[str, Callable[[], Figure]]:
     """What there is to draw, by file name without ending."""
-    from genscale.plugins import found
+    from genscale.plugins.registry import found
 
     made: dict[str, Callable[[], Figure]] = {}
     for name in found("sampler"):

@@ -18,8 +18,8 @@ from typing import Any
 
 import genscale
 from benchmarks.method_tables import index, measured
-from genscale import plugins
-from genscale.docstrings import explained
+from genscale.plugins import registry as plugins
+from genscale.plugins.docstrings import explained
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
 CALL = {"num_inference_steps": 8, "guidance_scale": 3.0}

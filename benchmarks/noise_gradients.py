@@ -24,7 +24,7 @@ import torch
 
 import genscale
 from benchmarks.shapes import Table
-from genscale.shapes import PROMPTS
+from genscale.toy.shapes import PROMPTS
 
 # As they come, but for ditto2, whose one call shows nothing of the picture on a model that is not distilled.
 PUBLISHED: dict[str, Any] = {"warmup": 0.0, "trials": 0}

@@ -20,9 +20,9 @@ import torch
 from shapes import interval
 
 import genscale
-from genscale.mix import rlg
+from genscale.diffusion.mixtures import rlg
 from genscale.pipelines.loading import folder_of
-from genscale.shapes import PROMPTS
+from genscale.toy.shapes import PROMPTS
 from genscale.verifiers.clip import ShapesClip
 from genscale.verifiers.shapes import Shapes
 

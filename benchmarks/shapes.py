@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 import genscale
-from genscale.shapes import PROMPTS
+from genscale.toy.shapes import PROMPTS
 
 # What is compared at equal NFE: each as it comes, but for the number of particles, which is what the budget pays for.
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -19,7 +19,7 @@ import torch
 
 import genscale
 from genscale.media import Media
-from genscale.shapes import PROMPTS
+from genscale.toy.shapes import PROMPTS
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import genscale
-from genscale.moving_shapes import CATEGORIES, FRAMES, PROMPTS, SIZE, Prompt
+from genscale.toy.moving_shapes import CATEGORIES, FRAMES, PROMPTS, SIZE, Prompt
 from genscale.verifiers.moving_shapes import MovingShapes
 from genscale.verifiers.video_clip import LENGTH, ShapesVideoClip
 

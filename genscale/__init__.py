@@ -12,28 +12,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genscale.budget import Budget
+    from genscale.engine.budget import Budget
     from genscale.errors import BudgetExhausted, Refusal, VerifierError
     from genscale.key import Key
     from genscale.media import Media
-    from genscale.particles import Candidate, Particles
+    from genscale.protocol.particles import Candidate, Particles
     from genscale.pipelines.loading import load_pipeline
     from genscale.pipelines.scale import Scaled, scale
-    from genscale.protocol import Denoise, Prediction, Process, Sampler, Score, Scores, Solve, Verifier
-    from genscale.side_by_side import compare as compare
+    from genscale.protocol.interfaces import Denoise, Prediction, Process, Sampler, Score, Scores, Solve, Verifier
+    from genscale.results.compare import compare as compare
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "budget": ("Budget",),
+    "engine.budget": ("Budget",),
     "errors": ("BudgetExhausted", "Refusal", "VerifierError"),
     "key": ("Key",),
     "media": ("Media",),
-    "particles": ("Candidate", "Particles"),
+    "protocol.particles": ("Candidate", "Particles"),
     "pipelines.loading": ("load_pipeline",),
     "pipelines.scale": ("Scaled", "scale"),
-    "protocol": ("Denoise", "Prediction", "Process", "Sampler", "Score", "Scores", "Solve", "Verifier"),
-    "side_by_side": ("compare",),
+    "protocol.interfaces": ("Denoise", "Prediction", "Process", "Sampler", "Score", "Scores", "Solve", "Verifier"),
+    "results.compare": ("compare",),
 }
 
 

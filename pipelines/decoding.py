@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from genscale.media import Media
-from genscale.pipelines.arguments import Arguments
+from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.run import Run
 
 Decoder = Callable[[Tensor, Sequence[int]], Media]

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from genscale.errors import Refusal
-from genscale.guidance import FORMS, RULES, parse_call
-from genscale.mix import Mix, Moment, Source
-from genscale.pipelines.variants import Perturbed
-from genscale.plugins import did_you_mean
+from genscale.diffusion.guidance import FORMS, RULES, parse_call
+from genscale.diffusion.mixtures import Mix, Moment, Source
+from genscale.pipelines.model_variants import Perturbed
+from genscale.plugins.registry import did_you_mean
 
 SHORT = {
     "apg": "AdaptiveProjectedGuidance",

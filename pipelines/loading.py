@@ -16,9 +16,10 @@ from typing import Any
 
 import genscale
 from genscale.errors import Refusal
-from genscale.pipelines import placement, weights
+from genscale.pipelines import placement
+from genscale.pipelines import checkpoints as weights
 from genscale.pipelines.placement import first_line
-from genscale.quiet import quietly
+from genscale.quiet_libraries import quietly
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genscale import plugins
+from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 
 OFFLOADS = ("model", "sequential", "group")

@@ -10,40 +10,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.archive import Archive, Entry
-from genscale.budget import Budget
-from genscale.engine import Engine
+from genscale.engine.archive import Archive, Entry
+from genscale.engine.budget import Budget
+from genscale.engine.engine import Engine
 from genscale.errors import Refusal
-from genscale.events import Event
-from genscale.interpolant import LINEAR
+from genscale.engine.events import Event
+from genscale.diffusion.interpolants import LINEAR
 from genscale.key import Key
-from genscale.ledger import Ledger
+from genscale.engine.ledger import Ledger
 from genscale.media import Media
-from genscale.mix import Mix
-from genscale.panel import Roles
-from genscale.pipelines.arguments import Arguments, root_seeds
+from genscale.diffusion.mixtures import Mix
+from genscale.engine.verifier_roles import Roles
+from genscale.pipelines.bound_call import Arguments, root_seeds
 from genscale.pipelines.branches import Branches, BranchProbe, told_apart
-from genscale.pipelines.conductors import Decode, Probe, Serve
-from genscale.pipelines.desk import Desk
-from genscale.pipelines.elastic import NotElastic
-from genscale.pipelines.graphs import Graphs
+from genscale.pipelines.serve import Decode, Probe, Serve
+from genscale.pipelines.batch_exchange import Desk
+from genscale.pipelines.row_gather import NotElastic
+from genscale.pipelines.differentiable_models import Graphs
 from genscale.pipelines.loading import makes_clips
-from genscale.pipelines.media import as_media, joined_outputs, length
-from genscale.pipelines.memo import Memo
-from genscale.pipelines.mixing import Mixing
-from genscale.pipelines.noise import Replay, joined
-from genscale.pipelines.own_noise import OwnNoise, generator_states, restore_generators
-from genscale.pipelines.prior import find_prior
-from genscale.pipelines.schedules import read_schedule, timestep_of
+from genscale.pipelines.output_media import as_media, joined_outputs, length
+from genscale.pipelines.encoder_cache import Memo
+from genscale.pipelines.mixture_sources import Mixing
+from genscale.pipelines.noise_interception import Replay, joined
+from genscale.pipelines.pipeline_noise import OwnNoise, generator_states, restore_generators
+from genscale.pipelines.initial_latents import find_prior
+from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
 from genscale.pipelines.solver import OwnSolver, restarts
-from genscale.pipelines.stand_in import OffGrid
-from genscale.pipelines.visit import Conductor, Interrupted, NotInvertible, Templates, visit
-from genscale.prediction import View
-from genscale.process import Prior
-from genscale.protocol import Sampler
-from genscale.result import SearchResult
-from genscale.search import Search
-from genscale.stopping import Stop
+from genscale.pipelines.scheduler_proxy import OffGrid
+from genscale.pipelines.intercepted_call import Conductor, Interrupted, NotInvertible, Templates, visit
+from genscale.diffusion.prediction import View
+from genscale.engine.process import Prior
+from genscale.protocol.interfaces import Sampler
+from genscale.results.result import SearchResult
+from genscale.engine.search import Search
+from genscale.engine.stopping import Stop
 
 
 class Run:

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genscale import plugins
-from genscale.budget import Budget
+from genscale.plugins import registry as plugins
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
-from genscale.events import Event
-from genscale.mix import Mix
-from genscale.panel import Juror, Panel, Roles
-from genscale.pipelines.arguments import Arguments
-from genscale.pipelines.mixing import mix_of
+from genscale.engine.events import Event
+from genscale.diffusion.mixtures import Mix
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.pipelines.bound_call import Arguments
+from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.run import Run, open_run
-from genscale.plan import Plan, plan
-from genscale.protocol import Sampler
-from genscale.result import SearchResult
-from genscale.stopping import Rule, Stop
+from genscale.engine.plan import Plan, plan
+from genscale.protocol.interfaces import Sampler
+from genscale.results.result import SearchResult
+from genscale.engine.stopping import Rule, Stop
 
 
 def _ignore(event: Event) -> None:
@@ -154,15 +154,15 @@ def scale(
     select: what picks the winner, if not the same. report: held out, only measures.
     budget: a Budget, or text such as "480nfe", "60s", "480nfe,60s"; NFE are counted per prompt.
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
-        joined by commas, or rules (genscale.stopping); each prompt by itself, whichever of this and the budget comes
+        joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the budget comes
         first. Looked at after each wave of the sampler: best_of_n(wave=4) stops sooner than the default 16.
     batch_size: latents through the model at once; halved when the accelerator's memory runs out.
     decode_batch: latents decoded and judged at once; None is batch_size for pictures, and 1 for clips, so that no more
         than one is held as pixels. Given, the results are decoded so, too; else as the pipeline itself decodes them.
     out: folder for the archive; a call with the same arguments resumes what is there.
     keep: how many of the best candidates keep their latents, for `result.search.media`.
-    on_event: told of progress (genscale.events).
-    mix: predictions to combine at every model call (genscale.mix): a Mix such as `rlg("base", 1.6)`, or texts such as
+    on_event: told of progress (genscale.engine.events).
+    mix: predictions to combine at every model call (genscale.diffusion.mixtures): a Mix such as `rlg("base", 1.6)`, or texts such as
         "base:-0.6", "prompt=a dog:0.3", "weak:-1"; the pipeline's own prediction has what is left to 1.
     guide: how the branches of classifier-free guidance are combined, in place of the pipeline's own rule: a Mix such as
         `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)",

@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.affordable import affordable, rounds_of
+from genscale.algorithms.budget_planning import affordable, rounds_of
 from genscale.errors import Refusal
-from genscale.geometry import neighbour
+from genscale.numerics.noise_sphere import neighbour
 from genscale.key import Key
-from genscale.particles import OWN, Candidate, draw
-from genscale.protocol import Ask, Process, Score, Scores, Solve
+from genscale.protocol.particles import OWN, Candidate, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 CYCLE = 50  # evaluations of a schedule whose length nothing tells, as published; then it begins again from the best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genscale.beam_search import BeamSearch
+from genscale.algorithms.beam_search import BeamSearch
 
 
 @dataclass(frozen=True)

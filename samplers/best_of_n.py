@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.errors import Refusal
-from genscale.halving import Halving
+from genscale.algorithms.successive_halving import Halving
 from genscale.key import Key
-from genscale.particles import draw
-from genscale.protocol import Ask, Process, Score, Solve
+from genscale.protocol.particles import draw
+from genscale.protocol.interfaces import Ask, Process, Score, Solve
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.ascent import Momentum, clipped
-from genscale.noise_gradient import NoiseGradient, of_points
-from genscale.prompt_category import trust
-from genscale.protocol import Graded, Process, Scores
+from genscale.numerics.optimisers import Momentum, clipped
+from genscale.algorithms.noise_ascent import NoiseGradient, of_points
+from genscale.algorithms.prompt_category import trust
+from genscale.protocol.interfaces import Graded, Process, Scores
 
 
 @dataclass(frozen=True)

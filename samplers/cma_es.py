@@ -17,8 +17,8 @@ from torch import Tensor
 
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.protocol import Ask, Process
-from genscale.subspace import Climb, Strategy
+from genscale.protocol.interfaces import Ask, Process
+from genscale.algorithms.subspace_evolution import Climb, Strategy
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genscale.kernel import Kernel
-from genscale.particle_filter import ParticleFilter
+from genscale.diffusion.kernels import Kernel
+from genscale.algorithms.particle_filter import ParticleFilter
 
 
 @dataclass(frozen=True)

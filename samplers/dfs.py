@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale.affordable import within
+from genscale.algorithms.budget_planning import within
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.kernel import Kernel
+from genscale.diffusion.kernels import Kernel
 from genscale.key import Key
-from genscale.particle_filter import outside
-from genscale.particles import Particles, branch, draw
-from genscale.protocol import Ask, Process, Score, Scores, Solve
-from genscale.remainder import remainder
+from genscale.algorithms.particle_filter import outside
+from genscale.protocol.particles import Particles, branch, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
+from genscale.algorithms.leftover_budget import remainder
 
 UNLIMITED = 16  # paths when neither the user nor a budget says how many
 

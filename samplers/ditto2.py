@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from genscale.ascent import Adam
-from genscale.noise_gradient import NoiseGradient
-from genscale.protocol import Process
+from genscale.numerics.optimisers import Adam
+from genscale.algorithms.noise_ascent import NoiseGradient
+from genscale.protocol.interfaces import Process
 
 
 @dataclass(frozen=True)

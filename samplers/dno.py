@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.ascent import Adam, rowwise
+from genscale.numerics.optimisers import Adam, rowwise
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.kernel import Ddim, Kernel
+from genscale.diffusion.kernels import Ddim, Kernel
 from genscale.key import Key
-from genscale.noise_gradient import Climb, NoiseGradient, Rows
-from genscale.particles import Candidate, Particles
-from genscale.protocol import Ask, Denoise, Graded, Prediction, Process, Score, Scores, Solve
+from genscale.algorithms.noise_ascent import Climb, NoiseGradient, Rows
+from genscale.protocol.particles import Candidate, Particles
+from genscale.protocol.interfaces import Ask, Denoise, Graded, Prediction, Process, Score, Scores, Solve
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from genscale.tree_search import TreeSearch
+from genscale.algorithms.tree_search import TreeSearch
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.affordable import within
+from genscale.algorithms.budget_planning import within
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.geometry import mix
-from genscale.kernel import Kernel, Own, parse
+from genscale.numerics.noise_sphere import mix
+from genscale.diffusion.kernels import Kernel, Own, parse
 from genscale.key import Key
-from genscale.particles import OWN, Candidate, Particles, cat, draw
-from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
-from genscale.remainder import remainder
+from genscale.protocol.particles import OWN, Candidate, Particles, cat, draw
+from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.algorithms.leftover_budget import remainder
 
 RULES = ("exchange", "paper")
 

@@ -12,17 +12,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.affordable import affordable
-from genscale.corrector import even_times, increment, subdued
+from genscale.algorithms.budget_planning import affordable
+from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.kernel import Ddim, Glass, Kernel, Own, Sde, parse
+from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, Sde, parse
 from genscale.key import Key
-from genscale.mix import total
-from genscale.particles import OWN, Particles, branch, draw
-from genscale.population import Population
-from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
-from genscale.remainder import remainder
-from genscale.weights import SCHEMES, ess, normalised, resample
+from genscale.diffusion.mixtures import total
+from genscale.protocol.particles import OWN, Particles, branch, draw
+from genscale.protocol.population import Population
+from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.algorithms.leftover_budget import remainder
+from genscale.numerics.resampling import SCHEMES, ess, normalised, resample
 
 UNLIMITED = 16  # particles when neither the user nor a budget says how many
 NOISE = 5.0  # noise-to-signal ratio from which on a run begins at noise

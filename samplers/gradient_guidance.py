@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.guided_steps import NORMALISE, GuidedSteps, Push
-from genscale.kernel import Ddim, Kernel, parse
+from genscale.algorithms.guided_steps import NORMALISE, GuidedSteps, Push
+from genscale.diffusion.kernels import Ddim, Kernel, parse
 from genscale.key import Key
-from genscale.particle_filter import outside
-from genscale.protocol import Ask, Process
-from genscale.remainder import remainder
+from genscale.algorithms.particle_filter import outside
+from genscale.protocol.interfaces import Ask, Process
+from genscale.algorithms.leftover_budget import remainder
 
 UNLIMITED = 4  # candidates when neither the user nor a budget says how many
 WAVE = 16

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale.affordable import cost_of, wave
+from genscale.algorithms.budget_planning import cost_of, wave
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.particles import Particles, branch, draw
-from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Solve
-from genscale.remainder import remainder
+from genscale.protocol.particles import Particles, branch, draw
+from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Solve
+from genscale.algorithms.leftover_budget import remainder
 
 
 @dataclass(frozen=True)

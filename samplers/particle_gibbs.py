@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.kernel import Kernel
+from genscale.diffusion.kernels import Kernel
 from genscale.key import Key
-from genscale.particle_filter import ParticleFilter
-from genscale.particle_pass import Pass, Path
-from genscale.population import Population
-from genscale.protocol import Ask, Process
-from genscale.remainder import remainder
-from genscale.weights import resample
+from genscale.algorithms.particle_filter import ParticleFilter
+from genscale.algorithms.particle_pass import Pass, Path
+from genscale.protocol.population import Population
+from genscale.protocol.interfaces import Ask, Process
+from genscale.algorithms.leftover_budget import remainder
+from genscale.numerics.resampling import resample
 
 SWEEPS = 4  # when neither the user nor a budget says how many
 

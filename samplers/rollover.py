@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.interpolant import rbf_times
-from genscale.kernel import Ddim, Glass, Kernel, Own, parse
+from genscale.diffusion.interpolants import rbf_times
+from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, parse
 from genscale.key import Key
-from genscale.particles import Particles, branch, cat, draw
-from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Scores, Solve
-from genscale.remainder import remainder
+from genscale.protocol.particles import Particles, branch, cat, draw
+from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.algorithms.leftover_budget import remainder
 
 CALLS = 500  # model calls a prompt of the paper's main table, where no budget says how many
 

@@ -14,12 +14,12 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genscale.affordable import within
+from genscale.algorithms.budget_planning import within
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.particle_filter import outside
-from genscale.particles import Candidate, Particles, draw
-from genscale.protocol import Ask, Process, Score, Scores, Solve
+from genscale.algorithms.particle_filter import outside
+from genscale.protocol.particles import Candidate, Particles, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
 
 _CLEAN = 1e-9  # a time that counts as 0, after the rounding of the steps that led there
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genscale.key import Key
-from genscale.subspace import Climb, Strategy
+from genscale.algorithms.subspace_evolution import Climb, Strategy
 
 
 @dataclass(frozen=True)

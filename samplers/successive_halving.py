@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.errors import Refusal
-from genscale.halving import Halving
+from genscale.algorithms.successive_halving import Halving
 from genscale.key import Key
-from genscale.protocol import Ask, Process
+from genscale.protocol.interfaces import Ask, Process
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genscale.beam_search import EVERY, BeamSearch
-from genscale.kernel import Kernel
+from genscale.algorithms.beam_search import EVERY, BeamSearch
+from genscale.diffusion.kernels import Kernel
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.affordable import affordable, rounds_of
+from genscale.algorithms.budget_planning import affordable, rounds_of
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.particles import Candidate, draw
-from genscale.protocol import Ask, Process, Score, Scores, Solve
+from genscale.protocol.particles import Candidate, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 WARMUP = 80  # published, of 400 evaluations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genscale.particle_filter import ParticleFilter
+from genscale.algorithms.particle_filter import ParticleFilter
 
 
 @dataclass(frozen=True)

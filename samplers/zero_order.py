@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 
 from genscale.errors import Refusal
-from genscale.geometry import neighbour
+from genscale.numerics.noise_sphere import neighbour
 from genscale.key import Key
-from genscale.particles import Candidate, draw
-from genscale.protocol import Ask, Process, Score, Scores, Solve
+from genscale.protocol.particles import Candidate, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 

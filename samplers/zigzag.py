@@ -6,13 +6,13 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from genscale.affordable import cost_of, wave
+from genscale.algorithms.budget_planning import cost_of, wave
 from genscale.errors import Refusal
-from genscale.kernel import Ddim
+from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
-from genscale.particles import OWN, Particles, branch, draw
-from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Solve
-from genscale.remainder import remainder
+from genscale.protocol.particles import OWN, Particles, branch, draw
+from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Solve
+from genscale.algorithms.leftover_budget import remainder
 
 ODE = Ddim(0.0)
 

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from genscale.archive import Archive
-from genscale.budget import Budget
-from genscale.engine import Engine, Roles
+from genscale.engine.archive import Archive
+from genscale.engine.budget import Budget
+from genscale.engine.engine import Engine, Roles
 from genscale.key import Key
-from genscale.ledger import Ledger
+from genscale.engine.ledger import Ledger
 from genscale.media import Media
-from genscale.mix import Mix, Moment, Source, Weighted
-from genscale.mixer import Mixer
-from genscale.noise_gradient import NoiseGradient
-from genscale.panel import Juror, Panel
-from genscale.particles import Memory, Particles
-from genscale.prediction import View
-from genscale.process import Prior
-from genscale.protocol import BACKWARD, Batch, Output
+from genscale.diffusion.mixtures import Mix, Moment, Source, Weighted
+from genscale.engine.mixture_batches import Mixer
+from genscale.algorithms.noise_ascent import NoiseGradient
+from genscale.engine.verifier_roles import Juror, Panel
+from genscale.protocol.particles import Memory, Particles
+from genscale.diffusion.prediction import View
+from genscale.engine.process import Prior
+from genscale.protocol.interfaces import BACKWARD, Batch, Output
 from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.annealing import Annealing
 from genscale.samplers.beam import Beam
@@ -64,9 +64,9 @@ from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
 from genscale.samplers.zigzag import Zigzag
-from genscale.schedule import NoiseSchedule
-from genscale.search import Search
-from genscale.stopping import Stop
+from genscale.diffusion.noise_schedule import NoiseSchedule
+from genscale.engine.search import Search
+from genscale.engine.stopping import Stop
 
 DIM = 3
 

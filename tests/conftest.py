@@ -19,7 +19,7 @@ def browser():
 @pytest.fixture
 def genscale(capsys):
     """Run a command: (exit code, stdout, stderr)."""
-    from genscale.cli import main
+    from genscale.cli.app import main
 
     def run(*words):
         capsys.readouterr()

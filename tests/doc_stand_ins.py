@@ -47,8 +47,8 @@ def furnish(folder: Path) -> None:
 
 def _made(folder: Path) -> None:
     """A picture of genscale's, and a clip of somebody else's."""
-    from genscale import film
-    from genscale.cli import main
+    from genscale.runs import video_files as film
+    from genscale.cli.app import main
 
     out = folder / "before"
     assert (

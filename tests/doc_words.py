@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from genscale import plugins
+from genscale.plugins import registry as plugins
 from tests.doc_blocks import ROOT
 
 ROOMS = "benchmarks|docs|examples|genscale|notebooks|pipelines|samplers|tests|training|verifiers"
@@ -19,7 +19,7 @@ def program() -> dict[str, Any]:
     """The commands by name."""
     import typer.main
 
-    from genscale.cli import app
+    from genscale.cli.app import app
 
     return dict(typer.main.get_command(app).commands)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from genscale.schedule import Level
+from genscale.diffusion.noise_schedule import Level
 
 
 def _weights() -> Tensor:

@@ -12,15 +12,15 @@ import pytest
 import torch
 from scipy import stats
 
-from genscale import sampler_options
-from genscale.budget import Budget
+from genscale.plugins import options as sampler_options
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.best_of_n import BestOfN
-from genscale.thompson import Belief, Tally
-from genscale.tree import Node, Tree
-from genscale.tree_policy import Thompson
+from genscale.numerics.thompson import Belief, Tally
+from genscale.algorithms.search_tree import Node, Tree
+from genscale.algorithms.tree_policies import Thompson
 from tests.analytic import run
 
 PRIOR = Belief(0.0, 1.0, 1.0, 0.1)

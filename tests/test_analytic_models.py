@@ -1,4 +1,4 @@
-"""`genscale.analytic`: its model against sums and a plain loop, and the engine on it against both."""
+"""`genscale.toy.analytic`: its model against sums and a plain loop, and the engine on it against both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from genscale import analytic
+from genscale.toy import analytic
 from genscale.errors import Refusal
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.reno import Reno

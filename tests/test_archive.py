@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from genscale.archive import Archive, Entry, read
-from genscale.budget import Budget
+from genscale.engine.archive import Archive, Entry, read
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
-from genscale.particles import Candidate, Memory, Particles, cat
+from genscale.protocol.particles import Candidate, Memory, Particles, cat
 from tests.analytic import SAMPLERS, run
 
 CANDIDATE = Candidate(3, "neighbour", (1, 2**32 - 1), 1, 0, {"cosine": 0.95})

@@ -15,22 +15,23 @@ import torch
 from torch import Tensor
 
 import genscale
-from genscale import beam_search, clusters
-from genscale.beam_search import Level
-from genscale.budget import Budget
-from genscale.clusters import covering, embedded, kmeans
+from genscale.algorithms import beam_search
+from genscale.numerics import clustering as clusters
+from genscale.algorithms.beam_search import Level
+from genscale.engine.budget import Budget
+from genscale.numerics.clustering import covering, embedded, kmeans
 from genscale.errors import Refusal
-from genscale.kernel import Transition, ddim_step
+from genscale.diffusion.kernels import Transition, ddim_step
 from genscale.key import Key
-from genscale.particle_filter import ParticleFilter
-from genscale.particles import draw
-from genscale.process import PromptProcess
+from genscale.algorithms.particle_filter import ParticleFilter
+from genscale.protocol.particles import draw
+from genscale.engine.process import PromptProcess
 from genscale.samplers.beam import Beam
 from genscale.samplers.dlbs import Dlbs
 from genscale.samplers.importance import Importance
 from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.treeg import TreeG
-from genscale.schedule import Level as NoiseLevel
+from genscale.diffusion.noise_schedule import Level as NoiseLevel
 from tests.analytic import DIM, Mixture, Run, process_of, run
 
 STEPS = 8

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genscale import jury
+from genscale.runs import verifier_specs as jury
 from genscale.errors import Refusal
 from genscale.media import Media
-from genscale.panel import Juror
-from genscale.shapes import COLOURS, KINDS, Scene, Shape, render
+from genscale.engine.verifier_roles import Juror
+from genscale.toy.shapes import COLOURS, KINDS, Scene, Shape, render
 from genscale.verifiers.boxes import Boxes
 from genscale.verifiers.boxes_file import read_boxes
 from genscale.verifiers.clip import ShapesClip

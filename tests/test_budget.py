@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-import genscale.archive
-from genscale.budget import Budget
+import genscale.engine.archive
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
-from genscale.panel import Juror, Panel, Roles
-from genscale.plan import plan
-from genscale.protocol import BACKWARD
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.engine.plan import plan
+from genscale.protocol.interfaces import BACKWARD
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
-from genscale.tree_search import TreeSearch
+from genscale.algorithms.tree_search import TreeSearch
 from tests.analytic import (
     CLIMBERS,
     SAMPLERS,
@@ -258,7 +258,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(genscale.archive.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(genscale.engine.archive.time, "monotonic", lambda: self.now)
 
     def work(self, per_row: float, per_batch: float = 0.0) -> Any:
         def on_batch(batch: Any, rows: Any) -> None:

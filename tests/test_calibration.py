@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 
 import tests.analytic as bed
-from genscale import plugins, scoring_window
-from genscale.agreement import Agreement, agreement, kept
-from genscale.budget import Budget
-from genscale.calibration import Calibration, Level, Previews
-from genscale.cli import main
+from genscale.plugins import registry as plugins
+from genscale.results import calibrated_options as scoring_window
+from genscale.numerics.rank_correlation import Agreement, agreement, kept
+from genscale.engine.budget import Budget
+from genscale.results.calibration import Calibration, Level, Previews
+from genscale.cli.app import main
 from genscale.errors import Refusal
 from genscale.pipelines.loading import folder_of
-from genscale.result import SearchResult
+from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 
 STEPS = 6
@@ -190,7 +191,7 @@ def test_the_table_is_that_of_the_scores() -> None:
 
 
 def test_a_rank_ensemble_compares_within_one_step() -> None:
-    from genscale.panel import Juror, Panel, Roles
+    from genscale.engine.verifier_roles import Juror, Panel, Roles
 
     def other(media: Any, prompts: Any) -> Any:
         return 1000 * media.pixels[:, 0, 0, 0].double()
@@ -437,7 +438,7 @@ def test_generate_refuses(
 
 
 def test_an_interrupt_leaves_nothing(genscale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genscale import generation
+    from genscale.runs import generate as generation
 
     def interrupted(*parts: Any) -> Any:
         raise KeyboardInterrupt

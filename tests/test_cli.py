@@ -9,11 +9,12 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
-from genscale import plugins, sampler_options
+from genscale.plugins import registry as plugins
+from genscale.plugins import options as sampler_options
 from genscale.errors import Refusal
 from genscale.pipelines.loading import EMBEDDED, folder_of
-from genscale.prompts import read_prompts
-from genscale.request import load_request
+from genscale.runs.prompt_files import read_prompts
+from genscale.runs.request import load_request
 from tests.zoo import ZOO
 
 STEPS = 2
@@ -257,7 +258,7 @@ def test_boxes_hold_for_each_prompt_and_are_gone_on_with_from_anywhere(
 
 
 class Plug:
-    """What an entry point is to genscale.plugins."""
+    """What an entry point is to genscale.plugins.registry."""
 
     def __init__(self, cls):
         self.load = lambda: cls
@@ -640,7 +641,7 @@ def test_version_help_and_a_wrong_command(genscale):
 
 def test_help_is_light():
     code = (
-        "import sys, genscale.cli\n"
+        "import sys, genscale.cli.app\n"
         "heavy = {'diffusers', 'transformers', 'open_clip', 'gradio', 'PIL'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -10,14 +10,16 @@ import pytest
 import typer
 from PIL import Image
 
-from genscale import comparing, generation, grid
-from genscale.cli import app
-from genscale.comparison import Comparison, Scores
-from genscale.contact_sheet import font
-from genscale.entries import Entry, entries
+from genscale.commands import compare_runs as comparing
+from genscale.runs import generate as generation
+from genscale.report import image_grid as grid
+from genscale.cli.app import app
+from genscale.results.comparison import Comparison, Scores
+from genscale.report.contact_sheet import font
+from genscale.commands.compare_entries import Entry, entries
 from genscale.errors import Refusal
-from genscale.preview import Preview
-from genscale.request import Request
+from genscale.runs.live_preview import Preview
+from genscale.runs.request import Request
 
 COMMANDS = typer.main.get_command(app).commands.items()
 PROMPTS = ("a red star", "a blue ring")
@@ -305,7 +307,7 @@ def test_the_shell_completes_names(line, wanted):
         "_GENSCALE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
     }  # fmt: skip
-    code = "import sys; sys.argv = ['genscale']; from genscale.cli import app, main; sys.exit(main())"
+    code = "import sys; sys.argv = ['genscale']; from genscale.cli.app import app, main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | told
     )

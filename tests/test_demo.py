@@ -18,16 +18,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from genscale import demo_words, plugins, provenance, request
-from genscale.cli import main
-from genscale.command_line import command
-from genscale.demo import application, offer
-from genscale.demo_curve import LiveCurve
-from genscale.demo_search import DONE, REFUSED, STOPPED, Job, Studio
-from genscale.demo_watch import Seen
-from genscale.demo_wish import Limits, Wish
+from genscale.demo import html as demo_words
+from genscale.plugins import registry as plugins
+from genscale.runs import file_metadata as provenance
+from genscale.runs import request
+from genscale.cli.app import main
+from genscale.demo.equivalent_command import command
+from genscale.demo.app import application, offer
+from genscale.demo.live_curve import LiveCurve
+from genscale.demo.jobs import DONE, REFUSED, STOPPED, Job, Studio
+from genscale.demo.live_view import Seen
+from genscale.demo.form import Limits, Wish
 from genscale.errors import Refusal
-from genscale.request import Request
+from genscale.runs.request import Request
 
 STAR = "a red star left of a blue ring"
 FEW = {"steps": 4, "seed": 7, "verifiers": ("shapes_clip",), "report": ("shapes",)}
@@ -220,7 +223,7 @@ def test_the_command_gives_the_same(studio: Studio, tmp_path: Path) -> None:
 def test_a_command_asks_for_what_its_request_asks_for(
     asked: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genscale import generation
+    from genscale.runs import generate as generation
 
     found: list[Request] = []
 
@@ -393,7 +396,7 @@ def test_what_one_client_may_have_under_way(studio: Studio) -> None:
 
 
 def test_pipelines_and_verifiers_are_loaded_once(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genscale import generation
+    from genscale.runs import generate as generation
 
     loads: list[str] = []
     real = generation.load_pipe
@@ -509,7 +512,7 @@ def test_a_model_that_is_not_there(genscale: Any, tmp_path: Path) -> None:
 def test_without_gradio_it_says_how_to_get_it() -> None:
     code = (
         "import sys; sys.modules['gradio'] = None\n"
-        "from genscale.cli import main; sys.exit(main(['demo', '--no-open', '--port', '0']))"
+        "from genscale.cli.app import main; sys.exit(main(['demo', '--no-open', '--port', '0']))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 2

@@ -32,7 +32,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(out: Path) -> Iterator[str]:
     """A demo in a process of its own, as a user starts it."""
-    code = "import sys, torch; torch.set_num_threads(1); from genscale.cli import main; sys.exit(main())"
+    code = "import sys, torch; torch.set_num_threads(1); from genscale.cli.app import main; sys.exit(main())"
     words = ["demo", "--no-open", "--json", "--port", "0", "--max-nfe", str(LONG), "--out", str(out)]
     ran = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
     assert ran.stdout is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genscale.plugins import found, load
+from genscale.plugins.registry import found, load
 from tests.doc_blocks import ROOT, blocks, commands
 
 README = (ROOT / "README.md").read_text()
@@ -52,7 +52,7 @@ def test_no_placeholder_is_left() -> None:
 
 MEASURED = (
     "README.md",
-    "genscale/stopping.py",
+    "genscale/engine/stopping.py",
     *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.stem != "index"),
 )
 GUIDES = [

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from genscale.archive import read
-from genscale.budget import Budget
+from genscale.engine.archive import read
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal, VerifierError
-from genscale.events import BatchHalved, Denoised, Scored
+from genscale.engine.events import BatchHalved, Denoised, Scored
 from genscale.media import Media
-from genscale.panel import Juror, Panel, Roles, mean_rank
-from genscale.result import SearchResult
+from genscale.engine.verifier_roles import Juror, Panel, Roles, mean_rank
+from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 from tests.analytic import SAMPLERS, Full, Run, first_coordinate, run
 

@@ -7,16 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from genscale import curves, kept, showing
-from genscale.archive import Entry
-from genscale.cli import main
-from genscale.curves import Curve, Panel
-from genscale.events import Denoised, Scored
-from genscale.intervals import Mean
+from genscale.report import score_curves as curves
+from genscale.runs import saved_run as kept
+from genscale.commands import show as showing
+from genscale.engine.archive import Entry
+from genscale.cli.app import main
+from genscale.report.score_curves import Curve, Panel
+from genscale.engine.events import Denoised, Scored
+from genscale.numerics.intervals import Mean
 from genscale.media import Media
-from genscale.particles import Candidate
-from genscale.preview import Preview
-from genscale.run_folder import RunFolder
+from genscale.protocol.particles import Candidate
+from genscale.runs.live_preview import Preview
+from genscale.runs.run_folder import RunFolder
 
 PROMPTS = ("a red star", "a blue ring")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.geometry import mix, neighbour, slerp
+from genscale.numerics.noise_sphere import mix, neighbour, slerp
 
 DRAWS = torch.Generator().manual_seed(0)
 X, Z = torch.randn(2, 5, 4, 8, 8, generator=DRAWS, dtype=torch.float64)

@@ -18,13 +18,13 @@ import genscale
 from benchmarks.gradient_memory import Probe, without_checkpoints
 from benchmarks.live_memory import LiveMemory
 from genscale.errors import Refusal
-from genscale.kernel import Ddim
+from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
-from genscale.mix import Source, Weighted
-from genscale.particles import draw
-from genscale.pipelines.graphs import Graphs
-from genscale.prediction import View
-from genscale.protocol import BACKWARD, Graded, Gradient, Score, Solve
+from genscale.diffusion.mixtures import Source, Weighted
+from genscale.protocol.particles import draw
+from genscale.pipelines.differentiable_models import Graphs
+from genscale.diffusion.prediction import View
+from genscale.protocol.interfaces import BACKWARD, Graded, Gradient, Score, Solve
 from tests.zoo import ZOO, text
 
 FAMILIES = ("flux", "sd3", "sdxl", "wan")  # sdxl is guided, wan makes clips
@@ -389,8 +389,8 @@ def test_small_gradients_are_not_lost_in_float16(sized: bool, monkeypatch: pytes
         return torch.autograd.grad(outputs, leaves, pull.to(outputs), again)
 
     if not sized:
-        monkeypatch.setattr("genscale.gradients.pulled_back", plain)
-        monkeypatch.setattr("genscale.unroll.pulled_back", plain)
+        monkeypatch.setattr("genscale.engine.gradient_batches.pulled_back", plain)
+        monkeypatch.setattr("genscale.engine.unrolled_calls.pulled_back", plain)
     half, whole = Keep(), Keep()
     called(built("flux", torch.float16), "flux", half, verifier=small)
     called(built("flux"), "flux", whole)
@@ -481,7 +481,7 @@ def test_a_decoder_that_draws_noise_draws_the_same_again(
     """... when it is computed again on the way back; the broken twin's checkpoint knows only torch's own generator."""
     if not again:
         plain = partial(partial, checkpoint, use_reentrant=False)
-        monkeypatch.setattr("genscale.pipelines.graphs._again", plain)
+        monkeypatch.setattr("genscale.pipelines.differentiable_models._again", plain)
     pipe = built("flux", torch.float64)
     decode = pipe.vae.decoder.mid_block.forward
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.archive import read
-from genscale.budget import Budget
+from genscale.engine.archive import read
+from genscale.engine.budget import Budget
 from genscale.errors import BudgetExhausted, Refusal
-from genscale.events import BatchHalved, Denoised, Differentiated
-from genscale.kernel import Ddim, Glass, Kernel, Own
+from genscale.engine.events import BatchHalved, Denoised, Differentiated
+from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own
 from genscale.key import Key
 from genscale.media import Media
-from genscale.panel import Juror, Panel, Roles
-from genscale.particles import draw
-from genscale.plan import plan
-from genscale.process import PromptProcess
-from genscale.protocol import BACKWARD, Graded, Gradient, Score, Solve
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.protocol.particles import draw
+from genscale.engine.plan import plan
+from genscale.engine.process import PromptProcess
+from genscale.protocol.interfaces import BACKWARD, Graded, Gradient, Score, Solve
 from tests.analytic import DIM, Full, Mixture, first_coordinate, process_of, run
 
 STEPS = 6
@@ -461,10 +461,10 @@ class Climb:
 @pytest.mark.parametrize("seconds", [1, 9, 14, 20, 30, 45, 60, 90, 1000])
 def test_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """A row of a call takes a second, one that is computed again and gone back through as long as it is charged."""
-    import genscale.archive
+    import genscale.engine.archive
 
     now = [0.0]
-    monkeypatch.setattr(genscale.archive.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(genscale.engine.archive.time, "monotonic", lambda: now[0])
 
     def work(batch: Any, rows: Any) -> None:
         now[0] += len(rows) * (2 + BACKWARD if batch.grad else 1)

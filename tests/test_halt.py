@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import genscale
-from genscale.events import Denoised, Scored
-from genscale.mix import Tempered
-from genscale.plugins import found, load
+from genscale.engine.events import Denoised, Scored
+from genscale.diffusion.mixtures import Tempered
+from genscale.plugins.registry import found, load
 from tests.zoo import ZOO
 
 PIPE = ZOO["stable_diffusion"].build()

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from genscale.interpolant import LINEAR, VP, Interpolant, named, rbf_times
-from genscale.prediction import clean_and_noise, convert
-from genscale.schedule import Level
+from genscale.diffusion.interpolants import LINEAR, VP, Interpolant, named, rbf_times
+from genscale.diffusion.prediction import clean_and_noise, convert
+from genscale.diffusion.noise_schedule import Level
 from tests.mixture import Line
 
 NAMES = ("linear", "vp", "cosine", "ve", "polynomial:2")

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from genscale.errors import Refusal
-from genscale.interpolant import LINEAR, VP, named
-from genscale.kernel import Ddim, Glass, Own, Sde, Transition, parse
+from genscale.diffusion.interpolants import LINEAR, VP, named
+from genscale.diffusion.kernels import Ddim, Glass, Own, Sde, Transition, parse
 from genscale.key import Key
-from genscale.prediction import View
-from genscale.schedule import Level, NoiseSchedule
+from genscale.diffusion.prediction import View
+from genscale.diffusion.noise_schedule import Level, NoiseSchedule
 from tests.mixture import Line
 
 BED, N, STEPS = Line(), 8000, 60
@@ -48,7 +48,7 @@ def sampled(kernel: Any, kind: str, seed: int = 0, drift: float = 1.0) -> Tensor
 
         def predicted(x: Tensor, level: Level, row: int = i) -> Tensor:
             x0, eps = BED.pair(x, level)
-            from genscale.prediction import convert
+            from genscale.diffusion.prediction import convert
 
             output = convert(kind, x0, eps, level.alpha, level.sigma)
             return torch.stack(view.pair(level, output, x))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from genscale.key import Key
-from genscale.particles import Candidate, draw
-from genscale.process import PromptProcess
+from genscale.protocol.particles import Candidate, draw
+from genscale.engine.process import PromptProcess
 from tests.analytic import process_of
 
 

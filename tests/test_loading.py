@@ -8,7 +8,8 @@ import torch
 
 import genscale
 from genscale.errors import Refusal
-from genscale.pipelines import placement, weights
+from genscale.pipelines import placement
+from genscale.pipelines import checkpoints as weights
 from genscale.pipelines.loading import EMBEDDED, folder_of, load_pipeline, takes
 from tests.zoo import ZOO
 

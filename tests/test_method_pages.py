@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import method_figures, method_pages, method_tables
 from benchmarks.method_results import PLAIN, drawn, tables
-from genscale import plugins, sampler_options
+from genscale.plugins import registry as plugins
+from genscale.plugins import options as sampler_options
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = DOCS / "methods"

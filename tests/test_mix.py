@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from genscale.errors import Refusal
-from genscale.guidance import Cfg, CfgPlusPlus
-from genscale.kernel import Ddim
-from genscale.mix import Moment, Source, Tempered, Weighted, autoguidance, compose, negate, rate, rlg
-from genscale.mixer import Mixer
-from genscale.particles import draw
-from genscale.prediction import PREDICTIONS, Limit, View, convert
-from genscale.protocol import Batch, Denoise, Output, Score, Solve
-from genscale.schedule import Level, NoiseSchedule
+from genscale.diffusion.guidance import Cfg, CfgPlusPlus
+from genscale.diffusion.kernels import Ddim
+from genscale.diffusion.mixtures import Moment, Source, Tempered, Weighted, autoguidance, compose, negate, rate, rlg
+from genscale.engine.mixture_batches import Mixer
+from genscale.protocol.particles import draw
+from genscale.diffusion.prediction import PREDICTIONS, Limit, View, convert
+from genscale.protocol.interfaces import Batch, Denoise, Output, Score, Solve
+from genscale.diffusion.noise_schedule import Level, NoiseSchedule
 from tests.analytic import Mixture, run
 
 STEPS = 8

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genscale.shapes import PROMPTS, SIZE, fresh_prompts, render, sample_scene
+from genscale.toy.shapes import PROMPTS, SIZE, fresh_prompts, render, sample_scene
 from genscale.verifiers.shapes import Shapes, detect, satisfies
 
 MODELS = Path(__file__).parents[1] / "genscale" / "models"

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from genscale.errors import Refusal
-from genscale.moving_shapes import (
+from genscale.toy.moving_shapes import (
     DIRECTIONS,
     EDGE,
     FRAMES,
@@ -25,7 +25,7 @@ from genscale.moving_shapes import (
     render,
     sample_scene,
 )
-from genscale.shapes import COLOURS, GROUND
+from genscale.toy.shapes import COLOURS, GROUND
 from genscale.verifiers.moving_shapes import MovingShapes, detect
 
 Clip = np.ndarray

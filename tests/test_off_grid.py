@@ -11,14 +11,14 @@ import torch
 
 import genscale
 from genscale.errors import Refusal
-from genscale.interpolant import rbf_times
-from genscale.kernel import Ddim
+from genscale.diffusion.interpolants import rbf_times
+from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
-from genscale.particles import draw
-from genscale.pipelines.schedules import timestep_of
-from genscale.pipelines.stand_in import OffGrid, stand_in
-from genscale.process import PromptProcess
-from genscale.protocol import Ask, Denoise, Prediction, Process, Score, Solve
+from genscale.protocol.particles import draw
+from genscale.pipelines.scheduler_levels import timestep_of
+from genscale.pipelines.scheduler_proxy import OffGrid, stand_in
+from genscale.engine.process import PromptProcess
+from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Solve
 from tests.analytic import process_of
 from tests.test_schedules import CONVERTED, FIRST_ORDER, WITH_ESTIMATE, Case, _view
 from tests.zoo import ZOO, with_scheduler

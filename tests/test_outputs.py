@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genscale import contact_sheet, film, pictures
-from genscale.contact_sheet import Row, Tile
+from genscale.report import contact_sheet
+from genscale.runs import video_files as film
+from genscale.runs import image_files as pictures
+from genscale.report.contact_sheet import Row, Tile
 from genscale.errors import Refusal
-from genscale.infotext import infotext, png_info
-from genscale.request import Request, from_dict, load_folder, load_request
-from genscale.run_folder import RunFolder
+from genscale.runs.png_metadata import infotext, png_info
+from genscale.runs.request import Request, from_dict, load_folder, load_request
+from genscale.runs.run_folder import RunFolder
 
 
 @pytest.fixture

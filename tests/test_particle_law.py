@@ -15,20 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale import particle_pass
-from genscale.archive import Archive
-from genscale.budget import Budget
-from genscale.engine import Engine
-from genscale.kernel import Ddim, Transition
+from genscale.algorithms import particle_pass
+from genscale.engine.archive import Archive
+from genscale.engine.budget import Budget
+from genscale.engine.engine import Engine
+from genscale.diffusion.kernels import Ddim, Transition
 from genscale.key import Key
-from genscale.ledger import Ledger
+from genscale.engine.ledger import Ledger
 from genscale.media import Media
-from genscale.panel import Juror, Panel, Roles
-from genscale.particle_pass import Pass, Pool
-from genscale.population import Population
-from genscale.prediction import View
-from genscale.process import Prior, PromptProcess
-from genscale.protocol import Output
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.algorithms.particle_pass import Pass, Pool
+from genscale.protocol.population import Population
+from genscale.diffusion.prediction import View
+from genscale.engine.process import Prior, PromptProcess
+from genscale.protocol.interfaces import Output
 from genscale.samplers.bfs import Bfs
 from genscale.samplers.das import Das
 from genscale.samplers.fk_steering import FkSteering
@@ -37,8 +37,8 @@ from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.smc import Smc
 from genscale.samplers.svdd import Svdd
 from genscale.samplers.vasr import Vasr
-from genscale.schedule import Level, NoiseSchedule
-from genscale.search import Search
+from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.engine.search import Search
 from tests.mixture import Line
 
 BED, STEPS, STRENGTH = Line(), 8, 1.0

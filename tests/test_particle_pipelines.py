@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import genscale
-from genscale.beam_search import BeamSearch
-from genscale.particle_filter import ParticleFilter
-from genscale.plugins import found, load
+from genscale.algorithms.beam_search import BeamSearch
+from genscale.algorithms.particle_filter import ParticleFilter
+from genscale.plugins.registry import found, load
 from genscale.samplers.rollover import Rollover
 from tests.zoo import ZOO, with_scheduler
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genscale import film
-from genscale import replay as replaying
-from genscale.cli import main
+from genscale.runs import video_files as film
+from genscale.commands import replay as replaying
+from genscale.cli.app import main
 
 PROMPTS = ("a red star", "a blue ring")
 
@@ -93,7 +93,7 @@ def test_a_picture_from_elsewhere_cannot_switch_code_on(genscale, tmp_path, monk
     )
     for sampler in ("best_of_n", "zero_order"):
         assert genscale("generate", "a red star", *words, "--sampler", sampler, "--out", sampler)[0] == 0
-    monkeypatch.setattr("genscale.jury._imported", lambda name: pytest.fail("was imported"))
+    monkeypatch.setattr("genscale.runs.verifier_specs._imported", lambda name: pytest.fail("was imported"))
     assert genscale("replay", "best_of_n/best.png")[0] == 0
     assert genscale("score", "best_of_n/best.png", "--verifier", "compressibility")[0] == 0
     again = request_again("best_of_n/best.png", sampler="zero_order", shows={"origin": "neighbour"})

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from genscale.budget import Budget
-from genscale.panel import Juror, Panel, Roles
-from genscale.particles import draw
-from genscale.plan import Plan, plan
-from genscale.protocol import Denoise, Score, Solve
+from genscale.engine.budget import Budget
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.protocol.particles import draw
+from genscale.engine.plan import Plan, plan
+from genscale.protocol.interfaces import Denoise, Score, Solve
 from tests.analytic import SAMPLERS, first_coordinate, parts_for, process_of, run
 
 ROLES = Roles(Panel((Juror("a", first_coordinate),)))

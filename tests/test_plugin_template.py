@@ -49,7 +49,7 @@ def python(site: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[st
 
 def command(site: Path, *words: str, cwd: Path) -> str:
     """What `genscale WORDS` prints where the package is installed."""
-    code = "import sys; from genscale.cli import main; sys.exit(main())"
+    code = "import sys; from genscale.cli.app import main; sys.exit(main())"
     done = python(site, "-c", code, *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout

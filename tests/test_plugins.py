@@ -14,7 +14,8 @@ import pytest
 import typer
 
 import genscale
-from genscale import cli, plugins
+from genscale.cli import app as cli
+from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 from genscale.samplers.best_of_n import BestOfN
 

@@ -27,7 +27,7 @@ from benchmarks.distances import (
 from benchmarks.gaussians import Mixture, Tilt, grid, ring
 from benchmarks.posterior import RIVAL, SEARCHES, Table, as_table, on
 from benchmarks.posterior_tasks import plane
-from genscale.kernel import Ddim
+from genscale.diffusion.kernels import Ddim
 from genscale.samplers.importance import Importance
 
 TILTS = {"ring": ring(), "grid": grid()}

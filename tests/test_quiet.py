@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from genscale.quiet import quietly
+from genscale.quiet_libraries import quietly
 
 
 def test_all_is_as_it_was_afterwards() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from genscale.archive import Entry
-from genscale.budget import Budget
-from genscale.panel import Juror, Panel, Roles
-from genscale.particles import OWN, Candidate
-from genscale.search import Search
+from genscale.engine.archive import Entry
+from genscale.engine.budget import Budget
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.protocol.particles import OWN, Candidate
+from genscale.engine.search import Search
 
 
 def judge(media: Any, prompts: Any) -> list[float]:

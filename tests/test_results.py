@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 import genscale
-from genscale import analytic, html_table
+from genscale.toy import analytic
+from genscale.report import html_table
 from genscale.errors import Refusal
-from genscale.result import SearchResult
+from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.zero_order import ZeroOrder
 

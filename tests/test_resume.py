@@ -14,8 +14,8 @@ from zlib import crc32
 import pytest
 import torch
 
-from genscale.archive import read
-from genscale.budget import Budget
+from genscale.engine.archive import read
+from genscale.engine.budget import Budget
 from tests.analytic import SAMPLERS, first_coordinate, run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -166,10 +166,10 @@ def test_seconds_of_an_earlier_life_count_but_what_it_found_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row takes a second a step. The run is cut off at 30 of 61 seconds; 31 are left, for five rows more."""
-    import genscale.archive
+    import genscale.engine.archive
 
     now = [0.0]
-    monkeypatch.setattr(genscale.archive.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(genscale.engine.archive.time, "monotonic", lambda: now[0])
 
     class CutOff(Exception):
         pass

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from genscale.budget import Budget
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
 from genscale.samplers.rollover import Rollover
 from tests.analytic import Run, run

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from genscale import plugins
-from genscale.budget import Budget
+from genscale.plugins import registry as plugins
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
-from genscale.geometry import neighbour
+from genscale.numerics.noise_sphere import neighbour
 from genscale.key import Key
-from genscale.panel import Juror, Panel, Roles
-from genscale.particles import draw
-from genscale.process import PromptProcess
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.protocol.particles import draw
+from genscale.engine.process import PromptProcess
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.search_over_paths import SearchOverPaths
 from genscale.samplers.zero_order import ZeroOrder
@@ -506,7 +506,7 @@ def test_search_over_paths_refuses(options: dict[str, Any]) -> None:
 
 
 def test_a_schedule_that_cannot_be_read_is_refused_before_anything_is_spent() -> None:
-    from genscale.search import Search
+    from genscale.engine.search import Search
 
     roles = Roles(Panel((Juror("a", lambda media, prompts: [0.0] * len(prompts)),)))
     parts = process_of() | {"view": "this scheduler has no noise levels"}

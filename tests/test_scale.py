@@ -15,10 +15,10 @@ import torch
 
 import genscale
 from genscale import Budget, Refusal, VerifierError
-from genscale.archive import read
-from genscale.events import BatchHalved
-from genscale.mix import Tempered
-from genscale.plugins import found, load
+from genscale.engine.archive import read
+from genscale.engine.events import BatchHalved
+from genscale.diffusion.mixtures import Tempered
+from genscale.plugins.registry import found, load
 from genscale.samplers.best_of_n import BestOfN
 from tests.zoo import ZOO, with_scheduler
 

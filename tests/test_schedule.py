@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from genscale.schedule import NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseSchedule
 
 T = torch.linspace(1, 0, 9, dtype=torch.float64)
 INTERPOLANTS = {

@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.pipelines.schedules import FAMILIES, read_schedule
-from genscale.prediction import Limit, View
-from genscale.schedule import NoiseSchedule
+from genscale.pipelines.scheduler_levels import FAMILIES, read_schedule
+from genscale.diffusion.prediction import Limit, View
+from genscale.diffusion.noise_schedule import NoiseSchedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

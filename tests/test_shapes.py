@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from genscale.shapes import (
+from genscale.toy.shapes import (
     CATEGORIES,
     COLOURS,
     GROUND,
@@ -222,5 +222,5 @@ def test_the_verifier_keeps_its_promises() -> None:
 
 def test_the_world_is_light_to_import() -> None:
     heavy = "{'diffusers', 'transformers', 'scipy', 'PIL'}"
-    code = f"import sys, genscale.shapes; sys.exit(bool({heavy} & set(sys.modules)))"
+    code = f"import sys, genscale.toy.shapes; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import genscale
-from genscale.plugins import found
+from genscale.plugins.registry import found
 from tests.doc_blocks import ROOT
 from tests.doc_words import flags, program
 

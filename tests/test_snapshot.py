@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import genscale
-from genscale.archive import Archive
+from genscale.engine.archive import Archive
 from genscale.key import Key
-from genscale.particles import Particles, draw
-from genscale.protocol import Ask, Process, Score, Solve
+from genscale.protocol.particles import Particles, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Solve
 from tests.test_passthrough import CASES, seeded
 from tests.zoo import ZOO, with_scheduler
 

@@ -15,16 +15,16 @@ import torch
 from scipy import integrate, stats
 
 import genscale
-from genscale.budget import Budget
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
-from genscale.events import Scored
-from genscale.ledger import Ledger
-from genscale.particles import draw
-from genscale.plan import plan
-from genscale.protocol import Score, Solve
-from genscale.result import SearchResult
+from genscale.engine.events import Scored
+from genscale.engine.ledger import Ledger
+from genscale.protocol.particles import draw
+from genscale.engine.plan import plan
+from genscale.protocol.interfaces import Score, Solve
+from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
-from genscale.stopping import (
+from genscale.engine.stopping import (
     AdaptiveN,
     MarginalGain,
     Patience,
@@ -34,7 +34,7 @@ from genscale.stopping import (
     first_stop,
     kl_of_best,
 )
-from genscale.truncated import Truncated
+from genscale.numerics.truncated_normal import Truncated
 from tests.analytic import SAMPLERS, process_of, run
 from tests.test_budget import ROLES
 from tests.zoo import ZOO
@@ -345,7 +345,7 @@ def test_ranks_are_refused() -> None:
 
 
 def test_without_verifiers_all_scores_are_equal() -> None:
-    from genscale.panel import Roles
+    from genscale.engine.verifier_roles import Roles
 
     assert run(replace(OPEN, wave=1), roles=Roles(), stop="patience:4").searches[0].finished == 5
 

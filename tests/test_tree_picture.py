@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genscale import tree_picture
-from genscale.budget import Budget
-from genscale.drawing import draw_trees
+from genscale.commands import tree_picture
+from genscale.engine.budget import Budget
+from genscale.commands.draw_tree import draw_trees
 from genscale.errors import Refusal
-from genscale.lineage import Family, Line, families
+from genscale.runs.lineage import Family, Line, families
 from tests.analytic import SAMPLERS, Run, run
 
 MAGENTA = (255, 0, 255)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
-from genscale.truncated import Truncated
+from genscale.numerics.truncated_normal import Truncated
 
 INF = math.inf
 RANGES = [(0.0, 1.0), (0.0, INF), (-INF, 1.0), (-2.0, 3.0), (-INF, INF)]

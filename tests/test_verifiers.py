@@ -31,10 +31,10 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from genscale import plugins
+from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 from genscale.media import Media
-from genscale.shapes import CATEGORIES, render, sample_requirement, sample_scene
+from genscale.toy.shapes import CATEGORIES, render, sample_requirement, sample_scene
 from genscale.verifiers import clip as clip_module
 from genscale.verifiers.aesthetic import FILES, HUB, Aesthetic, fold
 from genscale.verifiers.clip import Clip, ShapesClip

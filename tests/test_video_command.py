@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 
 import genscale as library
-from genscale import film, generation, jury, provenance
+from genscale.runs import video_files as film
+from genscale.runs import generate as generation
+from genscale.runs import verifier_specs as jury
+from genscale.runs import file_metadata as provenance
 from genscale.media import Media
-from genscale.moving_shapes import PROMPTS
+from genscale.toy.moving_shapes import PROMPTS
 from genscale.pipelines.run import Run
 from genscale.verifiers.frames import Frames
 from tests.zoo import ZOO

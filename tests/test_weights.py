@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genscale.key import Key
-from genscale.weights import (
+from genscale.numerics.resampling import (
     SCHEMES,
     ess,
     flatten,

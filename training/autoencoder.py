@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
-from genscale.shapes import GROUND
+from genscale.toy.shapes import GROUND
 from training.data import draw, to_unit
 from training.run import Run
 

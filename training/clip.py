@@ -18,7 +18,7 @@ from diffusers import AutoencoderTiny
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPVisionConfig
 
-from genscale.shapes import COLOURS, KINDS, RELATIONS, Requirement
+from genscale.toy.shapes import COLOURS, KINDS, RELATIONS, Requirement
 from training.data import draw, to_unit
 from training.export import load_as_float32, replace
 from training.optimiser import optimisers

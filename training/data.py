@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from genscale.shapes import CATEGORIES, Requirement, held_out, render, sample_requirement, sample_scene
+from genscale.toy.shapes import CATEGORIES, Requirement, held_out, render, sample_requirement, sample_scene
 
 WEIGHTS = (0.10, 0.26, 0.16, 0.20, 0.28)  # of CATEGORIES: the hard ones more often
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import CLIPTextModelWithProjection
 
-from genscale.shapes import COLOURS, KINDS
+from genscale.toy.shapes import COLOURS, KINDS
 from training import latents
 from training.optimiser import optimisers
 from training.run import Run

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 
-from genscale.shapes import COLOURS, KINDS, SIZE, Scene, render, sample_scene
+from genscale.toy.shapes import COLOURS, KINDS, SIZE, Scene, render, sample_scene
 from training.data import draw_requirement, to_unit
 from training.text import LENGTH, tokenizer
 

@@ -20,7 +20,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from genscale.shapes import CATEGORIES, PROMPTS, Prompt, fresh_prompts, held_out
+from genscale.toy.shapes import CATEGORIES, PROMPTS, Prompt, fresh_prompts, held_out
 from genscale.verifiers.shapes import Shapes
 
 

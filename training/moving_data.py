@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from genscale.moving_shapes import CATEGORIES, Prompt, render, sample_prompt, sample_scene
+from genscale.toy.moving_shapes import CATEGORIES, Prompt, render, sample_prompt, sample_scene
 
 WEIGHTS = (0.35, 0.65)  # of CATEGORIES: the hard one more often
 

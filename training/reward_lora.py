@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import genscale
-from genscale.shapes import PROMPTS, fresh_prompts
+from genscale.toy.shapes import PROMPTS, fresh_prompts
 from genscale.verifiers.clip import ShapesClip
 from training.flow import SHIFT
 

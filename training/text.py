@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from genscale.shapes import COLOURS, KINDS, NUMBERS, RELATIONS
+from genscale.toy.shapes import COLOURS, KINDS, NUMBERS, RELATIONS
 
 LENGTH = 10  # tokens of the longest caption: eight words, a beginning and an end
 WIDTH = 128

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 
-from genscale.shapes import GROUND
+from genscale.toy.shapes import GROUND
 from training.moving_data import draw, to_unit
 from training.optimiser import optimisers
 from training.run import Run

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from genscale.moving_shapes import DIRECTIONS, FRAMES, Prompt
-from genscale.shapes import COLOURS
+from genscale.toy.moving_shapes import DIRECTIONS, FRAMES, Prompt
+from genscale.toy.shapes import COLOURS
 from genscale.verifiers.video_clip import Towers, word_numbers
 from training.moving_data import draw, to_unit
 from training.optimiser import optimisers

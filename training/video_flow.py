@@ -13,8 +13,8 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from genscale.moving_shapes import KINDS
-from genscale.shapes import COLOURS
+from genscale.toy.moving_shapes import KINDS
+from genscale.toy.shapes import COLOURS
 from training.denoiser import train
 from training.video_autoencoder import CHANNELS
 from training.video_latents import SIDE

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from genscale.moving_shapes import FRAMES, KINDS, SIZE, Scene, render, sample_scene
-from genscale.shapes import COLOURS
+from genscale.toy.moving_shapes import FRAMES, KINDS, SIZE, Scene, render, sample_scene
+from genscale.toy.shapes import COLOURS
 from training.moving_data import draw_prompt, to_unit
 from training.video_autoencoder import encode, load
 from training.video_text import LENGTH, video_tokenizer

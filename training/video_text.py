@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer, UMT5Config, UMT5EncoderModel
 
-from genscale.moving_shapes import DIRECTIONS, KINDS
-from genscale.shapes import COLOURS
+from genscale.toy.moving_shapes import DIRECTIONS, KINDS
+from genscale.toy.shapes import COLOURS
 from training.text import tokenizer
 
 LENGTH = 13  # tokens of the longest caption: eleven words, a beginning and an end

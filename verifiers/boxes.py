@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale import plugins
+from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 from genscale.media import Media
 from genscale.verifiers.boxes_file import read_boxes

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genscale import plugins
+from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 from genscale.verifiers.regions import Box
 

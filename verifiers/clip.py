@@ -14,7 +14,7 @@ from torch import Tensor
 import genscale
 from genscale.errors import Refusal
 from genscale.media import Media
-from genscale.shapes import GROUND
+from genscale.toy.shapes import GROUND
 from genscale.verifiers.checkpoints import Weightless, check_pairs, check_settings, runs_on
 from genscale.verifiers.clip_checkpoints import BACKENDS, towers
 from genscale.verifiers.clip_towers import Towers
@@ -109,7 +109,7 @@ class ShapesClip:
     """CLIPScore of the small CLIP that comes with genscale, trained on pictures of the shapes world.
 
     Cosine of picture and caption (Hessel et al. 2021, arXiv 2104.08718): near 0.9 where they fit, down to
-    -0.7 where not. It knows the words of `genscale.shapes` only, reads 10 tokens, and like any learned judge
+    -0.7 where not. It knows the words of `genscale.toy.shapes` only, reads 10 tokens, and like any learned judge
     errs: hold `shapes`, the exact one, against it.
 
     device, dtype, batch_size: as for `Clip`.

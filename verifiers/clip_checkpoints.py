@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from genscale.errors import Refusal
-from genscale.plugins import did_you_mean
-from genscale.quiet import quietly
+from genscale.plugins.registry import did_you_mean
+from genscale.quiet_libraries import quietly
 from genscale.verifiers.checkpoints import refusing
 from genscale.verifiers.clip_image import from_open_clip, from_transformers
 from genscale.verifiers.clip_towers import Towers

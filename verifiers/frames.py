@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale import plugins
+from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 from genscale.media import Media
 

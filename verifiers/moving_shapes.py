@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from genscale.errors import Refusal
-from genscale.moving_shapes import DIRECTIONS, SIZE, Motion, Prompt, parse
-from genscale.shapes import Shape
+from genscale.toy.moving_shapes import DIRECTIONS, SIZE, Motion, Prompt, parse
+from genscale.toy.shapes import Shape
 from genscale.verifiers.shapes import objects
 
 LEAST = 3  # frames that show a motion
@@ -134,7 +134,7 @@ class MovingShapes:
 
     Each object must be there in every frame, keep its colour and its kind in three quarters of the frames, keep its
     size, and go the way that the caption says: at least 1.2 pixels a frame, straight, and steadily. Knows the captions
-    of `genscale.moving_shapes` only; another caption is a ValueError that says which words there are.
+    of `genscale.toy.moving_shapes` only; another caption is a ValueError that says which words there are.
 
     graded: the fraction in place of 0 and 1.
     """

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from genscale.shapes import (
+from genscale.toy.shapes import (
     COLOURS,
     GROUND,
     KINDS,
@@ -178,7 +178,7 @@ class Shapes:
     """1 where a picture satisfies its caption, else 0; with `graded`, the fraction of the caption
     that is met.
 
-    Knows the captions of `genscale.shapes` only; another caption is a ValueError that says which
+    Knows the captions of `genscale.toy.shapes` only; another caption is a ValueError that says which
     words there are.
 
     graded: the fraction in place of 0 and 1.

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import genscale
 from genscale.errors import Refusal
 from genscale.media import Media
-from genscale.moving_shapes import DIRECTIONS, FRAMES, KINDS, SIZE
-from genscale.shapes import COLOURS
+from genscale.toy.moving_shapes import DIRECTIONS, FRAMES, KINDS, SIZE
+from genscale.toy.shapes import COLOURS
 from genscale.verifiers.checkpoints import runs_on
 
 FOLDER = Path(genscale.__file__).parent / "models" / "shapes-video-clip"
@@ -81,7 +81,7 @@ class ShapesVideoClip:
     """Cosine of clip and caption by a small model that comes with genscale, trained on clips of moving shapes.
 
     In the manner of CLIPScore (Hessel et al. 2021, arXiv 2104.08718), but it sees the whole clip at once, so it can
-    tell a motion. It knows the words of `genscale.moving_shapes` only and, like any learned judge, errs: hold
+    tell a motion. It knows the words of `genscale.toy.moving_shapes` only and, like any learned judge, errs: hold
     `moving_shapes`, the exact one, against it.
 
     device: where it runs; None: where the clips are.

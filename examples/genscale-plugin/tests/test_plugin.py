@@ -1,4 +1,4 @@
-"""The plug-ins against what can be worked out without them. No pipeline is needed: `genscale.analytic` is a model whose
+"""The plug-ins against what can be worked out without them. No pipeline is needed: `genscale.toy.analytic` is a model whose
 answers are formulas, and a run takes milliseconds."""
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import torch
 from genscale_plugin.antithetic import Antithetic
 from genscale_plugin.colour_share import ColourShare
 
-from genscale import Media, Refusal, analytic, plugins
+from genscale import Media, Refusal
+from genscale.toy import analytic
+from genscale.plugins import registry as plugins
 
 MODEL = analytic.gaussian(16)
 FIRST = analytic.coordinate(0)

@@ -1,0 +1,1 @@
+"""What samplers share: particle filter, beam and tree search, noise ascent."""

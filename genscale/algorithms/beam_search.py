@@ -1,0 +1,313 @@
+"""The beam core: at each level of a run score all states, keep the best, and branch them.
+
+A beam is a schedule: how many noises begin, and for each level how many states are kept, how many children each has,
+how far is looked ahead to score them, and what a kind of its own is worth. Many noises that shrink are early pruning;
+few states with many children are a greedy search. Children part by a stochastic kernel, whose first model call is the
+one that scored their parent, so branching costs nothing at the level itself.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale.algorithms.budget_planning import largest, within
+from genscale.numerics.clustering import covering, embedded, kmeans
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.diffusion.kernels import Glass, Kernel, Own, ddim_step, parse
+from genscale.key import Key
+from genscale.algorithms.particle_filter import outside
+from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
+from genscale.algorithms.tempering import unit_of
+from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.algorithms.leftover_budget import remainder
+
+UNLIMITED = 16  # noises of a beam when neither the user nor a budget says how many
+EVERY = "every"
+
+
+@dataclass(frozen=True)
+class Level:
+    """What happens at a step."""
+
+    step: int
+    survivors: float
+    branch: int
+    lookahead: int
+    diversity: float
+
+    def ahead(self, process: Process) -> list[int]:
+        """Steps of the model calls of a look-ahead, the one at the level itself first."""
+        left = process.model_steps - self.step
+        calls = min(self.lookahead, left)
+        return [self.step + j * left // calls for j in range(calls)]
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """The fields that the presets share; each preset explains its own defaults. Numbers of a level may be given for
+    each of the levels, or one for all.
+
+    width: noises that a beam begins with; None: as many as the budget pays for (16 without one).
+    levels: increasing fractions of the run at which states are scored, kept and branched; "every": all steps.
+    survivors: of each level's pool: below 1 the share that is kept (rounded up), from 1 on their number; inf keeps all.
+    branch: children of each state that is kept; 1: it only goes on.
+    lookahead: model calls of the ODE, spread evenly over the rest of the run, that lead to the clean estimate which is
+        scored. 1: the one-step estimate, whose call the children need anyway; each more is paid for.
+    diversity: what covering one more cluster of clean estimates is worth beside the scores of those that are kept, in
+        units of the pool's spread of scores. There are as many clusters as states are kept. 0: just the best.
+    kernel: between levels, where children must part: "ddim(eta)", "sde(churn, interpolant)" or "glass(inner, rho)".
+    rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
+
+    A budget that pays for more than one beam is spent on further ones, from fresh noise; one that does not pay for a
+    whole beam makes it narrower (numbers of `survivors` fall in proportion); what is left in the end goes to plain
+    candidates.
+    """
+
+    width: int | None = None
+    levels: str | tuple[float, ...] = (0.5, 0.625, 0.75)
+    survivors: float | tuple[float, ...] = 0.125
+    branch: int | tuple[int, ...] = 4
+    lookahead: int | tuple[int, ...] = 1
+    diversity: float | tuple[float, ...] = 0.0
+    kernel: str | Kernel = "ddim(1)"
+    rest: str | Kernel = "own"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    previews_at: ClassVar[str] = "levels"
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise Refusal(f"width={self.width} must be at least 1, or none.")
+        if self.levels != EVERY and (
+            isinstance(self.levels, str)
+            or not self.levels
+            or list(self.levels) != sorted(set(self.levels))
+            or not all(0 < f < 1 for f in self.levels)
+        ):
+            raise Refusal(
+                f"levels={self.levels} must be increasing fractions between 0 and 1, such as 0.5,0.75, or 'every'."
+            )
+        for option in ("survivors", "branch", "lookahead", "diversity"):
+            value = getattr(self, option)
+            if isinstance(value, tuple) and (self.levels == EVERY or len(value) != len(self.levels)):
+                raise Refusal(
+                    f"{option}={value} must be one number, or one for each of levels={self.levels}."
+                )
+        for keep in _each(self.survivors):
+            if not keep > 0 or (1 < keep < math.inf and keep != int(keep)):
+                raise Refusal(
+                    f"survivors={self.survivors} must be shares below 1, whole numbers from 1 on, or inf."
+                )
+        for option in ("branch", "lookahead"):
+            if any(n < 1 or n != int(n) for n in _each(getattr(self, option))):
+                raise Refusal(f"{option}={getattr(self, option)} must be whole numbers of at least 1.")
+        if any(not 0 <= d < math.inf for d in _each(self.diversity)):
+            raise Refusal(f"diversity={self.diversity} must be 0 or more, and finite.")
+        self._check_kernels()
+
+    def _check_kernels(self) -> None:
+        parse(self.rest)
+        kernel = parse(self.kernel)
+        if kernel.deterministic and (isinstance(kernel, Own) or max(_each(self.branch)) > 1):
+            raise Refusal(
+                f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
+                "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or branch=1 with kernel='ode'."
+            )
+
+    # ---------------------------------------------------------------- the search
+
+    def grid(self, process: Any) -> Any:
+        """On second-order schedulers kernels step over the levels at which a step begins."""
+        if any(isinstance(k, Glass) and k.inner > 1 for k in map(parse, (self.kernel, self.rest))):
+            process.check_off_grid("glass")
+        grid = process.regridded()
+        if not self.schedule(grid):
+            warnings.warn(
+                f"a run of {grid.model_steps} steps has none to branch at levels={self.levels}: this will be "
+                "best_of_n; take more steps or other levels",
+                stacklevel=2,
+            )
+        return grid
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        first = 0
+        try:
+            while n := self.plan(process):
+                beam = BeamPass(self, process, key, first, n)
+                yield from beam.run()
+                first = beam.next_id
+                if not process.open_ended:
+                    break
+        except BudgetExhausted:  # of time, in the midst of a beam
+            first = beam.next_id
+        with suppress(BudgetExhausted):
+            yield from remainder(process, key, first)
+
+    def schedule(self, process: Process) -> list[Level]:
+        """What is done at which steps. The last two steps of a run branch nothing: the end is certain from there. Of
+        levels that fall on one step the last counts."""
+        last = process.model_steps - 2
+        if isinstance(self.levels, str):
+            steps = list(range(1, last + 1))
+        else:
+            steps = [round(f * process.model_steps) for f in self.levels]
+        made = {
+            step: Level(
+                step,
+                _at(self.survivors, i),
+                int(_at(self.branch, i)),
+                int(_at(self.lookahead, i)),
+                _at(self.diversity, i),
+            )
+            for i, step in enumerate(steps)
+            if 1 <= step <= last
+        }
+        return list(made.values())
+
+    def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
+        """(kernel, rest) on this process; None is the pipeline's own scheduler, where that can step."""
+        return parse(self.kernel), outside(process, self.rest, branched=bool(self.schedule(process)))
+
+    def kept(self, level: Level, pool: int, n: int) -> int:
+        """How many of a pool go on, in a beam that began with n noises."""
+        if level.survivors < 1:
+            return math.ceil(level.survivors * pool - 1e-9)
+        keep = level.survivors
+        if self.width is not None and n < self.width and keep < math.inf:
+            keep = max(1, int(keep * n / self.width))
+        return int(min(keep, pool))
+
+    # ---------------------------------------------------------------- cost
+
+    def plan(self, process: Process) -> int:
+        """Noises of the next beam: as asked for, or what the budget pays for; 0 where it pays for none."""
+        limits = ((process.nfe_left, process.nfe(0, 1)), (process.calls_left, process.calls(1, 0)))
+        bounds = [left // max(each, 1) for left, each in limits if left is not None]
+        return largest(
+            self.width or min(bounds, default=UNLIMITED),
+            lambda n: within(process, self.spend(process, n), self.calls(process, n)),
+        )
+
+    def pools(self, process: Process, n: int) -> list[int]:
+        """Sizes of the pools at each level, and at the end."""
+        sizes = [n]
+        for level in self.schedule(process):
+            sizes.append(self.kept(level, sizes[-1], n) * level.branch)
+        return sizes
+
+    def spend(self, process: Process, n: int) -> int:
+        """NFE of one beam that begins with n noises."""
+        kernel, rest = self.kernels(process)
+        levels, pools = self.schedule(process), self.pools(process, n)
+        if not levels:
+            return n * process.nfe(0, process.steps, rest)
+        spent = n * process.nfe(0, levels[0].step, rest)
+        for level, until, (before, after) in zip(levels, _ends(levels), pairwise(pools), strict=True):
+            calls = [process.nfe(s, s + 1) for s in level.ahead(process)]
+            spent += before * sum(calls) + after * (process.nfe(level.step, until, kernel) - calls[0])
+        return spent + pools[-1] * process.nfe(levels[-1].step + 1, process.steps, rest)
+
+    def calls(self, process: Process, n: int) -> int:
+        """Verifier calls of one beam that begins with n noises."""
+        *previews, finals = self.pools(process, n)
+        return process.calls(sum(previews), finals)
+
+    def cost(self, process: Process) -> int | None:
+        return None if process.open_ended else self.spend(process, self.width or UNLIMITED)
+
+
+class BeamPass:
+    """One beam of n noises. first: number of its first candidate. Afterwards: next_id."""
+
+    def __init__(self, spec: BeamSearch, process: Process, key: Key, first: int, n: int) -> None:
+        self.spec, self.process, self.n, self.next_id = spec, process, n, first
+        self.numbers, self.key = key, key.fold("beam", first)
+
+    def run(self) -> Generator[Ask, Any, None]:
+        process = self.process
+        kernel, rest = self.spec.kernels(process)
+        levels = self.spec.schedule(process)
+        particles: Particles = process.start([draw(self.numbers, self._number()) for _ in range(self.n)])
+        if rest is not None:
+            particles = self._children(particles, 1)
+        if levels:
+            particles = yield Solve(particles, levels[0].step, rest)
+        for level, until in zip(levels, _ends(levels), strict=True):
+            prediction: Prediction = yield Denoise(particles)
+            particles = particles[: len(prediction)]
+            rows = yield from self._survivors(particles, prediction, level)
+            particles = self._children(particles[rows], level.branch)
+            prediction = prediction[[row for row in rows for _ in range(level.branch)]]
+            particles = yield Solve(process.move(particles, prediction, kernel), until, kernel)
+        finished: Particles = yield Solve(particles, None, rest)
+        yield Score(finished)
+
+    def _survivors(
+        self, particles: Particles, prediction: Prediction, level: Level
+    ) -> Generator[Ask, Any, list[int]]:
+        """The rows that go on."""
+        x0 = yield from self._look_ahead(particles, prediction, level)
+        scores: Scores = yield Score(replace(particles[: len(x0)], x0=x0))
+        keep = self.spec.kept(level, len(scores), self.n)
+        if keep == len(scores):
+            return list(range(keep))
+        labels = torch.zeros(len(scores), dtype=torch.long)
+        if level.diversity > 0:
+            labels = kmeans(embedded(x0[: len(scores)]), keep, self.key.fold("clusters", level.step))
+        return covering(scores.total, labels, level.diversity * unit_of(scores.total, "pool"), keep)
+
+    def _look_ahead(
+        self, particles: Particles, prediction: Prediction, level: Level
+    ) -> Generator[Ask, Any, Tensor]:
+        """Clean estimates after some steps of the ODE; their states are nobody's, so they have numbers of their own."""
+        steps = level.ahead(self.process)
+        if len(steps) > 1:
+            scouts = [
+                branch(self.numbers, self._number(), c, level.step, "lookahead") for c in particles.candidates
+            ]
+        for step in steps[1:]:
+            there = self.process.schedule.level(step)
+            x = ddim_step(prediction.x0, prediction.eps, there, 0.0).mean
+            prediction = yield Denoise(Particles(x, step, tuple(scouts[: len(x)])))
+        return prediction.x0
+
+    def _children(self, particles: Particles, children: int) -> Particles:
+        """So many of each, the first of whom goes on with its parent's recipe; but where a kernel takes over, candidate
+        0 is no longer what the pipeline alone would have given."""
+        rows = [row for row in range(len(particles)) for _ in range(children)]
+        candidates = list[Candidate]()
+        for i, row in enumerate(rows):
+            parent, copy = particles.candidates[row], i % children > 0
+            made = (
+                branch(self.numbers, self._number(), parent, particles.step)
+                if copy or parent.id == OWN
+                else parent
+            )
+            candidates.append(made)
+        return replace(particles[rows], candidates=tuple(candidates), x0=None)
+
+    def _number(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+
+def _ends(levels: Sequence[Level]) -> list[int]:
+    """The step up to which the kernel leads from each level: the next, and from the last one step on."""
+    return [*(level.step for level in levels[1:]), levels[-1].step + 1] if levels else []
+
+
+def _each(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _at(value: float | tuple[float, ...], i: int) -> float:
+    return value[i] if isinstance(value, tuple) else value

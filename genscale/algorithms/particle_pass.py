@@ -1,0 +1,400 @@
+"""One pass of the particle core: from fresh noise to weighted, finished candidates.
+
+Log-weights are never reset: when m particles are drawn from P with probabilities q, an offspring of i goes on with
+lw_i - log(P q_i), so the mean of exp(lw) stays an unbiased estimate of Z. That also holds where particles are drawn by
+other weights than their own (flattened ones), within groups, or not at all because the ESS is high.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from genscale.errors import BudgetExhausted
+from genscale.diffusion.kernels import Kernel, Transition, parse
+from genscale.key import Key
+from genscale.protocol.particles import OWN, Candidate, Particles, branch, cat, draw
+from genscale.protocol.population import Population
+from genscale.algorithms.tempering import MERITS, POTENTIALS, joined, tempered, unit_of
+from genscale.protocol.interfaces import Ask, Denoise, Graded, Gradient, Prediction, Process, Score, Scores, Solve
+from genscale.algorithms.guided_proposal import NONE, slope_factor, twisted
+from genscale.numerics.resampling import ess, flatten, normalised, resample, resample_segments
+
+_SAME = 1 + 1e-6  # adaptive tempering leaves the ESS just at its target, to within rounding
+
+if TYPE_CHECKING:
+    from genscale.algorithms.particle_filter import ParticleFilter
+
+Proposal = Callable[[Transition, Particles, Prediction, int], Transition]
+"""(the kernel's transition, particles, prediction, step) -> the transition to draw from instead."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A particle at a scoring step (one row): enough to go through it again."""
+
+    particles: Particles
+    prediction: Prediction
+    total: float
+
+
+@dataclass(frozen=True)
+class Path:
+    """A finished particle and the moments it went through."""
+
+    moments: tuple[Moment, ...]
+    candidate: Candidate
+    total: float
+
+
+@dataclass
+class Pool:
+    """Particles in flight and what their weights are made of; rows are aligned.
+
+    parents: the particle that each is a child of, 0 .. k - 1. paid: log-potentials applied so far. rewards: scaled
+    scores [n, scorings]. slope: d score / d x [n, *latent] of the states that are to be moved next, where proposals
+    follow it."""
+
+    particles: Particles
+    parents: Tensor
+    log_w: Tensor
+    paid: Tensor
+    rewards: Tensor
+    paths: list[tuple[Moment, ...]]
+    slope: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def take(self, rows: Sequence[int]) -> Pool:
+        i = torch.as_tensor(list(rows), dtype=torch.long)
+        return Pool(
+            self.particles[rows], self.parents[i], self.log_w[i], self.paid[i], self.rewards[i],
+            [self.paths[r] for r in rows], None if self.slope is None else self.slope[i.to(self.slope.device)],
+        )  # fmt: skip
+
+
+class Pass:
+    """One pass with n particles of so many children each.
+
+    first: number of its first candidate. unit: what scores are divided by, if that is known already.
+    reference: a path that is kept, as particle 0 (particle Gibbs); record: keep all paths, to choose one from.
+    Afterwards: next_id, unit, paths.
+    """
+
+    def __init__(
+        self,
+        spec: ParticleFilter,
+        process: Process,
+        key: Key,
+        first: int,
+        n: int,
+        children: int = 1,
+        unit: float | None = None,
+        *,
+        reference: Path | None = None,
+        record: bool = False,
+    ) -> None:
+        self.spec, self.process, self.unit = spec, process, unit
+        self.n, self.children = n, children
+        self.key, self.numbers = key.fold("pass", first), key
+        self.next_id, self.reference, self.record = first, reference, record
+        self.strength = 0.0  # reached by tempering
+        self.resampled: list[tuple[int, float]] = []
+        self.paths: list[Path] = []
+
+    def run(self) -> Generator[Ask, Any, Population]:
+        kernel, rest = self.spec.kernels(self.process)
+        scoring = self.spec.scoring_steps(self.process)
+        pool = self._start()
+        if rest is not None:
+            self._disown(pool)
+        if scoring:
+            pool.particles = yield from self._solve(pool, scoring[0], rest)
+        for i, step in enumerate(scoring):
+            last = i + 1 == len(scoring)
+            try:
+                pool, prediction = yield from self._judge(pool, step)
+                self._weigh(pool, step)
+                pool, prediction, copies = self._select(pool, prediction, step, last)
+                self._disown(pool)
+                until = step + 1 if last else scoring[i + 1]
+                yield from self._carry(pool, prediction, copies, until, kernel)
+            except BudgetExhausted:
+                if self.spec.gradient == NONE:
+                    raise
+                break  # no time is left for gradients, but maybe for the way to the end
+        finished = yield from self._solve(pool, None, rest)
+        return (yield from self._finish(pool, finished))
+
+    # ---------------------------------------------------------------- moving
+
+    def _start(self) -> Pool:
+        held = 0 if self.reference is None else 1
+        n = self.n * self.children - held
+        candidates = [draw(self.numbers, self._number()) for _ in range(n)]
+        particles = self.process.start(candidates)
+        if self.reference is not None:
+            particles = cat([particles[[0]], particles])  # a place for the reference until its first moment
+        zeros, size = torch.zeros(n + held, dtype=torch.float64), n + held
+        parents = torch.arange(size) // self.children
+        return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size)
+
+    def _disown(self, pool: Pool) -> None:
+        """Where a kernel takes over, candidate 0 is no longer what the pipeline alone would have given."""
+        particles = pool.particles
+        candidates = tuple(
+            self._branch(c, particles.step) if c.id == OWN else c for c in particles.candidates
+        )
+        pool.particles = replace(particles, candidates=candidates)
+
+    def _number(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+    def _solve(self, pool: Pool, until: int | None, kernel: Kernel | None) -> Generator[Ask, Any, Particles]:
+        """Carry all to a step. Rows that no budget is left for are dropped; the reference is not moved."""
+        if self.reference is None:
+            particles: Particles = yield Solve(pool.particles, until, kernel)
+            _shorten(pool, len(particles))
+            return particles
+        moved: Particles = yield Solve(pool.particles[1:], until, kernel)
+        _shorten(pool, 1 + len(moved))
+        # Until its next moment is put in its place, only the number of rows counts of the reference.
+        return cat([moved[[0]], moved])
+
+    def _judge(self, pool: Pool, step: int) -> Generator[Ask, Any, tuple[Pool, Prediction]]:
+        """Predictions and scores of the current states."""
+        held = None if self.reference is None else self.reference.moments[pool.rewards.shape[1]]
+        asked = pool.particles if held is None else pool.particles[1:]
+        if self.spec.steep:
+            prediction, scores = yield from self._graded(pool)
+        else:
+            prediction = yield Denoise(asked)
+            asked = asked[: len(prediction)]
+            scores = yield Score(replace(asked, x0=prediction.x0))
+        asked, prediction, totals = asked[: len(scores)], prediction[: len(scores)], scores.total
+        if held is not None:
+            asked = cat([held.particles, replace(asked, x0=None)])
+            prediction = Prediction.cat([held.prediction, prediction])
+            totals = torch.cat([torch.tensor([held.total], dtype=totals.dtype), totals])
+        _shorten(pool, len(asked))
+        pool.particles = asked
+        if self.unit is None:
+            self.unit = unit_of(totals, self.spec.scale)
+        pool.rewards = joined(pool.rewards, totals / self.unit)
+        if self.record:
+            bare = replace(asked, x0=None)
+            moments = [Moment(bare[[i]], prediction[[i]], float(t)) for i, t in enumerate(totals)]
+            pool.paths = [(*path, moment) for path, moment in zip(pool.paths, moments, strict=True)]
+        return pool, prediction
+
+    def _carry(
+        self, pool: Pool, prediction: Prediction, copies: list[int], until: int, kernel: Kernel
+    ) -> Generator[Ask, Any, None]:
+        """To the next scoring; the first model call was made for this one."""
+        spec, step = self.spec, pool.particles.step
+        if spec.gradient != NONE and not spec.steep:
+            prediction = yield from self._parents_graded(pool)
+        while spec.proposal is not None or spec.gradient != NONE:
+            self._propose(pool, prediction, kernel)
+            if pool.particles.step == until:
+                return
+            if spec.gradient != NONE:
+                prediction, _ = yield from self._graded(pool)
+                continue
+            prediction = yield Denoise(pool.particles)
+            pool.particles = pool.particles[: len(prediction)]
+            _shorten(pool, len(prediction))
+        pool.particles = self._move(pool.particles, prediction, copies, kernel)
+        if pool.particles.step < until or pool.particles.inner:
+            pool.particles = yield from self._solve(pool, until, kernel)
+        assert pool.particles.step > step
+
+    def _move(
+        self, particles: Particles, prediction: Prediction, copies: list[int], kernel: Kernel
+    ) -> Particles:
+        if not self.spec.rebirth or not copies:
+            return self.process.move(particles, prediction, kernel)
+        born, others = set(copies), [i for i in range(len(particles)) if i not in set(copies)]
+        parts = [
+            self.process.move(particles[rows], prediction[rows], k)
+            for rows, k in ((others, kernel), (sorted(born), parse(self.spec.rebirth)))
+            if rows
+        ]
+        order = [*others, *sorted(born)]
+        return cat(parts)[[order.index(i) for i in range(len(order))]]
+
+    def _propose(self, pool: Pool, prediction: Prediction, kernel: Kernel) -> None:
+        """Step by the proposal, and pay for the difference (twisted SMC, Wu et al. 2023, arXiv 2306.17775)."""
+        particles = pool.particles
+        base = self.process.transition(particles, prediction, kernel)
+        asked = base
+        if base.std > 0 and self.spec.proposal is not None:
+            asked = self.spec.proposal(base, particles, prediction, particles.step)
+        elif base.std > 0 and pool.slope is not None:
+            asked = twisted(base, self._push(particles.step) * pool.slope, self.spec.reach)
+        pool.slope = None
+        pool.particles = self.process.take(particles, asked)
+        if base.std > 0:
+            x = pool.particles.x
+            pool.log_w = pool.log_w + (base.log_prob(x) - asked.log_prob(x)).cpu()
+
+    def _push(self, step: int) -> float:
+        """What a score's gradient is multiplied by: the strength at the next step (DAS's lambda of t - 1), in the
+        scores' unit. Adaptive tempering chooses it only there, so of that the strength so far is taken."""
+        spec, unit = self.spec, self.unit or 1.0
+        if spec.push is not None:
+            return spec.push / unit
+        if spec.temper == "adaptive":
+            return self.strength / unit
+        return self._strength(step + 1) / unit
+
+    def _graded(self, pool: Pool) -> Generator[Ask, Any, tuple[Prediction, Scores]]:
+        """Predictions, scores and slopes of the current states: one question, one model call."""
+        graded: Graded = yield Gradient(pool.particles, through=self.spec.gradient)
+        assert graded.scores is not None
+        _shorten(pool, len(graded))
+        pool.slope = self._slope(graded, pool.particles.step)
+        return graded.prediction, graded.scores
+
+    def _slope(self, graded: Graded, step: int) -> Tensor:
+        return graded.gradient * slope_factor(self.spec.gradient, self.process.schedule.level(step))
+
+    def _parents_graded(self, pool: Pool) -> Generator[Ask, Any, Prediction]:
+        """The same where there were children to choose from: only of those chosen, once for all their children.
+
+        The model call is paid again, which costs less than going back for children that nobody keeps.
+        """
+        parents = pool.parents.tolist()  # 0 .. k - 1, in order
+        first = pool.particles[[parents.index(p) for p in range(parents[-1] + 1)]]
+        graded: Graded = yield Gradient(first, through=self.spec.gradient)
+        rows = [p for p in parents if p < len(graded)]
+        _shorten(pool, len(rows))
+        pool.slope = self._slope(graded, first.step)[torch.tensor(rows, device=graded.gradient.device)]
+        return graded.prediction[rows]
+
+    # ---------------------------------------------------------------- weights
+
+    def _strength(self, step: int) -> float:
+        """Of the tilt at a step, where it does not depend on the particles."""
+        nothing = torch.zeros(0, dtype=torch.float64)
+        return tempered(
+            self.spec.temper, self.spec.strength, step / self.process.model_steps,
+            self.process.schedule.level(step).kappa,
+            log_w=nothing, paid=nothing, rewards=nothing, reached=0.0, target=1.0,
+        )  # fmt: skip
+
+    def _weigh(self, pool: Pool, step: int) -> None:
+        spec = self.spec
+        if math.isinf(spec.strength):
+            return
+        self.strength = tempered(
+            spec.temper, spec.strength, step / self.process.model_steps, self.process.schedule.level(step).kappa,
+            log_w=pool.log_w, paid=pool.paid, rewards=pool.rewards, reached=self.strength, target=spec.ess,
+        )  # fmt: skip
+        potential = POTENTIALS[spec.potential](pool.rewards, self.strength, pool.paid)
+        pool.log_w, pool.paid = pool.log_w + potential, pool.paid + potential
+
+    def _select(
+        self, pool: Pool, prediction: Prediction, step: int, last: bool
+    ) -> tuple[Pool, Prediction, list[int]]:
+        """The survivors with their children (none after the last scoring), and which rows are copies."""
+        kept = self._survivors(pool, step)
+        children = 1 if last else self.children
+        if kept is None:  # nobody is drawn: all go on
+            return pool, prediction, []
+        rows, log_w = kept
+        rows = [r for r in rows for _ in range(children)]
+        chosen = pool.take(rows)
+        chosen.log_w = log_w.repeat_interleave(children)
+        chosen.parents = torch.arange(len(rows)) // children
+        candidates, copies, seen = list(chosen.particles.candidates), [], set[int]()
+        for i, row in enumerate(rows):
+            if row in seen:
+                candidates[i] = self._branch(candidates[i], step)
+                copies.append(i)
+            seen.add(row)
+        chosen.particles = replace(chosen.particles, candidates=tuple(candidates))
+        return chosen, prediction[rows], copies
+
+    def _branch(self, parent: Candidate, step: int) -> Candidate:
+        return branch(self.numbers, self._number(), parent, step)
+
+    def _survivors(self, pool: Pool, step: int) -> tuple[list[int], Tensor] | None:
+        """Rows that go on, once for each offspring, with their log-weights; None: all, as they are."""
+        spec, key, size = self.spec, self.key.fold("resample", step), len(pool)
+        if math.isinf(spec.strength):
+            rows = self._best(pool)
+            return rows, pool.log_w[torch.tensor(rows)]
+        share = float(ess(pool.log_w)) / size
+        if spec.group == "parent" and self.children > 1:
+            q = normalised(pool.log_w, pool.parents)
+            drawn = resample_segments("multinomial", q, pool.parents, 1, key)
+            sizes = torch.bincount(pool.parents)[pool.parents[drawn]]
+            self.resampled.append((step, share))
+            return drawn.tolist(), pool.log_w[drawn] - (sizes * q[drawn]).log()
+        if self.children == 1 and spec.ess < 1 and share > spec.ess * _SAME and self.reference is None:
+            return None
+        self.resampled.append((step, share))
+        weights = flatten(pool.log_w, step / self.process.model_steps) if spec.flatten else pool.log_w
+        q = normalised(weights)
+        m = min(self.n, size)
+        if self.record:
+            drawn = resample("multinomial", q, m, key)
+            if self.reference is not None:  # conditional SMC (Andrieu, Doucet & Holenstein 2010, section 4.3)
+                others = resample("multinomial", q, m - 1, key)
+                drawn = torch.cat([torch.zeros(1, dtype=torch.long), others])
+        else:
+            drawn = resample(spec.scheme, q, m, key)
+        return drawn.tolist(), pool.log_w[drawn] - (size * q[drawn]).log()
+
+    def _best(self, pool: Pool) -> list[int]:
+        merit = MERITS[self.spec.potential](pool.rewards)
+        if self.spec.group == "global":
+            order = torch.sort(merit, descending=True, stable=True).indices[: self.n]
+            return sorted(order.tolist())
+        rows = []
+        for parent in range(int(pool.parents.max()) + 1):
+            own = (pool.parents == parent).nonzero()[:, 0]
+            rows.append(int(own[merit[own].argmax()]))
+        return rows
+
+    # ---------------------------------------------------------------- the end
+
+    def _finish(self, pool: Pool, finished: Particles) -> Generator[Ask, Any, Population]:
+        """The true final scores; what remains of the tilt is paid by them."""
+        held = self.reference
+        scores: Scores = yield Score(finished if held is None else finished[1:])
+        totals, candidates = scores.total, finished.candidates[: len(scores)]
+        if held is not None:
+            totals = torch.cat([torch.tensor([held.total], dtype=totals.dtype), totals])
+            candidates = (held.candidate, *finished.candidates[1:][: len(scores)])
+        _shorten(pool, len(totals))
+        strength, unit = self.spec.strength, self.unit or unit_of(totals, self.spec.scale)
+        self.unit = unit
+        # Of an infinite strength all that counts is who is best, which only the whole search can tell.
+        log_w = pool.log_w if math.isinf(strength) else pool.log_w + strength * totals / unit - pool.paid
+        if self.record:
+            self.paths = [
+                Path(path, candidate, float(total))
+                for path, candidate, total in zip(pool.paths, candidates, totals, strict=True)
+            ]
+        return Population(candidates, log_w, totals, tuple(self.resampled))
+
+
+def _shorten(pool: Pool, n: int) -> None:
+    """Drop rows that came back unanswered, because a budget ended."""
+    if n == len(pool.log_w):
+        return
+    pool.parents, pool.log_w, pool.paid = pool.parents[:n], pool.log_w[:n], pool.paid[:n]
+    pool.rewards, pool.paths = pool.rewards[:n], pool.paths[:n]
+    if pool.slope is not None:
+        pool.slope = pool.slope[:n]
+    if len(pool.particles) > n:
+        pool.particles = pool.particles[:n]

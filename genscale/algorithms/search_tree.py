@@ -1,0 +1,194 @@
+"""A search tree over denoising states: whom to visit, when to widen, and what a node is worth.
+
+Only bookkeeping: no latents are made here and no model is asked. Values come from finished samples alone, never from
+previews (Jain et al. 2025, "Diffusion Tree Sampling", arXiv 2506.20701, section 4).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from genscale.key import Key
+from genscale.numerics.thompson import Tally
+
+
+@dataclass(eq=False)
+class Node:
+    """A state at a branching level, a finished sample (level = `leaf`), or the root above all noise (level -1).
+
+    visits: rollouts through it, those under way too. reward: of a finished sample. state: whatever its owner keeps
+    with it. seen: rewards of the rollouts through it; of these, fresh: those that made a child of it, again: those
+    that went on in a child it had.
+    """
+
+    level: int
+    parent: Node | None = None
+    children: list[Node] = field(default_factory=list)
+    visits: int = 0
+    reward: float | None = None
+    state: Any = None
+    label: int = -1
+    seen: Tally = field(default_factory=Tally)
+    fresh: Tally = field(default_factory=Tally)
+    again: Tally = field(default_factory=Tally)
+
+    def path(self) -> Iterator[Node]:
+        """From here up to the root."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def nodes(self) -> Iterator[Node]:
+        """It and all below it, parents first."""
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.children)
+
+    def leaves(self) -> list[Node]:
+        """The finished samples below it."""
+        return [n for n in self.nodes() if n.reward is not None]
+
+
+@dataclass(frozen=True)
+class Widening:
+    """Progressive widening: a node may have at most `factor` visits^`power` children (Couetoux et al. 2011)."""
+
+    factor: float = 1.0
+    power: float = 0.5
+
+    def open(self, node: Node) -> bool:
+        """Whether a node may have one more child."""
+        return len(node.children) < self.factor * math.pow(max(node.visits, 1), self.power)
+
+
+def values(root: Node, strength: float) -> dict[Node, float]:
+    """Soft values (1 / strength) log mean_j exp(strength v_j) over all children, unweighted since they are drawn
+    from the model itself; of finished samples their reward (arXiv 2506.20701, eq. 9).
+
+    strength 0 is the mean, inf the max. Nodes without a finished sample below them have no value and do not count.
+    """
+    found: dict[Node, float] = {}
+    for node in reversed(list(root.nodes())):
+        if node.reward is not None:
+            found[node] = node.reward
+            continue
+        below = [found[c] for c in node.children if c in found]
+        if below:
+            found[node] = soft_mean(below, strength)
+    return found
+
+
+class Tree:
+    """A root, and what the finished samples below it say: kept up as they come in, along their paths alone.
+
+    strength: of the backup, per unit of reward. value: as `values` finds it from scratch. low, median, high: of the
+        rewards seen; 0 before the first.
+    """
+
+    def __init__(self, strength: float) -> None:
+        self.root, self.strength = Node(-1), strength
+        self.value: dict[Node, float] = {}
+        self.low, self.high = 0.0, 0.0
+        self._rewards: list[float] = []  # in order
+
+    @property
+    def median(self) -> float:
+        return self._rewards[len(self._rewards) // 2] if self._rewards else 0.0
+
+    def finish(self, leaf: Node, reward: float) -> None:
+        """A sample is finished: it and all that its path leads through are worth something else now."""
+        insort(self._rewards, reward)
+        self.low, self.high = (
+            (min(self.low, reward), max(self.high, reward)) if self.value else (reward, reward)
+        )
+        leaf.reward = self.value[leaf] = reward
+        child: Node | None = None
+        for node in leaf.path():
+            if child is not None:
+                below = [self.value[c] for c in node.children if c in self.value]
+                self.value[node] = soft_mean(below, self.strength)
+                (node.fresh if child.seen.count == 1 else node.again).add(reward)
+            node.seen.add(reward)
+            child = node
+
+    def retune(self, strength: float) -> None:
+        """Back up by another strength: everything is worth something else."""
+        self.strength = strength
+        self.value = values(self.root, strength)
+
+
+def soft_mean(rewards: Sequence[float], strength: float) -> float:
+    top = max(rewards)
+    if math.isinf(strength):
+        return top
+    if strength == 0:
+        return sum(rewards) / len(rewards)
+    mean = sum(math.exp(strength * (r - top)) for r in rewards) / len(rewards)
+    return top + math.log(mean) / strength
+
+
+def boltzmann(nodes: Sequence[Node], value: dict[Node, float], strength: float, u: float) -> Node:
+    """A child drawn with probability proportional to exp(strength v); those without a value count as the best one."""
+    known = [value[n] for n in nodes if n in value]
+    top = max(known, default=0.0)
+    if math.isinf(strength):
+        return max(nodes, key=lambda n: value.get(n, top))
+    weights = [math.exp(strength * (value.get(n, top) - top)) for n in nodes]
+    mark = u * sum(weights)
+    for node, weight in zip(nodes, weights, strict=True):
+        mark -= weight
+        if mark < 0:
+            return node
+    return nodes[-1]
+
+
+def uct(nodes: Sequence[Node], value: dict[Node, float], bonus: float, low: float, high: float) -> Node:
+    """The child with the largest v + bonus sqrt(log N_parent / N_child) (Kocsis & Szepesvari 2006).
+
+    Values are normalised, since the bonus has the reward's unit: 0 and 1 stand for `low` and `high`.
+    """
+    spread = high - low if high > low else 1.0
+    total = math.log(max(sum(n.visits for n in nodes), 2))
+
+    def bound(node: Node) -> float:
+        worth = (value.get(node, high) - low) / spread
+        return worth + bonus * math.sqrt(total / max(node.visits, 1))
+
+    return max(nodes, key=bound)
+
+
+def draw(root: Node, strength: float, key: Key) -> Node | None:
+    """A finished sample by Boltzmann descent from the root; None while there is none."""
+    value, node = values(root, strength), root
+    depth = 0
+    while node.reward is None:
+        live = [c for c in node.children if c in value]
+        if not live:
+            return None
+        node = boltzmann(live, value, strength, float(key.fold(depth).uniform(1)))
+        depth += 1
+    return node
+
+
+def probabilities(root: Node, strength: float) -> dict[Node, float]:
+    """The probability of every node under Boltzmann descent from the root."""
+    value, chance = values(root, strength), {root: 1.0}
+    for node in root.nodes():
+        live = [c for c in node.children if c in value]
+        if not live or node not in chance:
+            continue
+        top = max(value[c] for c in live)
+        if math.isinf(strength):
+            weights = [float(value[c] == top) for c in live]
+        else:
+            weights = [math.exp(strength * (value[c] - top)) for c in live]
+        for child, weight in zip(live, weights, strict=True):
+            chance[child] = chance[node] * weight / sum(weights)
+    return chance

@@ -1,0 +1,168 @@
+"""Evolution strategies on a few directions of the noise: the space that a search of some hundred candidates can learn.
+
+A strategy is told scores and gives points z of R^k; a point is noise on the sphere of the base's length, in the space
+of the base and k random directions. After the rotations of "evolutionary alignment" (2025, arXiv 2506.00299); to
+renew the directions through the best noise is ours, so that more budget goes on climbing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from genscale.algorithms.budget_planning import rounds_of
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.protocol.particles import OWN, Candidate, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
+
+UNLIMITED = 4  # rounds when neither the user nor a budget says how many
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Noise around a base, in few directions.
+
+    base: [*latent]. directions: [k, *latent], orthonormal and orthogonal to the base. share: of the variance that
+    the directions have where z is standard normal.
+    """
+
+    base: Tensor
+    directions: Tensor
+    share: float
+
+    @staticmethod
+    def through(base: Tensor, key: Key, dimensions: int, share: float) -> Subspace:
+        """Random directions, as many as asked for or as there are."""
+        k = min(dimensions, base.numel() - 1)
+        if k < 1:
+            raise Refusal(f"latents of shape {list(base.shape)} leave no direction to search in.")
+        drawn = torch.stack([key.fold(i).normal(tuple(base.shape)) for i in range(k)]).flatten(1)
+        basis = torch.linalg.qr(torch.cat([base.flatten()[None], drawn]).T.float())[0]  # [d, 1 + k]
+        return Subspace(base, basis[:, 1:].T.reshape(k, *base.shape), share)
+
+    @property
+    def dimensions(self) -> int:
+        return self.directions.shape[0]
+
+    def noise(self, z: Tensor) -> Tensor:
+        """[n, k] to [n, *latent], of the base's length: sqrt(1 - share) base + sqrt(share) |base| / sqrt(k) z.
+
+        Standard normal z have about the length sqrt(k), so that an average one is at the angle acos(sqrt(1 - share)).
+        Exactly the base for share 0.
+        """
+        if self.share == 0:
+            return self.base.expand(len(z), *self.base.shape)
+        base = self.base.double().flatten()
+        length = base.norm()
+        across = z.double() @ self.directions.flatten(1).double() * (length / math.sqrt(self.dimensions))
+        y = math.sqrt(1 - self.share) * base + math.sqrt(self.share) * across
+        y = y * (length / y.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny))
+        noise: Tensor = y.view(len(z), *self.base.shape).to(self.base.dtype)
+        return noise
+
+
+class Strategy(Protocol):
+    """An evolution strategy on R^k that begins at the standard normal distribution."""
+
+    def ask(self) -> Tensor:
+        """The next generation [population, k], float64."""
+
+    def tell(self, z: Tensor, totals: Tensor) -> None:
+        """The scores [n] of points [n, k] of that generation, higher is better."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """The search of every strategy: generations on one basis, then a basis through the best noise so far.
+
+    population: candidates a generation; None is 4 + floor(3 ln dimensions), as published. dimensions: random directions
+    in a basis (ours). share: of the noise's variance that the directions have at first; 0 leaves the pipeline's own
+    noise as it is, 1 leaves nothing of it (ours: 0.5 is an angle of 45 degrees). generations: on a basis before the
+    next is drawn through the best noise so far (ours). rounds: generations in all; None means until the budget ends the
+    search (4 without one).
+    """
+
+    population: int | None = None
+    dimensions: int = 16
+    share: float = 0.5
+    generations: int = 8
+    rounds: int | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+
+    def __post_init__(self) -> None:
+        for name, least in (("population", 2), ("dimensions", 1), ("generations", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise Refusal(f"{name}={value} must be at least {least}.")
+        if not 0 <= self.share <= 1:
+            raise Refusal(f"share={self.share} must be between 0 and 1.")
+        if self.rounds is not None and self.rounds < 0:
+            raise Refusal(f"rounds={self.rounds} must be 0 or more.")
+
+    @property
+    def size(self) -> int:
+        """Candidates a generation."""
+        return 4 + int(3 * math.log(self.dimensions)) if self.population is None else self.population
+
+    def strategy(self, dimensions: int, population: int, key: Key) -> Strategy:
+        """A strategy at its start; what the presets differ in."""
+        raise NotImplementedError
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        lead = draw(key, OWN)
+        noise = process.noise(lead)
+        finished = yield Solve(process.start([lead]))
+        best: Scores = yield Score(finished)
+        rounds, done, basis, first = rounds_of(process, self.rounds, UNLIMITED), 0, 0, 1
+        while rounds is None or done < rounds:
+            space = Subspace.through(noise, key.fold("basis", basis), self.dimensions, self.share)
+            mind = self.strategy(space.dimensions, self.size, key.fold("strategy", basis))
+            base = lead
+            for _ in range(self.generations):
+                if done == rounds:
+                    return
+                z = mind.ask()
+                candidates = [self._point(key, first + i, base, basis, done, z[i]) for i in range(len(z))]
+                scores, seen = yield from self._judge(process, candidates, space.noise(z), best)
+                mind.tell(z, scores.total)
+                winner = seen.best() - 1  # the best so far comes first: among equals it stays
+                if winner >= 0:
+                    lead, noise, best = (
+                        candidates[winner],
+                        space.noise(z)[winner],
+                        scores[winner : winner + 1],
+                    )
+                first, done = first + len(z), done + 1
+            basis += 1
+
+    def _judge(
+        self, process: Process, candidates: list[Candidate], noise: Tensor, best: Scores
+    ) -> Generator[Ask, Any, tuple[Scores, Scores]]:
+        """Scores of all candidates, and the same with the best so far before them.
+
+        A strategy learns from whole generations: rows that a budget of seconds held back are asked for again.
+        """
+        parts: list[Scores] = []
+        done = 0
+        while done < len(candidates):
+            finished = yield Solve(process.start(candidates[done:], noise[done:]))
+            parts.append((yield Score(finished)))
+            done += len(parts[-1])
+        return Scores.cat(parts), Scores.cat([best, *parts])
+
+    def _point(self, key: Key, i: int, base: Candidate, basis: int, generation: int, z: Tensor) -> Candidate:
+        """A candidate made of its parent's noise by the directions of a basis: they are drawn from the search's key."""
+        where = {f"z{j}": float(v) for j, v in enumerate(z)}
+        details = {"basis": basis, "generation": generation, "share": self.share, **where}
+        return Candidate(i, "neighbour", key.fold("candidate", i).path, base.id, details=details)
+
+    def cost(self, process: Process) -> int | None:
+        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        return None if rounds is None else (1 + rounds * self.size) * process.nfe()

@@ -1,0 +1,102 @@
+"""Successive halving: at each rung of a run only those candidates go on whose clean estimates score better.
+
+Jamieson & Talwalkar 2016 (arXiv 1502.07943, algorithm 1); for generative models: speculative rejection (Sun et al.
+2024, arXiv 2410.20290). Shared by best_of_n with `prune` and by successive_halving.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from genscale.algorithms.budget_planning import largest, within
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.protocol.particles import Particles, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Solve
+
+UNLIMITED = 16  # candidates when neither the user nor a budget says how many
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Pools of candidates that shrink on their way.
+
+    candidates: size of a pool; None means as many as the budget pays for, UNLIMITED without one. rungs:
+    increasing fractions of the run in (0, 1). survivors: share of the pool that goes on from each.
+    """
+
+    candidates: int | None
+    rungs: tuple[float, ...]
+    survivors: float
+
+    def check(self, sampler: str, option: str) -> None:
+        """Refuse what cannot be; sampler, option: what the user calls the plan and its rungs."""
+        if self.candidates is not None and self.candidates < 1:
+            raise Refusal(f"{sampler} needs at least 1 candidate, not {self.candidates}.")
+        if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < f < 1 for f in self.rungs):
+            raise Refusal(
+                f"{option}={self.rungs} must be increasing fractions between 0 and 1, such as 0.3,0.6."
+            )
+        if not 0 < self.survivors <= 1:
+            raise Refusal(f"survivors={self.survivors} must be a share in (0, 1].")
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        """Pools, since pruning compares candidates with each other; one, unless the budget asks for more."""
+        done = 0
+        while True:
+            n = self._affordable(process)
+            particles: Particles = process.start([draw(key, done + i) for i in range(n)])
+            for step, survivors in self._plan(process, n):
+                particles = yield Solve(particles, step)
+                if step < process.steps:
+                    scores = yield Score(particles)
+                    particles = particles[sorted(scores.ranking()[:survivors])]
+            yield Score(particles)
+            done += n
+            if self.candidates is not None or not process.open_ended:
+                return
+
+    def cost(self, process: Process) -> int | None:
+        """NFE without a budget; None where pools follow each other until the budget ends."""
+        n = self.count(process)
+        return None if n is None else self._spend(process, n)
+
+    def count(self, process: Process) -> int | None:
+        """How many candidates to draw; None means until the budget ends the search."""
+        if self.candidates is None and process.open_ended:
+            return None
+        return self.candidates or UNLIMITED
+
+    def _plan(self, process: Process, n: int) -> list[tuple[int, int]]:
+        """(step, how many go on from there) where some are dropped, and at last at the end of the process."""
+        steps = {min(max(round(f * process.steps), 1), process.steps) for f in self.rungs}
+        plan = []
+        for step in sorted(steps - {process.steps}):
+            survivors = math.ceil(self.survivors * n)
+            if survivors < n:
+                plan.append((step, survivors))
+            n = survivors
+        return [*plan, (process.steps, n)]
+
+    def _affordable(self, process: Process) -> int:
+        """The largest pool whose whole pruned run the budget pays for, at most `candidates`; at least 1."""
+        most = self.candidates
+        if most is None:
+            limits = ((process.nfe_left, process.nfe(0, 1)), (process.calls_left, process.calls(1, 0)))
+            most = min((left // max(1, each) for left, each in limits if left is not None), default=UNLIMITED)
+        return max(
+            1, largest(most, lambda n: within(process, self._spend(process, n), self._calls(process, n)))
+        )  # neither cost falls with n
+
+    def _spend(self, process: Process, n: int) -> int:
+        spent, at = 0, 0
+        for step, survivors in self._plan(process, n):
+            spent, at, n = spent + n * process.nfe(at, step), step, survivors
+        return spent
+
+    def _calls(self, process: Process, n: int) -> int:
+        pools = [n, *(survivors for _, survivors in self._plan(process, n))]  # the last two are the same
+        return process.calls(sum(pools[:-2]), pools[-1])

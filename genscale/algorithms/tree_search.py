@@ -1,0 +1,314 @@
+"""The tree core: select, expand, roll out and back up, many rollouts at a time.
+
+Diffusion Tree Sampling and Search (Jain et al. 2025, arXiv 2506.20701, section 4). A wave of rollouts is selected with
+visits counted at once ("virtual visits"), so that they spread; they run from the noisiest on and join as they reach a
+common level, so that one prompt fills a batch. All states on a rollout at branching levels enter the tree, with the
+model's prediction there: another child of the same state saves that call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.diffusion.kernels import Glass, Kernel, Own, parse
+from genscale.key import Key
+from genscale.algorithms.particle_filter import outside
+from genscale.protocol.particles import OWN, Candidate, Particles, branch, cat
+from genscale.protocol.particles import draw as fresh
+from genscale.protocol.population import Population
+from genscale.algorithms.tempering import unit_of
+from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
+from genscale.algorithms.leftover_budget import remainder
+from genscale.numerics.thompson import Belief
+from genscale.algorithms.search_tree import Node, Tree, Widening, probabilities
+from genscale.algorithms.tree_policies import WIDENINGS, Progressive, Sample, Select, Thompson, Uct, Widen
+
+UNLIMITED = 64  # rollouts when neither the user nor a budget says how many
+
+
+@dataclass(frozen=True)
+class State:
+    """What a node keeps: its latents (one row) and the model's prediction there."""
+
+    particles: Particles
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class TreeSearch:
+    """The fields that the presets share; each preset explains its own defaults.
+
+    rollouts: how many; None: until the budget ends (64 without one).
+    levels: fractions of the run at which states are kept and branched.
+    policy: "sample", a child by exp(strength v), "uct", the largest v + explore sqrt(log N / N_child), or "thompson",
+        the largest of draws from what is believed of each child's mean score.
+    strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
+        scale); inf backs up the maximum.
+    explore: of "uct", for values normalised to [0, 1].
+    widen: (C, a): a node may have C visits^a children; "practical" is (1, 0.5), "paper" (2, 0.8). "thompson": a draw
+        for a new child against one for those that are there.
+    prior: of "thompson", (m, kappa, nu, tau^2): a mean m worth kappa samples, a variance tau^2 worth nu, of scores
+        in [0, 1].
+    root: widening of the root alone, for how many fresh noises there are; None: as that of all nodes.
+    wave: rollouts selected at a time.
+    kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)".
+    rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
+    scale: what scores are divided by: "pool", the spread of the first wave; or a number.
+    """
+
+    rollouts: int | None = None
+    levels: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+    policy: str = "uct"
+    strength: float = 1.0
+    explore: float = 1.0
+    widen: tuple[float, float] | str = "practical"
+    prior: tuple[float, float, float, float] = (0.0, 1.0, 1.0, 0.1)
+    root: tuple[float, float] | str | None = None
+    wave: int = 8
+    kernel: str | Kernel = "ddim(1)"
+    rest: str | Kernel = "own"
+    scale: float | str = "pool"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        if self.rollouts is not None and self.rollouts < 1:
+            raise Refusal(f"rollouts={self.rollouts} must be at least 1, or none.")
+        if self.wave < 1:
+            raise Refusal(f"wave={self.wave} must be at least 1.")
+        if list(self.levels) != sorted(set(self.levels)) or not all(0 <= f < 1 for f in self.levels):
+            raise Refusal(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
+        if self.policy not in ("sample", "uct", "thompson"):
+            raise Refusal(f"policy='{self.policy}' is unknown: it is sample, uct or thompson.")
+        if not self.strength >= 0 or not self.explore >= 0:
+            raise Refusal(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
+        self._check_widening()
+        if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
+            raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
+        parse(self.rest)
+        kernel = parse(self.kernel)
+        if isinstance(kernel, Own | Glass) or kernel.deterministic:
+            raise Refusal(
+                f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
+                "kernel='ddim(0.5)' or 'sde(rbf)', or a search over initial noise such as best_of_n."
+            )
+
+    def _check_widening(self) -> None:
+        for name, given in (("widen", self.widen), ("root", self.widen if self.root is None else self.root)):
+            numbers = WIDENINGS.get(given) if isinstance(given, str) else given
+            good = numbers is not None and len(numbers) == 2 and numbers[0] > 0 and 0 <= numbers[1] <= 1
+            if not good and given != "thompson":
+                raise Refusal(
+                    f"{name}={given} must be C > 0 and a power in [0, 1], such as 1,0.5, or "
+                    f"{', '.join(WIDENINGS)} or thompson."
+                )
+        if len(self.prior) != 4 or not all(map(math.isfinite, self.prior)) or min(self.prior[1:]) <= 0:
+            raise Refusal(f"prior={self.prior} must be m and three numbers above 0, such as 0,1,1,0.1.")
+
+    @property
+    def selecting(self) -> Select:
+        if self.policy == "thompson":
+            return Thompson(Belief(*self.prior))
+        return Uct(self.explore) if self.policy == "uct" else Sample()
+
+    @property
+    def widening(self) -> Widen:
+        return self._widening(self.widen)
+
+    @property
+    def widening_of_root(self) -> Widen:
+        return self._widening(self.widen if self.root is None else self.root)
+
+    def _widening(self, given: tuple[float, float] | str) -> Widen:
+        if given == "thompson":
+            return Thompson(Belief(*self.prior))
+        return Progressive(Widening(*(WIDENINGS[given] if isinstance(given, str) else given)))
+
+    def grid(self, process: Any) -> Any:
+        """On second-order schedulers kernels step over the levels at which a step begins."""
+        return process.regridded()
+
+    def branch_steps(self, process: Process) -> list[int]:
+        """Steps of the levels. The last two steps of a run branch nothing: the end is certain from there."""
+        steps = process.model_steps
+        return sorted({s for f in self.levels if 1 <= (s := round(f * steps)) <= steps - 2})
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+        run = Growth(self, process, key)
+        with suppress(BudgetExhausted):
+            yield from run.grow()
+        with suppress(BudgetExhausted):
+            yield from remainder(process, key, run.next_id)
+        return run.population()
+
+    def cost(self, process: Process) -> int | None:
+        """Not known before: a rollout is the cheaper the deeper it branches, and scores decide where."""
+        return None
+
+
+class Growth:
+    """A tree that grows; more rollouts continue it."""
+
+    def __init__(self, spec: TreeSearch, process: Process, key: Key) -> None:
+        self.spec, self.process, self.key = spec, process, key
+        self.steps = spec.branch_steps(process)
+        self.kernel, self.rest = parse(spec.kernel), outside(process, spec.rest)
+        self.next_id, self.done, self.unit = 0, 0, None if spec.scale == "pool" else float(spec.scale)
+        self.tree = Tree(spec.strength / (self.unit or 1.0))
+        self.select, self.widen, self.widen_root = spec.selecting, spec.widening, spec.widening_of_root
+
+    # ---------------------------------------------------------------- the loop
+
+    def grow(self) -> Generator[Ask, Any, None]:
+        limit = self.spec.rollouts
+        if limit is None and not self.process.open_ended:
+            limit = UNLIMITED
+        while limit is None or self.done < limit:
+            n = self.spec.wave if limit is None else min(self.spec.wave, limit - self.done)
+            starts = self._select(n)
+            if not starts:
+                return
+            yield from self._roll_out(starts)
+            self.done += len(starts)
+
+    def _select(self, n: int) -> list[Node]:
+        """Nodes that each get a child, as far as the budget pays for rollouts from them."""
+        starts: list[Node] = []
+        nfe, calls = self.process.nfe_left, self.process.calls_left
+        for i in range(n):
+            node = self._descend(self.key.fold("select", self.done + i))
+            price, judged = self._price(node), self.process.calls(0, 1)
+            if (nfe is not None and price > nfe) or (calls is not None and judged > calls):
+                break
+            nfe, calls = nfe if nfe is None else nfe - price, calls if calls is None else calls - judged
+            for visited in node.path():
+                visited.visits += 1
+            child = Node(node.level + 1, node, visits=1)
+            node.children.append(child)
+            starts.append(child)
+        return starts
+
+    def _descend(self, key: Key) -> Node:
+        """From the root to a node that may have one more child. States under way are not gone through."""
+        tree, last = self.tree, len(self.steps)
+        node = tree.root
+        while node.level < last:
+            ready = [c for c in node.children if c.state is not None and c.level < last]
+            own = key.fold(node.level + 1)
+            widen = self.widen_root if node is tree.root else self.widen
+            if not ready or widen.wider(node, tree, own):
+                break
+            node = self.select.pick(ready, tree, own)
+        return node
+
+    def _price(self, node: Node) -> int:
+        """NFE of a rollout from a node: its prediction is known already, unless it is the root."""
+        process, steps = self.process, self.steps
+        if not steps:
+            return process.nfe(0, process.steps, self.rest)
+        spent = process.nfe(0, steps[0], self.rest) if node.level < 0 else 0
+        first = max(node.level, 0)
+        spent += process.nfe(steps[first], steps[-1] + 1, self.kernel)
+        spent += process.nfe(steps[-1] + 1, process.steps, self.rest)
+        return spent - (process.nfe(steps[first], steps[first] + 1) if node.level >= 0 else 0)
+
+    # ---------------------------------------------------------------- rollouts
+
+    def _roll_out(self, starts: Sequence[Node]) -> Generator[Ask, Any, None]:
+        """Carry new children to the end, those that start noisiest first; others join at their level."""
+        steps, live = self.steps, list[Node]()
+        for level in range(len(steps)):
+            born = [n for n in starts if n.level == level]
+            particles = yield from self._reach(level, live, born)
+            live += born
+            if not live:
+                continue
+            prediction: Prediction = yield Denoise(particles)
+            self._drop(live, len(prediction))
+            for i, node in enumerate(live):
+                node.state = State(replace(particles[[i]], x0=None), prediction[[i]])
+                node.label = particles.candidates[i].id
+            live = [self._descendant(n) for n in live]
+        born = [n for n in starts if n.level == len(steps)]
+        particles = yield from self._reach(len(steps), live, born)
+        yield from self._judge([*live, *born], particles)
+
+    def _reach(self, level: int, live: list[Node], born: list[Node]) -> Generator[Ask, Any, Any]:
+        """Particles of all rollouts at the step of a level (or the clean end): those under way, and new ones."""
+        steps, process = self.steps, self.process
+        end = level == len(steps)
+        if level == 0 or not steps:
+            if born:
+                start = process.start([fresh(self.key, self._number()) for _ in born])
+                return (yield Solve(start, None if end else steps[0], self.rest))
+            return None
+        movers = [*live, *born]
+        if not movers:
+            return None
+        states = [n.parent.state for n in movers if n.parent is not None]
+        candidates = [
+            self._branch(s, steps[level - 1], n in born) for s, n in zip(states, movers, strict=True)
+        ]
+        before = replace(cat([s.particles for s in states]), candidates=tuple(candidates), x0=None)
+        moved = process.move(before, Prediction.cat([s.prediction for s in states]), self.kernel)
+        if end:
+            return (yield Solve(moved, None, self.rest))
+        return (yield Solve(moved, steps[level], self.kernel))
+
+    def _branch(self, state: State, step: int, born: bool) -> Candidate:
+        """The recipe of a child; a rollout that only goes on keeps its parent's."""
+        parent = state.particles.candidates[0]
+        if not born and parent.id != OWN:
+            return parent
+        return branch(self.key, self._number(), parent, step)
+
+    def _descendant(self, node: Node) -> Node:
+        child = Node(node.level + 1, node, visits=1)
+        node.children.append(child)
+        return child
+
+    def _judge(self, live: list[Node], particles: Particles) -> Generator[Ask, Any, None]:
+        self._drop(live, len(particles))
+        scores: Scores = yield Score(particles)
+        self._drop(live, len(scores))
+        totals = scores.total
+        if self.unit is None and len(totals) > 1:
+            self.unit = unit_of(totals, self.spec.scale)
+            self.tree.retune(self.spec.strength / self.unit)
+        for node, total, candidate in zip(live, totals.tolist(), particles.candidates, strict=False):
+            node.state, node.label = candidate, candidate.id
+            self.tree.finish(node, total)
+
+    def _drop(self, live: list[Node], n: int) -> None:
+        """Rollouts that a budget cut off leave the tree again."""
+        for node in live[n:]:
+            if node.parent is not None:
+                node.parent.children.remove(node)
+        del live[n:]
+
+    def _number(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+    # ---------------------------------------------------------------- answers
+
+    def population(self) -> Population | None:
+        """Finished samples, each with the probability that a descent by exp(strength v) ends there."""
+        root, strength = self.tree.root, self.tree.strength
+        leaves = root.leaves()
+        if not leaves:
+            return None
+        totals = torch.tensor([leaf.reward for leaf in leaves], dtype=torch.float64)
+        chance = probabilities(root, strength)
+        log_w = torch.tensor([chance[leaf] for leaf in leaves], dtype=torch.float64).log()
+        if not math.isinf(strength):
+            # so that their mean is the tree's estimate of Z, as in other populations
+            log_w += strength * self.tree.value[root] + math.log(len(leaves))
+        return Population(tuple(leaf.state for leaf in leaves), log_w, totals)

@@ -1,0 +1,50 @@
+"""The command `genscale calibrate-steps`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from genscale.cli import option_groups as g
+from genscale.cli import options as o
+from genscale.cli.request_options import print_json, prompts_of, request_fields
+
+CALIBRATE = """
+Examples:
+
+  genscale calibrate-steps "a red star" "two blue rings" --candidates 32
+
+  genscale calibrate-steps --prompts prompts.txt --model owner/name --verifier clip --steps 28 --out runs/calibrated
+
+Then: `genscale generate ... --calibration runs/calibrated`.
+"""
+
+
+@g.takes(
+    g.PROMPT,
+    {"verifier": o.Verifiers, "candidates": o.Candidates, "threshold": o.Threshold},
+    g.DRAW,
+    g.LOAD,
+    {"out": o.Fresh},
+    g.JSON,
+)
+def calibrate_steps(ctx: typer.Context, **given: Any) -> int:
+    """Measure from which step on scores of previews foretell those of the finished pictures."""
+    from genscale.cli import calibration_report
+    from genscale.commands.calibrate import calibrate
+    from genscale.runs.progress import Display, plain_warnings
+    from genscale.runs.request import Request
+
+    as_json = given["as_json"]
+    request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(given))
+    with plain_warnings():
+        folder, found = calibrate(
+            request, given["candidates"], given["threshold"], given["out"], Display(quiet=as_json)
+        )
+    if as_json:
+        print_json({"folder": str(folder), **found.as_dict()})
+    else:
+        calibration_report.show(found, folder, Console())
+    return 0

@@ -1,0 +1,90 @@
+"""Commands about picture files: `genscale replay` and `genscale score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from genscale.cli import options as o
+from genscale.cli.request_options import print_json
+
+DIFFERS = 1
+
+REPLAY = """
+Examples:
+
+  genscale replay runs/star/best.png
+
+  genscale replay best.png --out again.png --device cpu --json
+
+Exit code 0: the same pixels; 1: others, of which it says how many.
+"""
+
+SCORE = """
+Examples:
+
+  genscale score a.png b.png --prompt "a red star" --verifier clip --verifier aesthetic
+
+  genscale score runs/star/best.png runs/star/base.png
+
+  genscale score clip.mp4 --prompt "a dog runs" --json
+"""
+
+
+def replay(
+    picture: Annotated[Path, typer.Argument(metavar="PNG")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write to (NAME-replay.png beside it).", metavar="FILE")
+    ] = None,
+    device: o.Device = None,
+    trust_remote_code: o.Trust = None,
+    as_json: o.Json = False,
+) -> int:
+    """Make a picture of genscale again from its metadata, and say whether its pixels are the same."""
+    from genscale.commands import replay as replaying
+    from genscale.runs.progress import Display, plain_warnings
+
+    with plain_warnings():
+        found = replaying.replay(
+            picture, out, Display(quiet=as_json), device=device, trust=bool(trust_remote_code)
+        )
+    if as_json:
+        print_json(found)
+    else:
+        from genscale.cli.summary_tables import show_replay
+
+        show_replay(found, Console())
+    return 0 if found["same"] else DIFFERS
+
+
+def score(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...")],
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What they should show; that of their metadata by default.", metavar="TEXT"),
+    ] = None,
+    verifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Who judges: NAME, 'NAME(OPTION=VALUE)' or package.module:callable; those of the metadata, or clip. "
+            "Repeatable.",
+            metavar="NAME",
+            autocompletion=o.complete_verifier,
+        ),
+    ] = None,
+    as_json: o.Json = False,
+) -> int:
+    """Score pictures and clips that are there already."""
+    from genscale.commands import score_files as scoring
+    from genscale.runs.progress import plain_warnings
+
+    with plain_warnings():
+        rows = scoring.score(files, prompt, verifier or [])
+    if as_json:
+        print_json([row.as_dict() for row in rows])
+    else:
+        scoring.show(rows, Console())
+    return 0

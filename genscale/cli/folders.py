@@ -1,0 +1,101 @@
+"""Commands about the folder of a run: `genscale resume`, `show`, `tree` and `rescore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from genscale.cli import compare as cli_compare
+from genscale.cli import options as o
+from genscale.cli.execute import carry_out
+from genscale.cli.request_options import print_json
+
+SHOW = """
+Examples:
+
+  genscale show runs/star
+
+  genscale show runs/star --json
+
+Also of a run that goes on, or was killed: what is finished is shown.
+"""
+
+RESCORE = """
+Examples:
+
+  genscale rescore runs/star --verifier shapes
+
+  genscale rescore runs/star --verifier pickscore --verifier "aesthetic" --json
+
+Nothing is generated: the latents in DIR/latents are decoded and judged.
+"""
+
+
+def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+    """Go on with a run or a comparison that was killed or interrupted, from its folder."""
+    from genscale.commands import compare_runs as comparing
+    from genscale.runs.request import load_folder
+
+    if comparing.holds(folder):
+        from genscale.runs.progress import Display, plain_warnings
+
+        with plain_warnings():
+            return cli_compare.told(comparing.resume(folder, Display(quiet=as_json)), as_json)
+    return carry_out(load_folder(folder), folder, as_json)
+
+
+def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+    """Draw who came from whom in a run, as a picture in its folder: one a prompt."""
+    from genscale.commands.draw_tree import draw_trees
+
+    files = draw_trees(folder)
+    if as_json:
+        print_json({"folder": str(folder), "files": files})
+    else:
+        for name in files:
+            Console().print(f"{folder}/{name}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+    """Contact sheet, score-against-NFE curve, lineage and a table of a run, finished or not."""
+    from genscale.commands import show as showing
+    from genscale.cli.folder_tables import show_run
+    from genscale.runs.progress import plain_warnings
+
+    with plain_warnings():
+        found = showing.show(folder)
+    if as_json:
+        print_json(found)
+    else:
+        show_run(found, Console())
+    return 0
+
+
+def rescore(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    verifier: Annotated[
+        list[str],
+        typer.Option(
+            help="Who judges: NAME, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable; each by itself.",
+            metavar="NAME",
+            autocompletion=o.complete_verifier,
+        ),
+    ],
+    as_json: o.Json = False,
+) -> int:
+    """Have other verifiers judge what a run kept: do they agree, and who would have won?"""
+    from genscale.commands import rescore as rescoring
+    from genscale.cli.folder_tables import show_rescored
+    from genscale.runs.progress import Display, plain_warnings
+
+    with plain_warnings():
+        found = rescoring.rescore(folder, verifier, Display(quiet=as_json))
+    if as_json:
+        print_json(found)
+    else:
+        show_rescored(found, Console())
+    return 0

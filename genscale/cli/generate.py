@@ -1,0 +1,60 @@
+"""Commands that search: `genscale generate`, and `genscale plan`, which only says what that would cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from genscale.cli import option_groups as g
+from genscale.cli import options as o
+from genscale.cli.execute import carry_out, tell_plan
+from genscale.cli.request_options import request_of
+
+GENERATE = """
+Examples:
+
+  genscale generate "a red star left of a blue ring"
+
+  genscale generate "a red star" --budget 640nfe --seed 1 --out runs/star
+
+  genscale generate --prompts prompts.txt --sampler zero_order --neighbours 4 --rounds 8
+
+  genscale generate "an owl" --model owner/name --verifier clip --verifier aesthetic:0.5 --steps 28
+
+  genscale generate --from runs/star/best.png --candidates 64
+
+  genscale generate "a red star" --lora tuned.safetensors --mix base:-0.6 --guide "cfg(3, 0.1, 0.8)"
+
+Options of the sampler are given by name: `genscale samplers best_of_n` lists them.
+"""
+
+PLAN = """
+Examples:
+
+  genscale plan "a red star" --sampler zero_order --rounds 8
+
+  genscale plan --prompts prompts.txt --budget 640nfe --json
+
+All options of `genscale generate`; nothing is generated or written.
+"""
+
+SEARCH = (g.PROMPT, g.STEER, g.DRAW, g.INPUTS, g.LOAD, {"from_": o.From})
+"""What every command that searches takes."""
+
+WRITE = {"out": o.Out, "metadata": o.Metadata, "dry_run": o.DryRun}
+
+
+@g.takes(*SEARCH, WRITE, g.JSON)
+def generate(ctx: typer.Context, **given: Any) -> int:
+    """Search for the best pictures of a prompt, and write them beside the base picture."""
+    request = request_of(ctx)
+    if given["dry_run"]:
+        return tell_plan(request, given["as_json"])
+    return carry_out(request, given["out"], given["as_json"])
+
+
+@g.takes(*SEARCH, g.JSON)
+def plan(ctx: typer.Context, **given: Any) -> int:
+    """What a search would cost, before anything is generated; with the options of `generate`."""
+    return tell_plan(request_of(ctx), given["as_json"])

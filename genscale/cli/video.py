@@ -1,0 +1,61 @@
+"""The command `genscale video`: searches over clips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import typer
+
+from genscale.cli import option_groups as g
+from genscale.cli.generate import SEARCH, WRITE
+from genscale.cli.execute import carry_out, tell_plan
+from genscale.cli.request_options import request_of
+from genscale.errors import Refusal
+
+VIDEO = """
+Examples:
+
+  genscale video "a red circle moving left"
+
+  genscale video "a red circle moving left and a blue circle moving up" --candidates 8 --seed 1 --out runs/circles
+
+  genscale video "a dog runs" --model owner/name --frames 49 --verifier pickscore --verifier dynamic_degree:2
+
+  genscale video --prompts prompts.txt --model owner/name --sampler successive_halving --offload model --vae-tiling
+
+Of each prompt: best.mp4, best.gif and best.png (the first frame), the same of the base clip, and contact.png, clips
+over time. A judge of pictures sees --per-frame frames; temporal_consistency and dynamic_degree see the clip.
+"""
+
+DEFAULT = "shapes-video"
+VERIFIER, REPORT = ("clip",), ("temporal_consistency", "dynamic_degree")
+"""For a model that brings no judges: what steers, and what tells whether clips stand still or fall apart."""
+
+
+@g.takes(*SEARCH, WRITE, g.JSON)
+def video(ctx: typer.Context, **given: Any) -> int:
+    """Search for the best clips of a prompt, and write them beside the base clip."""
+    request = for_clips(request_of(ctx, {"model": DEFAULT}), given)
+    if given["dry_run"]:
+        return tell_plan(request, given["as_json"])
+    return carry_out(request, given["out"], given["as_json"])
+
+
+def for_clips(request: Any, given: dict[str, Any]) -> Any:
+    """With what goes well with clips where neither the user nor an embedded model says: judges, one clip at once."""
+    from genscale.pipelines.loading import EMBEDDED
+
+    known = EMBEDDED.get(request.model)
+    if known is not None and known.frames is None:
+        raise Refusal(f"model '{request.model}' makes pictures: use `genscale generate`, or {DEFAULT}.")
+    request = replace(request, clips=True)
+    if known is not None:
+        return request
+    more: dict[str, Any] = {} if request.verifiers else {"verifiers": VERIFIER}
+    if not request.report and not given["report"]:
+        steering = {*(more.get("verifiers") or request.verifiers), *request.select}
+        more["report"] = tuple(name for name in REPORT if not any(name in spec for spec in steering))
+    if given["from_"] is None:
+        more |= {name: 1 for name in ("batch_size", "decode_batch") if given[name] is None}
+    return replace(request, **more)

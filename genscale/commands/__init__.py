@@ -1,0 +1,1 @@
+"""What can be done with runs: show, compare, replay, rescore, calibrate."""

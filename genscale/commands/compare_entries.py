@@ -1,0 +1,96 @@
+"""What `genscale compare` compares: one request for each sampler, verifier or budget, alike in everything else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from genscale.plugins import options as sampler_options
+from genscale.engine.budget import Budget
+from genscale.errors import Refusal
+from genscale.runs.generate import completed
+from genscale.runs.request import Request, from_dict
+
+SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"
+_FORM = re.compile(r"(?P<name>[\w\-]+)(?:\((?P<options>.*)\))?")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of those that are compared. folder: the name of its run's folder, in that of the comparison."""
+
+    name: str
+    folder: str
+    request: Request
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "folder": self.folder, "request": self.request.as_dict()}
+
+    @staticmethod
+    def from_dict(data: Any, source: str) -> Entry:
+        return Entry(str(data["name"]), str(data["folder"]), from_dict(data["request"], source))
+
+
+def entries(
+    request: Request, samplers: Sequence[str], verifiers: Sequence[str], budgets: Sequence[str]
+) -> tuple[str, list[Entry]]:
+    """(what is compared, its entries). A sampler is NAME or NAME(OPTION=VALUE, ...), verifiers that steer together are
+    joined by +. Refusal unless exactly one of the three is given several times."""
+    given = {SAMPLER: samplers, VERIFIER: verifiers, BUDGET: budgets}
+    several = [axis for axis, values in given.items() if len(values) > 1]
+    if len(several) != 1:
+        raise Refusal(
+            "compare one thing at a time: give --sampler several times, or --verifiers, or --budgets"
+            + (f" (not {' and '.join(several)} at once)." if several else ".")
+        )
+    if request.ensemble == "rank":
+        raise Refusal("ranks in one run say nothing of another's: compare with the weighted ensemble.")
+    for axis, values in given.items():
+        if axis != several[0] and values:
+            request = _with(request, axis, values[0])
+    found = [completed(_with(request, several[0], value)) for value in given[several[0]]]
+    _check(several[0], found)
+    names = [" ".join(value.split()) for value in given[several[0]]]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise Refusal(f"'{twice}' is given twice: there would be nothing to compare.")
+    return several[0], [Entry(n, f, r) for n, f, r in zip(names, _folders(names), found, strict=True)]
+
+
+def _with(request: Request, axis: str, value: str) -> Request:
+    if axis == VERIFIER:
+        return replace(request, verifiers=tuple(part.strip() for part in re.split(r"\+(?![^()]*\))", value)))
+    if axis == BUDGET:
+        return replace(request, budget=value)
+    match = _FORM.fullmatch(value.strip())
+    if match is None:
+        raise Refusal(f"sampler '{value}' cannot be read: write NAME or 'NAME(OPTION=VALUE, ...)'.")
+    options = re.split(r",\s*(?=\w+\s*=)", match["options"] or "")
+    fields = sampler_options.pairs([option for option in options if option.strip()])
+    return replace(request, sampler=match["name"], sampler_fields=fields)
+
+
+def _check(axis: str, requests: Sequence[Request]) -> None:
+    for request in requests:
+        if request.budget is not None and Budget.parse(request.budget).nfe is None:
+            raise Refusal(
+                f"a comparison is at equal NFE: budget '{request.budget}' sets none, give one such as 480nfe."
+            )
+    if axis == VERIFIER and not requests[0].report:
+        raise Refusal(
+            "scores of two verifiers do not compare: give one that is held out from all of them with --report."
+        )
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """Names that every file system takes, all different."""
+    found: list[str] = []
+    for name in names:
+        stem = re.sub(r"[^\w.]+", "-", name).strip("-.")[:60] or "entry"
+        taken, n = stem, 2
+        while taken.lower() in [f.lower() for f in found]:
+            taken, n = f"{stem}-{n}", n + 1
+        found.append(taken)
+    return found

@@ -1,0 +1,156 @@
+"""The pictures of a comparison: its grid, a page every ROWS prompts, and the curves of score against NFE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from genscale.report import score_curves as curves
+from genscale.runs import video_files as film
+from genscale.report import image_grid as grid
+from genscale.runs import saved_run as kept
+from genscale.commands import show as showing
+from genscale.results.comparison import BASE, Comparison, Row
+from genscale.report.score_curves import Curve, Panel
+from genscale.commands.compare_entries import BUDGET, Entry
+from genscale.report.image_grid import Cell
+from genscale.numerics.intervals import Mean
+from genscale.runs.run_folder import RunFolder
+
+ROWS = 12  # prompts on one page
+FEW, LARGE, SMALL = 4, 192, 128  # so few columns have large pictures
+
+
+def write(
+    folder: RunFolder, found: Comparison, entries: Sequence[Entry], records: Sequence[dict[str, Any]]
+) -> tuple[str, ...]:
+    """The names of the files."""
+    names = []
+    files = [_files(folder.path / entries[0].folder, records[0], "base")]
+    files += [_files(folder.path / e.folder, r, "best") for e, r in zip(entries, records, strict=True)]
+    for page, start in enumerate(range(0, len(found.prompts), ROWS), 1):
+        name = "grid.png" if page == 1 else f"grid-{page}.png"
+        picture = _page(found, files, range(start, min(start + ROWS, len(found.prompts))), entries)
+        folder.write(name, partial(picture.save, format="PNG"))
+        names.append(name)
+    panels = _panels(folder.path, found, entries)
+    if panels:
+        folder.write("curves.png", partial(curves.draw, panels, title(found, entries)))
+        names.append("curves.png")
+    return tuple(names)
+
+
+def title(found: Comparison, entries: Sequence[Entry]) -> str:
+    request = entries[0].request
+    model = request.model.replace("\\", "/").rstrip("/").split("/")[-1]
+    parts = [model]
+    parts += [] if found.axis == "sampler" else [request.sampler]
+    parts += [] if found.budget is None else [f"{found.budget} a prompt"]
+    return " · ".join([*parts, f"{len(found.prompts)} prompts", f"seed {found.seed}"])
+
+
+def _files(folder: Path, record: dict[str, Any], which: str) -> list[Path | None]:
+    """The picture of each prompt."""
+    found = []
+    for told in record["prompts"]:
+        names = told["files"].get(which) or []
+        path = folder / names[0] if names else None
+        found.append(path if path is not None and path.is_file() else None)
+    return found
+
+
+def _page(
+    found: Comparison, files: Sequence[Sequence[Path | None]], prompts: range, entries: Sequence[Entry]
+) -> Image.Image:
+    rows = []
+    for i in prompts:
+        best = _best(found, i)
+        cells = [
+            Cell(_opened(paths[i]), _lines(row, i), row.name in best)
+            for row, paths in zip(found.rows, files, strict=True)
+        ]
+        rows.append((found.prompts[i], cells))
+    note = (
+        ""
+        if found.searched is None
+        else f"first line: {found.searched} (searched; the highest of a row is framed)"
+    )
+    judges = ", ".join(f"{name} (held out)" for name in found.rows[1].held_out)
+    note = "; ".join(
+        part for part in (note, f"{'below' if note else 'lines'}: {judges}" if judges else "") if part
+    )
+    tile = LARGE if len(found.rows) <= FEW else SMALL
+    return grid.grid([row.name for row in found.rows], rows, title(found, entries), note, tile)
+
+
+def _best(found: Comparison, i: int) -> list[str]:
+    """Who has the highest searched score of a prompt, as it is printed; nobody where the scores do not compare."""
+    if found.searched is None:
+        return []
+    told = {row.name: row.searched.each[i] for row in found.rows if row.searched is not None}
+    known = {name: round(v, 4) for name, v in told.items() if v is not None}
+    return [name for name, v in known.items() if v == max(known.values())]
+
+
+def _lines(row: Row, i: int) -> tuple[str, ...]:
+    values = [] if row.searched is None else [row.searched.each[i]]
+    told = [f"{v:.4f}" for v in values if v is not None]
+    held = [(name, scores.each[i]) for name, scores in row.held_out.items()]
+    return (*told, *(f"{name} {v:.3g}" for name, v in held if v is not None))
+
+
+def _opened(path: Path | None) -> Image.Image | None:
+    if path is None:
+        return None
+    clip = path.with_suffix(".mp4")
+    if clip.is_file():
+        return film.strip([Image.fromarray(frame) for frame in film.read(clip)], most=4)
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _panels(folder: Path, found: Comparison, entries: Sequence[Entry]) -> list[Panel]:
+    if found.axis == BUDGET:
+        return _of_budgets(found)
+    runs = [kept.read(folder / entry.folder) for entry in entries]
+    each = [showing.panels(run, {}) for run in runs]
+    base, panels = found.rows[0], []
+    for k, panel in enumerate(each[0]):
+        if k == 0 and found.searched is None:
+            continue
+        named = [
+            Curve(row.name, mine[k].curves[0].prompts) for row, mine in zip(found.entries, each, strict=True)
+        ]
+        level = base.searched if k == 0 else list(base.held_out.values())[k - 1]
+        panels.append(Panel(panel.title, named, _level(None if level is None else level.mean)))
+    return panels
+
+
+def _of_budgets(found: Comparison) -> list[Panel]:
+    """One curve through the entries."""
+    rows = sorted(found.entries, key=lambda row: row.nfe or 0.0)
+    kinds: list[tuple[str, list[Any], Mean | None]] = []
+    base = found.rows[0]
+    if found.searched is not None:
+        mean = None if base.searched is None else base.searched.mean
+        kinds.append((found.searched, [row.searched for row in rows], mean))
+    for judge in rows[0].held_out:
+        scores = [row.held_out[judge] for row in rows]
+        kinds.append((f"{judge} (held out)", scores, base.held_out[judge].mean))
+    panels = []
+    for name, scores, mean in kinds:
+        costs = [float(row.nfe or 0) for row in rows]
+        points = [
+            [(x, v) for x, s in zip(costs, scores, strict=True) if (v := s.each[i]) is not None]
+            for i in range(len(found.prompts))
+        ]
+        panels.append(Panel(name, [Curve("best within the budget", points, steps=False)], _level(mean)))
+    return panels
+
+
+def _level(mean: Mean | None) -> tuple[str, float] | None:
+    return None if mean is None or mean.mean is None else (BASE, mean.mean)

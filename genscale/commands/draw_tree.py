@@ -1,0 +1,24 @@
+"""Carrying out `genscale tree`: a picture of every prompt's candidates, in the folder of their run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from genscale.runs import lineage
+from genscale.runs import request
+from genscale.commands import tree_picture
+from genscale.runs.run_folder import RunFolder
+
+
+def draw_trees(folder: Path, most: int | None = None) -> list[str]:
+    """The names of the files: tree.png, or 000-tree.png and so on where there are several prompts, at most `most`."""
+    folder = folder.expanduser()
+    found, asked = lineage.families(folder), request.load_folder(folder)
+    model = asked.model.replace("\\", "/").rstrip("/").split("/")[-1]
+    names = []
+    for family in found[:most]:
+        name = "tree.png" if len(asked.prompts) == 1 else f"{family.index:03d}-tree.png"
+        RunFolder(folder).write(name, partial(tree_picture.draw, family, f"{model} · {asked.sampler}"))
+        names.append(name)
+    return names

@@ -1,0 +1,244 @@
+"""Carrying out `genscale replay`: a picture or clip again from what it says of itself; are its pixels the same?
+
+A picture that started from a key of its own and ran on the pipeline's own scheduler is made alone. Batched kernels
+may round otherwise than in the search's batches; where that shows, and for every other kind of candidate (branches,
+neighbours, mutants, kernels of their own), the whole search is run again as it was.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from genscale.engine import archive
+from genscale.runs import video_files as film
+from genscale.runs import generate as generation
+from genscale.runs import verifier_specs as jury
+from genscale.runs import outputs
+from genscale.runs import image_files as pictures
+from genscale.plugins import registry as plugins
+from genscale.runs import file_metadata as provenance
+from genscale.runs import request as requests
+from genscale.runs.call_arguments import arguments
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.protocol.particles import OWN, Candidate
+from genscale.runs.progress import Display
+from genscale.protocol.interfaces import Ask, Process, Score, Solve
+from genscale.runs.request import Request
+from genscale.runs.run_folder import RunFolder
+
+CANDIDATE, SEARCH = "candidate", "search"
+
+
+@dataclass(frozen=True)
+class One:
+    """One candidate from its recipe, carried to the end by the pipeline's own scheduler. Cost: f."""
+
+    candidate: Candidate
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        finished = yield Solve(process.start([self.candidate]))
+        yield Score(finished)
+
+    def cost(self, process: Process) -> int | None:
+        return process.nfe()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a picture says of itself. shows: its candidate, clip: its `film.fingerprint`; None where it does not say."""
+
+    request: Request
+    index: int
+    file: str
+    shows: Candidate | None
+    versions: dict[str, str]
+    clip: dict[str, Any] | None = None
+
+    @staticmethod
+    def read(picture: Path) -> Origin:
+        data = provenance.read(picture)
+        request = requests.load_request(picture)
+        try:
+            shows = archive.candidate_of(data["shows"]) if "shows" in data else None
+            index = int(data.get("index", 0))
+            request.prompts[index]
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise Refusal(f"picture '{picture}' carries genscale metadata that cannot be read.") from None
+        stem = "base" if data.get("is_base") else "best"
+        stem = f"{index:03d}-{stem}" if len(request.prompts) > 1 else stem
+        file, versions, clip = data.get("file", f"{stem}.png"), data.get("versions", {}), data.get("clip")
+        return Origin(request, index, file, shows, versions, clip)
+
+    @property
+    def alone(self) -> Candidate | None:
+        """The candidate, if it can be made without its search: from a key, on the pipeline's own scheduler and grid."""
+        if self.shows is None or self.shows.origin not in ("own", "prior") or self.shows.step != 0:
+            return None
+        sampler = plugins.load("sampler", self.request.sampler)
+        kernel = self.request.sampler_fields.get("kernel", getattr(sampler, "kernel", None))
+        own = kernel in (None, "own") and getattr(sampler, "grid", None) is None
+        return self.shows if own or (self.shows.id == OWN and self.file.endswith("base.png")) else None
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What was made. still: the picture, or a clip's first frame; clip: of all frames; file: what is written."""
+
+    still: Image.Image
+    clip: dict[str, Any] | None
+    file: bytes
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(self.file)
+
+    def against(self, wanted: Image.Image | None, clip: dict[str, Any] | None) -> dict[str, Any]:
+        """How it differs. wanted: None of a film, whose frames are lossy: its fingerprint decides, as of every clip."""
+        if wanted is None:
+            found: dict[str, Any] = {"same": True, "differing": None, "of": None, "largest": None}
+        else:
+            found = difference(wanted, self.still)
+        if clip is not None:
+            found |= {"same": found["same"] and clip == self.clip, "frames": clip.get("frames")}
+        return found
+
+
+def replay(
+    picture: Path, out: Path | None, display: Display, *, device: str | None = None, trust: bool = False
+) -> dict[str, Any]:
+    """Make the picture again, write it, compare: same, differing (pixels), of, largest (difference of 255), how.
+
+    Of a clip, `same` is about all its frames (`frames`), the other numbers about the first.
+    """
+    origin = Origin.read(picture)
+    request = replace(origin.request, trust_remote_code=trust)
+    origin = replace(origin, request=request if device is None else replace(request, device=device))
+    wanted = _wanted(picture, origin)
+    path = (out or picture.with_name(f"{picture.stem}-replay{picture.suffix}")).expanduser()
+    if path.resolve() == picture.expanduser().resolve():
+        raise Refusal(f"--out '{path}' is the picture itself: choose another file.")
+    kind = _kind(path, origin)
+    folder = RunFolder(path.parent)
+    folder.claim()
+    made, how, nfe = _made(origin, wanted, kind, display)
+    folder.write(path.name, made.save)
+    here = outputs.versions()
+    return {
+        "picture": str(picture),
+        "replay": str(path),
+        **made.against(wanted, origin.clip),
+        "how": how,
+        "nfe": nfe,
+        "other_versions": {k: [v, here.get(k)] for k, v in origin.versions.items() if here.get(k) != v},
+    }
+
+
+def _wanted(picture: Path, origin: Origin) -> Image.Image | None:
+    """The picture, or a clip's first frame, as it is without loss; None where the file has lost some."""
+    if picture.suffix.lower() != ".png":
+        if origin.clip is None:
+            raise Refusal(f"'{picture}' does not say what its frames were: replay the PNG beside it.")
+        return None
+    with Image.open(picture) as image:
+        return image.convert("RGB")
+
+
+def _kind(path: Path, origin: Origin) -> str:
+    """Of the file to write."""
+    kind = path.suffix.lower().removeprefix(".")
+    known = ("png", *film.FORMATS) if origin.clip is not None else ("png",)
+    if kind not in known:
+        raise Refusal(f"--out '{path}' must end in {' or '.join('.' + name for name in known)}.")
+    return kind
+
+
+def difference(wanted: Image.Image, made: Image.Image) -> dict[str, Any]:
+    """Pixels that differ in any channel, and by how much at most; of pictures of two sizes all differ."""
+    total = wanted.width * wanted.height
+    if wanted.size != made.size:
+        return {"same": False, "differing": total, "of": total, "largest": None}
+    gap = np.abs(np.asarray(wanted, dtype=np.int16) - np.asarray(made.convert("RGB"), dtype=np.int16))
+    differing = int((gap.max(axis=-1) > 0).sum())
+    return {"same": differing == 0, "differing": differing, "of": total, "largest": int(gap.max())}
+
+
+def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Display) -> tuple[Copy, str, int]:
+    """(copy, how, NFE)."""
+    candidate, spent = origin.alone, 0
+    if candidate is not None:
+        made, spent = _candidate(origin, candidate, kind)
+        if made.against(wanted, origin.clip)["same"]:
+            return made, CANDIDATE, spent
+        display.say("made alone, its pixels are not the same (batches round otherwise): searching again")
+    request = origin.request
+    foreign = jury.foreign([*request.verifiers, *request.select])
+    if foreign:
+        raise Refusal(
+            f"its search asks for code from a module ({foreign[0]}): name it again, with genscale generate --from "
+            "PICTURE --verifier."
+        )
+    held_out = tuple(name for name in request.report if not jury.foreign([name]))  # they decide nothing
+    origin = replace(origin, request=replace(request, report=held_out or generation.NONE))
+    made, nfe = _searched(origin, kind, display)
+    return made, SEARCH, spent + nfe
+
+
+def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, int]:
+    """The one candidate. The pipeline's own latents are a row of the whole call's; other noises are the key's alone."""
+    request = replace(generation.completed(origin.request), images=1)
+    index = origin.index
+    if candidate.id != OWN:
+        request, index = replace(request, prompts=(request.prompts[index],)), 0
+    pipe, parts = generation.pipe_alone(request)
+    scaled = generation.scaled_pipe(pipe, request, replace(parts, sampler=One(candidate)))
+    output = scaled(**arguments(pipe, request, parts.pictures))
+    if output.search.stopped is not None:
+        raise KeyboardInterrupt
+    items = output.frames if hasattr(output, "frames") else output.images
+    return _copy(items[index], kind, generation.timed(request, pipe)), output.search.ledger.evaluations
+
+
+def _copy(item: Any, kind: str, request: Request) -> Copy:
+    frames: Sequence[Image.Image] = item if isinstance(item, list) else [item]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"copy.{kind}"
+        if kind == "png":
+            frames[0].save(file)
+        else:
+            film.write(file, kind, frames, pictures.rate(request))
+        clip = film.fingerprint(frames) if isinstance(item, list) else None
+        return Copy(frames[0].convert("RGB"), clip, file.read_bytes())
+
+
+def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
+    """The picture of that name after the whole search, all prompts of it, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
+        record = generation.generate(request, Path(folder), display)
+        if record["stopped"] is not None:
+            raise KeyboardInterrupt
+        path = Path(folder) / origin.file
+        if not path.is_file():
+            raise Refusal(
+                f"the search gave no {origin.file} this time: it had another end, with other options."
+            )
+        again = Origin.read(path)
+        if origin.shows is not None and again.shows != origin.shows:
+            display.say(
+                f"the search ended with candidate {again.shows.id if again.shows else '?'}, not {origin.shows.id}: it "
+                "was interrupted, or ended by seconds, or this machine rounds otherwise"
+            )
+        with Image.open(path) as image:
+            still = image.convert("RGB")
+        return Copy(still, again.clip, path.with_suffix(f".{kind}").read_bytes()), record["ledger"][
+            "evaluations"
+        ]

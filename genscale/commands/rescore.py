@@ -1,0 +1,129 @@
+"""Carrying out `genscale rescore`: other verifiers look at what a run has kept; nothing is generated again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from genscale.report import contact_sheet
+from genscale.runs import saved_run as kept
+from genscale.numerics.rank_correlation import agreement
+from genscale.report.contact_sheet import Row, Tile
+from genscale.errors import Refusal
+from genscale.runs.saved_run import Final, Kept, Show
+from genscale.engine.ledger import Ledger
+from genscale.runs.outputs import ROWS
+from genscale.engine.verifier_roles import Panel
+from genscale.runs.progress import Display
+from genscale.runs.run_folder import RunFolder
+from genscale.commands.score_files import panel_of
+
+
+def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[str, Any]:
+    """What is printed, and written as rescore-NAME.json with a picture of both winners of each prompt."""
+    panel = panel_of(verifiers)  # refuses before anything is read
+    run = kept.read(folder)
+    panel = panel_of(verifiers, run.request.per_frame)
+    pools = [[f for f in finals if f.file is not None] for finals in run.finals]
+    if not any(pools):
+        raise Refusal(
+            f"no latents are left in '{folder}/latents': rescoring needs those of the finished candidates."
+        )
+    show = kept.shower(run)
+    scores = _scores(run, pools, panel, show, display)
+    found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
+    record = {
+        "folder": str(run.folder),
+        "searched": "+".join(run.request.select or run.request.verifiers),
+        "candidates": sum(map(len, pools)),
+        "without_latents": sum(map(len, run.finals)) - sum(map(len, pools)),
+        "verifiers": found,
+    }
+    stem = "rescore-" + re.sub(r"\W+", "-", "+".join(panel.names)).strip("-")
+    target = RunFolder(run.folder)
+    sheet = contact_sheet.sheet(_rows(pools, found, show, run)[:ROWS], f"{record['searched']} against others")
+    target.write(f"{stem}.png", partial(sheet.save, format="PNG"))
+    record["files"] = [f"{stem}.json", f"{stem}.png"]
+    target.write_json(f"{stem}.json", record)
+    return record
+
+
+def _scores(
+    run: Kept, pools: Sequence[Sequence[Final]], panel: Panel, show: Show, display: Display
+) -> dict[tuple[int, int], Tensor]:
+    """Of (prompt, candidate): raw scores [verifiers]. As many at once as the run had in a batch."""
+    everyone = [f for pool in pools for f in pool]
+    found: dict[tuple[int, int], Tensor] = {}
+    size = run.request.decode_batch or run.request.batch_size
+    for at in range(0, len(everyone), size):
+        some = everyone[at : at + size]
+        texts = [run.request.prompts[f.prompt] for f in some]
+        labels = [f"candidate {f.candidate.id} of '{t}'" for f, t in zip(some, texts, strict=True)]
+        raw = panel.score(show(some), texts, labels, Ledger())
+        found |= {(f.prompt, f.candidate.id): row for f, row in zip(some, raw, strict=True)}
+        if at + size < len(everyone):
+            display.say(f"{at + len(some)} of {len(everyone)} candidates judged")
+    return found
+
+
+def _verdict(
+    run: Kept, pools: Sequence[Sequence[Final]], scores: dict[tuple[int, int], Tensor], k: int, name: str
+) -> dict[str, Any]:
+    """Of one verifier: how its ranks agree with the search's, and whom it would have picked."""
+    early, late = [], []
+    prompts: list[dict[str, Any]] = []
+    for i, pool in enumerate(pools):
+        if not pool:
+            continue
+        new = [float(scores[i, f.candidate.id][k]) for f in pool]
+        won = max(range(len(pool)), key=lambda n: (pool[n].total, -n))
+        would = max(range(len(pool)), key=lambda n: (new[n], n == won, -n))  # among equals the one that won
+        early.append(np.array([f.total for f in pool]))
+        late.append(np.array(new))
+        each = [
+            {"candidate": f.candidate.id, "searched": f.total, "score": s}
+            for f, s in zip(pool, new, strict=True)
+        ]
+        rank = 1 + sum(s > new[won] for s in new)
+        prompts.append(
+            {
+                "prompt": run.request.prompts[i],
+                "index": i,
+                "winner": each[won] | {"rank": rank},
+                "would_win": each[would],
+                "candidates": each,
+            }
+        )
+    told = asdict(agreement(early, late))  # type: ignore[arg-type]
+    same = sum(p["winner"]["candidate"] == p["would_win"]["candidate"] for p in prompts)
+    return {"verifier": name, "rank_correlation": told, "same_winner": same, "prompts": prompts}
+
+
+def _rows(
+    pools: Sequence[Sequence[Final]], found: Sequence[dict[str, Any]], show: Show, run: Kept
+) -> list[Row]:
+    """The winner of each prompt, and beside it whom each verifier would have picked."""
+    rows = []
+    for n, told in enumerate(found[0]["prompts"][:ROWS]):
+        pool = {f.candidate.id: f for f in pools[told["index"]]}
+        picks = [("won", told["winner"]["candidate"])]
+        picks += [(f"{v['verifier']} picks", v["prompts"][n]["would_win"]["candidate"]) for v in found]
+        media = show([pool[c] for _, c in picks])
+        tiles = []
+        for (label, c), item in zip(picks, media, strict=True):
+            lines = [f"candidate {c}", f"searched  {pool[c].total:.4g}"]
+            lines += [f"{v['verifier']}  {_score(v['prompts'][n], c):.4g}" for v in found]
+            tiles.append(Tile.of(item, label, tuple(lines), winner=label == "won"))
+        rows.append(Row(told["prompt"], tuple(tiles)))
+    return rows
+
+
+def _score(prompt: dict[str, Any], candidate: int) -> float:
+    return next(float(c["score"]) for c in prompt["candidates"] if c["candidate"] == candidate)

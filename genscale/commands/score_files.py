@@ -1,0 +1,129 @@
+"""Carrying out `genscale score`: what verifiers say of picture files and clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from genscale.runs import video_files as film
+from genscale.runs import verifier_specs as jury
+from genscale.runs import file_metadata as provenance
+from genscale.errors import Refusal
+from genscale.engine.ledger import Ledger
+from genscale.media import Media
+from genscale.engine.verifier_roles import Panel
+from genscale.runs.request import Request
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A file with its scores, by verifier."""
+
+    file: str
+    prompt: str
+    scores: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> Panel:
+    """Verifiers, as they are written on the command line, that judge apart; of clips so many frames each."""
+    from genscale.pipelines.scale import panel
+
+    return panel(jury.lifted(jury.jury(specs), per_frame), "weighted")
+
+
+def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:
+    """In the order of the files. Prompt and verifiers are those in the pictures' metadata where none are given."""
+    told = [None if prompt and verifiers else _metadata(file) for file in files]
+    prompts = [prompt or _prompt(file, data) for file, data in zip(files, told, strict=True)]
+    panel = panel_of(verifiers or _verifiers(told))
+    pixels = [read(file) for file in files]
+    scores: dict[int, dict[str, float]] = {}
+    for some in _alike(pixels):
+        media = Media(torch.stack([pixels[i] for i in some]))
+        raw = panel.score(media, [prompts[i] for i in some], [f"'{files[i]}'" for i in some], Ledger())
+        scores |= {i: panel.named(row) for i, row in zip(some, raw, strict=True)}
+    return [Scored(str(file), prompts[i], scores[i]) for i, file in enumerate(files)]
+
+
+def read(path: Path) -> Tensor:
+    """Pixels in [0, 1]: [3, h, w] of a picture, [frames, 3, h, w] of a clip. Refusal where it cannot be read."""
+    if not path.is_file():
+        raise Refusal(f"'{path}' is no file: name pictures or clips.")
+    frames = film.read(path) if path.suffix.lower() in film.CLIPS else _pictures(path)
+    tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
+    return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def show(rows: Sequence[Scored], console: Console) -> None:
+    """A table with a line a file; the prompt above it where they share one."""
+    prompts = {row.prompt for row in rows}
+    if len(prompts) == 1:
+        console.print(Text(rows[0].prompt, style="dim"))
+    names = list(rows[0].scores)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    for title in ("file", *([] if len(prompts) == 1 else ["prompt"]), *names):
+        table.add_column(title, justify="right" if title in names else "left", overflow="fold")
+    for row in rows:
+        middle = [] if len(prompts) == 1 else [Text(row.prompt)]
+        table.add_row(Text(row.file), *middle, *(f"{row.scores[name]:.4g}" for name in names))
+    console.print(table)
+
+
+def _metadata(file: Path) -> dict[str, Any] | None:
+    try:
+        return provenance.read(file)
+    except Refusal:
+        return None
+
+
+def _prompt(file: Path, data: dict[str, Any] | None) -> str:
+    if data is None or not isinstance(data.get("prompt"), str):
+        raise Refusal(f"'{file}' does not say what it shows: give --prompt TEXT.")
+    return str(data["prompt"])
+
+
+def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
+    """Those of the pictures' own searches; code from a module only where it is asked for by name."""
+    found: dict[str, None] = {}
+    for data in told:
+        request = {} if data is None else data["request"]
+        names = [n for role in ("verifiers", "select", "report") for n in request.get(role, ())]
+        found |= dict.fromkeys(n for n in names if n != "none" and not jury.foreign([n]))
+    bare = {jury.unweighted(name): None for name in found}
+    return list(bare) or ["clip"]
+
+
+def _alike(pixels: Sequence[Tensor]) -> list[list[int]]:
+    """Places of files of one shape, so many as go at once."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, tensor in enumerate(pixels):
+        groups.setdefault(tuple(tensor.shape), []).append(i)
+    return [group[k : k + BATCH] for group in groups.values() for k in range(0, len(group), BATCH)]
+
+
+def _pictures(path: Path) -> list[np.ndarray]:
+    """The frames of a picture file: one, or those of an animation."""
+    from PIL import Image, ImageSequence
+
+    try:
+        with Image.open(path) as image:
+            frames = ImageSequence.Iterator(image) if getattr(image, "n_frames", 1) > 1 else [image]
+            return [np.array(frame.convert("RGB")) for frame in frames]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Refusal(
+            f"'{path}' cannot be read: {getattr(error, 'strerror', None) or 'it is no picture'}."
+        ) from None

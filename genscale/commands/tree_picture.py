@@ -1,0 +1,274 @@
+"""The tree of a run as a picture: steps from left to right, a row a candidate, what was finished at the right end."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from genscale.runs.lineage import Family, Line
+from genscale.report.palette import BLUE, FAINT, GREEN, INK
+
+WIDTH = 9.0  # inches; so are all heights
+PICTURE, PLAIN, LOST = (
+    0.62,
+    0.19,
+    0.09,
+)  # a row with a picture, of a finished sample, of one that was given up
+TOP, BOTTOM, TALLEST = 0.75, 0.95, 60.0
+LEGIBLE = 0.11  # rows below this height carry no text
+PALE = "#d3dbe6"  # the lowest value; the highest is BLUE
+GRAY = "#c9ccd2"
+
+
+def draw(family: Family, title: str, path: Path) -> None:
+    """Write a PNG."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    picture = _Picture(family)
+    figure = Figure(figsize=(WIDTH, picture.height), dpi=150)
+    picture.draw(figure, title)
+    with warnings.catch_warnings():  # of letters that the font lacks
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(path, format="png")
+
+
+class _Picture:
+    """Where everything is. y counts inches downwards from the top of the axes, x counts steps."""
+
+    def __init__(self, family: Family) -> None:
+        self.family, self.lines = family, family.lines()
+        shown, bare = _factors(self.lines)
+        self.high = {c: _height(c) * (bare if c.picture is None else shown) for c in self.lines}
+        self.told = PLAIN * bare >= LEGIBLE  # whether branches have room for their values
+        self.row: dict[Line, float] = {}
+        y = 0.0
+        for line in self.lines:
+            self.row[line] = y + self.high[line] / 2
+            y += self.high[line]
+        self.rows = max(y, 0.5)
+        self.height = self.rows + TOP + BOTTOM
+        self.begin = _beginnings(family)
+        self.left = min(self.begin.values(), default=0.0)
+        totals = [line.total for line in self.lines if line.total is not None] or [0.0]
+        self.low, self.spread = min(totals), max(totals) - min(totals) or 1.0
+
+    def draw(self, figure: Any, title: str) -> None:
+        from matplotlib.colors import LinearSegmentedColormap, Normalize
+
+        axes = figure.add_axes((0.05, BOTTOM / self.height, 0.9, self.rows / self.height))
+        span = self.family.steps - self.left
+        axes.set(xlim=(self.left - 0.02 * span, self.family.steps + 0.31 * span), ylim=(self.rows, 0))
+        self.norm = Normalize(self.low, self.low + self.spread)
+        self.colours = LinearSegmentedColormap.from_list("values", [PALE, BLUE])
+        self._lines(axes)
+        for line in self.lines:
+            self._end(axes, line, span)
+        self._axis(axes)
+        self._words(figure, title)
+
+    def number(self, value: float) -> str:
+        """With as many decimals as tell scores apart, the same for all."""
+        decimals = 2 - math.floor(math.log10(self.spread))
+        return f"{value:.{min(max(decimals, 0), 9)}f}"
+
+    def colour(self, value: float | None) -> Any:
+        return GRAY if value is None else self.colours(self.norm(value))
+
+    def _lines(self, axes: Any) -> None:
+        """Every candidate from its beginning to its end, and up to where it left its parent."""
+        from matplotlib.collections import LineCollection
+
+        parts: dict[bool, list[tuple[Any, Any, float]]] = {False: [], True: []}
+        marks = []
+        parents = {c: line for line in self.lines for c in line.children}
+        for line in self.lines:
+            y, values = self.row[line], line.values()
+            ends = [*(step for step, _ in values[1:]), line.end]
+            for (step, value), end in zip(values, ends, strict=True):
+                x = self.begin[line] if step == line.start else float(step)
+                parts[False].append(([(x, y), (float(end), y)], self.colour(value), 1.3))
+                if step != line.start:
+                    marks.append((x, y, self.colour(value)))
+                    self._value(axes, x, y, value)
+            parent = parents.get(line)
+            if parent is not None:
+                x, top = self.begin[line], self.row[parent]
+                corner = [(max(x, self.begin[parent]), top), (x, top), (x, y)]
+                parts[line.origin == "renoised"].append((corner, self.colour(values[0][1]), 1.3))
+        for dotted, found in parts.items():
+            if found:
+                found.sort(key=lambda part: part[1] != GRAY)  # what was given up is behind
+                paths, colours, widths = zip(*found, strict=True)
+                style = (0, (1, 1.2)) if dotted else "solid"
+                axes.add_collection(
+                    LineCollection(paths, colors=colours, linewidths=widths, linestyles=style)
+                )
+        axes.add_collection(LineCollection(self._best_way(), colors=GREEN, linewidths=2.2, zorder=3))
+        if marks:
+            xs, ys, colours = zip(*marks, strict=True)
+            axes.scatter(xs, ys, c=colours, s=14, zorder=2.5, linewidths=0)
+
+    def _value(
+        self, axes: Any, x: float, y: float, value: float | None, shift: tuple[float, float] = (-2, 1.5),
+        side: str = "right",
+    ) -> None:  # fmt: skip
+        """A small number beside a point; shift: in typographic points."""
+        if value is not None and self.told:
+            axes.annotate(
+                self.number(value), (x, y), xytext=shift, textcoords="offset points", ha=side,
+                fontsize=5.5, color=FAINT,
+            )  # fmt: skip
+
+    def _best_way(self) -> list[list[tuple[float, float]]]:
+        """The winner's line, and each ancestor's as far as the next one left it."""
+        by_id = {line.id: line for line in self.lines}
+        way = [by_id[i] for i in self.family.best]
+        if not way:
+            return []
+        found, until = [], float(way[0].end)
+        for line, parent in zip(way, [*way[1:], None], strict=True):
+            x, y = self.begin[line], self.row[line]
+            found.append([(x, y), (until, y)])
+            if parent is not None:
+                found.append([(max(x, self.begin[parent]), self.row[parent]), (x, self.row[parent]), (x, y)])
+            until = x
+        return found
+
+    def _end(self, axes: Any, line: Line, span: float) -> None:
+        """The finished sample: its picture or a mark, and its score."""
+        y, won = self.row[line], bool(self.family.best) and line.id == self.family.best[0]
+        if line.total is None:
+            if not any(c.start >= line.end for c in line.children):
+                axes.plot(line.end, y, marker="|", color=FAINT, markersize=3)
+                self._value(axes, line.end, y, line.preview, (3, -2), "left")
+            return
+        colour = GREEN if won else self.colour(line.total)
+        axes.plot(line.end, y, marker="o", color=colour, markersize=5 if won else 3.5, zorder=4)
+        if self.high[line] < LEGIBLE and not won:
+            return
+        ink, weight = (GREEN, "bold") if won else (INK, "normal")
+        x = self.family.steps + 0.09 * span
+        axes.text(
+            x,
+            y,
+            self.number(line.total),
+            va="center_baseline",
+            ha="right",
+            fontsize=7.5,
+            color=ink,
+            weight=weight,
+        )
+        axes.text(
+            x + 0.015 * span, y, f"#{line.id}" + (" best" if won else ""), va="center_baseline", fontsize=7.5,
+            color=GREEN if won else FAINT,
+        )  # fmt: skip
+        if line.picture is not None:
+            self._thumbnail(axes, line, line.picture, span, won)
+
+    def _thumbnail(self, axes: Any, line: Line, file: Path, span: float, won: bool) -> None:
+        from matplotlib.patches import Rectangle
+        from PIL import Image
+
+        high = self.high[line] - 0.06
+        with Image.open(file) as image:
+            image.load()
+            pixels = max(1, round(high * 150 * 2))  # twice what is shown: sharp when enlarged
+            small = image.convert("RGB")
+            small.thumbnail((3 * pixels, pixels))
+        inch = (1.33 * span) / (0.9 * WIDTH)  # steps an inch
+        wide = min(high * small.width / small.height, 0.085 * span / inch) * inch
+        high = wide / inch * small.height / small.width
+        x, y = self.family.steps + 0.215 * span, self.row[line]
+        box = (x, x + wide, y + high / 2, y - high / 2)
+        axes.imshow(small, extent=box, aspect="auto", interpolation="nearest", zorder=4)
+        frame = Rectangle((x, y - high / 2), wide, high, fill=False, color=GREEN if won else GRAY, zorder=5)
+        frame.set_linewidth(1.8 if won else 0.6)
+        axes.add_patch(frame)
+
+    def _axis(self, axes: Any) -> None:
+        """Levels at which something begins, as far as there is room for them."""
+        steps = self.family.steps
+        levels = sorted({0, steps, *(s for line in self.lines for s in (line.start, line.end))})
+        shown = levels if len(levels) <= 12 else sorted({0, steps, *levels[:: -(-len(levels) // 10)]})
+        for level in levels:
+            axes.axvline(level, color=GRAY, linewidth=0.5, zorder=0, alpha=0.6)
+        axes.set_xticks(shown, [str(s) for s in shown])
+        axes.tick_params(axis="x", labelsize=8, color=GRAY, labelcolor=INK, length=3)
+        axes.set_yticks([])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(GRAY)
+        axes.set_xlim(axes.get_xlim())  # pictures set limits of their own
+        axes.set_ylim(self.rows, 0)
+
+    def _words(self, figure: Any, title: str) -> None:
+        from matplotlib.cm import ScalarMappable
+
+        def at(inches: float) -> float:
+            return inches / self.height
+
+        def write(
+            x: float, inches: float, text: str, size: float = 8, colour: str = FAINT, **more: Any
+        ) -> None:
+            figure.text(
+                x, at(inches), text, fontsize=size, color=colour, va="center", parse_math=False, **more
+            )
+
+        prompt = textwrap.shorten(self.family.prompt, 95, placeholder=" ...")
+        write(0.05, self.height - 0.28, prompt, 11, INK)
+        write(0.05, self.height - 0.52, f"{title} · {_counts(self.lines)}")
+        before = "left of 0: generations of initial noise" if self.left < 0 else "left: noise"
+        write(0.05, 0.42, f"step ({before}, right: clean)")
+        if any(line.origin == "renoised" for line in self.lines):
+            write(0.05, 0.22, "dotted: taken back to more noise")
+        lost = any(line.total is None and line.preview is not None for line in self.lines)
+        told = "score; of a branch, the mean of what was finished below it"
+        write(0.95, 0.62, told + ("; of what was given up, its last preview" if lost else ""), ha="right")
+        bar = figure.colorbar(
+            ScalarMappable(self.norm, self.colours), cax=figure.add_axes((0.62, at(0.42), 0.33, at(0.1))),
+            orientation="horizontal",
+        )  # fmt: skip
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=7, color=GRAY, labelcolor=FAINT, length=2)
+
+
+def _height(line: Line) -> float:
+    """Of a row, where there is room."""
+    if line.picture is not None:
+        return PICTURE
+    return LOST if line.total is None else PLAIN
+
+
+def _factors(lines: Sequence[Line]) -> tuple[float, float]:
+    """How much rows with and without a picture shrink where there are many: first those without."""
+    room = TALLEST - TOP - BOTTOM
+    pictures = sum(_height(c) for c in lines if c.picture is not None)
+    others = sum(_height(c) for c in lines if c.picture is None)
+    spare = max(room - pictures, room / 4)
+    return min(1.0, room / max(pictures, room)), min(1.0, spare / max(others, spare))
+
+
+def _beginnings(family: Family) -> dict[Line, float]:
+    """Where each line begins. Children that leave their parent where it begins itself (moves on the initial noise) have
+    no room on the axis: generations of them are set side by side before the first step."""
+    generation: dict[Line, int] = {}
+    for root in family.roots:
+        generation[root] = 0
+        for line in root.lines():
+            for child in line.children:
+                alike = child.start == line.start == 0
+                generation[child] = generation[line] + 1 if alike else 0
+    last = max(generation.values(), default=0)
+    apart = min(0.06 * family.steps, 0.5 * family.steps / max(last, 1))
+    return {
+        line: float(line.start) if line.start or not last else -(last - n) * apart
+        for line, n in generation.items()
+    }
+
+
+def _counts(lines: Sequence[Line]) -> str:
+    finished = sum(line.total is not None for line in lines)
+    return f"{finished} finished of {len(lines)} candidates"

@@ -1,0 +1,121 @@
+"""`genscale demo`: searches in a browser, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import webbrowser
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from genscale.plugins import registry as plugins
+from genscale.demo.jobs import Studio
+from genscale.demo.form import Limits, Offer
+from genscale.errors import Refusal
+from genscale.runs.request import Request
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def offer(models: Mapping[str, Request], limits: Limits) -> Offer:
+    """These models, all samplers, and all verifiers that need nothing said."""
+    verifiers = tuple(name for name in plugins.found("verifier") if _by_name(name))
+    return Offer(models, tuple(plugins.found("sampler")), verifiers, limits)
+
+
+def _by_name(verifier: str) -> bool:
+    from dataclasses import MISSING
+
+    try:
+        options = plugins.options(plugins.load("verifier", verifier))
+    except Refusal:  # a package is missing
+        return False
+    return all(f.default is not MISSING or f.default_factory is not MISSING for f in options.values())
+
+
+def application(studio: Studio, host: str = LOCAL[0], port: int = 7860) -> Any:
+    """The ASGI application: the page, and the files of searches."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+        from fastapi import FastAPI
+    except ModuleNotFoundError as error:
+        raise Refusal(
+            f"the demo needs a package that is missing ({error.name}): pip install 'genscale[demo]'."
+        ) from None
+    from genscale.demo.live_curve import LiveCurve
+    from genscale.demo.routes import Gate, add_routes
+    from genscale.demo.page import build, theme
+    from genscale.demo.style import CSS
+
+    app, curves = FastAPI(openapi_url=None), dict[str, LiveCurve]()
+    add_routes(app, studio, curves)
+    page = build(studio, curves)
+    page.queue(max_size=4 * studio.offer.limits.waiting, default_concurrency_limit=4)
+    gradio.mount_gradio_app(
+        app, page, path="", server_name=host, server_port=port, footer_links=[], run_history=False,
+        allowed_paths=[], max_file_size=1, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
+        theme=theme(), css=CSS,
+    )  # fmt: skip
+    if host in LOCAL:  # a page of another host cannot reach this one under a name of its own
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])
+    app.add_middleware(Gate)
+    return app
+
+
+def serve(
+    studio: Studio,
+    host: str,
+    port: int,
+    *,
+    open_page: bool = False,
+    as_json: bool = False,
+    offline: bool = True,
+) -> None:
+    """Until Ctrl-C; the first line on stdout says where. Refusal: the port is taken.
+
+    offline: nothing is fetched from the hub meanwhile: what a client chooses must not fill this machine's disk.
+    """
+    app = application(studio, host, port)
+    import socket
+
+    import uvicorn
+
+    try:
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+    except OSError as error:
+        raise Refusal(
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another --port, or --port 0 for any."
+        ) from None
+    port = listening.getsockname()[1]
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{port}"
+    line = json.dumps({"address": address, "out": str(studio.out)})
+    print(line if as_json else f"genscale demo: {address}  (Ctrl-C ends it)", flush=True)
+    if open_page:
+        threading.Timer(1.0, webbrowser.open, [address]).start()
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    try:
+        with _offline() if offline else nullcontext():
+            server.run(sockets=[listening])
+    finally:
+        studio.close()
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """No look at the hub, only at what was fetched from it before."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

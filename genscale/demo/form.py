@@ -1,0 +1,179 @@
+"""What a client of the demo asks for, and what it may: every field comes from outside and is checked here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from genscale.runs import generate as generation
+from genscale.toy import moving_shapes
+from genscale.plugins import registry as plugins
+from genscale.plugins import options as sampler_options
+from genscale.toy import shapes
+from genscale.errors import Refusal
+from genscale.runs.request import Request
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client can ask of the machine.
+
+    nfe: of a whole search, all its prompts together. letters: of a prompt. entries: of a sampler's option that is a
+    list. waiting: searches that wait, of all clients.
+    """
+
+    nfe: int = 4000
+    prompts: int = 4
+    letters: int = 400
+    steps: int = 100
+    entries: int = 64
+    waiting: int = 16
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What there is to choose from: requests that name a model and how it is loaded, by the name shown."""
+
+    models: Mapping[str, Request]
+    samplers: tuple[str, ...]
+    verifiers: tuple[str, ...]
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A form as it was filled in. prompt: one a line. options: NAME=VALUE, one a line or joined by ;."""
+
+    prompt: str
+    model: str
+    sampler: str = "best_of_n"
+    options: str = ""
+    verifiers: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
+    nfe: Any = 640
+    steps: Any = None
+    guidance: Any = None
+    seed: Any = None
+
+    def request(self, offer: Offer) -> Request:
+        """The request, completed; Refusal: one sentence for what cannot be, or may not."""
+        limits = offer.limits
+        prompts = self._prompts(limits)
+        model = _one_of("model", self.model, offer.models)
+        nfe = _whole("budget", self.nfe, 1, limits.nfe)
+        if nfe is None:
+            raise Refusal("there is no budget: give the NFE that each prompt may spend.")
+        if nfe * len(prompts) > limits.nfe:
+            raise Refusal(
+                f"{len(prompts)} prompts of {nfe} NFE are {nfe * len(prompts)}, and this demo allows {limits.nfe} "
+                f"a search: give at most {limits.nfe // len(prompts)} a prompt."
+            )
+        if not self.verifiers:
+            raise Refusal("there is no verifier: choose at least one to steer the search.")
+        request = replace(
+            offer.models[model],
+            prompts=prompts,
+            sampler=_one_of("sampler", self.sampler, offer.samplers),
+            sampler_fields=sampler_options.pairs(_settings(self.options)),
+            verifiers=tuple(_one_of("verifier", v, offer.verifiers) for v in self.verifiers),
+            report=tuple(_one_of("verifier", v, offer.verifiers) for v in self.report) or generation.NONE,
+            budget=f"{nfe}nfe",
+            steps=_whole("steps", self.steps, 1, limits.steps),
+            guidance=_number("guidance", self.guidance, 0, 50),
+            seed=_whole("seed", self.seed, 0, 2**53 - 1),
+        )
+        request = generation.completed(request)
+        _check_options(request, limits)
+        _check_captions(request)
+        generation.check(request)
+        return request
+
+    def _prompts(self, limits: Limits) -> tuple[str, ...]:
+        if not isinstance(self.prompt, str):
+            raise Refusal("the prompt is no text.")
+        prompts = tuple(" ".join(line.split()) for line in self.prompt.splitlines() if line.strip())
+        if not prompts:
+            raise Refusal("there is no prompt: say what the picture should show.")
+        if len(prompts) > limits.prompts:
+            raise Refusal(f"{len(prompts)} lines are {len(prompts)} prompts: give at most {limits.prompts}.")
+        longest = max(map(len, prompts))
+        if longest > limits.letters:
+            raise Refusal(f"a prompt of {longest} letters is too long: use at most {limits.letters}.")
+        if len(set(prompts)) < len(prompts):
+            raise Refusal("a prompt is given twice: say each once.")
+        return prompts
+
+
+def _settings(text: Any) -> list[str]:
+    lines = str(text or "").replace(";", "\n").splitlines()
+    for line in lines:
+        if line.strip() and "=" not in line:
+            raise Refusal(f"option '{line.strip()}' cannot be read: write NAME=VALUE, one a line.")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _check_options(request: Request, limits: Limits) -> None:
+    """No setting may cost more than the budget is allowed to, whatever the sampler would make of it."""
+    cls = plugins.load("sampler", request.sampler)
+    known, counts = plugins.options(cls), 1
+    for name, value in request.sampler_fields.items():
+        if name in known and known[name].metadata.get("python_only"):
+            raise Refusal(f"option '{name}' of sampler '{request.sampler}' can only be set in Python.")
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        if len(values) > limits.entries or len(str(value)) > 20 * limits.entries:
+            raise Refusal(
+                f"option '{name}' has {len(values)} entries: this demo allows at most {limits.entries}."
+            )
+        counts *= max([1, *(abs(v) for v in values if isinstance(v, int))])
+        if counts > limits.nfe:
+            raise Refusal(
+                f"option '{name}' asks for too many: whole numbers may multiply to {limits.nfe} in this demo."
+            )
+
+
+def _check_captions(request: Request) -> None:
+    """The exact judges read the captions of their world only; better said now than after the search has spent much."""
+    for name, parse in (("shapes", shapes.parse), ("moving_shapes", moving_shapes.parse)):
+        if name not in (*request.verifiers, *request.report):
+            continue
+        for prompt in request.prompts:
+            try:
+                parse(prompt)
+            except ValueError as error:
+                raise Refusal(
+                    f"verifier '{name}' cannot judge this: {str(error).rstrip('.')}: write such a caption, or leave "
+                    f"'{name}' out."
+                ) from None
+
+
+def _one_of(kind: str, name: Any, known: Any) -> str:
+    if isinstance(name, str) and name in known:
+        return name
+    hint = plugins.did_you_mean(str(name), known)
+    raise Refusal(f"{kind} '{str(name)[:80]}' is not offered here{hint}: choose one of {', '.join(known)}.")
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float | None:
+    """None where nothing was filled in. A field gives a number, or the text of one."""
+    said = str(value)[:40]
+    if isinstance(value, str):
+        try:
+            value = float(value) if value.strip() else None
+        except ValueError:
+            raise Refusal(f"{name} '{said}' is no number.") from None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Refusal(f"{name} '{said}' is no number.")
+    if not low <= value <= high:
+        raise Refusal(f"{name} {value:g} is out of range: give {low:g} to {high:g}.")
+    return float(value)
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int | None:
+    found = _number(name, value, low, high)
+    if found is not None and found != int(found):
+        raise Refusal(f"{name} {value:g} is no whole number.")
+    return None if found is None else int(found)

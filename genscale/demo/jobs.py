@@ -1,0 +1,278 @@
+"""The demo without its page: searches of many sessions, one at a time on the device, each in a folder of its own."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from genscale.runs import generate as generation
+from genscale.plugins import registry as plugins
+from genscale.commands import show as showing
+from genscale.demo.live_view import Watch
+from genscale.demo.form import Offer, Wish
+from genscale.errors import Refusal
+from genscale.runs.generate import Parts
+from genscale.runs.verifier_specs import Named
+from genscale.runs.request import Request
+from genscale.runs.run_folder import RunFolder
+
+WAITING, LOADING, SEARCHING, WRITING = "waiting", "loading", "searching", "writing"
+DONE, STOPPED, REFUSED = "done", "stopped", "refused"
+OVER = (DONE, STOPPED, REFUSED)
+KEPT = 64  # searches whose pictures and files can still be fetched
+PIPES = 3  # pipelines that stay loaded
+PATIENCE = 20.0  # seconds that a plan may take, with loading
+
+_log = logging.getLogger("genscale.demo.app")
+
+
+@dataclass(eq=False)
+class Job:
+    """One search. token: what its pictures and files are fetched with; nobody can guess it.
+
+    phase: where it is. sentence: why it was refused or stopped. record: what run.json holds, when it is over.
+    """
+
+    request: Request
+    folder: Path
+    watch: Watch
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(18))
+    phase: str = WAITING
+    sentence: str = ""
+    record: dict[str, Any] | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    begun: float | None = None
+    ended: float | None = None
+    _halt: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def over(self) -> bool:
+        return self.phase in OVER
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self.begun is None else (self.ended or time.monotonic()) - self.begun
+
+    @property
+    def stage(self) -> str:
+        """The phase, as its display knows it more exactly."""
+        if self.phase == LOADING and self.watch.began:
+            return WRITING if self.watch.ended else SEARCHING
+        return self.phase
+
+    @property
+    def halting(self) -> bool:
+        return self._halt.is_set()
+
+    def halt(self) -> None:
+        """Ask the search to end. `Studio.stop` does, also for one that waits."""
+        self._halt.set()
+
+    def end(self, phase: str, sentence: str = "") -> None:
+        self.ended, self.sentence, self.phase = time.monotonic(), sentence, phase
+
+
+@dataclass
+class Session:
+    """One open page. id: the name of its folder. index: the prompt it looks at."""
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    job: Job | None = None
+    index: int = 0
+
+
+class Studio:
+    """Takes wishes, runs them one after the other in a thread of its own, and keeps what they gave.
+
+    advice: what to say beside a refusal for want of weights.
+    """
+
+    def __init__(self, offer: Offer, out: Path, advice: str = "") -> None:
+        self.offer, self.out, self.advice = offer, out, advice
+        self._worker = ThreadPoolExecutor(1, "genscale-demo")  # first come, first served
+        self._line: list[Job] = []  # that runs and those that wait
+        self._lock = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._pipes: OrderedDict[str, Any] = OrderedDict()
+        self._verifiers: dict[str, Named] = {}
+
+    # ---------------------------------------------------------------- sessions
+
+    def session(self, name: str) -> Session:
+        with self._lock:
+            return self._sessions.setdefault(name, Session())
+
+    def leave(self, name: str) -> None:
+        """The page was closed: nobody waits for its search any more."""
+        with self._lock:
+            session = self._sessions.pop(name, None)
+        if session is not None and session.job is not None:
+            self.stop(session.job)
+
+    def job(self, token: str) -> Job | None:
+        return self._jobs.get(token)
+
+    # ---------------------------------------------------------------- searches
+
+    def submit(self, session: Session, wish: Wish) -> Job:
+        """Refusal: what is asked for cannot be, or the session or everybody has enough under way."""
+        request = wish.request(self.offer)
+        with self._lock:
+            if session.job is not None and not session.job.over:
+                raise Refusal("this page has a search under way: stop it first, or wait.")
+            if len(self._line) > self.offer.limits.waiting:
+                raise Refusal(
+                    f"{len(self._line) - 1} searches are waiting already: try again a little later."
+                )
+            for old in self._jobs.values():
+                if old.over:
+                    old.watch.settle()
+            job = Job(request, RunFolder.fresh(self.out / session.id), Watch(len(request.prompts)))
+            session.job, session.index = job, 0
+            self._line.append(job)
+            self._jobs[job.token] = job
+            while len(self._jobs) > KEPT and next(iter(self._jobs.values())).over:
+                self._jobs.popitem(last=False)
+        self._worker.submit(self._run, job)
+        return job
+
+    def stop(self, job: Job) -> None:
+        """End it: with the best so far, once every prompt has a picture; at once, if it has not begun."""
+        job.halt()
+        with self._lock:
+            if job in self._line and job.begun is None:
+                self._line.remove(job)
+                job.end(REFUSED, "stopped before it began.")
+
+    def ahead(self, job: Job) -> int:
+        """How many searches run or wait before it."""
+        with self._lock:
+            return self._line.index(job) if job in self._line else 0
+
+    def plan(self, wish: Wish) -> tuple[Request, Any]:
+        """(the request, its Plan). The Plan is None while the device is busy: it takes a look at the pipeline."""
+        request = wish.request(self.offer)
+        with self._lock:
+            if self._line:
+                return request, None
+        future: Future[Any] = self._worker.submit(self._plan, request)
+        try:
+            return request, future.result(PATIENCE)
+        except TimeoutError:
+            return request, None
+
+    def load(self, models: list[str]) -> None:
+        """Load pipelines by the names they are offered under, before anybody asks. Refusal where one cannot be."""
+        for name in models[-PIPES:]:
+            request = generation.completed(replace(self.offer.models[name], prompts=("",)))
+            bare = Parts(None, [], [], [], None, None, {})
+            self._worker.submit(self._pipe, request, bare).result()
+
+    def close(self) -> None:
+        """End all searches; what was found is written."""
+        with self._lock:
+            line = list(self._line)
+        for job in line:
+            self.stop(job)
+        self._worker.shutdown(wait=True)
+
+    # ---------------------------------------------------------------- in the worker's thread
+
+    def _run(self, job: Job) -> None:
+        with self._lock:
+            if job.over:  # stopped while it waited
+                return
+            job.begun, job.phase = time.monotonic(), LOADING
+        try:
+            with _noted(job.watch.notes):
+                self._search(job)
+        except Refusal as error:
+            if self.advice and any(word in str(error) for word in ("cannot be loaded", "cannot be fetched")):
+                job.watch.notes.append(self.advice)
+            job.end(REFUSED, str(error))
+        except KeyboardInterrupt:
+            job.end(REFUSED, "stopped before a picture was finished.")
+        except Exception as error:
+            _log.exception("a search failed")
+            job.end(REFUSED, f"the search failed ({type(error).__name__}): the server's log says where.")
+        finally:
+            with self._lock:
+                self._line.remove(job)
+            job.watch.changes += 1
+
+    def _search(self, job: Job) -> None:
+        loaded = self._loaded(job.request)
+        job.request = _settled(job.request, loaded[0])
+        job.record = generation.generate(job.request, job.folder, job.watch, loaded, halt=lambda: job.halting)
+        job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
+        try:
+            showing.show(job.folder)
+        except Refusal as error:  # a picture of the search is no reason to lose its result
+            job.watch.notes.append(str(error))
+        job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
+        job.end(DONE if job.record["stopped"] is None else STOPPED)
+
+    def _plan(self, request: Request) -> Any:
+        with _noted([]):
+            pipe, parts = self._loaded(request)
+            request = replace(_settled(request, pipe), seed=request.seed or 0)
+            return generation.planned(generation.scaled_pipe(pipe, request, parts), pipe, request, parts)
+
+    def _loaded(self, request: Request) -> tuple[Any, Parts]:
+        """The pipeline and the parts of a request; what was loaded before is taken again."""
+        parts = generation.check(request)
+        pipe = self._pipe(request, parts)
+        return pipe, replace(parts, verifiers=self._panel(parts.verifiers), report=self._panel(parts.report))
+
+    def _pipe(self, request: Request, parts: Parts) -> Any:
+        pipe = self._pipes.pop(request.model, None)
+        if pipe is None:
+            pipe = generation.load_pipe(request, parts)
+        self._pipes[request.model] = pipe
+        while len(self._pipes) > PIPES:
+            self._pipes.popitem(last=False)
+        return pipe
+
+    def _panel(self, members: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
+        """Verifiers of one name are one object in all searches: their weights are loaded once."""
+        for name, _ in members:
+            if name not in self._verifiers:
+                self._verifiers[name] = Named(name, plugins.make("verifier", name, {}))
+        return [(self._verifiers[name], weight) for name, weight in members]
+
+
+def _settled(request: Request, pipe: Any) -> Request:
+    """With what `genscale video` has for a pipeline that makes clips: they are large, so one goes at a time.
+
+    One that makes pictures has no number of frames, whatever the demo was started with.
+    """
+    from genscale.pipelines.loading import EMBEDDED, makes_clips
+
+    if not makes_clips(pipe):
+        return replace(request, frames=None)
+    if request.model not in EMBEDDED:
+        request = replace(request, batch_size=1, decode_batch=1)
+    return replace(request, clips=True)
+
+
+@contextmanager
+def _noted(notes: list[str]) -> Iterator[None]:
+    """Warnings for people go to `notes`, those for developers nowhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning)
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category)
+        warnings.showwarning = lambda message, *place: notes.append(str(message))
+        yield

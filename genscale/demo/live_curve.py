@@ -1,0 +1,59 @@
+"""The score-against-NFE curve of a search that may still run, from the archive in its folder."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from genscale.report import score_curves as curves
+from genscale.runs import saved_run as kept
+from genscale.commands import show as showing
+from genscale.report.score_curves import Panel
+from genscale.demo.jobs import Job
+from genscale.errors import Refusal
+
+SHARE = 10  # drawing takes at most one part in so many of the time
+
+
+@dataclass
+class LiveCurve:
+    """Draws one prompt's curve again when there is something new and time for it. png: the last one drawn."""
+
+    job: Job
+    index: int = 0
+    png: bytes | None = None
+    number: int = 0  # of the drawing
+    _of: tuple[int, int] = (-1, -1)
+    _next: float = 0.0
+
+    def look(self, index: int) -> bool:
+        """Draw where it is due; whether it was."""
+        now, of = time.monotonic(), (index, self.job.watch.shown(index).finished)
+        due = of != self._of and of[1] > 0 and (now >= self._next or self.job.over or index != self.index)
+        if not due:
+            return False
+        try:
+            png = drawn(self.job, index)
+        except (Refusal, OSError, ValueError):  # the archive is being written to, or nothing was kept
+            return False
+        self._of, self.index, self.png, self.number = of, index, png, self.number + 1
+        self._next = time.monotonic() + SHARE * (time.monotonic() - now)
+        return True
+
+
+def drawn(job: Job, index: int) -> bytes:
+    """A PNG: the searched score, and beside it each that was held out."""
+    run = kept.read(job.folder)
+    one = replace(run, finals=(run.finals[index],))
+    if not one.finals[0]:
+        raise Refusal("nothing is finished yet.")
+    base = run.base(index)
+    bases: dict[int, dict[str, Any]] = (
+        {} if base is None else {0: {"total": base.total, "report": base.report}}
+    )
+    panels: list[Panel] = showing.panels(one, bases)
+    file = io.BytesIO()
+    curves.draw(panels, "", file)
+    return file.getvalue()

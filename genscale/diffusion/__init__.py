@@ -1,0 +1,1 @@
+"""The mathematics of the reverse process: noise levels, predictions, kernels, guidance."""

@@ -1,0 +1,152 @@
+"""Rules of classifier-free guidance: what becomes of the conditional and the unconditional prediction."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+from genscale.errors import Refusal
+from genscale.diffusion.mixtures import Mix, Moment, Source, Weighted, check_window
+
+BOTH = (Source(branch="uncond"), Source(branch="cond"))
+
+# Of the guidance that is added to the conditional prediction, by the fraction of the run; each has mean 1 over the run
+# (Wang et al. 2024, arXiv 2404.13040, section 4).
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda f: 1.0,
+    "linear": lambda f: 2 * f,
+    "cosine": lambda f: 1 - math.cos(math.pi * f),
+}
+
+
+@dataclass(frozen=True)
+class Cfg(Mix):
+    """uncond + scale (cond - uncond) (Ho & Salimans 2022, arXiv 2207.12598), within the part [start, stop) of the run.
+
+    Outside it only the conditional branch is evaluated, at half the cost (interval guidance, Kynkaanniemi et al. 2024,
+    arXiv 2404.07724, there an interval of noise levels). scale: 1 is no guidance, 0 unconditional. schedule: how the
+    part of the scale above 1 grows along the run: "constant", "linear" or "cosine", all with the same mean.
+    """
+
+    scale: float = 7.5
+    start: float = 0.0
+    stop: float = 1.0
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise Refusal(f"cfg scale={self.scale} must be a finite number.")
+        if self.schedule not in SCHEDULES:
+            raise Refusal(f"cfg schedule='{self.schedule}' is unknown: it is one of {', '.join(SCHEDULES)}.")
+        check_window(self.start, self.stop)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return BOTH
+
+    def weights(self, moment: Moment) -> tuple[float, ...]:
+        if not self.start <= moment.fraction < self.stop:
+            return 0.0, 1.0
+        middle = (moment.step + 0.5) / moment.steps  # so that the mean over the steps is the schedule's
+        w = 1 + (self.scale - 1) * SCHEDULES[self.schedule](middle)
+        return 1 - w, w
+
+
+@dataclass(frozen=True)
+class CfgPlusPlus(Mix):
+    """CFG++ (Chung et al. 2024, arXiv 2406.08070): x0 from uncond + scale (cond - uncond), noise from uncond.
+
+    scale: in [0, 1] (paper: 0.6). For a DDIM or Euler step from a level to the next that is plain guidance with weight
+    scale * k, k = (sigma alpha' / alpha) / (sigma alpha' / alpha - sigma'), which is what is done here: it grows with
+    the number of steps. With other solvers it is the same guidance, but no longer the paper's step.
+    """
+
+    scale: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale <= 1:
+            raise Refusal(
+                f"cfg++ scale={self.scale} must be in [0, 1]: it is not the scale of plain guidance."
+            )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return BOTH
+
+    def weights(self, moment: Moment) -> tuple[float, ...]:
+        level, following = moment.level, moment.following
+        if level is None or following is None:
+            raise Refusal("cfg++ depends on the noise levels, and those of this scheduler cannot be read.")
+        w = self.scale
+        if level.alpha > 0 and following.sigma > 0:
+            moved = level.sigma * following.alpha / level.alpha
+            w = self.scale * moved / (moved - following.sigma)
+        return 1 - w, w
+
+
+RULES: dict[str, type[Cfg] | type[CfgPlusPlus]] = {"cfg": Cfg, "cfg++": CfgPlusPlus}
+FORMS = "cfg(7.5), cfg(7.5, 0.2, 0.8), cfg(scale=7.5, schedule=linear), cfg++(0.6)"
+
+
+def parse_call(text: str) -> tuple[str, list[str], dict[str, str]]:
+    """Name, values by place and by name of "name(1, other=2)". Refusal: cannot be read."""
+    match = re.fullmatch(r"\s*([\w+*-]+)\s*(?:\((.*)\))?\s*", text)
+    if match is None:
+        raise Refusal(f"guidance '{text}' cannot be read: write {FORMS}.")
+    placed, named = list[str](), dict[str, str]()
+    for part in (p.strip() for p in (match[2] or "").split(",") if p.strip()):
+        option, equals, value = (s.strip() for s in part.partition("="))
+        if equals:
+            named[option] = value
+        else:
+            placed.append(option)
+    return match[1].lower(), placed, named
+
+
+def rule(text: str) -> Mix | None:
+    """The rule that a text such as "cfg(7.5, 0.2, 0.8)" names; None: it names none of these."""
+    name, placed, named = parse_call(text)
+    if name not in RULES:
+        return None
+    cls = RULES[name]
+    known = [f.name for f in fields(cls)]
+    given = dict(zip(known, placed, strict=False)) | named
+    if len(placed) > len(known) or set(named) - set(known) or set(named) & set(known[: len(placed)]):
+        raise Refusal(f"guidance '{text}' cannot be read: {name} takes {', '.join(known)}.")
+    try:
+        return cls(**{k: v if k == "schedule" else float(v) for k, v in given.items()})  # type: ignore[arg-type]
+    except ValueError:
+        raise Refusal(f"guidance '{text}' cannot be read: write numbers, as in {FORMS}.") from None
+
+
+# ---------------------------------------------------------------- from text
+
+
+OWN, PROMPT = "own", "prompt"
+
+
+def weighted(terms: Sequence[str]) -> Weighted | None:
+    """A mix of "MODEL:WEIGHT" and "prompt=TEXT:WEIGHT"; the pipeline's own prediction has what is left to 1, or
+    "own:WEIGHT". None: no terms."""
+    parts, values, own = list[Source](), list[float](), None
+    for term in terms:
+        name, colon, number = term.rpartition(":")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not colon or not name or not math.isfinite(weight):
+            raise Refusal(
+                f"mix '{term}' cannot be read: write MODEL:WEIGHT or 'prompt=TEXT:WEIGHT', such as base:-0.6."
+            )
+        if name == OWN:
+            own = weight
+            continue
+        key, equals, text = name.partition("=")
+        parts.append(Source(prompt=text) if equals and key == PROMPT else Source(model=name))
+        values.append(weight)
+    if own is None:
+        own = 1 - math.fsum(values)
+    return Weighted((Source(), *parts), (own, *values)) if terms else None

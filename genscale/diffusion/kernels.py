@@ -1,0 +1,284 @@
+"""Kernels: how a particle goes from one noise level to the next, given the model's clean estimate.
+
+All are Gaussian with known mean and std, keep the marginals of the model (up to the error of the integrator), and
+depend on a model only through the pair (x0, eps), so they serve every kind of prediction and every noise schedule.
+How random one is, is one number: churn, 0 for the ODE, 1 for the reverse of the forward noising process
+("ancestral", DDPM). Churn does not change with the interpolant or the time grid, and to first order it is DDIM's eta.
+
+From pure noise (alpha = 0) every kernel is deterministic: with eta = 1 the first step would otherwise throw the initial
+noise away, and with it all that a search over noise has found. Into the clean end no kernel adds noise.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.diffusion.interpolants import Interpolant, named
+from genscale.diffusion.noise_schedule import Level
+
+FORMS = "own, ode, ddim(eta), sde(churn, interpolant), glass(inner, rho)"
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A Gaussian step: mean [n, *latent] and one std for all coordinates (0: a point mass)."""
+
+    mean: Tensor
+    std: float
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """noise: [n, *latent], standard normal."""
+        return self.mean if self.std == 0 else self.mean + self.std * noise.to(self.mean)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of x [n, *latent], float64 [n]; of a point mass 0 where x is the point, else -inf."""
+        gap = (x.double() - self.mean.double()).flatten(1)
+        if self.std == 0:
+            return torch.where((gap == 0).all(1), 0.0, -math.inf).to(torch.float64)
+        d = gap.shape[1]
+        return -0.5 * (gap / self.std).square().sum(1) - d * math.log(self.std * math.sqrt(2 * math.pi))
+
+
+class Kernel(Protocol):
+    """One that is `deterministic` leaves no room for branches."""
+
+    @property
+    def deterministic(self) -> bool: ...
+    def calls(self, start: Level) -> int:
+        """Model calls of one transition from this level."""
+
+    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+        """From latents x [n, *latent] at `start`, where the model estimates (x0, eps), to `stop`."""
+
+
+def ddim_step(x0: Tensor, eps: Tensor, stop: Level, std: float) -> Transition:
+    """alpha' x0 + sqrt(sigma'^2 - std^2) eps + std z: keeps the marginal at `stop` for every std <= sigma'."""
+    return Transition(stop.alpha * x0 + math.sqrt(max(stop.sigma**2 - std**2, 0.0)) * eps, std)
+
+
+def ancestral_std(start: Level, stop: Level) -> float:
+    """Std of the exact posterior of the forward process between two levels, sigma' sqrt(1 - rho^2)."""
+    if math.isinf(start.kappa) or start.sigma == 0:
+        return 0.0
+    rho = stop.kappa / start.kappa
+    return stop.sigma * math.sqrt(max(1 - rho**2, 0.0))
+
+
+@dataclass(frozen=True)
+class Own:
+    """The pipeline's own scheduler, whatever it is. It has no transition that could be written down."""
+
+    deterministic: ClassVar[bool] = True
+
+    def calls(self, start: Level) -> int:
+        return 1
+
+    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+        raise TypeError("the pipeline's own scheduler steps by itself: there is no transition to ask for")
+
+
+@dataclass(frozen=True)
+class Ddim:
+    """DDIM(eta) (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), for any interpolant: the default.
+
+    eta: 0 the ODE (for rectified flow just Euler's step), 1 ancestral sampling; std = eta sigma' sqrt(1 - rho^2) with
+    rho = kappa' / kappa. 0.5 is the level of Flow-GRPO and our default for flow models (research: a correct SDE
+    at this level costs nothing in the marginals). Larger than 1 is allowed up to std = sigma' (full renoising).
+    """
+
+    eta: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eta) and self.eta >= 0):
+            raise Refusal(f"ddim(eta={self.eta}) needs an eta of 0 or more; 1 is ancestral sampling.")
+
+    @property
+    def deterministic(self) -> bool:
+        return self.eta == 0
+
+    def calls(self, start: Level) -> int:
+        return 1
+
+    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+        return ddim_step(x0, eps, stop, min(self.eta * ancestral_std(start, stop), stop.sigma))
+
+
+CHURNS: dict[str, Callable[[Interpolant, float], float]] = {
+    # Squared churn at a time of the interpolant; g^2 is measured against that interpolant's diffusion(t).
+    "ancestral": lambda path, t: 1.0,
+    "flow_grpo": lambda path, t: 0.7**2 / 2,  # g = .7 sqrt(t / (1 - t)) on the linear one, arXiv 2505.05470
+    "rbf": lambda path, t: 9 * t**4 / path.diffusion(t),  # g = 3 t^2, arXiv 2503.19385, section 5.1
+    "fading": lambda path, t: (
+        1 / (1 + path.kappa(t))
+    ),  # c^2 = 1 - t of the linear time, "sigma" in RBF's code
+}
+
+
+@dataclass(frozen=True)
+class Sde:
+    """Euler-Maruyama along an interpolant: x <- x - (u - g^2/2 s) dt + g sqrt(dt) z, g^2 = churn^2 2 sigma D / alpha.
+
+    (Kim et al. 2025, arXiv 2503.19385, eq. 7; Song et al. 2021.) churn: a number, or one of CHURNS. interpolant: a
+    name, "polynomial:2" with its order; the model's own latents are carried over at equal noise-to-signal ratio (RBF's
+    conversion from linear to VP is interpolant="vp"). First order and biased for few steps; where the noise would
+    exceed the next level's own, churn is cut to what gives just that. Prefer ddim(eta) unless a paper's scheme is
+    wanted."""
+
+    churn: float | str = "rbf"
+    interpolant: str = "linear"
+
+    def __post_init__(self) -> None:
+        known = isinstance(self.churn, str) and self.churn in CHURNS
+        if not known and not (isinstance(self.churn, int | float) and 0 <= self.churn < math.inf):
+            raise Refusal(
+                f"sde(churn={self.churn}) needs a number of 0 or more, or one of {', '.join(CHURNS)}."
+            )
+        if self.churn == "rbf" and self.interpolant == "ve":
+            raise Refusal(
+                "sde(rbf, ve) means nothing: g = 3 t^2 is for times in [0, 1]; give a number as churn."
+            )
+        try:
+            named(self.interpolant)
+        except ValueError as error:
+            raise Refusal(f"sde(interpolant={self.interpolant}): {error}.") from None
+
+    @property
+    def deterministic(self) -> bool:
+        return self.churn == 0
+
+    def calls(self, start: Level) -> int:
+        return 1
+
+    def squared_churn(self, path: Interpolant, t: float) -> float:
+        return CHURNS[self.churn](path, t) if isinstance(self.churn, str) else float(self.churn) ** 2
+
+    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+        if math.isinf(start.kappa) or start.sigma == 0 or stop.sigma == 0:
+            return ddim_step(x0, eps, stop, 0.0)
+        path = named(self.interpolant)
+        t, r = path.time(start.kappa), path.time(stop.kappa)
+        dt, scale = t - r, path.level(t)[0] / start.alpha
+        back = stop.alpha / path.level(r)[0]
+        square = self.squared_churn(path, t) * path.diffusion(t)
+        if (
+            dt > 0
+        ):  # more noise than the next level has is more than one step can give; its drift goes with it
+            square = min(square, (stop.sigma / back) ** 2 / dt)
+        drift = path.velocity(t, x0, eps) - square / 2 * path.score(t, eps)
+        return Transition(back * (scale * x - dt * drift), back * math.sqrt(square * max(dt, 0.0)))
+
+
+@dataclass(frozen=True)
+class Glass:
+    """GLASS (arXiv 2509.25170, section 3): the stochastic transition sampled by an inner ODE of `inner` model calls.
+
+    rho: correlation of the noises of both levels, in [-1, 1]; None is that of ancestral sampling, kappa' / kappa. The
+    paper's default is 0.4 with 6 outer transitions; a constant rho with few inner calls does not converge as the
+    outer grid gets finer (research 1.4), so None is ours. With inner = 1 it is DDIM with std = sigma' sqrt(1 - rho^2).
+
+    The inner path starts at xbar = gbar x + s0 z (s0 = 1) and ends at x', gbar = rho sigma' / sigma. At inner time
+    q, x and xbar together are one observation of x0 of noise-to-signal ratio kappa*(q), and the model is called there:
+    between the levels of the pipeline's grid, so it must take any time (flow models do; discrete ones are given
+    a timestep between two trained ones).
+    """
+
+    inner: int = 4
+    rho: float | None = None
+
+    deterministic: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.inner < 1 or self.inner != int(self.inner) or not (self.rho is None or -1 < self.rho < 1):
+            raise Refusal(
+                f"glass(inner={self.inner}, rho={self.rho}) needs inner >= 1 and -1 < rho < 1 or none."
+            )
+
+    def calls(self, start: Level) -> int:
+        return 1 if math.isinf(start.kappa) else self.inner
+
+    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+        """The transition with one inner call."""
+        return ddim_step(x0, eps, stop, self._path(start, stop)[2])
+
+    def begin(self, x: Tensor, noise: Tensor, start: Level, stop: Level) -> Tensor:
+        """The inner latents xbar at q = 0."""
+        return self._path(start, stop)[0] * x + noise.to(x)
+
+    def query(self, j: int, x: Tensor, bar: Tensor, start: Level, stop: Level) -> tuple[Tensor, float]:
+        """Where the model is called for inner step j: (the observation of x0, x0 + kappa eps, and its kappa)."""
+        if j == 0:
+            return x / start.alpha, start.kappa
+        gbar, end_alpha, end_sigma = self._path(start, stop)
+        q = j / self.inner
+        alpha, sigma = q * end_alpha, (1 - q) + q * end_sigma
+        # x = start.alpha x0 + start.sigma e, and bar - gbar x = alpha x0 + sigma e', independent noises.
+        one, other = start.alpha / start.sigma**2, alpha / sigma**2
+        precision = start.alpha * one + alpha * other
+        return (one * x + other * (bar - gbar * x)) / precision, 1 / math.sqrt(precision)
+
+    def advance(self, j: int, x: Tensor, bar: Tensor, x0: Tensor, start: Level, stop: Level) -> Tensor:
+        """The inner latents after step j, whose call gave x0: exact for an estimate that stays as it is."""
+        gbar, end_alpha, end_sigma = self._path(start, stop)
+        q, r = j / self.inner, (j + 1) / self.inner
+        noise = (bar - gbar * x - q * end_alpha * x0) / ((1 - q) + q * end_sigma)
+        return gbar * x + r * end_alpha * x0 + ((1 - r) + r * end_sigma) * noise
+
+    def _path(self, start: Level, stop: Level) -> tuple[float, float, float]:
+        """(gbar, abar, sbar) of x' = gbar x + abar x0 + sbar z."""
+        rho = stop.kappa / start.kappa if self.rho is None else self.rho
+        if math.isinf(start.kappa):
+            rho = 1.0
+        gbar = rho * stop.sigma / start.sigma
+        return gbar, stop.alpha - gbar * start.alpha, stop.sigma * math.sqrt(max(1 - rho**2, 0.0))
+
+
+KERNELS: dict[str, type[Own | Ddim | Sde | Glass]] = {"own": Own, "ddim": Ddim, "sde": Sde, "glass": Glass}
+
+
+def parse(text: str | Kernel) -> Kernel:
+    """A kernel from "ode", "ddim(0.5)", "sde(rbf, vp)", "sde(churn=0.5)", "glass(inner=4, rho=0.4)", or itself."""
+    if not isinstance(text, str):
+        return text
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
+    name = match[1].lower() if match else ""
+    if name == "ode":
+        return Ddim(0.0)
+    if match is None or name not in KERNELS:
+        raise Refusal(f"kernel '{text}' is unknown: write one of {FORMS}.")
+    cls = KERNELS[name]
+    names, values = [f.name for f in fields(cls)], dict[str, Any]()
+    for place, part in enumerate(p for p in (match[2] or "").split(",") if p.strip()):
+        option, equals, value = part.partition("=")
+        option, value = (option.strip(), value) if equals else ("", option)
+        if not equals and place < len(names):
+            option = names[place]
+        if option not in names or option in values:
+            raise Refusal(f"kernel '{text}' cannot be read at '{part.strip()}': write one of {FORMS}.")
+        values[option] = _value(option, value.strip(), text)
+    made: Kernel = cls(**values)
+    return made
+
+
+def _value(option: str, value: str, text: str) -> object:
+    if option == "interpolant" or (option == "churn" and not _is_number(value)):
+        return value
+    if option == "rho" and value.lower() in ("none", "ddpm", "ancestral"):
+        return None
+    if not _is_number(value):
+        raise Refusal(f"kernel '{text}': {option} must be a number, not '{value}'.")
+    return int(value) if option == "inner" and value.isdigit() else float(value)
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False

@@ -1,0 +1,302 @@
+"""A mix: several predictions of one noisy latent, of other prompts, branches or models, combined to one.
+
+Every kind of prediction is affine in the others (genscale.diffusion.prediction), so a combination whose weights sum to 1 means
+the same in x0, eps, v and flow. Other weights mean something in the score alone: s = sum w_i s_i is that of
+prod q_i^w_i, as far as a product of noised densities is the noised product (it is not: genscale.samplers.fkc corrects).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.diffusion.prediction import View
+from genscale.diffusion.noise_schedule import Level
+
+ONE = 1e-9  # weights sum to 1 within this
+BRANCHES = (None, "cond", "uncond")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is evaluated for one part of a mix.
+
+    prompt: a text, in which "{prompt}" stands for the row's own; None: that itself. branch: "cond" or "uncond" for
+    one branch of classifier-free guidance alone; None: both, as the pipeline combines them. model: the name of another
+    model that shares the latent space; "": the pipeline's own.
+    """
+
+    prompt: str | None = None
+    branch: str | None = None
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        if self.branch not in BRANCHES:
+            raise Refusal(f"a branch of guidance is 'cond' or 'uncond', not '{self.branch}'.")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the run a model call is: its step of `steps`, its noise level and the next one of the grid.
+
+    Levels are None where a scheduler's cannot be read.
+    """
+
+    step: int
+    steps: int
+    level: Level | None = None
+    following: Level | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Of the run that lies behind, in [0, 1)."""
+        return self.step / self.steps
+
+    @staticmethod
+    def at(view: View | str, step: int, steps: int, time: float | None = None) -> Moment:
+        """Of a model call at a step of the grid, or near it at a linear time of its own.
+
+        The next level is the first of the grid that is less noisy: second-order schedulers call at one level twice.
+        """
+        if isinstance(view, str):
+            return Moment(step, steps)
+        levels = view.schedule
+        level = levels.level(step) if time is None else levels.between(time)
+        later = (levels.level(i) for i in range(step, levels.steps + 1))
+        following = next(
+            (other for other in later if other.time < level.time - 1e-9), levels.level(levels.steps)
+        )
+        return Moment(step, steps, level, following)
+
+
+class Mix(ABC):
+    """Which predictions are combined, and how at each moment. Subclasses are frozen dataclasses."""
+
+    @property
+    @abstractmethod
+    def sources(self) -> tuple[Source, ...]: ...
+
+    @abstractmethod
+    def weights(self, moment: Moment) -> tuple[float, ...]:
+        """One for each source; a source of weight 0 is not evaluated then."""
+
+    def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor | None:
+        """Model outputs [n, ...] of the active sources to one, where that is not linear; None: by the weights."""
+        return None
+
+    def models(self) -> Mapping[str, Any]:
+        """Models that the mix brings along, under the names that its sources use."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Weighted(Mix):
+    """Fixed weights, within the part [start, stop) of the run; outside it only source number `outside` counts."""
+
+    parts: tuple[Source, ...]
+    values: tuple[float, ...]
+    start: float = 0.0
+    stop: float = 1.0
+    outside: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.parts) != len(self.values) or not self.parts:
+            raise Refusal(
+                f"a mix of {len(self.parts)} predictions needs as many weights, not {len(self.values)}."
+            )
+        if len(set(self.parts)) < len(self.parts):
+            raise Refusal("a mix names one prediction twice: add up its weights.")
+        if not all(map(math.isfinite, self.values)) or not any(self.values):
+            raise Refusal(f"the weights {list(self.values)} of a mix must be finite, and not all 0.")
+        if not 0 <= self.outside < len(self.parts):
+            raise Refusal(
+                f"outside={self.outside} must be the number of one of {len(self.parts)} predictions."
+            )
+        check_window(self.start, self.stop)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.parts
+
+    def weights(self, moment: Moment) -> tuple[float, ...]:
+        if self.start <= moment.fraction < self.stop:
+            return self.values
+        return tuple(float(i == self.outside) for i in range(len(self.parts)))
+
+
+@dataclass(frozen=True)
+class Tempered(Mix):
+    """Annealing: the score times a power, that of q^power. Below 1 more diverse, above 1 sharper."""
+
+    power: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.power) and self.power > 0):
+            raise Refusal(f"power={self.power} must be a number above 0.")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (Source(),)
+
+    def weights(self, moment: Moment) -> tuple[float, ...]:
+        return (self.power,)
+
+
+@dataclass(frozen=True)
+class Guided(Mix):
+    """A mix whose every prediction is guided by another rule than the pipeline's own: weights multiply."""
+
+    mix: Mix
+    rule: Mix
+
+    def _inner(self, source: Source) -> tuple[Source, ...]:
+        if source.branch is not None:
+            return (source,)
+        return tuple(
+            replace(source, branch=s.branch, model=source.model or s.model) for s in self.rule.sources
+        )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(s for source in self.mix.sources for s in self._inner(source))
+
+    def weights(self, moment: Moment) -> tuple[float, ...]:
+        rule, total = self.rule.weights(moment), list[float]()
+        for source, w in zip(self.mix.sources, self.mix.weights(moment), strict=True):
+            total += [w] if source.branch is not None else [w * v for v in rule]
+        return tuple(total)
+
+    def models(self) -> Mapping[str, Any]:
+        return {**self.mix.models(), **self.rule.models()}
+
+    def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor | None:
+        outer = [(s, w) for s, w in zip(self.mix.sources, self.mix.weights(moment), strict=True) if w]
+        if abs(sum(w for _, w in outer) - 1) > ONE:
+            return None
+        made = []
+        for source, w in outer:
+            inner = dict(zip(self._inner(source), self.rule.sources, strict=False))
+            seen = {inner[s]: outputs[s] for s in inner if s in outputs}
+            value = outputs[source] if source.branch is not None else self.rule.join(moment, seen)
+            if value is None:
+                return None
+            made.append(w * _exact(value))
+        return torch.stack(made).sum(0).to(next(iter(outputs.values())).dtype)
+
+
+# ---------------------------------------------------------------- the usual ones
+
+
+def rlg(model: str, scale: float, start: float = 0.0, stop: float = 1.0) -> Weighted:
+    """Reinforcement-learning guidance (arXiv 2508.21016): base + scale (tuned - base), both the pipeline's and `model`.
+
+    The pipeline is the tuned model, `model` the base: "base" where the tuning is an adapter that can be switched off.
+    scale: 0 the base, 1 the tuned model, above 1 beyond it (paper: 1 to 3). Where the tuned model is base * exp(R /
+    beta), the mix aims at a KL coefficient of beta / scale; exactly so only with the corrector's weights.
+    """
+    return Weighted((Source(), Source(model=model)), (scale, 1 - scale), start, stop)
+
+
+def autoguidance(weak: str, scale: float, start: float = 0.0, stop: float = 1.0) -> Weighted:
+    """Guidance by a worse model (Karras et al. 2024, arXiv 2406.02507): weak + scale (own - weak)."""
+    return Weighted((Source(), Source(model=weak)), (scale, 1 - scale), start, stop)
+
+
+def compose(prompts: Sequence[str], weights: Sequence[float] | None = None) -> Weighted:
+    """Composition of prompts beside the row's own (Liu et al. 2022, arXiv 2206.01714), in the sense of a mixture of
+    their scores: the row's own has what is left to 1. weights: None gives all the same."""
+    each = [1 / (len(prompts) + 1)] * len(prompts) if weights is None else list(weights)
+    parts = (Source(), *(Source(prompt=p) for p in prompts))
+    return Weighted(parts, (1 - sum(each), *each))
+
+
+def negate(prompt: str, weight: float = 1.0) -> Weighted:
+    """Away from another prompt: (1 + weight) own - weight other (arXiv 2206.01714, section 4.2)."""
+    return Weighted((Source(), Source(prompt=prompt)), (1 + weight, -weight))
+
+
+def check_window(start: float, stop: float) -> None:
+    if not 0 <= start <= stop <= 1:
+        raise Refusal(f"start={start} and stop={stop} must be two increasing fractions of the run in [0, 1].")
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def combined(
+    outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: Level | None, x: Tensor
+) -> Tensor:
+    """Model outputs [n, ...] of one kind at one level and latents x [n, *latent], to one of that kind.
+
+    Worked out in float32 or better, and given in the first one's dtype. Weights that sum to 1 combine the outputs as
+    they are, also a learned variance. Others, or outputs of different shapes, combine scores, that is eps; the variance
+    is then the first one's. A scheduler's limit on clean estimates is for it to apply, to the result. Refusal: weights
+    that do not sum to 1 where the noise levels cannot be read, or that sum to 0 at pure noise.
+    """
+    first, whole_weight = outputs[0], total(weights)
+    if whole_weight == 1 and all(o.shape == first.shape for o in outputs):
+        whole = weights[0] * _exact(first)
+        for output, w in zip(outputs[1:], weights[1:], strict=True):
+            whole = whole + w * _exact(output)
+        return whole.to(first.dtype)
+    seen, at = readable(view, level)
+    pairs = [seen.pair(at, output, x) for output in outputs]
+    eps = torch.stack([w * pair[1] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
+    if whole_weight == 1:
+        x0 = torch.stack([w * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
+    elif at.alpha > 0:
+        x0 = (x - at.sigma * eps) / at.alpha
+    else:  # of pure noise, drawn from the prior's power: the mean of their product, where all look alike
+        if abs(whole_weight) <= ONE:
+            raise Refusal(
+                "the weights of a mix sum to 0 at pure noise, where that has no meaning: use others."
+            )
+        eps = x.to(eps.dtype) / at.sigma
+        x0 = torch.stack([w / whole_weight * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
+    whole = seen.output_at(at, x0, eps)
+    if first.shape != whole.shape:
+        whole = torch.cat([whole, first[:, whole.shape[1] :]], 1)
+    return whole.to(first.dtype)
+
+
+def rate(
+    outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: Level | None, x: Tensor
+) -> Tensor:
+    """d log w / d log(alpha / sigma) [n] float64: |sum w eps|^2 - sum w |eps|^2 over the whole latent.
+
+    The weight that makes the mix sample prod q_i^w_i (Feynman-Kac correctors, arXiv 2503.02819; the same for every
+    churn, interpolant and kind of prediction). A limit on clean estimates does not enter; the weights are then no
+    longer exact. The two terms nearly cancel where the sources agree, so this takes differences first: for any m and
+    S = sum w eps it is |S - m|^2 + (sum w - 1) |m|^2 - sum w |eps - m|^2.
+    """
+    seen, at = readable(view, level)
+    each = torch.stack([seen.pair(at, o, x)[1].flatten(1).double() for o in outputs])
+    w, more, m = torch.tensor(list(weights), dtype=torch.float64).to(each.device), total(weights) - 1, each[0]
+    gaps = each - m
+    moved = torch.einsum("k,knd->nd", w, gaps) + more * m
+    spread = torch.einsum("k,knd->n", w, gaps.square())
+    return moved.square().sum(1) + more * m.square().sum(1) - spread
+
+
+def readable(view: View | str, level: Level | None) -> tuple[View, Level]:
+    """The view without its limit, and the level. Refusal where they cannot be read."""
+    if isinstance(view, str) or level is None:
+        raise Refusal(f"weights that do not sum to 1 mix scores, which needs noise levels: {view}.")
+    return replace(view, limit=None), level
+
+
+def total(weights: Sequence[float]) -> float:
+    """The sum of weights, exactly 1 where it is 1 but for rounding."""
+    found = math.fsum(weights)
+    return 1.0 if abs(found - 1) <= ONE else found
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Runs many samplers against one model and its verifiers, under a budget."""

@@ -1,0 +1,323 @@
+"""Everything a run found out, written as it goes, so that a killed run resumes and none is done twice.
+
+One JSON line for each finished piece of work: a solve (a candidate carried to a step; its latents and
+its solver's memory are a safetensors file beside it), a prediction or a gradient at a step (likewise), or a
+score. A line is written after its file, files appear under their final name only when complete, and a line torn by a
+kill is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.protocol.particles import Candidate, Memory, Particles
+from genscale.protocol.interfaces import Graded, Prediction, Scores
+
+FILE = "archive.jsonl"
+
+
+@dataclass
+class Entry:
+    """One scored state of one candidate. final: clean latents (previews never win).
+
+    scores: raw, by search verifier; select and report likewise. nfe: what the prompt's search had spent when
+    it was scored. seconds: since the run began. x: clean latents, where they are kept.
+    """
+
+    prompt: int
+    candidate: Candidate
+    step: int
+    final: bool
+    scores: dict[str, float]
+    total: float | None
+    select: dict[str, float] = field(default_factory=dict)
+    report: dict[str, float] = field(default_factory=dict)
+    nfe: int = 0
+    seconds: float = 0.0
+    x: Tensor | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        record = {k: v for k, v in vars(self).items() if k not in ("x", "candidate")}
+        return {"kind": "score", **record, **recipe(self.candidate)}
+
+
+def recipe(c: Candidate) -> dict[str, Any]:
+    """A candidate as a record holds it."""
+    return {
+        "candidate": c.id,
+        "origin": c.origin,
+        "parent": c.parent,
+        "key": list(c.key),
+        "start": c.step,
+        "details": dict(c.details),
+        **({"measured": dict(c.measured)} if c.measured else {}),
+    }
+
+
+def candidate_of(record: Mapping[str, Any]) -> Candidate:
+    """The candidate in a record."""
+    return Candidate(
+        record["candidate"],
+        record["origin"],
+        tuple(record["key"]),
+        record["parent"],
+        record["start"],
+        record["details"],
+        record.get("measured", {}),
+    )
+
+
+class Archive:
+    """The entries of a run; with a folder, also on disk and able to resume.
+
+    heading: what the run is (prompts, model, sampler, seed, ...): a folder made by another run is refused.
+    """
+
+    def __init__(self, folder: Path | None = None, heading: Mapping[str, Any] | None = None) -> None:
+        self.entries: list[Entry] = []
+        self.folder = folder
+        self.earlier_seconds, self.earlier_evaluations = 0.0, 0  # of earlier lives of this run, up to a score
+        self._started = time.monotonic()
+        self._solved: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._predicted: dict[tuple[int, int, int, str], dict[str, Any]] = {}
+        self._graded: dict[tuple[int, int, int, str], dict[str, Any]] = {}
+        self._scored: dict[tuple[int, int, int], Entry] = {}
+        self._file: Any = None
+        if folder is not None:
+            self._open(folder, json.loads(json.dumps(dict(heading or {}))))
+
+    def _open(self, folder: Path, heading: dict[str, Any]) -> None:
+        path = folder / FILE
+        try:
+            (folder / "latents").mkdir(parents=True, exist_ok=True)
+            lines = list(_whole_lines(path))
+            if lines:
+                self._read(lines, heading)  # before anything of it is changed: it may be another's
+            _cut_torn_line(path)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise Refusal(
+                f"cannot write to '{folder}' ({error.strerror}): choose another output folder."
+            ) from None
+        if not lines:
+            self._write({"kind": "run", **heading})
+
+    def _read(self, lines: list[dict[str, Any]], heading: dict[str, Any]) -> None:
+        # A larger budget or another batch size goes on with what is there: candidates stay the same.
+        differing = [k for k in heading if k != "limits" and lines[0].get(k) != heading[k]]
+        if differing:
+            raise Refusal(
+                f"'{self.folder}' holds another run (its {differing[0]} is {lines[0].get(differing[0])!r}, "
+                f"not {heading[differing[0]]!r}): choose an empty folder, or repeat that run's options."
+            )
+        spent: dict[int, int] = {}
+        for record in lines[1:]:
+            where = (record["prompt"], record["candidate"], record["step"])
+            self.earlier_seconds = max(self.earlier_seconds, record["seconds"])
+            if record["kind"] == "solve":
+                self._solved[where] = record
+            elif record["kind"] == "predict":
+                self._predicted[(*where, record.get("branch", ""))] = record
+            elif record["kind"] == "gradient":
+                spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
+                self._graded[(*where, record["asked"])] = record
+            else:
+                names = ("prompt", "step", "final", "scores", "total", "select", "report", "nfe", "seconds")
+                spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
+                self._scored[where] = Entry(candidate=candidate_of(record), **{k: record[k] for k in names})
+        self.earlier_evaluations = sum(spent.values())
+        self._started = time.monotonic() - self.earlier_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began; time between a kill and its resumption is not counted."""
+        return time.monotonic() - self._started
+
+    def solved(
+        self, prompt: int, candidate: Candidate, step: int, device: torch.device | None = None
+    ) -> Particles | None:
+        """The stored result of a solve, if an earlier life of this run finished it."""
+        record = self._solved.get((prompt, candidate.id, step))
+        tensors = self._stored(record, candidate)
+        if record is None or tensors is None:
+            return None
+        rows = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
+        memory = None if record["memory"] is None else Memory(rows, record["memory"])
+        found = Particles(tensors["x"], step, (candidate,), memory, tensors.get("x0"))
+        return found if device is None else found.to(device)
+
+    def add_solved(self, prompt: int, particles: Particles) -> None:
+        """Store each row of finished particles (nothing without a folder)."""
+        if self.folder is None:
+            return
+        for i, candidate in enumerate(particles.candidates):
+            row = particles[[i]]
+            tensors = {"x": row.x}
+            if row.x0 is not None:
+                tensors["x0"] = row.x0
+            if row.memory is not None:
+                tensors |= {f"memory.{k}": v for k, v in row.memory.rows.items()}
+            memory = None if row.memory is None else dict(row.memory.rest)
+            name = f"{prompt}-{candidate.id}-{row.step}"
+            self._store("solve", name, prompt, candidate, row.step, tensors, {"memory": memory})
+
+    def predicted(
+        self,
+        prompt: int,
+        candidate: Candidate,
+        step: int,
+        branch: str | None = None,
+        device: torch.device | None = None,
+    ) -> Prediction | None:
+        """The stored answer of a Denoise, if an earlier life of this run finished it."""
+        tensors = self._stored(self._predicted.get((prompt, candidate.id, step, branch or "")), candidate)
+        if tensors is None:
+            return None
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return Prediction(moved["x0"], moved["eps"], moved.get("rate"))
+
+    def add_predicted(
+        self, prompt: int, particles: Particles, prediction: Prediction, branch: str | None = None
+    ) -> None:
+        """Store each row of a prediction (nothing without a folder)."""
+        if self.folder is None:
+            return
+        step = particles.step
+        for i, candidate in enumerate(particles.candidates):
+            tensors = {"x0": prediction.x0[[i]], "eps": prediction.eps[[i]]}
+            if prediction.rate is not None:
+                tensors["rate"] = prediction.rate[[i]]
+            name = f"{prompt}-{candidate.id}-{step}-predicted" + (f"-{branch}" if branch else "")
+            more = {"branch": branch} if branch else None
+            self._store("predict", name, prompt, candidate, step, tensors, more)
+
+    @property
+    def has_gradients(self) -> bool:
+        return bool(self._graded)
+
+    def graded(
+        self,
+        prompt: int,
+        candidate: Candidate,
+        step: int,
+        asked: str,
+        combine: Callable[[Tensor], Tensor],
+        device: torch.device | None = None,
+    ) -> Graded | None:
+        """The stored answer of one row of a Gradient, if an earlier life of this run finished it.
+
+        asked: what tells the question from others about this candidate at this step.
+        """
+        tensors = self._stored(self._graded.get((prompt, candidate.id, step, asked)), candidate)
+        if tensors is None:
+            return None
+        raw = tensors.pop("raw", None)
+        tensors = {k: v.to(device) for k, v in tensors.items()}
+        rate = tensors.pop("first_rate", None)
+        prediction = Prediction(tensors.pop("first_x0"), tensors.pop("first_eps"), rate)
+        tensors.setdefault("x0", prediction.x0)
+        scores = None if raw is None else Scores(raw, combine)
+        return Graded(**tensors, prediction=prediction, scores=scores)
+
+    def add_graded(
+        self, prompt: int, candidate: Candidate, step: int, asked: str, graded: Graded, nfe: int
+    ) -> None:
+        """Store one row of an answer (nothing without a folder). nfe: what the prompt's search had spent with it."""
+        if self.folder is None:
+            return
+        given = {k: getattr(graded, k) for k in ("gradient", "x0", "noises", "each", "each_noises")}
+        tensors = {k: v for k, v in given.items() if v is not None}
+        first = graded.prediction
+        tensors |= {"first_x0": first.x0, "first_eps": first.eps}
+        if first.rate is not None:
+            tensors["first_rate"] = first.rate
+        if first.x0.data_ptr() == graded.x0.data_ptr():  # of one call they are the same
+            del tensors["x0"]
+        if graded.scores is not None:
+            tensors["raw"] = graded.scores.raw
+        name = f"{prompt}-{candidate.id}-{step}-gradient-{asked}"
+        self._store("gradient", name, prompt, candidate, step, tensors, {"asked": asked, "nfe": nfe})
+
+    def _stored(self, record: dict[str, Any] | None, candidate: Candidate) -> dict[str, Tensor] | None:
+        """The tensors of a record; none of another candidate's: another budget may have planned another search."""
+        if record is None or self.folder is None or not (self.folder / record["file"]).exists():
+            return None
+        if candidate_of(record) != candidate:
+            return None
+        from safetensors.torch import load_file
+
+        return dict(load_file(self.folder / record["file"]))
+
+    def _store(
+        self,
+        kind: str,
+        name: str,
+        prompt: int,
+        candidate: Candidate,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A file of tensors under its final name only when it is whole, then its line."""
+        from safetensors.torch import save_file
+
+        assert self.folder is not None
+        file = f"latents/{name}.safetensors"
+        partial = self.folder / f"{file}.partial"
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+        os.replace(partial, self.folder / file)
+        record = {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step, "file": file}
+        self._write(record | dict(more or {}) | {"seconds": round(self.seconds, 4)})
+
+    def scored(self, prompt: int, candidate: Candidate, step: int) -> Entry | None:
+        entry = self._scored.get((prompt, candidate.id, step))
+        return entry if entry is not None and entry.candidate == candidate else None
+
+    def add_score(self, entry: Entry, fresh: bool) -> None:
+        """Take an entry into the run; `fresh` ones go to disk, those that were read from there do not."""
+        self.entries.append(entry)
+        if fresh:
+            self._write(entry.as_dict())
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a journal, without a last line torn by a kill."""
+    data = path.read_bytes() if path.exists() else b""
+    end = data.rfind(b"\n") + 1
+    for number, line in enumerate(data[:end].splitlines(), 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            raise Refusal(f"line {number} of '{path}' is no JSON: the archive was changed by hand.") from None
+
+
+def _cut_torn_line(path: Path) -> None:
+    data = path.read_bytes() if path.exists() else b""
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(path, end)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The records of a finished or killed run, heading first; for `show`, `rescore` and tests."""
+    return list(_whole_lines(folder / FILE))

@@ -1,0 +1,85 @@
+"""Between an engine and a model: every batch becomes one for each source of a mix, and their outputs one output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.diffusion.mixtures import Mix, Moment, Source, combined, rate
+from genscale.diffusion.prediction import View
+from genscale.protocol.interfaces import Batch, Output
+
+
+class Mixer:
+    """Opens batches and absorbs outputs.
+
+    view: what the outputs mean, or why that cannot be read. steps: model calls of the grid. rows: (prompt index, a
+    source's prompt) -> prompt index of the model's. rated: also give the corrector's rate.
+    """
+
+    def __init__(
+        self,
+        mix: Mix,
+        view: View | str,
+        steps: int,
+        rows: Callable[[int, str | None], int] = lambda prompt, text: prompt,
+        rated: bool = False,
+    ) -> None:
+        self.mix, self.view, self.steps, self.rows, self.rated = mix, view, steps, rows, rated
+        self._batch: Batch | None = None
+        self._active: list[tuple[Source, float]] = []
+        self._outputs: list[Output] = []
+
+    def open(self, batch: Batch) -> Batch:
+        """The first batch to evaluate for it; forgets a batch that was under way."""
+        self._batch, self._outputs = batch, []
+        self._active = []
+        if batch.branch is None and batch.step < self.steps:
+            weights = self.mix.weights(self.moment(batch))
+            self._active = [(s, w) for s, w in zip(self.mix.sources, weights, strict=True) if w != 0]
+            if not self._active:
+                raise Refusal(f"all weights of the mix are 0 at step {batch.step}: give one of them a value.")
+        return self._next() if self._active else batch
+
+    def absorb(self, output: Output) -> Batch | Output:
+        """The next batch to evaluate, or the mixed output."""
+        if not self._active:
+            return output
+        self._outputs.append(output)
+        return self._next() if len(self._outputs) < len(self._active) else self._mixed()
+
+    def moment(self, batch: Batch) -> Moment:
+        return Moment.at(self.view, batch.step, self.steps, batch.time)
+
+    def _next(self) -> Batch:
+        assert self._batch is not None
+        source, _ = self._active[len(self._outputs)]
+        return replace(
+            self._batch,
+            prompts=tuple(self.rows(p, source.prompt) for p in self._batch.prompts),
+            branch=source.branch,
+            model=source.model,
+        )
+
+    def _mixed(self) -> Output:
+        batch = self._batch
+        assert batch is not None
+        with torch.set_grad_enabled(batch.grad):  # the loop that answers may run without
+            value, rates = self._value(self.moment(batch))
+        return Output(value, self._outputs[0].x, sum(o.evaluations for o in self._outputs), rates)
+
+    def _value(self, moment: Moment) -> tuple[Tensor, Tensor | None]:
+        outputs, weights = [o.value for o in self._outputs], [w for _, w in self._active]
+        x, level = self._outputs[0].x, moment.level
+        joined = self.mix.join(moment, dict(zip((s for s, _ in self._active), outputs, strict=True)))
+        if joined is not None:  # nothing that is not linear has a rate
+            return joined, None
+        if weights == [1.0]:  # one model's answer, untouched
+            none = torch.zeros(len(x), dtype=torch.float64, device=x.device) if self.rated else None
+            return outputs[0], none
+        value = combined(outputs, weights, self.view, level, x)
+        return value, rate(outputs, weights, self.view, level, x) if self.rated else None

@@ -1,0 +1,107 @@
+"""What a run will cost, before it is begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from genscale.engine.budget import Budget
+from genscale.errors import BudgetExhausted
+from genscale.key import Key
+from genscale.engine.verifier_roles import Roles
+from genscale.protocol.particles import Particles
+from genscale.protocol.interfaces import Graded, Gradient, Prediction, Sampler, Score, Scores
+from genscale.engine.search import Search
+from genscale.engine.stopping import Stop
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a run.
+
+    steps: model calls of one candidate. nfe_per_candidate: its evaluations, guidance counted. cost: NFE a
+    prompt that the sampler spends when no budget stops it, None where it runs until the budget ends. nfe,
+    verifier_calls: what will be spent a prompt under the budget, at most where it also limits seconds, sets a
+    target or a stop rule looks at the scores; None where only these end it. candidates: how many will be finished.
+    """
+
+    steps: int
+    nfe_per_candidate: int
+    cost: int | None
+    nfe: int | None
+    verifier_calls: int | None
+    candidates: int | None
+    prompts: int
+
+
+def plan(
+    sampler: Sampler,
+    process: dict[str, Any],
+    budget: Budget,
+    roles: Roles,
+    prompts: int,
+    stop: Stop | None = None,
+) -> Plan:
+    """Run the sampler without a model, counting what it asks for, as if all scores were equal.
+
+    That is exact for samplers whose cost does not depend on scores; of the others (`rollover`) it is what they spend
+    when nothing improves.
+    """
+    search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
+    seen = search.process
+    cost = sampler.cost(seen)
+    endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None
+    if not endless:
+        _count(search)
+    return Plan(
+        seen.steps,
+        seen.nfe(),
+        cost,
+        None if endless else search.spent,
+        None if endless else search.calls,
+        None if endless else search.finished,
+        prompts,
+    )
+
+
+def _count(search: Search) -> None:
+    panel, steps = search.roles.search, search.process.steps
+    while search.ask is not None:
+        rows, until, particles = search.affordable(), search.until, search.particles
+        some = particles[:rows]
+        if until == particles.step:
+            search.send(particles)
+        elif rows == 0:
+            search.throw(BudgetExhausted())
+        elif isinstance(search.ask, Score):
+            search.calls += search.calls_a_score * rows
+            search.finished += rows if particles.step == steps else 0
+            search.send(Scores(torch.zeros(rows, len(panel.jurors), dtype=torch.float64), panel.combine))
+        elif isinstance(search.ask, Gradient):
+            search.spent += search.price * rows
+            search.calls += search.calls_a_score * rows
+            search.send(_flat(search.ask, some, search))
+        else:
+            search.spent += search.price * rows
+            x = some.x.float()
+            moved = replace(some, x=x, step=until or 0, x0=x, memory=None, inner=0)
+            rate = torch.zeros(len(x), dtype=torch.float64)
+            search.send(Prediction(x, x, rate) if until is None else moved)
+
+
+def _flat(ask: Gradient, particles: Particles, search: Search) -> Graded:
+    """Gradients of 0."""
+    x, panel = particles.x.float(), search.roles.search
+    raw = torch.zeros(len(x), len(panel.jurors), dtype=torch.float64)
+    noises = None if ask.noises is None else torch.zeros_like(ask.noises[:, : len(x)])
+    return Graded(
+        torch.zeros_like(x),
+        x,
+        Prediction(x, x),
+        None if ask.pull is not None else Scores(raw, panel.combine),
+        noises,
+        torch.zeros(len(panel.jurors), *x.shape) if ask.each else None,
+        None if noises is None or not ask.each else torch.zeros(len(panel.jurors), *noises.shape),
+    )

@@ -1,0 +1,399 @@
+"""The reverse process of one prompt, made of plain tensors and a solver (implements `protocol.Process`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.diffusion.kernels import Glass, Kernel, Transition, ddim_step
+from genscale.key import Key
+from genscale.diffusion.mixtures import Mix, Moment, total
+from genscale.protocol.particles import OWN, Candidate, Memory, Particles
+from genscale.diffusion.prediction import View
+from genscale.protocol.interfaces import BACKWARD, Prediction, Solver
+from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Initial latents as an affine function of standard normal noise: x = offset + scale * noise.
+
+    Text-to-image pipelines have offset 0 and a constant scale; image-to-image ones add the encoded
+    picture, image-to-video ones hold some frames fixed (scale 0 there). own: the pipeline's own latents.
+    """
+
+    offset: Tensor  # [*latent]
+    scale: Tensor  # [*latent]
+    own: Tensor  # [*latent], in the pipeline's dtype, on its device
+    refusal: str | None = None  # why no other initial latents can be made
+
+    def own_noise(self) -> Tensor:
+        """The noise behind the own latents [*latent], float32, on the CPU; 0 where it has no influence."""
+        scale, offset = self.scale.float().cpu(), self.offset.float().cpu()
+        return torch.where(scale == 0, 0.0, (self.own.float().cpu() - offset) / scale)
+
+    def latents(self, noise: Tensor) -> Tensor:
+        """[n, *latent] noise on the CPU to initial latents in the pipeline's dtype, on its device."""
+        x = self.offset.cpu() + self.scale.cpu() * noise.to(self.scale.dtype)
+        return x.to(self.own.device, self.own.dtype)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model call is on the pipeline's grid: the nearest step, and the linear time if that differs."""
+
+    step: int
+    time: float | None = None
+
+
+@dataclass(frozen=True)
+class PromptProcess:
+    """What a sampler sees of one prompt.
+
+    evaluations: NFE of one row at each step [steps]. view: noise levels and meaning of the model output; a
+    string instead says why they cannot be read. own_draw: the noise that the pipeline's own run would use
+    inside solver steps, (step, draw) -> [*latent]. model_calls: index of a last step without a model call,
+    which only takes over what the pipeline's loop made of the latents. restarts: steps at which a solve may
+    begin (a second-order scheduler's step has two model calls, and none may begin between them); empty: all.
+    first_sigma: std of the noise at the pipeline's first level. places: where on the pipeline's grid each step of
+    this one is, when it is not the same (see `regridded`); the pipeline's own scheduler cannot step there.
+    off_grid: why the model cannot be called between the levels of its grid, None if it can.
+    own_restarts: whether the scheduler can begin in the middle without its memory. open_ended, left: what
+    the budget says; left gives (nfe_left, calls_left). of_branch: NFE of one branch of classifier-free guidance at a
+    step of the pipeline's grid; None where the model has none. mix: what predictions are made of. own_grid: view and
+    model calls of the pipeline's grid, where this one is another. judges: verifiers of a preview and of a finished
+    candidate. prompt: its text. verifiers: names of those that steer the search.
+    """
+
+    evaluations: tuple[int, ...]
+    prior: Prior
+    solver: Solver
+    view: View | str
+    own_draw: Callable[[int, int], Tensor] | None = None
+    model_calls: int | None = None
+    restarts: tuple[int, ...] = ()
+    places: tuple[Place, ...] | None = None
+    first_sigma: float = 1.0
+    off_grid: str | None = "its noise levels cannot be read"
+    own_restarts: bool = True
+    open_ended: bool = False
+    left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
+    of_branch: Callable[[int], int] | None = None
+    mix: Mix | None = None
+    own_grid: tuple[View, int] | None = None
+    judges: tuple[int, int] = (0, 0)
+    prompt: str = ""
+    verifiers: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return len(self.evaluations)
+
+    @property
+    def model_steps(self) -> int:
+        return self.model_calls or self.steps
+
+    @property
+    def own_steps(self) -> bool:
+        return self.places is None
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self._view().schedule
+
+    def weight_sum(self, step: int) -> float | None:
+        weights = self.mix_weights(step)
+        return None if weights is None else total(weights)
+
+    def mix_weights(self, step: int) -> tuple[float, ...] | None:
+        if self.mix is None:
+            return None
+        view, steps = self.own_grid or (self.view, self.model_steps)
+        place = Place(step) if self.places is None else self.places[step]
+        return self.mix.weights(Moment.at(view, place.step, steps, place.time))
+
+    @property
+    def nfe_left(self) -> int | None:
+        return self.left()[0]
+
+    @property
+    def calls_left(self) -> int | None:
+        return self.left()[1]
+
+    def _view(self) -> View:
+        if isinstance(self.view, str):
+            raise Refusal(self.view)
+        return self.view
+
+    def nfe(self, start: int = 0, stop: int | None = None, kernel: Kernel | None = None) -> int:
+        if kernel is None:
+            return sum(self.evaluations[start:stop])
+        stop = self.steps if stop is None else stop
+        return sum(self.evaluations[i] * self.model_calls_of(i, kernel) for i in range(start, stop))
+
+    def model_calls_of(self, step: int, kernel: Kernel) -> int:
+        """Model calls of the transition that begins at a step."""
+        return 1 if step == self.model_calls else kernel.calls(self.schedule.level(step))
+
+    def branch_nfe(self, step: int) -> int:
+        if self.of_branch is None:
+            raise Refusal("this model has no branches of classifier-free guidance to ask for.")
+        return self.of_branch(self.place(step))
+
+    def price(
+        self, particles: Particles, until: int | None, kernel: Kernel | None, branch: str | None = None
+    ) -> int:
+        """Evaluations that one row still takes to a step; None: of one model call, or one branch of it."""
+        step = particles.step
+        if branch is not None:
+            return self.branch_nfe(step)
+        if until is None:
+            return self.nfe(step, step + 1)
+        return self.nfe(step, until, kernel) - particles.inner * self.nfe(step, step + 1)
+
+    def gradient_nfe(
+        self, step: int, calls: Sequence[int] = (), through: str = "model", each: bool = False
+    ) -> int:
+        forwards = sum(self.evaluations[i] for i in (step, *calls))
+        if through == "decoder":
+            return forwards
+        again = forwards if calls else 0
+        return forwards + self.gradient_passes(each) * (again + BACKWARD * forwards)
+
+    def gradient_passes(self, each: bool) -> int:
+        """How often a Gradient goes back: once, or for every verifier by itself."""
+        return max(self.judges[0], 1) if each else 1
+
+    # ---- another grid
+
+    def check_off_grid(self, what: str) -> None:
+        """Refuse, in the name of what needs it, where the model cannot be called between the levels of the grid."""
+        if self.off_grid:
+            raise Refusal(f"{what} is not possible here: {self.off_grid}.")
+        if self.steps > self.model_steps:
+            raise Refusal(
+                f"{what} is not possible where the pipeline edits latents in its loop, between grid levels."
+            )
+
+    def regridded(self, times: Sequence[float] | None = None) -> PromptProcess:
+        """The same process on levels at which kernels can step.
+
+        times: decreasing linear times of all model calls; None: the pipeline's own levels, without the second calls of
+        second-order schedulers. Times above the pipeline's first level are left out. Refusal where the model cannot
+        be called at such levels.
+        """
+        if times is None and not self.restarts:
+            return self
+        view, calls = self._view(), self.model_steps
+        levels = view.schedule
+        if times is None:
+            rows = [*self.restarts, calls]
+            places = tuple(Place(i) for i in self.restarts)
+            alpha, sigma = levels.alpha[rows], levels.sigma[rows]
+        else:
+            self.check_off_grid("a time grid of its own")
+            first = levels.level(0).time
+            kept = [float(t) for t in times if t <= first + 1e-9]
+            if not kept or any(b >= a for a, b in pairwise(kept)):
+                raise Refusal(f"a time grid must decrease from {first:.3g} or below, unlike {list(times)}.")
+            between = [levels.between(t) for t in kept]
+            places = tuple(Place(self.nearest(t), t) for t in kept)
+            end = levels.level(calls)
+            alpha = torch.tensor([*(b.alpha for b in between), end.alpha], dtype=torch.float64)
+            sigma = torch.tensor([*(b.sigma for b in between), end.sigma], dtype=torch.float64)
+        settle = self.evaluations[calls:]
+        if settle:
+            alpha, sigma = torch.cat([alpha, alpha[-1:]]), torch.cat([sigma, sigma[-1:]])
+            places = (*places, Place(calls))
+        return replace(
+            self,
+            evaluations=(*(self.evaluations[p.step] for p in places[: len(places) - len(settle)]), *settle),
+            view=replace(view, schedule=NoiseSchedule(alpha, sigma)),
+            model_calls=len(places) - len(settle),
+            restarts=(),
+            places=places,
+            own_grid=self.own_grid or (view, calls),
+            first_sigma=levels.level(0).sigma,
+        )
+
+    def calls(self, previews: int, finals: int) -> int:
+        return self.judges[0] * previews + self.judges[1] * finals
+
+    def noise(self, candidate: Candidate) -> Tensor:
+        if candidate.id == OWN:
+            return self.prior.own_noise()
+        return Key(candidate.key).fold("start").normal(tuple(self.prior.own.shape))
+
+    def injected(self, candidate: Candidate, step: int) -> Tensor:
+        return Key(candidate.key).fold("kernel", step).normal(tuple(self.prior.own.shape))
+
+    def to_noise(self, gradient: Tensor) -> Tensor:
+        return gradient.cpu().float() * self._at_first_level(self.prior.scale.float().cpu())
+
+    def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
+        if self.prior.refusal and any(c.id != OWN for c in candidates):
+            raise Refusal(self.prior.refusal)
+        rows = []
+        for i, c in enumerate(candidates):
+            if c.id == OWN and noise is None:
+                rows.append(self.prior.own)
+            else:
+                rows.append(self.prior.latents(self.noise(c) if noise is None else noise[i]))
+        return Particles(self._at_first_level(torch.stack(rows)), 0, tuple(candidates))
+
+    def _at_first_level(self, x: Tensor) -> Tensor:
+        """Initial latents, which are those of the pipeline's first level, at the first of this grid.
+
+        They are taken for pure noise, as all are from which a grid of its own is begun: only their std changes.
+        """
+        place = None if self.places is None else self.places[0]
+        if place is None or place.time is None:
+            return x
+        return x * (self.schedule.level(0).sigma / self.first_sigma)
+
+    def nearest(self, time: float) -> int:
+        times = self.schedule.linear_time
+        allowed = self.restarts or range(self.model_steps)
+        return min(allowed, key=lambda i: abs(float(times[i]) - time))
+
+    def renoise(self, particles: Particles, step: int, candidates: Sequence[Candidate]) -> Particles:
+        noise = torch.stack(
+            [Key(c.key).fold("renoise", step).normal(tuple(self.prior.own.shape)) for c in candidates]
+        )
+        x = self.schedule.renoise(particles.x.float(), particles.step, step, noise.to(particles.x.device)).to(
+            particles.x.dtype
+        )
+        return Particles(x, step, tuple(replace(c, step=step) for c in candidates))
+
+    # ---- model calls and steps
+
+    def query(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
+        """What the next model call of these particles sees: latents, and their time where it is not the step's."""
+        step = particles.step
+        time = None if self.places is None or step == self.model_calls else self.places[step].time
+        if not particles.inner:
+            return particles.x, time
+        level, clean = self._inner_level(particles, kernel)
+        return level.alpha * clean, level.time
+
+    def place(self, step: int) -> int:
+        """The pipeline's step that is nearest to a step of this grid."""
+        return step if self.places is None else self.places[step].step
+
+    def advance(
+        self, particles: Particles, output: Tensor, x: Tensor, preview: bool, kernel: Kernel | None = None
+    ) -> Particles:
+        """One step after a model call that saw latents `x`, with a kernel or the pipeline's own scheduler.
+
+        preview: also keep the clean estimate, where the scheduler can be read.
+        """
+        if particles.step == self.model_calls:
+            return Particles(x, particles.step + 1, particles.candidates, None, particles.x0)
+        if kernel is not None:
+            asked = self.query(particles, kernel)[0]
+            prediction = Prediction(
+                *self._view().pair(self._asked_level(particles, kernel), output, _kept(asked, x))
+            )
+            return self._step(replace(particles, x=_kept(particles.x, x)), prediction, kernel, preview)
+        if self.places is not None:
+            raise TypeError(
+                "on another grid than its own, the pipeline's scheduler cannot step: give a kernel"
+            )
+        seen = replace(particles, x=x)
+
+        def draw(j: int) -> Tensor:
+            return torch.stack([self._step_noise(c, particles.step, j) for c in particles.candidates])
+
+        new, memory = self.solver.step(seen, output, draw)
+        x0 = None
+        if preview and isinstance(self.view, View):
+            x0 = self.view.clean_and_noise(particles.step, output, x)[0]
+        return Particles(new, particles.step + 1, particles.candidates, memory, x0)
+
+    def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
+        return Prediction(*self._view().clean_and_noise(particles.step, output, _kept(particles.x, x)))
+
+    def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
+        return self._step(particles, prediction, kernel, preview=False)
+
+    def estimate(
+        self, particles: Particles, prediction: Prediction, candidates: Sequence[Candidate]
+    ) -> Particles:
+        end = self.schedule.level(self.model_steps)
+        x = ddim_step(prediction.x0, prediction.eps, end, 0.0).mean
+        return Particles(x, self.model_steps, tuple(candidates), None, prediction.x0)
+
+    def transition(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Transition:
+        levels, step = self.schedule, particles.step
+        x = particles.x.to(prediction.x0.dtype)  # the state is float32 from here on
+        return kernel.transition(x, prediction.x0, prediction.eps, levels.level(step), levels.level(step + 1))
+
+    def take(self, particles: Particles, transition: Transition) -> Particles:
+        mean, step = transition.mean, particles.step
+        x = mean if transition.std == 0 else transition.sample(self._noise(particles, step, mean.device))
+        return Particles(x, step + 1, particles.candidates)
+
+    def leap(
+        self, particles: Particles, prediction: Prediction, kernel: Kernel, until: int, noise: Tensor | None
+    ) -> Particles:
+        """One transition to any later step; noise [n, *latent], or None for that of the candidates' keys."""
+        levels, step = self.schedule, particles.step
+        x = particles.x.to(prediction.x0.dtype)
+        made = kernel.transition(x, prediction.x0, prediction.eps, levels.level(step), levels.level(until))
+        if noise is None and made.std > 0:
+            noise = self._noise(particles, step, x.device)
+        return Particles(made.mean if noise is None else made.sample(noise), until, particles.candidates)
+
+    def _step(self, particles: Particles, prediction: Prediction, kernel: Kernel, preview: bool) -> Particles:
+        """One model call of a transition, with its prediction."""
+        step, levels = particles.step, self.schedule
+        start, stop = levels.level(step), levels.level(step + 1)
+        shown = prediction.x0 if preview else None
+        if not isinstance(kernel, Glass) or kernel.calls(start) == 1:
+            return replace(self.take(particles, self.transition(particles, prediction, kernel)), x0=shown)
+        x, x0 = particles.x.to(prediction.x0.dtype), prediction.x0
+        if particles.inner == 0:
+            bar = kernel.begin(x, self._noise(particles, step, x.device), start, stop)
+        else:
+            assert particles.memory is not None
+            bar = particles.memory.rows["bar"]
+        bar = kernel.advance(particles.inner, x, bar, x0, start, stop)
+        if particles.inner + 1 == kernel.calls(start):
+            return Particles(bar, step + 1, particles.candidates, None, shown)
+        return Particles(x, step, particles.candidates, Memory({"bar": bar}, {}), shown, particles.inner + 1)
+
+    def _inner_level(self, particles: Particles, kernel: Kernel | None) -> tuple[Level, Tensor]:
+        """The level of the next inner model call, and the observation of clean latents that it is given."""
+        assert isinstance(kernel, Glass)
+        assert particles.memory is not None
+        start, stop = (self.schedule.level(particles.step + i) for i in (0, 1))
+        clean, kappa = kernel.query(particles.inner, particles.x, particles.memory.rows["bar"], start, stop)
+        return self.schedule.between(kappa / (1 + kappa)), clean
+
+    def _asked_level(self, particles: Particles, kernel: Kernel) -> Level:
+        return (
+            self._inner_level(particles, kernel)[0]
+            if particles.inner
+            else self.schedule.level(particles.step)
+        )
+
+    def _noise(self, particles: Particles, step: int, device: torch.device) -> Tensor:
+        """Noise of a transition, by the candidates' own keys."""
+        return torch.stack([self.injected(c, step) for c in particles.candidates]).to(device)
+
+    def _step_noise(self, candidate: Candidate, step: int, draw: int) -> Tensor:
+        if candidate.id == OWN and self.own_draw is not None:
+            return self.own_draw(step, draw)
+        return Key(candidate.key).fold("step", step, draw).normal(tuple(self.prior.own.shape))
+
+
+def _kept(state: Tensor, seen: Tensor) -> Tensor:
+    """Latents as the model saw them, in float32: a pipeline in half precision rounds them, its loop may edit them."""
+    if state.dtype == seen.dtype:
+        return seen
+    return state + (seen - state.to(seen.dtype)).to(state.dtype)

@@ -1,0 +1,309 @@
+"""One sampler at work on one prompt: its question, its budget, its finished candidates."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from genscale.engine.archive import Entry
+from genscale.engine.budget import Budget
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.engine.gradient_checks import check_gradient
+from genscale.diffusion.kernels import Kernel
+from genscale.key import Key
+from genscale.engine.verifier_roles import Roles
+from genscale.protocol.particles import OWN, Particles, cat
+from genscale.protocol.population import Population
+from genscale.engine.process import PromptProcess
+from genscale.protocol.interfaces import Ask, Denoise, Graded, Gradient, Prediction, Sampler, Score, Scores, Solve
+from genscale.engine.stopping import Rule, Stop, Stopped, Target, first_stop
+
+
+@dataclass
+class Search:
+    """State of one prompt's search. The engine moves it on; samplers never see it.
+
+    keep: how many of the best finished candidates keep their latents. spent: NFE. calls: verifier calls.
+    finished: clean candidates scored. population: what the sampler returned, if it weighs its candidates.
+    rules: what may end it, from the scores; stopped: the one that did. independent: whether the finished candidates
+    are independent draws of the model.
+    """
+
+    index: int
+    prompt: str
+    process: PromptProcess
+    generator: Generator[Ask, Any, Population | None]
+    budget: Budget
+    roles: Roles
+    keep: int = 1
+    rules: tuple[Rule, ...] = ()
+    independent: bool = False
+    stopped: Stopped | None = None
+    spent: int = 0
+    calls: int = 0
+    finished: int = 0
+    ask: Ask | None = None
+    finals: list[Entry] = field(default_factory=list)
+    entries: list[Entry | None] = field(default_factory=list)
+    population: Population | None = None
+    _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # best first; where scores stand alone
+    _looked: int = 0
+    _answers: list[Particles | Prediction | Graded | None] | None = None
+
+    @staticmethod
+    def open(
+        index: int,
+        prompt: str,
+        sampler: Sampler,
+        key: Key,
+        budget: Budget,
+        roles: Roles,
+        *,
+        keep: int = 1,
+        stop: Stop | None = None,
+        **process: Any,
+    ) -> Search:
+        """Start a sampler on a process made of the given parts; its first question is waiting."""
+
+        def left() -> tuple[int | None, int | None]:
+            return search.nfe_left, search.calls_left
+
+        if budget.target is not None and not roles.judge.pointwise:
+            raise Refusal(
+                "a target score needs scores that stand alone, not ranks: use the weighted ensemble."
+            )
+        if stop is not None and not roles.judge.pointwise:
+            raise Refusal(
+                f"stop '{stop}' needs scores that stand alone, not ranks: use the weighted ensemble."
+            )
+        judges = (len(roles.search.jurors), roles.calls)
+        calls = budget.verifier_calls if roles.calls else None  # without verifiers it ends nothing
+        open_ended = any(v is not None for v in (budget.nfe, budget.seconds, calls, stop))
+        if "gradient" in getattr(sampler, "needs", ()):
+            roles.search.check_differentiable()  # here, before anything is spent
+        seen = PromptProcess(
+            **process, open_ended=open_ended, left=left, judges=judges, prompt=prompt, verifiers=roles.search.names
+        )  # fmt: skip
+        regrid = getattr(sampler, "grid", None)
+        seen = seen if regrid is None else regrid(seen)
+        rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
+        search = Search(
+            index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
+            bool(getattr(sampler, "independent", False)),
+        )  # fmt: skip
+        search._move(lambda: next(search.generator))
+        return search
+
+    # ---------------------------------------------------------------- the sampler's side
+
+    def send(self, answer: Particles | Prediction | Graded | Scores) -> None:
+        self._move(lambda: self.generator.send(answer))
+
+    def throw(self, error: BudgetExhausted) -> None:
+        self._move(lambda: self.generator.throw(error))
+
+    def _move(self, go: Callable[[], Ask]) -> None:
+        """A search computes without a graph, whatever the mode of who drives the engine."""
+        try:
+            with torch.no_grad():
+                ask = go()
+            self._settle(ask)
+        except StopIteration as end:
+            self.population = end.value
+            self._settle(None)
+        except BudgetExhausted:
+            self._settle(None)
+
+    def _settle(self, ask: Ask | None) -> None:
+        if ask is not None:
+            _check(ask, self.process)
+        self.ask, self._answers, self.entries = ask, None, []
+
+    # ---------------------------------------------------------------- the budget's side
+
+    @property
+    def nfe_left(self) -> int | None:
+        return None if self.budget.nfe is None else max(0, self.budget.nfe - self.spent)
+
+    @property
+    def calls_left(self) -> int | None:
+        if self.budget.verifier_calls is None or self.roles.calls == 0:
+            return None
+        return self.budget.verifier_calls - self.calls
+
+    @property
+    def until(self) -> int | None:
+        """The step that the present question leads to; None if it leads to none."""
+        if not isinstance(self.ask, Solve):
+            return None
+        return self.process.steps if self.ask.until is None else self.ask.until
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """What the present question steps with; None is the pipeline's own scheduler."""
+        return self.ask.kernel if isinstance(self.ask, Solve) else None
+
+    @property
+    def branch(self) -> str | None:
+        """The branch of classifier-free guidance that the present question is about; None: all."""
+        return self.ask.branch if isinstance(self.ask, Denoise) else None
+
+    @property
+    def price(self) -> int:
+        """Evaluations that one row of the present Solve, Denoise or Gradient takes."""
+        if isinstance(self.ask, Gradient):
+            ask = self.ask
+            return self.process.gradient_nfe(self.particles.step, ask.calls, ask.through, ask.each)
+        return self.process.price(self.particles, self.until, self.kernel, self.branch)
+
+    @property
+    def to_the_end(self) -> int:
+        """Evaluations that one row takes from the present step to the clean end."""
+        return self.process.nfe(self.particles.step)
+
+    @property
+    def calls_a_score(self) -> int:
+        """Verifier calls that one row of the present Score or Gradient takes."""
+        if isinstance(self.ask, Gradient):
+            return self.process.calls(1, 0) if self.ask.pull is None else 0
+        return self.process.judges[self.particles.step == self.process.steps]
+
+    def affordable(self) -> int:
+        """How many rows of the present question may go. Those that will be finished must be judged, too; a
+        Denoise goes whole or not at all. None once a rule has said stop."""
+        if self.stopped is not None:
+            return 0
+        all_rows = rows = len(self.particles)
+        if isinstance(self.ask, Score):
+            return self._judged(rows, self.calls_a_score)
+        left = self.nfe_left
+        if left is not None and self.price > 0:
+            rows = min(rows, left // self.price)
+        if isinstance(self.ask, Gradient):
+            return self._judged(rows, self.calls_a_score)
+        if self.until == self.process.steps:
+            rows = self._judged(rows, self.roles.calls)
+        return rows if isinstance(self.ask, Solve) or rows == all_rows else 0
+
+    def _judged(self, rows: int, calls: int) -> int:
+        left = self.calls_left
+        return rows if left is None or calls == 0 else min(rows, left // calls)
+
+    # ---------------------------------------------------------------- answers under way
+
+    @property
+    def admitted(self) -> bool:
+        return self._answers is not None
+
+    @property
+    def complete(self) -> bool:
+        return self._answers is not None and all(a is not None for a in self._answers)
+
+    def admit(self, rows: int) -> None:
+        self._answers = [None] * rows
+
+    def finish(self, row: int, answer: Particles | Prediction | Graded) -> None:
+        assert self._answers is not None
+        self._answers[row] = answer
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Drop these rows and all after them from what will be answered (no time is left for them)."""
+        assert self._answers is not None
+        del self._answers[min(rows, default=len(self._answers)) :]
+
+    def answer(self) -> None:
+        """Give the sampler what it asked the model for."""
+        answers, ask = self._answers, self.ask
+        assert answers is not None
+        if not answers:
+            self.throw(BudgetExhausted())
+        elif isinstance(ask, Solve):
+            self.send(cat([a for a in answers if isinstance(a, Particles)]))
+        elif isinstance(ask, Gradient):
+            self.send(Graded.cat([a for a in answers if isinstance(a, Graded)]))
+        else:
+            parts = [a for a in answers if isinstance(a, Prediction)]
+            self.send(Prediction.cat(parts))
+
+    @property
+    def particles(self) -> Particles:
+        """The particles that the present question is about."""
+        assert isinstance(self.ask, Solve | Denoise | Score | Gradient)
+        return self.ask.particles
+
+    def label(self, row: int) -> str:
+        return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
+
+    # ---------------------------------------------------------------- the result
+
+    def add_final(self, entry: Entry) -> None:
+        self.finals.append(entry)
+        self.finished += 1
+        if not self.roles.judge.pointwise:  # a rank may rise later: then all keep their latents
+            return
+        [total] = self.totals([entry])
+        at = bisect_right(self._ranked, -total, key=lambda ranked: -ranked[0])
+        self._ranked.insert(at, (total, entry))
+        for _, loser in self._ranked[self.keep : self.keep + 1] if at < self.keep else [(total, entry)]:
+            if loser.candidate.id != OWN:  # the base is kept to be shown beside the best
+                loser.x = None
+
+    def look(self) -> None:
+        """Ask the rules about the finished candidates that are new."""
+        if self.rules and self.stopped is None and self._looked < len(self.finals):
+            totals = self.totals(self.finals)
+            self.stopped = first_stop(self.rules, totals, self._looked)
+            self._looked = len(totals)
+
+    def ranking(self) -> list[Entry]:
+        """Finished candidates from best to worst; among equals the one finished first."""
+        if self.roles.judge.pointwise:
+            return [entry for _, entry in self._ranked]
+        if not self.finals:
+            return []
+        totals = self.totals(self.finals)
+        order = sorted(range(len(totals)), key=lambda i: -totals[i])
+        return [self.finals[i] for i in order]
+
+    def totals(self, entries: Sequence[Entry]) -> list[float]:
+        judge = self.roles.judge
+        raw = torch.tensor(
+            [[(e.select or e.scores)[n] for n in judge.names] for e in entries], dtype=torch.float64
+        ).reshape(len(entries), len(judge.names))
+        return [float(t) for t in judge.combine(raw)]
+
+    def best(self) -> Entry | None:
+        if self._ranked:
+            return self._ranked[0][1]
+        ranking = self.ranking()
+        return ranking[0] if ranking else None
+
+    def may_lead(self, entry: Entry) -> bool:
+        """Whether a new finished candidate is the best so far; by ranks, any may become it later."""
+        best = self.best()
+        if best is None or not self.roles.judge.pointwise:
+            return True
+        old, new = self.totals([best, entry])
+        return new > old
+
+
+def _check(ask: Ask, process: PromptProcess) -> None:
+    """Mistakes in a sampler are told where they are made."""
+    steps = process.steps
+    if not isinstance(ask, Solve | Denoise | Score | Gradient):
+        raise TypeError(f"a sampler asks with Solve, Denoise, Score or Gradient, not {ask!r}")
+    step = ask.particles.step
+    if ask.particles.inner and not (isinstance(ask, Solve) and ask.kernel is not None):
+        raise ValueError(
+            "particles within a transition of several model calls must be solved on by its kernel"
+        )
+    if isinstance(ask, Solve) and ask.until is not None and not step <= ask.until <= steps:
+        raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {ask.until}")
+    if isinstance(ask, Denoise) and step >= steps:
+        raise ValueError("particles at the clean end have no model call left: Denoise before it")
+    if isinstance(ask, Gradient):
+        check_gradient(ask, process)

@@ -1,0 +1,117 @@
+"""Model calls of some rows one after another with their graph, and the way back through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.engine.gradient_checks import kernel_of
+from genscale.protocol.particles import Particles
+from genscale.engine.process import PromptProcess
+from genscale.protocol.interfaces import Batch, Gradient, Output, Prediction
+
+
+class Unroll:
+    """Rows [n] of questions of one kind; `ask` is one of them, `process` its own, `noises` those of all rows.
+
+    forwards: rows through the denoiser so far. prediction: of the first call. x0: the last call's clean estimates, once
+    they are known; with the graph to the latents if it goes through the model.
+    """
+
+    def __init__(
+        self, process: PromptProcess, ask: Gradient, particles: Particles, noises: Tensor | None
+    ) -> None:
+        if torch.is_inference_mode_enabled():
+            raise Refusal(
+                "inside torch.inference_mode() there are no gradients: call the pipeline outside of it."
+            )
+        self.process, self.ask, self.steps = process, ask, (particles.step, *ask.calls)
+        self.through_model = ask.through == "model"
+        self.leaf = particles.x.detach().float().clone().requires_grad_(self.through_model)
+        self.noises = None if noises is None else noises.detach().to(self.leaf).clone().requires_grad_()
+        self.particles = Particles(self.leaf, particles.step, particles.candidates)
+        self.forwards = self.at = 0
+        self.prediction: Prediction | None = None
+        self.x0: Tensor | None = None
+
+    @property
+    def checkpointed(self) -> bool:
+        """Whether calls are computed again on the way back, so that one call's graph is held at a time."""
+        return self.through_model and len(self.steps) > 1
+
+    def batch(self, prompts: tuple[int, ...]) -> Batch:
+        """The next model call."""
+        with torch.set_grad_enabled(self.through_model):
+            x, time = self.process.query(self.particles, None)
+        place = self.process.place(self.particles.step)
+        return Batch(x, place, prompts, time, grad=self.through_model, checkpoint=self.checkpointed)
+
+    def absorb(self, output: Output) -> bool:
+        """Step to the next call; True after the last."""
+        self.forwards += output.evaluations
+        if self.through_model and not (output.value.requires_grad and output.x.requires_grad):
+            raise Refusal(
+                "the model's answer keeps no graph to the latents, so there is no gradient: use a pipeline whose "
+                "denoiser can be differentiated, or ask for gradients through the decoder only."
+            )
+        with torch.set_grad_enabled(self.through_model):
+            rate = None if output.rate is None else output.rate.detach()
+            prediction = self.process.predict(self.particles, output.value, output.x)
+            if self.prediction is None:
+                self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach(), rate)
+            if self.at + 1 == len(self.steps):
+                self.x0 = prediction.x0
+                return True
+            noise = None if self.noises is None else self.noises[self.at]
+            self.at += 1
+            self.particles = self.process.leap(
+                self.particles, prediction, kernel_of(self.ask), self.steps[self.at], noise
+            )
+        return False
+
+    def back(self, pulls: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+        """What each of `pulls` [n, *latent] at the clean estimates is at the latents, and at the noises."""
+        assert self.x0 is not None
+        if not self.through_model:
+            alpha = self.process.schedule.level(self.steps[0]).alpha
+            return [(pull.float() / alpha, None) for pull in pulls]
+        leaves = (self.leaf,) if self.noises is None else (self.leaf, self.noises)
+        found: list[tuple[Tensor, Tensor | None]] = []
+        for i, pull in enumerate(pulls):
+            try:
+                made = pulled_back(self.x0, leaves, pull, again=i + 1 < len(pulls))
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # what a denoiser does in place shows only here
+                raise Refusal(
+                    f"this denoiser cannot be gone back through ({str(error).splitlines()[0]}): use another pipeline, "
+                    "or ask for gradients through the decoder only."
+                ) from error
+            found.append((made[0], made[1] if len(made) > 1 else None))
+        return found
+
+
+def pulled_back(outputs: Tensor, leaves: Sequence[Tensor], pull: Tensor, again: bool) -> list[Tensor]:
+    """Vector-Jacobian products of rows that do not depend on each other; again: the graph will be used once more.
+
+    outputs, pull: [n, ...]. leaves: the first [n, ...], further ones [transitions, n, ...]; 0 where a leaf has no part.
+    A row goes back at size 1 and gets its own size afterwards: a score's gradient is often too small for float16.
+    """
+    size = pull.detach().float().flatten(1).abs().amax(1)
+    size = torch.where(size == 0, 1.0, size)
+
+    def times(t: Tensor, factor: Tensor, dim: int) -> Tensor:
+        return t * factor.to(t).view(*(1,) * dim, -1, *(1,) * (t.ndim - dim - 1))
+
+    made = torch.autograd.grad(
+        outputs,
+        list(leaves),
+        times(pull.to(torch.promote_types(pull.dtype, torch.float32)), 1 / size, 0).to(outputs),
+        retain_graph=again,
+        allow_unused=True,
+        materialize_grads=True,  # a kernel without noise leaves the noises unused
+    )
+    return [times(t, size, int(k > 0)) for k, t in enumerate(made)]

@@ -1,0 +1,226 @@
+"""Verifiers in their roles: who steers, who picks, who only reports.
+
+search steers the sampler, select picks the winner (search by default), report is held out and only
+measures. Scores of the three are never mixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal, VerifierError
+from genscale.engine.ledger import Ledger
+from genscale.media import Media
+from genscale.protocol.interfaces import Verifier
+
+
+def weighted_sum(raw: Tensor, weights: Tensor) -> Tensor:
+    """sum_k w_k s_k: [n, k], [k] -> [n]. Weights carry the verifiers' scales; pool-independent."""
+    return raw @ weights
+
+
+def mean_rank(raw: Tensor, weights: Tensor) -> Tensor:
+    """Minus the weighted mean of fractional ranks (1 = best): [n, k], [k] -> [n].
+
+    Ma et al. 2025 (arXiv 2501.09732, section 4) with weights 1. Ties share their mean rank, so that an
+    earlier candidate has no advantage from its place.
+    """
+    ranks = torch.empty_like(raw)
+    for k, column in enumerate(raw.T):
+        _, place, equal = torch.unique(column, return_inverse=True, return_counts=True)  # worst first
+        better = len(column) - equal.cumsum(0)
+        ranks[:, k] = (better + (equal + 1) / 2)[place]
+    return -(ranks @ weights) / (weights.sum() or 1)  # 0 without verifiers: then all are equal
+
+
+ENSEMBLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"weighted": weighted_sum, "rank": mean_rank}
+
+
+@dataclass(frozen=True)
+class Juror:
+    """A verifier with its name and weight."""
+
+    name: str
+    verifier: Verifier
+    weight: float = 1.0
+
+    def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
+        """Scores [n] float64, checked: a failure or a NaN names the candidate (labels) it came from."""
+        raw = self._asked(self.verifier, media, prompts, labels)
+        return self._checked(raw, _as_vector(raw, len(labels)), labels)
+
+    def score_graph(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
+        """The same with the graph to `media.pixels`; Refusal where the verifier does not keep it."""
+        on_tensors = getattr(self.verifier, "score_tensor", None)
+        if on_tensors is None:
+            raw = self._asked(self.verifier, media, prompts, labels)
+        else:
+            raw = self._asked(on_tensors, media.pixels, prompts, labels)
+        if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
+            raw = torch.stack([r.reshape(()) for r in raw])
+        if not isinstance(raw, Tensor) or not raw.requires_grad:
+            raise Refusal(
+                f"verifier '{self.name}' cannot be differentiated: search with one that has `score_tensor(pixels, "
+                "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or without gradients: gradient=none of das "
+                "and svdd, or another sampler."
+            )
+        self._checked(raw, _as_vector(raw, len(labels)), labels)
+        return raw.cpu().double().reshape(len(labels))
+
+    def _asked(
+        self, judge: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str]
+    ) -> Any:
+        try:
+            return judge(media, prompts)
+        except (
+            Refusal,
+            torch.cuda.OutOfMemoryError,
+        ):  # a sentence of its own; the engine tries fewer at once
+            raise
+        except Exception as error:
+            raise VerifierError(
+                f"verifier '{self.name}' failed on {_span(labels)}: {type(error).__name__}: {error}"
+            ) from error
+
+    def _checked(self, raw: Any, scores: Tensor | None, labels: Sequence[str]) -> Tensor:
+        if scores is None:
+            raise VerifierError(
+                f"verifier '{self.name}' was given {len(labels)} pictures ({_span(labels)}) and returned "
+                f"{_shape(raw)}: it must return one number for each."
+            )
+        for label, score in zip(labels, scores.tolist(), strict=True):
+            if not math.isfinite(score):
+                raise VerifierError(
+                    f"verifier '{self.name}' gave {score} for {label}: a score must be a finite number."
+                )
+        return scores
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The verifiers of one role, and how their scores become one number."""
+
+    jurors: tuple[Juror, ...] = ()
+    ensemble: str = "weighted"
+
+    def __post_init__(self) -> None:
+        if self.ensemble not in ENSEMBLES:
+            raise Refusal(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
+        names = [j.name for j in self.jurors]
+        for name in names:
+            if names.count(name) > 1:
+                raise Refusal(f"verifier '{name}' is asked for twice in one role: name it once.")
+        for juror in self.jurors:
+            if not math.isfinite(juror.weight):
+                raise Refusal(f"verifier '{juror.name}' has weight {juror.weight}: give a finite number.")
+        if self.ensemble == "rank" and any(j.weight < 0 for j in self.jurors):
+            raise Refusal("a rank ensemble cannot use a negative weight: use the weighted ensemble.")
+        if self.ensemble == "rank" and self.jurors and not any(j.weight for j in self.jurors):
+            raise Refusal("a rank ensemble of weights 0 ranks nothing: give one verifier a weight above 0.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(j.name for j in self.jurors)
+
+    def named(self, raw: Tensor) -> dict[str, float]:
+        """One row of raw scores [verifiers] under their names."""
+        return dict(zip(self.names, raw.tolist(), strict=True))
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether a candidate's total is independent of the others'."""
+        return self.ensemble != "rank"
+
+    def combine(self, raw: Tensor) -> Tensor:
+        weights = torch.tensor([j.weight for j in self.jurors], dtype=torch.float64)
+        return ENSEMBLES[self.ensemble](raw, weights)
+
+    def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
+        """Raw scores float64 [n, verifiers]."""
+        return self._columns(Juror.score, media, prompts, labels, ledger)
+
+    def score_graph(
+        self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger
+    ) -> Tensor:
+        """The same with the graph to `media.pixels`. Refusal: a verifier does not keep it."""
+        return self._columns(Juror.score_graph, media, prompts, labels, ledger)
+
+    def check_differentiable(self) -> None:
+        """Refuse what has no gradient whatever the pictures are."""
+        if not self.jurors:
+            raise Refusal("a gradient is that of a verifier's score: name one for the search.")
+        if not self.pointwise:
+            raise Refusal(
+                "ranks have no gradient: use the weighted ensemble, gradient=none of das and svdd, or another sampler."
+            )
+
+    def _columns(
+        self,
+        ask: Callable[..., Tensor],
+        media: Media,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        ledger: Ledger,
+    ) -> Tensor:
+        columns = []
+        for juror in self.jurors:
+            with ledger.clock("verify"):
+                columns.append(ask(juror, media, prompts, labels))
+            ledger.count_scores(juror.name, len(labels))
+        return torch.stack(columns, dim=1) if columns else torch.zeros(len(labels), 0, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who steers, who picks (search where empty), who only reports."""
+
+    search: Panel = Panel()
+    select: Panel = Panel()
+    report: Panel = Panel()
+
+    @property
+    def judge(self) -> Panel:
+        """The panel that picks the winner."""
+        return self.select if self.select.jurors else self.search
+
+    @property
+    def judging(self) -> bool:
+        """Whether anybody looks at pictures at all."""
+        return bool(self.search.jurors or self.select.jurors or self.report.jurors)
+
+    @property
+    def calls(self) -> int:
+        """Verifier calls that count against the budget for one finished candidate."""
+        return len(self.search.jurors) + len(self.select.jurors)
+
+
+def _as_vector(raw: Any, n: int) -> Tensor | None:
+    try:
+        if not isinstance(raw, Tensor) and isinstance(raw, Sequence):
+            each = [r.cpu() if isinstance(r, Tensor) else r for r in raw]  # not every device has float64
+            raw = torch.stack([torch.as_tensor(r, dtype=torch.float64).reshape(()) for r in each])
+        if isinstance(raw, np.ndarray):
+            raw = raw.copy()  # torch takes no reversed view, and warns of one that is read-only
+        vector = torch.as_tensor(raw).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    if vector.numel() == n and vector.ndim <= 2:
+        return vector.reshape(n)
+    return None
+
+
+def _shape(raw: Any) -> str:
+    if hasattr(raw, "shape"):
+        return f"an array of shape {list(raw.shape)}"
+    return f"{len(raw)} values" if hasattr(raw, "__len__") else f"a {type(raw).__name__}"
+
+
+def _span(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"

@@ -1,0 +1,1 @@
+"""Numerics on tensors and numbers; knows nothing of diffusion."""

@@ -1,0 +1,1 @@
+"""Samplers and verifiers by name: registry, options, descriptions."""

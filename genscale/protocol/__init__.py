@@ -1,0 +1,1 @@
+"""What a sampler may ask, what it is answered, and what it can count on."""

@@ -1,0 +1,76 @@
+"""What a particle method returns beside its best candidate: all of them, weighted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.protocol.particles import Candidate
+from genscale.numerics.resampling import ess, log_mean_exp, normalised
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Finished candidates with their log-weights, which were never dropped or reset on the way.
+
+    candidates: n. log_weights: float64 [n]; the mean of their exponentials is an unbiased estimate of the evidence Z
+    of the tilted law p(x) exp(strength R(x)) / Z, where `has_evidence`. totals: final scores [n].
+    resampled: (step, ESS before it, as a share of the pool) of every resampling.
+    """
+
+    candidates: tuple[Candidate, ...]
+    log_weights: Tensor
+    totals: Tensor
+    resampled: tuple[tuple[int, float], ...] = ()
+    has_evidence: bool = True
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised weights float64 [n]."""
+        return normalised(self.log_weights)
+
+    @property
+    def log_evidence(self) -> float:
+        """log of the estimate of Z; -inf for an empty population, NaN where there is none."""
+        if not self.has_evidence:
+            return math.nan
+        return float(log_mean_exp(self.log_weights)) if len(self.candidates) else -math.inf
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the final weights, in [1, n]."""
+        return float(ess(self.log_weights))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it: the weight of every finished candidate, and how even they are."""
+        weights = dict[str, float]()
+        for candidate, weight in zip(self.candidates, self.weights.tolist(), strict=True):
+            weights[str(candidate.id)] = weights.get(str(candidate.id), 0.0) + weight  # Gibbs has some twice
+        log_z = self.log_evidence
+        return {
+            "log_evidence": log_z if math.isfinite(log_z) else None,
+            "ess": self.ess,
+            "resampled": [{"step": step, "ess_share": round(share, 4)} for step, share in self.resampled],
+            "weights": weights,
+        }
+
+    @staticmethod
+    def cat(parts: Sequence[Population]) -> Population:
+        """Independent passes as one population: each weighs as much as its evidence and size say."""
+        return Population(
+            tuple(c for p in parts for c in p.candidates),
+            torch.cat([p.log_weights for p in parts]),
+            torch.cat([p.totals for p in parts]),
+            tuple(r for p in parts for r in p.resampled),
+            all(p.has_evidence for p in parts),
+        )
+
+    def of_the_best(self) -> Population:
+        """All weight on the best: the limit of infinite strength, which has no evidence."""
+        best = torch.where(self.totals == self.totals.max(), 0.0, -math.inf).to(torch.float64)
+        return replace(self, log_weights=best, has_evidence=False)

@@ -1,0 +1,1 @@
+"""Curves, contact sheets, grids and tables, drawn from plain data."""

@@ -1,0 +1,143 @@
+"""The contact sheet: for every prompt the base picture beside the best and the runners-up, with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from genscale.runs import video_files as film
+
+if TYPE_CHECKING:
+    from genscale.media import Item
+
+TILE = 256
+MARGIN, GAP = 28, 18
+PROMPT = 34  # height of the line with the prompt
+GROUND, INK, FAINT, FRAME = (255, 255, 255), (28, 30, 34), (118, 122, 130), (214, 217, 222)
+ACCENT = (22, 128, 74)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture with a label (`note` is set at its right end) and lines of scores below.
+
+    strip: it is a clip over time, which takes a line of its own, as it is.
+    """
+
+    picture: Image.Image
+    label: str
+    scores: tuple[str, ...] = ()
+    note: str = ""
+    winner: bool = False
+    strip: bool = False
+
+    @staticmethod
+    def of(item: Item, *more: Any, **named: Any) -> Tile:
+        """Of a picture, or of a clip's frames."""
+        if isinstance(item, list):
+            return Tile(film.strip(item), *more, **{**named, "strip": True})
+        return Tile(item, *more, **named)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and its tiles: pictures side by side, clips below each other."""
+
+    prompt: str
+    tiles: tuple[Tile, ...]
+
+    @property
+    def lines(self) -> list[tuple[Tile, ...]]:
+        return [(tile,) for tile in self.tiles] if any(tile.strip for tile in self.tiles) else [self.tiles]
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def sheet(rows: Sequence[Row], title: str) -> Image.Image:
+    """All rows below each other under one title line."""
+    lines = [(line, row.prompt if i == 0 else None) for row in rows for i, line in enumerate(row.lines)]
+    columns = max(len(line) for line, _ in lines)
+    shown = [[tile.picture if tile.strip else scaled(tile.picture) for tile in line] for line, _ in lines]
+    cell = max(picture.width for pictures in shown for picture in pictures)
+    cell = max(cell, 200)
+    width = 2 * MARGIN + columns * cell + (columns - 1) * GAP
+    heights = [_height(*line, pictures) for line, pictures in zip(lines, shown, strict=True)]
+    canvas = Image.new("RGB", (width, MARGIN + 30 + sum(heights) + MARGIN // 2), GROUND)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN, MARGIN - 8), fitted(title, font(15), width - 2 * MARGIN), FAINT, font(15))
+    top = MARGIN + 30
+    for (line, prompt), pictures, height in zip(lines, shown, heights, strict=True):
+        if prompt is not None:
+            pen.text((MARGIN, top), fitted(prompt, font(20), width - 2 * MARGIN), INK, font(20))
+        _draw_line(canvas, pen, line, pictures, cell, top + (0 if prompt is None else PROMPT))
+        top += height
+    return canvas
+
+
+def _height(line: Sequence[Tile], prompt: str | None, pictures: Sequence[Image.Image]) -> int:
+    lines = max(len(tile.scores) for tile in line)
+    above = 0 if prompt is None else PROMPT
+    return above + max(picture.height for picture in pictures) + 10 + 24 + 20 * lines + 26
+
+
+def _draw_line(
+    canvas: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    line: Sequence[Tile],
+    pictures: Sequence[Image.Image],
+    cell: int,
+    top: int,
+) -> None:
+    tallest = max(picture.height for picture in pictures)
+    for i, (tile, picture) in enumerate(zip(line, pictures, strict=True)):
+        left = MARGIN + i * (cell + GAP)
+        x, y = left + (cell - picture.width) // 2, top + (tallest - picture.height) // 2
+        thick = 4 if tile.winner else 1
+        box = (x - thick, y - thick, x + picture.width + thick - 1, y + picture.height + thick - 1)
+        pen.rectangle(box, outline=ACCENT if tile.winner else FRAME, width=thick)
+        canvas.paste(picture, (x, y))
+        _caption(pen, tile, left, top + tallest + 10, cell)
+
+
+def _caption(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, cell: int) -> None:
+    colour = ACCENT if tile.winner else INK
+    pen.text((left, top), tile.label, colour, font(18))
+    if tile.note:
+        note = font(16)
+        pen.text((left + cell - round(note.getlength(tile.note)), top + 2), tile.note, colour, note)
+    for i, line in enumerate(tile.scores):
+        pen.text((left, top + 25 + 20 * i), fitted(line, font(15), cell), FAINT, font(15))
+
+
+def scaled(picture: Image.Image, tile: int = TILE) -> Image.Image:
+    """Small pictures are enlarged by a whole factor without smoothing (64 pixels: x4), large ones reduced."""
+    picture = picture.convert("RGB")
+    longest = max(picture.size)
+    factor = tile // longest
+    if factor > 1:
+        size = (picture.width * factor, picture.height * factor)
+        return picture.resize(size, Image.Resampling.NEAREST)
+    if longest > tile * 3 // 2:
+        share = tile * 3 / 2 / longest
+        size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    return picture
+
+
+def font(size: int) -> Font:
+    """The font of all sheets."""
+    return ImageFont.load_default(size)
+
+
+def fitted(text: str, face: Font, width: int) -> str:
+    """The text on one line, cut to a width."""
+    text = " ".join(text.split())
+    if face.getlength(text) <= width:
+        return text
+    while text and face.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

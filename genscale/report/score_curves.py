@@ -1,0 +1,143 @@
+"""Best score so far against NFE, as a plot: one curve a search, error bars over prompts."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from genscale.numerics.intervals import Mean
+from genscale.report.palette import FAINT, INK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which also the colour-blind can tell apart; markers and lines differ besides.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS, LINES = "osD^vPX", ("-", "--", "-.", ":")
+BARS = 8  # error bars on one curve
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Of every prompt the (NFE, value) at each new best, in order. steps: whether a value holds until the next."""
+
+    name: str
+    prompts: Sequence[Points]
+    steps: bool = True
+
+    def means(self) -> list[tuple[float, Mean]]:
+        """Over prompts, wherever any of them changes; from where all of them have a value on."""
+        places = sorted({x for points in self.prompts for x, _ in points})
+        found = []
+        for place in places:
+            values = [_at(points, place) for points in self.prompts]
+            known = [v for v in values if v is not None]
+            if known and len(known) == len(values):
+                found.append((place, Mean.of(known)))
+        return found
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axes. dots: single scores behind the curves. base: (name, value) of a level to compare with."""
+
+    title: str
+    curves: Sequence[Curve]
+    base: tuple[str, float] | None = None
+    dots: Points = ()
+
+
+def draw(panels: Sequence[Panel], title: str, path: Path | IO[bytes]) -> None:
+    """Write a PNG, to a path or an open file: panels side by side, one legend below them."""
+    figure(panels, title).savefig(path, format="png")
+
+
+def figure(panels: Sequence[Panel], title: str) -> Figure:
+    """The same as a figure of matplotlib, which notebooks show."""
+    from genscale.report.notebook_figure import ShownFigure
+
+    names = max(len(panel.curves) for panel in panels)
+    whole = ShownFigure(
+        figsize=(5.6 * len(panels) + 0.6, 4.6 + 0.22 * math.ceil(names / 2)), dpi=140, layout="constrained"
+    )
+    every = whole.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(every, panels, strict=True):
+        _draw_panel(axes, panel)
+    whole.suptitle(title, fontsize=10, color=FAINT, x=0.02, ha="left")
+    handles, labels = {}, []
+    for axes in every:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label not in handles:
+                handles[label] = handle
+                labels.append(label)
+    columns = max(1, min(len(labels), 2 * len(panels)))
+    whole.legend(
+        [handles[n] for n in labels],
+        labels,
+        frameon=False,
+        fontsize=10,
+        ncols=columns,
+        loc="outside lower center",
+    )
+    return whole
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    if panel.dots:
+        axes.plot(
+            *zip(*panel.dots, strict=True), ".", color="#b9bdc5", markersize=5, label="candidates", zorder=1
+        )
+    if panel.base is not None:
+        axes.axhline(panel.base[1], color=FAINT, linewidth=1, linestyle=(0, (1, 2)), label=panel.base[0])
+    span = max((x for curve in panel.curves for points in curve.prompts for x, _ in points), default=1.0)
+    for i, curve in enumerate(panel.curves):
+        _draw_curve(axes, curve, i, len(panel.curves), span)
+    axes.set_title(panel.title, fontsize=11, color=INK, loc="left")
+    axes.set_xlabel("NFE a prompt", fontsize=10)
+    axes.set_xlim(left=0)
+    axes.tick_params(labelsize=9)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.grid(color="#e7e9ed", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_curve(axes: Any, curve: Curve, i: int, of: int, span: float) -> None:
+    found = [(x, m) for x, m in curve.means() if m.mean is not None]
+    if not found:
+        return
+    x, y = [x for x, _ in found], [m.mean for _, m in found]
+    colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+    kind, line = "steps-post" if curve.steps else "default", LINES[i // len(COLOURS) % len(LINES)]
+    shown = _spread(len(x), i, of)
+    aside = [
+        x[k] + (i - (of - 1) / 2) * 0.008 * span for k in shown
+    ]  # of several that end at one cost, all are seen
+    half = [found[k][1].half or 0.0 for k in shown]
+    axes.plot(x, y, drawstyle=kind, linewidth=1.8, color=colour, linestyle=line, zorder=3)
+    bars = axes.errorbar(
+        aside, [y[k] for k in shown], yerr=half if any(half) else None, fmt=marker, color=colour,
+        markersize=5.5, elinewidth=1, capsize=2.5, label=curve.name, zorder=4,
+    )  # fmt: skip
+    bars[0].set_linestyle("none")
+
+
+def _spread(count: int, i: int, of: int) -> list[int]:
+    """Places of markers and error bars: not all, the last always, other curves' elsewhere."""
+    if count <= BARS:
+        return list(range(count))
+    step = (count - 1) / BARS
+    first = step * (i / max(of, 1))
+    return sorted(
+        {round(first + k * step) for k in range(BARS) if first + k * step < count - 1} | {count - 1}
+    )
+
+
+def _at(points: Points, place: float) -> float | None:
+    k = bisect_right([x for x, _ in points], place)
+    return points[k - 1][1] if k else None

@@ -1,0 +1,48 @@
+"""Where a calibration makes a sampler begin to look at previews."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from genscale.plugins import registry as plugins
+from genscale.results.calibration import Calibration
+from genscale.errors import Refusal
+
+
+def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> dict[str, Any]:
+    """The fields of a sampler that keep it from looking before scores mean something.
+
+    A preview counted "after i steps" is that of model call i - 1; particle methods, which score the state itself, would
+    see as much one step earlier. That errs on the safe side.
+    given: fields that the user set; they win. A sampler with a field `window` gets the window; of one with
+    `rungs`, or whose class says by `previews_at` what its own word for them is, none is left before it.
+    """
+    cls = plugins.load("sampler", sampler)
+    known = plugins.options(cls)
+    field = next((n for n in ("window", "rungs", getattr(cls, "previews_at", "")) if n in known), None)
+    if field is None:
+        raise Refusal(
+            f"sampler '{sampler}' has no window to calibrate: leave --calibration out, or use one that looks at "
+            "previews at its leisure, such as --sampler successive_halving."
+        )
+    if field in given:
+        return {}
+    start, end = calibration.window()
+    if start >= end:
+        raise Refusal(
+            f"the calibration trusts no preview (mean rho stays below {calibration.threshold:g}): use best_of_n, "
+            "which looks at finished pictures only."
+        )
+    if field == "window":
+        return {field: (start, end)}
+    return {field: _moved(known[field].default, start, [level.fraction for level in calibration.levels])}
+
+
+def _moved(rungs: Any, start: float, every: Sequence[float]) -> tuple[float, ...]:
+    """As many rungs, spread evenly from the start on if one of them lay before it; of "every" step those from there."""
+    if isinstance(rungs, str):
+        return tuple(fraction for fraction in every if fraction >= start)
+    if min(rungs) >= start:
+        return tuple(rungs)
+    return tuple(start + (1 - start) * i / len(rungs) for i in range(len(rungs)))

@@ -1,0 +1,171 @@
+"""From which step on the scores of previews mean something: measured once for a model and its verifiers.
+
+Every method that looks at clean estimates on the way (halving, particles, trees) supposes that a better preview
+becomes a better picture. Early in a run that is not so, and how early depends on model, steps and verifier.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genscale.numerics.rank_correlation import Agreement, agreement
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.protocol.particles import Particles, draw
+from genscale.protocol.interfaces import Ask, Process, Score, Solve
+from genscale.results.result import SearchResult
+
+FILE = "calibration.json"
+FEWEST = 4  # candidates: of fewer there is no quarter
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Previews:
+    """Carry candidates to the end by the pipeline's own scheduler, and score them after every step.
+
+    candidates: how many. Cost in NFE: N f(0, T). Scores: N after each step.
+    """
+
+    candidates: int = 16
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        if self.candidates < FEWEST:
+            raise Refusal(f"a calibration needs at least {FEWEST} candidates to rank, not {self.candidates}.")
+
+    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+        if process.steps < 2:
+            raise Refusal("a run of 1 step has no previews to calibrate: take more steps.")
+        particles: Particles = process.start([draw(key, i) for i in range(self.candidates)])
+        for step in range(1, process.steps + 1):
+            particles = yield Solve(particles, step)
+            yield Score(particles)
+
+    def cost(self, process: Process) -> int | None:
+        return self.candidates * process.nfe()
+
+
+@dataclass(frozen=True)
+class Level:
+    """What previews are worth after one step.
+
+    step: model calls done; fraction: of all. time: noise level of the latents that the clean estimate was made
+    of, as time of the rectified flow (1: pure noise); None where the schedule cannot be read.
+    """
+
+    step: int
+    fraction: float
+    time: float | None
+    agreement: Agreement
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Levels in the order of the run, without the end, where previews are the pictures themselves.
+
+    threshold: mean rank correlation from which on previews are trusted. about: what was measured: model,
+    verifiers, prompts, steps, ...
+    """
+
+    levels: tuple[Level, ...]
+    threshold: float = THRESHOLD
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise Refusal(
+                f"a threshold of {self.threshold} is no rank correlation to ask for: give one in (0, 1]."
+            )
+
+    @staticmethod
+    def of(
+        result: SearchResult, threshold: float = THRESHOLD, about: Mapping[str, Any] | None = None
+    ) -> Calibration:
+        """Of a search with Previews."""
+        totals, times = _totals(result), _times(result.searches[0].process)
+        steps = totals.shape[1]
+        levels = [
+            Level(i, i / steps, times[i - 1], agreement(totals[:, i - 1].numpy(), totals[:, -1].numpy()))
+            for i in range(1, steps)
+        ]
+        return Calibration(tuple(levels), threshold, about or {})
+
+    def window(self, threshold: float | None = None) -> tuple[float, float]:
+        """The part of the run in which previews are trusted: (fraction from which the mean rho stays at the
+        threshold or above it, 1.0). (1.0, 1.0) where it does so at no step. None: the own threshold."""
+        wanted, start = self.threshold if threshold is None else threshold, 1.0
+        for level in reversed(self.levels):
+            rho = level.agreement.rho
+            if rho is None or rho < wanted:
+                break
+            start = level.fraction
+        return start, 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        steps = [
+            {"step": v.step, "fraction": v.fraction, "time": v.time, **asdict(v.agreement)}
+            for v in self.levels
+        ]
+        return {**self.about, "threshold": self.threshold, "window": list(self.window()), "levels": steps}
+
+    def save(self, path: str | Path) -> None:
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        Path(path).write_text(text, encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> Calibration:
+        """From a file that `save` wrote, or from the folder that holds it."""
+        path = Path(path).expanduser()
+        path = path / FILE if path.is_dir() else path
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            levels = tuple(_level(dict(record)) for record in data.pop("levels"))
+            threshold = float(data.pop("threshold"))
+            del data["window"]
+        except OSError as error:
+            raise Refusal(f"calibration '{path}' cannot be read: {error.strerror}.") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise Refusal(f"'{path}' is no calibration: `genscale calibrate-steps` writes them.") from None
+        return Calibration(levels, threshold, data)
+
+
+def _level(record: dict[str, Any]) -> Level:
+    where = {name: record.pop(name) for name in ("step", "fraction", "time")}
+    where["fraction"] = float(where["fraction"])
+    return Level(**where, agreement=Agreement(**record))
+
+
+def _totals(result: SearchResult) -> Tensor:
+    """Scores of every candidate after every step, float64 [prompts, steps, candidates].
+
+    By the verifiers that steer, as a sampler sees them: a rank ensemble compares within one step.
+    """
+    raw: dict[tuple[int, int], dict[int, list[float]]] = {}
+    for entry in result.entries:
+        names = result.searches[entry.prompt].roles.search.names
+        raw.setdefault((entry.prompt, entry.step), {})[entry.candidate.id] = [entry.scores[n] for n in names]
+    rows = []
+    for p, search in enumerate(result.searches):
+        pools = [raw[p, step] for step in range(1, search.process.steps + 1)]
+        scores = [torch.tensor([pool[i] for i in sorted(pool)], dtype=torch.float64) for pool in pools]
+        rows.append(torch.stack([search.roles.search.combine(s) for s in scores]))
+    return torch.stack(rows)
+
+
+def _times(process: Process) -> list[float | None]:
+    """Noise level that each model call sees."""
+    try:
+        times: list[float | None] = process.schedule.linear_time.tolist()
+    except Refusal:
+        return [None] * process.steps
+    return times

@@ -1,0 +1,1 @@
+"""One run asked for in words: request, folder, files."""

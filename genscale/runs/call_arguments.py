@@ -1,0 +1,100 @@
+"""From a request to the arguments of a pipeline's call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from genscale.plugins import registry as plugins
+from genscale.errors import Refusal
+from genscale.runs.request import Request
+
+_OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "control-image"}
+
+
+def pictures(request: Request) -> dict[str, Any]:
+    """The input pictures, opened; of the asked-for size, since not every pipeline resizes."""
+    from PIL import Image, ImageOps
+
+    found = {}
+    for name, option in _OPTIONS.items():
+        path = getattr(request, name)
+        if path is None:
+            continue
+        try:
+            with Image.open(path) as image:
+                picture = ImageOps.exif_transpose(image).convert("L" if name == "mask_image" else "RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = getattr(error, "strerror", None) or "it is no picture"
+            raise Refusal(f"--{option} '{path}' cannot be read: {reason}.") from None
+        if request.width and request.height:
+            picture = picture.resize((request.width, request.height), Image.Resampling.LANCZOS)
+        found[name] = picture
+    if "mask_image" in found and "image" not in found:
+        raise Refusal("--mask-image says where to paint on --image: give both.")
+    return found
+
+
+def arguments(pipe: Any, request: Request, pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """The pipeline's own arguments; refused where it does not take what was asked for."""
+    import torch
+
+    from genscale.pipelines.loading import takes
+
+    taken = takes(pipe)
+    n = len(request.prompts)
+    call: dict[str, Any] = {"prompt": list(request.prompts) if n > 1 else request.prompts[0]}
+    asked = _asked(request, taken) | _named_pictures(pictures, pipe, taken)
+    if request.negative is not None:
+        asked["negative_prompt"] = ([request.negative] * n if n > 1 else request.negative, "--negative")
+    if request.images > 1:
+        word = "num_videos_per_prompt" if "num_videos_per_prompt" in taken else "num_images_per_prompt"
+        asked[word] = (request.images, "--images")
+    for name, (value, option) in asked.items():
+        if name not in taken:
+            raise Refusal(f"{type(pipe).__name__} takes no {name}: leave {option} out.")
+        call[name] = value
+    call |= _extra(request.pipeline_args, pipe, taken)
+    if "prompt" not in taken:
+        raise Refusal(
+            f"{type(pipe).__name__} takes no prompt: call genscale.scale from Python with its arguments."
+        )
+    if "generator" in taken:
+        call["generator"] = torch.Generator("cpu").manual_seed(request.seed or 0)
+    if "output_type" in taken:
+        call["output_type"] = "pil"
+    return call
+
+
+def _asked(request: Request, taken: set[str]) -> dict[str, tuple[Any, str]]:
+    """Argument: (value, option it came from), of those with a value."""
+    guidance = (
+        "true_cfg_scale" if "guidance_scale" not in taken and "true_cfg_scale" in taken else "guidance_scale"
+    )
+    values = {
+        "num_inference_steps": (request.steps, "--steps"),
+        guidance: (request.guidance, "--guidance"),
+        "num_frames": (request.frames, "--frames"),
+    }
+    if not (request.image and "width" not in taken):  # the picture already has the size
+        values |= {"width": (request.width, "--size"), "height": (request.height, "--size")}
+    return {name: pair for name, pair in values.items() if pair[0] is not None}
+
+
+def _named_pictures(pictures: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, tuple[Any, str]]:
+    """A ControlNet pipeline without an input picture calls its control picture `image`."""
+    named = {}
+    for name, picture in pictures.items():
+        word = name
+        if name == "control_image" and name not in taken and getattr(pipe, "controlnet", None) is not None:
+            word = "image"
+        named[word] = (picture, f"--{_OPTIONS[name]}")
+    return named
+
+
+def _extra(extra: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, Any]:
+    for name in extra:
+        hint = plugins.did_you_mean(name, taken)
+        if name not in taken and (hint or "kwargs" not in taken):  # kwargs would swallow a slip of the pen
+            raise Refusal(f"--pipeline-args: {type(pipe).__name__} takes no '{name}'{hint}.")
+    return dict(extra)

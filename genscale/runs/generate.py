@@ -1,0 +1,310 @@
+"""Carrying a request out: check everything that can be checked first, load, search, write."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genscale.runs import video_files as film
+from genscale.runs import verifier_specs as jury
+from genscale.runs import outputs
+from genscale.plugins import registry as plugins
+from genscale.plugins import options as sampler_options
+from genscale.runs.call_arguments import arguments, pictures
+from genscale.engine.budget import Budget
+from genscale.errors import Refusal
+from genscale.engine.events import Event
+from genscale.engine.verifier_roles import ENSEMBLES
+from genscale.runs.live_preview import Preview
+from genscale.runs.progress import Display
+from genscale.runs.request import Request
+from genscale.runs.run_folder import RunFolder
+from genscale.engine.stopping import Stop
+
+NONE = ("none",)  # --report none
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a request names, found and checked without loading a model."""
+
+    sampler: Any
+    verifiers: list[tuple[Any, float]]
+    select: list[tuple[Any, float]]
+    report: list[tuple[Any, float]]
+    budget: Budget | None
+    stop: Stop | None
+    pictures: dict[str, Any]
+
+    def lifted(self, k: int) -> Parts:
+        """For clips: verifiers of pictures see k frames."""
+        panels: dict[str, Any] = {
+            role: jury.lifted(getattr(self, role), k) for role in ("verifiers", "select", "report")
+        }
+        return replace(self, **panels)
+
+
+def completed(request: Request) -> Request:
+    """The request with the defaults of its model written out, and the sampler's options as their types."""
+    from genscale.pipelines.loading import EMBEDDED
+
+    cls = plugins.load("sampler", request.sampler)
+    fields = sampler_options.typed("sampler", request.sampler, cls, request.sampler_fields)
+    request = replace(request, sampler_fields=fields)
+    goes_with = EMBEDDED.get(request.model)
+    verifiers = request.verifiers or ("clip" if goes_with is None else goes_with.verifier,)
+    if goes_with is None:
+        return replace(request, verifiers=verifiers)
+    report = request.report
+    if not report and goes_with.report not in (*verifiers, *request.select):
+        report = (goes_with.report,)
+    return replace(
+        request,
+        verifiers=verifiers,
+        report=report,
+        steps=request.steps or goes_with.steps,
+        guidance=goes_with.guidance if request.guidance is None else request.guidance,
+        width=request.width or goes_with.size,
+        height=request.height or goes_with.size,
+        frames=request.frames or goes_with.frames,
+        fps=request.fps or goes_with.fps,
+        decode_batch=request.decode_batch
+        or (request.batch_size if goes_with.frames else None),  # clips are small
+        pipeline_args={
+            **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
+            **request.pipeline_args,
+        },
+    )
+
+
+def check(request: Request) -> Parts:
+    """Find everything that a completed request names; refuse what is not there or cannot be."""
+    if request.images < 1 or request.batch_size < 1:
+        raise Refusal("--images and --batch-size must be at least 1.")
+    unknown = [kind for kind in request.formats if kind not in film.FORMATS]
+    if unknown:
+        raise Refusal(f"--formats '{unknown[0]}' is unknown: give {', '.join(film.FORMATS)} or both.")
+    if request.mix or request.guide is not None:
+        from genscale.pipelines.mixture_sources import mix_of
+
+        mix_of(request.mix, request.guide)
+    if request.ensemble not in ENSEMBLES:
+        hint = plugins.did_you_mean(request.ensemble, ENSEMBLES)
+        raise Refusal(f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}.")
+    verifiers = jury.jury(request.verifiers)
+    if request.boxes is not None:
+        verifiers = jury.boxed(verifiers, request.boxes, request.prompts)
+    return Parts(
+        sampler=plugins.make("sampler", request.sampler, dict(request.sampler_fields)),
+        verifiers=verifiers,
+        select=jury.jury(request.select),
+        report=[] if request.report == NONE else jury.jury(request.report),
+        budget=None if request.budget is None else Budget.parse(request.budget),
+        stop=Stop.of(request.stop),
+        pictures=pictures(request),
+    )
+
+
+def plan(request: Request) -> dict[str, Any]:
+    """What a request would spend; the model is loaded, nothing is generated and nothing written."""
+    request = completed(request)
+    parts = check(request)
+    pipe = load_pipe(request, parts)
+    request = replace(request, seed=request.seed or 0)
+    found = planned(scaled_pipe(pipe, request, parts), pipe, request, parts)
+    return {
+        "model": request.model,
+        "sampler": outputs.sampler_record(request, parts.sampler),
+        "verifiers": {"search": request.verifiers, "select": request.select, "report": request.report},
+        "budget": None if parts.budget is None else str(parts.budget),
+        "stop": None if parts.stop is None else str(parts.stop),
+        "prompts": found.prompts,
+        "steps": found.steps,
+        "nfe_per_candidate": found.nfe_per_candidate,
+        "cost_per_prompt": found.cost,
+        "nfe_per_prompt": found.nfe,
+        "nfe": None if found.nfe is None else found.nfe * found.prompts,
+    }
+
+
+def generate(
+    request: Request,
+    out: Path | None,
+    display: Display,
+    loaded: tuple[Any, Parts] | None = None,
+    halt: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Carry a request out in a folder (a fresh one by default); what run.json holds, with the folder.
+
+    loaded: the request's pipeline and parts, where they are there already. halt: as of `genscale.scale`.
+    """
+    request = completed(request)
+    parts = check(request) if loaded is None else loaded[1]
+    folder = RunFolder(out or RunFolder.fresh())
+    folder.claim()
+    try:
+        request = folder.settle(request)
+        pipe = load_pipe(request, parts) if loaded is None else loaded[0]
+        request = timed(request, pipe)
+        result, winners, seconds = _search(folder, request, pipe, parts, display, halt)
+        scheduler = type(pipe.scheduler).__name__
+        plain = _plain(result, request, pipe, parts)
+        record = outputs.write(
+            folder, request, result, winners, parts.sampler, parts.budget, scheduler, seconds, plain
+        )
+    except BaseException as error:
+        kept = folder.abandon()
+        if kept and isinstance(error, Refusal | KeyboardInterrupt):
+            display.say(f"what was done is kept: genscale resume {folder.path}")
+        raise
+    return {"folder": str(folder.path), **record}
+
+
+def timed(request: Request, pipe: Any) -> Request:
+    """With the frame rate of the pipeline's clips, where neither the user nor the request says one and it does."""
+    own = inspect.signature(type(pipe).__call__).parameters.get("frame_rate")
+    told = request.fps or request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps")
+    if told or own is None or not isinstance(own.default, int | float):
+        return request
+    return replace(request, fps=float(own.default))
+
+
+def planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
+    """The plan; what the pipeline itself says against its arguments becomes a refusal."""
+    try:
+        return scaled.plan(**arguments(pipe, request, parts.pictures))  # uses up its own generator
+    except (ValueError, TypeError) as error:
+        if isinstance(error, Refusal):
+            raise
+        raise Refusal(f"{type(pipe).__name__} refuses its arguments: {error}") from error
+
+
+def _search(
+    folder: RunFolder,
+    request: Request,
+    pipe: Any,
+    parts: Parts,
+    display: Display,
+    halt: Callable[[], bool] | None,
+) -> tuple[Any, Any, float]:
+    """What was found, the pictures that the scaled pipeline returned (None of clips), and how long it took."""
+    from genscale.pipelines.loading import makes_clips
+
+    preview = Preview(folder)
+
+    def on_event(event: Event) -> None:
+        display(event)
+        preview(event)
+
+    scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event, halt=halt)
+    found = planned(scaled, pipe, request, parts)
+    folder.begin(request)
+    display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
+    try:
+        started, call = time.perf_counter(), arguments(pipe, request, parts.pictures)
+        if makes_clips(pipe):
+            return scaled.search(**call), None, time.perf_counter() - started
+        output = scaled(**call)
+        made = output.frames if hasattr(output, "frames") else output.images
+        return output.search, made, time.perf_counter() - started
+    finally:
+        display.stop()
+        preview.close()
+
+
+def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
+    """The pipeline alone, to be shown beside the best, where a search did not finish the pipeline's own candidate.
+
+    Particles and pruning give it up on the way. It costs one candidate more, which is booked apart.
+    """
+    if result.stopped is not None or all(result.base(i) is not None for i in range(len(result.prompts))):
+        return None
+    alone = replace(
+        parts, sampler=plugins.make("sampler", "best_of_n", {"candidates": 1}), budget=None, stop=None
+    )
+    try:
+        return scaled_pipe(pipe, request, alone).search(**arguments(pipe, request, parts.pictures))
+    except KeyboardInterrupt:  # the search is finished: whoever interrupts now wants to have it
+        return None
+
+
+def pipe_alone(request: Request) -> tuple[Any, Parts]:
+    """The pipeline of a completed request, and parts that neither search nor judge: to draw or decode with it."""
+    parts = Parts(None, [], [], [], None, None, pictures(request))
+    return load_pipe(request, parts), parts
+
+
+def load_pipe(request: Request, parts: Parts) -> Any:
+    import diffusers
+    import transformers
+
+    from genscale.pipelines.loading import load_pipeline, makes_clips
+
+    for library in (diffusers, transformers):  # bars of loading weights go, those of downloads stay
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    pipe = load_pipeline(
+        request.model,
+        dtype=request.dtype,
+        device=request.device,
+        offload=request.offload,
+        attention=request.attention,
+        compile=request.compile,
+        lora=request.lora,
+        variant=request.variant,
+        revision=request.revision,
+        trust_remote_code=request.trust_remote_code,
+        device_map=request.device_map,
+        vae_tiling=request.vae_tiling,
+        vae_slicing=request.vae_slicing,
+        pictures=[name for name in parts.pictures if name != "control_image"],
+    )
+    if request.clips and not makes_clips(pipe):
+        raise Refusal(
+            f"model '{request.model}' is a {type(pipe).__name__}, which makes pictures: use `genscale generate`, or "
+            "name a text-to-video model."
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def scaled_pipe(
+    pipe: Any,
+    request: Request,
+    parts: Parts,
+    out: Path | None = None,
+    on_event: Callable[[Any], None] | None = None,
+    halt: Callable[[], bool] | None = None,
+) -> Any:
+    from genscale.pipelines import scale as scaling
+    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.mixture_sources import named_models
+
+    if makes_clips(pipe):
+        parts = parts.lifted(request.per_frame)
+
+    place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}
+    hub = {"variant": request.variant, "revision": None, "trust_remote_code": request.trust_remote_code}
+    return scaling.scale(
+        pipe,
+        sampler=parts.sampler,
+        verifier=parts.verifiers,
+        select=parts.select or None,
+        report=parts.report or None,
+        ensemble=request.ensemble,
+        budget=parts.budget,
+        stop=parts.stop,
+        batch_size=request.batch_size,
+        decode_batch=request.decode_batch,
+        out=out,
+        keep=max(request.images, outputs.RUNNERS),
+        mix=request.mix or None,
+        guide=request.guide,
+        models=named_models(request.mix, **place, **hub),
+        on_event=on_event,
+        halt=halt,
+    )

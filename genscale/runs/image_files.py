@@ -1,0 +1,56 @@
+"""Pictures and clips as files, with their origin inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from genscale import __version__
+from genscale.runs import video_files as film
+from genscale.runs import png_metadata as infotext
+from genscale.runs.request import Request
+from genscale.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from genscale.media import Item
+
+RATE = 16.0  # frames a second, as Wan's clips have
+
+
+def write(
+    folder: RunFolder, stem: str, item: Item, request: Request, again: dict[str, Any], scheduler: str
+) -> list[str]:
+    """The names of the files: a picture; of a clip its first frame, and the clip itself in each of its formats.
+
+    All of them carry the metadata, unless the request wants none.
+    """
+    frames = item if isinstance(item, list) else [item]
+    info = comment = None
+    if isinstance(item, list):
+        again = again | {"clip": film.fingerprint(item)}
+    if request.metadata:
+        text = infotext.infotext(request, again["prompt"], frames[0].size, scheduler, __version__)
+        info, comment = infotext.png_info(text, again), infotext.as_json(again)
+    folder.write(f"{stem}.png", lambda path: frames[0].save(path, format="PNG", pnginfo=info))
+    kinds = (request.formats or film.FORMATS) if isinstance(item, list) else ()
+    for kind in kinds:
+        folder.write(
+            f"{stem}.{kind}", partial(_film, kind=kind, frames=frames, request=request, comment=comment)
+        )
+    return [f"{stem}.png", *(f"{stem}.{kind}" for kind in kinds)]
+
+
+def _film(
+    path: Path, kind: str, frames: Sequence[Image.Image], request: Request, comment: str | None
+) -> None:
+    film.write(path, kind, frames, rate(request), comment)
+
+
+def rate(request: Request) -> float:
+    """Frames a second: as asked for, else the pipeline's own argument where the request has it, else 16."""
+    own = request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps")
+    return float(request.fps or own or RATE)

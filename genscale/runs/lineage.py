@@ -1,0 +1,161 @@
+"""Who came from whom in a run: its candidates as a forest, read from the archive in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genscale.engine import archive
+from genscale.runs import request
+from genscale.errors import Refusal
+
+
+@dataclass(eq=False)
+class Line:
+    """One candidate, as it was carried along.
+
+    start: the step at which it leaves its parent. end: the last step that is known of it. total: the score of the
+    finished sample, None where it was not finished. preview: the last score of its clean estimate. below: sum and count
+    of the scores of it and its descendants. picture: a file that shows it, where one was kept.
+    """
+
+    id: int
+    origin: str = "prior"
+    parent: int | None = None
+    start: int = 0
+    end: int = 0
+    total: float | None = None
+    preview: float | None = None
+    children: list[Line] = field(default_factory=list)
+    below: tuple[float, int] = (0.0, 0)
+    picture: Path | None = None
+
+    def lines(self) -> Iterator[Line]:
+        """It and all that descend from it, parents first; those that leave it last come first."""
+        waiting = [self]
+        while waiting:
+            line = waiting.pop()
+            yield line
+            waiting += sorted(line.children, key=lambda c: (c.start, -c.id))
+
+    def values(self) -> list[tuple[int, float | None]]:
+        """(step, mean score of all that was finished from there on), at its start and wherever a child leaves it."""
+        total, count = (0.0, 0) if self.total is None else (self.total, 1)
+        found: dict[int, float | None] = {}
+        for child in sorted(self.children, key=lambda c: -c.start):
+            total, count = total + child.below[0], count + child.below[1]
+            found[max(child.start, self.start)] = total / count if count else None
+        found[self.start] = total / count if count else None
+        return sorted(found.items())
+
+
+@dataclass(frozen=True)
+class Family:
+    """All candidates of one prompt. best: the one that won, with its ancestors."""
+
+    index: int
+    prompt: str
+    roots: tuple[Line, ...]
+    steps: int
+    best: tuple[int, ...]
+
+    def lines(self) -> list[Line]:
+        return [line for root in self.roots for line in root.lines()]
+
+
+def families(folder: Path) -> list[Family]:
+    """The candidates of every prompt of a run, finished or not. Refusal where the folder holds none."""
+    asked = request.load_folder(folder)
+    try:
+        records = archive.read(folder)[1:]
+        summaries = _summaries(folder)
+        found = [
+            _family(folder, i, prompt, [r for r in records if r["prompt"] == i], summaries.get(i, {}))
+            for i, prompt in enumerate(asked.prompts)
+        ]
+    except (KeyError, TypeError, AttributeError):
+        raise Refusal(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
+    if not any(f.roots for f in found):
+        raise Refusal(f"the run in '{folder}' has no candidate yet: go on with genscale resume {folder}.")
+    return [f for f in found if f.roots]
+
+
+def _family(
+    folder: Path, index: int, prompt: str, records: list[dict[str, Any]], summary: dict[str, Any]
+) -> Family:
+    lines: dict[int, Line] = {}
+    for record in records:  # of one id in two plans of a run that went on, the later is in force
+        i = record["candidate"]
+        recipe = (record["origin"], record["parent"], record["start"])
+        line = lines.get(i)
+        if line is None or (line.origin, line.parent, line.start) != recipe:
+            line = lines[i] = Line(i, *recipe, record["start"])
+        line.end = max(line.end, record["step"])
+        if record["kind"] == "score":
+            if record["final"]:
+                line.total = _total(record)
+            else:
+                line.preview = _total(record)
+    for line in list(lines.values()):  # ancestors that left nothing behind are implied
+        if line.parent is not None and line.parent not in lines:
+            lines[line.parent] = Line(line.parent)
+    roots = []
+    for line in sorted(lines.values(), key=lambda c: c.id):
+        if line.parent is None:
+            roots.append(line)
+        else:
+            parent = lines[line.parent]
+            parent.children.append(line)
+            parent.end = max(parent.end, line.start)
+    for line in reversed([line for root in roots for line in root.lines()]):
+        total, count = (0.0, 0) if line.total is None else (line.total, 1)
+        below = [(total, count), *(c.below for c in line.children)]
+        line.below = (sum(t for t, _ in below), sum(n for _, n in below))
+    for i, file in _pictures(folder, summary).items():
+        if i in lines and lines[i].total is not None:
+            lines[i].picture = file
+    steps = max((r["step"] for r in records), default=0)
+    return Family(index, prompt, tuple(roots), steps, _ancestry(lines, _winner(lines, summary)))
+
+
+def _total(record: dict[str, Any]) -> float:
+    """The number that steered; under a rank ensemble, where there is none by itself, the first verifier's."""
+    total = record["total"]
+    return float(next(iter(record["scores"].values()), 0.0) if total is None else total)
+
+
+def _winner(lines: dict[int, Line], summary: dict[str, Any]) -> int | None:
+    """The winner of the record; before there is one, the best so far."""
+    told = (summary.get("best") or {}).get("candidate")
+    if told in lines:
+        return int(told)
+    finished = [line for line in lines.values() if line.total is not None]
+    return max(finished, key=lambda c: c.total or 0.0).id if finished else None
+
+
+def _ancestry(lines: dict[int, Line], i: int | None) -> tuple[int, ...]:
+    found: list[int] = []
+    while i is not None and i in lines and i not in found:
+        found.append(i)
+        i = lines[i].parent
+    return tuple(found)
+
+
+def _summaries(folder: Path) -> dict[int, dict[str, Any]]:
+    """What run.json says of each prompt; nothing where the run is not over."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return {}
+    try:
+        return {p["index"]: p for p in json.loads(path.read_text(encoding="utf-8"))["prompts"]}
+    except (OSError, ValueError) as error:
+        raise Refusal(f"'{path}' cannot be read: {error}.") from None
+
+
+def _pictures(folder: Path, summary: dict[str, Any]) -> dict[int, Path]:
+    """The files that show a candidate, of those that are still there."""
+    named = summary.get("pictures", {})
+    return {i: folder / name for name, i in named.items() if (folder / name).is_file()}

@@ -1,0 +1,1 @@
+"""Toy worlds and closed-form models, to train, judge and test on."""

@@ -1,0 +1,197 @@
+"""Models that are known in closed form, to write and test samplers on: exact answers, no pipeline, milliseconds.
+
+    from genscale.toy import analytic
+    model = analytic.gaussian(16)
+    found = analytic.search("best_of_n", model, analytic.coordinate(0), budget="128nfe", runs=100)
+    found.ranking(7)[0].total        # of run 7; compare with model.carry(noise, steps)
+
+The same engine, budgets, ledger and results as in a pipeline; only the model's answers are formulas. A run is a prompt
+of the engine, so many of them fill one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from genscale.plugins import registry as plugins
+from genscale.engine.archive import Archive, Entry
+from genscale.engine.budget import Budget
+from genscale.engine.engine import Engine
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.engine.ledger import Ledger
+from genscale.media import Media
+from genscale.engine.verifier_roles import Roles
+from genscale.protocol.particles import Memory, Particles
+from genscale.pipelines.scale import panel
+from genscale.diffusion.prediction import View
+from genscale.engine.process import Prior
+from genscale.protocol.interfaces import Batch, Output, Sampler
+from genscale.results.result import SearchResult
+from genscale.diffusion.noise_schedule import NoiseSchedule
+from genscale.engine.search import Search
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Isotropic Gaussian mixture under the rectified-flow interpolant x_t = (1 - t) x0 + t noise.
+
+    means: [k, d]. std: of every component. weights: [k], equal where None.
+    """
+
+    means: Tensor
+    std: float = 1.0
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.means.ndim != 2:
+            raise Refusal(f"means must be [components, dimensions], not {list(self.means.shape)}.")
+        if self.weights is not None and self.weights.shape != self.means.shape[:1]:
+            raise Refusal(
+                f"{len(self.means)} components need as many weights, not {list(self.weights.shape)}."
+            )
+
+    @property
+    def dim(self) -> int:
+        return self.means.shape[1]
+
+    def clean(self, x: Tensor, t: float) -> Tensor:
+        """The mean of x0 given x_t = x, [n, d] float64."""
+        alpha, means = 1 - t, self.means.double()
+        var = (alpha * self.std) ** 2 + t**2
+        gap = x.double()[:, None] - alpha * means  # [n, k, d]
+        prior = torch.zeros(len(means)) if self.weights is None else self.weights.log()
+        weight = torch.softmax(prior.double() - gap.square().sum(-1) / (2 * var), 1)
+        return (weight[..., None] * (means + alpha * self.std**2 / var * gap)).sum(1)
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """What a flow model would answer at time t > 0 [n, d]."""
+        return ((x.double() - self.clean(x, t)) / t).to(x.dtype)
+
+    def carry(self, noise: Tensor, steps: int = 8) -> Tensor:
+        """Where the model's own Euler run takes noise [n, d], by a plain loop without the engine."""
+        x = noise
+        for t, s in pairwise(times(steps)):
+            x = x + (s - t) * self.velocity(x, t)
+        return x
+
+
+def gaussian(dim: int, mean: float = 0.0, std: float = 1.0) -> Mixture:
+    """N(mean, std^2) in every one of `dim` coordinates: the run from noise to clean latents is then linear."""
+    return Mixture(torch.full((1, dim), float(mean)), std)
+
+
+def coordinate(i: int) -> Callable[[Media, Sequence[str]], Tensor]:
+    """The verifier that reads a coordinate of the clean latents; it can be differentiated."""
+
+    def score(media: Media | Tensor, prompts: Sequence[str]) -> Tensor:
+        return latents(media)[:, i].double()
+
+    score.__name__ = f"coordinate_{i}"
+    score.score_tensor = score  # type: ignore[attr-defined]
+    return score
+
+
+def latents(media: Media | Tensor) -> Tensor:
+    """Clean latents [n, d] of the bed's pictures, which have one pixel with a latent's d numbers as its channels."""
+    return (media.pixels if isinstance(media, Media) else media).flatten(1)
+
+
+def times(steps: int) -> tuple[float, ...]:
+    """Noise levels of the grid, from 1 to 0."""
+    return tuple(1 - i / steps for i in range(steps + 1))
+
+
+def search(
+    sampler: str | Sampler,
+    model: Mixture,
+    verifier: Any,
+    *,
+    report: Any = None,
+    steps: int = 8,
+    budget: Budget | str | None = None,
+    runs: int = 1,
+    seed: int = 0,
+    batch_size: int = 256,
+    keep: int = 1,
+) -> SearchResult:
+    """Independent runs of a sampler on a model; each is a prompt of the result, with the budget to itself.
+
+    verifier, report, keep: as for `genscale.scale`. One row through the model is 1 NFE. Refusal: a model that has no
+    branches of guidance is asked for them, or what `scale` refuses.
+    """
+    if steps < 1 or runs < 1:
+        raise Refusal(f"steps={steps} and runs={runs} must be at least 1.")
+    sampler = plugins.make("sampler", sampler, {}) if isinstance(sampler, str) else sampler
+    roles = Roles(panel(verifier, "weighted"), report=panel(report, "weighted"))
+    budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
+    keys = [Key.from_seed(seed).fold("prompt", i) for i in range(runs)]
+    searches = [
+        Search.open(i, f"run {i}", sampler, key, budget, roles, keep=keep, **_process(model, steps, key))
+        for i, key in enumerate(keys)
+    ]
+    archive, ledger = Archive(), Ledger()
+    engine = Engine(
+        searches, roles, _decoded, budget=budget, archive=archive, ledger=ledger, batch_size=batch_size
+    )
+    _drive(engine, model, times(steps))
+    return SearchResult(tuple(searches), tuple(archive.entries), ledger, budget, seed, _media)
+
+
+def _process(model: Mixture, steps: int, key: Key) -> dict[str, Any]:
+    """The parts of a run's process, as `Search.open` takes them."""
+    shape, grid = (model.dim,), times(steps)
+    alpha = torch.tensor([1 - t for t in grid], dtype=torch.float64)
+    return {
+        "evaluations": (1,) * steps,
+        "prior": Prior(torch.zeros(shape), torch.ones(shape), key.fold("own").normal(shape)),
+        "solver": _Euler(grid),
+        "view": View(NoiseSchedule(alpha, 1 - alpha), "flow"),
+        "off_grid": None,
+    }
+
+
+def _drive(engine: Engine, model: Mixture, grid: Sequence[float]) -> None:
+    """Answer all that the engine asks."""
+    loop = engine.run()
+    try:
+        batch = next(loop)
+        while True:
+            batch = loop.send(Output(_answered(model, batch, grid), batch.x, len(batch.prompts)))
+    except StopIteration:
+        return
+
+
+def _answered(model: Mixture, batch: Batch, grid: Sequence[float]) -> Tensor:
+    t = grid[batch.step] if batch.time is None else batch.time
+    with torch.set_grad_enabled(batch.grad):
+        if not batch.checkpoint:
+            return model.velocity(batch.x, t)
+        kept: Tensor = checkpoint(model.velocity, batch.x, t, use_reentrant=False)
+        return kept
+
+
+@dataclass(frozen=True)
+class _Euler:
+    """The model's own scheduler: the Euler step of its flow."""
+
+    grid: tuple[float, ...]
+
+    def step(self, particles: Particles, output: Tensor, draw: Any) -> tuple[Tensor, Memory | None]:
+        t, s = self.grid[particles.step], self.grid[particles.step + 1]
+        return particles.x + (s - t) * output, None
+
+
+def _decoded(x: Tensor, prompts: tuple[int, ...]) -> Media:
+    return Media(x[:, :, None, None].clone())
+
+
+def _media(entries: Sequence[Entry]) -> Media:
+    return _decoded(torch.stack([e.x for e in entries if e.x is not None]), ())

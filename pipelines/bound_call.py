@@ -1,0 +1,121 @@
+"""The arguments of a pipeline call: which rows they make, and how to ask for other rows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genscale.errors import Refusal
+from genscale.plugins.registry import did_you_mean
+
+COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # perhaps with a number behind
+CALLBACKS = ("callback_on_step_end", "callback", "callback_steps")
+
+
+class Arguments:
+    """A bound call of a pipeline.
+
+    given: arguments by name, the count of results a prompt replaced by 1. results: that count. prompts: the texts
+    that verifiers see; extended to one a row by `texts`.
+    """
+
+    def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.names = tuple(inspect.signature(type(pipe).__call__).parameters)[1:]
+        if len(args) > len(self.names):
+            raise Refusal(f"{type(pipe).__name__} takes {len(self.names)} arguments, {len(args)} were given.")
+        given = dict(zip(self.names, args, strict=False))
+        for name, value in kwargs.items():
+            if name in given:
+                raise Refusal(f"'{name}' is given twice, by place and by name.")
+            if name not in self.names and name not in CALLBACKS:
+                meant = did_you_mean(name, set(self.names) - {"kwargs"})
+                if "kwargs" not in self.names or meant:
+                    raise Refusal(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
+            given[name] = value
+        self.results = 1
+        for name in COUNTS:
+            if name in self.names:
+                self.results = int(given.get(name) or 1)
+                given[name] = 1
+        if self.results < 1:
+            raise Refusal(f"at least 1 result a prompt must be asked for, not {self.results}.")
+        # Copies of lists, since some pipelines write into the ones they are given.
+        self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
+        self.generator = given.get("generator")
+
+    def texts(self, rows: int) -> list[str]:
+        """One prompt text for each of the rows that the call makes; empty where only embeddings are given."""
+        prompt = self.given.get("prompt")
+        texts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
+        if len(texts) not in (1, rows):
+            raise Refusal(f"{len(texts)} prompts made {rows} rows of latents: they cannot be matched.")
+        return texts * rows if len(texts) == 1 else texts
+
+    def quiet(self, **changes: Any) -> dict[str, Any]:
+        """For calls of our own: without the user's callbacks and generator."""
+        dropped = (*CALLBACKS, "generator")
+        kept = {k: v for k, v in self.given.items() if k not in dropped}
+        return kept | {k: v for k, v in changes.items() if k in self.names}
+
+    def extended(self, rows: int, more: Sequence[tuple[int, str]]) -> dict[str, Any]:
+        """The call with further rows: each repeats an old row (its number below `rows`) under another prompt."""
+        if not more:
+            return dict(self.given)
+        if self.given.get("prompt") is None:
+            raise Refusal(
+                "other prompts can only be mixed into a call that gives its own as text (prompt=...)."
+            )
+        order = [*range(rows), *(row for row, _ in more)]
+        made = dict(self.given)
+        for name, value in made.items():
+            plain = name.rstrip("_234")
+            if plain in PER_PROMPT and isinstance(value, str | list):
+                each = [value] * rows if isinstance(value, str) else value
+                each = each * rows if len(each) == 1 else each
+                made[name] = [each[i] for i in order]
+                if plain == "prompt":
+                    made[name][rows:] = [text for _, text in more]
+            elif isinstance(value, list) and len(value) == rows and rows > 1:
+                made[name] = [value[i] for i in order]
+            elif isinstance(value, Tensor | np.ndarray) and value.ndim > 1 and value.shape[0] == rows:
+                made[name] = value[order]
+        return made
+
+    def composed(self, given: Mapping[str, Any], rows: int, composition: tuple[int, ...]) -> dict[str, Any]:
+        """The call that makes one row for each entry of `composition` (prompt indices below `rows`)."""
+        made = dict(given)
+        count = next((name for name in COUNTS if name in self.names), None)
+        if rows == 1 and count is not None:
+            return made | {count: len(composition)}
+        for name, value in made.items():
+            if rows == 1 and isinstance(value, str | list) and name.rstrip("_234") in PER_PROMPT:
+                made[name] = (list(value) if isinstance(value, list) else [value]) * len(composition)
+            elif isinstance(value, list) and len(value) == rows and rows > 1:
+                made[name] = [value[i] for i in composition]
+            elif isinstance(value, Tensor | np.ndarray) and value.ndim > 1 and value.shape[0] == rows:
+                made[name] = value[list(composition)]
+        return made
+
+
+def root_seeds(generator: Any, latents: Tensor) -> list[int]:
+    """The seed that each row's keys derive from: its generator's; without one, the latents themselves.
+
+    Without a generator the pipeline draws from torch's global one; hashing what it drew makes the run
+    reproducible under torch.manual_seed and takes nothing from that stream.
+    """
+    rows = latents.shape[0]
+    if isinstance(generator, list | tuple):
+        seeds = [int(g.initial_seed()) for g in generator]
+        return seeds if len(seeds) == rows else [seeds[0]] * rows
+    if isinstance(generator, torch.Generator):
+        return [int(generator.initial_seed())] * rows
+    import zlib
+
+    content = latents.detach().float().cpu().contiguous().numpy().tobytes()
+    return [zlib.crc32(content)] * rows

@@ -1,0 +1,102 @@
+"""Weights from where they lie: a diffusers folder, a single file or the hub. Failures are one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from genscale.plugins import registry as plugins
+from genscale.errors import Refusal
+from genscale.pipelines.placement import first_line
+
+FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+_HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
+
+
+def load(model: str, dtype: Any, hub: dict[str, Any], known: Collection[str] = ()) -> Any:
+    """The pipeline of a folder, a file or a hub id, on the CPU. known: names for "did you mean"."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise Refusal(f"folder '{model}' is no diffusers pipeline: it has no model_index.json.")
+        return _from_pretrained(str(path), dtype, hub)
+    if path.is_file():
+        return _single_file(path, dtype, hub)
+    if path.suffix.lower() in FILES:
+        raise Refusal(f"model file '{model}' does not exist.")
+    looks_local = model.startswith((".", "/", "~"))
+    if looks_local or not _HUB_ID.fullmatch(model):
+        hint = plugins.did_you_mean(model, known)
+        raise Refusal(
+            f"model '{model}' is unknown{hint}: give one of {', '.join(known)}, a diffusers folder, "
+            "a .safetensors or .ckpt file, or a hub id such as owner/name."
+        )
+    return _from_pretrained(model, dtype, hub)
+
+
+def _from_pretrained(model: str, dtype: Any, hub: dict[str, Any]) -> Any:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(model, **{_dtype_word(): dtype}, **hub)
+    except Exception as error:
+        raise _refusal(model, error) from error
+
+
+def _single_file(path: Path, dtype: Any, hub: dict[str, Any]) -> Any:
+    """A file holds weights only: diffusers infers of which pipeline; settings come from the hub's cache."""
+    if path.suffix.lower() not in (".safetensors", ".ckpt"):
+        raise Refusal(f"model file '{path}' must be a .safetensors or .ckpt file of a whole pipeline.")
+    import diffusers
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+
+    try:
+        checkpoint = load_single_file_checkpoint(str(path))
+    except Exception as error:
+        raise Refusal(f"model file '{path}' cannot be read: {first_line(error)}") from error
+    token = {"token": hub["token"]} if "token" in hub else {}
+    if "device_map" in hub:
+        raise Refusal(f"model file '{path}' takes no device_map: use a device, or a diffusers folder.")
+    try:
+        kind = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]
+        del checkpoint
+        name = diffusers.DiffusionPipeline.load_config(kind, **token)["_class_name"]
+        return getattr(diffusers, name).from_single_file(
+            str(path), config=kind, **{_dtype_word(): dtype}, **token
+        )
+    except Exception as error:
+        raise _refusal(str(path), error) from error
+
+
+def _dtype_word() -> str:
+    """diffusers renamed `torch_dtype`; the version that did so has this function."""
+    from diffusers import utils
+
+    return "dtype" if hasattr(utils, "_resolve_dtype") else "torch_dtype"
+
+
+def _refusal(model: str, error: Exception) -> Refusal:
+    """What went wrong at a load, in one sentence."""
+    names, cause = set(), error
+    while cause is not None and type(cause).__name__ not in names:
+        names.add(type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    if "GatedRepoError" in names:
+        return Refusal(f"model '{model}' is gated: accept its licence on the hub and set HF_TOKEN.")
+    if names & {"RepositoryNotFoundError", "RevisionNotFoundError"}:
+        return Refusal(f"model '{model}' is not on the hub, or needs a token (HF_TOKEN).")
+    offline = {
+        "ConnectError",
+        "ConnectionError",
+        "ConnectTimeout",
+        "OfflineModeIsEnabled",
+        "LocalEntryNotFoundError",
+    }
+    offline |= {"ProxyError", "ReadTimeout", "MaxRetryError", "HfHubHTTPError"}
+    if names & offline or "connect" in str(error).lower():
+        return Refusal(f"model '{model}' is not on this machine, and the hub cannot be reached.")
+    if "trust_remote_code" in str(error):
+        return Refusal(f"model '{model}' brings code of its own: look at it, then pass --trust-remote-code.")
+    return Refusal(f"model '{model}' cannot be loaded: {first_line(error)}")

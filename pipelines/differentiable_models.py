@@ -1,0 +1,221 @@
+"""What makes a pipeline differentiable for as long as a run takes gradients, and puts everything back.
+
+Weights are frozen, so that only the latents have a graph. Denoiser calls of an unrolled run, and decoders, are
+checkpointed: their activations are computed again on the way back, when those of no other call are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from genscale.errors import Refusal
+from genscale.pipelines.noise_interception import Intercept
+
+_NONE = object()
+
+
+class Graphs:
+    """The models of one pipeline while gradients are taken through it.
+
+    What is changed until `restore`: parameters that are frozen, methods that lose a decorator, and attributes of
+    decoders that checkpoint block by block. others: models that are called in place of the pipeline's.
+    """
+
+    def __init__(self, pipe: Any, others: Mapping[str, nn.Module] | None = None) -> None:
+        self.pipe, self.others = pipe, others or {}
+        self.prepared = False
+        self._frozen: list[tuple[nn.Module, str]] = []
+        self._open: list[tuple[nn.Module, str]] = []
+        self._blocks: list[tuple[nn.Module, str, Any]] = []
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        own = {k: m for k, m in self.pipe.components.items() if isinstance(m, nn.Module)}
+        return own | dict(self.others)
+
+    def prepare(self) -> None:
+        """Freeze, and let decoders checkpoint. Refusal: a model cannot be gone back through."""
+        if self.prepared:
+            return
+        for name, model in self.models.items():
+            if getattr(model, "is_cache_enabled", False):
+                raise Refusal(
+                    f"the pipeline's {name} caches parts of earlier answers, which have no gradient: call "
+                    f"pipe.{name}.disable_cache() first."
+                )
+            if any(p.is_inference() for p in model.parameters()):
+                raise Refusal(
+                    f"the pipeline's {name} was loaded inside torch.inference_mode() and has no gradient: load it "
+                    "outside."
+                )
+        self.prepared = True
+        for model in self.models.values():
+            for part in model.modules():
+                names = [n for n, p in part._parameters.items() if p is not None and p.requires_grad]
+                self._frozen += [(part, n) for n in names]
+        for part, name in self._frozen:
+            _parameter(part, name).requires_grad_(False)
+        for model in self.models.values():
+            self._undecorate(model)
+        for model in self._decoders():
+            if getattr(model, "_supports_gradient_checkpointing", False) and not self.offloaded:
+                self._checkpoint_blocks(model)
+
+    def restore(self) -> None:
+        # By name: what offloads a model may have exchanged its parameters meanwhile.
+        for part, name in self._frozen:
+            _parameter(part, name).requires_grad_(True)
+        for part, name, old in self._blocks:
+            _put_back(part, name, old)
+        for part, name in self._open:
+            del part.__dict__[name]
+        self._frozen, self._blocks, self._open, self.prepared = [], [], [], False
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether weights come and go with every call."""
+        hooks = ("_hf_hook", "_diffusers_hook")
+        return any(hasattr(part, h) for m in self.models.values() for part in m.modules() for h in hooks)
+
+    def call(self, forward: Callable[..., Any], args: Any, kwargs: Any, again: bool) -> Any:
+        """A denoiser's forward with its graph. again: keep the arguments only, and compute it again on the way back."""
+        args, kwargs = _normal(args), _normal(kwargs)
+        forward = _holding(forward) if self.offloaded else forward
+        return (
+            checkpoint(forward, *args, use_reentrant=False, **kwargs) if again else forward(*args, **kwargs)
+        )
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Decoders that cannot be checkpointed block by block are as a whole, offloading included."""
+        whole = [
+            m
+            for m in self._decoders()
+            if not any(part is b for b, _, _ in self._blocks for part in m.modules())
+        ]
+        saved = [(m, m.__dict__.get("decode", _NONE)) for m in whole]
+        for model in whole:
+            decode: Any = model.decode
+            model.__dict__["decode"] = _again(_holding(decode) if self.offloaded else decode)
+        try:
+            yield
+        finally:
+            for model, old in saved:
+                _put_back(model, "decode", old)
+
+    def _decoders(self) -> list[nn.Module]:
+        return [m for m in self.models.values() if callable(getattr(m, "decode", None))]
+
+    def _undecorate(self, model: nn.Module) -> None:
+        """Methods under @torch.no_grad would cut the graph within a model without a word (HiDream's experts)."""
+        for part in model.modules():
+            kind: Any = type(part)
+            for name, method in _without_graph(kind):
+                if name not in part.__dict__:
+                    part.__dict__[name] = method.__get__(part)
+                    self._open.append((part, name))
+
+    def _checkpoint_blocks(self, model: nn.Module) -> None:
+        for part in model.modules():
+            if isinstance(getattr(part, "gradient_checkpointing", None), bool):
+                for name, value in (
+                    ("gradient_checkpointing", True),
+                    ("_gradient_checkpointing_func", _block),
+                ):
+                    self._blocks.append((part, name, part.__dict__.get(name, _NONE)))
+                    part.__dict__[name] = value
+
+
+def _block(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return _again(module.__call__)(*args, **kwargs)
+
+
+def _again(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Checkpointed where there is a graph; normal draws inside are the same again, wherever they came from."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        drawn: list[Tensor] = []
+
+        def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+            first = Intercept(lambda j, shape: None, drawn.append)
+            return first, Intercept(lambda j, shape: drawn[j])
+
+        return checkpoint(function, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+    return run
+
+
+class _Holding(TorchFunctionMode):
+    """Weights that a graph needs stay where they are, though offloading exchanges the data of the parameters.
+
+    A graph keeps the very parameter of a frozen layer (a checkpoint, too); it is shown another tensor of the same data.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.__name__ not in ("__get__", "__set__") and not func.__name__.endswith("_"):
+            args = tuple(_shown(a) for a in args)
+            kwargs = {k: _shown(v) for k, v in (kwargs or {}).items()}
+        return func(*args, **(kwargs or {}))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, nn.Parameter):
+        return value.detach()
+    return type(value)(_shown(v) for v in value) if type(value) in (list, tuple) else value
+
+
+def _holding(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _Holding():
+            return function(*args, **kwargs)
+
+    return run
+
+
+def _normal(value: Any) -> Any:
+    """Without inference tensors, which no graph may hold."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if type(value) is dict:
+        return {k: _normal(v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_normal(v) for v in value)
+    return value
+
+
+@cache
+def _without_graph(cls: type) -> tuple[tuple[str, Any], ...]:
+    """Methods that a grad mode decorates, as they are without it; the decorator's wrapper has a name of its own."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        for name, method in vars(base).items():
+            code = getattr(method, "__code__", None)
+            found[name] = (
+                getattr(method, "__wrapped__", None) if code and code.co_name == "decorate_context" else None
+            )
+    return tuple((name, method) for name, method in found.items() if method is not None)
+
+
+def _put_back(part: nn.Module, name: str, old: Any) -> None:
+    if old is _NONE:
+        del part.__dict__[name]
+    else:
+        part.__dict__[name] = old
+
+
+def _parameter(part: nn.Module, name: str) -> nn.Parameter:
+    found = part._parameters[name]
+    assert found is not None
+    return found
