@@ -13,19 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine
-from genscale.key import Key
 from genscale.engine.ledger import Ledger
-from genscale.media import Media
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.protocol.particles import Memory, Particles
-from genscale.diffusion.prediction import View
 from genscale.engine.process import Prior
-from genscale.protocol.interfaces import Output, Verifier
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
 from genscale.engine.search import Search
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.key import Key
+from genscale.media import Media
+from genscale.protocol.batches import Output
+from genscale.protocol.interfaces import Verifier
+from genscale.protocol.particles import Memory, Particles
 
 DRAWS = 16  # from what a run found
 

@@ -24,10 +24,10 @@ import genscale
 from benchmarks.lines import Line, Target
 from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.diffusion.kernels import Ddim
-from genscale.key import Key
-from genscale.diffusion.mixtures import combined, rate
-from genscale.diffusion.prediction import View
+from genscale.diffusion.mixture_arithmetic import combined, rate
 from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.prediction import View
+from genscale.key import Key
 from genscale.numerics.resampling import ess, log_mean_exp, normalised, resample
 
 WIDE, NARROW = Line([-1.5, 1.5], [1.0, 1.2], [0.5, 0.5]), Line([-0.5, 2.0], [0.7, 0.6], [0.3, 0.7])

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from benchmarks.bed import Bed
 from genscale.diffusion.kernels import Ddim
-from genscale.media import Media
-from genscale.diffusion.prediction import Limit
 from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.prediction import Limit
+from genscale.media import Media
 
 GREYS, SIDE, CLASSES = 16, 8, 10
 STEPS, WIDTH, BLOCKS, BATCH = 6000, 256, 4, 256

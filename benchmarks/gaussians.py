@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.bed import Bed
-from genscale.media import Media
 from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.media import Media
 
 FIRST = 1e-4  # alpha of the first level: the data are gone there
 TINY = 1e-7  # float32 noise is no finer: what is left of a uniform number stays this far from 0 and 1

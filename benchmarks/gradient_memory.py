@@ -25,9 +25,9 @@ from torch import Tensor
 import genscale
 from benchmarks.live_memory import LiveMemory
 from genscale.diffusion.kernels import Ddim
-from genscale.protocol.particles import draw
 from genscale.pipelines.differentiable_models import Graphs, _again, _block
-from genscale.protocol.interfaces import BACKWARD, Denoise, Gradient, Score, Solve
+from genscale.protocol.particles import draw
+from genscale.protocol.queries import BACKWARD, Denoise, Gradient, Score, Solve
 
 STEPS = 16
 CALLS = (1, 2, 4, 8, 15)

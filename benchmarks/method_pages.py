@@ -18,7 +18,7 @@ from typing import Any
 
 import genscale
 from benchmarks.method_tables import index, measured
-from genscale.plugins import registry as plugins
+from genscale.plugins import registry
 from genscale.plugins.docstrings import explained
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
@@ -48,10 +48,10 @@ def filled(path: Path) -> str:
 
 def options(name: str) -> str:
     """Every field with its default and what the docstrings say of it; bold: set by the preset, not by its core."""
-    cls = plugins.load("sampler", name)
+    cls = registry.load("sampler", name)
     own = _changed(cls)
     lines = ["| option | default | what it is, and where the default comes from |", "|---|---|---|"]
-    for option, field in plugins.options(cls).items():
+    for option, field in registry.options(cls).items():
         default = f"`{written(field)}`"
         told = explained(cls, option) + (" (in Python only)" if field.metadata.get("python_only") else "")
         bold = "**" if option in own else ""
@@ -70,7 +70,7 @@ def _changed(cls: type[Any]) -> set[str]:
     if not cores:
         return set()
     core = {f.name: _default(f) for f in fields(cores[-1])}
-    return {n for n, f in plugins.options(cls).items() if n not in core or core[n] != _default(f)}
+    return {n for n, f in registry.options(cls).items() if n not in core or core[n] != _default(f)}
 
 
 def _default(field: Field[Any]) -> Any:

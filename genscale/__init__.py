@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from genscale.errors import BudgetExhausted, Refusal, VerifierError
     from genscale.key import Key
     from genscale.media import Media
-    from genscale.protocol.particles import Candidate, Particles
     from genscale.pipelines.loading import load_pipeline
     from genscale.pipelines.scale import Scaled, scale
-    from genscale.protocol.interfaces import Denoise, Prediction, Process, Sampler, Score, Scores, Solve, Verifier
+    from genscale.protocol.answers import Prediction, Scores
+    from genscale.protocol.interfaces import Process, Sampler, Verifier
+    from genscale.protocol.particles import Candidate, Particles
+    from genscale.protocol.queries import Denoise, Score, Solve
     from genscale.results.compare import compare as compare
 
 __version__ = "0.1.0"
@@ -32,7 +34,16 @@ _HOMES = {
     "protocol.particles": ("Candidate", "Particles"),
     "pipelines.loading": ("load_pipeline",),
     "pipelines.scale": ("Scaled", "scale"),
-    "protocol.interfaces": ("Denoise", "Prediction", "Process", "Sampler", "Score", "Scores", "Solve", "Verifier"),
+    "protocol.interfaces": (
+        "Denoise",
+        "Prediction",
+        "Process",
+        "Sampler",
+        "Score",
+        "Scores",
+        "Solve",
+        "Verifier",
+    ),
     "results.compare": ("compare",),
 }
 

@@ -1,5 +1,10 @@
 """What can go wrong, as the user sees it: one sentence with what was asked, what was found, what to do."""
 
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
 
 class Refusal(ValueError):
     """A request that cannot be carried out. The command line prints it and exits with code 2."""
@@ -14,3 +19,9 @@ class BudgetExhausted(Exception):
 
     A sampler may catch it to ask for something cheaper; by default the search just ends.
     """
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """A question after the nearest known word, as in "... (did you mean 'clip'?)", or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

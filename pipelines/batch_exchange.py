@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 from genscale.engine.engine import Engine
-from genscale.errors import Refusal
 from genscale.engine.mixture_batches import Mixer
+from genscale.errors import Refusal
 from genscale.pipelines.intercepted_call import Done
-from genscale.protocol.interfaces import Batch, Output
+from genscale.protocol.batches import Batch, Output
 
 
 class Desk:

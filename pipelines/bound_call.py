@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
-from genscale.plugins.registry import did_you_mean
+from genscale.errors import Refusal, did_you_mean
 
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # perhaps with a number behind

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from genscale.errors import Refusal
-from genscale.pipelines.row_gather import is_position, rows_of, sample_of
-from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.noise_interception import Replay
 from genscale.pipelines.intercepted_call import Conductor, Done, Templates, is_denoiser
+from genscale.pipelines.latent_layout import Layout
+from genscale.pipelines.noise_interception import Replay
+from genscale.pipelines.row_gather import is_position, rows_of, sample_of
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.errors import Refusal
+from genscale.errors import Refusal, did_you_mean
 from genscale.pipelines.placement import first_line
 
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
@@ -28,7 +27,7 @@ def load(model: str, dtype: Any, hub: dict[str, Any], known: Collection[str] = (
         raise Refusal(f"model file '{model}' does not exist.")
     looks_local = model.startswith((".", "/", "~"))
     if looks_local or not _HUB_ID.fullmatch(model):
-        hint = plugins.did_you_mean(model, known)
+        hint = did_you_mean(model, known)
         raise Refusal(
             f"model '{model}' is unknown{hint}: give one of {', '.join(known)}, a diffusers folder, "
             "a .safetensors or .ckpt file, or a hub id such as owner/name."

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.errors import Refusal
 from genscale.diffusion.guidance import FORMS, RULES, parse_call
 from genscale.diffusion.mixtures import Mix, Moment, Source
+from genscale.errors import Refusal, did_you_mean
 from genscale.pipelines.model_variants import Perturbed
-from genscale.plugins.registry import did_you_mean
 
 SHORT = {
     "apg": "AdaptiveProjectedGuidance",

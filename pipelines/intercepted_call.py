@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.pipelines.row_gather import rows_of, sample_of
-from genscale.pipelines.step_numbering import numbered, true_indices
-from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.watched_models import guess, watched, zeros_like
-from genscale.pipelines.noise_interception import Intercept
-from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, index_of, stand_in
 from genscale.pipelines.device_cache import steady_device
+from genscale.pipelines.encoder_cache import Memo
+from genscale.pipelines.noise_interception import Intercept
+from genscale.pipelines.row_gather import rows_of, sample_of
+from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, index_of, stand_in
+from genscale.pipelines.step_numbering import numbered, true_indices
+from genscale.pipelines.watched_models import guess, watched, zeros_like
 
 BEFORE, LOOP, AFTER = "before", "loop", "after"
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import genscale
 from genscale.errors import Refusal
-from genscale.pipelines import placement
-from genscale.pipelines import checkpoints as weights
+from genscale.pipelines import checkpoints, placement
 from genscale.pipelines.placement import first_line
 from genscale.quiet_libraries import quietly
 
@@ -105,7 +104,7 @@ def load_pipeline(
     hub["trust_remote_code"] = trust_remote_code
     source = str(folder_of(model)) if model in EMBEDDED else model
     with quietly("diffusers", "transformers") if model in EMBEDDED else nullcontext():
-        pipe = weights.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
+        pipe = checkpoints.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
     pipe = _sister(pipe, pictures)
     _load_loras(pipe, lora, token)
     if vae_tiling or vae_slicing:

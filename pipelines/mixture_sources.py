@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from genscale.errors import Refusal
 from genscale.diffusion.guidance import FORMS, rule, weighted
 from genscale.diffusion.mixtures import Guided, Mix, Moment
+from genscale.diffusion.prediction import View
 from genscale.engine.mixture_batches import Mixer
+from genscale.errors import Refusal
 from genscale.pipelines.guiders import Guider, guider
 from genscale.pipelines.model_variants import ADAPTER, BASE, Exchanged, Variant, variants
-from genscale.diffusion.prediction import View
 
 
 class Mixing:

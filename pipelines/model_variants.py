@@ -13,9 +13,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from genscale.errors import Refusal
+from genscale.errors import Refusal, did_you_mean
 from genscale.pipelines.intercepted_call import is_denoiser
-from genscale.plugins.registry import did_you_mean
 
 BASE, ADAPTER = "base", "adapter:"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.errors import Refusal
+from genscale.errors import Refusal, did_you_mean
 
 OFFLOADS = ("model", "sequential", "group")
 DENOISERS = ("transformer", "transformer_2", "unet", "prior", "decoder")
@@ -56,7 +55,7 @@ def dtype_of(dtype: Any, place: Any) -> Any:
 def check_offload(how: str, place: Any) -> None:
     """Refuse before anything is loaded."""
     if how not in OFFLOADS:
-        hint = plugins.did_you_mean(how, OFFLOADS)
+        hint = did_you_mean(how, OFFLOADS)
         raise Refusal(f"offload '{how}' is unknown{hint}: give one of {', '.join(OFFLOADS)}.")
     if place.type == "cpu":
         raise Refusal(
@@ -101,7 +100,7 @@ def set_attention(pipe: Any, attention: str) -> None:
     known = sorted(backend.value for backend in AttentionBackendName)
     if attention not in known:
         public = ", ".join(name for name in known if not name.startswith("_"))
-        hint = plugins.did_you_mean(attention, known)
+        hint = did_you_mean(attention, known)
         raise Refusal(f"attention '{attention}' is unknown{hint}: there are {public}.")
     for module in _denoisers(pipe):
         try:

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genscale.engine.archive import Archive, Entry
-from genscale.engine.budget import Budget
-from genscale.engine.engine import Engine
-from genscale.errors import Refusal
-from genscale.engine.events import Event
 from genscale.diffusion.interpolants import LINEAR
-from genscale.key import Key
-from genscale.engine.ledger import Ledger
-from genscale.media import Media
 from genscale.diffusion.mixtures import Mix
-from genscale.engine.verifier_roles import Roles
+from genscale.diffusion.prediction import View
+from genscale.engine.engine import Engine
+from genscale.engine.ledger import Ledger
+from genscale.engine.process import Prior
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.media import Media
+from genscale.pipelines.batch_exchange import Desk
 from genscale.pipelines.bound_call import Arguments, root_seeds
 from genscale.pipelines.branches import Branches, BranchProbe, told_apart
-from genscale.pipelines.serve import Decode, Probe, Serve
-from genscale.pipelines.batch_exchange import Desk
-from genscale.pipelines.row_gather import NotElastic
+from genscale.pipelines.decode import Decode
 from genscale.pipelines.differentiable_models import Graphs
-from genscale.pipelines.loading import makes_clips
-from genscale.pipelines.output_media import as_media, joined_outputs, length
 from genscale.pipelines.encoder_cache import Memo
+from genscale.pipelines.initial_latents import find_prior
+from genscale.pipelines.intercepted_call import Conductor, Interrupted, NotInvertible, Templates, visit
 from genscale.pipelines.mixture_sources import Mixing
 from genscale.pipelines.noise_interception import Replay, joined
+from genscale.pipelines.output_media import as_media, joined_outputs, length
 from genscale.pipelines.pipeline_noise import OwnNoise, generator_states, restore_generators
-from genscale.pipelines.initial_latents import find_prior
+from genscale.pipelines.probe import Probe
+from genscale.pipelines.row_gather import NotElastic
 from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
-from genscale.pipelines.solver import OwnSolver, restarts
 from genscale.pipelines.scheduler_proxy import OffGrid
-from genscale.pipelines.intercepted_call import Conductor, Interrupted, NotInvertible, Templates, visit
-from genscale.diffusion.prediction import View
-from genscale.engine.process import Prior
-from genscale.protocol.interfaces import Sampler
-from genscale.results.result import SearchResult
-from genscale.engine.search import Search
-from genscale.engine.stopping import Stop
+from genscale.pipelines.serve import Serve
+from genscale.pipelines.solver import OwnSolver, restarts
+from genscale.pipelines.user_callbacks import _callbacks
 
 
 class Run:
@@ -372,118 +365,3 @@ class Run:
             given["generator"] = None
         conductor = Decode(self.memo, self.templates, self.probe, latents, key, prompts)
         return self._visit(given, conductor)
-
-
-def _callbacks(arguments: Arguments, conductor: Serve) -> dict[str, Any]:
-    """The end-of-step callback: the user's after real steps, and ours to hand out latents unedited."""
-    user = arguments.given.get("callback_on_step_end")
-    if "callback_on_step_end" not in arguments.names or (user is None and not conductor.probe.edits):
-        return {}
-
-    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
-        if user is not None and (conductor.after_real_step or conductor.replaying):
-            told, drifts = _told(user, pipe, step, timestep, tensors)
-            conductor.probe.drifts |= drifts
-            tensors = tensors | told
-        return conductor.end_of_step(tensors)
-
-    inputs = getattr(user, "tensor_inputs", None)  # of a PipelineCallback
-    return {"callback_on_step_end": callback} | (
-        {} if inputs is None else {"callback_on_step_end_tensor_inputs": list(inputs)}
-    )
-
-
-def _told(
-    user: Any, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]
-) -> tuple[dict[str, Any], bool]:
-    """What the user's callback answers, and whether it changed anything for later steps."""
-    shown, before = dict(tensors), dict(pipe.__dict__)
-    if "latents" in shown:  # it may write into them
-        shown["latents"] = shown["latents"].clone()
-    told = shown | (user(pipe, step, timestep, dict(shown)) or {})
-    changed = {k: v for k, v in told.items() if k != "latents" and v is not tensors.get(k)}
-    if "latents" in told and not torch.equal(told["latents"], tensors["latents"]):
-        changed["latents"] = told["latents"]
-    moved = [k for k, v in pipe.__dict__.items() if v is not before.get(k) and k != "_interrupt"]
-    return changed, bool(changed or moved)
-
-
-def open_run(
-    run: Run,
-    sampler: Sampler,
-    roles: Roles,
-    budget: Budget,
-    *,
-    batch_size: int,
-    decode_batch: int | None = None,
-    folder: Path | None,
-    heading: dict[str, Any],
-    keep: int,
-    on_event: Callable[[Event], None],
-    stop: Stop | None = None,
-    halt: Callable[[], bool] = lambda: False,
-    finish: bool = True,
-) -> tuple[SearchResult, Any]:
-    """Search, and let the pipeline finish, unless told not to: (result, the pipeline's output or None)."""
-    run.judged = roles.calls > 0
-    processes = run.processes()
-    each = sum(processes[0]["evaluations"])
-    if budget.nfe is not None and budget.nfe < each:
-        raise Refusal(
-            f"a budget of {budget.nfe}nfe is too small: one sample of {len(run.probe.evaluations)} steps takes {each}."
-        )
-    if budget.verifier_calls is not None and budget.verifier_calls < roles.calls:
-        raise Refusal(
-            f"a budget of {budget.verifier_calls} verifier calls is too small: one sample takes {roles.calls}."
-        )
-    view = processes[0]["view"]
-    if "schedule" in getattr(sampler, "needs", ()) and isinstance(view, str):
-        raise Refusal(view)
-    searches = [
-        Search.open(
-            row,
-            text,
-            sampler,
-            run.key(row),
-            budget,
-            roles,
-            keep=max(keep, run.arguments.results),
-            stop=stop,
-            **process,
-        )
-        for row, (text, process) in enumerate(zip(run.texts, processes, strict=True))
-    ]
-    archive = Archive(folder, heading)  # after everything that may refuse: a refusal leaves no folder
-    try:
-        engine = Engine(
-            searches, roles, run.decode, budget=budget, archive=archive, ledger=run.ledger,
-            batch_size=batch_size, decode_batch=decode_batch or (1 if makes_clips(run.pipe) else None),
-            on_event=on_event, halt=halt,
-        )  # fmt: skip
-        stopped = run.serve(engine, rated="mix" in getattr(sampler, "needs", ()))
-    finally:
-        archive.close()
-    winners = [_winners(s, run.arguments.results) for s in searches]
-
-    def decode(entries: Sequence[Entry]) -> Media:
-        x = torch.stack([e.x for e in entries if e.x is not None])
-        return run.decode(x, tuple(e.prompt for e in entries))
-
-    result = SearchResult(
-        tuple(searches), tuple(archive.entries), run.ledger, budget, run.seeds[0], decode, stopped
-    )
-    if not finish:
-        return result, None
-    latents = torch.stack([x for rows in winners for x in rows])
-    with run.ledger.clock("decode"):
-        prompts = tuple(s.index for s, rows in zip(searches, winners, strict=True) for _ in rows)
-        output = run.finish(latents, prompts, decode_batch)
-    run.ledger.decodes += sum(map(len, winners))
-    return result, output
-
-
-def _winners(search: Search, count: int) -> list[Tensor]:
-    ranking = search.ranking()
-    if not ranking:
-        raise Refusal(f"no candidate of '{search.prompt}' was finished within the budget: allow more.")
-    return [e.x for e in ranking[:count] if e.x is not None]

@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.engine.budget import Budget
-from genscale.errors import Refusal
-from genscale.engine.events import Event
 from genscale.diffusion.mixtures import Mix
-from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.engine.budget import Budget
+from genscale.engine.events import Event
+from genscale.engine.plan import Plan, plan
+from genscale.engine.stopping import Rule, Stop
+from genscale.engine.verifier_roles import Roles, panel
+from genscale.errors import Refusal
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.mixture_sources import mix_of
-from genscale.pipelines.run import Run, open_run
-from genscale.engine.plan import Plan, plan
+from genscale.pipelines.run import Run
+from genscale.pipelines.search_call import open_run
+from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler
 from genscale.results.result import SearchResult
-from genscale.engine.stopping import Rule, Stop
 
 
 def _ignore(event: Event) -> None:
@@ -108,7 +109,7 @@ class Scaled:
             "steps": len(run.probe.evaluations),
             "latent": list(run.latents.shape[1:]),
             "sampler": type(self.sampler).__name__,
-            "options": plugins.described(self.sampler),
+            "options": registry.described(self.sampler),
             "verifiers": panels,
             "ensemble": self.roles.judge.ensemble,
             "mix": None if self.mix is None else repr(self.mix),
@@ -154,16 +155,16 @@ def scale(
     select: what picks the winner, if not the same. report: held out, only measures.
     budget: a Budget, or text such as "480nfe", "60s", "480nfe,60s"; NFE are counted per prompt.
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
-        joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the budget comes
-        first. Looked at after each wave of the sampler: best_of_n(wave=4) stops sooner than the default 16.
+        joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
+        budget comes first. Looked at after each wave of the sampler: best_of_n(wave=4) stops sooner than the default.
     batch_size: latents through the model at once; halved when the accelerator's memory runs out.
     decode_batch: latents decoded and judged at once; None is batch_size for pictures, and 1 for clips, so that no more
         than one is held as pixels. Given, the results are decoded so, too; else as the pipeline itself decodes them.
     out: folder for the archive; a call with the same arguments resumes what is there.
     keep: how many of the best candidates keep their latents, for `result.search.media`.
     on_event: told of progress (genscale.engine.events).
-    mix: predictions to combine at every model call (genscale.diffusion.mixtures): a Mix such as `rlg("base", 1.6)`, or texts such as
-        "base:-0.6", "prompt=a dog:0.3", "weak:-1"; the pipeline's own prediction has what is left to 1.
+    mix: predictions to combine at every model call (genscale.diffusion.mixtures): a Mix such as `rlg("base", 1.6)`, or
+        texts such as "base:-0.6", "prompt=a dog:0.3", "weak:-1"; the pipeline's own prediction has what is left to 1.
     guide: how the branches of classifier-free guidance are combined, in place of the pipeline's own rule: a Mix such as
         `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)",
         "cfg++(0.6)", "apg(guidance_scale=7.5)".
@@ -172,7 +173,7 @@ def scale(
         soon as every prompt has a finished candidate, with the best so far, as an interrupt ends it.
     """
     if isinstance(sampler, str):
-        sampler = plugins.make("sampler", sampler, options)
+        sampler = registry.make("sampler", sampler, options)
     elif options:
         raise Refusal(
             f"options {', '.join(options)} go with a sampler's name; set them on the sampler object."
@@ -202,27 +203,6 @@ def scale(
         dict(models or {}),
         halt or _never,
     )
-
-
-def panel(verifiers: Any, ensemble: str) -> Panel:
-    """The verifiers of one role: None, one, or a list of names, callables and pairs with weights."""
-    if verifiers is None:
-        return Panel((), ensemble)
-    if not isinstance(verifiers, list):
-        verifiers = [verifiers]
-    return Panel(tuple(_juror(v) for v in verifiers), ensemble)
-
-
-def _juror(verifier: Any) -> Juror:
-    weight = 1.0
-    if isinstance(verifier, tuple):
-        verifier, weight = verifier
-    if isinstance(verifier, str):
-        return Juror(verifier, plugins.make("verifier", verifier, {}), float(weight))
-    if not callable(verifier):
-        raise Refusal(f"{verifier!r} is no verifier: give a name or a callable (media, prompts) -> scores.")
-    name = getattr(verifier, "name", None) or getattr(verifier, "__name__", None) or type(verifier).__name__
-    return Juror(str(name), verifier, float(weight))
 
 
 def _warn_of_overlap(roles: Roles) -> None:

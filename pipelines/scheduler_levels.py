@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from genscale.diffusion.interpolants import LINEAR
-from genscale.diffusion.prediction import Limit, View
 from genscale.diffusion.noise_schedule import NoiseSchedule
+from genscale.diffusion.prediction import Limit, View
 
 Levels = tuple[Tensor, Tensor]  # alpha, sigma for every entry of scheduler.timesteps and for the end
 Meaning = dict[str, Any]  # kind, gain, data_std of a View

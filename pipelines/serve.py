@@ -9,83 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from genscale.errors import Refusal
-from genscale.key import Key
 from genscale.pipelines.branches import Branches, Part, doubled
-from genscale.pipelines.row_gather import Gather, Kept, NotElastic, rows_of, sample_of
+from genscale.pipelines.decode import formatted
 from genscale.pipelines.differentiable_models import Graphs
-from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.mixture_sources import Mixing
-from genscale.pipelines.watched_models import zeros_like
-from genscale.pipelines.noise_interception import Replay
-from genscale.pipelines.solver import OwnSolver
-from genscale.pipelines.scheduler_proxy import OffGrid, own
 from genscale.pipelines.intercepted_call import Conductor, Done, Templates, forget_caches, is_denoiser
-from genscale.protocol.interfaces import Batch, Output
-
-
-class Probe(Conductor):
-    """Walks the loop once with the denoiser skipped, to learn what a run needs to know.
-
-    latents: the pipeline's own initial latents [R, *latent]. evaluations: rows through the denoiser at each step.
-    edits: whether the loop changes the latents after `step` (inpainting
-    puts back what is not painted). drifts: whether the user's callback changes what later steps see, learned while
-    serving. draws: what was drawn before the loop. replay: what to draw instead. given: the call's arguments.
-    whole: False ends at once, after the initial latents.
-    """
-
-    def __init__(
-        self,
-        memo: Memo,
-        templates: Templates,
-        given: dict[str, Any],
-        replay: Replay | None = None,
-        whole: bool = True,
-    ) -> None:
-        super().__init__(memo, templates)
-        self.given, self.replay, self.whole = given, replay, whole
-        self.layout = Layout()
-        self.draws: list[Tensor] = []
-        self.latents: Tensor | None = None
-        self.evaluations: list[int] = []
-        self.own_scheduler: Any = None
-        self.edits = self.drifts = False
-        self._rows = 0
-
-    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
-        return None if self.replay is None else self.replay(j, shape)
-
-    def seen(self, noise: Tensor) -> None:
-        self.draws.append(noise)
-
-    def replay_for(self, composition: tuple[int, ...] | None) -> Replay:
-        """These draws again, for a call with the same rows or with one row for each of `composition`."""
-        assert self.latents is not None
-        return Replay(self.draws, self.latents.shape[0], composition)
-
-    def evaluate(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        output = super().evaluate(name, module, forward, args, kwargs)
-        if is_denoiser(name):
-            self._rows += rows_of(sample_of(args, kwargs))
-        return output
-
-    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
-        assert self.timesteps is not None
-        if self.latents is None:
-            self.layout = Layout.of(call["sample"], self._noise_drawn(), self.given.get("prompt"))
-            self.latents = self.layout.rows_first(call["sample"].detach().clone())
-            self.own_scheduler = own(self.scheduler)
-        elif not torch.equal(self.layout.rows_first(call["sample"]), self.latents):
-            self.edits = True
-        self.evaluations.append(self._rows)
-        self._rows = 0
-        if not self.whole or self.index + 1 == len(self.timesteps):
-            raise Done
-        return self.layout.laid_out(self.latents), self.index + 1
-
-    def _noise_drawn(self) -> list[Tensor]:
-        given = self.given.get("latents")
-        return [given, *self.draws] if isinstance(given, Tensor) else self.draws
+from genscale.pipelines.mixture_sources import Mixing
+from genscale.pipelines.noise_interception import Replay
+from genscale.pipelines.probe import Probe
+from genscale.pipelines.row_gather import Gather, Kept, NotElastic, rows_of, sample_of
+from genscale.pipelines.scheduler_proxy import OffGrid
+from genscale.pipelines.solver import OwnSolver
+from genscale.pipelines.watched_models import zeros_like
+from genscale.protocol.batches import Batch, Output
 
 
 class Serve(Conductor):
@@ -306,60 +242,6 @@ class Serve(Conductor):
             values.append(value)
             seen.append(x)
         return Output(_join(values), _join(seen), self.evaluations)
-
-
-class Decode(Conductor):
-    """Lets the pipeline's own tail turn clean latents [n, *latent] into media.
-
-    tail: key of random draws after the loop (some video decoders add noise); None: the pipeline's own draws.
-    composition: prompt index of every row, if the call is made with one row a latent.
-    """
-
-    def __init__(
-        self,
-        memo: Memo,
-        templates: Templates,
-        probe: Probe,
-        latents: Tensor,
-        tail: Key | None,
-        composition: tuple[int, ...] | None,
-    ) -> None:
-        super().__init__(memo, templates)
-        self.probe, self.latents, self.tail = probe, latents, tail
-        self.readings = probe.readings
-        self.replay = probe.replay_for(composition)
-
-    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
-        return self.replay(j, shape)
-
-    def tail_source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
-        return None if self.tail is None else self.tail.fold(j).normal(shape)
-
-    @property
-    def graph(self) -> bool:
-        return self.latents.requires_grad
-
-    def first_index(self) -> int:
-        """The last step, where a loop that edits latents leaves clean ones as they are."""
-        return len(self.probe.evaluations) - 1
-
-    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
-        with torch.set_grad_enabled(self.graph):
-            return self.probe.layout.laid_out(formatted(self.latents, self.probe.latents)), None
-
-
-def formatted(x: Tensor, own: Tensor | None) -> Tensor:
-    """In the dtype and the memory format of the pipeline's own latents.
-
-    A search keeps stochastic states in float32; on the memory format the last bits of a convolution depend.
-    """
-    if x.requires_grad:  # not the leaf itself: a pipeline may write into what it is given
-        x = x.clone()
-    if own is not None:
-        x = x.to(own.dtype)
-    if own is not None and own.ndim == 4 and x.ndim == 4 and not own.is_contiguous():
-        return x.contiguous(memory_format=torch.channels_last)
-    return x
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.protocol.particles import Memory, Particles
 from genscale.pipelines.noise_interception import Intercept
+from genscale.protocol.particles import Memory, Particles
 
 # CogVideoX's DPM scheduler keeps its history in the pipeline: an argument that is fed from an output.
 CARRIED = {"old_pred_original_sample": 1}

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
 from genscale.errors import Refusal
-from genscale.numerics.noise_sphere import neighbour
 from genscale.key import Key
+from genscale.numerics.noise_sphere import neighbour
+from genscale.protocol.answers import Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 CYCLE = 50  # evaluations of a schedule whose length nothing tells, as published; then it begins again from the best

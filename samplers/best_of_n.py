@@ -12,11 +12,12 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genscale.errors import Refusal
 from genscale.algorithms.successive_halving import Halving
+from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
-from genscale.protocol.interfaces import Ask, Process, Score, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.numerics.optimisers import Momentum, clipped
 from genscale.algorithms.noise_ascent import NoiseGradient, of_points
 from genscale.algorithms.prompt_category import trust
-from genscale.protocol.interfaces import Graded, Process, Scores
+from genscale.numerics.optimisers import Momentum, clipped
+from genscale.protocol.answers import Graded, Scores
+from genscale.protocol.interfaces import Process
 
 
 @dataclass(frozen=True)

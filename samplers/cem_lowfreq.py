@@ -20,10 +20,12 @@ from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
 from genscale.errors import Refusal
-from genscale.numerics.haar import Plane
 from genscale.key import Key
+from genscale.numerics.haar import Plane
+from genscale.protocol.answers import Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, cat, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 
 UNLIMITED = 3  # generations when neither the user nor a budget says how many: the published budget of 30
 FLOOR = 1e-7  # variance that is left where all elites agree, as published

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genscale.algorithms.subspace_evolution import Climb, Strategy
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.protocol.interfaces import Ask, Process
-from genscale.algorithms.subspace_evolution import Climb, Strategy
+from genscale.protocol.interfaces import Process
+from genscale.protocol.queries import Ask
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,15 @@ from typing import Any, ClassVar
 import torch
 
 from genscale.algorithms.budget_planning import within
-from genscale.errors import BudgetExhausted, Refusal
-from genscale.diffusion.kernels import Kernel
-from genscale.key import Key
-from genscale.algorithms.particle_filter import outside
-from genscale.protocol.particles import Particles, branch, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
 from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.transition_kernels import outside
+from genscale.diffusion.kernels import Kernel
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.protocol.answers import Scores
+from genscale.protocol.interfaces import Process
+from genscale.protocol.particles import Particles, branch, draw
+from genscale.protocol.queries import Ask, Score, Solve
 
 UNLIMITED = 16  # paths when neither the user nor a budget says how many
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from genscale.numerics.optimisers import Adam
 from genscale.algorithms.noise_ascent import NoiseGradient
+from genscale.numerics.optimisers import Adam
 from genscale.protocol.interfaces import Process
 
 

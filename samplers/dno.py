@@ -13,13 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.numerics.optimisers import Adam, rowwise
-from genscale.errors import BudgetExhausted, Refusal
-from genscale.diffusion.kernels import Ddim, Kernel
-from genscale.key import Key
 from genscale.algorithms.noise_ascent import Climb, NoiseGradient, Rows
+from genscale.diffusion.kernels import Ddim, Kernel
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.numerics.optimisers import Adam, rowwise
+from genscale.protocol.answers import Graded, Prediction, Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, Particles
-from genscale.protocol.interfaces import Ask, Denoise, Graded, Prediction, Process, Score, Scores, Solve
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 
 
 @dataclass(frozen=True)

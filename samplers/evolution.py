@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import within
-from genscale.errors import BudgetExhausted, Refusal
-from genscale.numerics.noise_sphere import mix
-from genscale.diffusion.kernels import Kernel, Own, parse
-from genscale.key import Key
-from genscale.protocol.particles import OWN, Candidate, Particles, cat, draw
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
 from genscale.algorithms.leftover_budget import remainder
+from genscale.diffusion.kernels import Kernel, Own, parse
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.numerics.noise_sphere import mix
+from genscale.protocol.answers import Prediction, Scores
+from genscale.protocol.interfaces import Process
+from genscale.protocol.particles import OWN, Candidate, Particles, cat, draw
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 
 RULES = ("exchange", "paper")
 

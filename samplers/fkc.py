@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable
+from genscale.algorithms.leftover_budget import remainder
 from genscale.diffusion.corrector import even_times, increment, subdued
-from genscale.errors import BudgetExhausted, Refusal
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, Sde, parse
+from genscale.diffusion.mixture_arithmetic import total
+from genscale.errors import BudgetExhausted, Refusal
 from genscale.key import Key
-from genscale.diffusion.mixtures import total
+from genscale.numerics.resampling import SCHEMES, ess, normalised, resample
+from genscale.protocol.answers import Prediction, Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Particles, branch, draw
 from genscale.protocol.population import Population
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
-from genscale.algorithms.leftover_budget import remainder
-from genscale.numerics.resampling import SCHEMES, ess, normalised, resample
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 
 UNLIMITED = 16  # particles when neither the user nor a budget says how many
 NOISE = 5.0  # noise-to-signal ratio from which on a run begins at noise

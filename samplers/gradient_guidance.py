@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genscale.errors import BudgetExhausted, Refusal
 from genscale.algorithms.guided_steps import NORMALISE, GuidedSteps, Push
-from genscale.diffusion.kernels import Ddim, Kernel, parse
-from genscale.key import Key
-from genscale.algorithms.particle_filter import outside
-from genscale.protocol.interfaces import Ask, Process
 from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.transition_kernels import outside
+from genscale.diffusion.kernels import Ddim, Kernel, parse
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.protocol.interfaces import Process
+from genscale.protocol.queries import Ask
 
 UNLIMITED = 4  # candidates when neither the user nor a budget says how many
 WAVE = 16

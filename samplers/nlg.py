@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import torch
 
 from genscale.algorithms.budget_planning import cost_of, wave
+from genscale.algorithms.leftover_budget import remainder
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.protocol.answers import Prediction
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch, draw
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Solve
-from genscale.algorithms.leftover_budget import remainder
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 
 
 @dataclass(frozen=True)

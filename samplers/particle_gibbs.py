@@ -7,15 +7,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from genscale.errors import BudgetExhausted, Refusal
-from genscale.diffusion.kernels import Kernel
-from genscale.key import Key
+from genscale.algorithms.leftover_budget import remainder
 from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.algorithms.particle_pass import Pass, Path
-from genscale.protocol.population import Population
-from genscale.protocol.interfaces import Ask, Process
-from genscale.algorithms.leftover_budget import remainder
+from genscale.diffusion.kernels import Kernel
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
 from genscale.numerics.resampling import resample
+from genscale.protocol.interfaces import Process
+from genscale.protocol.population import Population
+from genscale.protocol.queries import Ask
 
 SWEEPS = 4  # when neither the user nor a budget says how many
 

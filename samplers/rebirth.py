@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genscale.diffusion.kernels import Kernel
 from genscale.algorithms.particle_filter import ParticleFilter
+from genscale.diffusion.kernels import Kernel
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.algorithms.leftover_budget import remainder
 from genscale.diffusion.interpolants import rbf_times
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, parse
+from genscale.errors import BudgetExhausted, Refusal
 from genscale.key import Key
+from genscale.protocol.answers import Prediction, Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch, cat, draw
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
-from genscale.algorithms.leftover_budget import remainder
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 
 CALLS = 500  # model calls a prompt of the paper's main table, where no budget says how many
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.algorithms.budget_planning import within
+from genscale.algorithms.transition_kernels import outside
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.algorithms.particle_filter import outside
+from genscale.protocol.answers import Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, Particles, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 
 _CLEAN = 1e-9  # a time that counts as 0, after the rounding of the steps that led there
 

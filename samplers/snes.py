@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genscale.key import Key
 from genscale.algorithms.subspace_evolution import Climb, Strategy
+from genscale.key import Key
 
 
 @dataclass(frozen=True)

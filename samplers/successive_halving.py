@@ -11,10 +11,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genscale.errors import Refusal
 from genscale.algorithms.successive_halving import Halving
+from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.protocol.interfaces import Ask, Process
+from genscale.protocol.interfaces import Process
+from genscale.protocol.queries import Ask
 
 
 @dataclass(frozen=True)

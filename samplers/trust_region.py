@@ -20,8 +20,10 @@ from torch import Tensor
 from genscale.algorithms.budget_planning import affordable, rounds_of
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.protocol.answers import Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 WARMUP = 80  # published, of 400 evaluations

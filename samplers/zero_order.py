@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 import torch
 
 from genscale.errors import Refusal
-from genscale.numerics.noise_sphere import neighbour
 from genscale.key import Key
+from genscale.numerics.noise_sphere import neighbour
+from genscale.protocol.answers import Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Scores, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 

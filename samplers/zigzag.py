@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from genscale.algorithms.budget_planning import cost_of, wave
-from genscale.errors import Refusal
-from genscale.diffusion.kernels import Ddim
-from genscale.key import Key
-from genscale.protocol.particles import OWN, Particles, branch, draw
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Solve
 from genscale.algorithms.leftover_budget import remainder
+from genscale.diffusion.kernels import Ddim
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.protocol.answers import Prediction
+from genscale.protocol.interfaces import Process
+from genscale.protocol.particles import OWN, Particles, branch, draw
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 
 ODE = Ddim(0.0)
 

@@ -11,20 +11,24 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from genscale.algorithms.noise_ascent import NoiseGradient
+from genscale.diffusion.mixtures import Mix, Moment, Source, Weighted
+from genscale.diffusion.noise_schedule import NoiseSchedule
+from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine, Roles
-from genscale.key import Key
 from genscale.engine.ledger import Ledger
-from genscale.media import Media
-from genscale.diffusion.mixtures import Mix, Moment, Source, Weighted
 from genscale.engine.mixture_batches import Mixer
-from genscale.algorithms.noise_ascent import NoiseGradient
-from genscale.engine.verifier_roles import Juror, Panel
-from genscale.protocol.particles import Memory, Particles
-from genscale.diffusion.prediction import View
 from genscale.engine.process import Prior
-from genscale.protocol.interfaces import BACKWARD, Batch, Output
+from genscale.engine.search import Search
+from genscale.engine.stopping import Stop
+from genscale.engine.verifier_roles import Juror, Panel
+from genscale.key import Key
+from genscale.media import Media
+from genscale.protocol.batches import Batch, Output
+from genscale.protocol.particles import Memory, Particles
+from genscale.protocol.queries import BACKWARD
 from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.annealing import Annealing
 from genscale.samplers.beam import Beam
@@ -64,9 +68,6 @@ from genscale.samplers.trust_region import TrustRegion
 from genscale.samplers.vasr import Vasr
 from genscale.samplers.zero_order import ZeroOrder
 from genscale.samplers.zigzag import Zigzag
-from genscale.diffusion.noise_schedule import NoiseSchedule
-from genscale.engine.search import Search
-from genscale.engine.stopping import Stop
 
 DIM = 3
 

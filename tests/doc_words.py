@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from genscale.plugins import registry as plugins
+from genscale.plugins import registry
 from tests.doc_blocks import ROOT
 
 ROOMS = "benchmarks|docs|examples|genscale|notebooks|pipelines|samplers|tests|training|verifiers"
@@ -31,7 +31,7 @@ def flags(parameters: Iterable[Any]) -> set[str]:
 
 @cache
 def sampler_flags() -> set[str]:
-    fields = (plugins.options(plugins.load("sampler", name)) for name in plugins.found("sampler"))
+    fields = (registry.options(registry.load("sampler", name)) for name in registry.found("sampler"))
     return {"--" + field.replace("_", "-") for some in fields for field in some}
 
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from scipy import stats
 
-from genscale.plugins import options as sampler_options
+from genscale.algorithms.search_tree import Node, Tree
+from genscale.algorithms.tree_policies import Thompson
 from genscale.engine.budget import Budget
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.numerics.thompson import Belief, Tally
+from genscale.plugins import options as sampler_options
 from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.best_of_n import BestOfN
-from genscale.numerics.thompson import Belief, Tally
-from genscale.algorithms.search_tree import Node, Tree
-from genscale.algorithms.tree_policies import Thompson
 from tests.analytic import run
 
 PRIOR = Belief(0.0, 1.0, 1.0, 0.1)

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from genscale.toy import analytic
 from genscale.errors import Refusal
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.reno import Reno
 from genscale.samplers.smc import Smc
+from genscale.toy import analytic
 
 MIXTURE = analytic.Mixture(torch.tensor([[2.0, 0.0], [-1.0, 1.0]]), 0.4, torch.tensor([0.25, 0.75]))
 FIRST = analytic.coordinate(0)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.numerics.optimisers import Adam, Momentum, clipped, shell_gradient, shell_penalty
+from genscale.algorithms.prompt_category import REWARDS, TRUST, category, trust
 from genscale.key import Key
 from genscale.numerics.lbfgs import Lbfgs
 from genscale.numerics.normality import FEWEST, block_p_value, measured, p_value
-from genscale.algorithms.prompt_category import REWARDS, TRUST, category, trust
+from genscale.numerics.optimisers import Adam, Momentum, clipped, shell_gradient, shell_penalty
 
 ROWS, D = 3, 7
 

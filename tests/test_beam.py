@@ -16,22 +16,22 @@ from torch import Tensor
 
 import genscale
 from genscale.algorithms import beam_search
-from genscale.numerics import clustering as clusters
 from genscale.algorithms.beam_search import Level
-from genscale.engine.budget import Budget
-from genscale.numerics.clustering import covering, embedded, kmeans
-from genscale.errors import Refusal
-from genscale.diffusion.kernels import Transition, ddim_step
-from genscale.key import Key
 from genscale.algorithms.particle_filter import ParticleFilter
-from genscale.protocol.particles import draw
+from genscale.diffusion.kernels import Transition, ddim_step
+from genscale.diffusion.noise_schedule import Level as NoiseLevel
+from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.numerics import clustering
+from genscale.numerics.clustering import covering, embedded, kmeans
+from genscale.protocol.particles import draw
 from genscale.samplers.beam import Beam
 from genscale.samplers.dlbs import Dlbs
 from genscale.samplers.importance import Importance
 from genscale.samplers.successive_halving import SuccessiveHalving
 from genscale.samplers.treeg import TreeG
-from genscale.diffusion.noise_schedule import Level as NoiseLevel
 from tests.analytic import DIM, Mixture, Run, process_of, run
 
 STEPS = 8
@@ -82,7 +82,7 @@ def test_seeds_drawn_without_regard_to_distance_miss_them(monkeypatch: pytest.Mo
     def uniform(points: Tensor, k: int, key: Key) -> Tensor:
         return points[(key.uniform(k) * len(points)).long()]
 
-    monkeypatch.setattr(clusters, "_seeds", uniform)
+    monkeypatch.setattr(clustering, "_seeds", uniform)
     assert sum(found(UNEVEN)) < 10
 
 
@@ -104,7 +104,7 @@ def test_as_many_clusters_as_there_are_different_points() -> None:
 
 @pytest.mark.parametrize("columns", [1 << 20, 50])
 def test_the_embedding_keeps_all_distances(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setattr(clusters, "COLUMNS", columns)
+    monkeypatch.setattr(clustering, "COLUMNS", columns)
     x = torch.randn(7, 4, 6, 6, generator=torch.Generator().manual_seed(0))
     assert embedded(x).shape == (7, 7)
     flat = x.double().flatten(1)

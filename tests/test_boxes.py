@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genscale.runs import verifier_specs as jury
+from genscale.engine.verifier_roles import Juror
 from genscale.errors import Refusal
 from genscale.media import Media
-from genscale.engine.verifier_roles import Juror
+from genscale.runs import verifier_specs
 from genscale.toy.shapes import COLOURS, KINDS, Scene, Shape, render
 from genscale.verifiers.boxes import Boxes
 from genscale.verifiers.boxes_file import read_boxes
@@ -199,7 +199,7 @@ def test_the_embedded_clip_knows_a_shape_in_its_box() -> None:
 def test_a_verifier_says_how_it_wants_regions_shown() -> None:
     said = Boxes("shapes_clip", [Box("a red star", LEFT)])
     assert (said.view, said.fill) == ("mask", 245 / 255)
-    assert Boxes(jury.Named("mine", ShapesClip()), []).view == "mask"
+    assert Boxes(verifier_specs.Named("mine", ShapesClip()), []).view == "mask"
     assert Boxes("shapes_clip", [], view="crop").view == "crop"
     assert (Boxes(Redness(), []).view, Boxes(Redness(), []).fill) == ("crop", "mean")
 

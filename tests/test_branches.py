@@ -12,7 +12,8 @@ import torch
 import genscale
 from genscale.errors import Refusal
 from genscale.pipelines import branches
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Score, Solve
+from genscale.protocol.answers import Prediction
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 from genscale.samplers.best_of_n import draw
 from tests.zoo import ZOO
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import genscale.engine.archive
+from genscale.algorithms.tree_search import TreeSearch
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
-from genscale.engine.verifier_roles import Juror, Panel, Roles
 from genscale.engine.plan import plan
-from genscale.protocol.interfaces import BACKWARD
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.errors import Refusal
+from genscale.protocol.queries import BACKWARD
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
-from genscale.algorithms.tree_search import TreeSearch
 from tests.analytic import (
     CLIMBERS,
     SAMPLERS,

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 import tests.analytic as bed
-from genscale.plugins import registry as plugins
-from genscale.results import calibrated_options as scoring_window
-from genscale.numerics.rank_correlation import Agreement, agreement, kept
-from genscale.engine.budget import Budget
-from genscale.results.calibration import Calibration, Level, Previews
 from genscale.cli.app import main
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
+from genscale.numerics.rank_correlation import Agreement, agreement, kept
 from genscale.pipelines.loading import folder_of
+from genscale.plugins import registry
+from genscale.results import calibrated_options
+from genscale.results.calibration import Calibration, Level, Previews
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 
@@ -269,8 +269,8 @@ class Windowed:
 
 @pytest.fixture
 def windowed(monkeypatch: pytest.MonkeyPatch) -> str:
-    load = plugins.load
-    monkeypatch.setattr(plugins, "load", lambda k, name: Windowed if name == "windowed" else load(k, name))
+    load = registry.load
+    monkeypatch.setattr(registry, "load", lambda k, name: Windowed if name == "windowed" else load(k, name))
     return "windowed"
 
 
@@ -278,43 +278,43 @@ LATE, EARLY, NEVER = calibration(0.1, 0.2, 0.4, 0.9, 0.9), calibration(0.6, 0.9)
 
 
 def test_a_window_is_set(windowed: str) -> None:
-    assert scoring_window.fields(LATE, windowed, {}) == {"window": (pytest.approx(4 / 6), 1.0)}
+    assert calibrated_options.fields(LATE, windowed, {}) == {"window": (pytest.approx(4 / 6), 1.0)}
 
 
 def test_rungs_before_the_window_move_into_it() -> None:
-    moved = scoring_window.fields(LATE, "successive_halving", {})["rungs"]
-    count = len(plugins.options(plugins.load("sampler", "successive_halving"))["rungs"].default)
+    moved = calibrated_options.fields(LATE, "successive_halving", {})["rungs"]
+    count = len(registry.options(registry.load("sampler", "successive_halving"))["rungs"].default)
     assert moved == pytest.approx([4 / 6 + i / 3 / count for i in range(count)])
-    plugins.make("sampler", "successive_halving", {"rungs": moved})  # they are rungs
+    registry.make("sampler", "successive_halving", {"rungs": moved})  # they are rungs
 
 
 @pytest.mark.parametrize(("sampler", "field"), [("beam", "levels"), ("dlbs", "levels"), ("dfs", "checks")])
 def test_samplers_with_a_word_of_their_own_look_no_earlier(sampler: str, field: str) -> None:
     """What `every` step of a run of these steps is, has its place in the window too."""
-    moved = scoring_window.fields(LATE, sampler, {})[field]
+    moved = calibrated_options.fields(LATE, sampler, {})[field]
     assert min(moved) >= 4 / 6 - 1e-9
     assert list(moved) == sorted(set(moved))
     assert max(moved) < 1
-    plugins.make("sampler", sampler, {field: moved})
+    registry.make("sampler", sampler, {field: moved})
 
 
 def test_rungs_within_the_window_stay() -> None:
-    rungs = plugins.options(plugins.load("sampler", "successive_halving"))["rungs"].default
-    assert scoring_window.fields(EARLY, "successive_halving", {"survivors": "0.3"}) == {"rungs": rungs}
+    rungs = registry.options(registry.load("sampler", "successive_halving"))["rungs"].default
+    assert calibrated_options.fields(EARLY, "successive_halving", {"survivors": "0.3"}) == {"rungs": rungs}
 
 
 @pytest.mark.parametrize("found", [LATE, NEVER])
 def test_what_the_user_says_wins(windowed: str, found: Calibration) -> None:
-    assert scoring_window.fields(found, windowed, {"window": "0.1,0.9"}) == {}
-    assert scoring_window.fields(found, "successive_halving", {"rungs": "0.1"}) == {}
+    assert calibrated_options.fields(found, windowed, {"window": "0.1,0.9"}) == {}
+    assert calibrated_options.fields(found, "successive_halving", {"rungs": "0.1"}) == {}
 
 
 def test_samplers_without_previews_and_calibrations_without_trust_are_refused() -> None:
     for sampler in ("best_of_n", "zero_order"):
         with pytest.raises(Refusal, match=f"sampler '{sampler}' has no window to calibrate"):
-            scoring_window.fields(LATE, sampler, {})
+            calibrated_options.fields(LATE, sampler, {})
     with pytest.raises(Refusal, match="trusts no preview"):
-        scoring_window.fields(NEVER, "successive_halving", {})
+        calibrated_options.fields(NEVER, "successive_halving", {})
 
 
 # ---------------------------------------------------------------- the command
@@ -438,11 +438,11 @@ def test_generate_refuses(
 
 
 def test_an_interrupt_leaves_nothing(genscale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genscale.runs import generate as generation
+    from genscale.runs import generate
 
     def interrupted(*parts: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generation, "load_pipe", interrupted)
+    monkeypatch.setattr(generate, "load_pipe", interrupted)
     assert genscale("calibrate-steps", "a red star", "--out", tmp_path / "run")[0] == 130
     assert list(tmp_path.iterdir()) == []

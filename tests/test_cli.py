@@ -9,10 +9,10 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
-from genscale.plugins import registry as plugins
-from genscale.plugins import options as sampler_options
 from genscale.errors import Refusal
 from genscale.pipelines.loading import EMBEDDED, folder_of
+from genscale.plugins import options as sampler_options
+from genscale.plugins import registry
 from genscale.runs.prompt_files import read_prompts
 from genscale.runs.request import load_request
 from tests.zoo import ZOO
@@ -267,11 +267,11 @@ class Plug:
 @pytest.fixture
 def plug_in(monkeypatch):
     """Register a verifier under a name, beside the real ones."""
-    found = plugins.found
+    found = registry.found
 
     def register(name, cls):
         monkeypatch.setattr(
-            plugins, "found", lambda kind: found(kind) | ({name: Plug(cls)} if kind == "verifier" else {})
+            registry, "found", lambda kind: found(kind) | ({name: Plug(cls)} if kind == "verifier" else {})
         )
 
     return register

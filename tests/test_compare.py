@@ -10,14 +10,15 @@ import pytest
 import typer
 from PIL import Image
 
-from genscale.commands import compare_runs as comparing
-from genscale.runs import generate as generation
-from genscale.report import image_grid as grid
 from genscale.cli.app import app
-from genscale.results.comparison import Comparison, Scores
-from genscale.report.contact_sheet import font
+from genscale.commands import compare_runs
 from genscale.commands.compare_entries import Entry, entries
+from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.errors import Refusal
+from genscale.report import image_grid
+from genscale.report.contact_sheet import font
+from genscale.results.comparison import Scores
+from genscale.runs import generate as generation
 from genscale.runs.live_preview import Preview
 from genscale.runs.request import Request
 
@@ -71,7 +72,7 @@ def test_samplers_at_equal_cost(genscale, loads, tmp_path):
 
 def test_killed_it_goes_on_where_it_was(genscale, loads, tmp_path, monkeypatch):
     """The second entry is interrupted; the same command then runs it and what is left, and nothing again."""
-    out, run, begun = tmp_path / "versus", comparing.generation.generate, []
+    out, run, begun = tmp_path / "versus", compare_runs.generation.generate, []
 
     def generate(request, *others):
         begun.append(request.sampler)
@@ -79,7 +80,7 @@ def test_killed_it_goes_on_where_it_was(genscale, loads, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return run(request, *others)
 
-    monkeypatch.setattr(comparing.generation, "generate", generate)
+    monkeypatch.setattr(compare_runs.generation, "generate", generate)
     words = ("compare", "a red star", "--sampler", "best_of_n", "--sampler", "smc", "--budget", "8nfe")
     options = ("--steps", "2", "--out", out)  # no seed: drawn once
     code, _, err = genscale(*words, *options)
@@ -232,7 +233,7 @@ def test_a_prompt_without_a_base_is_left_out_of_its_means():
     ]
     record = {"prompts": prompts, "wall_seconds": 1.0}
     request = Request(("x", "x"), verifiers=("clip",), budget="8nfe", seed=1)
-    found = Comparison.of("sampler", [Entry("smc", "smc", request)], [record])
+    found = comparison_of_runs("sampler", [Entry("smc", "smc", request)], [record])
     assert found.rows[0].searched.each == (None, 1.0)
     assert (found.rows[0].searched.mean.mean, found.rows[0].searched.gain.mean) == (1.0, -1.0)
     assert found.rows[0].nfe is None
@@ -241,13 +242,15 @@ def test_a_prompt_without_a_base_is_left_out_of_its_means():
 def test_texts_of_a_grid_stay_in_their_columns():
     long = "best_of_n(candidates=16, prune=0.3,0.6, survivors=0.25) and more words that never end " * 3
     for width, most in ((124, 3), (60, 2)):
-        lines = grid.wrapped(long, font(15), width, most)
+        lines = image_grid.wrapped(long, font(15), width, most)
         assert len(lines) == most
         assert all(font(15).getlength(line) <= width for line in lines)
-    assert grid.wrapped("x" * 60, font(15), 100, 9)[0].startswith("xxx")
-    assert grid.wrapped("", font(15), 100, 3) == []
+    assert image_grid.wrapped("x" * 60, font(15), 100, 9)[0].startswith("xxx")
+    assert image_grid.wrapped("", font(15), 100, 3) == []
     picture = Image.new("RGB", (64, 64), (200, 0, 0))
-    drawn = grid.grid(["base", long], [(long, [grid.Cell(picture, ("1",)), grid.Cell(None)])], "t", "n", 128)
+    drawn = image_grid.grid(
+        ["base", long], [(long, [image_grid.Cell(picture, ("1",)), image_grid.Cell(None)])], "t", "n", 128
+    )
     assert drawn.width < 168 + 2 * 150 + 60
     assert (200, 0, 0) in {colour for _, colour in drawn.convert("RGB").getcolors(1 << 20)}
 

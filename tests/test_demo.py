@@ -18,18 +18,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from genscale.demo import html as demo_words
-from genscale.plugins import registry as plugins
-from genscale.runs import file_metadata as provenance
-from genscale.runs import request
 from genscale.cli.app import main
-from genscale.demo.equivalent_command import command
+from genscale.demo import html
 from genscale.demo.app import application, offer
-from genscale.demo.live_curve import LiveCurve
-from genscale.demo.jobs import DONE, REFUSED, STOPPED, Job, Studio
-from genscale.demo.live_view import Seen
+from genscale.demo.equivalent_command import command
 from genscale.demo.form import Limits, Wish
+from genscale.demo.jobs import DONE, REFUSED, STOPPED, Job, Studio
+from genscale.demo.live_curve import LiveCurve
+from genscale.demo.live_view import Seen
 from genscale.errors import Refusal
+from genscale.plugins import registry
+from genscale.runs import file_metadata, prepare, request
 from genscale.runs.request import Request
 
 STAR = "a red star left of a blue ring"
@@ -131,7 +130,7 @@ def test_defaults_are_the_models(studio: Studio) -> None:
 
 
 def test_verifiers_that_need_more_than_a_name_are_not_offered(studio: Studio) -> None:
-    assert set(plugins.found("verifier")) - set(studio.offer.verifiers) == {"boxes"}
+    assert set(registry.found("verifier")) - set(studio.offer.verifiers) == {"boxes"}
 
 
 # ---------------------------------------------------------------- a search
@@ -182,7 +181,7 @@ def test_particles_are_seen_on_the_way(studio: Studio) -> None:
 def test_what_is_left_is_a_whole_run(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
     job = done(studio.submit(studio.session("a"), wish()))
     assert {"best.png", "base.png", "run.json", "contact.png", "curve.png", "tree.png"} <= set(job.files)
-    assert provenance.read(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
+    assert file_metadata.read(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
     assert main(["show", str(job.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True
 
@@ -193,7 +192,7 @@ def test_the_command_gives_the_same(studio: Studio, tmp_path: Path) -> None:
     )
     job = done(studio.submit(studio.session("a"), replace(asked, nfe=96)))
     assert job.record is not None, job.sentence
-    words = shlex.split(demo_words.same(job))
+    words = shlex.split(html.same(job))
     assert words[:4] == ["genscale", "generate", STAR, "a green square"]
     assert main([*words[1:-1], str(tmp_path / "again")]) == 0
     again = json.loads((tmp_path / "again" / "run.json").read_text())
@@ -233,8 +232,8 @@ def test_a_command_asks_for_what_its_request_asks_for(
 
     monkeypatch.setattr(generation, "generate", generate)
     assert main(shlex.split(command(asked))[1:]) == 2
-    typed = generation.completed(replace(found[0], model="shapes-flow"))
-    assert typed.as_dict() == generation.completed(asked).as_dict()
+    typed = prepare.completed(replace(found[0], model="shapes-flow"))
+    assert typed.as_dict() == prepare.completed(asked).as_dict()
 
 
 def test_clips(studio: Studio) -> None:
@@ -243,9 +242,9 @@ def test_clips(studio: Studio) -> None:
         studio.submit(studio.session("a"), replace(asked, verifiers=("shapes_video_clip",), report=()))
     )
     assert job.phase == DONE, job.sentence
-    assert demo_words.pair(job, 0).count("<video") == 2
+    assert html.pair(job, 0).count("<video") == 2
     assert {"best.mp4", "best.gif", "base.mp4"} <= set(job.files)
-    assert demo_words.same(job).startswith("genscale video 'a red circle moving left' --model shapes-video ")
+    assert html.same(job).startswith("genscale video 'a red circle moving left' --model shapes-video ")
     row = job.watch.shown(0).best
     assert row is not None
     assert Image.open(io.BytesIO(job.watch.pictures[row.picture])).size == (32, 32)
@@ -278,19 +277,19 @@ def test_want_of_weights_comes_with_advice(tmp_path: Path, monkeypatch: pytest.M
     studio.close()
     assert job.phase == REFUSED
     assert job.watch.notes == ["start it with --download"]
-    assert "start it with --download" in demo_words.status(job)
+    assert "start it with --download" in html.status(job)
 
 
 def test_a_verifier_in_both_roles_is_remarked_on(studio: Studio) -> None:
     job = done(studio.submit(studio.session("a"), wish(report=("shapes_clip",))))
     assert any("both steers and reports" in note for note in job.watch.notes)
-    assert "both steers" in demo_words.status(job)
+    assert "both steers" in html.status(job)
 
 
 def test_the_plan_is_what_is_spent(studio: Studio) -> None:
     _, found = studio.plan(wish(nfe=100))
     assert (found.nfe, found.candidates, found.steps) == (96, 12, 4)
-    assert "96 NFE" in demo_words.plan(found, 100, 1)
+    assert "96 NFE" in html.plan(found, 100, 1)
     job = done(studio.submit(studio.session("a"), wish(nfe=100)))
     assert job.watch.nfe == 96
     assert not (studio.out / "plan").exists()
@@ -328,7 +327,7 @@ def test_stop_keeps_the_best_and_the_folder_is_whole(studio: Studio) -> None:
     assert record["best"]["total"] == max(row.total for row in seen.finals)
     assert request.load_folder(job.folder).prompts == (STAR,)
     assert {"best.png", "base.png", "contact.png", "tree.png", "curve.png"} <= set(job.files)
-    assert "this is the best after" in demo_words.status(job)
+    assert "this is the best after" in html.status(job)
 
 
 def test_stop_at_once_gives_the_models_own_picture(studio: Studio) -> None:
@@ -369,7 +368,7 @@ def test_closing_a_page_ends_its_search(studio: Studio) -> None:
 def test_searches_run_one_at_a_time_in_order(studio: Studio) -> None:
     jobs = [studio.submit(studio.session(name), wish(nfe=128)) for name in "abc"]
     assert [studio.ahead(job) for job in jobs][1:] == [1, 2]
-    assert "1 search is before yours" in demo_words.status(jobs[1], 1)
+    assert "1 search is before yours" in html.status(jobs[1], 1)
     order: list[Job] = []
     while len(order) < 3:
         assert sum(job.begun is not None and not job.over for job in jobs) <= 1
@@ -482,11 +481,9 @@ def test_the_page_names_no_other_host_and_forbids_them(client: Any) -> None:
 def test_bad_words_are_escaped(studio: Studio) -> None:
     job = done(studio.submit(studio.session("a"), wish(prompt="<script>alert(1)</script>", report=())))
     assert job.phase == DONE, job.sentence
-    shown = "".join(
-        draw(job, 0) for draw in (demo_words.pair, demo_words.gallery, demo_words.table, demo_words.downloads)
-    )
-    assert "<script" not in shown + demo_words.status(job)
-    assert "<script" not in demo_words.refused("<script>")
+    shown = "".join(draw(job, 0) for draw in (html.pair, html.gallery, html.table, html.downloads))
+    assert "<script" not in shown + html.status(job)
+    assert "<script" not in html.refused("<script>")
 
 
 # ---------------------------------------------------------------- the command

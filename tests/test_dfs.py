@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from genscale.diffusion.kernels import Ddim
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
-from genscale.diffusion.kernels import Ddim
-from genscale.key import Key
-from genscale.protocol.particles import draw
 from genscale.engine.process import PromptProcess
-from genscale.protocol.interfaces import Scores
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.protocol.answers import Scores
+from genscale.protocol.particles import draw
 from genscale.samplers import dfs
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dfs import Dfs

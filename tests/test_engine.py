@@ -12,10 +12,10 @@ import torch
 
 from genscale.engine.archive import read
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal, VerifierError
 from genscale.engine.events import BatchHalved, Denoised, Scored
-from genscale.media import Media
 from genscale.engine.verifier_roles import Juror, Panel, Roles, mean_rank
+from genscale.errors import Refusal, VerifierError
+from genscale.media import Media
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 from tests.analytic import SAMPLERS, Full, Run, first_coordinate, run

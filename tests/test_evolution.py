@@ -15,19 +15,20 @@ from torch import Tensor
 
 import genscale
 import genscale.samplers.evolution as evolution
-from genscale.plugins import options as sampler_options
-from genscale.engine.budget import Budget
-from genscale.errors import Refusal
-from genscale.numerics.noise_sphere import mix
-from genscale.key import Key
-from genscale.protocol.particles import Particles, draw
-from genscale.engine.plan import plan
+from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
+from genscale.engine.budget import Budget
+from genscale.engine.plan import plan
 from genscale.engine.process import PromptProcess
-from genscale.protocol.interfaces import Prediction, Score, Scores
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.numerics.noise_sphere import mix
+from genscale.plugins import options as sampler_options
+from genscale.protocol.answers import Prediction, Scores
+from genscale.protocol.particles import Particles, draw
+from genscale.protocol.queries import Score
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.evolution import Evolution, Schedule, exchanged, winner
-from genscale.diffusion.noise_schedule import NoiseSchedule
 from tests.analytic import DIM, Mixture, Run, process_of, run
 from tests.test_budget import random_run
 from tests.test_particle_pipelines import fine

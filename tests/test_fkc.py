@@ -15,20 +15,20 @@ import torch
 import genscale
 from benchmarks.correctors import APART, LAWS, NARROW, WIDE, particles
 from benchmarks.lines import Line, Target
-from genscale.engine.budget import Budget
 from genscale.diffusion.corrector import even_times, increment, subdued
-from genscale.errors import Refusal
 from genscale.diffusion.guidance import Cfg
 from genscale.diffusion.kernels import Ddim
 from genscale.diffusion.mixtures import Source, Tempered, Weighted, negate
-from genscale.engine.verifier_roles import Roles
+from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
+from genscale.engine.verifier_roles import Roles
+from genscale.errors import Refusal
+from genscale.numerics.resampling import log_mean_exp, normalised
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dts_star import DtsStar
 from genscale.samplers.fkc import Fkc
 from genscale.samplers.smc import Smc
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
-from genscale.numerics.resampling import log_mean_exp, normalised
 from tests.analytic import Run, mixed, process_of, run
 from tests.zoo import ZOO
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from genscale.report import score_curves as curves
-from genscale.runs import saved_run as kept
-from genscale.commands import show as showing
-from genscale.engine.archive import Entry
 from genscale.cli.app import main
-from genscale.report.score_curves import Curve, Panel
+from genscale.commands import show
+from genscale.engine.archive import Entry
 from genscale.engine.events import Denoised, Scored
-from genscale.numerics.intervals import Mean
 from genscale.media import Media
+from genscale.numerics.intervals import Mean
 from genscale.protocol.particles import Candidate
+from genscale.report import score_curves
+from genscale.report.score_curves import Curve, Panel
+from genscale.runs import saved_run
 from genscale.runs.live_preview import Preview
 from genscale.runs.run_folder import RunFolder
 
@@ -87,7 +87,7 @@ def test_totals_of_a_folder_are_those_of_the_search(genscale, tmp_path):
     words = ("--verifier", "shapes_clip", "--verifier", "compressibility:2", "--ensemble", "rank")
     options = ("--candidates", "4", "--steps", "2", "--seed", "1", "--out", out)
     assert genscale("generate", "a red star", *words, *options)[0] == 0
-    best = kept.read(out).ranking(0)[0]
+    best = saved_run.read(out).ranking(0)[0]
     told = record(out)["best"]
     assert (best.candidate.id, best.total) == (told["candidate"], pytest.approx(told["total"]))
 
@@ -160,7 +160,7 @@ def test_candidates_without_latents_are_counted(run, genscale):
     assert (code, "no latents are left" in err) == (2, True)
 
 
-# -------------------------------------------------------------------------------------- curves, intervals
+# -------------------------------------------------------------------------------------- score_curves, intervals
 
 
 def test_a_curve_holds_its_value_until_the_next_best_and_begins_where_all_have_one():
@@ -178,16 +178,16 @@ def test_an_interval_is_students():
 
 
 def test_seven_curves_have_seven_colours_and_markers(tmp_path):
-    assert len(set(curves.COLOURS)) == len(set(curves.MARKERS)) == 7
+    assert len(set(score_curves.COLOURS)) == len(set(score_curves.MARKERS)) == 7
     many = [Curve(f"entry {i}", [[(10, i), (20, i + 1.0)], [(10, i), (20, i + 2.0)]]) for i in range(9)]
-    curves.draw([Panel("score", many, ("base", 0.5))], "title", tmp_path / "a.png")
+    score_curves.draw([Panel("score", many, ("base", 0.5))], "title", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 700
 
 
 def test_best_so_far_rises(made):
-    for finals in kept.read(made).finals:
-        totals = [f.total for f in showing.best_so_far(finals)]
+    for finals in saved_run.read(made).finals:
+        totals = [f.total for f in show.best_so_far(finals)]
         assert totals == sorted(totals)
         assert totals[-1] == max(f.total for f in finals)
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.engine.budget import Budget
-from genscale.errors import Refusal
 from genscale.algorithms.guided_steps import Push
+from genscale.diffusion.noise_schedule import Level
+from genscale.engine.budget import Budget
+from genscale.engine.process import PromptProcess
+from genscale.engine.verifier_roles import Juror, Panel, Roles, weighted_sum
+from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.media import Media
-from genscale.engine.verifier_roles import Juror, Panel, Roles, weighted_sum
+from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import draw
-from genscale.engine.process import PromptProcess
-from genscale.protocol.interfaces import Graded, Prediction, Scores
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.gradient_guidance import GradientGuidance
-from genscale.diffusion.noise_schedule import Level
 from tests.analytic import DIM, Mixture, first_coordinate, process_of, run
 
 STEPS = 8

@@ -17,14 +17,15 @@ from torch.utils.checkpoint import checkpoint
 import genscale
 from benchmarks.gradient_memory import Probe, without_checkpoints
 from benchmarks.live_memory import LiveMemory
-from genscale.errors import Refusal
 from genscale.diffusion.kernels import Ddim
-from genscale.key import Key
 from genscale.diffusion.mixtures import Source, Weighted
-from genscale.protocol.particles import draw
-from genscale.pipelines.differentiable_models import Graphs
 from genscale.diffusion.prediction import View
-from genscale.protocol.interfaces import BACKWARD, Graded, Gradient, Score, Solve
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.pipelines.differentiable_models import Graphs
+from genscale.protocol.answers import Graded
+from genscale.protocol.particles import draw
+from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
 from tests.zoo import ZOO, text
 
 FAMILIES = ("flux", "sd3", "sdxl", "wan")  # sdxl is guided, wan makes clips

@@ -12,18 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own
 from genscale.engine.archive import read
 from genscale.engine.budget import Budget
-from genscale.errors import BudgetExhausted, Refusal
 from genscale.engine.events import BatchHalved, Denoised, Differentiated
-from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own
-from genscale.key import Key
-from genscale.media import Media
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.protocol.particles import draw
 from genscale.engine.plan import plan
 from genscale.engine.process import PromptProcess
-from genscale.protocol.interfaces import BACKWARD, Graded, Gradient, Score, Solve
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.media import Media
+from genscale.protocol.answers import Graded
+from genscale.protocol.particles import draw
+from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
 from tests.analytic import DIM, Full, Mixture, first_coordinate, process_of, run
 
 STEPS = 6

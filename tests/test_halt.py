@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import genscale
-from genscale.engine.events import Denoised, Scored
 from genscale.diffusion.mixtures import Tempered
+from genscale.engine.events import Denoised, Scored
 from genscale.plugins.registry import found, load
 from tests.zoo import ZOO
 

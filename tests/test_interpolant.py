@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from genscale.diffusion.interpolants import LINEAR, VP, Interpolant, named, rbf_times
-from genscale.diffusion.prediction import clean_and_noise, convert
 from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.prediction import clean_and_noise, convert
 from tests.mixture import Line
 
 NAMES = ("linear", "vp", "cosine", "ve", "polynomial:2")

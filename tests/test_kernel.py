@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
 from genscale.diffusion.interpolants import LINEAR, VP, named
 from genscale.diffusion.kernels import Ddim, Glass, Own, Sde, Transition, parse
-from genscale.key import Key
-from genscale.diffusion.prediction import View
 from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.prediction import View
+from genscale.errors import Refusal
+from genscale.key import Key
 from tests.mixture import Line
 
 BED, N, STEPS = Line(), 8000, 60

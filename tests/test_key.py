@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from genscale.engine.process import PromptProcess
 from genscale.key import Key
 from genscale.protocol.particles import Candidate, draw
-from genscale.engine.process import PromptProcess
 from tests.analytic import process_of
 
 

@@ -8,8 +8,7 @@ import torch
 
 import genscale
 from genscale.errors import Refusal
-from genscale.pipelines import placement
-from genscale.pipelines import checkpoints as weights
+from genscale.pipelines import checkpoints, placement
 from genscale.pipelines.loading import EMBEDDED, folder_of, load_pipeline, takes
 from tests.zoo import ZOO
 
@@ -157,7 +156,7 @@ def test_single_file_whose_settings_are_not_here(tmp_path, monkeypatch):
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", offline)
     with pytest.raises(Refusal, match="hub cannot be reached"):
-        weights.load(str(tmp_path / "model.safetensors"), torch.float32, {})
+        checkpoints.load(str(tmp_path / "model.safetensors"), torch.float32, {})
 
 
 # ---------------------------------------------------------------------------------------- sisters and LoRA
@@ -228,7 +227,7 @@ def test_device_and_dtype_defaults():
     ],
 )
 def test_refused_before_anything_is_loaded(options, sentence, monkeypatch):
-    monkeypatch.setattr(weights, "load", lambda *a, **k: pytest.fail("was loaded"))
+    monkeypatch.setattr(checkpoints, "load", lambda *a, **k: pytest.fail("was loaded"))
     with pytest.raises(Refusal, match=sentence):
         load_pipeline("shapes-flow", **options)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.pipelines.row_gather import Gather, Kept
+from genscale.pipelines.device_cache import steady_device
 from genscale.pipelines.encoder_cache import PromptMemo
 from genscale.pipelines.noise_interception import Intercept
-from genscale.pipelines.device_cache import steady_device
+from genscale.pipelines.row_gather import Gather, Kept
 
 
 class Pipe:

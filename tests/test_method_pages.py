@@ -11,12 +11,11 @@ import pytest
 
 from benchmarks import method_figures, method_pages, method_tables
 from benchmarks.method_results import PLAIN, drawn, tables
-from genscale.plugins import registry as plugins
-from genscale.plugins import options as sampler_options
+from genscale.plugins import options, registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = DOCS / "methods"
-NAMES = sorted(plugins.found("sampler"))
+NAMES = sorted(registry.found("sampler"))
 HEADINGS = [
     "Idea", "Formula", "Cost", "Options", "When it wins, when not", "Measured", "On the command line", "Paper",
 ]  # fmt: skip
@@ -60,15 +59,15 @@ def test_what_is_computed_is_up_to_date(path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_options_are_those_of_the_dataclass(name: str) -> None:
     """The written defaults, read back as the command line reads them, are the defaults."""
-    cls = plugins.load("sampler", name)
+    cls = registry.load("sampler", name)
     rows = re.findall(r"^\| `(\w+)` \| \**`([^`]*)`\** \| (.*) \|$", section(name, "Options"), re.M)
-    known, hints = plugins.options(cls), sampler_options.field_types(cls)
+    known, hints = registry.options(cls), options.field_types(cls)
     assert [row[0] for row in rows] == list(known)
     for option, default, told in rows:
         assert told.strip(), option
         meant = method_pages._default(known[option])
         if not known[option].metadata.get("python_only"):
-            read = sampler_options.convert("" if default == '""' else default, hints[option])
+            read = options.convert("" if default == '""' else default, hints[option])
             assert read == meant, option
 
 
@@ -137,13 +136,9 @@ def test_the_command_is_one_of_this_sampler(name: str) -> None:
     assert int(words[words.index("--budget") + 1].removesuffix("nfe")) <= 500
     general = {"--sampler", "--budget", "--steps", "--seed", "--guide"}
     own = [w for pair in zip(words[3::2], words[4::2], strict=True) if pair[0] not in general for w in pair]
-    prompts, values = sampler_options.split(
-        own, sampler_options.field_types(plugins.load("sampler", name)), ()
-    )
+    prompts, values = options.split(own, options.field_types(registry.load("sampler", name)), ())
     assert prompts == []
-    plugins.make(
-        "sampler", name, sampler_options.typed("sampler", name, plugins.load("sampler", name), values)
-    )
+    registry.make("sampler", name, options.typed("sampler", name, registry.load("sampler", name), values))
 
 
 @pytest.mark.parametrize("name", [*NAMES, "index"])

@@ -12,15 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
 from genscale.diffusion.guidance import Cfg, CfgPlusPlus
 from genscale.diffusion.kernels import Ddim
-from genscale.diffusion.mixtures import Moment, Source, Tempered, Weighted, autoguidance, compose, negate, rate, rlg
-from genscale.engine.mixture_batches import Mixer
-from genscale.protocol.particles import draw
-from genscale.diffusion.prediction import PREDICTIONS, Limit, View, convert
-from genscale.protocol.interfaces import Batch, Denoise, Output, Score, Solve
+from genscale.diffusion.mixture_arithmetic import rate
+from genscale.diffusion.mixtures import Moment, Source, Tempered, Weighted, autoguidance, compose, negate, rlg
 from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.prediction import PREDICTIONS, Limit, View, convert
+from genscale.engine.mixture_batches import Mixer
+from genscale.errors import Refusal
+from genscale.protocol.batches import Batch, Output
+from genscale.protocol.particles import draw
+from genscale.protocol.queries import Denoise, Score, Solve
 from tests.analytic import Mixture, run
 
 STEPS = 8

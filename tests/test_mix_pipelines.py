@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import genscale
-from genscale.errors import Refusal
 from genscale.diffusion.guidance import Cfg
 from genscale.diffusion.mixtures import Source, Weighted, autoguidance, compose, negate, rlg
+from genscale.errors import Refusal
 from genscale.pipelines.guiders import guider
 from tests.test_passthrough import pixels
 from tests.zoo import ZOO

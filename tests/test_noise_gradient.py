@@ -12,19 +12,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from genscale.algorithms.noise_ascent import FAILS
 from genscale.engine.archive import read
-from genscale.numerics.optimisers import shell_gradient, shell_penalty
 from genscale.engine.budget import Budget
+from genscale.engine.process import Prior, PromptProcess
+from genscale.engine.verifier_roles import Juror, Panel, Roles
 from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.media import Media
-from genscale.algorithms.noise_ascent import FAILS
-from genscale.runs.outputs import entry_dict
-from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.numerics.optimisers import shell_gradient, shell_penalty
+from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import draw
-from genscale.engine.process import Prior, PromptProcess
-from genscale.protocol.interfaces import Graded, Prediction, Scores
 from genscale.results.result import SearchResult
+from genscale.runs.outputs import entry_dict
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.carinox import Carinox
 from genscale.samplers.dflow import DFlow

@@ -13,26 +13,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from genscale.algorithms.subspace_evolution import Subspace
 from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine
-from genscale.errors import Refusal
-from genscale.numerics.noise_sphere import neighbour
-from genscale.numerics.haar import Plane, join, split
-from genscale.key import Key
 from genscale.engine.ledger import Ledger
-from genscale.media import Media
-from genscale.engine.verifier_roles import Juror, Panel, Roles
 from genscale.engine.process import Prior, PromptProcess
-from genscale.protocol.interfaces import Output
+from genscale.engine.search import Search
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.media import Media
+from genscale.numerics.haar import Plane, join, split
+from genscale.numerics.noise_sphere import neighbour
+from genscale.protocol.batches import Output
 from genscale.samplers.annealing import Annealing, metropolis
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.cem_lowfreq import CemLowfreq
 from genscale.samplers.cma_es import CmaEs
 from genscale.samplers.snes import Snes, _utilities
 from genscale.samplers.trust_region import TrustRegion, _perturbed
-from genscale.engine.search import Search
-from genscale.algorithms.subspace_evolution import Subspace
 from tests import test_budget, test_samplers
 from tests.analytic import SAMPLERS
 

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 import genscale
-from genscale.errors import Refusal
 from genscale.diffusion.interpolants import rbf_times
 from genscale.diffusion.kernels import Ddim
+from genscale.engine.process import PromptProcess
+from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.protocol.particles import draw
 from genscale.pipelines.scheduler_levels import timestep_of
 from genscale.pipelines.scheduler_proxy import OffGrid, stand_in
-from genscale.engine.process import PromptProcess
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Solve
+from genscale.protocol.answers import Prediction
+from genscale.protocol.interfaces import Process
+from genscale.protocol.particles import draw
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 from tests.analytic import process_of
 from tests.test_schedules import CONVERTED, FIRST_ORDER, WITH_ESTIMATE, Case, _view
 from tests.zoo import ZOO, with_scheduler

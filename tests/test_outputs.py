@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genscale.report import contact_sheet
-from genscale.runs import video_files as film
-from genscale.runs import image_files as pictures
-from genscale.report.contact_sheet import Row, Tile
 from genscale.errors import Refusal
+from genscale.report import contact_sheet
+from genscale.report.contact_sheet import Row, Tile
+from genscale.runs import image_files, video_files
 from genscale.runs.png_metadata import infotext, png_info
 from genscale.runs.request import Request, from_dict, load_folder, load_request
 from genscale.runs.run_folder import RunFolder
@@ -151,16 +150,18 @@ AGAIN = {"prompt": "a dog", "request": {"prompts": ["a dog"]}}
 
 
 def test_a_clip_is_a_poster_and_a_film_in_each_format(folder):
-    names = pictures.write(folder, "best", FRAMES, Request(("a dog",)), AGAIN, "Scheduler")
+    names = image_files.write(folder, "best", FRAMES, Request(("a dog",)), AGAIN, "Scheduler")
     assert names == ["best.png", "best.mp4", "best.gif"]
-    assert np.stack(film.read(folder.path / "best.mp4")).shape == (4, 16, 16, 3)
-    names = pictures.write(folder, "one", FRAMES, Request(("a dog",), formats=("gif",)), AGAIN, "Scheduler")
+    assert np.stack(video_files.read(folder.path / "best.mp4")).shape == (4, 16, 16, 3)
+    names = image_files.write(
+        folder, "one", FRAMES, Request(("a dog",), formats=("gif",)), AGAIN, "Scheduler"
+    )
     assert names == ["one.png", "one.gif"]
 
 
 def test_a_film_of_odd_sides_loses_a_line_and_no_frame(tmp_path):
-    film.write(tmp_path / "a.mp4", "mp4", [frame.resize((17, 15)) for frame in FRAMES], 23.976)
-    assert np.stack(film.read(tmp_path / "a.mp4")).shape == (4, 14, 16, 3)
+    video_files.write(tmp_path / "a.mp4", "mp4", [frame.resize((17, 15)) for frame in FRAMES], 23.976)
+    assert np.stack(video_files.read(tmp_path / "a.mp4")).shape == (4, 14, 16, 3)
 
 
 # ---------------------------------------------------------------------------------------- the contact sheet

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from genscale.plugins import registry as plugins
+from genscale.plugins import registry
 
 try:
     import tomllib
@@ -95,11 +95,11 @@ def test_every_plug_in_has_an_entry_point_and_the_reverse(room: str, project: di
     assert len(set(declared.values())) == len(declared)
 
 
-@pytest.mark.parametrize("kind", plugins.KINDS)
+@pytest.mark.parametrize("kind", registry.KINDS)
 def test_what_is_installed_is_what_is_declared(kind: str, project: dict) -> None:
     """An editable install goes stale when entry points change: install it again."""
     declared = project["project"]["entry-points"][f"genscale.{kind}s"]
-    installed = {name: point.value for name, point in plugins.found(kind).items()}
+    installed = {name: point.value for name, point in registry.found(kind).items()}
     assert {n: v for n, v in installed.items() if v.startswith("genscale.")} == declared
 
 
@@ -132,7 +132,10 @@ def loaded(code: str, names: tuple[str, ...]) -> list[str]:
 
 def test_importing_genscale_is_light() -> None:
     assert loaded("import genscale", HEAVY) == []
-    assert loaded("import genscale.samplers.zero_order, genscale.engine.engine, genscale.engine.plan", HEAVY) == []
+    assert (
+        loaded("import genscale.samplers.zero_order, genscale.engine.engine, genscale.engine.plan", HEAVY)
+        == []
+    )
 
 
 def test_importing_the_command_line_is_light() -> None:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal, VerifierError
 from genscale.engine.ledger import Ledger
-from genscale.media import Media
 from genscale.engine.verifier_roles import ENSEMBLES, Juror, Panel, Roles, mean_rank, weighted_sum
-from genscale.protocol.interfaces import Scores
+from genscale.errors import Refusal, VerifierError
+from genscale.media import Media
+from genscale.protocol.answers import Scores
 
 MEDIA = Media(torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
 PROMPTS = ["a", "b", "c"]

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from genscale.algorithms.particle_filter import ParticleFilter
+from genscale.algorithms.tempering import POTENTIALS, tempered, unit_of
 from genscale.engine.budget import Budget
+from genscale.engine.process import PromptProcess
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.protocol.particles import draw
 from genscale.protocol.population import Population
-from genscale.algorithms.tempering import POTENTIALS, tempered, unit_of
-from genscale.engine.process import PromptProcess
 from genscale.samplers.code import Code
 from genscale.samplers.fk_steering import FkSteering
 from genscale.samplers.importance import Importance

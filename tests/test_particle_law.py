@@ -16,19 +16,21 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms import particle_pass
+from genscale.algorithms.particle_pass import Pass, Pool
+from genscale.diffusion.kernels import Ddim, Transition
+from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine
-from genscale.diffusion.kernels import Ddim, Transition
-from genscale.key import Key
 from genscale.engine.ledger import Ledger
-from genscale.media import Media
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.algorithms.particle_pass import Pass, Pool
-from genscale.protocol.population import Population
-from genscale.diffusion.prediction import View
 from genscale.engine.process import Prior, PromptProcess
-from genscale.protocol.interfaces import Output
+from genscale.engine.search import Search
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.key import Key
+from genscale.media import Media
+from genscale.protocol.batches import Output
+from genscale.protocol.population import Population
 from genscale.samplers.bfs import Bfs
 from genscale.samplers.das import Das
 from genscale.samplers.fk_steering import FkSteering
@@ -37,8 +39,6 @@ from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.smc import Smc
 from genscale.samplers.svdd import Svdd
 from genscale.samplers.vasr import Vasr
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
-from genscale.engine.search import Search
 from tests.mixture import Line
 
 BED, STEPS, STRENGTH = Line(), 8, 1.0

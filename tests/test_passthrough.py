@@ -13,7 +13,8 @@ from torch import Tensor
 
 import genscale
 from genscale.key import Key
-from genscale.protocol.interfaces import Ask, Process, Score, Solve
+from genscale.protocol.interfaces import Process
+from genscale.protocol.queries import Ask, Score, Solve
 from genscale.samplers.best_of_n import draw
 from tests.zoo import ZOO, with_scheduler
 

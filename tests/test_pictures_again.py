@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genscale.runs import video_files as film
-from genscale.commands import replay as replaying
 from genscale.cli.app import main
+from genscale.commands import replay
+from genscale.runs import video_files
 
 PROMPTS = ("a red star", "a blue ring")
 
@@ -65,8 +65,8 @@ def test_what_differs_is_counted_and_is_exit_code_1(runs, genscale, tmp_path):
 
 
 def test_batches_that_round_otherwise_are_searched_again(runs, genscale, tmp_path, monkeypatch):
-    made = replaying.Copy(Image.new("RGB", (64, 64)), None, b"")
-    monkeypatch.setattr(replaying, "_candidate", lambda origin, candidate, kind: (made, 5))
+    made = replay.Copy(Image.new("RGB", (64, 64)), None, b"")
+    monkeypatch.setattr(replay, "_candidate", lambda origin, candidate, kind: (made, 5))
     code, out, err = genscale("replay", runs("best_of_n") / "000-best.png", "--out", tmp_path / "a.png")
     assert code == 0, err
     assert "its pixels are not the same" in err
@@ -160,7 +160,7 @@ def test_score_of_any_files_in_the_order_given(genscale, tmp_path):
 
 
 def test_score_of_a_film(genscale, tmp_path):
-    film.write(tmp_path / "a.mp4", "mp4", [Image.new("RGB", (16, 16))] * 4, 16)
+    video_files.write(tmp_path / "a.mp4", "mp4", [Image.new("RGB", (16, 16))] * 4, 16)
     words = ("--prompt", "x", "--verifier", "compressibility", "--json")
     code, out, err = genscale("score", tmp_path / "a.mp4", *words)
     assert code == 0, err

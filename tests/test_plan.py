@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import pytest
 
 from genscale.engine.budget import Budget
+from genscale.engine.plan import Plan, plan
 from genscale.engine.verifier_roles import Juror, Panel, Roles
 from genscale.protocol.particles import draw
-from genscale.engine.plan import Plan, plan
-from genscale.protocol.interfaces import Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Score, Solve
 from tests.analytic import SAMPLERS, first_coordinate, parts_for, process_of, run
 
 ROLES = Roles(Panel((Juror("a", first_coordinate),)))

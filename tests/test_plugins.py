@@ -14,9 +14,9 @@ import pytest
 import typer
 
 import genscale
-from genscale.cli import app as cli
-from genscale.plugins import registry as plugins
-from genscale.errors import Refusal
+from genscale.cli import app
+from genscale.errors import Refusal, did_you_mean
+from genscale.plugins import registry
 from genscale.samplers.best_of_n import BestOfN
 
 
@@ -48,7 +48,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("nameless", f"{__name__}:Nobody", "genscale.samplers"),
     ]
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this())
-    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
 
 
 def _this() -> Any:
@@ -61,32 +61,32 @@ def _this() -> Any:
 
 def refusal(kind: str, name: str, **settings: Any) -> str:
     with pytest.raises(Refusal) as caught:
-        plugins.make(kind, name, settings)
+        registry.make(kind, name, settings)
     return str(caught.value)
 
 
 def test_a_built_in_one_by_name() -> None:
-    assert plugins.make("sampler", "best_of_n", {"candidates": 4}) == BestOfN(4)
-    assert list(plugins.options(BestOfN)) == ["candidates", "prune", "survivors", "wave"]
+    assert registry.make("sampler", "best_of_n", {"candidates": 4}) == BestOfN(4)
+    assert list(registry.options(BestOfN)) == ["candidates", "prune", "survivors", "wave"]
 
 
 def test_a_stranger_s_registers_alike(registered: None) -> None:
-    assert list(plugins.found("sampler")) == ["gone", "nameless", "plain", "stranger"]
-    assert plugins.make("sampler", "stranger", {"size": 3}) == Stranger(3)
-    assert plugins.make("sampler", "plain", {"colour": "blue"}).colour == "blue"
+    assert list(registry.found("sampler")) == ["gone", "nameless", "plain", "stranger"]
+    assert registry.make("sampler", "stranger", {"size": 3}) == Stranger(3)
+    assert registry.make("sampler", "plain", {"colour": "blue"}).colour == "blue"
 
 
-@pytest.mark.parametrize("kind", plugins.KINDS)
+@pytest.mark.parametrize("kind", registry.KINDS)
 def test_an_unknown_name(kind: str) -> None:
     assert "is unknown" in refusal(kind, "zzz")
-    for name in plugins.found(kind):
+    for name in registry.found(kind):
         assert name in refusal(kind, "zzz")
 
 
 def test_did_you_mean() -> None:
     assert "did you mean 'best_of_n'" in refusal("sampler", "best_off_n")
     assert "did you mean 'candidates'" in refusal("sampler", "best_of_n", candidate=4)
-    assert plugins.did_you_mean("qqqq", ["clip"]) == ""
+    assert did_you_mean("qqqq", ["clip"]) == ""
 
 
 def test_bad_options(registered: None) -> None:
@@ -111,9 +111,9 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     (tmp_path / "broken_plugin.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
-    real = plugins.entry_points
+    real = registry.entry_points
     point = EntryPoint("broken", "broken_plugin:Sampler", "genscale.samplers")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [*real(group=group), point])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [*real(group=group), point])
 
 
 @pytest.mark.parametrize(
@@ -146,26 +146,26 @@ def test_a_broken_one_leaves_the_others_alone(
 
 
 def test_a_stranger_does_not_take_the_name_of_a_built_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = plugins.entry_points
+    real = registry.entry_points
     point = EntryPoint("best_of_n", "no_such_package:Sampler", "genscale.samplers")
     for order in (lambda own: [*own, point], lambda own: [point, *own]):
         monkeypatch.setattr(
-            plugins, "entry_points", lambda group, order=order: order(list(real(group=group)))
+            registry, "entry_points", lambda group, order=order: order(list(real(group=group)))
         )
-        assert plugins.load("sampler", "best_of_n") is BestOfN
+        assert registry.load("sampler", "best_of_n") is BestOfN
 
 
 def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [])
     with pytest.raises(Refusal, match="pip install"):
-        plugins.found("sampler")
+        registry.found("sampler")
 
 
-@pytest.mark.parametrize("name", plugins.found("sampler"))
+@pytest.mark.parametrize("name", registry.found("sampler"))
 def test_no_option_of_a_sampler_hides_behind_a_word_of_its_callers(name: str) -> None:
     """`scale(pipe, "x", keep=3)` and `genscale generate --sampler x --keep 3` mean their own `keep`."""
-    options = set(plugins.options(plugins.load("sampler", name)))
+    options = set(registry.options(registry.load("sampler", name)))
     words = set(inspect.signature(genscale.scale).parameters) - {"options"}
     assert not options & words
-    generate = typer.main.get_command(cli.app).commands["generate"]  # type: ignore[attr-defined]
+    generate = typer.main.get_command(app.app).commands["generate"]  # type: ignore[attr-defined]
     assert not options & {p.name for p in generate.params}

@@ -8,8 +8,8 @@ import pickle
 import pytest
 import torch
 
-from genscale.diffusion.prediction import PREDICTIONS, Limit, View, clean_and_noise, convert
 from genscale.diffusion.noise_schedule import NoiseSchedule
+from genscale.diffusion.prediction import PREDICTIONS, Limit, View, clean_and_noise, convert
 
 LEVELS = [(0.6, 0.8), (0.3, 0.7), (1.0, 14.6), (1.0, 0.002), (0.02, 0.9998), (0.999, 0.01)]
 X0, EPS = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

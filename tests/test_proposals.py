@@ -10,7 +10,7 @@ import torch
 import genscale
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.protocol.interfaces import Prediction
+from genscale.protocol.answers import Prediction
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.nlg import Nlg
 from genscale.samplers.zigzag import Zigzag

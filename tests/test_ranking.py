@@ -10,9 +10,9 @@ import torch
 
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
+from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Juror, Panel, Roles
 from genscale.protocol.particles import OWN, Candidate
-from genscale.engine.search import Search
 
 
 def judge(media: Any, prompts: Any) -> list[float]:

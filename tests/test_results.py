@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 import genscale
-from genscale.toy import analytic
-from genscale.report import html_table
 from genscale.errors import Refusal
+from genscale.report import html_table
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.zero_order import ZeroOrder
+from genscale.toy import analytic
 
 MODEL = analytic.Mixture(torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.1, 0.9]]), 0.05)
 FIRST, SECOND = analytic.coordinate(0), analytic.coordinate(1)

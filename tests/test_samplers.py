@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from genscale.plugins import registry as plugins
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
-from genscale.numerics.noise_sphere import neighbour
-from genscale.key import Key
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.protocol.particles import draw
 from genscale.engine.process import PromptProcess
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.numerics.noise_sphere import neighbour
+from genscale.plugins import registry
+from genscale.protocol.particles import draw
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.search_over_paths import SearchOverPaths
 from genscale.samplers.zero_order import ZeroOrder
@@ -38,16 +38,16 @@ def outcome(made: Run) -> list[tuple[int, float]]:
 
 
 def test_the_table_holds_every_registered_sampler() -> None:
-    registered = {p.load() for p in plugins.found("sampler").values() if p.value.startswith("genscale.")}
+    registered = {p.load() for p in registry.found("sampler").values() if p.value.startswith("genscale.")}
     assert {type(s) for s in SAMPLERS.values()} == registered
 
 
-@pytest.mark.parametrize("name", plugins.found("sampler"))
+@pytest.mark.parametrize("name", registry.found("sampler"))
 def test_a_sampler_is_a_frozen_dataclass_that_says_what_it_costs(name: str) -> None:
-    cls = plugins.load("sampler", name)
+    cls = registry.load("sampler", name)
     assert is_dataclass(cls)
     assert cls.__dataclass_params__.frozen
-    sampler = plugins.make("sampler", name, {})  # published defaults: it works without options
+    sampler = registry.make("sampler", name, {})  # published defaults: it works without options
     assert replace(sampler) == sampler
     assert cls.needs <= {"noise", "schedule", "mix", "branches", "gradient"}
     assert "Cost in NFE" in cls.__doc__

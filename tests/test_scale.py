@@ -15,9 +15,9 @@ import torch
 
 import genscale
 from genscale import Budget, Refusal, VerifierError
+from genscale.diffusion.mixtures import Tempered
 from genscale.engine.archive import read
 from genscale.engine.events import BatchHalved
-from genscale.diffusion.mixtures import Tempered
 from genscale.plugins.registry import found, load
 from genscale.samplers.best_of_n import BestOfN
 from tests.zoo import ZOO, with_scheduler

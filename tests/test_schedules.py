@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.pipelines.scheduler_levels import FAMILIES, read_schedule
-from genscale.diffusion.prediction import Limit, View
 from genscale.diffusion.noise_schedule import NoiseSchedule
+from genscale.diffusion.prediction import Limit, View
+from genscale.pipelines.scheduler_levels import FAMILIES, read_schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

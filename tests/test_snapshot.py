@@ -17,8 +17,9 @@ from torch import Tensor
 import genscale
 from genscale.engine.archive import Archive
 from genscale.key import Key
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 from tests.test_passthrough import CASES, seeded
 from tests.zoo import ZOO, with_scheduler
 

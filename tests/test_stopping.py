@@ -16,14 +16,9 @@ from scipy import integrate, stats
 
 import genscale
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
 from genscale.engine.events import Scored
 from genscale.engine.ledger import Ledger
-from genscale.protocol.particles import draw
 from genscale.engine.plan import plan
-from genscale.protocol.interfaces import Score, Solve
-from genscale.results.result import SearchResult
-from genscale.samplers.best_of_n import BestOfN
 from genscale.engine.stopping import (
     AdaptiveN,
     MarginalGain,
@@ -34,7 +29,12 @@ from genscale.engine.stopping import (
     first_stop,
     kl_of_best,
 )
+from genscale.errors import Refusal
 from genscale.numerics.truncated_normal import Truncated
+from genscale.protocol.particles import draw
+from genscale.protocol.queries import Score, Solve
+from genscale.results.result import SearchResult
+from genscale.samplers.best_of_n import BestOfN
 from tests.analytic import SAMPLERS, process_of, run
 from tests.test_budget import ROLES
 from tests.zoo import ZOO

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from genscale.engine.budget import Budget
+from genscale.engine.process import PromptProcess
 from genscale.errors import Refusal
 from genscale.key import Key
 from genscale.protocol.particles import draw
-from genscale.engine.process import PromptProcess
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.successive_halving import SuccessiveHalving
 from tests.analytic import Mixture, Run, process_of, run

@@ -11,16 +11,26 @@ from typing import Any
 import pytest
 import torch
 
-from genscale.plugins import options as sampler_options
+from genscale.algorithms.search_tree import (
+    Node,
+    Tree,
+    Widening,
+    boltzmann,
+    draw,
+    probabilities,
+    soft_mean,
+    uct,
+    values,
+)
+from genscale.algorithms.tree_search import Growth
 from genscale.engine.budget import Budget
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.plugins import options as sampler_options
 from genscale.samplers.ab_mcts import AbMcts
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dts import Dts
 from genscale.samplers.dts_star import DtsStar
-from genscale.algorithms.search_tree import Node, Tree, Widening, boltzmann, draw, probabilities, soft_mean, uct, values
-from genscale.algorithms.tree_search import Growth
 from tests.analytic import run
 from tests.mixture import Line
 from tests.test_particle_law import BED, Exact, populations

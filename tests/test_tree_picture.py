@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from genscale.commands import tree_picture
-from genscale.engine.budget import Budget
 from genscale.commands.draw_tree import draw_trees
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
 from genscale.runs.lineage import Family, Line, families
 from tests.analytic import SAMPLERS, Run, run

@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.engine.budget import Budget
-from genscale.errors import Refusal
-from genscale.diffusion.kernels import Ddim, Transition
-from genscale.key import Key
-from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.algorithms.guided_proposal import twisted
 from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.algorithms.particle_pass import Pass, Pool
+from genscale.diffusion.kernels import Ddim, Transition
+from genscale.engine.budget import Budget
+from genscale.engine.search import Search
+from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.errors import Refusal
+from genscale.key import Key
 from genscale.protocol.population import Population
 from genscale.samplers.das import Das
 from genscale.samplers.particle_gibbs import ParticleGibbs
 from genscale.samplers.smc import Smc
 from genscale.samplers.svdd import Svdd
 from genscale.samplers.tds import Tds
-from genscale.engine.search import Search
-from genscale.algorithms.guided_proposal import twisted
 from tests.analytic import first_coordinate, run
 from tests.mixture import Line
 from tests.test_particle_law import BED, LEVELS, STEPS, STRENGTH, populations, z_scores

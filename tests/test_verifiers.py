@@ -31,9 +31,9 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 from genscale.media import Media
+from genscale.plugins import registry
 from genscale.toy.shapes import CATEGORIES, render, sample_requirement, sample_scene
 from genscale.verifiers import clip as clip_module
 from genscale.verifiers.aesthetic import FILES, HUB, Aesthetic, fold
@@ -494,7 +494,7 @@ def test_shapes_clip_is_a_clip_of_the_package(
     assert clip_module.SHAPES_CLIP.parts[-3:] == ("genscale", "models", "shapes-clip")
     monkeypatch.setattr(clip_module, "SHAPES_CLIP", Path(tiny))
     media = Media(noise(5, 3, 40, 40))
-    verifier = plugins.make("verifier", "shapes_clip", {})
+    verifier = registry.make("verifier", "shapes_clip", {})
     assert verifier.name == "shapes_clip"
     assert torch.equal(verifier(media, PROMPTS), Clip(tiny)(media, PROMPTS))
     assert torch.equal(verifier.score_tensor(media.pixels, PROMPTS), Clip(tiny)(media, PROMPTS))
@@ -510,7 +510,7 @@ def test_shapes_clip_is_a_clip_of_the_package(
     ],
 )
 def test_verifiers_are_found_by_name_and_load_nothing_before_use(name: str) -> None:
-    verifier = plugins.make("verifier", name, {})
+    verifier = registry.make("verifier", name, {})
     assert verifier.name == name
     assert hash(verifier) == hash(copy.deepcopy(verifier))
     assert copy.deepcopy(verifier) == verifier

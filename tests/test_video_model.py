@@ -12,9 +12,9 @@ import torch
 import genscale
 from genscale.errors import Refusal
 from genscale.media import Media
-from genscale.toy.moving_shapes import FRAMES, PROMPTS, SIZE, fresh_prompts, render, sample_scene
 from genscale.pipelines.loading import EMBEDDED
 from genscale.pipelines.scheduler_levels import read_schedule
+from genscale.toy.moving_shapes import FRAMES, PROMPTS, SIZE, fresh_prompts, render, sample_scene
 from genscale.verifiers.moving_shapes import MovingShapes
 from genscale.verifiers.video_clip import ShapesVideoClip
 

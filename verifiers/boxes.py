@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 from genscale.media import Media
+from genscale.plugins import registry
 from genscale.verifiers.boxes_file import read_boxes
 from genscale.verifiers.checkpoints import check_pairs
 from genscale.verifiers.regions import VIEWS, Box
@@ -52,7 +52,7 @@ class Boxes:
         if not 0 <= self.share <= 1:
             raise Refusal(f"share={self.share} must be in [0, 1]; 0 does not look at the boxes.")
         if isinstance(self.verifier, str):
-            object.__setattr__(self, "verifier", plugins.make("verifier", self.verifier, {}))
+            object.__setattr__(self, "verifier", registry.make("verifier", self.verifier, {}))
         if not callable(self.verifier):
             raise Refusal(f"{self.verifier!r} is no verifier: give a name or a callable (media, prompts).")
         self._settle_view()

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.errors import Refusal
+from genscale.errors import Refusal, did_you_mean
 from genscale.verifiers.regions import Box
 
 _FORM = 'write [{"text": "a red star", "box": [x0, y0, x1, y1]}], or {"PROMPT": [...]}'
@@ -71,7 +70,7 @@ def _prompt(key: str, path: Path, prompts: Sequence[str] | None) -> str:
         if int(key) < len(prompts):
             return prompts[int(key)]
         raise Refusal(f"boxes file '{path}': there is no prompt {key}, only 0 to {len(prompts) - 1}.")
-    hint = plugins.did_you_mean(key, prompts)
+    hint = did_you_mean(key, prompts)
     raise Refusal(f"boxes file '{path}': '{key}' is none of the prompts{hint}.")
 
 

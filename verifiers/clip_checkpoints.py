@@ -11,8 +11,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
-from genscale.plugins.registry import did_you_mean
+from genscale.errors import Refusal, did_you_mean
 from genscale.quiet_libraries import quietly
 from genscale.verifiers.checkpoints import refusing
 from genscale.verifiers.clip_image import from_open_clip, from_transformers

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.plugins import registry as plugins
 from genscale.errors import Refusal
 from genscale.media import Media
+from genscale.plugins import registry
 
 REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda scores: scores.mean(1),
@@ -80,5 +80,5 @@ class Frames:
     @cached_property
     def _judge(self) -> Any:
         return (
-            plugins.make("verifier", self.verifier, {}) if isinstance(self.verifier, str) else self.verifier
+            registry.make("verifier", self.verifier, {}) if isinstance(self.verifier, str) else self.verifier
         )

@@ -33,7 +33,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 def plugin_table(kind: str, methods: Path) -> Iterator[str]:
     """One line a plug-in: name, what it is, and of samplers what it costs and where it is from."""
-    from genscale.cli.catalog import plugin_records
+    from genscale.plugins.catalog import plugin_records
 
     sampler = kind == "sampler"
     yield "| | what it is | " + ("cost in NFE | needs | paper |" if sampler else "options |")
@@ -47,7 +47,7 @@ def plugin_table(kind: str, methods: Path) -> Iterator[str]:
 
 def plugin_details(kind: str, methods: Path) -> Iterator[str]:
     """A section for each plug-in, with all its options."""
-    from genscale.cli.catalog import plugin_records
+    from genscale.plugins.catalog import plugin_records
 
     for record in plugin_records(kind):
         yield f"\n## `{record['name']}` {{#{record['name']}}}\n\n{record['about']}\n"
@@ -68,7 +68,7 @@ def _options(options: dict[str, Any]) -> Iterator[str]:
 
 
 def model_table(methods: Path) -> Iterator[str]:
-    from genscale.cli.catalog import model_records
+    from genscale.runs.model_catalog import model_records
 
     yield "| | what it is | size | steps | guidance | verifier | held out |\n|---|---|---|---|---|---|---|"
     for r in model_records():

@@ -20,15 +20,17 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import largest, within
-from genscale.numerics.clustering import covering, embedded, kmeans
-from genscale.errors import BudgetExhausted, Refusal
-from genscale.diffusion.kernels import Glass, Kernel, Own, ddim_step, parse
-from genscale.key import Key
-from genscale.algorithms.particle_filter import outside
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
-from genscale.algorithms.tempering import unit_of
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
 from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.tempering import unit_of
+from genscale.algorithms.transition_kernels import outside
+from genscale.diffusion.kernels import Glass, Kernel, Own, ddim_step, parse
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.numerics.clustering import covering, embedded, kmeans
+from genscale.protocol.answers import Prediction, Scores
+from genscale.protocol.interfaces import Process
+from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 
 UNLIMITED = 16  # noises of a beam when neither the user nor a budget says how many
 EVERY = "every"

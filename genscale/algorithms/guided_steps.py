@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.errors import BudgetExhausted
 from genscale.diffusion.kernels import Ddim, Kernel
-from genscale.key import Key
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
-from genscale.protocol.interfaces import Ask, Graded, Gradient, Prediction, Process, Score, Scores, Solve
 from genscale.diffusion.noise_schedule import Level
+from genscale.errors import BudgetExhausted
+from genscale.key import Key
+from genscale.protocol.answers import Graded, Prediction, Scores
+from genscale.protocol.interfaces import Process
+from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
+from genscale.protocol.queries import Ask, Gradient, Score, Solve
 
 NORMALISE = ("row", "each", "none")
 

@@ -9,8 +9,9 @@ from typing import Any
 from genscale.algorithms.budget_planning import WAVE, affordable
 from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, branch, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 
 
 def remainder(process: Process, key: Key, first: int) -> Generator[Ask, Any, None]:

@@ -20,14 +20,16 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, largest, within
-from genscale.numerics.optimisers import Optimiser, clipped, shell_gradient, shell_penalty
-from genscale.errors import BudgetExhausted, Refusal
-from genscale.diffusion.kernels import Ddim, Kernel
-from genscale.key import Key
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
-from genscale.numerics.normality import measured
-from genscale.protocol.interfaces import Ask, Graded, Gradient, Prediction, Process, Score, Scores, Solve
 from genscale.algorithms.leftover_budget import remainder
+from genscale.diffusion.kernels import Ddim, Kernel
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.numerics.normality import measured
+from genscale.numerics.optimisers import Optimiser, clipped, shell_gradient, shell_penalty
+from genscale.protocol.answers import Graded, Prediction, Scores
+from genscale.protocol.interfaces import Process
+from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
+from genscale.protocol.queries import Ask, Gradient, Score, Solve
 
 Rows = Sequence[int]
 WARM = 8  # plain candidates of a warm-up where only time or a stop rule ends the search

@@ -8,30 +8,27 @@ other weights than their own (flattened ones), within groups, or not at all beca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from genscale.algorithms.guided_proposal import NONE, slope_factor, twisted
+from genscale.algorithms.particle_options import ParticleOptions
+from genscale.algorithms.tempering import MERITS, POTENTIALS, joined, tempered, unit_of
+from genscale.diffusion.kernels import Kernel, parse
 from genscale.errors import BudgetExhausted
-from genscale.diffusion.kernels import Kernel, Transition, parse
 from genscale.key import Key
+from genscale.numerics.resampling import ess, flatten, normalised, resample, resample_segments
+from genscale.protocol.answers import Graded, Prediction, Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, branch, cat, draw
 from genscale.protocol.population import Population
-from genscale.algorithms.tempering import MERITS, POTENTIALS, joined, tempered, unit_of
-from genscale.protocol.interfaces import Ask, Denoise, Graded, Gradient, Prediction, Process, Score, Scores, Solve
-from genscale.algorithms.guided_proposal import NONE, slope_factor, twisted
-from genscale.numerics.resampling import ess, flatten, normalised, resample, resample_segments
+from genscale.protocol.queries import Ask, Denoise, Gradient, Score, Solve
 
 _SAME = 1 + 1e-6  # adaptive tempering leaves the ESS just at its target, to within rounding
-
-if TYPE_CHECKING:
-    from genscale.algorithms.particle_filter import ParticleFilter
-
-Proposal = Callable[[Transition, Particles, Prediction, int], Transition]
-"""(the kernel's transition, particles, prediction, step) -> the transition to draw from instead."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class Pass:
 
     def __init__(
         self,
-        spec: ParticleFilter,
+        spec: ParticleOptions,
         process: Process,
         key: Key,
         first: int,

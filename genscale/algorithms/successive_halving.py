@@ -14,8 +14,9 @@ from typing import Any
 from genscale.algorithms.budget_planning import largest, within
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 
 UNLIMITED = 16  # candidates when neither the user nor a budget says how many
 

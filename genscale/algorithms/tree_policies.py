@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from genscale.algorithms.search_tree import Node, Tree, Widening, boltzmann, uct
 from genscale.key import Key
 from genscale.numerics.thompson import Belief, Tally
-from genscale.algorithms.search_tree import Node, Tree, Widening, boltzmann, uct
 
 # (factor, power) by name. The paper's is exactly best of N for 36 rollouts, the other descends after 2.
 WIDENINGS = {"practical": (1.0, 0.5), "paper": (2.0, 0.8)}

@@ -16,19 +16,21 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.search_tree import Node, Tree, Widening, probabilities
+from genscale.algorithms.tempering import unit_of
+from genscale.algorithms.transition_kernels import outside
+from genscale.algorithms.tree_policies import WIDENINGS, Progressive, Sample, Select, Thompson, Uct, Widen
 from genscale.diffusion.kernels import Glass, Kernel, Own, parse
+from genscale.errors import BudgetExhausted, Refusal
 from genscale.key import Key
-from genscale.algorithms.particle_filter import outside
+from genscale.numerics.thompson import Belief
+from genscale.protocol.answers import Prediction, Scores
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, branch, cat
 from genscale.protocol.particles import draw as fresh
 from genscale.protocol.population import Population
-from genscale.algorithms.tempering import unit_of
-from genscale.protocol.interfaces import Ask, Denoise, Prediction, Process, Score, Scores, Solve
-from genscale.algorithms.leftover_budget import remainder
-from genscale.numerics.thompson import Belief
-from genscale.algorithms.search_tree import Node, Tree, Widening, probabilities
-from genscale.algorithms.tree_policies import WIDENINGS, Progressive, Sample, Select, Thompson, Uct, Widen
+from genscale.protocol.queries import Ask, Denoise, Score, Solve
 
 UNLIMITED = 64  # rollouts when neither the user nor a budget says how many
 

@@ -8,14 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genscale.cli import calibrate as cli_calibrate
-from genscale.cli import compare as cli_compare
-from genscale.cli import demo as cli_demo
-from genscale.cli import folders as cli_folders
-from genscale.cli import generate as cli_generate
-from genscale.cli import lists as cli_lists
-from genscale.cli import files as cli_pictures
-from genscale.cli import video as cli_video
+from genscale.cli import calibrate, compare, demo, files, folders, generate, lists, video
 from genscale.cli.execute import INTERRUPTED, REFUSED, fail
 from genscale.errors import Refusal
 
@@ -76,21 +69,21 @@ def root(
 WITH_SAMPLER = {"ignore_unknown_options": True, "allow_extra_args": True}
 """Settings of a command that takes the sampler's options by name."""
 
-app.command(context_settings=WITH_SAMPLER, epilog=cli_generate.GENERATE)(cli_generate.generate)
-app.command(context_settings=WITH_SAMPLER, epilog=cli_video.VIDEO)(cli_video.video)
-app.command(context_settings=WITH_SAMPLER, epilog=cli_generate.PLAN)(cli_generate.plan)
-app.command(epilog=cli_compare.COMPARE)(cli_compare.compare)
-app.command(epilog=cli_folders.SHOW)(cli_folders.show)
-app.command()(cli_folders.tree)
-app.command()(cli_folders.resume)
-app.command(epilog=cli_folders.RESCORE)(cli_folders.rescore)
-app.command(epilog=cli_demo.DEMO)(cli_demo.demo)
-app.command(epilog=cli_pictures.SCORE)(cli_pictures.score)
-app.command(epilog=cli_pictures.REPLAY)(cli_pictures.replay)
-app.command("calibrate-steps", epilog=cli_calibrate.CALIBRATE)(cli_calibrate.calibrate_steps)
-app.command()(cli_lists.samplers)
-app.command()(cli_lists.verifiers)
-app.command()(cli_lists.models)
+app.command(context_settings=WITH_SAMPLER, epilog=generate.GENERATE)(generate.generate)
+app.command(context_settings=WITH_SAMPLER, epilog=video.VIDEO)(video.video)
+app.command(context_settings=WITH_SAMPLER, epilog=generate.PLAN)(generate.plan)
+app.command(epilog=compare.COMPARE)(compare.compare)
+app.command(epilog=folders.SHOW)(folders.show)
+app.command()(folders.tree)
+app.command()(folders.resume)
+app.command(epilog=folders.RESCORE)(folders.rescore)
+app.command(epilog=demo.DEMO)(demo.demo)
+app.command(epilog=files.SCORE)(files.score)
+app.command(epilog=files.REPLAY)(files.replay)
+app.command("calibrate-steps", epilog=calibrate.CALIBRATE)(calibrate.calibrate_steps)
+app.command()(lists.samplers)
+app.command()(lists.verifiers)
+app.command()(lists.models)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

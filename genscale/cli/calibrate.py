@@ -7,8 +7,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from genscale.cli import option_groups as g
-from genscale.cli import options as o
+from genscale.cli import option_groups, options
 from genscale.cli.request_options import print_json, prompts_of, request_fields
 
 CALIBRATE = """
@@ -22,13 +21,13 @@ Then: `genscale generate ... --calibration runs/calibrated`.
 """
 
 
-@g.takes(
-    g.PROMPT,
-    {"verifier": o.Verifiers, "candidates": o.Candidates, "threshold": o.Threshold},
-    g.DRAW,
-    g.LOAD,
-    {"out": o.Fresh},
-    g.JSON,
+@option_groups.takes(
+    option_groups.PROMPT,
+    {"verifier": options.Verifiers, "candidates": options.Candidates, "threshold": options.Threshold},
+    option_groups.DRAW,
+    option_groups.LOAD,
+    {"out": options.Fresh},
+    option_groups.JSON,
 )
 def calibrate_steps(ctx: typer.Context, **given: Any) -> int:
     """Measure from which step on scores of previews foretell those of the finished pictures."""

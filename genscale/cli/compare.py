@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from genscale.cli import option_groups as g
-from genscale.cli import options as o
+from genscale.cli import option_groups, options
 from genscale.cli.request_options import print_json, prompts_of, request_fields
 from genscale.errors import Refusal
 
@@ -33,42 +32,42 @@ Samplers = Annotated[
     list[str] | None,
     typer.Option(
         "--sampler", help="NAME or 'NAME(OPTION=VALUE, ...)'; several are compared.", metavar="NAME",
-        rich_help_panel=o.SEARCH, show_default=False, autocompletion=o.complete_sampler,
+        rich_help_panel=options.SEARCH, show_default=False, autocompletion=options.complete_sampler,
     ),
 ]  # fmt: skip
 VerifierSets = Annotated[
     list[str] | None,
     typer.Option(
         "--verifiers", help="What steers one entry, several joined by +; several are compared.", metavar="NAMES",
-        rich_help_panel=o.SEARCH, show_default=False, autocompletion=o.complete_verifier,
+        rich_help_panel=options.SEARCH, show_default=False, autocompletion=options.complete_verifier,
     ),
 ]  # fmt: skip
 Budgets = Annotated[
     list[str] | None,
     typer.Option(
         "--budgets", help="The budget of one entry, such as 320nfe; several are compared.", metavar="LIMITS",
-        rich_help_panel=o.SEARCH, show_default=False,
+        rich_help_panel=options.SEARCH, show_default=False,
     ),
 ]  # fmt: skip
 
 
-@g.takes(
-    g.PROMPT,
+@option_groups.takes(
+    option_groups.PROMPT,
     {"sampler": Samplers, "verifiers": VerifierSets, "budgets": Budgets},
     {
-        name: g.STEER[name]
+        name: option_groups.STEER[name]
         for name in ("verifier", "select", "report", "per_frame", "budget", "boxes", "mix", "guide")
     },
-    g.DRAW,
-    g.INPUTS,
-    g.LOAD,
-    {"metadata": o.Metadata, "out": o.Out},
-    g.JSON,
+    option_groups.DRAW,
+    option_groups.INPUTS,
+    option_groups.LOAD,
+    {"metadata": options.Metadata, "out": options.Out},
+    option_groups.JSON,
     without=["images"],
 )
 def compare(ctx: typer.Context, **given: Any) -> int:
     """Compare samplers, verifiers or budgets on the same prompts and seed at equal cost: grid, table, curves."""
-    from genscale.commands import compare_runs as comparing
+    from genscale.commands import compare_runs
     from genscale.commands.compare_entries import entries
     from genscale.runs.progress import Display, plain_warnings
     from genscale.runs.request import Request
@@ -79,7 +78,7 @@ def compare(ctx: typer.Context, **given: Any) -> int:
     request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(shared))
     axis, found = entries(request, *(given[name] or [] for name in ("sampler", "verifiers", "budgets")))
     with plain_warnings():
-        compared = comparing.compare(axis, found, given["out"], Display(quiet=given["as_json"]))
+        compared = compare_runs.compare(axis, found, given["out"], Display(quiet=given["as_json"]))
         return told(compared, given["as_json"])
 
 

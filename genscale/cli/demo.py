@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from genscale.cli import options as o
+from genscale.cli import options
 from genscale.cli.request_options import request_fields
 from genscale.errors import Refusal
 
@@ -53,17 +53,17 @@ def demo(
             "--download/--no-download", help="Let verifiers that a client chooses fetch their weights."
         ),
     ] = False,
-    size: o.Size = None,
-    frames: o.Frames = None,
-    dtype: o.Dtype = None,
-    device: o.Device = None,
-    offload: o.Offload = None,
-    as_json: o.Json = False,
+    size: options.Size = None,
+    frames: options.Frames = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    offload: options.Offload = None,
+    as_json: options.Json = False,
 ) -> int:
     """Search in a browser: prompt, sampler, verifiers and budget in, the population as it forms out."""
-    from genscale.demo import app as serving
-    from genscale.demo.jobs import Studio
+    from genscale.demo import app
     from genscale.demo.form import Limits
+    from genscale.demo.jobs import Studio
     from genscale.pipelines.loading import EMBEDDED
     from genscale.runs.request import Request
 
@@ -74,10 +74,10 @@ def demo(
     for name in (*(model or ()), *EMBEDDED):
         own = {} if name in EMBEDDED else shape
         models.setdefault(_label(name, models), Request(model=name, **place, **own))
-    studio = Studio(serving.offer(models, Limits(nfe=max_nfe)), out, "" if download else FETCHES_NOTHING)
+    studio = Studio(app.offer(models, Limits(nfe=max_nfe)), out, "" if download else FETCHES_NOTHING)
     _writable(out)
     studio.load(list(models)[: len(model or ())])
-    serving.serve(studio, host, port, open_page=open_, as_json=as_json, offline=not download)
+    app.serve(studio, host, port, open_page=open_, as_json=as_json, offline=not download)
     return 0
 
 

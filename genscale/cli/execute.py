@@ -26,13 +26,13 @@ def fail(message: str, code: int, as_json: bool) -> int:
 
 def carry_out(request: Request, out: Path | None, as_json: bool) -> int:
     """Search, write, print."""
-    from genscale.runs import generate as generation
-    from genscale.runs.progress import Display, plain_warnings
     from genscale.cli.summary_tables import show_record
+    from genscale.runs import generate
+    from genscale.runs.progress import Display, plain_warnings
 
     try:
         with plain_warnings():
-            record = generation.generate(request, out, Display(quiet=as_json))
+            record = generate.generate(request, out, Display(quiet=as_json))
     except KeyboardInterrupt:
         return fail("interrupted before anything was finished.", INTERRUPTED, as_json)
     if as_json:
@@ -44,12 +44,12 @@ def carry_out(request: Request, out: Path | None, as_json: bool) -> int:
 
 def tell_plan(request: Request, as_json: bool) -> int:
     """Print what a request would cost; nothing is generated or written."""
-    from genscale.runs import generate as generation
-    from genscale.runs.progress import plain_warnings
     from genscale.cli.summary_tables import show_plan
+    from genscale.runs import generate
+    from genscale.runs.progress import plain_warnings
 
     with plain_warnings():
-        found = generation.plan(request)
+        found = generate.plan(request)
     if as_json:
         print_json(found)
     else:

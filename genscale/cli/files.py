@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from genscale.cli import options as o
+from genscale.cli import options
 from genscale.cli.request_options import print_json
 
 DIFFERS = 1
@@ -39,9 +39,9 @@ def replay(
     out: Annotated[
         Path | None, typer.Option(help="File to write to (NAME-replay.png beside it).", metavar="FILE")
     ] = None,
-    device: o.Device = None,
-    trust_remote_code: o.Trust = None,
-    as_json: o.Json = False,
+    device: options.Device = None,
+    trust_remote_code: options.Trust = None,
+    as_json: options.Json = False,
 ) -> int:
     """Make a picture of genscale again from its metadata, and say whether its pixels are the same."""
     from genscale.commands import replay as replaying
@@ -72,19 +72,19 @@ def score(
             help="Who judges: NAME, 'NAME(OPTION=VALUE)' or package.module:callable; those of the metadata, or clip. "
             "Repeatable.",
             metavar="NAME",
-            autocompletion=o.complete_verifier,
+            autocompletion=options.complete_verifier,
         ),
     ] = None,
-    as_json: o.Json = False,
+    as_json: options.Json = False,
 ) -> int:
     """Score pictures and clips that are there already."""
-    from genscale.commands import score_files as scoring
+    from genscale.commands import score_files
     from genscale.runs.progress import plain_warnings
 
     with plain_warnings():
-        rows = scoring.score(files, prompt, verifier or [])
+        rows = score_files.score(files, prompt, verifier or [])
     if as_json:
         print_json([row.as_dict() for row in rows])
     else:
-        scoring.show(rows, Console())
+        score_files.show(rows, Console())
     return 0

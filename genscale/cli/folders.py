@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from genscale.cli import compare as cli_compare
-from genscale.cli import options as o
+from genscale.cli import compare, options
 from genscale.cli.execute import carry_out
 from genscale.cli.request_options import print_json
 
@@ -34,20 +33,20 @@ Nothing is generated: the latents in DIR/latents are decoded and judged.
 """
 
 
-def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
     """Go on with a run or a comparison that was killed or interrupted, from its folder."""
-    from genscale.commands import compare_runs as comparing
+    from genscale.commands import compare_runs
     from genscale.runs.request import load_folder
 
-    if comparing.holds(folder):
+    if compare_runs.holds(folder):
         from genscale.runs.progress import Display, plain_warnings
 
         with plain_warnings():
-            return cli_compare.told(comparing.resume(folder, Display(quiet=as_json)), as_json)
+            return compare.told(compare_runs.resume(folder, Display(quiet=as_json)), as_json)
     return carry_out(load_folder(folder), folder, as_json)
 
 
-def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
     """Draw who came from whom in a run, as a picture in its folder: one a prompt."""
     from genscale.commands.draw_tree import draw_trees
 
@@ -60,10 +59,10 @@ def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json
     return 0
 
 
-def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: o.Json = False) -> int:
+def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
     """Contact sheet, score-against-NFE curve, lineage and a table of a run, finished or not."""
-    from genscale.commands import show as showing
     from genscale.cli.folder_tables import show_run
+    from genscale.commands import show as showing
     from genscale.runs.progress import plain_warnings
 
     with plain_warnings():
@@ -82,14 +81,14 @@ def rescore(
         typer.Option(
             help="Who judges: NAME, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable; each by itself.",
             metavar="NAME",
-            autocompletion=o.complete_verifier,
+            autocompletion=options.complete_verifier,
         ),
     ],
-    as_json: o.Json = False,
+    as_json: options.Json = False,
 ) -> int:
     """Have other verifiers judge what a run kept: do they agree, and who would have won?"""
-    from genscale.commands import rescore as rescoring
     from genscale.cli.folder_tables import show_rescored
+    from genscale.commands import rescore as rescoring
     from genscale.runs.progress import Display, plain_warnings
 
     with plain_warnings():

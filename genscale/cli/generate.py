@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from genscale.cli import option_groups as g
+from genscale.cli import option_groups
 from genscale.cli import options as o
 from genscale.cli.execute import carry_out, tell_plan
 from genscale.cli.request_options import request_of
@@ -39,13 +39,20 @@ Examples:
 All options of `genscale generate`; nothing is generated or written.
 """
 
-SEARCH = (g.PROMPT, g.STEER, g.DRAW, g.INPUTS, g.LOAD, {"from_": o.From})
+SEARCH = (
+    option_groups.PROMPT,
+    option_groups.STEER,
+    option_groups.DRAW,
+    option_groups.INPUTS,
+    option_groups.LOAD,
+    {"from_": o.From},
+)
 """What every command that searches takes."""
 
 WRITE = {"out": o.Out, "metadata": o.Metadata, "dry_run": o.DryRun}
 
 
-@g.takes(*SEARCH, WRITE, g.JSON)
+@option_groups.takes(*SEARCH, WRITE, option_groups.JSON)
 def generate(ctx: typer.Context, **given: Any) -> int:
     """Search for the best pictures of a prompt, and write them beside the base picture."""
     request = request_of(ctx)
@@ -54,7 +61,7 @@ def generate(ctx: typer.Context, **given: Any) -> int:
     return carry_out(request, given["out"], given["as_json"])
 
 
-@g.takes(*SEARCH, g.JSON)
+@option_groups.takes(*SEARCH, option_groups.JSON)
 def plan(ctx: typer.Context, **given: Any) -> int:
     """What a search would cost, before anything is generated; with the options of `generate`."""
     return tell_plan(request_of(ctx), given["as_json"])

@@ -46,10 +46,10 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def _names(kind: str) -> Iterable[str]:
-    from genscale.plugins import registry as plugins
+    from genscale.plugins import registry
 
     try:
-        return plugins.found(kind)
+        return registry.found(kind)
     except Refusal:  # the shell is told nothing
         return ()
 

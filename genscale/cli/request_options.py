@@ -17,9 +17,8 @@ from genscale.errors import Refusal
 
 def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> Any:
     """The request that a command's options make, on top of that in --from, or of the fields that it starts with."""
-    from genscale.runs import verifier_specs as jury
-    from genscale.plugins import registry as plugins
-    from genscale.plugins import options as sampler_options
+    from genscale.plugins import options, registry
+    from genscale.runs import verifier_specs
     from genscale.runs.request import Request, load_request
 
     given = ctx.params
@@ -27,12 +26,12 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> An
     request = Request(**(start or {})) if given["from_"] is None else load_request(given["from_"])
     fields = request_fields(given)
     for role, option in (("verifiers", "verifier"), ("select", "select"), ("report", "report")):
-        if role not in fields and jury.foreign(getattr(request, role)):
+        if role not in fields and verifier_specs.foreign(getattr(request, role)):
             raise Refusal(f"'{given['from_']}' asks for code from a module: name it again with --{option}.")
     name = fields.get("sampler", request.sampler)
-    hints = sampler_options.field_types(plugins.load("sampler", name))
-    words, own = sampler_options.split(given["words"] or [], hints, flags)
-    own |= sampler_options.pairs(given["set_"] or [])
+    hints = options.field_types(registry.load("sampler", name))
+    words, own = options.split(given["words"] or [], hints, flags)
+    own |= options.pairs(given["set_"] or [])
     prompts = prompts_of(words, given["prompts"], request.prompts)
     kept = request.sampler_fields if name == request.sampler else {}
     found = _calibrated(given["calibration"], name, own)
@@ -53,10 +52,10 @@ def _calibrated(file: Path | None, sampler: str, given: dict[str, str]) -> dict[
     """The sampler's fields that follow from a calibration; those that were given win."""
     if file is None:
         return {}
-    from genscale.results import calibrated_options as scoring_window
+    from genscale.results import calibrated_options
     from genscale.results.calibration import Calibration
 
-    return scoring_window.fields(Calibration.load(file), sampler, given)
+    return calibrated_options.fields(Calibration.load(file), sampler, given)
 
 
 def print_json(data: Any) -> None:

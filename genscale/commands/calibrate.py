@@ -6,14 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genscale.results import calibration
-from genscale.cli import calibration_report
-from genscale.runs import generate as generation
-from genscale.runs import outputs
-from genscale.runs.call_arguments import arguments
-from genscale.results.calibration import Calibration, Previews
-from genscale.errors import Refusal
 from genscale.engine.events import Event, Scored
+from genscale.errors import Refusal
+from genscale.results import calibration, calibration_plot
+from genscale.results.calibration import Calibration, Previews
+from genscale.runs import generate, outputs, prepare
+from genscale.runs.call_arguments import arguments
 from genscale.runs.progress import Display
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
@@ -25,8 +23,8 @@ def calibrate(
     request: Request, candidates: int, threshold: float, out: Path | None, display: Display
 ) -> tuple[Path, Calibration]:
     """Measure, and write calibration.json and calibration.png in a folder (a fresh one by default)."""
-    request = generation.completed(replace(request, report=generation.NONE)).seeded()
-    parts = replace(generation.check(request), sampler=Previews(candidates))
+    request = prepare.completed(replace(request, report=prepare.NONE)).seeded()
+    parts = replace(prepare.check(request), sampler=Previews(candidates))
     Calibration((), threshold)  # refuses a threshold before anything is spent
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
@@ -35,7 +33,7 @@ def calibrate(
             raise Refusal(f"'{folder.path}' holds a calibration already: choose another folder with --out.")
         result = _search(request, parts, display)
         found = Calibration.of(result, threshold, _about(request, candidates, result))
-        folder.write(PLOT, lambda path: calibration_report.plot(found, path))
+        folder.write(PLOT, lambda path: calibration_plot.plot(found, path))
         folder.write(calibration.FILE, found.save)  # last: a folder that has it is complete
     except BaseException:
         folder.abandon()
@@ -43,16 +41,16 @@ def calibrate(
     return folder.path, found
 
 
-def _search(request: Request, parts: generation.Parts, display: Display) -> Any:
+def _search(request: Request, parts: prepare.Parts, display: Display) -> Any:
     """The search result; nothing of it is kept on disk, since every preview's latents would be."""
 
     def on_event(event: Event) -> None:
         if not isinstance(event, Scored):  # which picture is best is not the question
             display(event)
 
-    pipe = generation.load_pipe(request, parts)
-    scaled = generation.scaled_pipe(pipe, request, parts, on_event=on_event)
-    plan = generation.planned(scaled, pipe, request, parts)
+    pipe = generate.load_pipe(request, parts)
+    scaled = generate.scaled_pipe(pipe, request, parts, on_event=on_event)
+    plan = generate.planned(scaled, pipe, request, parts)
     display.start(plan.nfe * plan.prompts, plan.prompts)
     try:
         result = scaled(**arguments(pipe, request, parts.pictures)).search

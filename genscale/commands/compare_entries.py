@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from genscale.plugins import options as sampler_options
 from genscale.engine.budget import Budget
 from genscale.errors import Refusal
-from genscale.runs.generate import completed
+from genscale.plugins import options as sampler_options
+from genscale.runs.prepare import completed
 from genscale.runs.request import Request, from_dict
 
 SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from genscale import __version__
-from genscale.commands import comparison_figures as comparison_pictures
-from genscale.runs import generate as generation
-from genscale.runs import verifier_specs as jury
-from genscale.runs import request as requests
-from genscale.engine.budget import Budget
-from genscale.results.comparison import Comparison
+from genscale.commands import comparison_figures
 from genscale.commands.compare_entries import BUDGET, Entry
+from genscale.commands.comparison_of_runs import comparison_of_runs
+from genscale.engine.budget import Budget
 from genscale.errors import Refusal
-from genscale.runs.generate import Parts
-from genscale.runs.verifier_specs import Named
+from genscale.results.comparison import Comparison
+from genscale.runs import generate, prepare, verifier_specs
+from genscale.runs import request as requests
+from genscale.runs.prepare import Parts
 from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
+from genscale.runs.verifier_specs import Named
 
 ASKED, FOUND = "compare.json", "comparison.json"
 
@@ -33,7 +33,7 @@ def compare(axis: str, entries: Sequence[Entry], out: Path | None, display: Disp
 
     KeyboardInterrupt: what was done is kept, and `resume` goes on.
     """
-    parts = _shared([generation.check(entry.request) for entry in entries])
+    parts = _shared([prepare.check(entry.request) for entry in entries])
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
     try:
@@ -55,8 +55,8 @@ def compare(axis: str, entries: Sequence[Entry], out: Path | None, display: Disp
         elif holds(folder.path) and isinstance(error, Refusal | KeyboardInterrupt):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
-    found = Comparison.of(axis, entries, records)
-    files = comparison_pictures.write(folder, found, entries, records)
+    found = comparison_of_runs(axis, entries, records)
+    files = comparison_figures.write(folder, found, entries, records)
     found = replace(found, folder=str(folder.path), files=(*files, FOUND))
     folder.write_json(FOUND, found.as_dict())
     return found
@@ -83,7 +83,7 @@ class _Once:
 
     def __call__(self) -> Any:
         if self.pipe is None:
-            self.pipe = generation.load_pipe(self.entry.request, self.parts)
+            self.pipe = generate.load_pipe(self.entry.request, self.parts)
         return self.pipe
 
 
@@ -97,7 +97,7 @@ def _shared(parts: Sequence[Parts]) -> list[Parts]:
         if not isinstance(verifier, str):  # one that looks at boxes of its own
             return verifier
         if verifier not in made:
-            made[verifier] = jury.made(verifier)
+            made[verifier] = verifier_specs.made(verifier)
         return made[verifier]
 
     def panel(members: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
@@ -142,7 +142,7 @@ def _at_equal_cost(
     """Without a budget all get what the first one costs."""
     first, part = entries[0].request, parts[0]
     pipe = loaded()
-    nfe = generation.planned(generation.scaled_pipe(pipe, first, part), pipe, first, part).nfe
+    nfe = generate.planned(generate.scaled_pipe(pipe, first, part), pipe, first, part).nfe
     assert nfe is not None  # without a budget or a rule every sampler comes to an end of its own
     budget = f"{nfe}nfe"
     given = [replace(e, request=replace(e.request, budget=budget)) for e in entries]
@@ -153,7 +153,7 @@ def _run(folder: RunFolder, entry: Entry, parts: Parts, loaded: _Once, display: 
     path = folder.path / entry.folder
     record = _over(path, entry)
     if record is None:
-        record = generation.generate(entry.request, path, display, (loaded(), parts))
+        record = generate.generate(entry.request, path, display, (loaded(), parts))
     if record["stopped"] is not None:
         raise KeyboardInterrupt
     return record

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: its grid, a page every ROWS prompts, and the curves of score against NFE."""
+"""The pictures of a comparison: its image_grid, a page every ROWS prompts, and the curves of score against NFE."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any
 
 from PIL import Image
 
-from genscale.report import score_curves as curves
-from genscale.runs import video_files as film
-from genscale.report import image_grid as grid
-from genscale.runs import saved_run as kept
-from genscale.commands import show as showing
-from genscale.results.comparison import BASE, Comparison, Row
-from genscale.report.score_curves import Curve, Panel
+from genscale.commands import show
 from genscale.commands.compare_entries import BUDGET, Entry
-from genscale.report.image_grid import Cell
 from genscale.numerics.intervals import Mean
+from genscale.report import film_strip, image_grid, score_curves
+from genscale.report.image_grid import Cell
+from genscale.report.score_curves import Curve, Panel
+from genscale.results.comparison import BASE, Comparison, Row
+from genscale.runs import saved_run, video_files
 from genscale.runs.run_folder import RunFolder
 
 ROWS = 12  # prompts on one page
@@ -39,7 +37,7 @@ def write(
         names.append(name)
     panels = _panels(folder.path, found, entries)
     if panels:
-        folder.write("curves.png", partial(curves.draw, panels, title(found, entries)))
+        folder.write("curves.png", partial(score_curves.draw, panels, title(found, entries)))
         names.append("curves.png")
     return tuple(names)
 
@@ -84,7 +82,7 @@ def _page(
         part for part in (note, f"{'below' if note else 'lines'}: {judges}" if judges else "") if part
     )
     tile = LARGE if len(found.rows) <= FEW else SMALL
-    return grid.grid([row.name for row in found.rows], rows, title(found, entries), note, tile)
+    return image_grid.grid([row.name for row in found.rows], rows, title(found, entries), note, tile)
 
 
 def _best(found: Comparison, i: int) -> list[str]:
@@ -108,7 +106,7 @@ def _opened(path: Path | None) -> Image.Image | None:
         return None
     clip = path.with_suffix(".mp4")
     if clip.is_file():
-        return film.strip([Image.fromarray(frame) for frame in film.read(clip)], most=4)
+        return film_strip.strip([Image.fromarray(frame) for frame in video_files.read(clip)], most=4)
     with Image.open(path) as image:
         return image.convert("RGB")
 
@@ -116,8 +114,8 @@ def _opened(path: Path | None) -> Image.Image | None:
 def _panels(folder: Path, found: Comparison, entries: Sequence[Entry]) -> list[Panel]:
     if found.axis == BUDGET:
         return _of_budgets(found)
-    runs = [kept.read(folder / entry.folder) for entry in entries]
-    each = [showing.panels(run, {}) for run in runs]
+    runs = [saved_run.read(folder / entry.folder) for entry in entries]
+    each = [show.panels(run, {}) for run in runs]
     base, panels = found.rows[0], []
     for k, panel in enumerate(each[0]):
         if k == 0 and found.searched is None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from genscale.runs import lineage
-from genscale.runs import request
 from genscale.commands import tree_picture
+from genscale.runs import lineage, request
 from genscale.runs.run_folder import RunFolder
 
 

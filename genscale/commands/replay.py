@@ -17,20 +17,16 @@ import numpy as np
 from PIL import Image
 
 from genscale.engine import archive
-from genscale.runs import video_files as film
-from genscale.runs import generate as generation
-from genscale.runs import verifier_specs as jury
-from genscale.runs import outputs
-from genscale.runs import image_files as pictures
-from genscale.plugins import registry as plugins
-from genscale.runs import file_metadata as provenance
-from genscale.runs import request as requests
-from genscale.runs.call_arguments import arguments
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.plugins import registry
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate
+from genscale.protocol.queries import Ask, Score, Solve
+from genscale.runs import file_metadata, generate, image_files, outputs, prepare, verifier_specs, video_files
+from genscale.runs import request as requests
+from genscale.runs.call_arguments import arguments
 from genscale.runs.progress import Display
-from genscale.protocol.interfaces import Ask, Process, Score, Solve
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
 
@@ -55,7 +51,7 @@ class One:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a picture says of itself. shows: its candidate, clip: its `film.fingerprint`; None where it does not say."""
+    """What the metadata of a file say. shows: candidate; clip: its `video_files.fingerprint`; None where unknown."""
 
     request: Request
     index: int
@@ -66,7 +62,7 @@ class Origin:
 
     @staticmethod
     def read(picture: Path) -> Origin:
-        data = provenance.read(picture)
+        data = file_metadata.read(picture)
         request = requests.load_request(picture)
         try:
             shows = archive.candidate_of(data["shows"]) if "shows" in data else None
@@ -84,7 +80,7 @@ class Origin:
         """The candidate, if it can be made without its search: from a key, on the pipeline's own scheduler and grid."""
         if self.shows is None or self.shows.origin not in ("own", "prior") or self.shows.step != 0:
             return None
-        sampler = plugins.load("sampler", self.request.sampler)
+        sampler = registry.load("sampler", self.request.sampler)
         kernel = self.request.sampler_fields.get("kernel", getattr(sampler, "kernel", None))
         own = kernel in (None, "own") and getattr(sampler, "grid", None) is None
         return self.shows if own or (self.shows.id == OWN and self.file.endswith("base.png")) else None
@@ -102,7 +98,7 @@ class Copy:
         path.write_bytes(self.file)
 
     def against(self, wanted: Image.Image | None, clip: dict[str, Any] | None) -> dict[str, Any]:
-        """How it differs. wanted: None of a film, whose frames are lossy: its fingerprint decides, as of every clip."""
+        """How it differs. wanted: None of an MP4, whose frames are lossy: its fingerprint decides."""
         if wanted is None:
             found: dict[str, Any] = {"same": True, "differing": None, "of": None, "largest": None}
         else:
@@ -155,7 +151,7 @@ def _wanted(picture: Path, origin: Origin) -> Image.Image | None:
 def _kind(path: Path, origin: Origin) -> str:
     """Of the file to write."""
     kind = path.suffix.lower().removeprefix(".")
-    known = ("png", *film.FORMATS) if origin.clip is not None else ("png",)
+    known = ("png", *video_files.FORMATS) if origin.clip is not None else ("png",)
     if kind not in known:
         raise Refusal(f"--out '{path}' must end in {' or '.join('.' + name for name in known)}.")
     return kind
@@ -180,31 +176,33 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
             return made, CANDIDATE, spent
         display.say("made alone, its pixels are not the same (batches round otherwise): searching again")
     request = origin.request
-    foreign = jury.foreign([*request.verifiers, *request.select])
+    foreign = verifier_specs.foreign([*request.verifiers, *request.select])
     if foreign:
         raise Refusal(
             f"its search asks for code from a module ({foreign[0]}): name it again, with genscale generate --from "
             "PICTURE --verifier."
         )
-    held_out = tuple(name for name in request.report if not jury.foreign([name]))  # they decide nothing
-    origin = replace(origin, request=replace(request, report=held_out or generation.NONE))
+    held_out = tuple(
+        name for name in request.report if not verifier_specs.foreign([name])
+    )  # they decide nothing
+    origin = replace(origin, request=replace(request, report=held_out or prepare.NONE))
     made, nfe = _searched(origin, kind, display)
     return made, SEARCH, spent + nfe
 
 
 def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, int]:
     """The one candidate. The pipeline's own latents are a row of the whole call's; other noises are the key's alone."""
-    request = replace(generation.completed(origin.request), images=1)
+    request = replace(prepare.completed(origin.request), images=1)
     index = origin.index
     if candidate.id != OWN:
         request, index = replace(request, prompts=(request.prompts[index],)), 0
-    pipe, parts = generation.pipe_alone(request)
-    scaled = generation.scaled_pipe(pipe, request, replace(parts, sampler=One(candidate)))
+    pipe, parts = generate.pipe_alone(request)
+    scaled = generate.scaled_pipe(pipe, request, replace(parts, sampler=One(candidate)))
     output = scaled(**arguments(pipe, request, parts.pictures))
     if output.search.stopped is not None:
         raise KeyboardInterrupt
     items = output.frames if hasattr(output, "frames") else output.images
-    return _copy(items[index], kind, generation.timed(request, pipe)), output.search.ledger.evaluations
+    return _copy(items[index], kind, generate.timed(request, pipe)), output.search.ledger.evaluations
 
 
 def _copy(item: Any, kind: str, request: Request) -> Copy:
@@ -214,8 +212,8 @@ def _copy(item: Any, kind: str, request: Request) -> Copy:
         if kind == "png":
             frames[0].save(file)
         else:
-            film.write(file, kind, frames, pictures.rate(request))
-        clip = film.fingerprint(frames) if isinstance(item, list) else None
+            video_files.write(file, kind, frames, image_files.rate(request))
+        clip = video_files.fingerprint(frames) if isinstance(item, list) else None
         return Copy(frames[0].convert("RGB"), clip, file.read_bytes())
 
 
@@ -223,7 +221,7 @@ def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
     """The picture of that name after the whole search, all prompts of it, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
-        record = generation.generate(request, Path(folder), display)
+        record = generate.generate(request, Path(folder), display)
         if record["stopped"] is not None:
             raise KeyboardInterrupt
         path = Path(folder) / origin.file

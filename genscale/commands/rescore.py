@@ -12,31 +12,31 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from genscale.report import contact_sheet
-from genscale.runs import saved_run as kept
-from genscale.numerics.rank_correlation import agreement
-from genscale.report.contact_sheet import Row, Tile
-from genscale.errors import Refusal
-from genscale.runs.saved_run import Final, Kept, Show
+from genscale.commands.score_files import panel_of
 from genscale.engine.ledger import Ledger
-from genscale.runs.outputs import ROWS
 from genscale.engine.verifier_roles import Panel
+from genscale.errors import Refusal
+from genscale.numerics.rank_correlation import agreement
+from genscale.report import contact_sheet
+from genscale.report.contact_sheet import Row, Tile
+from genscale.runs import saved_run
+from genscale.runs.outputs import ROWS
 from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
-from genscale.commands.score_files import panel_of
+from genscale.runs.saved_run import Final, Kept, Show
 
 
 def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[str, Any]:
     """What is printed, and written as rescore-NAME.json with a picture of both winners of each prompt."""
     panel = panel_of(verifiers)  # refuses before anything is read
-    run = kept.read(folder)
+    run = saved_run.read(folder)
     panel = panel_of(verifiers, run.request.per_frame)
     pools = [[f for f in finals if f.file is not None] for finals in run.finals]
     if not any(pools):
         raise Refusal(
             f"no latents are left in '{folder}/latents': rescoring needs those of the finished candidates."
         )
-    show = kept.shower(run)
+    show = saved_run.shower(run)
     scores = _scores(run, pools, panel, show, display)
     found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
     record = {

@@ -14,13 +14,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from genscale.runs import video_files as film
-from genscale.runs import verifier_specs as jury
-from genscale.runs import file_metadata as provenance
-from genscale.errors import Refusal
 from genscale.engine.ledger import Ledger
-from genscale.media import Media
 from genscale.engine.verifier_roles import Panel
+from genscale.errors import Refusal
+from genscale.media import Media
+from genscale.runs import file_metadata, verifier_specs, video_files
 from genscale.runs.request import Request
 
 BATCH = 16
@@ -40,9 +38,9 @@ class Scored:
 
 def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> Panel:
     """Verifiers, as they are written on the command line, that judge apart; of clips so many frames each."""
-    from genscale.pipelines.scale import panel
+    from genscale.engine.verifier_roles import panel
 
-    return panel(jury.lifted(jury.jury(specs), per_frame), "weighted")
+    return panel(verifier_specs.lifted(verifier_specs.jury(specs), per_frame), "weighted")
 
 
 def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:
@@ -63,7 +61,7 @@ def read(path: Path) -> Tensor:
     """Pixels in [0, 1]: [3, h, w] of a picture, [frames, 3, h, w] of a clip. Refusal where it cannot be read."""
     if not path.is_file():
         raise Refusal(f"'{path}' is no file: name pictures or clips.")
-    frames = film.read(path) if path.suffix.lower() in film.CLIPS else _pictures(path)
+    frames = video_files.read(path) if path.suffix.lower() in video_files.CLIPS else _pictures(path)
     tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
 
@@ -85,7 +83,7 @@ def show(rows: Sequence[Scored], console: Console) -> None:
 
 def _metadata(file: Path) -> dict[str, Any] | None:
     try:
-        return provenance.read(file)
+        return file_metadata.read(file)
     except Refusal:
         return None
 
@@ -102,8 +100,8 @@ def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
     for data in told:
         request = {} if data is None else data["request"]
         names = [n for role in ("verifiers", "select", "report") for n in request.get(role, ())]
-        found |= dict.fromkeys(n for n in names if n != "none" and not jury.foreign([n]))
-    bare = {jury.unweighted(name): None for name in found}
+        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.foreign([n]))
+    bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]
 
 

@@ -8,31 +8,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from genscale.report import contact_sheet
-from genscale.report import score_curves as curves
-from genscale.commands import draw_tree as drawing
-from genscale.runs import saved_run as kept
+from genscale.commands import draw_tree
+from genscale.numerics.intervals import Mean
+from genscale.report import contact_sheet, score_curves
 from genscale.report.contact_sheet import Row, Tile
 from genscale.report.score_curves import Curve, Panel
-from genscale.numerics.intervals import Mean
-from genscale.runs.saved_run import Final, Kept, Show
+from genscale.runs import saved_run
 from genscale.runs.outputs import ROWS, RUNNERS
 from genscale.runs.run_folder import RunFolder
+from genscale.runs.saved_run import Final, Kept, Show
 
 
 def show(folder: Path) -> dict[str, Any]:
     """What is printed; the pictures are written into the folder: contact.png, curve.png, tree.png."""
-    run = kept.read(folder)
+    run = saved_run.read(folder)
     target = RunFolder(run.folder)
     ended = _ended(run.folder)
     bases = _bases(run, ended)
     sheets = [n for n in (ended or {}).get("contact_sheets", []) if (run.folder / n).is_file()]
     if not sheets:
-        sheet = contact_sheet.sheet(_rows(run, kept.shower(run)), _title(run))
+        sheet = contact_sheet.sheet(_rows(run, saved_run.shower(run)), _title(run))
         target.write("contact.png", partial(sheet.save, format="PNG"))
         sheets = ["contact.png"]
-    target.write("curve.png", partial(curves.draw, panels(run, bases), _title(run)))
-    trees = drawing.draw_trees(run.folder, most=ROWS)
+    target.write("curve.png", partial(score_curves.draw, panels(run, bases), _title(run)))
+    trees = draw_tree.draw_trees(run.folder, most=ROWS)
     return {
         "folder": str(run.folder),
         "finished": ended is not None and ended.get("stopped") is None,

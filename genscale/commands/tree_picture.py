@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genscale.runs.lineage import Family, Line
 from genscale.report.palette import BLUE, FAINT, GREEN, INK
+from genscale.runs.lineage import Family, Line
 
 WIDTH = 9.0  # inches; so are all heights
 PICTURE, PLAIN, LOST = (

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.demo.jobs import Studio
 from genscale.demo.form import Limits, Offer
+from genscale.demo.jobs import Studio
 from genscale.errors import Refusal
+from genscale.plugins import registry
 from genscale.runs.request import Request
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -21,15 +21,15 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 def offer(models: Mapping[str, Request], limits: Limits) -> Offer:
     """These models, all samplers, and all verifiers that need nothing said."""
-    verifiers = tuple(name for name in plugins.found("verifier") if _by_name(name))
-    return Offer(models, tuple(plugins.found("sampler")), verifiers, limits)
+    verifiers = tuple(name for name in registry.found("verifier") if _by_name(name))
+    return Offer(models, tuple(registry.found("sampler")), verifiers, limits)
 
 
 def _by_name(verifier: str) -> bool:
     from dataclasses import MISSING
 
     try:
-        options = plugins.options(plugins.load("verifier", verifier))
+        options = registry.options(registry.load("verifier", verifier))
     except Refusal:  # a package is missing
         return False
     return all(f.default is not MISSING or f.default_factory is not MISSING for f in options.values())
@@ -46,8 +46,8 @@ def application(studio: Studio, host: str = LOCAL[0], port: int = 7860) -> Any:
             f"the demo needs a package that is missing ({error.name}): pip install 'genscale[demo]'."
         ) from None
     from genscale.demo.live_curve import LiveCurve
-    from genscale.demo.routes import Gate, add_routes
     from genscale.demo.page import build, theme
+    from genscale.demo.routes import Gate, add_routes
     from genscale.demo.style import CSS
 
     app, curves = FastAPI(openapi_url=None), dict[str, LiveCurve]()

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from genscale.plugins import registry as plugins
+from genscale.plugins import registry
 from genscale.runs.request import Request
 
 _FLAGS = {
@@ -74,7 +74,7 @@ def _pair(flag: str, value: str) -> tuple[str, ...]:
 
 def _text(value: Any) -> str:
     """As `sampler_options.convert` reads it."""
-    value = plugins.plain(value)
+    value = registry.plain(value)
     if isinstance(value, list):
         return ",".join(map(_text, value))
     if isinstance(value, bool):

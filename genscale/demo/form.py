@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from genscale.runs import generate as generation
-from genscale.toy import moving_shapes
-from genscale.plugins import registry as plugins
+from genscale.errors import Refusal, did_you_mean
 from genscale.plugins import options as sampler_options
-from genscale.toy import shapes
-from genscale.errors import Refusal
+from genscale.plugins import registry
+from genscale.runs import prepare
 from genscale.runs.request import Request
+from genscale.toy import moving_shapes, shapes
 
 
 @dataclass(frozen=True)
@@ -78,16 +77,16 @@ class Wish:
             sampler=_one_of("sampler", self.sampler, offer.samplers),
             sampler_fields=sampler_options.pairs(_settings(self.options)),
             verifiers=tuple(_one_of("verifier", v, offer.verifiers) for v in self.verifiers),
-            report=tuple(_one_of("verifier", v, offer.verifiers) for v in self.report) or generation.NONE,
+            report=tuple(_one_of("verifier", v, offer.verifiers) for v in self.report) or prepare.NONE,
             budget=f"{nfe}nfe",
             steps=_whole("steps", self.steps, 1, limits.steps),
             guidance=_number("guidance", self.guidance, 0, 50),
             seed=_whole("seed", self.seed, 0, 2**53 - 1),
         )
-        request = generation.completed(request)
+        request = prepare.completed(request)
         _check_options(request, limits)
         _check_captions(request)
-        generation.check(request)
+        prepare.check(request)
         return request
 
     def _prompts(self, limits: Limits) -> tuple[str, ...]:
@@ -116,8 +115,8 @@ def _settings(text: Any) -> list[str]:
 
 def _check_options(request: Request, limits: Limits) -> None:
     """No setting may cost more than the budget is allowed to, whatever the sampler would make of it."""
-    cls = plugins.load("sampler", request.sampler)
-    known, counts = plugins.options(cls), 1
+    cls = registry.load("sampler", request.sampler)
+    known, counts = registry.options(cls), 1
     for name, value in request.sampler_fields.items():
         if name in known and known[name].metadata.get("python_only"):
             raise Refusal(f"option '{name}' of sampler '{request.sampler}' can only be set in Python.")
@@ -151,7 +150,7 @@ def _check_captions(request: Request) -> None:
 def _one_of(kind: str, name: Any, known: Any) -> str:
     if isinstance(name, str) and name in known:
         return name
-    hint = plugins.did_you_mean(str(name), known)
+    hint = did_you_mean(str(name), known)
     raise Refusal(f"{kind} '{str(name)[:80]}' is not offered here{hint}: choose one of {', '.join(known)}.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from genscale.demo import jobs as phases
+from genscale.demo import jobs
 from genscale.demo.equivalent_command import command
 from genscale.demo.jobs import Job
 from genscale.demo.live_view import Row, Seen
@@ -40,19 +40,19 @@ def status(job: Job | None, ahead: int = 0) -> str:
     watch, stage = job.watch, job.stage
     spent = f"{watch.nfe} of {watch.planned} NFE" if watch.planned else f"{watch.nfe} NFE"
     share = watch.nfe / watch.planned if watch.planned else 0.0
-    if stage == phases.WAITING:
+    if stage == jobs.WAITING:
         line = "searches are" if ahead != 1 else "search is"
         return _bar("Waiting", f"{ahead} {line} before yours; one runs at a time.", 0.0, "busy")
-    if stage == phases.LOADING:
+    if stage == jobs.LOADING:
         return _bar("Loading the model", "The first search with a model takes longer.", 0.0, "busy")
-    if stage == phases.SEARCHING:
+    if stage == jobs.SEARCHING:
         word = "Stopping" if job.halting else "Searching"
         return _bar(word, f"{spent} · {job.seconds:.0f} s", share, "busy", watch.notes)
-    if stage == phases.WRITING:
+    if stage == jobs.WRITING:
         return _bar("Writing the results", spent, 1.0, "busy", watch.notes)
-    if stage == phases.REFUSED:
+    if stage == jobs.REFUSED:
         return _bar("Not done", job.sentence, 0.0, "bad", watch.notes)
-    if stage == phases.STOPPED:
+    if stage == jobs.STOPPED:
         return _bar(
             "Stopped", f"this is the best after {spent} · {job.seconds:.1f} s", share, "good", watch.notes
         )
@@ -116,7 +116,7 @@ def _shown(job: Job, told: Mapping[str, Any] | None, name: str, row: Row | None)
     file = moving or next(iter(files), None)
     source = link(job, file) if file else "" if row is None else link(job, f"{row.picture}.tile")
     if not source:
-        missing = "not made before the stop" if job.phase == phases.STOPPED else "not finished yet"
+        missing = "not made before the stop" if job.phase == jobs.STOPPED else "not finished yet"
         return f'<div class="gs-none">{missing}</div>'
     return f'<a href="{source}" target="_blank"><img src="{source}" alt="{name}"></a>'
 

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from genscale.runs import generate as generation
-from genscale.plugins import registry as plugins
-from genscale.commands import show as showing
-from genscale.demo.live_view import Watch
+from genscale.commands import show
 from genscale.demo.form import Offer, Wish
+from genscale.demo.live_view import Watch
 from genscale.errors import Refusal
-from genscale.runs.generate import Parts
-from genscale.runs.verifier_specs import Named
+from genscale.plugins import registry
+from genscale.runs import generate, prepare
+from genscale.runs.prepare import Parts
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
+from genscale.runs.verifier_specs import Named
 
 WAITING, LOADING, SEARCHING, WRITING = "waiting", "loading", "searching", "writing"
 DONE, STOPPED, REFUSED = "done", "stopped", "refused"
@@ -175,7 +175,7 @@ class Studio:
     def load(self, models: list[str]) -> None:
         """Load pipelines by the names they are offered under, before anybody asks. Refusal where one cannot be."""
         for name in models[-PIPES:]:
-            request = generation.completed(replace(self.offer.models[name], prompts=("",)))
+            request = prepare.completed(replace(self.offer.models[name], prompts=("",)))
             bare = Parts(None, [], [], [], None, None, {})
             self._worker.submit(self._pipe, request, bare).result()
 
@@ -214,10 +214,10 @@ class Studio:
     def _search(self, job: Job) -> None:
         loaded = self._loaded(job.request)
         job.request = _settled(job.request, loaded[0])
-        job.record = generation.generate(job.request, job.folder, job.watch, loaded, halt=lambda: job.halting)
+        job.record = generate.generate(job.request, job.folder, job.watch, loaded, halt=lambda: job.halting)
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
-            showing.show(job.folder)
+            show.show(job.folder)
         except Refusal as error:  # a picture of the search is no reason to lose its result
             job.watch.notes.append(str(error))
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
@@ -227,18 +227,18 @@ class Studio:
         with _noted([]):
             pipe, parts = self._loaded(request)
             request = replace(_settled(request, pipe), seed=request.seed or 0)
-            return generation.planned(generation.scaled_pipe(pipe, request, parts), pipe, request, parts)
+            return generate.planned(generate.scaled_pipe(pipe, request, parts), pipe, request, parts)
 
     def _loaded(self, request: Request) -> tuple[Any, Parts]:
         """The pipeline and the parts of a request; what was loaded before is taken again."""
-        parts = generation.check(request)
+        parts = prepare.check(request)
         pipe = self._pipe(request, parts)
         return pipe, replace(parts, verifiers=self._panel(parts.verifiers), report=self._panel(parts.report))
 
     def _pipe(self, request: Request, parts: Parts) -> Any:
         pipe = self._pipes.pop(request.model, None)
         if pipe is None:
-            pipe = generation.load_pipe(request, parts)
+            pipe = generate.load_pipe(request, parts)
         self._pipes[request.model] = pipe
         while len(self._pipes) > PIPES:
             self._pipes.popitem(last=False)
@@ -248,7 +248,7 @@ class Studio:
         """Verifiers of one name are one object in all searches: their weights are loaded once."""
         for name, _ in members:
             if name not in self._verifiers:
-                self._verifiers[name] = Named(name, plugins.make("verifier", name, {}))
+                self._verifiers[name] = Named(name, registry.make("verifier", name, {}))
         return [(self._verifiers[name], weight) for name, weight in members]
 
 

@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from genscale.report import score_curves as curves
-from genscale.runs import saved_run as kept
-from genscale.commands import show as showing
-from genscale.report.score_curves import Panel
+from genscale.commands import show
 from genscale.demo.jobs import Job
 from genscale.errors import Refusal
+from genscale.report import score_curves
+from genscale.report.score_curves import Panel
+from genscale.runs import saved_run
 
 SHARE = 10  # drawing takes at most one part in so many of the time
 
@@ -45,7 +45,7 @@ class LiveCurve:
 
 def drawn(job: Job, index: int) -> bytes:
     """A PNG: the searched score, and beside it each that was held out."""
-    run = kept.read(job.folder)
+    run = saved_run.read(job.folder)
     one = replace(run, finals=(run.finals[index],))
     if not one.finals[0]:
         raise Refusal("nothing is finished yet.")
@@ -53,7 +53,7 @@ def drawn(job: Job, index: int) -> bytes:
     bases: dict[int, dict[str, Any]] = (
         {} if base is None else {0: {"total": base.total, "report": base.report}}
     )
-    panels: list[Panel] = showing.panels(one, bases)
+    panels: list[Panel] = show.panels(one, bases)
     file = io.BytesIO()
-    curves.draw(panels, "", file)
+    score_curves.draw(panels, "", file)
     return file.getvalue()

@@ -10,12 +10,12 @@ from typing import Any
 import gradio as gr
 
 from genscale.demo import html as words
-from genscale.cli import catalog as listing
-from genscale.demo.live_curve import LiveCurve
-from genscale.demo.jobs import KEPT, Job, Studio
 from genscale.demo.form import Wish
+from genscale.demo.jobs import KEPT, Job, Studio
+from genscale.demo.live_curve import LiveCurve
 from genscale.errors import Refusal
 from genscale.pipelines.loading import EMBEDDED
+from genscale.plugins.catalog import plugin_records
 
 TITLE = "genscale"
 LOOK = 0.25  # seconds between two looks at a search
@@ -326,7 +326,7 @@ def _for_model(studio: Studio, name: str, prompt: str) -> list[Any]:
 
 
 def _about(sampler: str) -> str:
-    record = listing.plugin_records("sampler", sampler)[0]
+    record = plugin_records("sampler", sampler)[0]
     cost = f" Cost in NFE: {record['cost']}." if record.get("cost") else ""
     return f'<p class="gs-about">{escape(record["about"])}{escape(cost)}</p>'
 
@@ -335,6 +335,6 @@ def _options(sampler: str) -> str:
     rows = "".join(
         f"<tr><td>{escape(name)}={escape(str(option['default']))}</td>"
         f"<td>{escape(option['about'] or option['type'])}<br><small>{escape(option['type'])}</small></td></tr>"
-        for name, option in listing.plugin_records("sampler", sampler)[0]["options"].items()
+        for name, option in plugin_records("sampler", sampler)[0]["options"].items()
     )
     return f'<table class="gs-options">{rows}</table>'

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from genscale.demo.live_curve import LiveCurve
-from genscale.demo.jobs import Job, Studio
 from genscale.demo.html import FILES
+from genscale.demo.jobs import Job, Studio
+from genscale.demo.live_curve import LiveCurve
 
 TYPES = {
     ".png": "image/png",

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-from genscale.errors import Refusal
 from genscale.diffusion.mixtures import Mix, Moment, Source, Weighted, check_window
+from genscale.errors import Refusal
 
 BOTH = (Source(branch="uncond"), Source(branch="cond"))
 

@@ -20,9 +20,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
 from genscale.diffusion.interpolants import Interpolant, named
 from genscale.diffusion.noise_schedule import Level
+from genscale.errors import Refusal
 
 FORMS = "own, ode, ddim(eta), sde(churn, interpolant), glass(inner, rho)"
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from genscale.errors import Refusal
+from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import Candidate, Memory, Particles
-from genscale.protocol.interfaces import Graded, Prediction, Scores
 
 FILE = "archive.jsonl"
 

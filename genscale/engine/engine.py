@@ -13,18 +13,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
-from genscale.errors import BudgetExhausted, Refusal
 from genscale.engine.events import BatchHalved, Denoised, Event, Scored
 from genscale.engine.gradient_batches import Gradients
-from genscale.diffusion.kernels import Kernel
 from genscale.engine.ledger import Ledger
-from genscale.media import Media
-from genscale.engine.verifier_roles import Roles
-from genscale.protocol.particles import OWN, Particles
-from genscale.protocol.interfaces import Batch, Decode, Denoise, Gradient, Output, Prediction, Score, Scores, Solve
 from genscale.engine.search import Search
+from genscale.engine.verifier_roles import Roles
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.media import Media
+from genscale.protocol.answers import Prediction, Scores
+from genscale.protocol.batches import Batch, Decode, Output
+from genscale.protocol.particles import OWN, Particles
+from genscale.protocol.queries import Denoise, Gradient, Score, Solve
 
 
 @dataclass

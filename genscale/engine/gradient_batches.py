@@ -15,15 +15,17 @@ import torch
 from torch import Tensor
 
 from genscale.engine.archive import Archive
-from genscale.errors import BudgetExhausted, Refusal
 from genscale.engine.events import Denoised, Differentiated
 from genscale.engine.gradient_checks import digest, kind_of
 from genscale.engine.ledger import Ledger
-from genscale.media import Media
-from genscale.protocol.particles import Candidate, Particles
-from genscale.protocol.interfaces import Batch, Decode, Graded, Gradient, Output, Scores
 from genscale.engine.search import Search
 from genscale.engine.unrolled_calls import Unroll, pulled_back
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.media import Media
+from genscale.protocol.answers import Graded, Scores
+from genscale.protocol.batches import Batch, Decode, Output
+from genscale.protocol.particles import Candidate, Particles
+from genscale.protocol.queries import Gradient
 
 if TYPE_CHECKING:
     from genscale.engine.engine import Engine

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own
 from genscale.engine.process import PromptProcess
-from genscale.protocol.interfaces import Gradient
+from genscale.protocol.queries import Gradient
 
 ODE = Ddim(0.0)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from genscale.protocol.interfaces import BACKWARD
+from genscale.protocol.queries import BACKWARD
 
 
 @dataclass

@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
-from genscale.diffusion.mixtures import Mix, Moment, Source, combined, rate
+from genscale.diffusion.mixture_arithmetic import combined, rate
+from genscale.diffusion.mixtures import Mix, Moment, Source
 from genscale.diffusion.prediction import View
-from genscale.protocol.interfaces import Batch, Output
+from genscale.errors import Refusal
+from genscale.protocol.batches import Batch, Output
 
 
 class Mixer:

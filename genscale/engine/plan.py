@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from genscale.engine.budget import Budget
-from genscale.errors import BudgetExhausted
-from genscale.key import Key
-from genscale.engine.verifier_roles import Roles
-from genscale.protocol.particles import Particles
-from genscale.protocol.interfaces import Graded, Gradient, Prediction, Sampler, Score, Scores
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
+from genscale.engine.verifier_roles import Roles
+from genscale.errors import BudgetExhausted
+from genscale.key import Key
+from genscale.protocol.answers import Graded, Prediction, Scores
+from genscale.protocol.interfaces import Sampler
+from genscale.protocol.particles import Particles
+from genscale.protocol.queries import Gradient, Score
 
 
 @dataclass(frozen=True)

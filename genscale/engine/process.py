@@ -9,14 +9,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
 from genscale.diffusion.kernels import Glass, Kernel, Transition, ddim_step
-from genscale.key import Key
-from genscale.diffusion.mixtures import Mix, Moment, total
-from genscale.protocol.particles import OWN, Candidate, Memory, Particles
-from genscale.diffusion.prediction import View
-from genscale.protocol.interfaces import BACKWARD, Prediction, Solver
+from genscale.diffusion.mixture_arithmetic import total
+from genscale.diffusion.mixtures import Mix, Moment
 from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.prediction import View
+from genscale.errors import Refusal
+from genscale.key import Key
+from genscale.protocol.answers import Prediction
+from genscale.protocol.interfaces import Solver
+from genscale.protocol.particles import OWN, Candidate, Memory, Particles
+from genscale.protocol.queries import BACKWARD
 
 
 @dataclass(frozen=True)

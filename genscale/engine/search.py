@@ -9,18 +9,20 @@ from typing import Any
 
 import torch
 
+from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
-from genscale.errors import BudgetExhausted, Refusal
 from genscale.engine.gradient_checks import check_gradient
-from genscale.diffusion.kernels import Kernel
-from genscale.key import Key
+from genscale.engine.process import PromptProcess
+from genscale.engine.stopping import Rule, Stop, Stopped, Target, first_stop
 from genscale.engine.verifier_roles import Roles
+from genscale.errors import BudgetExhausted, Refusal
+from genscale.key import Key
+from genscale.protocol.answers import Graded, Prediction, Scores
+from genscale.protocol.interfaces import Sampler
 from genscale.protocol.particles import OWN, Particles, cat
 from genscale.protocol.population import Population
-from genscale.engine.process import PromptProcess
-from genscale.protocol.interfaces import Ask, Denoise, Graded, Gradient, Prediction, Sampler, Score, Scores, Solve
-from genscale.engine.stopping import Rule, Stop, Stopped, Target, first_stop
+from genscale.protocol.queries import Ask, Denoise, Gradient, Score, Solve
 
 
 @dataclass

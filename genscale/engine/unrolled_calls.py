@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
 from genscale.engine.gradient_checks import kernel_of
-from genscale.protocol.particles import Particles
 from genscale.engine.process import PromptProcess
-from genscale.protocol.interfaces import Batch, Gradient, Output, Prediction
+from genscale.errors import Refusal
+from genscale.protocol.answers import Prediction
+from genscale.protocol.batches import Batch, Output
+from genscale.protocol.particles import Particles
+from genscale.protocol.queries import Gradient
 
 
 class Unroll:

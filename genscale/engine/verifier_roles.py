@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal, VerifierError
 from genscale.engine.ledger import Ledger
+from genscale.errors import Refusal, VerifierError
 from genscale.media import Media
+from genscale.plugins import registry
 from genscale.protocol.interfaces import Verifier
 
 
@@ -224,3 +225,24 @@ def _shape(raw: Any) -> str:
 
 def _span(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+
+
+def panel(verifiers: Any, ensemble: str) -> Panel:
+    """The verifiers of one role: None, one, or a list of names, callables and pairs with weights."""
+    if verifiers is None:
+        return Panel((), ensemble)
+    if not isinstance(verifiers, list):
+        verifiers = [verifiers]
+    return Panel(tuple(_juror(v) for v in verifiers), ensemble)
+
+
+def _juror(verifier: Any) -> Juror:
+    weight = 1.0
+    if isinstance(verifier, tuple):
+        verifier, weight = verifier
+    if isinstance(verifier, str):
+        return Juror(verifier, registry.make("verifier", verifier, {}), float(weight))
+    if not callable(verifier):
+        raise Refusal(f"{verifier!r} is no verifier: give a name or a callable (media, prompts) -> scores.")
+    name = getattr(verifier, "name", None) or getattr(verifier, "__name__", None) or type(verifier).__name__
+    return Juror(str(name), verifier, float(weight))

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from genscale.plugins import registry as plugins
+from genscale.plugins import registry
 
 
 def explained(cls: type[Any], option: str) -> str:
     """Sentences: those of the cores that a preset is made of first, then its own. Empty where nothing is said."""
     docs = [inspect.cleandoc(c.__doc__ or "") for c in reversed(cls.__mro__) if is_dataclass(c)]
-    names = list(plugins.options(cls))
+    names = list(registry.options(cls))
     return " ".join(_sentence(text) for doc in docs if (text := told(doc, option, names)))
 
 

@@ -8,8 +8,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from genscale.plugins import registry as plugins
-from genscale.errors import Refusal
+from genscale.errors import Refusal, did_you_mean
+from genscale.plugins import registry
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -73,11 +73,11 @@ def field_types(cls: type[Any]) -> dict[str, Any]:
             f"the options of {getattr(cls, '__name__', cls)!r} cannot be read ({error}): its annotations must name "
             "what its module imports."
         ) from error
-    return {name: hints.get(name, str) for name in plugins.options(cls)}
+    return {name: hints.get(name, str) for name in registry.options(cls)}
 
 
 def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values (texts or JSON) as the fields' types; unknown names stay, for `plugins.make` to refuse."""
+    """Values (texts or JSON) as the fields' types; unknown names stay, for `registry.make` to refuse."""
     hints = field_types(cls)
     out = {}
     for option, value in values.items():
@@ -168,7 +168,7 @@ def _fail() -> Any:
 
 def _unknown(word: str, fields: Iterable[str], flags: Iterable[str]) -> Refusal:
     own = ["--" + name.replace("_", "-") for name in fields]
-    suggestion = plugins.did_you_mean(word.replace("_", "-"), [*own, *flags])
+    suggestion = did_you_mean(word.replace("_", "-"), [*own, *flags])
     return Refusal(
         f"option '{word}' is unknown{suggestion}; this sampler's own are {', '.join(own) or 'none'}."
     )

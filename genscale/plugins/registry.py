@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from genscale.errors import Refusal
+from genscale.errors import Refusal, did_you_mean
 
 KINDS = ("sampler", "verifier")
 
@@ -106,9 +105,3 @@ def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
         if isinstance(error, Refusal):
             raise
         raise Refusal(f"{kind} '{name}' refuses its options: {error}") from error
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """A question after the nearest known word, as in "... (did you mean 'clip'?)", or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.protocol.particles import Candidate
 from genscale.numerics.resampling import ess, log_mean_exp, normalised
+from genscale.protocol.particles import Candidate
 
 
 @dataclass(frozen=True, eq=False)

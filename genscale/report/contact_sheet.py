@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from genscale.runs import video_files as film
+from genscale.report import film_strip
 
 if TYPE_CHECKING:
     from genscale.media import Item
@@ -38,7 +38,7 @@ class Tile:
     def of(item: Item, *more: Any, **named: Any) -> Tile:
         """Of a picture, or of a clip's frames."""
         if isinstance(item, list):
-            return Tile(film.strip(item), *more, **{**named, "strip": True})
+            return Tile(film_strip.strip(item), *more, **{**named, "strip": True})
         return Tile(item, *more, **named)
 
 

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from genscale.report.contact_sheet import ACCENT, FAINT, FRAME, GAP, GROUND, INK, MARGIN, Font, fitted, font, scaled
+from genscale.report.contact_sheet import (
+    ACCENT,
+    FAINT,
+    FRAME,
+    GAP,
+    GROUND,
+    INK,
+    MARGIN,
+    Font,
+    fitted,
+    font,
+    scaled,
+)
 
 LABEL = 168  # width of the column of prompts
 LINE = 19  # height of a line of text

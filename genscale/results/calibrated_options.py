@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.results.calibration import Calibration
 from genscale.errors import Refusal
+from genscale.plugins import registry
+from genscale.results.calibration import Calibration
 
 
 def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> dict[str, Any]:
@@ -18,8 +18,8 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
     given: fields that the user set; they win. A sampler with a field `window` gets the window; of one with
     `rungs`, or whose class says by `previews_at` what its own word for them is, none is left before it.
     """
-    cls = plugins.load("sampler", sampler)
-    known = plugins.options(cls)
+    cls = registry.load("sampler", sampler)
+    known = registry.options(cls)
     field = next((n for n in ("window", "rungs", getattr(cls, "previews_at", "")) if n in known), None)
     if field is None:
         raise Refusal(

@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.numerics.rank_correlation import Agreement, agreement
 from genscale.errors import Refusal
 from genscale.key import Key
+from genscale.numerics.rank_correlation import Agreement, agreement
+from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
-from genscale.protocol.interfaces import Ask, Process, Score, Solve
+from genscale.protocol.queries import Ask, Score, Solve
 from genscale.results.result import SearchResult
 
 FILE = "calibration.json"

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genscale.results import result_figures as result_pictures
-from genscale.report import html_table
-from genscale.results.comparison import BASE, Comparison, Row, Scores
 from genscale.errors import Refusal
+from genscale.report import html_table
+from genscale.results import result_figures
+from genscale.results.comparison import BASE, Comparison, Row, Scores
 from genscale.results.result import SearchResult
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SideBySide:
 
     def plot(self, title: str = "") -> Figure:
         """Best score so far against NFE, searched and held out: means over prompts with 95 % intervals."""
-        return result_pictures.plot(self.results, title)
+        return result_figures.plot(self.results, title)
 
     @property
     def _note(self) -> str:
@@ -92,7 +92,7 @@ def compare(results: Mapping[str, Any]) -> SideBySide:
         Comparison(
             axis="search",
             prompts=first.prompts,
-            searched=result_pictures.searched(first) if common else None,
+            searched=result_figures.searched(first) if common else None,
             budget=str(first.budget) if len({str(r.budget) for r in found.values()}) == 1 else None,
             seed=first.seed,
             rows=tuple(rows),

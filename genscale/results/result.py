@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.ledger import Ledger
+from genscale.engine.search import Search
+from genscale.engine.stopping import Stopped, kl_of_best
 from genscale.media import Media
 from genscale.protocol.particles import OWN
 from genscale.protocol.population import Population
-from genscale.engine.search import Search
-from genscale.engine.stopping import Stopped, kl_of_best
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,23 +118,23 @@ class SearchResult:
 
         Of several prompts the mean with its 95 % interval, of one all candidates.
         """
-        from genscale.results import result_figures as result_pictures
+        from genscale.results import result_figures
 
         many = len(self.prompts)
         name = "best so far" if many == 1 else f"mean best of {many} prompts, 95 % interval"
-        return result_pictures.plot({name: self}, title or (self.prompts[0] if many == 1 else ""))
+        return result_figures.plot({name: self}, title or (self.prompts[0] if many == 1 else ""))
 
     def sheet(self, runners: int = 3, title: str = "") -> Image.Image:
         """A contact sheet of the first prompts: base, best, and as many runners-up as `scale(keep=)` has kept."""
-        from genscale.results import result_figures as result_pictures
+        from genscale.results import result_figures
 
-        return result_pictures.sheet(self, runners, title)
+        return result_figures.sheet(self, runners, title)
 
     def table(self, prompt: int = 0) -> list[dict[str, Any]]:
         """Finished candidates of a prompt, best first, as records (for a pandas.DataFrame, say)."""
-        from genscale.results import result_figures as result_pictures
+        from genscale.results import result_figures
 
-        return result_pictures.records(self, prompt)
+        return result_figures.records(self, prompt)
 
     def __repr__(self) -> str:
         finished = sum(s.finished for s in self.searches)
@@ -146,11 +146,11 @@ class SearchResult:
         return "1 prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} prompts"
 
     def _repr_html_(self) -> str:
-        from genscale.results import result_figures as result_pictures
         from genscale.report import html_table
+        from genscale.results import result_figures
 
         if len(self.prompts) > 1:
-            return html_table.table(result_pictures.summaries(self), repr(self))
-        shown = result_pictures.records(self)
+            return html_table.table(result_figures.summaries(self), repr(self))
+        shown = result_figures.records(self)
         more = f"; {len(shown) - ROWS} more candidates in .table()" if len(shown) > ROWS else ""
         return html_table.table(shown[:ROWS], f"{self.prompts[0]}: {self!r}{more}")

@@ -1,15 +1,14 @@
-"""A search result to look at: its curves, its contact sheet, its records."""
+"""A search result to look at: its score_curves, its contact sheet, its records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from genscale.report import contact_sheet
-from genscale.report import score_curves as curves
+from genscale.numerics.intervals import Mean
+from genscale.report import contact_sheet, score_curves
 from genscale.report.contact_sheet import Row, Tile
 from genscale.report.score_curves import Curve, Panel
-from genscale.numerics.intervals import Mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +22,7 @@ SEVERAL = 12  # prompts on a sheet
 
 def plot(results: Mapping[str, SearchResult], title: str = "") -> Figure:
     """Best score so far against NFE, of several searches of the same prompts, and what held-out verifiers say of it."""
-    return curves.figure(panels(results), title)
+    return score_curves.figure(panels(results), title)
 
 
 def panels(results: Mapping[str, SearchResult]) -> list[Panel]:

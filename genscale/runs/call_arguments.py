@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.errors import Refusal
+from genscale.errors import Refusal, did_you_mean
 from genscale.runs.request import Request
 
 _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "control-image"}
@@ -94,7 +93,7 @@ def _named_pictures(pictures: Mapping[str, Any], pipe: Any, taken: set[str]) -> 
 
 def _extra(extra: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, Any]:
     for name in extra:
-        hint = plugins.did_you_mean(name, taken)
+        hint = did_you_mean(name, taken)
         if name not in taken and (hint or "kwargs" not in taken):  # kwargs would swallow a slip of the pen
             raise Refusal(f"--pipeline-args: {type(pipe).__name__} takes no '{name}'{hint}.")
     return dict(extra)

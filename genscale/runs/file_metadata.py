@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from genscale.runs import video_files as film
 from genscale.errors import Refusal
+from genscale.runs import video_files
 
 
 def read(file: Path) -> dict[str, Any]:
     """The JSON inside. Refusal where there is none, or none that can be read."""
-    kind = "film" if file.suffix.lower() in film.CLIPS else "picture"
+    kind = "film" if file.suffix.lower() in video_files.CLIPS else "picture"
     try:
-        text = film.comment_of(file) if kind == "film" else _of_picture(file)
+        text = video_files.comment_of(file) if kind == "film" else _of_picture(file)
     except OSError as error:
         raise Refusal(f"{kind} '{file}' cannot be read: {error.strerror or f'it is no {kind}'}.") from None
     if not text:

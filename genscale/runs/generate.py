@@ -5,108 +5,20 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genscale.runs import video_files as film
-from genscale.runs import verifier_specs as jury
-from genscale.runs import outputs
-from genscale.plugins import registry as plugins
-from genscale.plugins import options as sampler_options
-from genscale.runs.call_arguments import arguments, pictures
-from genscale.engine.budget import Budget
-from genscale.errors import Refusal
 from genscale.engine.events import Event
-from genscale.engine.verifier_roles import ENSEMBLES
+from genscale.errors import Refusal
+from genscale.plugins import registry
+from genscale.runs import outputs
+from genscale.runs.call_arguments import arguments, pictures
 from genscale.runs.live_preview import Preview
+from genscale.runs.prepare import Parts, check, completed
 from genscale.runs.progress import Display
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
-from genscale.engine.stopping import Stop
-
-NONE = ("none",)  # --report none
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a request names, found and checked without loading a model."""
-
-    sampler: Any
-    verifiers: list[tuple[Any, float]]
-    select: list[tuple[Any, float]]
-    report: list[tuple[Any, float]]
-    budget: Budget | None
-    stop: Stop | None
-    pictures: dict[str, Any]
-
-    def lifted(self, k: int) -> Parts:
-        """For clips: verifiers of pictures see k frames."""
-        panels: dict[str, Any] = {
-            role: jury.lifted(getattr(self, role), k) for role in ("verifiers", "select", "report")
-        }
-        return replace(self, **panels)
-
-
-def completed(request: Request) -> Request:
-    """The request with the defaults of its model written out, and the sampler's options as their types."""
-    from genscale.pipelines.loading import EMBEDDED
-
-    cls = plugins.load("sampler", request.sampler)
-    fields = sampler_options.typed("sampler", request.sampler, cls, request.sampler_fields)
-    request = replace(request, sampler_fields=fields)
-    goes_with = EMBEDDED.get(request.model)
-    verifiers = request.verifiers or ("clip" if goes_with is None else goes_with.verifier,)
-    if goes_with is None:
-        return replace(request, verifiers=verifiers)
-    report = request.report
-    if not report and goes_with.report not in (*verifiers, *request.select):
-        report = (goes_with.report,)
-    return replace(
-        request,
-        verifiers=verifiers,
-        report=report,
-        steps=request.steps or goes_with.steps,
-        guidance=goes_with.guidance if request.guidance is None else request.guidance,
-        width=request.width or goes_with.size,
-        height=request.height or goes_with.size,
-        frames=request.frames or goes_with.frames,
-        fps=request.fps or goes_with.fps,
-        decode_batch=request.decode_batch
-        or (request.batch_size if goes_with.frames else None),  # clips are small
-        pipeline_args={
-            **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
-            **request.pipeline_args,
-        },
-    )
-
-
-def check(request: Request) -> Parts:
-    """Find everything that a completed request names; refuse what is not there or cannot be."""
-    if request.images < 1 or request.batch_size < 1:
-        raise Refusal("--images and --batch-size must be at least 1.")
-    unknown = [kind for kind in request.formats if kind not in film.FORMATS]
-    if unknown:
-        raise Refusal(f"--formats '{unknown[0]}' is unknown: give {', '.join(film.FORMATS)} or both.")
-    if request.mix or request.guide is not None:
-        from genscale.pipelines.mixture_sources import mix_of
-
-        mix_of(request.mix, request.guide)
-    if request.ensemble not in ENSEMBLES:
-        hint = plugins.did_you_mean(request.ensemble, ENSEMBLES)
-        raise Refusal(f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}.")
-    verifiers = jury.jury(request.verifiers)
-    if request.boxes is not None:
-        verifiers = jury.boxed(verifiers, request.boxes, request.prompts)
-    return Parts(
-        sampler=plugins.make("sampler", request.sampler, dict(request.sampler_fields)),
-        verifiers=verifiers,
-        select=jury.jury(request.select),
-        report=[] if request.report == NONE else jury.jury(request.report),
-        budget=None if request.budget is None else Budget.parse(request.budget),
-        stop=Stop.of(request.stop),
-        pictures=pictures(request),
-    )
 
 
 def plan(request: Request) -> dict[str, Any]:
@@ -224,7 +136,7 @@ def _plain(result: Any, request: Request, pipe: Any, parts: Parts) -> Any:
     if result.stopped is not None or all(result.base(i) is not None for i in range(len(result.prompts))):
         return None
     alone = replace(
-        parts, sampler=plugins.make("sampler", "best_of_n", {"candidates": 1}), budget=None, stop=None
+        parts, sampler=registry.make("sampler", "best_of_n", {"candidates": 1}), budget=None, stop=None
     )
     try:
         return scaled_pipe(pipe, request, alone).search(**arguments(pipe, request, parts.pictures))
@@ -280,7 +192,7 @@ def scaled_pipe(
     on_event: Callable[[Any], None] | None = None,
     halt: Callable[[], bool] | None = None,
 ) -> Any:
-    from genscale.pipelines import scale as scaling
+    from genscale.pipelines import scale
     from genscale.pipelines.loading import makes_clips
     from genscale.pipelines.mixture_sources import named_models
 
@@ -289,7 +201,7 @@ def scaled_pipe(
 
     place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}
     hub = {"variant": request.variant, "revision": None, "trust_remote_code": request.trust_remote_code}
-    return scaling.scale(
+    return scale.scale(
         pipe,
         sampler=parts.sampler,
         verifier=parts.verifiers,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from genscale import __version__
-from genscale.runs import video_files as film
-from genscale.runs import png_metadata as infotext
+from genscale.runs import png_metadata, video_files
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
 
@@ -31,12 +30,12 @@ def write(
     frames = item if isinstance(item, list) else [item]
     info = comment = None
     if isinstance(item, list):
-        again = again | {"clip": film.fingerprint(item)}
+        again = again | {"clip": video_files.fingerprint(item)}
     if request.metadata:
-        text = infotext.infotext(request, again["prompt"], frames[0].size, scheduler, __version__)
-        info, comment = infotext.png_info(text, again), infotext.as_json(again)
+        text = png_metadata.infotext(request, again["prompt"], frames[0].size, scheduler, __version__)
+        info, comment = png_metadata.png_info(text, again), png_metadata.as_json(again)
     folder.write(f"{stem}.png", lambda path: frames[0].save(path, format="PNG", pnginfo=info))
-    kinds = (request.formats or film.FORMATS) if isinstance(item, list) else ()
+    kinds = (request.formats or video_files.FORMATS) if isinstance(item, list) else ()
     for kind in kinds:
         folder.write(
             f"{stem}.{kind}", partial(_film, kind=kind, frames=frames, request=request, comment=comment)
@@ -47,7 +46,7 @@ def write(
 def _film(
     path: Path, kind: str, frames: Sequence[Image.Image], request: Request, comment: str | None
 ) -> None:
-    film.write(path, kind, frames, rate(request), comment)
+    video_files.write(path, kind, frames, rate(request), comment)
 
 
 def rate(request: Request) -> float:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from genscale.engine import archive
-from genscale.runs import request
 from genscale.errors import Refusal
+from genscale.runs import request
 
 
 @dataclass(eq=False)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from genscale.runs import video_files as film
-from genscale.errors import Refusal
 from genscale.engine.events import Event, Scored
+from genscale.errors import Refusal
+from genscale.report import film_strip
 from genscale.runs.run_folder import PREVIEW, RunFolder
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _still(media: Media, alone: bool) -> Image.Image:
     """The picture; a clip over time where it is alone, else its middle frame."""
     item = media[0]
     if isinstance(item, list):
-        return film.strip(item) if alone else item[len(item) // 2].convert("RGB")
+        return film_strip.strip(item) if alone else item[len(item) // 2].convert("RGB")
     return item.convert("RGB")
 
 

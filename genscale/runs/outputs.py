@@ -10,15 +10,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from genscale import __version__
-from genscale.report import contact_sheet
-from genscale.runs import image_files as pictures
-from genscale.plugins import registry as plugins
 from genscale.engine.archive import Entry, recipe
-from genscale.report.contact_sheet import Row, Tile
-from genscale.runs.request import Request
-from genscale.results.result import SearchResult
-from genscale.runs.run_folder import RunFolder
 from genscale.engine.stopping import Stop
+from genscale.plugins import registry
+from genscale.report import contact_sheet
+from genscale.report.contact_sheet import Row, Tile
+from genscale.results.result import SearchResult
+from genscale.runs import image_files
+from genscale.runs.request import Request
+from genscale.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from genscale.media import Item
@@ -98,14 +98,14 @@ def _write_prompt(
     stem = f"{i:03d}-" if len(result.prompts) > 1 else ""
     again = {"genscale": __version__, "versions": versions(), "request": request.as_dict(), **summary}
     files = [
-        pictures.write(folder, name, item, request, again | _shows(name, entry), scheduler)
+        image_files.write(folder, name, item, request, again | _shows(name, entry), scheduler)
         for n, (item, entry) in enumerate(best, 1)
         for name in (f"{stem}best" + (f"-{n}" if n > 1 else ""),)
     ]
     summary["files"] = {"best": [name for names in files for name in names]}
     summary["pictures"] = {names[0]: e.candidate.id for names, (_, e) in zip(files, best, strict=True)}
     if base is not None and own is not None:
-        summary["files"]["base"] = pictures.write(
+        summary["files"]["base"] = image_files.write(
             folder, f"{stem}base", own, request,
             again | _shows(f"{stem}base", base[1]) | {"is_base": True}, scheduler,
         )  # fmt: skip
@@ -139,7 +139,7 @@ def _shows(name: str, entry: Entry) -> dict[str, Any]:
 
 def sampler_record(request: Request, sampler: Any) -> dict[str, Any]:
     """The sampler's name and every field, defaults too."""
-    return {"name": request.sampler, **plugins.described(sampler)}
+    return {"name": request.sampler, **registry.described(sampler)}
 
 
 def versions() -> dict[str, str]:

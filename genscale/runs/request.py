@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.runs import file_metadata as provenance
-from genscale.plugins import options as sampler_options
 from genscale.errors import Refusal
+from genscale.plugins import options, registry
+from genscale.runs import file_metadata
 
 FILE = "request.json"
 # Fields that change how a run is done, not what comes out of it.
@@ -74,7 +73,7 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it, without what was left at its default."""
-        plain = json.loads(json.dumps(plugins.plain(asdict(self))))
+        plain = json.loads(json.dumps(registry.plain(asdict(self))))
         empty = json.loads(json.dumps(asdict(Request())))
         return {k: v for k, v in plain.items() if k == "model" or k == "sampler" or v != empty[k]}
 
@@ -106,10 +105,10 @@ def _differ(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bo
 
 def from_dict(data: Any, source: str) -> Request:
     """A request read from JSON; `source` names it in messages."""
-    types = sampler_options.field_types(Request)
+    types = options.field_types(Request)
     try:
         if data["prompts"]:
-            return Request(**{name: sampler_options.convert(v, types[name]) for name, v in data.items()})
+            return Request(**{name: options.convert(v, types[name]) for name, v in data.items()})
     except (KeyError, TypeError, ValueError):
         pass
     raise Refusal(f"'{source}' holds no request that this version of genscale can read.")
@@ -132,4 +131,4 @@ def load_folder(folder: Path) -> Request:
 
 def load_request(file: Path) -> Request:
     """The request in a picture or clip that genscale wrote. They travel, so it may not switch foreign code on."""
-    return replace(from_dict(provenance.read(file)["request"], str(file)), trust_remote_code=False)
+    return replace(from_dict(file_metadata.read(file)["request"], str(file)), trust_remote_code=False)

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genscale.runs import request as requests
 from genscale.errors import Refusal
+from genscale.runs import request as requests
 from genscale.runs.request import Request
 
 PREVIEW = "preview.png"

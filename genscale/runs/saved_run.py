@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from genscale.engine import archive
-from genscale.runs import generate as generation
-from genscale.runs import verifier_specs as jury
-from genscale.plugins import registry as plugins
-from genscale.runs import request as requests
 from genscale.engine.archive import candidate_of
-from genscale.runs.call_arguments import arguments
-from genscale.errors import Refusal
 from genscale.engine.verifier_roles import ENSEMBLES
+from genscale.errors import Refusal
+from genscale.plugins import registry
 from genscale.protocol.particles import OWN, Candidate
+from genscale.runs import generate, prepare, verifier_specs
+from genscale.runs import request as requests
+from genscale.runs.call_arguments import arguments
 from genscale.runs.request import Request
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Kept:
 def read(folder: Path) -> Kept:
     """Refusal where the folder holds no run, or none of its candidates is finished."""
     folder = folder.expanduser()
-    request = generation.completed(requests.load_folder(folder))
+    request = prepare.completed(requests.load_folder(folder))
     try:
         records = archive.read(folder)[1:]
         finals = tuple(_finals(folder, i, records, request) for i in range(len(request.prompts)))
@@ -110,7 +109,7 @@ def _finals(folder: Path, i: int, records: Sequence[dict[str, Any]], request: Re
 
 def _apart(finals: list[Final], request: Request) -> list[Final]:
     """Where finished candidates are independent draws, each has cost its share: a wave is scored as one."""
-    sampler = plugins.make("sampler", request.sampler, dict(request.sampler_fields))
+    sampler = registry.make("sampler", request.sampler, dict(request.sampler_fields))
     if not finals or not getattr(sampler, "independent", False):
         return finals
     whole = finals[-1].nfe
@@ -121,7 +120,7 @@ def _with_totals(finals: Sequence[Final], request: Request) -> tuple[Final, ...]
     """The numbers that pick, as the search had them; ranks are told of the whole pool."""
     if not finals or (request.ensemble != "rank" and not finals[0].select):
         return tuple(finals)
-    weights = jury.weights(request.select or request.verifiers)
+    weights = verifier_specs.weights(request.select or request.verifiers)
     names = list(finals[0].select or finals[0].scores)
     raw = torch.tensor([[(f.select or f.scores)[n] for n in names] for f in finals], dtype=torch.float64)
     each = torch.tensor([weights.get(n, 1.0) for n in names], dtype=torch.float64)
@@ -136,7 +135,7 @@ def shower(kept: Kept) -> Show:
     """Load the run's pipeline; a function that decodes finished candidates whose latents were kept."""
     from genscale.pipelines.decoding import decoder
 
-    pipe, parts = generation.pipe_alone(kept.request)
+    pipe, parts = generate.pipe_alone(kept.request)
     call = arguments(pipe, replace(kept.request, images=1), parts.pictures)
     decode = decoder(pipe, **call)
 

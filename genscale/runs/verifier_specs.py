@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genscale.plugins import registry as plugins
-from genscale.plugins import options as sampler_options
 from genscale.errors import Refusal
+from genscale.plugins import options as sampler_options
+from genscale.plugins import registry
 
 _FORM = re.compile(
     r"(?P<name>[\w.\-]+(?::[A-Za-z_][\w.]*)?)(?:\((?P<options>.*)\))?(?::(?P<weight>[-+.\deE]+))?"
@@ -33,17 +33,17 @@ def jury(specs: Sequence[str]) -> list[tuple[Any, float]]:
 
 def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str]) -> list[tuple[Any, float]]:
     """The same, looking at the regions of a boxes file, too; each by the texts of these prompts."""
-    cls = plugins.load("verifier", "boxes")
+    cls = registry.load("verifier", "boxes")
     boxes = cls.read(Path(file), prompts)
     return [(cls(made(v) if isinstance(v, str) else v, boxes), weight) for v, weight in members]
 
 
 def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
     """The same for clips: those that know pictures only (no `judges_clips`) see k frames and give the mean."""
-    frames = plugins.load("verifier", "frames")
+    frames = registry.load("verifier", "frames")
 
     def lift(verifier: Any) -> Any:
-        cls = plugins.load("verifier", verifier) if isinstance(verifier, str) else verifier
+        cls = registry.load("verifier", verifier) if isinstance(verifier, str) else verifier
         if getattr(cls, "judges_clips", False):
             return verifier
         return Named(verifier if isinstance(verifier, str) else verifier.name, frames(verifier, k=k))
@@ -53,7 +53,7 @@ def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, floa
 
 def made(name: str) -> Named:
     """A registered verifier with its defaults."""
-    return Named(name, plugins.make("verifier", name, {}))
+    return Named(name, registry.make("verifier", name, {}))
 
 
 def foreign(specs: Sequence[str]) -> list[str]:
@@ -105,11 +105,11 @@ def _member(spec: str) -> tuple[Any, float]:
     name, options, weight = _parts(spec)
     if ":" in name:
         return Named(name, _imported(name)), weight
-    cls = plugins.load("verifier", name)
+    cls = registry.load("verifier", name)
     if options is None:
         return name, weight
     values = sampler_options.pairs([part for part in re.split(r",\s*(?=\w+\s*=)", options) if part.strip()])
-    verifier = plugins.make("verifier", name, sampler_options.typed("verifier", name, cls, values))
+    verifier = registry.make("verifier", name, sampler_options.typed("verifier", name, cls, values))
     return Named(f"{name}({options})", verifier), weight
 
 

@@ -20,23 +20,23 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from genscale.plugins import registry as plugins
+from genscale.diffusion.noise_schedule import NoiseSchedule
+from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine
+from genscale.engine.ledger import Ledger
+from genscale.engine.process import Prior
+from genscale.engine.search import Search
+from genscale.engine.verifier_roles import Roles, panel
 from genscale.errors import Refusal
 from genscale.key import Key
-from genscale.engine.ledger import Ledger
 from genscale.media import Media
-from genscale.engine.verifier_roles import Roles
+from genscale.plugins import registry
+from genscale.protocol.batches import Batch, Output
+from genscale.protocol.interfaces import Sampler
 from genscale.protocol.particles import Memory, Particles
-from genscale.pipelines.scale import panel
-from genscale.diffusion.prediction import View
-from genscale.engine.process import Prior
-from genscale.protocol.interfaces import Batch, Output, Sampler
 from genscale.results.result import SearchResult
-from genscale.diffusion.noise_schedule import NoiseSchedule
-from genscale.engine.search import Search
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def search(
     """
     if steps < 1 or runs < 1:
         raise Refusal(f"steps={steps} and runs={runs} must be at least 1.")
-    sampler = plugins.make("sampler", sampler, {}) if isinstance(sampler, str) else sampler
+    sampler = registry.make("sampler", sampler, {}) if isinstance(sampler, str) else sampler
     roles = Roles(panel(verifier, "weighted"), report=panel(report, "weighted"))
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     keys = [Key.from_seed(seed).fold("prompt", i) for i in range(runs)]

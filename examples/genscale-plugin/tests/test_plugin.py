@@ -1,5 +1,5 @@
-"""The plug-ins against what can be worked out without them. No pipeline is needed: `genscale.toy.analytic` is a model whose
-answers are formulas, and a run takes milliseconds."""
+"""The plug-ins against what can be worked out without them. No pipeline is needed: `genscale.toy.analytic` is a
+model whose answers are formulas, and a run takes milliseconds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from genscale_plugin.antithetic import Antithetic
 from genscale_plugin.colour_share import ColourShare
 
 from genscale import Media, Refusal
+from genscale.plugins import registry
 from genscale.toy import analytic
-from genscale.plugins import registry as plugins
 
 MODEL = analytic.gaussian(16)
 FIRST = analytic.coordinate(0)
@@ -20,8 +20,8 @@ SCALE = float(MODEL.carry(torch.eye(16)[:1])[0, 0])  # the model's run is linear
 
 
 def test_genscale_finds_them() -> None:
-    assert plugins.make("sampler", "antithetic", {"candidates": 4}) == Antithetic(4)
-    assert plugins.make("verifier", "colour_share", {"colour": "blue"}) == ColourShare("blue")
+    assert registry.make("sampler", "antithetic", {"candidates": 4}) == Antithetic(4)
+    assert registry.make("verifier", "colour_share", {"colour": "blue"}) == ColourShare("blue")
 
 
 def test_a_pair_mirrors_each_other() -> None:

@@ -1,0 +1,168 @@
+"""Options of the particle filter: its fields, their checks, and the steps and kernels that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from genscale.algorithms.guided_proposal import NONE, THROUGH
+from genscale.algorithms.tempering import POTENTIALS, TEMPERS
+from genscale.algorithms.transition_kernels import outside
+from genscale.diffusion.kernels import Glass, Kernel, Own, Transition, parse
+from genscale.errors import Refusal
+from genscale.numerics.resampling import SCHEMES
+from genscale.protocol.answers import Prediction
+from genscale.protocol.interfaces import Process
+from genscale.protocol.particles import Particles
+
+Proposal = Callable[[Transition, Particles, Prediction, int], Transition]
+"""(the kernel's transition, particles, prediction, step) -> the transition to draw from instead."""
+
+
+@dataclass(frozen=True)
+class ParticleOptions:
+    """The fields that all presets share; each preset explains its own defaults.
+
+    particles: N that are kept at each selection; None: as many as one pass can have within the budget. children: M
+        tried for each of them (1: plain SMC).
+    group: "global", all compete with all; or "parent", each particle keeps one of its own children.
+    strength: of the tilt, in units of the verifier's spread (see scale); inf always keeps the best.
+    potential: "difference", "max", "sum" or "reward" (genscale.algorithms.tempering).
+    temper: how the strength grows along the run: "constant", "increasing", "adaptive" (keeps the ESS at the share
+        `ess`) or "damped" (by the posterior variance).
+    scheme: of resampling: "systematic", "ssp", "stratified", "residual", "multinomial" or "killing".
+    ess: resample where the effective sample size is at most this share of the particles; 1: always.
+    flatten: while weights collapse in the first half of the run, draw by flattened ones (arXiv 2510.05825).
+    kernel: of the steps between the first and the last scoring, where copies must part: "ddim(eta)",
+        "sde(churn, interpolant)" or "glass(inner, rho)".
+    rest: the kernel before and after: "own" is the pipeline's scheduler, "ode", or any of the above.
+    rebirth: kernel of the first step of copies, where it is not the same ("" if it is).
+    window: fractions of the run between which states are scored. interval: fraction of the run from one scoring to the
+        next; 0 scores at every step, 1 only at the end.
+    scale: what scores are divided by: "pool", the spread of the first scored pool; a number keeps the law exact.
+    gradient: let proposals follow the gradient of the score (genscale.algorithms.guided_proposal): "none"; "model"
+        differentiates through the denoiser; "decoder" holds its noise constant and costs no more NFE than "none". The
+        verifiers must be differentiable (Refusal else). Exact either way: the weights correct for the proposal.
+    push: strength of that gradient, where it is not the tilt's. reach: most standard deviations that it moves a step.
+    proposal: a function (transition, particles, prediction, step) -> Transition to draw from instead of the kernel's
+        own, corrected in the weights.
+
+    A budget that pays for more than one pass is spent on further ones, from fresh noise, and what is left in the end on
+    plain candidates.
+    """
+
+    particles: int | None = None
+    children: int = 1
+    group: str = "global"
+    strength: float = 10.0
+    potential: str = "difference"
+    temper: str = "constant"
+    scheme: str = "systematic"
+    ess: float = 0.5
+    flatten: bool = False
+    kernel: str | Kernel = "ddim(0.5)"
+    rest: str | Kernel = "own"
+    rebirth: str | Kernel = ""
+    window: tuple[float, float] = (0.2, 0.8)
+    interval: float = 0.2
+    scale: float | str = "pool"
+    gradient: str = NONE
+    push: float | None = None
+    reach: float = float("inf")
+    proposal: Proposal | None = field(default=None, metadata={"python_only": True})
+
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+
+    def __post_init__(self) -> None:
+        for option, known in (
+            ("potential", POTENTIALS), ("temper", TEMPERS), ("scheme", SCHEMES), ("group", ("global", "parent")),
+            ("gradient", THROUGH),
+        ):  # fmt: skip
+            if getattr(self, option) not in known:
+                raise Refusal(
+                    f"{option}='{getattr(self, option)}' is unknown: it is one of {', '.join(known)}."
+                )
+        if (self.particles is not None and self.particles < 1) or self.children < 1:
+            raise Refusal(
+                f"particles={self.particles} and children={self.children} must be at least 1 (or no particles)."
+            )
+        if not 0 < self.ess <= 1:
+            raise Refusal(f"ess={self.ess} must be a share of the particles in (0, 1]; 1 resamples always.")
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise Refusal(
+                f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.8."
+            )
+        if not 0 <= self.interval <= 1:
+            raise Refusal(f"interval={self.interval} must be a fraction of the run in [0, 1].")
+        if not self.strength >= 0:
+            raise Refusal(f"strength={self.strength} must be 0 or more; inf keeps the best.")
+        if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
+            raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
+        if self.scheme == "killing" and self.children > 1:
+            raise Refusal("scheme=killing keeps the number of particles, so it needs children=1.")
+        if self.strength == float("inf") and self.children == 1 and self.interval < 1:
+            raise Refusal(
+                "strength=inf keeps the best of each one's children, so it needs children of 2 or more."
+            )
+        if self.temper == "adaptive" and (self.potential != "difference" or self.ess == 1):
+            raise Refusal(
+                "temper=adaptive keeps the ESS at the share `ess`: it needs ess below 1 and potential=difference."
+            )
+        if self.push is None and self.gradient != NONE and self.strength == float("inf"):
+            raise Refusal("a gradient is followed with the tilt's strength, and inf is none: give push=100.")
+        if not self.reach > 0 or (self.push is not None and not 0 <= self.push < float("inf")):
+            raise Refusal(f"push={self.push} must be 0 or more, and reach={self.reach} above 0.")
+        if self.proposal is not None and not callable(self.proposal):
+            raise Refusal(
+                "proposal must be a function (transition, particles, prediction, step) -> Transition."
+            )
+        self._check_kernels()
+
+    def _check_kernels(self) -> None:
+        """Where copies are made, their futures must differ."""
+        parse(self.rest)
+        kernels = [parse(k) for k in (self.kernel, self.rebirth) if k]
+        if self.interval < 1 and all(k.deterministic for k in kernels):
+            raise Refusal(
+                f"kernel '{self.kernel}' is deterministic, and every branch of an ODE is the same: use "
+                "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or a search over initial noise such as best_of_n."
+            )
+        if self.interval < 1 and any(isinstance(k, Own) for k in kernels):
+            raise Refusal(
+                "kernel 'own' cannot be used where states are scored and branched: use kernel='ddim(0.5)' there, "
+                "and rest='own' for the steps before and after."
+            )
+        if any(isinstance(k, Glass) for k in kernels) and (self.rebirth or self._proposes):
+            raise Refusal(
+                "glass takes several model calls a step: use ddim or sde with rebirth, a gradient or a proposal."
+            )
+        if bool(self.rebirth) + (self.proposal is not None) + (self.gradient != NONE) > 1:
+            raise Refusal("rebirth, gradient and proposal all say how copies step: give one of them.")
+
+    @property
+    def _proposes(self) -> bool:
+        """Whether steps are drawn from another law than the kernel's."""
+        return self.proposal is not None or self.gradient != NONE
+
+    @property
+    def steep(self) -> bool:
+        """Whether states are scored with their gradient in one question; of children, only those that are kept."""
+        return self.gradient != NONE and self.children == 1
+
+    def scoring_steps(self, process: Process) -> list[int]:
+        """Steps at which states are scored. The clean end always is; the transition that leads there makes the
+        clean estimate itself, so its start is not scored a second time."""
+        last = process.model_steps - 2
+        if self.interval == 1:
+            return []
+        low, high = (f * process.model_steps for f in self.window)
+        if self.interval == 0:
+            return [s for s in range(1, last + 1) if low <= s <= high]
+        count = int((high - low) / (self.interval * process.model_steps) + 1e-9)
+        marks = {round(low + i * self.interval * process.model_steps) for i in range(count + 1)}
+        return sorted(s for s in marks if 1 <= s <= last)
+
+    def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
+        """(kernel, rest) on this process; None is the pipeline's own scheduler, where that can step."""
+        return parse(self.kernel), outside(process, self.rest, branched=self.interval < 1)

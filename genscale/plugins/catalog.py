@@ -1,0 +1,70 @@
+"""Samplers and verifiers as records: what they do, cost and cite, and their options."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import MISSING, Field
+from typing import Any
+
+from genscale.errors import Refusal
+from genscale.plugins import options, registry
+from genscale.plugins.docstrings import explained
+
+
+def plugin_records(kind: str, name: str | None = None) -> list[dict[str, Any]]:
+    """Every sampler or verifier (or the one named); one that cannot be loaded says why."""
+    names = list(registry.found(kind)) if name is None else [name]
+    return [_record(kind, n, strict=name is not None) for n in names]
+
+
+def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
+    try:
+        cls = registry.load(kind, name)
+        hints = options.field_types(cls)
+    except Refusal as error:
+        if strict:
+            raise
+        return {"name": name, "about": str(error), "options": {}}
+    text = inspect.getdoc(cls) or ""
+    record: dict[str, Any] = {
+        "name": name,
+        "about": text.split("\n")[0],
+        "options": {
+            n: {
+                "default": _default(f),
+                "type": options.describe(hints[n]),
+                "about": explained(cls, n),
+            }
+            for n, f in registry.options(cls).items()
+            if not f.metadata.get("python_only")
+        },
+    }
+    if kind == "sampler":
+        record["cost"] = _cost(text)
+        record["paper"] = _paper(text + "\n" + (inspect.getdoc(inspect.getmodule(cls)) or ""))
+        record["needs"] = sorted(getattr(cls, "needs", ()))
+    return record
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default is not MISSING:
+        value = field.default
+    elif field.default_factory is not MISSING:
+        value = field.default_factory()
+    else:
+        return "required"
+    return registry.plain(value)
+
+
+def _cost(doc: str) -> str:
+    match = re.search(r"Cost[^:\n]*: (.+?)(?=(?<!\.)[;.]\s|\.?\n\n|\Z)", doc, re.DOTALL)
+    return "" if match is None else " ".join(match[1].split()).rstrip(".")
+
+
+def _paper(doc: str) -> str:
+    """Where it is published: an arXiv number, or else the first "Name et al. year" that is cited."""
+    if match := re.search(r"arXiv[:\s]+(\d{4}\.\d{4,5})", doc):
+        return f"arXiv {match[1]}"
+    match = re.search(r"[A-Z][\w-]+(?:, [A-Z][\w-]+)*(?: et al\.| & [A-Z][\w-]+)? (?:19|20)\d\d\b", doc)
+    return "" if match is None else match[0]

@@ -1,0 +1,127 @@
+"""What a sampler is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's opinion at one noise level, canonical and float32: x = alpha x0 + sigma eps."""
+
+    x0: Tensor  # [n, *latent]
+    eps: Tensor  # [n, *latent]
+    rate: Tensor | None = (
+        None  # [n] float64, of a mix: d log w / d log(alpha / sigma), see genscale.diffusion.mixtures
+    )
+
+    def __len__(self) -> int:
+        return self.x0.shape[0]
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> Prediction:
+        i = rows if isinstance(rows, slice) else torch.as_tensor(list(rows), device=self.x0.device)
+        rate = self.rate
+        if rate is not None:
+            rate = rate[i if isinstance(i, slice) else i.to(rate.device)]
+        return Prediction(self.x0[i], self.eps[i], rate)
+
+    @staticmethod
+    def cat(parts: Sequence[Prediction]) -> Prediction:
+        rates = [p.rate for p in parts if p.rate is not None]
+        return Prediction(
+            torch.cat([p.x0 for p in parts]),
+            torch.cat([p.eps for p in parts]),
+            torch.cat(rates) if len(rates) == len(parts) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw scores of every search verifier, and the rule that makes one number of them.
+
+    raw: float64 [n, verifiers], higher is better. A rank ensemble depends on the pool that is compared,
+    so comparisons across rounds join the raw scores first: `Scores.cat([old, new]).total`.
+    """
+
+    raw: Tensor
+    combine: Callable[[Tensor], Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """One number a row [n], float64, for a comparison within this pool."""
+        return self.combine(self.raw)
+
+    def __len__(self) -> int:
+        return self.raw.shape[0]
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> Scores:
+        return Scores(self.raw[rows], self.combine)
+
+    @staticmethod
+    def cat(parts: Sequence[Scores]) -> Scores:
+        return Scores(torch.cat([p.raw for p in parts]), parts[0].combine)
+
+    def best(self) -> int:
+        """Row with the highest total; among equals the first."""
+        return int(torch.argmax(self.total))
+
+    def ranking(self) -> list[int]:
+        """Rows from best to worst; among equals the first comes first."""
+        return torch.sort(self.total, descending=True, stable=True).indices.tolist()
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Scores of clean estimates and their gradients, float32, detached.
+
+    gradient: of the combined score, d total / d x [n, *latent] (of `pull`: its pull-back). noises: the same for the
+    noises [transitions, n, *latent]. each: d raw / d x [verifiers, n, *latent], unweighted, and each_noises
+    [verifiers, transitions, n, *latent], if asked. x0: the clean estimates [n, *latent] that were scored.
+    prediction: of the first model call, for `process.move`. scores: None where `pull` was given.
+    """
+
+    gradient: Tensor
+    x0: Tensor
+    prediction: Prediction
+    scores: Scores | None = None
+    noises: Tensor | None = None
+    each: Tensor | None = None
+    each_noises: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.gradient.shape[0]
+
+    def __getitem__(self, rows: slice) -> Graded:
+        def second(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t[:, rows]
+
+        return Graded(
+            self.gradient[rows],
+            self.x0[rows],
+            self.prediction[rows],
+            None if self.scores is None else self.scores[rows],
+            second(self.noises),
+            second(self.each),
+            None if self.each_noises is None else self.each_noises[:, :, rows],
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Graded]) -> Graded:
+        def joined(name: str, dim: int) -> Tensor | None:
+            tensors = [getattr(p, name) for p in parts]
+            return None if tensors[0] is None else torch.cat(tensors, dim)
+
+        scores = [p.scores for p in parts if p.scores is not None]
+        return Graded(
+            torch.cat([p.gradient for p in parts]),
+            torch.cat([p.x0 for p in parts]),
+            Prediction.cat([p.prediction for p in parts]),
+            Scores.cat(scores) if scores else None,
+            joined("noises", 1),
+            joined("each", 1),
+            joined("each_noises", 2),
+        )

@@ -1,0 +1,98 @@
+"""Completes a request with defaults and checks everything that can be checked without loading a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from genscale.engine.budget import Budget
+from genscale.engine.stopping import Stop
+from genscale.engine.verifier_roles import ENSEMBLES
+from genscale.errors import Refusal, did_you_mean
+from genscale.plugins import options, registry
+from genscale.runs import verifier_specs, video_files
+from genscale.runs.call_arguments import pictures
+from genscale.runs.request import Request
+
+NONE = ("none",)  # --report none
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a request names, found and checked without loading a model."""
+
+    sampler: Any
+    verifiers: list[tuple[Any, float]]
+    select: list[tuple[Any, float]]
+    report: list[tuple[Any, float]]
+    budget: Budget | None
+    stop: Stop | None
+    pictures: dict[str, Any]
+
+    def lifted(self, k: int) -> Parts:
+        """For clips: verifiers of pictures see k frames."""
+        panels: dict[str, Any] = {
+            role: verifier_specs.lifted(getattr(self, role), k) for role in ("verifiers", "select", "report")
+        }
+        return replace(self, **panels)
+
+
+def completed(request: Request) -> Request:
+    """The request with the defaults of its model written out, and the sampler's options as their types."""
+    from genscale.pipelines.loading import EMBEDDED
+
+    cls = registry.load("sampler", request.sampler)
+    fields = options.typed("sampler", request.sampler, cls, request.sampler_fields)
+    request = replace(request, sampler_fields=fields)
+    goes_with = EMBEDDED.get(request.model)
+    verifiers = request.verifiers or ("clip" if goes_with is None else goes_with.verifier,)
+    if goes_with is None:
+        return replace(request, verifiers=verifiers)
+    report = request.report
+    if not report and goes_with.report not in (*verifiers, *request.select):
+        report = (goes_with.report,)
+    return replace(
+        request,
+        verifiers=verifiers,
+        report=report,
+        steps=request.steps or goes_with.steps,
+        guidance=goes_with.guidance if request.guidance is None else request.guidance,
+        width=request.width or goes_with.size,
+        height=request.height or goes_with.size,
+        frames=request.frames or goes_with.frames,
+        fps=request.fps or goes_with.fps,
+        decode_batch=request.decode_batch
+        or (request.batch_size if goes_with.frames else None),  # clips are small
+        pipeline_args={
+            **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
+            **request.pipeline_args,
+        },
+    )
+
+
+def check(request: Request) -> Parts:
+    """Find everything that a completed request names; refuse what is not there or cannot be."""
+    if request.images < 1 or request.batch_size < 1:
+        raise Refusal("--images and --batch-size must be at least 1.")
+    unknown = [kind for kind in request.formats if kind not in video_files.FORMATS]
+    if unknown:
+        raise Refusal(f"--formats '{unknown[0]}' is unknown: give {', '.join(video_files.FORMATS)} or both.")
+    if request.mix or request.guide is not None:
+        from genscale.pipelines.mixture_sources import mix_of
+
+        mix_of(request.mix, request.guide)
+    if request.ensemble not in ENSEMBLES:
+        hint = did_you_mean(request.ensemble, ENSEMBLES)
+        raise Refusal(f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}.")
+    verifiers = verifier_specs.jury(request.verifiers)
+    if request.boxes is not None:
+        verifiers = verifier_specs.boxed(verifiers, request.boxes, request.prompts)
+    return Parts(
+        sampler=registry.make("sampler", request.sampler, dict(request.sampler_fields)),
+        verifiers=verifiers,
+        select=verifier_specs.jury(request.select),
+        report=[] if request.report == NONE else verifier_specs.jury(request.report),
+        budget=None if request.budget is None else Budget.parse(request.budget),
+        stop=Stop.of(request.stop),
+        pictures=pictures(request),
+    )
