@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
@@ -21,7 +21,7 @@ from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.process import Prior
 from genscale.engine.search import Search
-from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.key import Key
 from genscale.media import Media
 from genscale.protocol.batches import Output
@@ -44,7 +44,7 @@ class Bed:
     schedule: NoiseSchedule
     kind: str
     kernel: Any
-    model: Callable[[Tensor, Level], Tensor]
+    model: Callable[[Tensor, NoiseLevel], Tensor]
     decode: Callable[[Tensor], Tensor]
     reward: Verifier
     limit: Any = None
@@ -115,7 +115,7 @@ def runs(
 def _searched(
     bed: Bed, sampler: Any, prompts: Sequence[str], nfe: int, seed: int, first: int, batch_size: int
 ) -> list[tuple[Search, Key]]:
-    roles, budget = Roles(Panel((Juror("reward", bed.reward),))), Budget(nfe=nfe)
+    roles, budget = Roles(VerifierSet((WeightedVerifier("reward", bed.reward),))), Budget(nfe=nfe)
     std = bed.schedule.level(0).sigma
     keys = [Key.from_seed(seed).fold("run", first + i) for i in range(len(prompts))]
     searches = []

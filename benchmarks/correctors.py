@@ -25,7 +25,7 @@ from benchmarks.lines import Line, Target
 from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.diffusion.kernels import Ddim
 from genscale.diffusion.mixture_arithmetic import combined, rate
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.key import Key
 from genscale.numerics.resampling import ess, log_mean_exp, normalised, resample
@@ -51,7 +51,7 @@ def particles(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(clean [n, d], log-weights [n]) of the sampler's own arithmetic, on even levels."""
     key = Key.from_seed(seed)
-    levels = [Level(1 - t, t) for t in (*even_times(steps, 50.0, 0.01), 0.0)]
+    levels = [NoiseLevel(1 - t, t) for t in (*even_times(steps, 50.0, 0.01), 0.0)]
     alpha, sigma = (torch.tensor([getattr(v, name) for v in levels]) for name in ("alpha", "sigma"))
     view = View(NoiseSchedule(alpha, sigma), "flow")
     x = key.fold("start").normal((n, d)).double() * levels[0].sigma / math.sqrt(math.fsum(weights))

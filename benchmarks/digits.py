@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.bed import Bed
 from genscale.diffusion.kernels import Ddim
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import Limit
 from genscale.media import Media
 
@@ -205,7 +205,7 @@ class World:
     judge: Classifier
 
     def bed(self, steps: int) -> Bed:
-        def model(x: Tensor, level: Level) -> Tensor:
+        def model(x: Tensor, level: NoiseLevel) -> Tensor:
             t = 2 / math.pi * math.atan2(level.sigma, level.alpha)
             return self.denoiser(x, torch.full((len(x),), t))
 

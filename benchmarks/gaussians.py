@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bed import Bed
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.media import Media
 
 FIRST = 1e-4  # alpha of the first level: the data are gone there
@@ -43,14 +43,14 @@ class Mixture:
         each = self.log_weights - _squares(x, self.means) / (2 * self.std**2)
         return torch.logsumexp(each, 1) - math.log(2 * math.pi * self.std**2)
 
-    def posterior(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, float]:
+    def posterior(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor, float]:
         """Of x0 given x_t: log weights [n, k] and means [n, k, 2] of the components, and their common variance."""
         var = (level.alpha * self.std) ** 2 + level.sigma**2
         gap = x[:, None] - level.alpha * self.means
         weight = (self.log_weights - gap.square().sum(-1) / (2 * var)).log_softmax(1)
         return weight, self.means + level.alpha * self.std**2 / var * gap, self.std**2 * level.sigma**2 / var
 
-    def clean(self, x: Tensor, level: Level) -> Tensor:
+    def clean(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """E[x0 | x_t = x]."""
         weight, mean, _ = self.posterior(x.double(), level)
         return (weight.exp()[..., None] * mean).sum(1)
@@ -117,10 +117,12 @@ class Exact:
     mixture: Mixture
     deterministic: bool = False
 
-    def calls(self, start: Level) -> int:
+    def calls(self, start: NoiseLevel) -> int:
         return 1
 
-    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> ExactStep:
+    def transition(
+        self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel
+    ) -> ExactStep:
         return ExactStep(self.mixture, x, start, stop)
 
 
@@ -134,8 +136,8 @@ class ExactStep:
 
     mixture: Mixture
     x: Tensor
-    start: Level
-    stop: Level
+    start: NoiseLevel
+    stop: NoiseLevel
     std: float = 1.0
 
     @property

@@ -38,7 +38,7 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 def run(pipe: Any, label: str, nfe: int, texts: list[str], options: Any) -> dict[str, Any]:
     name, fields = SEARCHES[label]
     scaled = genscale.scale(
-        pipe, name, "shapes_clip", report="shapes", budget=genscale.Budget(nfe=nfe), batch_size=64, **fields
+        pipe, name, "shapes_clip", held_out="shapes", budget=genscale.Budget(nfe=nfe), batch_size=64, **fields
     )
     row: dict[str, Any] = {"search": label, "nfe": nfe, "score": [], "judge": [], "calls": [], "spent": []}
     start = time.perf_counter()
@@ -51,7 +51,7 @@ def run(pipe: Any, label: str, nfe: int, texts: list[str], options: Any) -> dict
         for j, search in enumerate(output.search.searches):
             best = output.search.curve(j)[-1]
             row["score"].append(best["total"])
-            row["judge"].append(best["report"]["shapes"])
+            row["judge"].append(best["held_out"]["shapes"])
             row["calls"].append(search.calls)
             row["spent"].append(search.spent)
     row["seconds"] = (time.perf_counter() - start) / len(texts)

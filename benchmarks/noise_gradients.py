@@ -84,7 +84,7 @@ def compare(table: Table, pipe: Any, prompts: Any, label: str, nfe: int, options
     """One search with a budget of so many NFE a prompt, all prompts side by side."""
     name, fields = SEARCHES[label]
     scaled = genscale.scale(
-        pipe, name, "shapes_clip", report="shapes", budget=genscale.Budget(nfe=nfe),
+        pipe, name, "shapes_clip", held_out="shapes", budget=genscale.Budget(nfe=nfe),
         batch_size=options.batch_size, **fields,
     )  # fmt: skip
     seeds = [torch.Generator().manual_seed(options.seed + i) for i in range(len(prompts))]

@@ -151,7 +151,13 @@ def equal(table: Table, pipe: Any, prompts: Any, call: Any, label: str, nfe: int
 def search(pipe: Any, what: tuple[str, dict[str, Any]], nfe: int | None, options: Any) -> Any:
     budget = None if nfe is None else genscale.Budget(nfe=nfe)
     return genscale.scale(
-        pipe, what[0], "shapes_clip", report="shapes", budget=budget, batch_size=options.batch_size, **what[1]
+        pipe,
+        what[0],
+        "shapes_clip",
+        held_out="shapes",
+        budget=budget,
+        batch_size=options.batch_size,
+        **what[1],
     )
 
 
@@ -191,7 +197,7 @@ class Table:
                 "spent": statistics.fmean(p["spent"] for p in points),
                 "seconds": seconds,
                 "clip": [p["total"] for p in points],
-                "correct": [p["report"]["shapes"] for p in points],
+                "correct": [p["held_out"]["shapes"] for p in points],
             }
         )
 
@@ -199,7 +205,7 @@ class Table:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        report = {
+        held_out = {
             "options": {
                 k: str(v) for k, v in vars(options).items() if k not in ("json", "searches", "again")
             },
@@ -208,7 +214,7 @@ class Table:
             "rows": self.rows,
             "versions": {"genscale": genscale.__version__, "torch": torch.__version__},
         }
-        self.path.write_text(json.dumps(report, indent=1))
+        self.path.write_text(json.dumps(held_out, indent=1))
 
     def _rival(self, row: dict[str, Any]) -> dict[str, Any]:
         """best_of_n of the same budget where there is one, else the base."""

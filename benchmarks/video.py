@@ -50,7 +50,7 @@ def main() -> None:
         pipe,
         "best_of_n",
         ShapesVideoClip(),
-        report=MovingShapes(),
+        held_out=MovingShapes(),
         batch_size=options.batch_size,
         candidates=options.candidates,
     )
@@ -118,7 +118,7 @@ def rows_of(curves: list[Any], candidates: int) -> dict[int, dict[str, list[floa
         points = [[p for p in curve if p["candidate"] < n][-1] for curve in curves]
         rows[n] = {
             "searched": [p["total"] for p in points],
-            "correct": [p["report"]["moving_shapes"] for p in points],
+            "correct": [p["held_out"]["moving_shapes"] for p in points],
         }
     return rows
 
@@ -156,7 +156,7 @@ def table(rows: dict[int, dict[str, list[float]]], prompts: list[Prompt], each: 
 
 
 def save(options: Any, prompts: list[Prompt], rows: Any, each: int, seconds: float) -> None:
-    report = {
+    held_out = {
         "options": {k: str(v) for k, v in vars(options).items() if k not in ("json", "sheet")},
         "nfe_per_candidate": each,
         "seconds_a_prompt": round(seconds, 3),
@@ -168,7 +168,7 @@ def save(options: Any, prompts: list[Prompt], rows: Any, each: int, seconds: flo
         "versions": {"genscale": genscale.__version__, "torch": torch.__version__},
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report, indent=1) + "\n")
+    options.json.write_text(json.dumps(held_out, indent=1) + "\n")
 
 
 def sheet(

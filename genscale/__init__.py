@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genscale.engine.budget import Budget
-    from genscale.errors import BudgetExhausted, Refusal, VerifierError
+    from genscale.errors import BudgetExhausted, UsageError, VerifierError
     from genscale.key import Key
     from genscale.media import Media
     from genscale.pipelines.loading import load_pipeline
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "engine.budget": ("Budget",),
-    "errors": ("BudgetExhausted", "Refusal", "VerifierError"),
+    "errors": ("BudgetExhausted", "UsageError", "VerifierError"),
     "key": ("Key",),
     "media": ("Media",),
     "protocol.particles": ("Candidate", "Particles"),
@@ -68,12 +68,12 @@ __all__ = [
     "Particles",
     "Prediction",
     "Process",
-    "Refusal",
     "Sampler",
     "Scaled",
     "Score",
     "Scores",
     "Solve",
+    "UsageError",
     "Verifier",
     "VerifierError",
     "load_pipeline",

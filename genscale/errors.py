@@ -6,11 +6,14 @@ import difflib
 from typing import Any
 
 
-class Refusal(ValueError):
+class UsageError(ValueError):
     """A request that cannot be carried out. The command line prints it and exits with code 2."""
 
 
-class VerifierError(Refusal):
+Refusal = UsageError  # its name before 0.1.0
+
+
+class VerifierError(UsageError):
     """A verifier failed or gave something that is no score. Nothing is chosen on such a score."""
 
 

@@ -1,4 +1,4 @@
-"""The desk between an engine and a pipeline's loop."""
+"""The exchange between an engine and a pipeline's loop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from genscale.engine.engine import Engine
 from genscale.engine.mixture_batches import Mixer
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines.intercepted_call import Done
 from genscale.protocol.batches import Batch, Output
 
 
-class Desk:
+class BatchExchange:
     """Where the pipeline's loop fetches batches: keeps the open one, and what went wrong behind it.
 
     prepare: makes the pipeline's models ready for a batch with a graph. mixer: makes several of each of the engine's
@@ -62,7 +62,7 @@ class Desk:
         assert self.batch is not None
         smaller = self.engine.halve(len(self.batch.prompts))
         if smaller is None:
-            raise Refusal(
+            raise UsageError(
                 f"one latent does not fit into the accelerator's memory ({str(error).splitlines()[0]}): "
                 "use offloading, a smaller size or a smaller dtype."
             ) from error

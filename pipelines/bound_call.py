@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # perhaps with a number behind
@@ -27,15 +27,17 @@ class Arguments:
     def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.names = tuple(inspect.signature(type(pipe).__call__).parameters)[1:]
         if len(args) > len(self.names):
-            raise Refusal(f"{type(pipe).__name__} takes {len(self.names)} arguments, {len(args)} were given.")
+            raise UsageError(
+                f"{type(pipe).__name__} takes {len(self.names)} arguments, {len(args)} were given."
+            )
         given = dict(zip(self.names, args, strict=False))
         for name, value in kwargs.items():
             if name in given:
-                raise Refusal(f"'{name}' is given twice, by place and by name.")
+                raise UsageError(f"'{name}' is given twice, by place and by name.")
             if name not in self.names and name not in CALLBACKS:
                 meant = did_you_mean(name, set(self.names) - {"kwargs"})
                 if "kwargs" not in self.names or meant:
-                    raise Refusal(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
+                    raise UsageError(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
             given[name] = value
         self.results = 1
         for name in COUNTS:
@@ -43,7 +45,7 @@ class Arguments:
                 self.results = int(given.get(name) or 1)
                 given[name] = 1
         if self.results < 1:
-            raise Refusal(f"at least 1 result a prompt must be asked for, not {self.results}.")
+            raise UsageError(f"at least 1 result a prompt must be asked for, not {self.results}.")
         # Copies of lists, since some pipelines write into the ones they are given.
         self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
         self.generator = given.get("generator")
@@ -53,7 +55,7 @@ class Arguments:
         prompt = self.given.get("prompt")
         texts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
         if len(texts) not in (1, rows):
-            raise Refusal(f"{len(texts)} prompts made {rows} rows of latents: they cannot be matched.")
+            raise UsageError(f"{len(texts)} prompts made {rows} rows of latents: they cannot be matched.")
         return texts * rows if len(texts) == 1 else texts
 
     def quiet(self, **changes: Any) -> dict[str, Any]:
@@ -67,7 +69,7 @@ class Arguments:
         if not more:
             return dict(self.given)
         if self.given.get("prompt") is None:
-            raise Refusal(
+            raise UsageError(
                 "other prompts can only be mixed into a call that gives its own as text (prompt=...)."
             )
         order = [*range(rows), *(row for row, _ in more)]

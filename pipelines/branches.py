@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.intercepted_call import Conductor, Done, Templates, is_denoiser
+from genscale.pipelines.intercepted_call import Done, LoopDriver, Templates, is_denoiser
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.noise_interception import Replay
 from genscale.pipelines.row_gather import is_position, rows_of, sample_of
@@ -36,7 +36,7 @@ class Branches:
         return self.cond if branch == "cond" else 1 - self.cond
 
 
-class BranchProbe(Conductor):
+class BranchProbe(LoopDriver):
     """One pass over one step, with made-up outputs: a pattern in the branches `filled`, zeros in the others.
 
     Afterwards: calls, the rows of every call of a denoiser in that step; value, what the pipeline combined.
@@ -102,7 +102,7 @@ def told_apart(whole: BranchProbe, second: BranchProbe, rows: int) -> Branches:
     1 - w times; also where the norm is put back afterwards, or the sign is turned.
     """
     if sum(whole.calls) != 2 * rows or len(whole.calls) > 2:
-        raise Refusal(
+        raise UsageError(
             f"a step of {sum(whole.calls) // rows or 'no'} model calls a row in place of 2 has no two branches of "
             "classifier-free guidance: give the call a guidance scale above 1 (and a negative prompt, where the "
             "pipeline wants one for that)."
@@ -114,7 +114,7 @@ def told_apart(whole: BranchProbe, second: BranchProbe, rows: int) -> Branches:
     return Branches(len(whole.calls) == 1, int(share > 0.5))
 
 
-class Part:
+class BranchRows:
     """One branch's rows of what both were given.
 
     n: rows of one branch. sample: the denoiser's latents, of both.

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.placement import first_line
 
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
@@ -19,16 +19,16 @@ def load(model: str, dtype: Any, hub: dict[str, Any], known: Collection[str] = (
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():
-            raise Refusal(f"folder '{model}' is no diffusers pipeline: it has no model_index.json.")
+            raise UsageError(f"folder '{model}' is no diffusers pipeline: it has no model_index.json.")
         return _from_pretrained(str(path), dtype, hub)
     if path.is_file():
         return _single_file(path, dtype, hub)
     if path.suffix.lower() in FILES:
-        raise Refusal(f"model file '{model}' does not exist.")
+        raise UsageError(f"model file '{model}' does not exist.")
     looks_local = model.startswith((".", "/", "~"))
     if looks_local or not _HUB_ID.fullmatch(model):
         hint = did_you_mean(model, known)
-        raise Refusal(
+        raise UsageError(
             f"model '{model}' is unknown{hint}: give one of {', '.join(known)}, a diffusers folder, "
             "a .safetensors or .ckpt file, or a hub id such as owner/name."
         )
@@ -47,17 +47,17 @@ def _from_pretrained(model: str, dtype: Any, hub: dict[str, Any]) -> Any:
 def _single_file(path: Path, dtype: Any, hub: dict[str, Any]) -> Any:
     """A file holds weights only: diffusers infers of which pipeline; settings come from the hub's cache."""
     if path.suffix.lower() not in (".safetensors", ".ckpt"):
-        raise Refusal(f"model file '{path}' must be a .safetensors or .ckpt file of a whole pipeline.")
+        raise UsageError(f"model file '{path}' must be a .safetensors or .ckpt file of a whole pipeline.")
     import diffusers
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 
     try:
         checkpoint = load_single_file_checkpoint(str(path))
     except Exception as error:
-        raise Refusal(f"model file '{path}' cannot be read: {first_line(error)}") from error
+        raise UsageError(f"model file '{path}' cannot be read: {first_line(error)}") from error
     token = {"token": hub["token"]} if "token" in hub else {}
     if "device_map" in hub:
-        raise Refusal(f"model file '{path}' takes no device_map: use a device, or a diffusers folder.")
+        raise UsageError(f"model file '{path}' takes no device_map: use a device, or a diffusers folder.")
     try:
         kind = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]
         del checkpoint
@@ -76,16 +76,16 @@ def _dtype_word() -> str:
     return "dtype" if hasattr(utils, "_resolve_dtype") else "torch_dtype"
 
 
-def _refusal(model: str, error: Exception) -> Refusal:
+def _refusal(model: str, error: Exception) -> UsageError:
     """What went wrong at a load, in one sentence."""
     names, cause = set(), error
     while cause is not None and type(cause).__name__ not in names:
         names.add(type(cause).__name__)
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
     if "GatedRepoError" in names:
-        return Refusal(f"model '{model}' is gated: accept its licence on the hub and set HF_TOKEN.")
+        return UsageError(f"model '{model}' is gated: accept its licence on the hub and set HF_TOKEN.")
     if names & {"RepositoryNotFoundError", "RevisionNotFoundError"}:
-        return Refusal(f"model '{model}' is not on the hub, or needs a token (HF_TOKEN).")
+        return UsageError(f"model '{model}' is not on the hub, or needs a token (HF_TOKEN).")
     offline = {
         "ConnectError",
         "ConnectionError",
@@ -95,7 +95,9 @@ def _refusal(model: str, error: Exception) -> Refusal:
     }
     offline |= {"ProxyError", "ReadTimeout", "MaxRetryError", "HfHubHTTPError"}
     if names & offline or "connect" in str(error).lower():
-        return Refusal(f"model '{model}' is not on this machine, and the hub cannot be reached.")
+        return UsageError(f"model '{model}' is not on this machine, and the hub cannot be reached.")
     if "trust_remote_code" in str(error):
-        return Refusal(f"model '{model}' brings code of its own: look at it, then pass --trust-remote-code.")
-    return Refusal(f"model '{model}' cannot be loaded: {first_line(error)}")
+        return UsageError(
+            f"model '{model}' brings code of its own: look at it, then pass --trust-remote-code."
+        )
+    return UsageError(f"model '{model}' cannot be loaded: {first_line(error)}")

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from genscale.key import Key
 from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.intercepted_call import Conductor, Templates
+from genscale.pipelines.intercepted_call import LoopDriver, Templates
 from genscale.pipelines.probe import Probe
 
 
-class Decode(Conductor):
+class Decode(LoopDriver):
     """Lets the pipeline's own tail turn clean latents [n, *latent] into media.
 
     tail: key of random draws after the loop (some video decoders add noise); None: the pipeline's own draws.

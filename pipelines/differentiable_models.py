@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines.noise_interception import Intercept
 
 _NONE = object()
@@ -42,17 +42,17 @@ class Graphs:
         return own | dict(self.others)
 
     def prepare(self) -> None:
-        """Freeze, and let decoders checkpoint. Refusal: a model cannot be gone back through."""
+        """Freeze, and let decoders checkpoint. UsageError: a model cannot be gone back through."""
         if self.prepared:
             return
         for name, model in self.models.items():
             if getattr(model, "is_cache_enabled", False):
-                raise Refusal(
+                raise UsageError(
                     f"the pipeline's {name} caches parts of earlier answers, which have no gradient: call "
                     f"pipe.{name}.disable_cache() first."
                 )
             if any(p.is_inference() for p in model.parameters()):
-                raise Refusal(
+                raise UsageError(
                     f"the pipeline's {name} was loaded inside torch.inference_mode() and has no gradient: load it "
                     "outside."
                 )

@@ -31,7 +31,7 @@ class Memo:
 class PromptMemo:
     """Answers of a pipeline's `encode_prompt`, which tokenizes and looks for its models' device besides encoding.
 
-    Kept only where the call is told by its arguments and leaves nothing on the pipeline; given again only while
+    GatherCache only where the call is told by its arguments and leaves nothing on the pipeline; given again only while
     nobody has written into the answer.
     """
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from genscale.diffusion.guidance import FORMS, RULES, parse_call
-from genscale.diffusion.mixtures import Mix, Moment, Source
-from genscale.errors import Refusal, did_you_mean
+from genscale.diffusion.mixtures import Mix, MixtureContext, Source
+from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.model_variants import Perturbed
 
 SHORT = {
@@ -38,14 +38,14 @@ SHORT = {
 class Guider(Mix):
     """A guider of diffusers: an instance of `diffusers.guiders.BaseGuidance`.
 
-    Refusal: one that remembers earlier steps (momentum), since a search evaluates in another order.
+    UsageError: one that remembers earlier steps (momentum), since a search evaluates in another order.
     """
 
     guider: Any
 
     def __post_init__(self) -> None:
         if any("momentum" in option and value for option, value in self.guider.config.items()):
-            raise Refusal(
+            raise UsageError(
                 f"{type(self.guider).__name__} with momentum remembers earlier steps, which a search does not take in "
                 "order: leave the momentum out."
             )
@@ -67,23 +67,23 @@ class Guider(Mix):
     def sources(self) -> tuple[Source, ...]:
         return tuple(self._all.values())
 
-    def weights(self, moment: Moment) -> tuple[float, ...]:
+    def weights(self, moment: MixtureContext) -> tuple[float, ...]:
         """1 for what it wants at this moment. The model is called right after, with hooks that depend on it, too."""
         wanted = self._wanted(moment)
         return tuple(float(name in wanted) for name in self._all)
 
-    def _wanted(self, moment: Moment) -> list[str]:
+    def _wanted(self, moment: MixtureContext) -> list[str]:
         self.guider.set_state(moment.step, moment.steps, torch.tensor(0))
         asked = self.guider.prepare_inputs({"branch": (torch.tensor(0), torch.tensor(1))})
         return [getattr(block, self.guider._identifier_key) for block in asked]
 
-    def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor | None:
+    def join(self, moment: MixtureContext, outputs: Mapping[Source, Tensor]) -> Tensor | None:
         given = {name: outputs[self._all[name]] for name in self._wanted(moment)}
         try:
             joined: Tensor = self.guider.forward(**given).pred
         except RuntimeError as error:  # some take tokens [n, length, channels] only
             shape = list(next(iter(given.values())).shape)
-            raise Refusal(
+            raise UsageError(
                 f"{type(self.guider).__name__} of diffusers cannot join predictions of shape {shape}: {error}."
             ) from error
         return joined
@@ -97,7 +97,7 @@ class Guider(Mix):
             try:
                 put_in(module)
             except (ValueError, TypeError) as error:
-                raise Refusal(
+                raise UsageError(
                     f"{type(self.guider).__name__} of diffusers cannot perturb {type(module).__name__}: {error}"
                 ) from error
 
@@ -127,7 +127,7 @@ def guider(text: str) -> Guider:
     classes.pop("baseguidance", None)
     if name not in classes:
         known = {*RULES, *SHORT}
-        raise Refusal(
+        raise UsageError(
             f"guidance '{name}' is unknown{did_you_mean(name, known)}: give one of {', '.join(sorted(known))}, such as "
             f"{FORMS}."
         )
@@ -136,13 +136,13 @@ def guider(text: str) -> Guider:
     given = dict(zip(options, placed, strict=False)) | named
     unknown = sorted(set(given) - set(options))
     if unknown or len(placed) > len(options):
-        raise Refusal(
+        raise UsageError(
             f"guidance '{name}' has no option '{', '.join(unknown) or placed[-1]}': {', '.join(options)}."
         )
     try:
         return Guider(cls(**{k: _value(k, v) for k, v in given.items()}))
     except (ValueError, TypeError, ImportError) as error:
-        raise Refusal(f"guidance '{text}' is refused by diffusers: {error}") from error
+        raise UsageError(f"guidance '{text}' is refused by diffusers: {error}") from error
 
 
 def _value(option: str, text: str) -> Any:

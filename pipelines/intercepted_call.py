@@ -61,7 +61,7 @@ def is_denoiser(name: str) -> bool:
     return not any(word in name for word in ("controlnet", "adapter", "vae", "encoder"))
 
 
-class Conductor:
+class LoopDriver:
     """Base of the three: phases, the position in the loop, and the pipeline's draws.
 
     draws: what the loop's preparation draws, in order; None records real draws instead.
@@ -154,7 +154,7 @@ class Conductor:
             raise NotInvertible("it calls scheduler.step outside a loop over scheduler.timesteps")
         self.stepped = self.any_step = True
         # Pipelines run under no_grad, which sets the mode once, where they begin: it can be another from here to the
-        # next step. What the search does in between is without a graph; `visit` puts back the caller's mode.
+        # next step. What the search does in between is without a graph; `intercept` puts back the caller's mode.
         if self._mode is None:
             self._mode = torch.is_grad_enabled()
         torch.set_grad_enabled(self._mode)
@@ -243,24 +243,24 @@ class NotInvertible(Exception):
     """The pipeline's loop is not the loop of DESIGN 1.1; the message says which call broke the contract."""
 
 
-def visit(pipe: Any, arguments: dict[str, Any], conductor: Conductor) -> Any:
-    """Call the pipeline under a conductor. Returns its output, or None when the conductor ended the call."""
-    conductor.pipe, conductor.outside = pipe, dict(pipe.__dict__)
-    conductor.cached = forget_caches(pipe)  # of a call that was left in its loop
+def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
+    """Call the pipeline under a driver. Returns its output, or None when the driver ended the call."""
+    driver.pipe, driver.outside = pipe, dict(pipe.__dict__)
+    driver.cached = forget_caches(pipe)  # of a call that was left in its loop
     with ExitStack() as stack:
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         # Whatever a call leaves on the pipeline (guidance scale, step counts, the scheduler) is put back.
-        stack.callback(_replace, pipe.__dict__, conductor.outside)
-        stack.enter_context(steady_device(pipe, conductor.memo.device))
-        conductor.scheduler = stand_in(pipe.scheduler, conductor)
-        pipe.__dict__["scheduler"] = conductor.scheduler
+        stack.callback(_replace, pipe.__dict__, driver.outside)
+        stack.enter_context(steady_device(pipe, driver.memo.device))
+        driver.scheduler = stand_in(pipe.scheduler, driver)
+        pipe.__dict__["scheduler"] = driver.scheduler
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
-        stack.enter_context(watched(dict(pipe.components), conductor.watch))
+        stack.enter_context(watched(dict(pipe.components), driver.watch))
         if hasattr(pipe, "encode_prompt"):
-            pipe.__dict__["encode_prompt"] = _remembering(pipe, conductor)
+            pipe.__dict__["encode_prompt"] = _remembering(pipe, driver)
         stack.enter_context(true_indices(pipe))
-        stack.callback(conductor.stop_drawing)
-        conductor.start_drawing()
+        stack.callback(driver.stop_drawing)
+        driver.start_drawing()
         try:
             # Copies, since some pipelines write into the lists that they are given.
             return pipe(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
@@ -268,14 +268,14 @@ def visit(pipe: Any, arguments: dict[str, Any], conductor: Conductor) -> Any:
             return None
 
 
-def _remembering(pipe: Any, conductor: Conductor) -> Callable[..., Any]:
+def _remembering(pipe: Any, driver: LoopDriver) -> Callable[..., Any]:
     encode = pipe.encode_prompt
 
     @functools.wraps(encode)
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        if conductor.phase != BEFORE or torch.is_grad_enabled():
+        if driver.phase != BEFORE or torch.is_grad_enabled():
             return encode(*args, **kwargs)
-        return conductor.memo.prompts(pipe, encode, args, kwargs)
+        return driver.memo.prompts(pipe, encode, args, kwargs)
 
     return encode_prompt
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import genscale
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines import checkpoints, placement
 from genscale.pipelines.placement import first_line
 from genscale.quiet_libraries import quietly
@@ -35,7 +35,7 @@ class Embedded:
     guidance: float
     size: int = 64
     verifier: str = "shapes_clip"
-    report: str = "shapes"
+    held_out: str = "shapes"
     frames: int | None = None
     tokens: int | None = None
     fps: float | None = None
@@ -50,7 +50,7 @@ EMBEDDED: dict[str, Embedded] = {
         guidance=2.0,
         size=32,
         verifier="shapes_video_clip",
-        report="moving_shapes",
+        held_out="moving_shapes",
         frames=5,
         fps=4,
         tokens=16,
@@ -95,7 +95,7 @@ def load_pipeline(
         its image-to-image or inpainting sister, on the same weights.
     """
     if device_map is not None and (device is not None or offload is not None):
-        raise Refusal("device_map places the whole pipeline: leave device and offload out.")
+        raise UsageError("device_map places the whole pipeline: leave device and offload out.")
     place = placement.device_of(device)
     if offload is not None:
         placement.check_offload(offload, place)
@@ -147,14 +147,16 @@ def _sister(pipe: Any, pictures: Collection[str]) -> Any:
     try:
         return auto.from_pipe(pipe)
     except ValueError:
-        raise Refusal(f"{type(pipe).__name__} takes no {missing[0]}, and has no sister that does.") from None
+        raise UsageError(
+            f"{type(pipe).__name__} takes no {missing[0]}, and has no sister that does."
+        ) from None
 
 
 def _load_loras(pipe: Any, lora: Sequence[str], token: str | None) -> None:
     if not lora:
         return
     if not hasattr(pipe, "load_lora_weights"):
-        raise Refusal(f"{type(pipe).__name__} takes no LoRA.")
+        raise UsageError(f"{type(pipe).__name__} takes no LoRA.")
     names, scales = [], []
     for i, spec in enumerate(lora):
         match = re.fullmatch(r"(.+?)(?::([-+]?\d*\.?\d+))?", spec)
@@ -164,7 +166,7 @@ def _load_loras(pipe: Any, lora: Sequence[str], token: str | None) -> None:
         try:
             pipe.load_lora_weights(where[0], adapter_name=f"lora{i}", token=token, **where[1])
         except Exception as error:
-            raise Refusal(f"LoRA '{source}' cannot be loaded: {first_line(error)}") from error
+            raise UsageError(f"LoRA '{source}' cannot be loaded: {first_line(error)}") from error
         names.append(f"lora{i}")
         scales.append(scale)
     pipe.set_adapters(names, scales)

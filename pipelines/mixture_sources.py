@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from genscale.diffusion.guidance import FORMS, rule, weighted
-from genscale.diffusion.mixtures import Guided, Mix, Moment
+from genscale.diffusion.mixtures import Guided, Mix, MixtureContext
 from genscale.diffusion.prediction import View
 from genscale.engine.mixture_batches import Mixer
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines.guiders import Guider, guider
 from genscale.pipelines.model_variants import ADAPTER, BASE, Exchanged, Variant, variants
 
@@ -52,7 +52,7 @@ class Mixing:
         """NFE of one row at each step, from those of the pipeline's own call."""
         totals = []
         for step, own in enumerate(each):
-            weights = self.mix.weights(Moment.at(view, step, len(each)))
+            weights = self.mix.weights(MixtureContext.at(view, step, len(each)))
             active = [s for s, w in zip(self.mix.sources, weights, strict=True) if w != 0]
             totals.append(sum(own if s.branch is None else of_branch(step) for s in active))
         return totals
@@ -71,7 +71,7 @@ def mix_of(mix: Mix | str | Sequence[str] | None, guide: Any) -> Mix | None:
         guide = rule(guide) or guider(guide)
     elif guide is not None and not isinstance(guide, Mix):
         if not hasattr(guide, "prepare_inputs"):
-            raise Refusal(
+            raise UsageError(
                 f"guide={guide!r} is no rule of guidance: give text such as {FORMS}, or a guider of diffusers."
             )
         guide = Guider(guide)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.intercepted_call import is_denoiser
 
 BASE, ADAPTER = "base", "adapter:"
@@ -99,7 +99,7 @@ def variants(pipe: Any, names: set[str], models: Mapping[str, Any]) -> dict[str,
     """A variant for each of the names that a mix asks for; "" is the pipeline's own and needs none.
 
     models: pipelines or modules by name. "base" is the pipeline with all adapters off, "adapter:NAME" with just that
-    one on. Refusal: a name that is neither, a model that does not fit.
+    one on. UsageError: a name that is neither, a model that does not fit.
     """
     return {name: _variant(pipe, name, models) for name in sorted(names - {""})}
 
@@ -111,7 +111,7 @@ def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
     loaded = {a for m in denoisers(pipe).values() for layer in _adapted(m) for a in layer.scaling}
     if name == BASE:
         if not loaded:
-            raise Refusal(
+            raise UsageError(
                 "model 'base' is the pipeline with its adapters off, but none are loaded (or they are fused): "
                 "load a LoRA, or give models={'base': ...}."
             )
@@ -119,13 +119,13 @@ def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
     if name.startswith(ADAPTER):
         adapter = name.removeprefix(ADAPTER)
         if adapter not in loaded:
-            raise Refusal(
+            raise UsageError(
                 f"adapter '{adapter}' is not loaded{did_you_mean(adapter, loaded)}: there "
                 f"{'is none' if not loaded else 'are ' + ', '.join(sorted(loaded))}."
             )
         return Switched((adapter,))
     known = {*models, BASE}
-    raise Refusal(
+    raise UsageError(
         f"the mix asks for model '{name}', which was not given{did_you_mean(name, known)}: give "
         f"models={{'{name}': ...}}."
     )
@@ -146,16 +146,18 @@ def _fitting(pipe: Any, name: str, other: Any) -> dict[str, nn.Module]:
     own = denoisers(pipe)
     if isinstance(other, nn.Module):
         if len(own) != 1:
-            raise Refusal(
+            raise UsageError(
                 f"model '{name}' is one module, but {type(pipe).__name__} has {', '.join(own)}: give a pipeline."
             )
         found = {next(iter(own)): other}
     elif hasattr(other, "components"):
         found = {n: m for n, m in denoisers(other).items() if n in own}
     else:
-        raise Refusal(f"model '{name}' must be a diffusers pipeline or a module, not {type(other).__name__}.")
+        raise UsageError(
+            f"model '{name}' must be a diffusers pipeline or a module, not {type(other).__name__}."
+        )
     if not found:
-        raise Refusal(
+        raise UsageError(
             f"model '{name}' ({type(other).__name__}) has no {' or '.join(own) or 'denoiser'} to put in place of "
             f"{type(pipe).__name__}'s."
         )
@@ -163,7 +165,7 @@ def _fitting(pipe: Any, name: str, other: Any) -> dict[str, nn.Module]:
         for field in ("in_channels", "out_channels"):
             mine, its = (getattr(getattr(m, "config", None), field, None) for m in (own[part], module))
             if mine != its and None not in (mine, its):
-                raise Refusal(
+                raise UsageError(
                     f"model '{name}' has {its} {field.replace('_', ' ')}, {type(pipe).__name__} has {mine}: "
                     "they do not share a latent space."
                 )

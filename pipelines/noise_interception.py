@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 _LIKE = (torch.randn_like,)
 
@@ -105,7 +105,7 @@ class Replay:
                 if self._row == n:
                     self._at, self._row = self._at + 1, 0
                 return noise[row : row + 1]
-        raise Refusal(
+        raise UsageError(
             f"the pipeline draws other noise at every call (draw {j + 1} now has shape {list(shape)}): "
             "it cannot be searched."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 
 OFFLOADS = ("model", "sequential", "group")
 DENOISERS = ("transformer", "transformer_2", "unet", "prior", "decoder")
@@ -27,11 +27,11 @@ def device_of(device: Any) -> Any:
     try:
         place = torch.device(device)
     except RuntimeError:
-        raise Refusal(f"device '{device}' is unknown: give cpu, cuda, cuda:1 or mps.") from None
+        raise UsageError(f"device '{device}' is unknown: give cpu, cuda, cuda:1 or mps.") from None
     try:
         torch.empty(0, device=place)
     except Exception:
-        raise Refusal(f"device '{device}' is not there: torch sees no such accelerator.") from None
+        raise UsageError(f"device '{device}' is not there: torch sees no such accelerator.") from None
     return place
 
 
@@ -48,7 +48,7 @@ def dtype_of(dtype: Any, place: Any) -> Any:
         return torch.bfloat16 if bf16 else torch.float16
     found = getattr(torch, _DTYPES.get(str(dtype), str(dtype)), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise Refusal(f"dtype '{dtype}' is unknown: give auto, float32, bfloat16 or float16.")
+        raise UsageError(f"dtype '{dtype}' is unknown: give auto, float32, bfloat16 or float16.")
     return found
 
 
@@ -56,9 +56,9 @@ def check_offload(how: str, place: Any) -> None:
     """Refuse before anything is loaded."""
     if how not in OFFLOADS:
         hint = did_you_mean(how, OFFLOADS)
-        raise Refusal(f"offload '{how}' is unknown{hint}: give one of {', '.join(OFFLOADS)}.")
+        raise UsageError(f"offload '{how}' is unknown{hint}: give one of {', '.join(OFFLOADS)}.")
     if place.type == "cpu":
-        raise Refusal(
+        raise UsageError(
             "offload moves weights between an accelerator and the CPU: there is no accelerator here."
         )
 
@@ -75,14 +75,14 @@ def offload(pipe: Any, how: str, place: Any) -> None:
 
 
 def decode_in_parts(pipe: Any, tiling: bool, slicing: bool) -> None:
-    """Less memory for decoding. Refusal where the autoencoder cannot."""
+    """Less memory for decoding. UsageError where the autoencoder cannot."""
     vae: Any = getattr(pipe, "vae", None)
     for asked, method in ((tiling, "enable_tiling"), (slicing, "enable_slicing")):
         if not asked:
             continue
         if not hasattr(vae, method):
             option = f"vae_{method.removeprefix('enable_')}"
-            raise Refusal(f"{type(pipe).__name__} has no autoencoder that can do {option}: leave it out.")
+            raise UsageError(f"{type(pipe).__name__} has no autoencoder that can do {option}: leave it out.")
         getattr(vae, method)()
     if tiling and hasattr(vae, "use_framewise_decoding"):  # tiles over time: some frames after the other
         vae.use_framewise_decoding = True
@@ -101,20 +101,20 @@ def set_attention(pipe: Any, attention: str) -> None:
     if attention not in known:
         public = ", ".join(name for name in known if not name.startswith("_"))
         hint = did_you_mean(attention, known)
-        raise Refusal(f"attention '{attention}' is unknown{hint}: there are {public}.")
+        raise UsageError(f"attention '{attention}' is unknown{hint}: there are {public}.")
     for module in _denoisers(pipe):
         try:
             if "UNet" in type(module).__name__:
                 _set_unet_attention(module, attention)
             else:
                 module.set_attention_backend(attention)
-        except Refusal:
+        except UsageError:
             raise
         except ImportError as error:
             package = "genscale[xformers]" if attention == "xformers" else attention
-            raise Refusal(f"attention '{attention}' needs a package: pip install '{package}'.") from error
+            raise UsageError(f"attention '{attention}' needs a package: pip install '{package}'.") from error
         except Exception as error:
-            raise Refusal(f"attention '{attention}' cannot be used here: {first_line(error)}") from error
+            raise UsageError(f"attention '{attention}' cannot be used here: {first_line(error)}") from error
 
 
 def _set_unet_attention(unet: Any, attention: str) -> None:
@@ -122,7 +122,7 @@ def _set_unet_attention(unet: Any, attention: str) -> None:
     if attention == "xformers":
         unet.enable_xformers_memory_efficient_attention()
     elif attention != "native":  # native is what they start with
-        raise Refusal(f"attention '{attention}' is for transformers: a U-Net takes xformers or native.")
+        raise UsageError(f"attention '{attention}' is for transformers: a U-Net takes xformers or native.")
 
 
 def compile_denoisers(pipe: Any) -> None:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.intercepted_call import Conductor, Done, Templates, is_denoiser
+from genscale.pipelines.intercepted_call import Done, LoopDriver, Templates, is_denoiser
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.noise_interception import Replay
 from genscale.pipelines.row_gather import rows_of, sample_of
 from genscale.pipelines.scheduler_proxy import own
 
 
-class Probe(Conductor):
+class Probe(LoopDriver):
     """Walks the loop once with the denoiser skipped, to learn what a run needs to know.
 
     latents: the pipeline's own initial latents [R, *latent]. evaluations: rows through the denoiser at each step.

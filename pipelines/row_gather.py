@@ -40,7 +40,7 @@ def rows_of(sample: Any) -> int:
     return len(sample) if isinstance(sample, list) else int(sample.shape[0])
 
 
-class Kept:
+class GatherCache:
     """What was gathered at one step, for the next: pipelines give their models the same conditioning at every step."""
 
     def __init__(self) -> None:

@@ -15,17 +15,17 @@ from genscale.diffusion.prediction import View
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.process import Prior
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
-from genscale.pipelines.batch_exchange import Desk
+from genscale.pipelines.batch_exchange import BatchExchange
 from genscale.pipelines.bound_call import Arguments, root_seeds
 from genscale.pipelines.branches import Branches, BranchProbe, told_apart
 from genscale.pipelines.decode import Decode
 from genscale.pipelines.differentiable_models import Graphs
 from genscale.pipelines.encoder_cache import Memo
 from genscale.pipelines.initial_latents import find_prior
-from genscale.pipelines.intercepted_call import Conductor, Interrupted, NotInvertible, Templates, visit
+from genscale.pipelines.intercepted_call import Interrupted, LoopDriver, NotInvertible, Templates, intercept
 from genscale.pipelines.mixture_sources import Mixing
 from genscale.pipelines.noise_interception import Replay, joined
 from genscale.pipelines.output_media import as_media, joined_outputs, length
@@ -49,7 +49,7 @@ class Run:
         self, pipe: Any, arguments: Arguments, mix: Mix | None = None, models: Mapping[str, Any] | None = None
     ) -> None:
         if getattr(pipe, "scheduler", None) is None:
-            raise Refusal(
+            raise UsageError(
                 f"{type(pipe).__name__} has no scheduler, so there is no denoising loop to search: "
                 "use a diffusion or flow pipeline."
             )
@@ -82,9 +82,9 @@ class Run:
             probe = Probe(self.memo, self.templates, given)
             state = generator_states(self.arguments.generator)
             try:
-                visit(self.pipe, given | callbacks, probe)
+                intercept(self.pipe, given | callbacks, probe)
                 break
-            except Refusal:
+            except UsageError:
                 raise
             except Exception as error:
                 if isinstance(error, NotInvertible) or not guessing:
@@ -98,14 +98,14 @@ class Run:
             raise self._not_invertible("it never calls scheduler.step")
         return probe
 
-    def _visit(self, given: dict[str, Any], conductor: Conductor) -> Any:
+    def _visit(self, given: dict[str, Any], driver: LoopDriver) -> Any:
         try:
-            return visit(self.pipe, given, conductor)
+            return intercept(self.pipe, given, driver)
         except NotInvertible as error:
             raise self._not_invertible(str(error)) from error
 
-    def _not_invertible(self, why: str) -> Refusal:
-        return Refusal(
+    def _not_invertible(self, why: str) -> UsageError:
+        return UsageError(
             f"{type(self.pipe).__name__} cannot be searched: {why}; genscale needs a pipeline that iterates over "
             "scheduler.timesteps and calls scheduler.step once for each."
         )
@@ -116,7 +116,7 @@ class Run:
             given = self.arguments.quiet(latents=None)
             probe = Probe(self.memo, self.templates, given, whole=False)
             state = torch.get_rng_state()
-            visit(self.pipe, given, probe)
+            intercept(self.pipe, given, probe)
             torch.set_rng_state(state)
             assert probe.latents is not None
             found = find_prior(probe.latents, joined(probe.draws, self.rows), self._begin)
@@ -126,7 +126,7 @@ class Run:
     def _begin(self, draws: list[Tensor]) -> Tensor:
         given = self.arguments.quiet(latents=None)
         probe = Probe(self.memo, self.templates, given, Replay(draws, self.rows), whole=False)
-        visit(self.pipe, given, probe)
+        intercept(self.pipe, given, probe)
         assert probe.latents is not None
         return probe.latents
 
@@ -153,7 +153,7 @@ class Run:
         return None
 
     def branches(self) -> Branches:
-        """How the pipeline evaluates the two branches of classifier-free guidance. Refusal where it does not."""
+        """How the pipeline evaluates the two branches of classifier-free guidance. UsageError where it does not."""
         if self._branches is None:
             each = [e // self.rows for e in self.probe.evaluations]
             step = each.index(2) if 2 in each else 0
@@ -178,7 +178,7 @@ class Run:
         """NFE of one branch at a step."""
         self.branches()
         if self.probe.evaluations[step] != 2 * self.rows:
-            raise Refusal(
+            raise UsageError(
                 f"{type(self.pipe).__name__} evaluates no two branches of classifier-free guidance at step {step}."
             )
         return 1
@@ -242,39 +242,39 @@ class Run:
             if self.mixing is None
             else self.mixing.mixer(self.view(), len(self.probe.evaluations), rated)
         )
-        desk = Desk(engine, self.graphs.prepare, mixer)
-        while not desk.closed:
-            composition = desk.batch.prompts if self.one_row_a_latent and desk.batch else None
+        exchange = BatchExchange(engine, self.graphs.prepare, mixer)
+        while not exchange.closed:
+            composition = exchange.batch.prompts if self.one_row_a_latent and exchange.batch else None
             given = self.arguments.extended(self.rows, more) | {"generator": None}
             given = {k: v for k, v in given.items() if k in self.arguments.names}
             if composition is not None:
                 given = self.arguments.composed(given, len(of_call), composition)
             rows = of_call if composition is None else tuple(of_call[i] for i in composition)
             replay = self.probe.replay_for(None if rows == tuple(range(self.rows)) else rows)
-            conductor = Serve(
-                self.memo, self.templates, self.probe, self.solver, len(rows), desk.ask, self.level_of,
+            driver = Serve(
+                self.memo, self.templates, self.probe, self.solver, len(rows), exchange.ask, self.level_of,
                 self.graphs, self.branches, replay, self.mixing, composition,
             )  # fmt: skip
-            given |= _callbacks(self.arguments, conductor)
+            given |= _callbacks(self.arguments, driver)
             try:
-                visit(self.pipe, given, conductor)
-                if not desk.closed and desk.error is None and not conductor.prompts:
+                intercept(self.pipe, given, driver)
+                if not exchange.closed and exchange.error is None and not driver.prompts:
                     raise self._not_invertible("its loop does not go on")
             except torch.cuda.OutOfMemoryError as error:
-                desk.halve(error)
+                exchange.halve(error)
             except NotElastic:
                 self.one_row_a_latent = True
             except (KeyboardInterrupt, Interrupted):
                 return self._stopped(engine)
             except Exception:
-                own_rows = desk.batch is not None and desk.batch.prompts == tuple(range(len(of_call)))
-                if desk.error is not None or composition is not None or own_rows:
+                own_rows = exchange.batch is not None and exchange.batch.prompts == tuple(range(len(of_call)))
+                if exchange.error is not None or composition is not None or own_rows:
                     raise
                 self.one_row_a_latent = True
-            if desk.error is not None:
-                if isinstance(desk.error, KeyboardInterrupt):
+            if exchange.error is not None:
+                if isinstance(exchange.error, KeyboardInterrupt):
                     return self._stopped(engine)
-                raise desk.error
+                raise exchange.error
         return None
 
     def _stopped(self, engine: Engine) -> str:
@@ -302,7 +302,7 @@ class Run:
         return as_media(self._tail(given, latents, prompts, Key((0,)).fold("tail")))
 
     def _decode_graph(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
-        """Refusal: the tail does not keep the graph."""
+        """UsageError: the tail does not keep the graph."""
         why = "gives no tensors of pixels in [0, 1]"
         self.graphs.prepare()
         try:
@@ -311,13 +311,13 @@ class Run:
             if media is not None and media.pixels.requires_grad:
                 return media
             why = why if media is None else "cuts the graph"
-        except (torch.cuda.OutOfMemoryError, Refusal):
+        except (torch.cuda.OutOfMemoryError, UsageError):
             raise
         except ValueError:
             self.pixel_type = "np"
         except RuntimeError as error:
             why = f"fails with a graph ({str(error).splitlines()[0]})"
-        raise Refusal(
+        raise UsageError(
             f"{type(self.pipe).__name__} cannot be differentiated from its pictures on, since its decoding {why}: use "
             "a sampler that needs no gradients."
         )
@@ -349,12 +349,12 @@ class Run:
         """Call the pipeline for its tail; with one row a latent where it cannot take another number."""
         own_rows = prompts == tuple(range(self.rows))
         if own_rows or not self.one_row_a_picture:
-            conductor = Decode(self.memo, self.templates, self.probe, latents, key, None)
+            driver = Decode(self.memo, self.templates, self.probe, latents, key, None)
             try:
-                output = self._visit(given, conductor)
+                output = self._visit(given, driver)
                 if own_rows or length(output) == len(prompts):
                     return output
-            except (torch.cuda.OutOfMemoryError, Refusal):
+            except (torch.cuda.OutOfMemoryError, UsageError):
                 raise
             except Exception:
                 if own_rows:
@@ -363,5 +363,5 @@ class Run:
         given = self.arguments.composed(given, self.rows, prompts)
         if isinstance(given.get("generator"), list):
             given["generator"] = None
-        conductor = Decode(self.memo, self.templates, self.probe, latents, key, prompts)
-        return self._visit(given, conductor)
+        driver = Decode(self.memo, self.templates, self.probe, latents, key, prompts)
+        return self._visit(given, driver)

@@ -13,7 +13,7 @@ from genscale.engine.events import Event
 from genscale.engine.plan import Plan, plan
 from genscale.engine.stopping import Rule, Stop
 from genscale.engine.verifier_roles import Roles, panel
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.run import Run
@@ -56,7 +56,7 @@ class Scaled:
         generator gives candidate 0 its latents, as in the pipeline alone, and its seed to all other
         randomness. With return_dict=False the SearchResult is the last member of the tuple.
 
-        Raises Refusal for what cannot be done (nothing is written then), VerifierError when a verifier
+        Raises UsageError for what cannot be done (nothing is written then), VerifierError when a verifier
         fails (what was found stays in the archive), KeyboardInterrupt before anything was finished;
         after that an interrupt returns the best so far.
         """
@@ -98,8 +98,8 @@ class Scaled:
     def _heading(self, run: Run) -> dict[str, Any]:
         """What makes two runs the same, so that one may go on with the other's archive."""
         panels = {
-            role: [[j.name, j.weight] for j in getattr(self.roles, role).jurors]
-            for role in ("search", "select", "report")
+            role: [[j.name, j.weight] for j in getattr(self.roles, role).members]
+            for role in ("search", "select", "held_out")
         }
         return {
             "prompts": run.texts,
@@ -132,7 +132,7 @@ def scale(
     verifier: Any = None,
     *,
     select: Any = None,
-    report: Any = None,
+    held_out: Any = None,
     ensemble: str = "weighted",
     budget: Budget | str | None = None,
     stop: Stop | Rule | Sequence[Rule] | str | None = None,
@@ -145,6 +145,7 @@ def scale(
     guide: Any = None,
     models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None,
+    report: Any = None,
     **options: Any,
 ) -> Scaled:
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
@@ -152,7 +153,8 @@ def scale(
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
-    select: what picks the winner, if not the same. report: held out, only measures.
+    select: what picks the winner, if not the same.
+    held_out: a second score that the search never sees; it only measures. report: its former name.
     budget: a Budget, or text such as "480nfe", "60s", "480nfe,60s"; NFE are counted per prompt.
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
         joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
@@ -175,16 +177,19 @@ def scale(
     if isinstance(sampler, str):
         sampler = registry.make("sampler", sampler, options)
     elif options:
-        raise Refusal(
+        raise UsageError(
             f"options {', '.join(options)} go with a sampler's name; set them on the sampler object."
         )
     if not callable(getattr(sampler, "search", None)):
-        raise Refusal(
+        raise UsageError(
             f"{sampler!r} is no sampler: give a name or an object with a search(process, key) method."
         )
     if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
-        raise Refusal("batch_size, decode_batch and keep must be at least 1.")
-    roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(report, "weighted"))
+        raise UsageError("batch_size, decode_batch and keep must be at least 1.")
+    if report is not None and held_out is not None:
+        raise UsageError("held_out= and its former name report= are both given: give held_out= alone.")
+    held_out = report if held_out is None else held_out
+    roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(held_out, "weighted"))
     _warn_of_overlap(roles)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
@@ -206,7 +211,7 @@ def scale(
 
 
 def _warn_of_overlap(roles: Roles) -> None:
-    both = set(roles.report.names) & {*roles.search.names, *roles.select.names}
+    both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names}
     if both:
         import warnings
 

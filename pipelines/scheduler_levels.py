@@ -229,7 +229,7 @@ def _unreadable(scheduler: Any, found: str) -> ValueError:
 
 
 @dataclass(frozen=True)
-class Family:
+class SchedulerFamily:
     """How one kind of scheduler class is read.
 
     obeys: the limits on clean estimates that `step` applies, of {"thresholding", "clip_sample"}; flags of
@@ -243,43 +243,43 @@ class Family:
 
 _BOTH = ("thresholding", "clip_sample")
 _DDIM, _DDPM = _discrete(_one_jump_on), _discrete(lambda s: s.one)
-_SOLVER = Family(_either, _on_either, ("thresholding",))
-_FLOW = Family(_linear, _velocity)
+_SOLVER = SchedulerFamily(_either, _on_either, ("thresholding",))
+_FLOW = SchedulerFamily(_linear, _velocity)
 
-FAMILIES: dict[str, Family] = {
-    "DDIMScheduler": Family(_DDIM, obeys=_BOTH),
-    "DDIMParallelScheduler": Family(_DDIM, obeys=_BOTH),
-    "CogVideoXDDIMScheduler": Family(_DDIM),
-    "CogVideoXDPMScheduler": Family(_DDIM),
-    "PNDMScheduler": Family(_DDIM),
-    "DDPMScheduler": Family(_DDPM, obeys=_BOTH),
-    "DDPMParallelScheduler": Family(_DDPM, obeys=_BOTH),
-    "UnCLIPScheduler": Family(_DDPM, obeys=("clip_sample",)),
-    "LCMScheduler": Family(_discrete(lambda s: 1.0), obeys=_BOTH),
-    "TCDScheduler": Family(_discrete(lambda s: s.alphas_cumprod[0])),
-    "DDPMWuerstchenScheduler": Family(_cosine, lambda s: {"kind": "epsilon"}),
-    "EulerDiscreteScheduler": Family(_exploding()),
-    "EulerAncestralDiscreteScheduler": Family(_exploding()),
-    "LMSDiscreteScheduler": Family(_exploding()),
-    "HeunDiscreteScheduler": Family(_exploding(), obeys=("clip_sample",)),
-    "KDPM2DiscreteScheduler": Family(_exploding(lambda s, odd: s.sigmas_interpol[odd])),
-    "KDPM2AncestralDiscreteScheduler": Family(_exploding(lambda s, odd: s.sigmas_interpol[odd - 1])),
-    "DPMSolverSDEScheduler": Family(_exploding(_halfway)),
-    "EDMEulerScheduler": Family(_exploding(), _edm),
-    "EDMDPMSolverMultistepScheduler": Family(_exploding(), _edm, ("thresholding",)),
-    "CosineDPMSolverMultistepScheduler": Family(_exploding(), _edm),
+FAMILIES: dict[str, SchedulerFamily] = {
+    "DDIMScheduler": SchedulerFamily(_DDIM, obeys=_BOTH),
+    "DDIMParallelScheduler": SchedulerFamily(_DDIM, obeys=_BOTH),
+    "CogVideoXDDIMScheduler": SchedulerFamily(_DDIM),
+    "CogVideoXDPMScheduler": SchedulerFamily(_DDIM),
+    "PNDMScheduler": SchedulerFamily(_DDIM),
+    "DDPMScheduler": SchedulerFamily(_DDPM, obeys=_BOTH),
+    "DDPMParallelScheduler": SchedulerFamily(_DDPM, obeys=_BOTH),
+    "UnCLIPScheduler": SchedulerFamily(_DDPM, obeys=("clip_sample",)),
+    "LCMScheduler": SchedulerFamily(_discrete(lambda s: 1.0), obeys=_BOTH),
+    "TCDScheduler": SchedulerFamily(_discrete(lambda s: s.alphas_cumprod[0])),
+    "DDPMWuerstchenScheduler": SchedulerFamily(_cosine, lambda s: {"kind": "epsilon"}),
+    "EulerDiscreteScheduler": SchedulerFamily(_exploding()),
+    "EulerAncestralDiscreteScheduler": SchedulerFamily(_exploding()),
+    "LMSDiscreteScheduler": SchedulerFamily(_exploding()),
+    "HeunDiscreteScheduler": SchedulerFamily(_exploding(), obeys=("clip_sample",)),
+    "KDPM2DiscreteScheduler": SchedulerFamily(_exploding(lambda s, odd: s.sigmas_interpol[odd])),
+    "KDPM2AncestralDiscreteScheduler": SchedulerFamily(_exploding(lambda s, odd: s.sigmas_interpol[odd - 1])),
+    "DPMSolverSDEScheduler": SchedulerFamily(_exploding(_halfway)),
+    "EDMEulerScheduler": SchedulerFamily(_exploding(), _edm),
+    "EDMDPMSolverMultistepScheduler": SchedulerFamily(_exploding(), _edm, ("thresholding",)),
+    "CosineDPMSolverMultistepScheduler": SchedulerFamily(_exploding(), _edm),
     "DPMSolverMultistepScheduler": _SOLVER,
     "DPMSolverSinglestepScheduler": _SOLVER,
     "UniPCMultistepScheduler": _SOLVER,
     "DEISMultistepScheduler": _SOLVER,
     "SASolverScheduler": _SOLVER,
-    "FlowMatchEulerDiscreteScheduler": Family(_linear_either_way, _velocity_either_way),
+    "FlowMatchEulerDiscreteScheduler": SchedulerFamily(_linear_either_way, _velocity_either_way),
     "FlowMatchHeunDiscreteScheduler": _FLOW,
     "FlowMatchLCMScheduler": _FLOW,
     "LTXEulerAncestralRFScheduler": _FLOW,
-    "MiniMaxH3Scheduler": Family(_linear, _velocity_up),
-    "SCMScheduler": Family(_trigonometric, _scaled_v),
-    "IPNDMScheduler": Family(
+    "MiniMaxH3Scheduler": SchedulerFamily(_linear, _velocity_up),
+    "SCMScheduler": SchedulerFamily(_trigonometric, _scaled_v),
+    "IPNDMScheduler": SchedulerFamily(
         lambda s: (_double(s.alphas), _double(s.betas)), lambda s: {"kind": "v_prediction"}
     ),
 }

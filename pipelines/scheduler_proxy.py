@@ -2,7 +2,7 @@
 
 It is an instance of a subclass of the scheduler's class, so that `isinstance` checks, signatures and
 attributes (sigmas, order, init_noise_sigma, ...) stay what the pipeline expects; only `timesteps`,
-`step` and `scale_model_input` are in the hands of a visitor.
+`step` and `scale_model_input` are in the hands of a driver.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from genscale.pipelines.timesteps import Conductor, Timesteps
+from genscale.pipelines.timesteps import TimestepDriver, Timesteps
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,19 @@ class OffGrid:
     kappa: float
 
 
-class Visitor(Conductor, Protocol):
+class SchedulerDriver(TimestepDriver, Protocol):
     off_grid: OffGrid | None
 
     def step(self, call: dict[str, Any]) -> Any: ...
     def position(self) -> int | None: ...
 
 
-def stand_in(scheduler: Any, visitor: Visitor) -> Any:
-    """A copy of `scheduler` that reports to `visitor`."""
+def stand_in(scheduler: Any, driver: SchedulerDriver) -> Any:
+    """A copy of `scheduler` that hands its calls to `driver`."""
     double = copy.deepcopy(scheduler)
     timesteps = double.__dict__.pop("timesteps", None)
     double.__class__ = _subclass(type(scheduler))  # type: ignore[arg-type]
-    double.__dict__["_visitor"] = visitor
+    double.__dict__["_driver"] = driver
     double.__dict__["_timesteps"] = timesteps
     return double
 
@@ -50,7 +50,7 @@ def own(double: Any) -> Any:
     """The plain scheduler behind a stand-in, with all that the pipeline set on it."""
     scheduler = copy.copy(double)
     scheduler.__class__ = type(double).__mro__[1]
-    scheduler.__dict__.pop("_visitor")
+    scheduler.__dict__.pop("_driver")
     scheduler.__dict__["timesteps"] = scheduler.__dict__.pop("_timesteps")
     if "is_scale_input_called" in scheduler.__dict__:
         scheduler.is_scale_input_called = True  # its input was scaled by the stand-in
@@ -68,13 +68,13 @@ def _subclass(cls: type) -> type:
         if len(call) != len(args) + len(kwargs) or not call.keys() <= set(names):
             call = dict(signature.bind(self, *args, **kwargs).arguments)  # or it says what is wrong
             call.pop("self", None)
-        return self.__dict__["_visitor"].step(call)
+        return self.__dict__["_driver"].step(call)
 
     def timesteps(self: Any) -> Any:
         values = self.__dict__.get("_timesteps")
         if not isinstance(values, Tensor):
             return values
-        return Timesteps.of(values, self.__dict__["_visitor"])
+        return Timesteps.of(values, self.__dict__["_driver"])
 
     def set_timesteps(self: Any, values: Any) -> None:
         self.__dict__["_timesteps"] = values.as_subclass(Tensor) if isinstance(values, Tensor) else values
@@ -84,11 +84,11 @@ def _subclass(cls: type) -> type:
 
         @functools.wraps(cls.scale_model_input)
         def scale_model_input(self: Any, *args: Any, **kwargs: Any) -> Any:
-            position = self.__dict__["_visitor"].position()
+            position = self.__dict__["_driver"].position()
             if position is not None and "_step_index" in self.__dict__:
                 # The scheduler counts its own steps, but a search visits noise levels in any order.
                 self._step_index = position
-            with _level(self, position, self.__dict__["_visitor"].off_grid):
+            with _level(self, position, self.__dict__["_driver"].off_grid):
                 return cls.scale_model_input(self, *args, **kwargs)  # type: ignore[attr-defined]
 
         members["scale_model_input"] = scale_model_input

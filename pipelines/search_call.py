@@ -16,7 +16,7 @@ from genscale.engine.events import Event
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.pipelines.loading import makes_clips
 from genscale.pipelines.run import Run
@@ -45,16 +45,16 @@ def open_run(
     processes = run.processes()
     each = sum(processes[0]["evaluations"])
     if budget.nfe is not None and budget.nfe < each:
-        raise Refusal(
+        raise UsageError(
             f"a budget of {budget.nfe}nfe is too small: one sample of {len(run.probe.evaluations)} steps takes {each}."
         )
     if budget.verifier_calls is not None and budget.verifier_calls < roles.calls:
-        raise Refusal(
+        raise UsageError(
             f"a budget of {budget.verifier_calls} verifier calls is too small: one sample takes {roles.calls}."
         )
     view = processes[0]["view"]
     if "schedule" in getattr(sampler, "needs", ()) and isinstance(view, str):
-        raise Refusal(view)
+        raise UsageError(view)
     searches = [
         Search.open(
             row,
@@ -101,5 +101,5 @@ def open_run(
 def _winners(search: Search, count: int) -> list[Tensor]:
     ranking = search.ranking()
     if not ranking:
-        raise Refusal(f"no candidate of '{search.prompt}' was finished within the budget: allow more.")
+        raise UsageError(f"no candidate of '{search.prompt}' was finished within the budget: allow more.")
     return [e.x for e in ranking[:count] if e.x is not None]

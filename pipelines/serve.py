@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.errors import Refusal
-from genscale.pipelines.branches import Branches, Part, doubled
+from genscale.errors import UsageError
+from genscale.pipelines.branches import Branches, BranchRows, doubled
 from genscale.pipelines.decode import formatted
 from genscale.pipelines.differentiable_models import Graphs
 from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.intercepted_call import Conductor, Done, Templates, forget_caches, is_denoiser
+from genscale.pipelines.intercepted_call import Done, LoopDriver, Templates, forget_caches, is_denoiser
 from genscale.pipelines.mixture_sources import Mixing
 from genscale.pipelines.noise_interception import Replay
 from genscale.pipelines.probe import Probe
-from genscale.pipelines.row_gather import Gather, Kept, NotElastic, rows_of, sample_of
+from genscale.pipelines.row_gather import Gather, GatherCache, NotElastic, rows_of, sample_of
 from genscale.pipelines.scheduler_proxy import OffGrid
 from genscale.pipelines.solver import OwnSolver
 from genscale.pipelines.watched_models import zeros_like
 from genscale.protocol.batches import Batch, Output
 
 
-class Serve(Conductor):
+class Serve(LoopDriver):
     """Answers an engine's batches with the pipeline's own loop body.
 
     rows: rows that the pipeline was called with, one a prompt; or one a latent when `composition`, the prompt
@@ -67,7 +67,7 @@ class Serve(Conductor):
         self._again = False  # this iteration only hands that on
         self._batch: Batch | None = None
         self._handed: Tensor | None = None
-        self._kept = Kept()
+        self._kept = GatherCache()
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
 
     def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
@@ -128,7 +128,7 @@ class Serve(Conductor):
         place, n, number = branches.place(self._branch), len(self.prompts), self._calls
         self._calls += 1
         if branches.together:
-            part = Part(place, n, sample)
+            part = BranchRows(place, n, sample)
             args, kwargs = tuple(part(a) for a in args), {k: part(v, k) for k, v in kwargs.items()}
             self.evaluations += n
             return doubled(self._forward(name, module, forward, args, kwargs), n)
@@ -207,7 +207,7 @@ class Serve(Conductor):
             forget_caches(self.pipe)
         self.leading, self._batch, self._branch = False, batch, batch.branch
         if self._branch is not None and self.probe.edits and not self.branches().together:
-            raise Refusal(
+            raise UsageError(
                 f"{type(self.pipe).__name__} edits latents in its loop and evaluates the branches of guidance one "
                 "after the other: they cannot be asked for alone."
             )

@@ -19,23 +19,23 @@ _KEEP = {
 }  # still "the timesteps" after these
 
 
-class Conductor(Protocol):
+class TimestepDriver(Protocol):
     def iterate(self, timesteps: Tensor) -> Iterator[Tensor]: ...
 
 
 class Timesteps(Tensor):
-    """A 1-D tensor like any other, but `for t in timesteps` asks the conductor what comes next."""
+    """A 1-D tensor like any other, but `for t in timesteps` asks the driver what comes next."""
 
-    _conductor: Conductor
+    _driver: TimestepDriver
 
     @staticmethod
-    def of(values: Tensor, conductor: Conductor) -> Timesteps:
+    def of(values: Tensor, driver: TimestepDriver) -> Timesteps:
         made = values.as_subclass(Tensor).as_subclass(Timesteps)
-        made._conductor = conductor
+        made._driver = driver
         return made
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
-        return self._conductor.iterate(self.as_subclass(Tensor))
+        return self._driver.iterate(self.as_subclass(Tensor))
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -49,5 +49,5 @@ class Timesteps(Tensor):
                 and result.ndim == 1
                 and getattr(func, "__name__", "") in _KEEP
             ):
-                return Timesteps.of(result, source._conductor)
+                return Timesteps.of(result, source._driver)
         return result

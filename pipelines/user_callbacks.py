@@ -10,18 +10,18 @@ from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.serve import Serve
 
 
-def _callbacks(arguments: Arguments, conductor: Serve) -> dict[str, Any]:
+def _callbacks(arguments: Arguments, driver: Serve) -> dict[str, Any]:
     """The end-of-step callback: the user's after real steps, and ours to hand out latents unedited."""
     user = arguments.given.get("callback_on_step_end")
-    if "callback_on_step_end" not in arguments.names or (user is None and not conductor.probe.edits):
+    if "callback_on_step_end" not in arguments.names or (user is None and not driver.probe.edits):
         return {}
 
     def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
-        if user is not None and (conductor.after_real_step or conductor.replaying):
+        if user is not None and (driver.after_real_step or driver.replaying):
             told, drifts = _told(user, pipe, step, timestep, tensors)
-            conductor.probe.drifts |= drifts
+            driver.probe.drifts |= drifts
             tensors = tensors | told
-        return conductor.end_of_step(tensors)
+        return driver.end_of_step(tensors)
 
     inputs = getattr(user, "tensor_inputs", None)  # of a PipelineCallback
     return {"callback_on_step_end": callback} | (

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 CYCLE = 50  # evaluations of a schedule whose length nothing tells, as published; then it begins again from the best
@@ -54,15 +54,15 @@ class Annealing:
 
     def __post_init__(self) -> None:
         if self.proposals < 1:
-            raise Refusal(f"proposals={self.proposals} must be at least 1.")
+            raise UsageError(f"proposals={self.proposals} must be at least 1.")
         if not 0 <= self.turn <= 1 or not 0 < self.final <= 1:
-            raise Refusal(f"turn={self.turn} must be in [0, 1] and final={self.final} in (0, 1].")
+            raise UsageError(f"turn={self.turn} must be in [0, 1] and final={self.final} in (0, 1].")
         if not 0 <= self.temperature < math.inf:
-            raise Refusal(f"temperature={self.temperature} must be 0 or more.")
+            raise UsageError(f"temperature={self.temperature} must be 0 or more.")
         if self.rounds is not None and self.rounds < 0:
-            raise Refusal(f"rounds={self.rounds} must be 0 or more.")
+            raise UsageError(f"rounds={self.rounds} must be 0 or more.")
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         rounds = rounds_of(process, self.rounds, UNLIMITED)
         cycle, open_end = self._cycle(process, rounds)
         lead = draw(key, OWN)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.algorithms.successive_halving import Halving
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class BestOfN:
     def __post_init__(self) -> None:
         self._halving.check("best_of_n", "prune")
         if self.wave < 1:
-            raise Refusal(f"wave={self.wave} must be at least 1.")
+            raise UsageError(f"wave={self.wave} must be at least 1.")
 
     @property
     def independent(self) -> bool:
@@ -55,7 +55,7 @@ class BestOfN:
     def _halving(self) -> Halving:
         return Halving(self.candidates, self.prune, self.survivors)
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         if self.prune:
             yield from self._halving.search(process, key)
             return

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.haar import Plane
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, cat, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 UNLIMITED = 3  # generations when neither the user nor a budget says how many: the published budget of 30
 FLOOR = 1e-7  # variance that is left where all elites agree, as published
@@ -59,18 +59,18 @@ class CemLowfreq:
 
     def __post_init__(self) -> None:
         if self.population < 2 or not 1 <= self.elites <= self.population:
-            raise Refusal(
+            raise UsageError(
                 f"cem_lowfreq needs a population of at least 2 and no more elites than that, "
                 f"not {self.population} and {self.elites}."
             )
         if self.level < 0:
-            raise Refusal(f"level={self.level} must be 0 or more.")
+            raise UsageError(f"level={self.level} must be 0 or more.")
         if not 0 <= self.spread <= 1:
-            raise Refusal(f"spread={self.spread} must be between 0 and 1.")
+            raise UsageError(f"spread={self.spread} must be between 0 and 1.")
         if self.rounds is not None and self.rounds < 1:
-            raise Refusal(f"rounds={self.rounds} must be at least 1.")
+            raise UsageError(f"rounds={self.rounds} must be at least 1.")
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         own = draw(key, OWN)
         noise = process.noise(own).double()
         plane = Plane.of(noise.shape, self.rows)

@@ -15,25 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genscale.algorithms.subspace_evolution import Climb, Strategy
-from genscale.errors import Refusal
+from genscale.algorithms.subspace_evolution import Strategy, SubspaceRun
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
-from genscale.protocol.queries import Ask
+from genscale.protocol.queries import Query
 
 
 @dataclass(frozen=True)
-class CmaEs(Climb):
+class CmaEs(SubspaceRun):
     """Learn mean and covariance of the noise along a few random directions, by ranks of the scores.
 
     Needs the package cmaes. Cost in NFE: (1 + rounds * population) f, f being the evaluations of one candidate.
     """
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         try:
             import cmaes  # noqa: F401
         except ImportError:
-            raise Refusal(
+            raise UsageError(
                 "cma_es needs the package cmaes: pip install 'genscale[cmaes]', or use snes."
             ) from None
         yield from super().search(process, key)

@@ -19,12 +19,12 @@ from genscale.algorithms.budget_planning import within
 from genscale.algorithms.leftover_budget import remainder
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Kernel
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 UNLIMITED = 16  # paths when neither the user nor a budget says how many
 
@@ -66,19 +66,19 @@ class Dfs:
 
     def __post_init__(self) -> None:
         if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):
-            raise Refusal(f"threshold={self.threshold} must be a score, or pool.")
+            raise UsageError(f"threshold={self.threshold} must be a score, or pool.")
         if not 0 <= self.quantile <= 1 or self.pool < 1:
-            raise Refusal(f"quantile={self.quantile} must be in [0, 1], and pool={self.pool} at least 1.")
+            raise UsageError(f"quantile={self.quantile} must be in [0, 1], and pool={self.pool} at least 1.")
         if list(self.checks) != sorted(set(self.checks)) or not all(0 < f < 1 for f in self.checks):
-            raise Refusal(f"checks={self.checks} must be increasing fractions of the run in (0, 1).")
+            raise UsageError(f"checks={self.checks} must be increasing fractions of the run in (0, 1).")
         if not 0 < self.back <= 1:
-            raise Refusal(f"back={self.back} must be a share of the run in (0, 1].")
+            raise UsageError(f"back={self.back} must be a share of the run in (0, 1].")
         if self.backtracks < 0 or not (self.paths is None or self.paths >= 1):
-            raise Refusal("dfs needs backtracks of 0 or more, and paths of at least 1 or none.")
+            raise UsageError("dfs needs backtracks of 0 or more, and paths of at least 1 or none.")
 
     # ---------------------------------------------------------------- the search
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         run = _Run(self, process, key)
         with suppress(BudgetExhausted):
             yield from run.go()
@@ -118,7 +118,7 @@ class Dfs:
 
 
 @dataclass
-class State:
+class PathState:
     """A state that was checked: one row. kernel: what it is solved on with; None is the pipeline's own scheduler."""
 
     particles: Particles
@@ -135,13 +135,13 @@ class Walk:
     """One path: the states that it had at each check, and how often it may still be sent back."""
 
     left: int
-    buffer: dict[int, list[State]] = field(default_factory=dict)
+    buffer: dict[int, list[PathState]] = field(default_factory=dict)
 
-    def best(self, step: int) -> State:
+    def best(self, step: int) -> PathState:
         seen = self.buffer[step]
         return seen[Scores.cat([s.score for s in seen]).best()]
 
-    def known(self, step: int, candidate: int) -> State | None:
+    def known(self, step: int, candidate: int) -> PathState | None:
         """A candidate that was carried to this check before, and then left for a better one."""
         return next((s for s in self.buffer.get(step, []) if s.id == candidate), None)
 
@@ -155,7 +155,7 @@ class _Run:
         self.next_id, self.done = 0, 0
         self.pooled: dict[int, Scores] = {}
 
-    def go(self) -> Generator[Ask, Any, None]:
+    def go(self) -> Generator[Query, Any, None]:
         limit = self.spec.count(self.process)
         first = self.spec.pool if self.spec.threshold == "pool" else 0
         if (n := min(first, self._affordable(), limit or first)) > 0:
@@ -173,7 +173,7 @@ class _Run:
         )
         return min((left // max(each, 1) for left, each in limits if left is not None), default=1 << 30)
 
-    def _pool(self, n: int) -> Generator[Ask, Any, None]:
+    def _pool(self, n: int) -> Generator[Query, Any, None]:
         """The first paths, side by side: nothing sends them back, and their previews are the measure of the others."""
         particles = self.process.start([draw(self.key, self._number()) for _ in range(n)])
         for step in self.steps:
@@ -185,7 +185,7 @@ class _Run:
         yield Score(finished)
         self.done += n
 
-    def _path(self) -> Generator[Ask, Any, None]:
+    def _path(self) -> Generator[Query, Any, None]:
         """From fresh noise to the end."""
         walk, kernel = Walk(self.spec.backtracks), None
         particles = self.process.start([draw(self.key, self._number())])
@@ -207,17 +207,17 @@ class _Run:
 
     def _check(
         self, walk: Walk, particles: Particles, kernel: Kernel | None, step: int
-    ) -> Generator[Ask, Any, State]:
+    ) -> Generator[Query, Any, PathState]:
         known = walk.known(step, particles.candidates[0].id)
         if known is not None:
             return known
         there = yield Solve(particles, step, kernel)
         scores: Scores = yield Score(there)
-        state = State(there, kernel, scores)
+        state = PathState(there, kernel, scores)
         walk.buffer.setdefault(step, []).append(state)
         return state
 
-    def _good(self, state: State, step: int) -> bool:
+    def _good(self, state: PathState, step: int) -> bool:
         if self.spec.threshold != "pool":
             return float(state.score.total) >= float(self.spec.threshold)
         pool = self.pooled[step]
@@ -232,7 +232,7 @@ class _Run:
         checks = sum(s > back for s in self.steps)
         return walk.left > 0 and within(process, process.nfe(back), process.calls(checks, 1))
 
-    def _renoised(self, state: State, back: int) -> tuple[Particles, Kernel | None]:
+    def _renoised(self, state: PathState, back: int) -> tuple[Particles, Kernel | None]:
         """A new try from the forward process, and what to solve it with: few schedulers cannot begin in the middle."""
         parent = state.particles.candidates[0]
         child = branch(self.key, self._number(), parent, back, "renoised")

@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.algorithms.noise_ascent import Climb, NoiseGradient, Rows
+from genscale.algorithms.noise_ascent import NoiseAscent, NoiseGradient, Rows
 from genscale.diffusion.kernels import Ddim, Kernel
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.numerics.optimisers import Adam, rowwise
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, Particles
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Dno(NoiseGradient):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.mu > 0:
-            raise Refusal("mu=0 moves no noise, so nothing can be estimated: give a number above 0.")
+            raise UsageError("mu=0 moves no noise, so nothing can be estimated: give a number above 0.")
 
     @property
     def tries(self) -> int:
@@ -76,7 +76,7 @@ class Dno(NoiseGradient):
     def turn_calls(self, process: Process, shows: bool) -> int:
         return process.calls(0, 1 + self.batch) if self.blackbox else super().turn_calls(process, shows)
 
-    def turn(self, climb: Climb, rows: Rows) -> Generator[Ask, Any, tuple[Graded, Tensor]]:
+    def turn(self, climb: NoiseAscent, rows: Rows) -> Generator[Query, Any, tuple[Graded, Tensor]]:
         if not self.blackbox:
             return (yield from super().turn(climb, rows))
         points, lead = climb.points[list(rows)], [climb.lead[i] for i in rows]
@@ -93,13 +93,13 @@ class Dno(NoiseGradient):
         graded: Graded = yield climb.ask(rows, pull)
         return graded, merits[: len(graded)]
 
-    def _mutant(self, climb: Climb, parent: Candidate, j: int) -> Candidate:
+    def _mutant(self, climb: NoiseAscent, parent: Candidate, j: int) -> Candidate:
         key = Key(parent.key).fold("turn", climb.turns, j)
         return Candidate(climb.number(), "mutant", key.path, parent.id, details={"mu": self.mu})
 
     def run(
         self, process: Process, candidates: Sequence[Candidate], points: Tensor, rest: Kernel | None
-    ) -> Generator[Ask, Any, Scores]:
+    ) -> Generator[Query, Any, Scores]:
         return (yield from run_from(process, candidates, points, self.kernel))[1]
 
 
@@ -118,7 +118,7 @@ def hybrid(x: Tensor, merits: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 
 def run_from(
     process: Process, candidates: Sequence[Candidate], points: Tensor, kernel: Ddim
-) -> Generator[Ask, Any, tuple[Particles, Scores]]:
+) -> Generator[Query, Any, tuple[Particles, Scores]]:
     """Whole runs with given noises [n, noises, *latent], scored; only the first rows, where time is short."""
     particles = process.start(candidates, points[:, 0])
     for step in range(process.model_steps):

@@ -17,13 +17,13 @@ from torch import Tensor
 from genscale.algorithms.budget_planning import within
 from genscale.algorithms.leftover_budget import remainder
 from genscale.diffusion.kernels import Kernel, Own, parse
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import mix
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, cat, draw
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 RULES = ("exchange", "paper")
 
@@ -71,24 +71,24 @@ class Evolution:
 
     def __post_init__(self) -> None:
         if list(self.levels) != sorted(self.levels) or not all(0 <= f < 1 for f in self.levels):
-            raise Refusal(
+            raise UsageError(
                 f"levels={self.levels} must be fractions of the run in [0, 1) that do not decrease, such as 0,0.4,0.6."
             )
         if self.start < 1 or self.tournament < 1 or self.elites < 0:
-            raise Refusal("evolution needs start and tournament of at least 1, and elites of 0 or more.")
+            raise UsageError("evolution needs start and tournament of at least 1, and elites of 0 or more.")
         if self.levels and len(self._sizes) != len(self.levels):
-            raise Refusal(
+            raise UsageError(
                 f"sizes={self.sizes} must be one number, or as many as there are levels ({len(self.levels)})."
             )
         if self.levels and min(self._sizes) <= self.elites:
-            raise Refusal(
+            raise UsageError(
                 f"elites={self.elites} leave no place to mutants in generations of {min(self._sizes)}: use fewer "
                 "elites or larger sizes."
             )
         if not 0 <= self.mutation <= 1:
-            raise Refusal(f"mutation={self.mutation} must be a share of fresh noise in [0, 1].")
+            raise UsageError(f"mutation={self.mutation} must be a share of fresh noise in [0, 1].")
         if self.mutation_rule not in RULES:
-            raise Refusal(
+            raise UsageError(
                 f"mutation_rule='{self.mutation_rule}' is unknown: it is one of {', '.join(RULES)}."
             )
         self._check_kernel()
@@ -97,12 +97,12 @@ class Evolution:
         """Where children are made, their futures must differ."""
         kernel, below = parse(self.kernel), any(f > 0 for f in self.levels)
         if below and isinstance(kernel, Own):
-            raise Refusal(
+            raise UsageError(
                 "kernel 'own' cannot go on from states between the noise and the end: use kernel='ddim(1)' or 'ode', "
                 "or levels=0 to evolve the initial noise only."
             )
         if below and kernel.deterministic and (self.mutation == 0 or self.mutation_rule == "paper"):
-            raise Refusal(
+            raise UsageError(
                 f"kernel '{self.kernel}' is deterministic, and every branch of an ODE is the same: use mutation > 0 "
                 "with mutation_rule='exchange', or a kernel that draws noise, such as 'ddim(1)'."
             )
@@ -117,7 +117,7 @@ class Evolution:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process if isinstance(parse(self.kernel), Own) else process.regridded()
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first = 0
         try:
             while (schedule := self.plan(process)) is not None:
@@ -192,7 +192,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class State:
+class Member:
     """What one candidate was at a level, before the step there.
 
     noise: standard normal [*latent], at the first step only. prediction: of the model there, elsewhere only.
@@ -210,9 +210,9 @@ class _Run:
         self.spec, self.schedule, self.process, self.key = spec, schedule, process, key
         self.kernel, self.next_id = stepping(spec.kernel), first
         self.scores: Scores | None = None  # of everybody who has lived
-        self.states: dict[int, list[State]] = {}  # step -> states in the same order
+        self.states: dict[int, list[Member]] = {}  # step -> states in the same order
 
-    def evolve(self) -> Generator[Ask, Any, None]:
+    def evolve(self) -> Generator[Query, Any, None]:
         yield from self._live(*self._founders(), 0)
         for i, (step, size) in enumerate(self.schedule.generations):
             born, noise = self._children(step, size)
@@ -228,20 +228,22 @@ class _Run:
             candidates[0] = Candidate(i, "branch", self.key.fold("candidate", i).path, OWN)
         return replace(particles, candidates=tuple(candidates)), noise
 
-    def _live(self, particles: Particles, noise: list[Tensor], generation: int) -> Generator[Ask, Any, None]:
+    def _live(
+        self, particles: Particles, noise: list[Tensor], generation: int
+    ) -> Generator[Query, Any, None]:
         """To the end and be judged, keeping the states that this and later generations choose from."""
-        kept: dict[int, list[State]] = {}
+        kept: dict[int, list[Member]] = {}
         for step in sorted({step for step, _ in self.schedule.generations[generation:]}):
             particles = yield Solve(particles, step, self.kernel)
             particles = replace(particles, x0=None)
             if step == 0:
-                kept[step] = [State(particles[[i]], noise[i]) for i in range(len(particles))]
+                kept[step] = [Member(particles[[i]], noise[i]) for i in range(len(particles))]
                 continue
             # The model call that begins the next step is asked for by itself: it serves the mutation, and the way on.
             assert self.kernel is not None
             prediction: Prediction = yield Denoise(particles)
             particles = particles[: len(prediction)]
-            kept[step] = [State(particles[[i]], prediction=prediction[[i]]) for i in range(len(particles))]
+            kept[step] = [Member(particles[[i]], prediction=prediction[[i]]) for i in range(len(particles))]
             particles = self.process.move(particles, prediction, self.kernel)
         finished = yield Solve(particles, None, self.kernel)
         scores: Scores = yield Score(finished)

@@ -17,14 +17,14 @@ from genscale.algorithms.leftover_budget import remainder
 from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, Sde, parse
 from genscale.diffusion.mixture_arithmetic import total
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.numerics.resampling import SCHEMES, ess, normalised, resample
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Particles, branch, draw
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 UNLIMITED = 16  # particles when neither the user nor a budget says how many
 NOISE = 5.0  # noise-to-signal ratio from which on a run begins at noise
@@ -71,26 +71,28 @@ class Fkc:
 
     def __post_init__(self) -> None:
         if self.particles is not None and self.particles < 1:
-            raise Refusal(f"particles={self.particles} must be at least 1.")
+            raise UsageError(f"particles={self.particles} must be at least 1.")
         if self.levels not in ("auto", "pipeline", "even"):
-            raise Refusal(f"levels='{self.levels}' is unknown: it is auto, pipeline or even.")
+            raise UsageError(f"levels='{self.levels}' is unknown: it is auto, pipeline or even.")
         if self.scheme not in SCHEMES:
-            raise Refusal(f"scheme='{self.scheme}' is unknown: it is one of {', '.join(SCHEMES)}.")
+            raise UsageError(f"scheme='{self.scheme}' is unknown: it is one of {', '.join(SCHEMES)}.")
         if not 0 <= self.ess <= 1:
-            raise Refusal(f"ess={self.ess} must be a share of the particles in [0, 1]; 0 resamples never.")
+            raise UsageError(f"ess={self.ess} must be a share of the particles in [0, 1]; 0 resamples never.")
         if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise Refusal(f"window={self.window} must be two increasing fractions of the run, such as 0,1.")
+            raise UsageError(
+                f"window={self.window} must be two increasing fractions of the run, such as 0,1."
+            )
         if not self.temperature > 0 or not self.clamp > 0:
-            raise Refusal(
+            raise UsageError(
                 f"temperature={self.temperature} and clamp={self.clamp} must be above 0; 1 and inf are exact."
             )
         kernel = Ddim(0.5) if self.kernel == "auto" else parse(self.kernel)
         if isinstance(kernel, Own | Glass):
-            raise Refusal(
+            raise UsageError(
                 f"kernel '{self.kernel}' has no churn for one call a step: use ddim(1) or sde(1) with fkc."
             )
         if kernel.deterministic and self.ess > 0:
-            raise Refusal(
+            raise UsageError(
                 f"kernel '{self.kernel}' is deterministic, and copies of a particle would stay the same: use "
                 "ddim(0.5), or ess=0 to resample never."
             )
@@ -100,7 +102,7 @@ class Fkc:
     def grid(self, process: Any) -> Any:
         weights = process.mix_weights(0)
         if weights is None:
-            raise Refusal(
+            raise UsageError(
                 "fkc corrects a mix of predictions, and there is none: give mix=... or guide='cfg(5)', or use smc."
             )
         own, even = process.regridded(), self.levels == "even"
@@ -112,14 +114,14 @@ class Fkc:
         return process.regridded(even_times(steps, first, own.schedule.level(steps - 1).kappa))
 
     def stepping(self, process: Process) -> Kernel:
-        """The kernel on this process. Refusal or warning where the weights of the mix are not what they should be."""
+        """The kernel on this process. UsageError or warning where the weights of the mix are unsuitable."""
         weights = [process.mix_weights(i) or () for i in range(process.model_steps)]
         whole = total(weights[0])
         kernel = parse(self.kernel) if self.kernel != "auto" else Ddim(0.5 if whole == 1 else 1.5)
         if whole <= 0:
-            raise Refusal(f"the weights of the mix sum to {whole:g}, so there is no law to start from.")
+            raise UsageError(f"the weights of the mix sum to {whole:g}, so there is no law to start from.")
         if whole != 1 and process.schedule.level(0).kappa < NOISE:
-            raise Refusal(
+            raise UsageError(
                 f"the weights of the mix sum to {whole:g}, and the run does not begin at noise: use weights that sum "
                 "to 1, more steps, or a start from pure noise."
             )
@@ -139,7 +141,7 @@ class Fkc:
 
     # ---------------------------------------------------------------- the search
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
         passes: list[Population] = []
         kernel, first = self.stepping(process), 0
         try:
@@ -173,14 +175,14 @@ class _Pass:
         self.key, self.next_id = key.fold("pass", first), first
         self.resampled: list[tuple[int, float]] = []
 
-    def run(self, n: int) -> Generator[Ask, Any, Population]:
+    def run(self, n: int) -> Generator[Query, Any, Population]:
         process, levels = self.process, self.process.schedule
         particles, log_w = self._start(n), torch.zeros(n, dtype=torch.float64)
         for step in range(process.model_steps):
             prediction: Prediction = yield Denoise(particles)
             particles, log_w = particles[: len(prediction)], log_w[: len(prediction)]
             if prediction.rate is None:
-                raise Refusal(
+                raise UsageError(
                     "fkc needs a mix that is a weighted sum: this one joins its predictions otherwise."
                 )
             gain = increment(prediction.rate.cpu(), levels.level(step), levels.level(step + 1))
@@ -234,7 +236,7 @@ class _Pass:
             seen.add(row)
         return replace(chosen, candidates=tuple(candidates))
 
-    def _finish(self, finished: Particles, log_w: Tensor) -> Generator[Ask, Any, Population]:
+    def _finish(self, finished: Particles, log_w: Tensor) -> Generator[Query, Any, Population]:
         """Scored in an order drawn by the weights: where nothing tells them apart, the first is the result."""
         gumbel = -(-self.key.fold("order").uniform(len(log_w)).double().log()).log()
         order = torch.sort(normalised(log_w).log() + gumbel, descending=True, stable=True).indices.tolist()

@@ -12,10 +12,10 @@ from genscale.algorithms.guided_steps import NORMALISE, GuidedSteps, Push
 from genscale.algorithms.leftover_budget import remainder
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Ddim, Kernel, parse
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
-from genscale.protocol.queries import Ask
+from genscale.protocol.queries import Query
 
 UNLIMITED = 4  # candidates when neither the user nor a budget says how many
 WAVE = 16
@@ -61,30 +61,32 @@ class GradientGuidance:
 
     def __post_init__(self) -> None:
         if self.through not in ("model", "decoder"):
-            raise Refusal(f"through='{self.through}' is unknown: give model or decoder.")
+            raise UsageError(f"through='{self.through}' is unknown: give model or decoder.")
         if self.normalise not in NORMALISE:
-            raise Refusal(f"normalise='{self.normalise}' is unknown: give one of {', '.join(NORMALISE)}.")
+            raise UsageError(f"normalise='{self.normalise}' is unknown: give one of {', '.join(NORMALISE)}.")
         if not 0 <= self.scale < math.inf:
-            raise Refusal(f"scale={self.scale} must be a number of 0 or more; the score's sign is its own.")
+            raise UsageError(
+                f"scale={self.scale} must be a number of 0 or more; the score's sign is its own."
+            )
         if not self.clip > 0:
-            raise Refusal(f"clip={self.clip} must be above 0; inf limits nothing.")
+            raise UsageError(f"clip={self.clip} must be above 0; inf limits nothing.")
         if self.recurrence < 1 or (self.candidates is not None and self.candidates < 1):
-            raise Refusal(
+            raise UsageError(
                 f"recurrence={self.recurrence} and candidates={self.candidates} must be at least 1 (or no candidates)."
             )
         if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise Refusal(
+            raise UsageError(
                 f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.9."
             )
         if not isinstance(parse(self.kernel), Ddim):
-            raise Refusal(f"kernel '{self.kernel}' cannot be guided: use ode or ddim(eta).")
+            raise UsageError(f"kernel '{self.kernel}' cannot be guided: use ode or ddim(eta).")
         parse(self.rest)
 
     def grid(self, process: Any) -> Any:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process.regridded()
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         plan, done = self.plan(process), 0
         with suppress(BudgetExhausted):
             while n := self._wave(process, plan, done):

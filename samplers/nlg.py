@@ -11,12 +11,12 @@ import torch
 
 from genscale.algorithms.budget_planning import cost_of, wave
 from genscale.algorithms.leftover_budget import remainder
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch, draw
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Nlg:
 
     def __post_init__(self) -> None:
         if (self.candidates is not None and self.candidates < 1) or self.repeats < 1:
-            raise Refusal(f"candidates={self.candidates} and repeats={self.repeats} must be at least 1.")
+            raise UsageError(f"candidates={self.candidates} and repeats={self.repeats} must be at least 1.")
         if not (0 < self.rate < math.inf and 0 < self.clip < math.inf and 0 <= self.jitter < 1):
-            raise Refusal(
+            raise UsageError(
                 f"rate={self.rate} and clip={self.clip} must be above 0, jitter={self.jitter} in [0, 1)."
             )
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first, done = 0, 0
         while n := wave(process, self.candidates, done, self._price(process)):
             particles = yield from self._moved(process, key, first, n)
@@ -58,7 +58,7 @@ class Nlg:
         if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
             yield from remainder(process, key, first)
 
-    def _moved(self, process: Process, key: Key, first: int, n: int) -> Generator[Ask, Any, Particles]:
+    def _moved(self, process: Process, key: Key, first: int, n: int) -> Generator[Query, Any, Particles]:
         """The candidates after all moves; each move makes new ones, since other noise is another recipe."""
         at = [draw(key, first + i) for i in range(n)]
         noise = torch.stack([process.noise(c) for c in at])

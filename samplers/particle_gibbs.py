@@ -11,12 +11,12 @@ from genscale.algorithms.leftover_budget import remainder
 from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.algorithms.particle_pass import Pass, Path
 from genscale.diffusion.kernels import Kernel
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.numerics.resampling import resample
 from genscale.protocol.interfaces import Process
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Ask
+from genscale.protocol.queries import Query
 
 SWEEPS = 4  # when neither the user nor a budget says how many
 
@@ -44,21 +44,21 @@ class ParticleGibbs(ParticleFilter):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sweeps is not None and self.sweeps < 1:
-            raise Refusal(f"sweeps={self.sweeps} must be at least 1, or none.")
+            raise UsageError(f"sweeps={self.sweeps} must be at least 1, or none.")
         if (self.scheme, self.ess, self.children) != ("multinomial", 1, 1) or self.flatten:
-            raise Refusal(
+            raise UsageError(
                 "particle_gibbs resamples with scheme=multinomial, ess=1, children=1 and no flattening."
             )
         if self.temper == "adaptive" or self.strength == float("inf") or self._proposes:
-            raise Refusal(
+            raise UsageError(
                 "particle_gibbs needs a finite strength, a fixed tempering, and neither gradient nor proposal."
             )
         if self.particles is not None and self.particles < 2:
-            raise Refusal(
+            raise UsageError(
                 f"particles={self.particles} leaves no room beside the path that is kept: at least 2."
             )
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
         populations: list[Population] = []
         reference: Path | None = None
         first, unit, sweep = 0, None, 0

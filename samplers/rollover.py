@@ -14,18 +14,18 @@ from typing import Any, ClassVar
 from genscale.algorithms.leftover_budget import remainder
 from genscale.diffusion.interpolants import rbf_times
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, parse
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch, cat, draw
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 CALLS = 500  # model calls a prompt of the paper's main table, where no budget says how many
 
 
 @dataclass
-class State:
+class LevelState:
     """A particle with its prediction and its score; one row each."""
 
     particles: Particles
@@ -41,10 +41,10 @@ class Chain:
     level. left: tries that this level still has.
     """
 
-    state: State
+    state: LevelState
     best: Scores
     saved: float = 0.0
-    tried: list[State] = field(default_factory=list)
+    tried: list[LevelState] = field(default_factory=list)
     left: int = 0
     moved: bool = False
 
@@ -91,17 +91,21 @@ class Rollover:
 
     def __post_init__(self) -> None:
         if self.chains < 1 or self.batch < 1 or self.calls < 1:
-            raise Refusal("rollover needs chains, batch and calls of at least 1.")
+            raise UsageError("rollover needs chains, batch and calls of at least 1.")
         if not 0 <= self.init < 1:
-            raise Refusal(f"init={self.init} must be a share of the calls in [0, 1).")
+            raise UsageError(f"init={self.init} must be a share of the calls in [0, 1).")
         if not self.tolerance >= 0 or not self.most >= 1:
-            raise Refusal(f"tolerance={self.tolerance} must be 0 or more, and most={self.most} at least 1.")
+            raise UsageError(
+                f"tolerance={self.tolerance} must be 0 or more, and most={self.most} at least 1."
+            )
         if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise Refusal(f"window={self.window} must be two increasing fractions of the run, such as 0.5,1.")
+            raise UsageError(
+                f"window={self.window} must be two increasing fractions of the run, such as 0.5,1."
+            )
         if self.levels not in ("pipeline", "rbf"):
-            raise Refusal(f"levels='{self.levels}' is unknown: it is pipeline or rbf.")
+            raise UsageError(f"levels='{self.levels}' is unknown: it is pipeline or rbf.")
         if isinstance(parse(self.kernel), Own | Glass):
-            raise Refusal(
+            raise UsageError(
                 f"kernel '{self.kernel}' cannot be used by rollover, whose children take one model call each: use "
                 "kernel='sde(rbf)', 'ddim(0.5)', or 'ode' to search initial noises only."
             )
@@ -112,9 +116,9 @@ class Rollover:
         start = process.schedule.level(0).kappa
         return process.regridded(rbf_times(process.model_steps, start).tolist())
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         if not process.open_ended and self.calls < process.model_steps:
-            raise Refusal(
+            raise UsageError(
                 f"calls={self.calls} bring no chain through {process.model_steps} steps: give more, or fewer steps."
             )
         first, spent = 0, 0
@@ -157,15 +161,15 @@ class _Pass:
         self.quota = 0.0  # tries of one chain at one level
         steps = process.model_steps
         self.start = min(max(round(spec.window[0] * steps), 0), steps - 1)
-        self.best: State | None = None
+        self.best: LevelState | None = None
 
-    def run(self) -> Generator[Ask, Any, None]:
+    def run(self) -> Generator[Query, Any, None]:
         yield from self._begin()
         for step in range(self.start, self.process.model_steps - 1):
             yield from self._level(step)
         yield from self.end()
 
-    def _begin(self) -> Generator[Ask, Any, None]:
+    def _begin(self) -> Generator[Query, Any, None]:
         """Initial noises, judged where the window begins; each chain starts from the best of its share."""
         steps, each = self.process.model_steps, self.start + 1
         n = max(1, min(self.spec.chains, self.calls // steps))
@@ -183,7 +187,7 @@ class _Pass:
                 self.chains.append(Chain(state, state.score))
         self.quota = self.calls / (len(self.chains) * max(steps - each, 1))
 
-    def _level(self, step: int) -> Generator[Ask, Any, None]:
+    def _level(self, step: int) -> Generator[Query, Any, None]:
         """All chains from a level to the next, side by side."""
         for chain in self.chains:
             chain.tried, chain.moved = [], False
@@ -228,26 +232,26 @@ class _Pass:
         late = step >= self.spec.window[1] * self.process.model_steps
         return late or self.kernel.deterministic or self.process.schedule.level(step).alpha == 0
 
-    def _children(self, parent: State, step: int, n: int) -> Particles:
+    def _children(self, parent: LevelState, step: int, n: int) -> Particles:
         recipe = parent.particles.candidates[0]
         candidates = [branch(self.key, self._number(), recipe, step) for _ in range(n)]
         rows = [0] * n
         born = replace(parent.particles[rows], candidates=tuple(candidates), x0=None)
         return self.process.move(born, parent.prediction[rows], self.kernel)
 
-    def _judge(self, particles: Particles) -> Generator[Ask, Any, list[State]]:
+    def _judge(self, particles: Particles) -> Generator[Query, Any, list[LevelState]]:
         """One model call for each, and the scores of the clean estimates."""
         self.calls -= len(particles)
         prediction: Prediction = yield Denoise(particles)
         particles = replace(particles[: len(prediction)], x0=prediction.x0)
         scores: Scores = yield Score(particles)
-        states = [State(particles[[i]], prediction[[i]], scores[i : i + 1]) for i in range(len(scores))]
+        states = [LevelState(particles[[i]], prediction[[i]], scores[i : i + 1]) for i in range(len(scores))]
         for state in states:
             if self.best is None or Scores.cat([self.best.score, state.score]).best() == 1:
                 self.best = state
         return states
 
-    def end(self) -> Generator[Ask, Any, None]:
+    def end(self) -> Generator[Query, Any, None]:
         """The chains' clean estimates at their last level, and the best one ever."""
         states = [c.state for c in self.chains]
         best = self.best

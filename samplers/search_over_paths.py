@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 
 from genscale.algorithms.budget_planning import within
 from genscale.algorithms.transition_kernels import outside
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, Particles, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 _CLEAN = 1e-9  # a time that counts as 0, after the rounding of the steps that led there
 
@@ -51,17 +51,17 @@ class SearchOverPaths:
 
     def __post_init__(self) -> None:
         if self.paths < 1 or self.branches < 1:
-            raise Refusal("search_over_paths needs paths and branches of at least 1.")
+            raise UsageError("search_over_paths needs paths and branches of at least 1.")
         if not 0 < self.start < 1 or self.forward <= 0 or self.start + self.forward >= 1:
-            raise Refusal(
+            raise UsageError(
                 f"start={self.start} and forward={self.forward} must be above 0 and their sum below 1."
             )
         if self.backward <= self.forward:
-            raise Refusal(
+            raise UsageError(
                 f"backward={self.backward} must exceed forward={self.forward}, or paths never become clean."
             )
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first, again = 0, True
         while again:
             plan = self._plan(process)
@@ -72,7 +72,7 @@ class SearchOverPaths:
 
     def _one_pass(
         self, process: Process, key: Key, first: int, paths: int, rounds: list[tuple[int, int]]
-    ) -> Generator[Ask, Any, int]:
+    ) -> Generator[Query, Any, int]:
         """From fresh noise to clean survivors; candidates count up from `first`. Returns the next number."""
         steps, kernel = process.steps, outside(process, "own", branched=bool(rounds))
         start = self._begin(process) if rounds else steps

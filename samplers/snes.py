@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genscale.algorithms.subspace_evolution import Climb, Strategy
+from genscale.algorithms.subspace_evolution import Strategy, SubspaceRun
 from genscale.key import Key
 
 
 @dataclass(frozen=True)
-class Snes(Climb):
+class Snes(SubspaceRun):
     """Learn mean and spread of the noise along a few random directions, by ranks of the scores.
 
     Cost in NFE: (1 + rounds * population) f, f being the evaluations of one candidate.

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.algorithms.successive_halving import Halving
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
-from genscale.protocol.queries import Ask
+from genscale.protocol.queries import Query
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class SuccessiveHalving:
     def __post_init__(self) -> None:
         self._halving.check("successive_halving", "rungs")
         if not self.rungs:
-            raise Refusal("successive_halving needs a rung to drop candidates at: without, use best_of_n.")
+            raise UsageError("successive_halving needs a rung to drop candidates at: without, use best_of_n.")
 
     @property
     def _halving(self) -> Halving:
         return Halving(self.candidates, self.rungs, self.survivors)
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         yield from self._halving.search(process, key)
 
     def cost(self, process: Process) -> int | None:

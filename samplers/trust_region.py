@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 WARMUP = 80  # published, of 400 evaluations
@@ -60,19 +60,19 @@ class TrustRegion:
     def __post_init__(self) -> None:
         for name in ("regions", "batch", "patience"):
             if getattr(self, name) < 1:
-                raise Refusal(f"trust_region needs {name} of at least 1, not {getattr(self, name)}.")
+                raise UsageError(f"trust_region needs {name} of at least 1, not {getattr(self, name)}.")
         if self.warmup is not None and self.warmup < 1:
-            raise Refusal(f"warmup={self.warmup} must be at least 1: candidate 0 belongs to it.")
+            raise UsageError(f"warmup={self.warmup} must be at least 1: candidate 0 belongs to it.")
         if not 0 <= self.shortest <= self.side <= self.longest < math.inf:
-            raise Refusal(
+            raise UsageError(
                 f"side={self.side} must be between shortest={self.shortest} and longest={self.longest}."
             )
         if not 1 < self.factor < math.inf:
-            raise Refusal(f"factor={self.factor} must be above 1.")
+            raise UsageError(f"factor={self.factor} must be above 1.")
         if self.rounds is not None and self.rounds < 0:
-            raise Refusal(f"rounds={self.rounds} must be 0 or more.")
+            raise UsageError(f"rounds={self.rounds} must be 0 or more.")
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         rounds = rounds_of(process, self.rounds, UNLIMITED)
         warmup = self._warmup(process, rounds)
         begun = [draw(key, i) for i in range(warmup)]

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 
@@ -46,13 +46,13 @@ class ZeroOrder:
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.patience < 1:
-            raise Refusal("zero_order needs neighbours and patience of at least 1.")
+            raise UsageError("zero_order needs neighbours and patience of at least 1.")
         if self.rounds is not None and self.rounds < 0:
-            raise Refusal(f"rounds={self.rounds} must be 0 or more.")
+            raise UsageError(f"rounds={self.rounds} must be 0 or more.")
         if not -1 <= self.cosine <= 1:
-            raise Refusal(f"cosine={self.cosine} must be between -1 and 1.")
+            raise UsageError(f"cosine={self.cosine} must be between -1 and 1.")
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         pivot = draw(key, 0)
         noise = process.noise(pivot)  # [*latent]
         finished = yield Solve(process.start([pivot]))

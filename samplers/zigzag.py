@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from genscale.algorithms.budget_planning import cost_of, wave
 from genscale.algorithms.leftover_budget import remainder
 from genscale.diffusion.kernels import Ddim
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Particles, branch, draw
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 ODE = Ddim(0.0)
 
@@ -39,15 +39,15 @@ class Zigzag:
 
     def __post_init__(self) -> None:
         if self.candidates is not None and self.candidates < 1:
-            raise Refusal(f"candidates={self.candidates} must be at least 1.")
+            raise UsageError(f"candidates={self.candidates} must be at least 1.")
         if not 0 < self.until <= 1:
-            raise Refusal(f"until={self.until} must be a fraction of the run in (0, 1].")
+            raise UsageError(f"until={self.until} must be a fraction of the run in (0, 1].")
 
     def grid(self, process: Any) -> Any:
         """On second-order schedulers DDIM steps over the levels at which a step begins."""
         return process.regridded()
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         number, done = 0, 0
         while n := wave(process, self.candidates, done, self._price(process)):
             particles = process.start([draw(key, number + i) for i in range(n)])

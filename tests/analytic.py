@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from genscale.algorithms.noise_ascent import NoiseGradient
-from genscale.diffusion.mixtures import Mix, Moment, Source, Weighted
+from genscale.diffusion.mixtures import Mix, MixtureContext, Source, Weighted
 from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
@@ -23,7 +23,7 @@ from genscale.engine.mixture_batches import Mixer
 from genscale.engine.process import Prior
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
-from genscale.engine.verifier_roles import Juror, Panel
+from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
 from genscale.key import Key
 from genscale.media import Media
 from genscale.protocol.batches import Batch, Output
@@ -297,7 +297,7 @@ def mixed(parts: dict[str, Any], mix: Mix) -> dict[str, Any]:
     """The parts of a process whose predictions are mixed, every source at the cost of the model's own."""
     own, view = parts["evaluations"], parts["view"]
     calls = parts.get("model_calls") or len(own)
-    weights = [mix.weights(Moment.at(view, i, calls)) for i in range(calls)]
+    weights = [mix.weights(MixtureContext.at(view, i, calls)) for i in range(calls)]
     each = (nfe * sum(w != 0 for w in at) for nfe, at in zip(own, weights, strict=False))
     return parts | {"mix": mix, "evaluations": (*each, *own[calls:])}
 
@@ -349,7 +349,7 @@ def run(
         mix, models = MIX, {"broad": Mixture(std=0.6)}
     if "branches" in getattr(sampler, "needs", ()):
         models = {"uncond": Mixture(std=0.6), **(models or {})}
-    roles = roles or Roles(Panel((Juror("first", verifier),)))
+    roles = roles or Roles(VerifierSet((WeightedVerifier("first", verifier),)))
     archive, ledger, batches = Archive(folder, heading or {"seed": seed}), Ledger(), []
     searches = []
     for p in range(prompts):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.noise_schedule import NoiseLevel
 
 
 def _weights() -> Tensor:
@@ -33,7 +33,7 @@ class Line:
         which = torch.multinomial(self.weights, n, replacement=True, generator=g)
         return (self.means[which] + self.std * torch.randn(n, generator=g, dtype=torch.float64))[:, None]
 
-    def posterior(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, float]:
+    def posterior(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor, float]:
         """Of x0 given x_t: component weights and means [n, d, k], and their common variance."""
         var = (level.alpha * self.std) ** 2 + level.sigma**2
         gap = x[..., None] - level.alpha * self.means
@@ -44,16 +44,16 @@ class Line:
             self.std**2 * level.sigma**2 / var,
         )
 
-    def clean(self, x: Tensor, level: Level) -> Tensor:
+    def clean(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """E[x0 | x_t = x]."""
         weight, mean, _ = self.posterior(x.double(), level)
         return (weight * mean).sum(-1)
 
-    def pair(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    def pair(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         x0 = self.clean(x, level)
         return x0, (x.double() - level.alpha * x0) / level.sigma
 
-    def log_density(self, x: Tensor, level: Level) -> Tensor:
+    def log_density(self, x: Tensor, level: NoiseLevel) -> Tensor:
         var = (level.alpha * self.std) ** 2 + level.sigma**2
         gap = x[..., None] - level.alpha * self.means
         each = self.weights.log() - gap**2 / (2 * var) - 0.5 * math.log(2 * math.pi * var)

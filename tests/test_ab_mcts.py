@@ -15,7 +15,7 @@ from scipy import stats
 from genscale.algorithms.search_tree import Node, Tree
 from genscale.algorithms.tree_policies import Thompson
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.thompson import Belief, Tally
 from genscale.plugins import options as sampler_options
@@ -236,5 +236,5 @@ def test_it_beats_fresh_noise_on_average() -> None:
     [{"prior": (0, 1, 1)}, {"prior": (0, 0, 1, 1)}, {"prior": (math.nan, 1, 1, 1)}, {"widen": "wide"}],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         AbMcts(**options)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.reno import Reno
 from genscale.samplers.smc import Smc
@@ -74,9 +74,9 @@ def test_runs_are_independent_of_each_other_and_of_the_batches() -> None:
 
 
 def test_kernels_gradients_and_held_out_scores_work_on_it() -> None:
-    smc = analytic.search(Smc(8), MIXTURE, FIRST, report=analytic.coordinate(1))
+    smc = analytic.search(Smc(8), MIXTURE, FIRST, held_out=analytic.coordinate(1))
     assert smc.population() is not None
-    assert set(smc.best.report) == {"coordinate_1"}
+    assert set(smc.best.held_out) == {"coordinate_1"}
     reno = analytic.search(Reno(iterations=3, trials=0), analytic.gaussian(4), FIRST)
     assert reno.best.total > reno.base().total
     assert reno.ledger.backwards > 0
@@ -84,10 +84,10 @@ def test_kernels_gradients_and_held_out_scores_work_on_it() -> None:
 
 def test_what_makes_no_model_is_refused() -> None:
     for means, weights in ((torch.zeros(3), None), (torch.zeros(2, 3), torch.ones(3))):
-        with pytest.raises(Refusal):
+        with pytest.raises(UsageError):
             analytic.Mixture(means, 1.0, weights)
     for numbers in ({"steps": 0}, {"runs": 0}):
-        with pytest.raises(Refusal):
+        with pytest.raises(UsageError):
             analytic.search("best_of_n", MIXTURE, FIRST, **numbers)
-    with pytest.raises(Refusal, match="best_of_m"):
+    with pytest.raises(UsageError, match="best_of_m"):
         analytic.search("best_of_m", MIXTURE, FIRST)

@@ -10,7 +10,7 @@ import torch
 
 from genscale.engine.archive import Archive, Entry, read
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.protocol.particles import Candidate, Memory, Particles, cat
 from tests.analytic import SAMPLERS, run
 
@@ -98,7 +98,7 @@ def test_another_run_s_folder_is_refused_and_left_as_it_is(tmp_path: Path) -> No
     path = tmp_path / "archive.jsonl"
     path.write_bytes(path.read_bytes() + b'{"kind": "sco')  # it may be running at this moment
     before = path.read_bytes()
-    with pytest.raises(Refusal, match=r"holds another run \(its seed is 1, not 2\)"):
+    with pytest.raises(UsageError, match=r"holds another run \(its seed is 1, not 2\)"):
         run(SAMPLERS["best_of_n"], folder=tmp_path, seed=2)
     assert path.read_bytes() == before
 
@@ -108,13 +108,13 @@ def test_what_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "archive.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:3], "oops\n", *lines[3:]]))
-    with pytest.raises(Refusal, match=r"line 4 of .* is no JSON"):
+    with pytest.raises(UsageError, match=r"line 4 of .* is no JSON"):
         run(SAMPLERS["best_of_n"], folder=tmp_path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refusal, match="choose another output folder"):
+    with pytest.raises(UsageError, match="choose another output folder"):
         Archive(tmp_path / "file" / "below", {})
 
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 import genscale
 from genscale.algorithms import beam_search
-from genscale.algorithms.beam_search import Level
+from genscale.algorithms.beam_search import BeamLevel
 from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.diffusion.kernels import Transition, ddim_step
-from genscale.diffusion.noise_schedule import Level as NoiseLevel
+from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics import clustering
 from genscale.numerics.clustering import covering, embedded, kmeans
@@ -381,7 +381,7 @@ def test_costs_by_hand(sampler: Any, nfe: int) -> None:
 )
 def test_a_look_ahead_spends_what_it_says_where_it_says(lookahead: int, steps: list[int]) -> None:
     sampler = Beam(width=3, levels=(0.5,), survivors=1, branch=1, lookahead=lookahead, kernel="ode")
-    assert Level(4, 1, 1, lookahead, 0.0).ahead(process()) == steps
+    assert BeamLevel(4, 1, 1, lookahead, 0.0).ahead(process()) == steps
     seen: Counter[int] = Counter()
     run(sampler, steps=STEPS, on_batch=lambda batch, rows: seen.update([batch.step] * len(rows)))
     plain = {0: 3, 1: 3, 2: 3, 3: 3, 4: 3, 5: 1, 6: 1, 7: 1}
@@ -514,13 +514,13 @@ def test_clusters_are_those_of_the_look_ahead(monkeypatch: pytest.MonkeyPatch) -
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         Beam(**{"levels": LEVELS} | options)
 
 
 def test_glass_needs_calls_between_levels() -> None:
     bound = process(off_grid="this scheduler has no rule")
-    with pytest.raises(Refusal, match="glass is not possible"):
+    with pytest.raises(UsageError, match="glass is not possible"):
         Beam(kernel="glass(2)").grid(bound)
     assert Beam(kernel="glass(1)").grid(bound) is bound
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genscale.engine.verifier_roles import Juror
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import WeightedVerifier
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.runs import verifier_specs
 from genscale.toy.shapes import COLOURS, KINDS, Scene, Shape, render
@@ -153,8 +153,8 @@ def test_any_verifier_may_be_inside() -> None:
     plain = Boxes(Compressibility(), [Box("x", LEFT)], share=0.0)(Media(pixels), ["", ""])
     assert torch.equal(plain, Compressibility()(Media(pixels)))
     assert Boxes(Compressibility(), [Box("x", LEFT)]).name == "boxes(compressibility)"
-    with pytest.raises(Refusal, match=r"boxes\(compressibility\)' cannot be differentiated"):
-        Juror("boxes(compressibility)", Boxes(Compressibility(), [Box("x", LEFT)])).score_graph(
+    with pytest.raises(UsageError, match=r"boxes\(compressibility\)' cannot be differentiated"):
+        WeightedVerifier("boxes(compressibility)", Boxes(Compressibility(), [Box("x", LEFT)])).score_graph(
             Media(pixels.requires_grad_()), ["", ""], ["1", "2"]
         )
     listed = Boxes(lambda media, prompts: [0.5] * len(prompts), [Box("x", LEFT)])
@@ -230,7 +230,7 @@ def test_a_verifier_says_how_it_wants_regions_shown() -> None:
     ],
 )
 def test_what_is_refused(make: Any, message: str) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UsageError, match=message):
         make()
 
 
@@ -280,12 +280,12 @@ def test_files(tmp_path: Path) -> None:
     ],
 )
 def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, data: Any, message: str) -> None:
-    with pytest.raises(Refusal, match=message) as found:
+    with pytest.raises(UsageError, match=message) as found:
         read_boxes(written(tmp_path, data), PROMPTS)
     assert "boxes.json" in str(found.value)
     assert "\n" not in str(found.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"none\.json' cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"none\.json' cannot be read: No such file"):
         read_boxes(tmp_path / "none.json")

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import genscale
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines import branches
 from genscale.protocol.answers import Prediction
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 from genscale.samplers.best_of_n import draw
 from tests.zoo import ZOO
 
@@ -31,7 +31,7 @@ class Look:
     seen: dict[str, Any] = field(default_factory=dict)
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
 
-    def search(self, process: Any, key: Any) -> Generator[Ask, Any, None]:
+    def search(self, process: Any, key: Any) -> Generator[Query, Any, None]:
         particles = yield Solve(process.start([draw(key, i) for i in range(3)]), self.step)
         for branch in (None, "cond", "uncond"):
             self.seen[str(branch)] = yield Denoise(particles, branch)
@@ -73,7 +73,7 @@ def test_where_the_pipeline_puts_a_norm_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NONE))
 def test_where_there_are_no_two_branches(name: str) -> None:
-    with pytest.raises(Refusal, match="no two branches of classifier-free guidance"):
+    with pytest.raises(UsageError, match="no two branches of classifier-free guidance"):
         look(name)
 
 
@@ -82,7 +82,7 @@ def test_the_conditional_branch_is_the_pipeline_without_guidance() -> None:
 
     @dataclass(frozen=True)
     class Same(Look):
-        def search(self, process: Any, key: Any) -> Generator[Ask, Any, None]:
+        def search(self, process: Any, key: Any) -> Generator[Query, Any, None]:
             clean, eps = seen["cond"].x0, seen["cond"].eps
             level = process.schedule.level(self.step)
             x = process.start([draw(key, i) for i in range(3)])

@@ -14,8 +14,8 @@ import genscale.engine.archive
 from genscale.algorithms.tree_search import TreeSearch
 from genscale.engine.budget import Budget
 from genscale.engine.plan import plan
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
+from genscale.errors import UsageError
 from genscale.protocol.queries import BACKWARD
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
@@ -61,19 +61,19 @@ def test_what_is_read(text: str, budget: Budget) -> None:
 @pytest.mark.parametrize("text", ["", "480", "nfe", "-3nfe", "4.5nfe", "_nfe", "1.2.3s", "60 parsecs", "nan s",
                                   "target=nan", "target=e", "target=", "3nfe,", ",", "none", "480nfe60s"])  # fmt: skip
 def test_what_cannot_be_read(text: str) -> None:
-    with pytest.raises(Refusal, match=r"cannot read .*; write 480nfe, 60s, 32calls, target=0\.35"):
+    with pytest.raises(UsageError, match=r"cannot read .*; write 480nfe, 60s, 32calls, target=0\.35"):
         Budget.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0nfe", "0s", "0.0s", "0calls", "480nfe,0s"])
 def test_nothing_is_no_budget(text: str) -> None:
-    with pytest.raises(Refusal, match="allows nothing"):
+    with pytest.raises(UsageError, match="allows nothing"):
         Budget.parse(text)
 
 
 @pytest.mark.parametrize("text", ["60s,2min", "3nfe,4nfe", "target=1,target=1"])
 def test_a_limit_is_said_once(text: str) -> None:
-    with pytest.raises(Refusal, match="twice"):
+    with pytest.raises(UsageError, match="twice"):
         Budget.parse(text)
 
 
@@ -83,7 +83,7 @@ def test_a_limit_is_said_once(text: str) -> None:
      {"seconds": float("nan")}, {"target": float("nan")}, {"target": float("inf")}],
 )  # fmt: skip
 def test_bad_limits_are_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(Refusal, match=f"{next(iter(limits.values()))} {next(iter(limits))}"):
+    with pytest.raises(UsageError, match=f"{next(iter(limits.values()))} {next(iter(limits))}"):
         Budget(**limits)
 
 
@@ -113,13 +113,17 @@ def two(media: Any, prompts: Any) -> torch.Tensor:
 
 
 ROLES = {
-    "one verifier": Roles(Panel((Juror("a", first_coordinate),))),
-    "two by rank": Roles(Panel((Juror("a", first_coordinate), Juror("b", two)), "rank")),
-    "another selects": Roles(Panel((Juror("a", first_coordinate),)), Panel((Juror("b", two),))),
+    "one verifier": Roles(VerifierSet((WeightedVerifier("a", first_coordinate),))),
+    "two by rank": Roles(
+        VerifierSet((WeightedVerifier("a", first_coordinate), WeightedVerifier("b", two)), "rank")
+    ),
+    "another selects": Roles(
+        VerifierSet((WeightedVerifier("a", first_coordinate),)), VerifierSet((WeightedVerifier("b", two),))
+    ),
     "two select, one reports": Roles(
-        Panel((Juror("a", first_coordinate),)),
-        Panel((Juror("b", two), Juror("a", first_coordinate))),
-        Panel((Juror("c", two),)),
+        VerifierSet((WeightedVerifier("a", first_coordinate),)),
+        VerifierSet((WeightedVerifier("b", two), WeightedVerifier("a", first_coordinate))),
+        VerifierSet((WeightedVerifier("c", two),)),
     ),
 }
 
@@ -166,7 +170,7 @@ def test_never_one_over_and_always_a_winner(name: str) -> None:
             )
             finals = sum(e.final for e in made.archive.entries if e.prompt == search.index)
             previews = sum(not e.final for e in made.archive.entries if e.prompt == search.index)
-            calls = roles.calls * finals + len(roles.search.jurors) * previews
+            calls = roles.calls * finals + len(roles.search.members) * previews
             if gradients:  # of which rows they were, only the ledger below can tell
                 evaluations, calls = max(evaluations, search.spent), max(calls, search.calls)
             assert evaluations == search.spent <= (budget.nfe or evaluations)
@@ -342,5 +346,5 @@ def test_a_target_saves_what_comes_after_it() -> None:
 
 
 def test_a_target_of_ranks_is_refused() -> None:
-    with pytest.raises(Refusal, match="target"):
+    with pytest.raises(UsageError, match="target"):
         run(SAMPLERS["best_of_n"], roles=ROLES["two by rank"], budget=Budget(target=1.0))

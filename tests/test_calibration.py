@@ -17,12 +17,12 @@ from PIL import Image
 import tests.analytic as bed
 from genscale.cli.app import main
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.numerics.rank_correlation import Agreement, agreement, kept
 from genscale.pipelines.loading import folder_of
 from genscale.plugins import registry
 from genscale.results import calibrated_options
-from genscale.results.calibration import Calibration, Level, Previews
+from genscale.results.calibration import CalibratedStep, Calibration, Previews
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 
@@ -191,17 +191,21 @@ def test_the_table_is_that_of_the_scores() -> None:
 
 
 def test_a_rank_ensemble_compares_within_one_step() -> None:
-    from genscale.engine.verifier_roles import Juror, Panel, Roles
+    from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 
     def other(media: Any, prompts: Any) -> Any:
         return 1000 * media.pixels[:, 0, 0, 0].double()
 
-    roles = Roles(Panel((Juror("first", bed.first_coordinate), Juror("other", other)), "rank"))
+    roles = Roles(
+        VerifierSet(
+            (WeightedVerifier("first", bed.first_coordinate), WeightedVerifier("other", other)), "rank"
+        )
+    )
     assert column(measured(8, roles=roles), "rho") == pytest.approx(column(measured(8), "rho"))
 
 
 def test_a_run_of_one_step_is_refused() -> None:
-    with pytest.raises(Refusal, match="1 step has no previews"):
+    with pytest.raises(UsageError, match="1 step has no previews"):
         bed.run(Previews(4), steps=1)
 
 
@@ -211,7 +215,8 @@ def test_a_run_of_one_step_is_refused() -> None:
 def calibration(*rhos: float | None, threshold: float = 0.5) -> Calibration:
     n = len(rhos) + 1
     levels = [
-        Level(i, i / n, 1 - (i - 1) / n, Agreement(rho, rho, rho, 0.5, 3, 0)) for i, rho in enumerate(rhos, 1)
+        CalibratedStep(i, i / n, 1 - (i - 1) / n, Agreement(rho, rho, rho, 0.5, 3, 0))
+        for i, rho in enumerate(rhos, 1)
     ]
     return Calibration(tuple(levels), threshold, {"model": "m", "verifiers": ["v"], "prompts": ["a", "b"]})
 
@@ -235,7 +240,7 @@ def test_the_window_of_another_threshold() -> None:
     found = calibration(0.3, 0.6, 0.9, threshold=0.8)
     assert [found.window(t)[0] for t in (None, 0.5, 0.2, 0.95)] == [0.75, 0.5, 0.25, 1.0]
     for wrong in (0.0, -0.5, 1.1, math.nan):
-        with pytest.raises(Refusal, match="no rank correlation to ask for"):
+        with pytest.raises(UsageError, match="no rank correlation to ask for"):
             calibration(0.3, threshold=wrong)
 
 
@@ -251,9 +256,9 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
                                   '{"levels": [{"step": 1}], "threshold": 0.5, "window": []}'])  # fmt: skip
 def test_other_files_are_no_calibration(tmp_path: Path, text: str) -> None:
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(Refusal, match=r"other\.json' is no calibration"):
+    with pytest.raises(UsageError, match=r"other\.json' is no calibration"):
         Calibration.load(tmp_path / "other.json")
-    with pytest.raises(Refusal, match="cannot be read: No such file"):
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
         Calibration.load(tmp_path / "nowhere.json")
 
 
@@ -311,9 +316,9 @@ def test_what_the_user_says_wins(windowed: str, found: Calibration) -> None:
 
 def test_samplers_without_previews_and_calibrations_without_trust_are_refused() -> None:
     for sampler in ("best_of_n", "zero_order"):
-        with pytest.raises(Refusal, match=f"sampler '{sampler}' has no window to calibrate"):
+        with pytest.raises(UsageError, match=f"sampler '{sampler}' has no window to calibrate"):
             calibrated_options.fields(LATE, sampler, {})
-    with pytest.raises(Refusal, match="trusts no preview"):
+    with pytest.raises(UsageError, match="trusts no preview"):
         calibrated_options.fields(NEVER, "successive_halving", {})
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines.loading import EMBEDDED, folder_of
 from genscale.plugins import options as sampler_options
 from genscale.plugins import registry
@@ -194,14 +194,14 @@ def test_verifiers_have_weights_options_and_roles(generate, tmp_path, monkeypatc
     words = (
         "--verifier",
         "judges:dark:0.01",
-        "--report",
+        "--held-out",
         "compressibility(direction=incompressible, quality=80)",
     )
     code, _, err = generate("a red star", "--candidates", 3, *words, "--ensemble", "rank", "--out", "run")
     assert code == 0, err
     best = record(tmp_path / "run")["best"]
     assert set(best["search"]) == {"compressibility", "judges:dark"}
-    assert set(best["report"]) == {"compressibility(direction=incompressible, quality=80)"}
+    assert set(best["held_out"]) == {"compressibility(direction=incompressible, quality=80)"}
 
 
 @pytest.mark.skipif(not (folder_of("shapes-flow") / "model_index.json").is_file(), reason="not trained yet")
@@ -223,7 +223,7 @@ def test_embedded_model_is_the_default_with_its_own_verifiers(genscale, tmp_path
     run = record(tmp_path / "run")
     assert run["model"] == "shapes-flow"
     assert set(run["best"]["search"]) == {"shapes_clip"}
-    assert set(run["best"]["report"]) == {"shapes"}
+    assert set(run["best"]["held_out"]) == {"shapes"}
     with Image.open(tmp_path / "run/best.png") as image:
         assert image.size == (64, 64)
 
@@ -573,14 +573,14 @@ def test_a_picture_from_elsewhere_cannot_switch_code_on(generate, genscale, tmp_
     code, _, err = genscale("generate", "--from", "run/best.png", "--out", "again")
     assert code == 2
     assert "name it again with --verifier" in err
-    code, _, err = genscale("generate", "--from", "run/best.png", "--report", "shapes", "--out", "again")
+    code, _, err = genscale("generate", "--from", "run/best.png", "--held-out", "shapes", "--out", "again")
     assert (code, "name it again with --verifier" in err) == (2, True)
     words = ("--verifier", "compressibility", "--dtype", "float32", "--out", "again")
     assert genscale("generate", "--from", "run/best.png", *words)[0] == 0
 
 
 def test_a_verifier_that_steers_and_reports_is_warned_of(generate, tmp_path):
-    words = ("--candidates", 1, "--report", "compressibility", "--out", tmp_path / "run")
+    words = ("--candidates", 1, "--held-out", "compressibility", "--out", tmp_path / "run")
     code, _, err = generate("a dog", *words)
     assert code == 0
     assert "warning: 'compressibility' both steers and reports" in err
@@ -716,8 +716,8 @@ def test_prompt_files(tmp_path, name, text):
 )
 def test_prompt_files_without_prompts(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    with pytest.raises(Refusal, match=r"prompt file '.*p\."):
+    with pytest.raises(UsageError, match=r"prompt file '.*p\."):
         read_prompts(tmp_path / name)
     (tmp_path / name).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(Refusal, match="no UTF-8"):
+    with pytest.raises(UsageError, match="no UTF-8"):
         read_prompts(tmp_path / name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.clip import SHAPES_CLIP, Clip, ShapesClip
 from genscale.verifiers.compressibility import Compressibility
@@ -112,11 +112,11 @@ def test_what_cannot_be_judged_is_refused() -> None:
     pictures = Media(noise(2, 3, SIDE, SIDE))
     for verifier in (DynamicDegree(), consistency()):
         for media in (pictures, Media(pictures.pixels[:, None])):
-            with pytest.raises(Refusal, match="at least 2"):
+            with pytest.raises(UsageError, match="at least 2"):
                 verifier(media)
-    with pytest.raises(Refusal, match="k of at least 1"):
+    with pytest.raises(UsageError, match="k of at least 1"):
         Frames(k=0)
-    with pytest.raises(Refusal, match="is unknown"):
+    with pytest.raises(UsageError, match="is unknown"):
         Frames(reduce="max")
-    with pytest.raises(Refusal, match="no gradients"):
+    with pytest.raises(UsageError, match="no gradients"):
         Frames(Compressibility()).score_tensor(clips(), PROMPTS)

@@ -12,12 +12,12 @@ from PIL import Image
 
 from genscale.cli.app import app
 from genscale.commands import compare_runs
-from genscale.commands.compare_entries import Entry, entries
+from genscale.commands.compare_entries import ComparedRun, entries
 from genscale.commands.comparison_of_runs import comparison_of_runs
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.report import image_grid
 from genscale.report.contact_sheet import font
-from genscale.results.comparison import Scores
+from genscale.results.comparison import ScoreSummary
 from genscale.runs import generate as generation
 from genscale.runs.live_preview import Preview
 from genscale.runs.request import Request
@@ -62,7 +62,7 @@ def test_samplers_at_equal_cost(genscale, loads, tmp_path):
         assert run["seed"] == 3
         assert run["budget"] == "16nfe"
         assert row["searched"]["each"] == [p["best"]["total"] for p in run["prompts"]]
-        assert row["held_out"]["shapes"]["each"] == [p["best"]["report"]["shapes"] for p in run["prompts"]]
+        assert row["held_out"]["shapes"]["each"] == [p["best"]["held_out"]["shapes"] for p in run["prompts"]]
     first, last = found["rows"][1]["searched"], found["rows"][3]["searched"]
     gains = [b - a for a, b in zip(first["each"], last["each"], strict=True)]
     assert last["gain"]["mean"] == pytest.approx(sum(gains) / 2)
@@ -197,7 +197,7 @@ def test_without_a_budget_all_get_what_the_first_costs(genscale, tmp_path):
         (("--sampler", "snes", "--sampler", "best_of_n", "--budget", "3nfe"), "is too small"),
         (("--sampler", "smc", "--sampler", "snes(3"), "cannot be read: write NAME"),
         (("--sampler", "smc", "--sampler", "snes", "--budget", "9s"), "sets none, give one such as 480nfe"),
-        (("--verifiers", "shapes_clip", "--verifiers", "clipp", "--report", "shapes"), "did you mean"),
+        (("--verifiers", "shapes_clip", "--verifiers", "clipp", "--held-out", "shapes"), "did you mean"),
         (("--verifiers", "shapes", "--verifiers", "shapes_clip"), "is held out from all of them"),
     ],
 )
@@ -210,30 +210,30 @@ def test_what_does_not_compare_is_refused_in_one_sentence(words, sentence, gensc
 
 
 def test_ranks_do_not_compare():
-    with pytest.raises(Refusal, match="ranks in one run"):
+    with pytest.raises(UsageError, match="ranks in one run"):
         entries(Request(("x",), ensemble="rank"), ["smc", "snes"], [], [])
 
 
 def test_gains_are_paired():
     """A difference that is the same for every prompt has no interval, however much prompts differ."""
-    scores = Scores.of([1.5, 10.5, 100.5], [1.0, 10.0, 100.0])
+    scores = ScoreSummary.of([1.5, 10.5, 100.5], [1.0, 10.0, 100.0])
     assert (scores.gain.mean, scores.gain.half) == (0.5, 0.0)
     assert scores.mean.half > 50
-    unpaired = Scores.of([100.5, 1.5, 10.5], [1.0, 10.0, 100.0])
+    unpaired = ScoreSummary.of([100.5, 1.5, 10.5], [1.0, 10.0, 100.0])
     assert unpaired.gain.mean == pytest.approx(0.5)
     assert unpaired.gain.half > 50
 
 
 def test_a_prompt_without_a_base_is_left_out_of_its_means():
     told = {"prompt": "x", "nfe": 8, "finished": 2, "kl_of_best": None}
-    best = {"total": 2.0, "report": {"judge": 1.0}}
+    best = {"total": 2.0, "held_out": {"judge": 1.0}}
     prompts = [
         told | {"best": best, "base": None},
-        told | {"best": best, "base": {"total": 1.0, "report": {}}},
+        told | {"best": best, "base": {"total": 1.0, "held_out": {}}},
     ]
     record = {"prompts": prompts, "wall_seconds": 1.0}
     request = Request(("x", "x"), verifiers=("clip",), budget="8nfe", seed=1)
-    found = comparison_of_runs("sampler", [Entry("smc", "smc", request)], [record])
+    found = comparison_of_runs("sampler", [ComparedRun("smc", "smc", request)], [record])
     assert found.rows[0].searched.each == (None, 1.0)
     assert (found.rows[0].searched.mean.mean, found.rows[0].searched.gain.mean) == (1.0, -1.0)
     assert found.rows[0].nfe is None

@@ -22,27 +22,27 @@ from genscale.cli.app import main
 from genscale.demo import html
 from genscale.demo.app import application, offer
 from genscale.demo.equivalent_command import command
-from genscale.demo.form import Limits, Wish
-from genscale.demo.jobs import DONE, REFUSED, STOPPED, Job, Studio
+from genscale.demo.form import DemoForm, Limits
+from genscale.demo.jobs import DONE, REFUSED, STOPPED, Job, JobQueue
 from genscale.demo.live_curve import LiveCurve
 from genscale.demo.live_view import Seen
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.runs import file_metadata, prepare, request
 from genscale.runs.request import Request
 
 STAR = "a red star left of a blue ring"
-FEW = {"steps": 4, "seed": 7, "verifiers": ("shapes_clip",), "report": ("shapes",)}
+FEW = {"steps": 4, "seed": 7, "verifiers": ("shapes_clip",), "held_out": ("shapes",)}
 MODELS = {name: Request(model=name) for name in ("shapes-flow", "shapes-video")}
 
 
-def wish(prompt: str = STAR, **fields: Any) -> Wish:
-    return Wish(prompt, **{"model": "shapes-flow", "nfe": 64, **FEW, **fields})
+def form(prompt: str = STAR, **fields: Any) -> DemoForm:
+    return DemoForm(prompt, **{"model": "shapes-flow", "nfe": 64, **FEW, **fields})
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Iterator[Studio]:
-    made = Studio(offer(MODELS, Limits()), tmp_path / "demo")
+def queue(tmp_path: Path) -> Iterator[JobQueue]:
+    made = JobQueue(offer(MODELS, Limits()), tmp_path / "demo")
     yield made
     made.close()
 
@@ -84,7 +84,7 @@ def done(job: Job) -> Job:
         ({"verifiers": ("shapes_clip:2",)}, "is not offered here"),
         ({"verifiers": ("boxes",)}, "is not offered here"),
         ({"verifiers": ()}, "there is no verifier"),
-        ({"report": ("pickle.loads",)}, "is not offered here"),
+        ({"held_out": ("pickle.loads",)}, "is not offered here"),
         ({"nfe": 4001}, "budget 4001 is out of range: give 1 to 4000"),
         ({"nfe": 0}, "out of range"),
         ({"nfe": float("nan")}, "is no number"),
@@ -111,33 +111,33 @@ def done(job: Job) -> Job:
         ({"sampler": "smc", "options": "kernel=" + "x" * 5000}, "at most 64"),
     ],
 )
-def test_what_is_refused(studio: Studio, fields: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(Refusal, match=r"\.") as caught:
-        wish(**fields).request(studio.offer)
+def test_what_is_refused(queue: JobQueue, fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=r"\.") as caught:
+        form(**fields).request(queue.offer)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not studio.out.exists()
+    assert not queue.out.exists()
 
 
-def test_defaults_are_the_models(studio: Studio) -> None:
-    asked = Wish(STAR, "shapes-video", verifiers=("shapes_video_clip",)).request(studio.offer)
-    assert (asked.steps, asked.guidance, asked.frames, asked.report) == (12, 2.0, 5, ("none",))
-    asked = wish(options="candidates=3; wave=2", steps=None, seed=None).request(studio.offer)
+def test_defaults_are_the_models(queue: JobQueue) -> None:
+    asked = DemoForm(STAR, "shapes-video", verifiers=("shapes_video_clip",)).request(queue.offer)
+    assert (asked.steps, asked.guidance, asked.frames, asked.held_out) == (12, 2.0, 5, ("none",))
+    asked = form(options="candidates=3; wave=2", steps=None, seed=None).request(queue.offer)
     assert asked.sampler_fields == {"candidates": 3, "wave": 2}
     assert (asked.steps, asked.seed, asked.budget) == (20, None, "64nfe")
-    asked = wish(steps="8", guidance=" ", seed="").request(studio.offer)
+    asked = form(steps="8", guidance=" ", seed="").request(queue.offer)
     assert (asked.steps, asked.guidance, asked.seed) == (8, 3.0, None)
 
 
-def test_verifiers_that_need_more_than_a_name_are_not_offered(studio: Studio) -> None:
-    assert set(registry.found("verifier")) - set(studio.offer.verifiers) == {"boxes"}
+def test_verifiers_that_need_more_than_a_name_are_not_offered(queue: JobQueue) -> None:
+    assert set(registry.found("verifier")) - set(queue.offer.verifiers) == {"boxes"}
 
 
 # ---------------------------------------------------------------- a search
 
 
-def test_the_gallery_grows_best_first(studio: Studio) -> None:
-    job = studio.submit(studio.session("a"), wish(nfe=640, options="wave=2"))
+def test_the_gallery_grows_best_first(queue: JobQueue) -> None:
+    job = queue.submit(queue.session("a"), form(nfe=640, options="wave=2"))
     seen: list[Seen] = []
     while not job.over:
         now = job.watch.shown(0)
@@ -164,8 +164,8 @@ def test_the_gallery_grows_best_first(studio: Studio) -> None:
     assert job.watch.nfe == job.watch.planned == 640
 
 
-def test_particles_are_seen_on_the_way(studio: Studio) -> None:
-    job = studio.submit(studio.session("a"), wish(sampler="smc", nfe=512, steps=8))
+def test_particles_are_seen_on_the_way(queue: JobQueue) -> None:
+    job = queue.submit(queue.session("a"), form(sampler="smc", nfe=512, steps=8))
     steps: list[int] = []
     while not job.over:
         previews = job.watch.shown(0).previews
@@ -178,19 +178,19 @@ def test_particles_are_seen_on_the_way(studio: Studio) -> None:
     assert job.watch.shown(0).previews == ()
 
 
-def test_what_is_left_is_a_whole_run(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
-    job = done(studio.submit(studio.session("a"), wish()))
+def test_what_is_left_is_a_whole_run(queue: JobQueue, capsys: pytest.CaptureFixture[str]) -> None:
+    job = done(queue.submit(queue.session("a"), form()))
     assert {"best.png", "base.png", "run.json", "contact.png", "curve.png", "tree.png"} <= set(job.files)
     assert file_metadata.read(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
     assert main(["show", str(job.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True
 
 
-def test_the_command_gives_the_same(studio: Studio, tmp_path: Path) -> None:
-    asked = wish(
+def test_the_command_gives_the_same(queue: JobQueue, tmp_path: Path) -> None:
+    asked = form(
         prompt=f"{STAR}\na green square", sampler="smc", options="particles=4\nwindow=0.5,0.75", seed=None
     )
-    job = done(studio.submit(studio.session("a"), replace(asked, nfe=96)))
+    job = done(queue.submit(queue.session("a"), replace(asked, nfe=96)))
     assert job.record is not None, job.sentence
     words = shlex.split(html.same(job))
     assert words[:4] == ["genscale", "generate", STAR, "a green square"]
@@ -228,7 +228,7 @@ def test_a_command_asks_for_what_its_request_asks_for(
 
     def generate(request: Request, *more: Any, **others: Any) -> Any:
         found.append(request)
-        raise Refusal("seen")
+        raise UsageError("seen")
 
     monkeypatch.setattr(generation, "generate", generate)
     assert main(shlex.split(command(asked))[1:]) == 2
@@ -236,10 +236,10 @@ def test_a_command_asks_for_what_its_request_asks_for(
     assert typed.as_dict() == prepare.completed(asked).as_dict()
 
 
-def test_clips(studio: Studio) -> None:
-    asked = wish("a red circle moving left", model="shapes-video", nfe=32, steps=4)
+def test_clips(queue: JobQueue) -> None:
+    asked = form("a red circle moving left", model="shapes-video", nfe=32, steps=4)
     job = done(
-        studio.submit(studio.session("a"), replace(asked, verifiers=("shapes_video_clip",), report=()))
+        queue.submit(queue.session("a"), replace(asked, verifiers=("shapes_video_clip",), held_out=()))
     )
     assert job.phase == DONE, job.sentence
     assert html.pair(job, 0).count("<video") == 2
@@ -250,53 +250,53 @@ def test_clips(studio: Studio) -> None:
     assert Image.open(io.BytesIO(job.watch.pictures[row.picture])).size == (32, 32)
 
 
-def test_a_search_that_cannot_be_ends_in_one_sentence(studio: Studio) -> None:
-    job = done(studio.submit(studio.session("a"), wish(nfe=3)))
+def test_a_search_that_cannot_be_ends_in_one_sentence(queue: JobQueue) -> None:
+    job = done(queue.submit(queue.session("a"), form(nfe=3)))
     assert job.phase == REFUSED
     assert "a budget of 3nfe is too small" in job.sentence
     assert not job.folder.exists()
     bad = done(
-        studio.submit(
-            studio.session("a"), wish("a red circle moving left", verifiers=("moving_shapes",), report=())
+        queue.submit(
+            queue.session("a"), form("a red circle moving left", verifiers=("moving_shapes",), held_out=())
         )
     )
     assert bad.phase == REFUSED
     assert "\n" not in bad.sentence
-    assert done(studio.submit(studio.session("a"), wish())).phase == DONE
+    assert done(queue.submit(queue.session("a"), form())).phase == DONE
 
 
 def test_want_of_weights_comes_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from genscale.verifiers import clip_checkpoints
 
     def none(model: str, pretrained: str | None) -> Any:
-        raise Refusal(f"CLIP '{model}' cannot be loaded (no network).")
+        raise UsageError(f"CLIP '{model}' cannot be loaded (no network).")
 
     monkeypatch.setattr(clip_checkpoints, "_open_clip", none)
-    studio = Studio(offer(MODELS, Limits()), tmp_path, "start it with --download")
-    job = done(studio.submit(studio.session("a"), wish(verifiers=("clip",))))
-    studio.close()
+    queue = JobQueue(offer(MODELS, Limits()), tmp_path, "start it with --download")
+    job = done(queue.submit(queue.session("a"), form(verifiers=("clip",))))
+    queue.close()
     assert job.phase == REFUSED
     assert job.watch.notes == ["start it with --download"]
     assert "start it with --download" in html.status(job)
 
 
-def test_a_verifier_in_both_roles_is_remarked_on(studio: Studio) -> None:
-    job = done(studio.submit(studio.session("a"), wish(report=("shapes_clip",))))
+def test_a_verifier_in_both_roles_is_remarked_on(queue: JobQueue) -> None:
+    job = done(queue.submit(queue.session("a"), form(held_out=("shapes_clip",))))
     assert any("both steers and reports" in note for note in job.watch.notes)
     assert "both steers" in html.status(job)
 
 
-def test_the_plan_is_what_is_spent(studio: Studio) -> None:
-    _, found = studio.plan(wish(nfe=100))
+def test_the_plan_is_what_is_spent(queue: JobQueue) -> None:
+    _, found = queue.plan(form(nfe=100))
     assert (found.nfe, found.candidates, found.steps) == (96, 12, 4)
     assert "96 NFE" in html.plan(found, 100, 1)
-    job = done(studio.submit(studio.session("a"), wish(nfe=100)))
+    job = done(queue.submit(queue.session("a"), form(nfe=100)))
     assert job.watch.nfe == 96
-    assert not (studio.out / "plan").exists()
+    assert not (queue.out / "plan").exists()
 
 
-def test_the_curve_is_drawn_while_it_runs(studio: Studio) -> None:
-    job = studio.submit(studio.session("a"), wish(nfe=1600, options="wave=2"))
+def test_the_curve_is_drawn_while_it_runs(queue: JobQueue) -> None:
+    job = queue.submit(queue.session("a"), form(nfe=1600, options="wave=2"))
     live = LiveCurve(job)
     until(lambda: live.look(0))
     assert not job.over
@@ -313,9 +313,9 @@ def test_the_curve_is_drawn_while_it_runs(studio: Studio) -> None:
 # ---------------------------------------------------------------- stopping
 
 
-def test_stop_keeps_the_best_and_the_folder_is_whole(studio: Studio) -> None:
-    session = studio.session("a")
-    job = studio.submit(session, wish(nfe=4000, options="wave=2"))
+def test_stop_keeps_the_best_and_the_folder_is_whole(queue: JobQueue) -> None:
+    session = queue.session("a")
+    job = queue.submit(session, form(nfe=4000, options="wave=2"))
     until(lambda: job.watch.shown(0).finished >= 4)
     job.halt()
     done(job)
@@ -330,8 +330,8 @@ def test_stop_keeps_the_best_and_the_folder_is_whole(studio: Studio) -> None:
     assert "this is the best after" in html.status(job)
 
 
-def test_stop_at_once_gives_the_models_own_picture(studio: Studio) -> None:
-    job = studio.submit(studio.session("a"), wish(nfe=4000, options="wave=1"))
+def test_stop_at_once_gives_the_models_own_picture(queue: JobQueue) -> None:
+    job = queue.submit(queue.session("a"), form(nfe=4000, options="wave=1"))
     until(lambda: job.watch.began)
     job.halt()
     assert done(job).phase == STOPPED, job.sentence
@@ -339,35 +339,35 @@ def test_stop_at_once_gives_the_models_own_picture(studio: Studio) -> None:
     assert job.watch.shown(0).base is not None
 
 
-def test_a_search_that_waits_is_not_begun_after_a_stop(studio: Studio) -> None:
-    first = studio.submit(studio.session("a"), wish(nfe=2000))
-    second = studio.submit(studio.session("b"), wish())
-    assert studio.ahead(second) == 1
-    studio.stop(second)
+def test_a_search_that_waits_is_not_begun_after_a_stop(queue: JobQueue) -> None:
+    first = queue.submit(queue.session("a"), form(nfe=2000))
+    second = queue.submit(queue.session("b"), form())
+    assert queue.ahead(second) == 1
+    queue.stop(second)
     assert second.phase == REFUSED  # at once, not when its turn comes
     assert second.sentence == "stopped before it began."
     assert not first.over
-    third = studio.submit(studio.session("c"), wish())
-    assert studio.ahead(third) == 1
-    studio.stop(first)
+    third = queue.submit(queue.session("c"), form())
+    assert queue.ahead(third) == 1
+    queue.stop(first)
     assert done(first).phase == STOPPED
     assert done(third).phase == DONE
     assert not second.folder.exists()
 
 
-def test_closing_a_page_ends_its_search(studio: Studio) -> None:
-    job = studio.submit(studio.session("a"), wish(nfe=4000, options="wave=1"))
+def test_closing_a_page_ends_its_search(queue: JobQueue) -> None:
+    job = queue.submit(queue.session("a"), form(nfe=4000, options="wave=1"))
     until(lambda: job.watch.shown(0).finished)
-    studio.leave("a")
+    queue.leave("a")
     assert done(job).phase == STOPPED
 
 
 # ---------------------------------------------------------------- several sessions
 
 
-def test_searches_run_one_at_a_time_in_order(studio: Studio) -> None:
-    jobs = [studio.submit(studio.session(name), wish(nfe=128)) for name in "abc"]
-    assert [studio.ahead(job) for job in jobs][1:] == [1, 2]
+def test_searches_run_one_at_a_time_in_order(queue: JobQueue) -> None:
+    jobs = [queue.submit(queue.session(name), form(nfe=128)) for name in "abc"]
+    assert [queue.ahead(job) for job in jobs][1:] == [1, 2]
     assert "1 search is before yours" in html.status(jobs[1], 1)
     order: list[Job] = []
     while len(order) < 3:
@@ -379,22 +379,22 @@ def test_searches_run_one_at_a_time_in_order(studio: Studio) -> None:
     assert len({job.token for job in jobs}) == 3
 
 
-def test_what_one_client_may_have_under_way(studio: Studio) -> None:
-    studio.offer = replace(studio.offer, limits=Limits(waiting=1))
-    jobs = [studio.submit(studio.session("a"), wish(nfe=2000))]
-    with pytest.raises(Refusal, match="has a search under way"):
-        studio.submit(studio.session("a"), wish())
-    jobs.append(studio.submit(studio.session("b"), wish()))
-    with pytest.raises(Refusal, match="1 searches are waiting already"):
-        studio.submit(studio.session("c"), wish())
-    assert studio.plan(wish())[1] is None  # the device is busy: that is not waited for
+def test_what_one_client_may_have_under_way(queue: JobQueue) -> None:
+    queue.offer = replace(queue.offer, limits=Limits(waiting=1))
+    jobs = [queue.submit(queue.session("a"), form(nfe=2000))]
+    with pytest.raises(UsageError, match="has a search under way"):
+        queue.submit(queue.session("a"), form())
+    jobs.append(queue.submit(queue.session("b"), form()))
+    with pytest.raises(UsageError, match="1 searches are waiting already"):
+        queue.submit(queue.session("c"), form())
+    assert queue.plan(form())[1] is None  # the device is busy: that is not waited for
     for job in jobs:
         job.halt()
         done(job)
-    assert studio.session("c").job is None
+    assert queue.session("c").job is None
 
 
-def test_pipelines_and_verifiers_are_loaded_once(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipelines_and_verifiers_are_loaded_once(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     from genscale.runs import generate as generation
 
     loads: list[str] = []
@@ -405,9 +405,9 @@ def test_pipelines_and_verifiers_are_loaded_once(studio: Studio, monkeypatch: py
         return real(request, parts)
 
     monkeypatch.setattr(generation, "load_pipe", load_pipe)
-    both = [done(studio.submit(studio.session(name), wish())) for name in "ab"]
+    both = [done(queue.submit(queue.session(name), form())) for name in "ab"]
     assert loads == ["shapes-flow"]
-    assert list(studio._verifiers) == ["shapes_clip", "shapes"]
+    assert list(queue._verifiers) == ["shapes_clip", "shapes"]
     assert both[0].record is not None
     assert both[1].record is not None
     assert both[0].record["best"]["total"] == both[1].record["best"]["total"]
@@ -417,16 +417,16 @@ def test_pipelines_and_verifiers_are_loaded_once(studio: Studio, monkeypatch: py
 
 
 @pytest.fixture
-def client(studio: Studio) -> Any:
+def client(queue: JobQueue) -> Any:
     pytest.importorskip("gradio", reason="the page needs gradio: pip install 'genscale[demo]'")
     from starlette.testclient import TestClient
 
-    return TestClient(application(studio), base_url="http://127.0.0.1:7860")
+    return TestClient(application(queue), base_url="http://127.0.0.1:7860")
 
 
-def test_files_go_to_whoever_has_the_token(studio: Studio, client: Any) -> None:
-    mine = done(studio.submit(studio.session("a"), wish()))
-    other = done(studio.submit(studio.session("b"), wish(seed=8)))
+def test_files_go_to_whoever_has_the_token(queue: JobQueue, client: Any) -> None:
+    mine = done(queue.submit(queue.session("a"), form()))
+    other = done(queue.submit(queue.session("b"), form(seed=8)))
     best = client.get(f"/search/{mine.token}/best.png")
     assert best.content == mine.files["best.png"].read_bytes()
     assert best.headers["content-type"] == "image/png"
@@ -435,7 +435,7 @@ def test_files_go_to_whoever_has_the_token(studio: Studio, client: Any) -> None:
     packed = zipfile.ZipFile(io.BytesIO(client.get(f"/search/{mine.token}/run.zip").content))
     assert {"best.png", "run.json", "archive.jsonl"} <= set(packed.namelist())
     assert packed.read("best.png") == best.content
-    secret = studio.out / "secret.png"
+    secret = queue.out / "secret.png"
     secret.write_bytes(b"no")
     session = other.folder.parent.name
     for path in (
@@ -478,8 +478,8 @@ def test_the_page_names_no_other_host_and_forbids_them(client: Any) -> None:
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_bad_words_are_escaped(studio: Studio) -> None:
-    job = done(studio.submit(studio.session("a"), wish(prompt="<script>alert(1)</script>", report=())))
+def test_bad_words_are_escaped(queue: JobQueue) -> None:
+    job = done(queue.submit(queue.session("a"), form(prompt="<script>alert(1)</script>", held_out=())))
     assert job.phase == DONE, job.sentence
     shown = "".join(draw(job, 0) for draw in (html.pair, html.gallery, html.table, html.downloads))
     assert "<script" not in shown + html.status(job)
@@ -518,9 +518,9 @@ def test_without_gradio_it_says_how_to_get_it() -> None:
 
 
 def test_the_thread_of_a_closed_studio_ends(tmp_path: Path) -> None:
-    studio = Studio(offer(MODELS, Limits()), tmp_path)
-    job = studio.submit(studio.session("a"), wish(nfe=4000, options="wave=1"))
+    queue = JobQueue(offer(MODELS, Limits()), tmp_path)
+    job = queue.submit(queue.session("a"), form(nfe=4000, options="wave=1"))
     until(lambda: job.watch.shown(0).finished)
-    studio.close()
+    queue.close()
     assert job.phase == STOPPED
     assert not [t for t in threading.enumerate() if t.name.startswith("genscale-demo") and t.is_alive()]

@@ -15,7 +15,7 @@ from genscale.diffusion.kernels import Ddim
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.particles import draw
@@ -240,7 +240,7 @@ def test_second_order_schedulers_begin_only_where_they_can() -> None:
      {"checks": (0.0,)}, {"checks": (1.0,)}, {"back": 0.0}, {"back": 1.5}, {"backtracks": -1}, {"paths": 0}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         Dfs(**options)
 
 

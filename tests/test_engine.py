@@ -13,8 +13,8 @@ import torch
 from genscale.engine.archive import read
 from genscale.engine.budget import Budget
 from genscale.engine.events import BatchHalved, Denoised, Scored
-from genscale.engine.verifier_roles import Juror, Panel, Roles, mean_rank
-from genscale.errors import Refusal, VerifierError
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier, mean_rank
+from genscale.errors import UsageError, VerifierError
 from genscale.media import Media
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
@@ -104,7 +104,7 @@ def test_a_decode_that_does_not_fit_is_halved(name: str) -> None:
 
 
 def test_a_decode_of_one_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(Refusal, match="does not fit into the accelerator's memory"):
+    with pytest.raises(UsageError, match="does not fit into the accelerator's memory"):
         run(BestOfN(4), decode=Full(0))
 
 
@@ -136,15 +136,15 @@ def test_events_tell_what_happens() -> None:
 
 def test_the_ledger_adds_up() -> None:
     roles = Roles(
-        Panel((Juror("a", first_coordinate), Juror("b", second_coordinate))),
-        Panel((Juror("c", second_coordinate),)),
-        Panel((Juror("d", first_coordinate),)),
+        VerifierSet((WeightedVerifier("a", first_coordinate), WeightedVerifier("b", second_coordinate))),
+        VerifierSet((WeightedVerifier("c", second_coordinate),)),
+        VerifierSet((WeightedVerifier("d", first_coordinate),)),
     )
     made = run(BestOfN(8, prune=(0.5,)), roles=roles, prompts=2, guided=2)
     ledger = made.ledger.as_dict()
     assert ledger["evaluations"] == sum(s.spent for s in made.searches) == 2 * 2 * (8 * 3 + 4 * 3)
     assert ledger["decodes"] == 2 * (8 + 4)
-    reported = sum(bool(e.report) for e in made.archive.entries)
+    reported = sum(bool(e.held_out) for e in made.archive.entries)
     assert ledger["verifier_calls"] == {"a": 24, "b": 24, "c": 8, "d": reported}
     assert sum(s.calls for s in made.searches) == 24 + 24 + 8  # what is only reported is not counted
     assert {"step", "decode", "verify"} <= set(ledger["seconds"])
@@ -157,7 +157,10 @@ def test_the_ledger_adds_up() -> None:
 
 
 def test_select_picks_while_search_steers() -> None:
-    search, select = Panel((Juror("a", first_coordinate),)), Panel((Juror("b", second_coordinate),))
+    search, select = (
+        VerifierSet((WeightedVerifier("a", first_coordinate),)),
+        VerifierSet((WeightedVerifier("b", second_coordinate),)),
+    )
     made = run(BestOfN(12, prune=(0.5,)), roles=Roles(search, select))
     steered = run(BestOfN(12, prune=(0.5,)), roles=Roles(search))
     finals = made.searches[0].finals
@@ -178,10 +181,14 @@ def test_report_only_measures() -> None:
         calls.append(len(prompts))
         return [-float(p.pixels) if hasattr(p, "pixels") else 7.0 for p in media]
 
-    search = Panel((Juror("a", first_coordinate),))
+    search = VerifierSet((WeightedVerifier("a", first_coordinate),))
     for sampler in SAMPLERS.values():
         calls.clear()
-        made = run(sampler, budget=Budget(nfe=90), roles=Roles(search, report=Panel((Juror("r", held_out),))))
+        made = run(
+            sampler,
+            budget=Budget(nfe=90),
+            roles=Roles(search, held_out=VerifierSet((WeightedVerifier("r", held_out),))),
+        )
         plain = run(sampler, budget=Budget(nfe=90), roles=Roles(search))
         assert [e.total for e in made.archive.entries] == [e.total for e in plain.archive.entries]
         assert made.winners[0].candidate == plain.winners[0].candidate
@@ -190,11 +197,11 @@ def test_report_only_measures() -> None:
             if entry.candidate.id == 0 or entry.total > best:
                 wanted.add(entry.candidate.id)
             best = max(best, entry.total)
-        reported = {e.candidate.id for e in made.archive.entries if e.report}
+        reported = {e.candidate.id for e in made.archive.entries if e.held_out}
         assert reported == wanted
         assert len(calls) == len(wanted)
-        assert made.winners[0].report == {"r": 7.0}
-        assert all(p["report"] for p in result(made).curve())
+        assert made.winners[0].held_out == {"r": 7.0}
+        assert all(p["held_out"] for p in result(made).curve())
 
 
 def ranks_over_the_pool(made: Run) -> list[float]:
@@ -203,15 +210,17 @@ def ranks_over_the_pool(made: Run) -> list[float]:
 
 
 def test_a_rank_ensemble_s_winner_is_that_of_the_whole_pool() -> None:
-    panel = Panel((Juror("a", first_coordinate), Juror("b", second_coordinate)), "rank")
-    held_out = Panel((Juror("r", first_coordinate),))
+    panel = VerifierSet(
+        (WeightedVerifier("a", first_coordinate), WeightedVerifier("b", second_coordinate)), "rank"
+    )
+    held_out = VerifierSet((WeightedVerifier("r", first_coordinate),))
     turned = 0
     for seed in range(30):
-        made = run(BestOfN(12, wave=2), roles=Roles(panel, report=held_out), seed=seed)
+        made = run(BestOfN(12, wave=2), roles=Roles(panel, held_out=held_out), seed=seed)
         finals, totals = made.searches[0].finals, ranks_over_the_pool(made)
         assert made.winners[0] is finals[totals.index(max(totals))]
         assert [result(made).total(e) for e in finals] == totals
-        assert made.winners[0].report  # also where a later candidate lifted it above the then best
+        assert made.winners[0].held_out  # also where a later candidate lifted it above the then best
         assert all(e.total is None and e.x is not None for e in finals)
         # Broken twin: compare each newcomer with the best so far, two at a time.
         best = finals[0]

@@ -20,7 +20,7 @@ from genscale.diffusion.prediction import View
 from genscale.engine.budget import Budget
 from genscale.engine.plan import plan
 from genscale.engine.process import PromptProcess
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import mix
 from genscale.plugins import options as sampler_options
@@ -576,7 +576,7 @@ def test_on_real_pipelines(name: str, kernel: str) -> None:
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(Refusal, match=says) as refused:
+    with pytest.raises(UsageError, match=says) as refused:
         Evolution(**options)
     text = str(refused.value)
     assert "\n" not in text

@@ -19,11 +19,11 @@ from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.diffusion.guidance import Cfg
 from genscale.diffusion.kernels import Ddim
 from genscale.diffusion.mixtures import Source, Tempered, Weighted, negate
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.numerics.resampling import log_mean_exp, normalised
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dts_star import DtsStar
@@ -79,9 +79,11 @@ def test_the_evidence_is_that_of_the_product() -> None:
 
 def test_increments() -> None:
     r = torch.tensor([1.0, -2.0], dtype=torch.float64)
-    torch.testing.assert_close(increment(r, Level(0.5, 0.5), Level(0.8, 0.2)), r * math.log(4))
-    torch.testing.assert_close(increment(r, Level(0.9, 0.1), Level(1.0, 0.0)), r / 2)
-    assert torch.equal(increment(r, Level(0.0, 1.0), Level(0.5, 0.5)), torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(increment(r, NoiseLevel(0.5, 0.5), NoiseLevel(0.8, 0.2)), r * math.log(4))
+    torch.testing.assert_close(increment(r, NoiseLevel(0.9, 0.1), NoiseLevel(1.0, 0.0)), r / 2)
+    assert torch.equal(
+        increment(r, NoiseLevel(0.0, 1.0), NoiseLevel(0.5, 0.5)), torch.zeros(2, dtype=torch.float64)
+    )
     assert torch.equal(subdued(r, 1.0, math.inf), r)
     assert subdued(r, 2.0, 0.5).tolist() == [0.5, -0.5]
     kappas = [t / (1 - t) for t in even_times(4, 50.0, 0.05)]
@@ -169,19 +171,19 @@ def test_clamps_keep_more_particles_in_many_dimensions() -> None:
      {"clamp": 0.0}, {"kernel": "own"}, {"kernel": "glass(2)"}, {"kernel": "ode"}],
 )  # fmt: skip
 def test_fkc_refuses(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         Fkc(**options)
 
 
 def test_it_needs_a_mix_with_a_law() -> None:
-    with pytest.raises(Refusal, match="there is none"):
+    with pytest.raises(UsageError, match="there is none"):
         Fkc().grid(PromptProcess(**process_of()))
-    with pytest.raises(Refusal, match="sum to 0"):
+    with pytest.raises(UsageError, match="sum to 0"):
         on((WIDE, NARROW), (1.0, -1.0), Fkc(2))
     parts = process_of(dim=1)
     late = NoiseSchedule(parts["view"].schedule.alpha[3:], parts["view"].schedule.sigma[3:])
     parts |= {"view": replace(parts["view"], schedule=late), "evaluations": (1, 1, 1)}
-    with pytest.raises(Refusal, match="does not begin at noise"):
+    with pytest.raises(UsageError, match="does not begin at noise"):
         Fkc().stepping(PromptProcess(**mixed(parts, Tempered(2.0))))
 
 

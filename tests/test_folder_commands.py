@@ -15,7 +15,7 @@ from genscale.media import Media
 from genscale.numerics.intervals import Mean
 from genscale.protocol.particles import Candidate
 from genscale.report import score_curves
-from genscale.report.score_curves import Curve, Panel
+from genscale.report.score_curves import Curve, CurvePanel
 from genscale.runs import saved_run
 from genscale.runs.live_preview import Preview
 from genscale.runs.run_folder import RunFolder
@@ -180,7 +180,7 @@ def test_an_interval_is_students():
 def test_seven_curves_have_seven_colours_and_markers(tmp_path):
     assert len(set(score_curves.COLOURS)) == len(set(score_curves.MARKERS)) == 7
     many = [Curve(f"entry {i}", [[(10, i), (20, i + 1.0)], [(10, i), (20, i + 2.0)]]) for i in range(9)]
-    score_curves.draw([Panel("score", many, ("base", 0.5))], "title", tmp_path / "a.png")
+    score_curves.draw([CurvePanel("score", many, ("base", 0.5))], "title", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 700
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.guided_steps import Push
-from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
-from genscale.engine.verifier_roles import Juror, Panel, Roles, weighted_sum
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier, weighted_sum
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.protocol.answers import Graded, Prediction, Scores
@@ -118,7 +118,7 @@ def graded(raw: Tensor, weights: Tensor) -> Graded:
     return Graded(torch.einsum("k,k...->...", weights.float(), raw), x, Prediction(x, x), scores, each=raw)
 
 
-LEVEL = Level(0.6, 0.8)  # spread .8
+LEVEL = NoiseLevel(0.6, 0.8)  # spread .8
 
 
 def test_unnormalised_guidance_is_tweedie_s() -> None:
@@ -179,7 +179,7 @@ def test_two_verifiers_are_gone_back_through_apart_only_where_that_is_asked() ->
     def second(media: Media, prompts: Any) -> Tensor:
         return media.pixels[:, 1, 0, 0].double()
 
-    roles = Roles(Panel((Juror("a", first_coordinate), Juror("b", second, 2.0))))
+    roles = Roles(VerifierSet((WeightedVerifier("a", first_coordinate), WeightedVerifier("b", second, 2.0))))
     spent = {}
     for normalise in ("row", "each"):
         sampler = GradientGuidance(2, through="model", normalise=normalise)
@@ -206,5 +206,5 @@ def test_two_verifiers_are_gone_back_through_apart_only_where_that_is_asked() ->
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UsageError, match=message):
         GradientGuidance(**options)

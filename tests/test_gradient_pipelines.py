@@ -20,7 +20,7 @@ from benchmarks.live_memory import LiveMemory
 from genscale.diffusion.kernels import Ddim
 from genscale.diffusion.mixtures import Source, Weighted
 from genscale.diffusion.prediction import View
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.pipelines.differentiable_models import Graphs
 from genscale.protocol.answers import Graded
@@ -165,7 +165,7 @@ def test_other_families(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_families_that_cannot_are_refused(name: str) -> None:
-    with pytest.raises(Refusal, match=REFUSED[name]):
+    with pytest.raises(UsageError, match=REFUSED[name]):
         called(built(name), name, Differences())
 
 
@@ -296,7 +296,7 @@ def test_the_pipeline_is_as_before_after_an_error(when: str) -> None:
 
     def verifier(media: Any, prompts: Any) -> Tensor:
         if when == "in the verifier" and media.pixels.requires_grad:
-            raise Refusal("not this one")
+            raise UsageError("not this one")
         if when == "on the way back" and media.pixels.requires_grad:
             media.pixels.register_hook(failing)
         return weighted(media, prompts)
@@ -308,7 +308,7 @@ def test_the_pipeline_is_as_before_after_an_error(when: str) -> None:
             return super().search(process, key)
 
     with torch.enable_grad():
-        with pytest.raises((Broken, Refusal)):
+        with pytest.raises((Broken, UsageError)):
             called(pipe, "flux", Keeping(step=0, calls=(1,)), verifier=verifier)
         assert torch.is_grad_enabled()
     block.__dict__.pop("forward", None)
@@ -335,7 +335,7 @@ def test_no_graph_outlives_a_search() -> None:
 
 
 def test_inference_mode_is_refused() -> None:
-    with torch.inference_mode(), pytest.raises(Refusal, match="outside of it"):
+    with torch.inference_mode(), pytest.raises(UsageError, match="outside of it"):
         called(built("flux"), "flux", Keep())
 
 
@@ -363,7 +363,7 @@ def test_cached_denoisers_are_refused() -> None:
 
     pipe = built("flux")
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
-    with pytest.raises(Refusal, match=r"pipe\.transformer\.disable_cache\(\)"):
+    with pytest.raises(UsageError, match=r"pipe\.transformer\.disable_cache\(\)"):
         called(pipe, "flux", Keep())
 
 
@@ -471,7 +471,7 @@ def test_without_holding_weights_offloading_breaks(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Graphs, "offloaded", False)
     pipe = built("flux")
     offload(pipe.transformer)
-    with pytest.raises(Refusal, match="not finite"):
+    with pytest.raises(UsageError, match="not finite"):
         called(pipe, "flux", Keep())
 
 

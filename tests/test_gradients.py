@@ -18,8 +18,8 @@ from genscale.engine.budget import Budget
 from genscale.engine.events import BatchHalved, Denoised, Differentiated
 from genscale.engine.plan import plan
 from genscale.engine.process import PromptProcess
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.protocol.answers import Graded
@@ -40,12 +40,12 @@ def slope(media: Media, prompts: Sequence[str]) -> Tensor:
     return (media.pixels[:, :, 0, 0].double() * torch.tensor([1.0, -2.0, 0.5])).sum(1)
 
 
-CLOSE = Roles(Panel((Juror("close", closeness),)))
-BOTH = Roles(Panel((Juror("close", closeness, 0.5), Juror("slope", slope, -2.0))))
+CLOSE = Roles(VerifierSet((WeightedVerifier("close", closeness),)))
+BOTH = Roles(VerifierSet((WeightedVerifier("close", closeness, 0.5), WeightedVerifier("slope", slope, -2.0))))
 
 
 @dataclass
-class Ask:
+class Query:
     """Brings n candidates to a step, asks one Gradient, and finishes them. asked: makes the question."""
 
     asked: Callable[[Any], Gradient] = Gradient
@@ -71,7 +71,7 @@ class Ask:
 def answer_of(
     asked: Callable[[Any], Gradient] = Gradient, step: int = 2, **settings: Any
 ) -> tuple[Any, Graded]:
-    sampler = Ask(asked, step=step)
+    sampler = Query(asked, step=step)
     run(sampler, **{"roles": CLOSE, "batch_size": 4, **settings})
     return sampler.particles[0], sampler.answers[0]
 
@@ -193,7 +193,7 @@ def test_without_noises_those_of_the_keys_are_taken() -> None:
 
 def test_what_is_pulled_back() -> None:
     calls, pull = (1, 2, 4), Key((5,)).normal((5, DIM))
-    counted = Ask(lambda p: Gradient(p, calls[1:], pull=pull), step=calls[0])
+    counted = Query(lambda p: Gradient(p, calls[1:], pull=pull), step=calls[0])
     made = run(counted, roles=CLOSE)
     wanted = differences(
         lambda x: (chain(x, calls, Ddim(0.0)) * pull.double()).sum(1), counted.particles[0].x
@@ -247,10 +247,10 @@ def test_neither_batch_size_nor_company_matter(through: str) -> None:
     def asked(particles: Any) -> Gradient:
         return Gradient(particles, (4, 5) if through == "model" else (), through=through)
 
-    alone = Ask(asked)
+    alone = Query(asked)
     run(alone, roles=CLOSE, batch_size=16)
     for size, prompts in ((1, 1), (3, 1), (16, 3), (4, 2)):
-        other = Ask(asked)
+        other = Query(asked)
         made = run(other, roles=CLOSE, batch_size=size, prompts=prompts)
         same(other.answers[0], alone.answers[0])
         assert max(len(b.prompts) for b in made.batches) <= size
@@ -268,11 +268,11 @@ def test_questions_of_other_kinds_go_apart() -> None:
     seen: list[int] = []
 
     @dataclass
-    class Different(Ask):
+    class Different(Query):
         def search(self, process: Any, key: Key) -> Any:
             mine = kinds[len(seen)]
             seen.append(1)
-            return Ask(lambda p: Gradient(p, mine), 2, answers=self.answers).search(process, key)
+            return Query(lambda p: Gradient(p, mine), 2, answers=self.answers).search(process, key)
 
     several = Different()
     made = run(several, roles=CLOSE, batch_size=16, prompts=3)
@@ -286,7 +286,7 @@ def test_questions_of_other_kinds_go_apart() -> None:
 @pytest.mark.parametrize("where", ["model", "decoder"])
 def test_memory_may_run_out_at_any_call(where: str, fits: int) -> None:
     events: list[Any] = []
-    whole, small = Ask(lambda p: Gradient(p, (3, 5))), Ask(lambda p: Gradient(p, (3, 5)))
+    whole, small = Query(lambda p: Gradient(p, (3, 5))), Query(lambda p: Gradient(p, (3, 5)))
     one = run(whole, roles=CLOSE, batch_size=16, prompts=2)
     settings = {"fits": fits} if where == "model" else {"decode": Full(fits)}
     made = run(small, roles=CLOSE, batch_size=16, prompts=2, on_event=events.append, **settings)
@@ -302,14 +302,14 @@ def test_memory_may_run_out_at_any_call(where: str, fits: int) -> None:
 
 
 def test_one_row_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(Refusal, match="gradient of one candidate does not fit"):
-        run(Ask(Gradient), roles=CLOSE, decode=Full(0))
+    with pytest.raises(UsageError, match="gradient of one candidate does not fit"):
+        run(Query(Gradient), roles=CLOSE, decode=Full(0))
 
 
 @pytest.mark.parametrize("mode", [True, False])
 def test_a_search_is_without_a_graph(mode: bool) -> None:
     """... whatever the mode of who drives the engine."""
-    sampler = Ask(lambda p: Gradient(p, (4,), noises=torch.ones(1, 5, DIM), each=True))
+    sampler = Query(lambda p: Gradient(p, (4,), noises=torch.ones(1, 5, DIM), each=True))
     with torch.set_grad_enabled(mode):
         run(sampler, roles=BOTH)
         assert torch.is_grad_enabled() == mode
@@ -361,7 +361,7 @@ PRICES = {
 def test_prices_and_the_ledger(name: str) -> None:
     (step, calls, through, each), price = PRICES[name]
     guided = (1, 2, 1, 2, 1, 2)
-    sampler = Ask(lambda p: Gradient(p, calls, through=through, each=each), 5, step)
+    sampler = Query(lambda p: Gradient(p, calls, through=through, each=each), 5, step)
     Counting.rows = 0
     events: list[Any] = []
     made = run(
@@ -387,12 +387,12 @@ def test_prices_and_the_ledger(name: str) -> None:
     assert made.ledger.decodes == 20
     assert [e.evaluations for e in events if isinstance(e, Denoised)][-1] == made.ledger.nfe
     assert sum(e.rows for e in events if isinstance(e, Differentiated)) == 10
-    planned = plan(Ask(sampler.asked, 5, step), process_of(STEPS, guided), Budget(), BOTH, 2)
+    planned = plan(Query(sampler.asked, 5, step), process_of(STEPS, guided), Budget(), BOTH, 2)
     assert (planned.nfe, planned.verifier_calls, planned.candidates) == (made.searches[0].spent, 20, 5)
 
 
 @dataclass
-class Frugal(Ask):
+class Frugal(Query):
     """Asks until nothing is paid for any more."""
 
     counts: list[int] = field(default_factory=list)
@@ -534,9 +534,9 @@ def test_a_killed_run_goes_on_as_it_was(tmp_path: Path) -> None:
 )
 def test_all_of_an_answer_comes_back(tmp_path: Path, asked: Any) -> None:
     first, again, other = (
-        Ask(asked),
-        Ask(asked),
-        Ask(lambda p: replace(asked(p), particles=replace(p, x=p.x + 1))),
+        Query(asked),
+        Query(asked),
+        Query(lambda p: replace(asked(p), particles=replace(p, x=p.x + 1))),
     )
     run(first, roles=BOTH, folder=tmp_path)
     made = run(again, roles=BOTH, folder=tmp_path)
@@ -578,16 +578,20 @@ class OnTensors:
 
 def test_score_tensor_is_used_where_there_is_one() -> None:
     wanted = answer_of()[1]
-    same(answer_of(roles=Roles(Panel((Juror("t", OnTensors()),))))[1], wanted)
+    same(answer_of(roles=Roles(VerifierSet((WeightedVerifier("t", OnTensors()),))))[1], wanted)
 
     def listed(media: Media, prompts: Sequence[str]) -> list[Tensor]:
         return list(closeness(media, prompts))
 
-    same(answer_of(roles=Roles(Panel((Juror("t", listed),))))[1], wanted)
+    same(answer_of(roles=Roles(VerifierSet((WeightedVerifier("t", listed),))))[1], wanted)
 
 
 def panel(verifier: Any, ensemble: str = "weighted") -> Roles:
-    return Roles(Panel((Juror("judge", verifier), Juror("first", first_coordinate)), ensemble))
+    return Roles(
+        VerifierSet(
+            (WeightedVerifier("judge", verifier), WeightedVerifier("first", first_coordinate)), ensemble
+        )
+    )
 
 
 class Detached(Mixture):
@@ -610,7 +614,7 @@ class Detached(Mixture):
     ],
 )
 def test_what_has_no_gradient_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UsageError, match=message):
         answer_of(**settings)
 
 
@@ -643,7 +647,7 @@ def test_on_a_grid_of_its_own() -> None:
     """Between the levels of the pipeline's grid the model is told the time."""
 
     @dataclass
-    class Regridded(Ask):
+    class Regridded(Query):
         def grid(self, process: PromptProcess) -> PromptProcess:
             return process.regridded((0.9, 0.55, 0.2))
 

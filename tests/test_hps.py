@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.clip import Clip
 from genscale.verifiers.hps import Hps
@@ -71,5 +71,5 @@ def test_gradients_reach_the_pixels_and_raise_the_score(file: str) -> None:
 
 
 def test_what_is_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="there is no file"):
+    with pytest.raises(UsageError, match="there is no file"):
         Hps(str(tmp_path / "nothing.pt")).load()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.image_reward import ImageReward
 from tests.test_verifiers import noise
@@ -246,17 +246,17 @@ def test_missing_and_unexpected_weights_are_refused(
     if added:
         state[added] = torch.zeros(3)
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(Refusal, match=words):
+    with pytest.raises(UsageError, match=words):
         ImageReward(str(tmp_path / "w.pt")).load()
 
 
 def test_what_is_missing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Refusal, match="there is no file"):
+    with pytest.raises(UsageError, match="there is no file"):
         ImageReward(str(tmp_path / "nothing.pt")).load()
-    with pytest.raises(Refusal, match=r"has no ImageReward.pt"):
+    with pytest.raises(UsageError, match=r"has no ImageReward.pt"):
         ImageReward(str(tmp_path)).load()
     torch.save(nn.Linear(2, 2), tmp_path / "ImageReward.pt")
-    with pytest.raises(Refusal, match="cannot be loaded"):
+    with pytest.raises(UsageError, match="cannot be loaded"):
         ImageReward(str(tmp_path)).load()
     import huggingface_hub
 
@@ -264,7 +264,7 @@ def test_what_is_missing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", nobody)
-    with pytest.raises(Refusal, match=r"cannot be fetched \(OSError at THUDM/ImageReward\)"):
+    with pytest.raises(UsageError, match=r"cannot be fetched \(OSError at THUDM/ImageReward\)"):
         ImageReward().load()
-    with pytest.raises(Refusal, match="batch_size 0"):
+    with pytest.raises(UsageError, match="batch_size 0"):
         ImageReward(batch_size=0)

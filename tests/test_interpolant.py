@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genscale.diffusion.interpolants import LINEAR, VP, Interpolant, named, rbf_times
-from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.diffusion.prediction import clean_and_noise, convert
 from tests.mixture import Line
 
@@ -27,7 +27,7 @@ def test_all_predictions_agree(name: str, t: float) -> None:
     """x0, eps, u, v and score of the exact mixture, each turned into the pair and back, to 1e-10."""
     path = named(name)
     alpha, sigma = path.level(t)
-    level = Level(alpha, sigma)
+    level = NoiseLevel(alpha, sigma)
     x = points() * math.hypot(alpha, sigma)
     x0, eps = BED.pair(x, level)
 
@@ -58,8 +58,8 @@ def test_another_interpolant_sees_the_same_clean_estimate(name: str, t: float) -
     r = LINEAR.time(sigma / alpha)
     assert LINEAR.kappa(r) == pytest.approx(path.kappa(t), rel=1e-12)
     x = points() * math.hypot(alpha, sigma)
-    there = BED.clean(x * (1 - r) / alpha, Level(1 - r, r))
-    assert torch.allclose(there, BED.clean(x, Level(alpha, sigma)), rtol=1e-10, atol=1e-10)
+    there = BED.clean(x * (1 - r) / alpha, NoiseLevel(1 - r, r))
+    assert torch.allclose(there, BED.clean(x, NoiseLevel(alpha, sigma)), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)

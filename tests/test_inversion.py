@@ -229,5 +229,5 @@ def test_a_second_loop_is_refused() -> None:
         down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     pipe = Twice(network, diffusers.DDIMScheduler())
-    with pytest.raises(genscale.Refusal, match="more than one loop"):
+    with pytest.raises(genscale.UsageError, match="more than one loop"):
         genscale.scale(pipe, candidates=1)(generator=seeded())

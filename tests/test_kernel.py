@@ -11,9 +11,9 @@ from torch import Tensor
 
 from genscale.diffusion.interpolants import LINEAR, VP, named
 from genscale.diffusion.kernels import Ddim, Glass, Own, Sde, Transition, parse
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from tests.mixture import Line
 
@@ -46,7 +46,7 @@ def sampled(kernel: Any, kind: str, seed: int = 0, drift: float = 1.0) -> Tensor
         start, stop = levels.level(i), levels.level(i + 1)
         noise = key.fold("step", i).normal((N, 1)).double()
 
-        def predicted(x: Tensor, level: Level, row: int = i) -> Tensor:
+        def predicted(x: Tensor, level: NoiseLevel, row: int = i) -> Tensor:
             x0, eps = BED.pair(x, level)
             from genscale.diffusion.prediction import convert
 
@@ -127,7 +127,7 @@ def test_published_schedules_as_squared_churn(churn: str, path: Any, wanted: dic
 @pytest.mark.parametrize("time", [0.2, 0.5, 0.8])
 def test_churn_is_eta_and_does_not_know_the_interpolant(time: float) -> None:
     """To first order in the step; the std of a step in linear coordinates."""
-    start, stop = Level(1 - time, time), Level(1 - time + 1e-5, time - 1e-5)
+    start, stop = NoiseLevel(1 - time, time), NoiseLevel(1 - time + 1e-5, time - 1e-5)
     x = torch.ones(1, 1, dtype=torch.float64)
     stds = [Ddim(0.7).transition(x, x, x, start, stop).std]
     for name in ("linear", "vp", "cosine", "ve", "polynomial:3"):
@@ -137,7 +137,7 @@ def test_churn_is_eta_and_does_not_know_the_interpolant(time: float) -> None:
 
 def test_eta_1_is_the_exact_posterior_of_the_forward_process() -> None:
     """For one Gaussian the reverse transition is known: its mean and std are those of ddim(1) given the exact x0."""
-    start, stop = Level(0.4, 0.6), Level(0.55, 0.45)
+    start, stop = NoiseLevel(0.4, 0.6), NoiseLevel(0.55, 0.45)
     x0, x = torch.tensor([[0.7]], dtype=torch.float64), torch.tensor([[0.3]], dtype=torch.float64)
     eps = (x - start.alpha * x0) / start.sigma
     step = Ddim(1.0).transition(x, x0, eps, start, stop)
@@ -152,13 +152,13 @@ def test_eta_1_is_the_exact_posterior_of_the_forward_process() -> None:
 @pytest.mark.parametrize("rho", [0.4, None, -0.3])
 def test_glass_samples_the_exact_transition(rho: float | None) -> None:
     """Mean and variance of x' given x, for the mixture: gbar x + abar x0 + sbar z with x0 from its posterior."""
-    kernel, start, stop = Glass(200, rho), Level(0.35, 0.65), Level(0.6, 0.4)
+    kernel, start, stop = Glass(200, rho), NoiseLevel(0.35, 0.65), NoiseLevel(0.6, 0.4)
     n = 5000
     x = torch.full((n, 1), 0.2, dtype=torch.float64)
     bar = kernel.begin(x, Key((5,)).normal((n, 1)).double(), start, stop)
     for j in range(kernel.inner):
         clean, kappa = kernel.query(j, x, bar, start, stop)
-        level = Level(1 / (1 + kappa), kappa / (1 + kappa))
+        level = NoiseLevel(1 / (1 + kappa), kappa / (1 + kappa))
         bar = kernel.advance(j, x, bar, BED.clean(clean * level.alpha, level), start, stop)
     gbar, abar, sbar = kernel._path(start, stop)
     weight, mean, var = BED.posterior(x[:1], start)
@@ -171,7 +171,7 @@ def test_glass_samples_the_exact_transition(rho: float | None) -> None:
 
 
 def test_glass_with_one_inner_call_is_ddim() -> None:
-    start, stop = Level(0.4, 0.6), Level(0.6, 0.4)
+    start, stop = NoiseLevel(0.4, 0.6), NoiseLevel(0.6, 0.4)
     x, noise = (torch.tensor([[v]], dtype=torch.float64) for v in (0.3, -1.2))
     x0, eps = BED.pair(x, start)
     kernel = Glass(1, 0.4)
@@ -192,11 +192,11 @@ def test_glass_with_one_inner_call_is_ddim() -> None:
 def test_pure_noise_and_the_clean_end_are_deterministic(text: str) -> None:
     kernel = parse(text)
     x, x0 = (torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
-    noise, end = Level(0.0, 1.0), Level(1.0, 0.0)
-    first = kernel.transition(x, x0, x, noise, Level(0.1, 0.9))
+    noise, end = NoiseLevel(0.0, 1.0), NoiseLevel(1.0, 0.0)
+    first = kernel.transition(x, x0, x, noise, NoiseLevel(0.1, 0.9))
     assert first.std == 0
     assert torch.allclose(first.mean, 0.1 * x0 + 0.9 * x, atol=1e-6)
-    last = kernel.transition(x, x0, x, Level(0.9, 0.1), end)
+    last = kernel.transition(x, x0, x, NoiseLevel(0.9, 0.1), end)
     assert last.std == 0
     assert torch.equal(last.mean, x0)
     assert kernel.calls(noise) == 1
@@ -206,7 +206,7 @@ def test_pure_noise_and_the_clean_end_are_deterministic(text: str) -> None:
 @pytest.mark.parametrize(("start", "stop"), [(0.98, 0.9), (0.9, 0.8)])
 def test_one_coarse_step_keeps_the_spread(text: str, start: float, stop: float) -> None:
     """Of standard normal data, for which the exact spread is known: noise that is cut takes its drift with it."""
-    a, b = Level(1 - start, start), Level(1 - stop, stop)
+    a, b = NoiseLevel(1 - start, start), NoiseLevel(1 - stop, stop)
     var = a.alpha**2 + a.sigma**2
     x = torch.ones(1, 1, dtype=torch.float64) * math.sqrt(var)
     x0 = a.alpha / var * x
@@ -217,7 +217,7 @@ def test_one_coarse_step_keeps_the_spread(text: str, start: float, stop: float) 
 
 def test_eta_is_cut_at_full_renoising() -> None:
     x = torch.ones(2, 3)
-    step = Ddim(50.0).transition(x, x, x, Level(0.4, 0.6), Level(0.6, 0.4))
+    step = Ddim(50.0).transition(x, x, x, NoiseLevel(0.4, 0.6), NoiseLevel(0.6, 0.4))
     assert step.std == 0.4
     assert torch.allclose(step.mean, 0.6 * x)
 
@@ -225,7 +225,7 @@ def test_eta_is_cut_at_full_renoising() -> None:
 def test_ode_is_euler_on_rectified_flow() -> None:
     x, x0 = torch.randn(2, 3), torch.randn(2, 3)
     eps = (x - 0.4 * x0) / 0.6
-    step = parse("ode").transition(x, x0, eps, Level(0.4, 0.6), Level(0.5, 0.5))
+    step = parse("ode").transition(x, x0, eps, NoiseLevel(0.4, 0.6), NoiseLevel(0.5, 0.5))
     assert torch.allclose(step.mean, x - 0.1 * (eps - x0), atol=1e-6)
 
 
@@ -264,7 +264,7 @@ def test_kernels_are_read(text: str, kernel: Any) -> None:
      "sde(1, xy)", "glass(0)", "glass(2, 1.0)", "glass(2.5, 0.1)", ""],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_a_sentence(text: str) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         parse(text)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import genscale
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines import checkpoints, placement
 from genscale.pipelines.loading import EMBEDDED, folder_of, load_pipeline, takes
 from tests.zoo import ZOO
@@ -71,13 +71,13 @@ def test_folder(folders):
 def test_what_is_no_model(model, sentence, tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     (tmp_path / "torn.safetensors").write_bytes(b"nothing")
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         load_pipeline(model.replace("FOLDER", str(tmp_path)), device="cpu")
 
 
 def test_broken_folder_is_a_sentence(folders, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "NoSuchPipeline"}))
-    with pytest.raises(Refusal, match="cannot be loaded"):
+    with pytest.raises(UsageError, match="cannot be loaded"):
         load_pipeline(str(tmp_path), device="cpu")
 
 
@@ -102,7 +102,7 @@ def test_hub_errors_are_sentences(name, sentence, monkeypatch):
             raise OSError("first\nsecond") from error
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", fail)
-    with pytest.raises(Refusal, match=sentence) as refusal:
+    with pytest.raises(UsageError, match=sentence) as refusal:
         load_pipeline("owner/name", device="cpu")
     assert "\n" not in str(refusal.value)
 
@@ -155,7 +155,7 @@ def test_single_file_whose_settings_are_not_here(tmp_path, monkeypatch):
 
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", offline)
-    with pytest.raises(Refusal, match="hub cannot be reached"):
+    with pytest.raises(UsageError, match="hub cannot be reached"):
         checkpoints.load(str(tmp_path / "model.safetensors"), torch.float32, {})
 
 
@@ -177,7 +177,7 @@ def test_pictures_choose_the_sister(name, given, sister, folders):
 
 def test_pipeline_without_a_sister(tmp_path):
     ZOO["wan"].build().save_pretrained(tmp_path)
-    with pytest.raises(Refusal, match="WanPipeline takes no mask_image, and has no sister that does"):
+    with pytest.raises(UsageError, match="WanPipeline takes no mask_image, and has no sister that does"):
         load_pipeline(str(tmp_path), device="cpu", pictures=["mask_image"])
 
 
@@ -199,7 +199,7 @@ def test_lora_with_a_scale(folders, tmp_path):
 
 
 def test_lora_that_is_not_there(folders):
-    with pytest.raises(Refusal, match="LoRA 'nowhere' cannot be loaded"):
+    with pytest.raises(UsageError, match="LoRA 'nowhere' cannot be loaded"):
         load_pipeline(str(folders / "stable_diffusion"), device="cpu", lora=["nowhere:0.5"])
 
 
@@ -228,7 +228,7 @@ def test_device_and_dtype_defaults():
 )
 def test_refused_before_anything_is_loaded(options, sentence, monkeypatch):
     monkeypatch.setattr(checkpoints, "load", lambda *a, **k: pytest.fail("was loaded"))
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         load_pipeline("shapes-flow", **options)
 
 
@@ -268,7 +268,7 @@ def test_attention(folders, monkeypatch):
     ],
 )
 def test_attention_that_cannot_be(name, attention, sentence, folders):
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         load_pipeline(str(folders / name), device="cpu", attention=attention)
 
 

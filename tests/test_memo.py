@@ -11,7 +11,7 @@ from torch import Tensor
 from genscale.pipelines.device_cache import steady_device
 from genscale.pipelines.encoder_cache import PromptMemo
 from genscale.pipelines.noise_interception import Intercept
-from genscale.pipelines.row_gather import Gather, Kept
+from genscale.pipelines.row_gather import Gather, SavedRun
 
 
 class Pipe:
@@ -67,7 +67,7 @@ def test_a_prompt_is_encoded_again_where_the_answer_may_be_another(spoil: str) -
 
 
 def test_conditioning_is_gathered_once_until_something_changes() -> None:
-    kept, value, sample = Kept(), torch.arange(4.0).reshape(2, 2), torch.zeros(6, 1)
+    kept, value, sample = SavedRun(), torch.arange(4.0).reshape(2, 2), torch.zeros(6, 1)
     gather = Gather(2, (0, 1, 1), torch.zeros(3, 1))
     first = kept(gather, "unet", "c", value)
     assert first.tolist() == [[0, 1], [2, 3], [2, 3]]

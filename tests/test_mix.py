@@ -15,11 +15,20 @@ from torch import Tensor
 from genscale.diffusion.guidance import Cfg, CfgPlusPlus
 from genscale.diffusion.kernels import Ddim
 from genscale.diffusion.mixture_arithmetic import rate
-from genscale.diffusion.mixtures import Moment, Source, Tempered, Weighted, autoguidance, compose, negate, rlg
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.mixtures import (
+    MixtureContext,
+    Source,
+    Tempered,
+    Weighted,
+    autoguidance,
+    compose,
+    negate,
+    rlg,
+)
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import PREDICTIONS, Limit, View, convert
 from genscale.engine.mixture_batches import Mixer
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.protocol.batches import Batch, Output
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import Denoise, Score, Solve
@@ -200,7 +209,7 @@ def test_guidance_holds_in_its_interval() -> None:
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_schedules_of_guidance_keep_its_mean(schedule: str) -> None:
-    scales = [Cfg(5.0, schedule=schedule).weights(Moment(i, 1000))[1] for i in range(1000)]
+    scales = [Cfg(5.0, schedule=schedule).weights(MixtureContext(i, 1000))[1] for i in range(1000)]
     assert sum(scales) / 1000 == pytest.approx(5.0, abs=0.01)
     assert scales == sorted(scales)
 
@@ -222,7 +231,7 @@ def test_a_smaller_batch_replaces_the_one_under_way() -> None:
 def test_a_call_between_the_levels_of_the_grid() -> None:
     made = mixer(CfgPlusPlus(0.5), View(LINEAR, "flow"))
     moment = made.moment(replace(BATCH, time=0.6))
-    assert moment.level == Level(0.4, 0.6)
+    assert moment.level == NoiseLevel(0.4, 0.6)
     assert moment.following == LINEAR.level(4)
     assert made.moment(BATCH).following == LINEAR.level(4)
 
@@ -231,8 +240,12 @@ def test_the_next_level_is_a_less_noisy_one() -> None:
     """Second-order schedulers call twice at one level, where CFG++ would divide by 0."""
     twice = NoiseSchedule(LINEAR.alpha[[0, 1, 1, 2, 2, 3]], LINEAR.sigma[[0, 1, 1, 2, 2, 3]])
     view = View(twice, "flow")
-    assert [Moment.at(view, i, 5).following for i in range(5)] == [LINEAR.level(i) for i in (1, 2, 2, 3, 3)]
-    assert all(math.isfinite(w) for i in range(5) for w in CfgPlusPlus(0.6).weights(Moment.at(view, i, 5)))
+    assert [MixtureContext.at(view, i, 5).following for i in range(5)] == [
+        LINEAR.level(i) for i in (1, 2, 2, 3, 3)
+    ]
+    assert all(
+        math.isfinite(w) for i in range(5) for w in CfgPlusPlus(0.6).weights(MixtureContext.at(view, i, 5))
+    )
 
 
 def test_gradients_go_through() -> None:
@@ -251,7 +264,7 @@ def test_gradients_go_through() -> None:
 # ---------------------------------------------------------------- exact on Gaussians
 
 
-def gaussian(x: Tensor, level: Level, mean: float, std: float) -> Tensor:
+def gaussian(x: Tensor, level: NoiseLevel, mean: float, std: float) -> Tensor:
     """-sigma grad log of the noised N(mean, std^2)."""
     return level.sigma * (x - level.alpha * mean) / ((level.alpha * std) ** 2 + level.sigma**2)
 
@@ -338,7 +351,7 @@ def test_cfg_plus_plus_in_the_rectified_flow() -> None:
 
 def test_constructors_say_what_they_mean() -> None:
     def terms(mix: Any) -> dict[Source, float]:
-        return dict(zip(mix.sources, mix.weights(Moment(0, 4)), strict=True))
+        return dict(zip(mix.sources, mix.weights(MixtureContext(0, 4)), strict=True))
 
     own = Source()
     assert terms(rlg("base", 1.6)) == pytest.approx({own: 1.6, Source(model="base"): -0.6})
@@ -364,7 +377,7 @@ def test_constructors_say_what_they_mean() -> None:
         lambda: Cfg(3.0, -0.1),
         lambda: CfgPlusPlus(1.5),
         lambda: rlg("tuned", math.nan),
-        lambda: CfgPlusPlus(0.5).weights(Moment(0, 4)),
+        lambda: CfgPlusPlus(0.5).weights(MixtureContext(0, 4)),
         lambda: mixed(mixer(Tempered(2.0), "levels are unknown"), BATCH, [X]),
         lambda: mixed(
             mixer(Weighted(THREE, (1, 1, -2)), View(LINEAR, "flow")), replace(BATCH, step=0), [X] * 3
@@ -373,7 +386,7 @@ def test_constructors_say_what_they_mean() -> None:
     ],
 )
 def test_nonsense_is_refused(make: Any) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         make()
 
 
@@ -384,7 +397,7 @@ def test_nonsense_is_refused(make: Any) -> None:
 class Off(Tempered):
     """A mix of nothing."""
 
-    def weights(self, moment: Moment) -> tuple[float, ...]:
+    def weights(self, moment: MixtureContext) -> tuple[float, ...]:
         return (0.0,)
 
 
@@ -428,7 +441,7 @@ def test_a_rule_of_others_may_join_as_it_likes() -> None:
     class Larger(Weighted):
         """The larger of two predictions: no weighted sum, and so without a rate."""
 
-        def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor:
+        def join(self, moment: MixtureContext, outputs: Mapping[Source, Tensor]) -> Tensor:
             return torch.maximum(*outputs.values())
 
     view = View(LINEAR, "flow")

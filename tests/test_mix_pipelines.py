@@ -13,7 +13,7 @@ from torch import Tensor
 import genscale
 from genscale.diffusion.guidance import Cfg
 from genscale.diffusion.mixtures import Source, Weighted, autoguidance, compose, negate, rlg
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines.guiders import guider
 from tests.test_passthrough import pixels
 from tests.zoo import ZOO
@@ -210,12 +210,12 @@ def test_layer_guidance_of_diffusers_leaves_no_hooks() -> None:
 )
 def test_refusals(more: dict[str, Any], said: str) -> None:
     pipe = ZOO["stable_diffusion"].build()
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UsageError, match=said):
         run(pipe, "stable_diffusion", **more)
 
 
 def test_models_of_another_latent_space_are_refused() -> None:
     pipe = ZOO["stable_diffusion"].build()
     other = diffusers.UNet2DConditionModel.from_config(pipe.unet.config, in_channels=7)
-    with pytest.raises(Refusal, match="do not share a latent space"):
+    with pytest.raises(UsageError, match="do not share a latent space"):
         run(pipe, "stable_diffusion", mix=rlg("x", 2.0), models={"x": other})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.toy.moving_shapes import (
     DIRECTIONS,
     EDGE,
@@ -166,7 +166,7 @@ def test_objects_lie_where_they_were_drawn() -> None:
 
 
 def test_pictures_and_short_clips_are_refused() -> None:
-    with pytest.raises(Refusal, match="was given a picture"):
+    with pytest.raises(UsageError, match="was given a picture"):
         MovingShapes()([Image.new("RGB", (SIZE, SIZE))], ["a red circle moving up"])
-    with pytest.raises(Refusal, match="1 frame"):
+    with pytest.raises(UsageError, match="1 frame"):
         MovingShapes()([CLIP_60[0][:1]], ["a red circle moving up"])

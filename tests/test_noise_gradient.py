@@ -16,8 +16,8 @@ from genscale.algorithms.noise_ascent import FAILS
 from genscale.engine.archive import read
 from genscale.engine.budget import Budget
 from genscale.engine.process import Prior, PromptProcess
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.numerics.optimisers import shell_gradient, shell_penalty
@@ -48,7 +48,7 @@ def constant(media: Media, prompts: Sequence[str]) -> Tensor:
     return 0.0 * media.pixels[:, :, 0, 0].double().sum(1)
 
 
-CLOSE = Roles(Panel((Juror("close", closeness),)))
+CLOSE = Roles(VerifierSet((WeightedVerifier("close", closeness),)))
 
 
 def generator() -> tuple[Tensor, float]:
@@ -191,11 +191,11 @@ def test_a_black_box_climbs_a_score_without_a_gradient() -> None:
     def blind(media: Media, prompts: Sequence[str]) -> list[float]:
         return closeness(media, prompts).tolist()
 
-    roles = Roles(Panel((Juror("blind", blind),)))
+    roles = Roles(VerifierSet((WeightedVerifier("blind", blind),)))
     made, _ = watched(Dno(iterations=40, lr=0.1, blackbox=True), roles=roles)
     assert made.winners[0].total > -0.02
     assert made.winners[0].candidate.origin in ("ascent", "mutant")
-    with pytest.raises(Refusal, match="cannot be differentiated"):
+    with pytest.raises(UsageError, match="cannot be differentiated"):
         watched(Dno(iterations=2), roles=roles)
 
 
@@ -335,7 +335,7 @@ def test_the_best_of_the_warm_up_starts() -> None:
 
 
 def test_a_start_without_a_better_trial_is_given_up_and_others_begin() -> None:
-    roles = Roles(Panel((Juror("constant", constant),)))
+    roles = Roles(VerifierSet((WeightedVerifier("constant", constant),)))
     made, _ = watched(Reno(trials=2), budget=Budget(nfe=400), roles=roles)
     ascents = [e.candidate for e in made.searches[0].finals if e.candidate.origin == "ascent"]
     of_start = [c for c in ascents if c.key == ascents[0].key]
@@ -383,8 +383,8 @@ def test_ditto2_goes_through_few_calls_and_decodes_with_all() -> None:
 
 def test_ranks_are_refused_before_anything_is_spent() -> None:
     batches: list[Any] = []
-    roles = Roles(Panel((Juror("close", closeness),), "rank"))
-    with pytest.raises(Refusal, match="ranks have no gradient"):
+    roles = Roles(VerifierSet((WeightedVerifier("close", closeness),), "rank"))
+    with pytest.raises(UsageError, match="ranks have no gradient"):
         run(Reno(), roles=roles, on_batch=lambda batch, rows: batches.append(batch))
     assert batches == []
 
@@ -406,5 +406,5 @@ def test_ranks_are_refused_before_anything_is_spent() -> None:
     ],
 )
 def test_what_cannot_be_is_refused(cls: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         cls(**options)

@@ -20,8 +20,8 @@ from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.process import Prior, PromptProcess
 from genscale.engine.search import Search
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.numerics.haar import Plane, join, split
@@ -67,11 +67,11 @@ def run(
     Returns entries (finished candidates in order) with their noise, and the search.
     """
     seen: dict[int, Tensor] = {}
-    jurors = tuple(
-        Juror(f"j{i}", lambda media, prompts, v=v: v(media.pixels.reshape(len(prompts), *shape)))
+    members = tuple(
+        WeightedVerifier(f"j{i}", lambda media, prompts, v=v: v(media.pixels.reshape(len(prompts), *shape)))
         for i, v in enumerate(verifier if isinstance(verifier, list) else [verifier])
     )
-    roles, budget = Roles(Panel(jurors, ensemble)), budget or Budget()
+    roles, budget = Roles(VerifierSet(members, ensemble)), budget or Budget()
     search = Search.open(0, "", sampler, Key.from_seed(seed), budget, roles, **parts_of(seed, shape))
     archive = Archive(None, {})
 
@@ -158,7 +158,7 @@ def test_packed_latents_are_a_square_or_what_the_user_says_or_a_row() -> None:
     low = Plane.of((64, 4)).split(packed, 2)[0]
     assert torch.allclose(low.permute(2, 0, 1), Plane.of(grid.shape).split(grid, 2)[0])
     for shape, rows in (((12, 3), 5), ((4, 8, 8), 2), ((12, 3), 0)):
-        with pytest.raises(Refusal, match="rows"):
+        with pytest.raises(UsageError, match="rows"):
             Plane.of(shape, rows)
 
 
@@ -263,7 +263,7 @@ def test_a_point_of_the_subspace_is_on_the_sphere_at_the_expected_angle() -> Non
     cosine = noise @ base.flatten() / base.norm() ** 2
     assert torch.allclose(cosine, torch.full((20,), math.sqrt(0.7)), atol=1e-5)
     assert Subspace.through(torch.ones(3), Key((2,)), 9, 0.3).dimensions == 2
-    with pytest.raises(Refusal, match="no direction"):
+    with pytest.raises(UsageError, match="no direction"):
         Subspace.through(torch.ones(1), Key((2,)), 9, 0.3)
 
 
@@ -304,7 +304,7 @@ def test_cma_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(Refusal, match=r"pip install 'genscale\[cmaes\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'genscale\[cmaes\]'"):
         run(CmaEs(), lambda x: [0.0] * len(x))
 
 
@@ -350,7 +350,7 @@ def test_packed_latents_are_searched_as_the_picture_they_are() -> None:
     made = run(CemLowfreq(level=2, rounds=2), lambda x: x[:, 0, 0].double(), shape=(64, 4))
     moves = (made.noise[15] - made.noise[0]).reshape(2, 4, 2, 4, 4)  # blocks of 4 x 4 tokens move as one
     assert torch.allclose(moves, moves[:, :1, :, :1].expand_as(moves), atol=1e-5)
-    with pytest.raises(Refusal, match="rows"):
+    with pytest.raises(UsageError, match="rows"):
         run(CemLowfreq(rows=5), lambda x: x[:, 0, 0].double(), shape=(64, 4))
 
 
@@ -485,7 +485,7 @@ def test_a_proposal_is_in_the_box_around_its_centre_and_on_its_sphere() -> None:
                                   {"factor": 1.0}, {"patience": 0}, {"rounds": -1})],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(cls: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UsageError) as refused:
         cls(**options)
     text = str(refused.value)
     assert text.endswith(".")

@@ -13,14 +13,14 @@ import genscale
 from genscale.diffusion.interpolants import rbf_times
 from genscale.diffusion.kernels import Ddim
 from genscale.engine.process import PromptProcess
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.pipelines.scheduler_levels import timestep_of
 from genscale.pipelines.scheduler_proxy import OffGrid, stand_in
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 from tests.analytic import process_of
 from tests.test_schedules import CONVERTED, FIRST_ORDER, WITH_ESTIMATE, Case, _view
 from tests.zoo import ZOO, with_scheduler
@@ -58,8 +58,8 @@ def test_at_the_grid_s_own_levels_it_is_the_grid_s_own_timestep(case: Case) -> N
     assert found == pytest.approx(wanted, abs=slack)
 
 
-class Visitor:
-    """Stands where a conductor stands."""
+class LoopDriver:
+    """Stands where a driver stands."""
 
     def __init__(self, off_grid: OffGrid | None) -> None:
         self.off_grid = off_grid
@@ -75,12 +75,12 @@ def test_the_input_is_scaled_for_the_level(name: str) -> None:
     scheduler = Case(name).build(exact=False)
     x = torch.randn(1, 3, 4, 4)
     kappa = 1.7
-    made = stand_in(scheduler, Visitor(OffGrid(100.0, kappa)))
+    made = stand_in(scheduler, LoopDriver(OffGrid(100.0, kappa)))
     scaled = made.scale_model_input(x, torch.tensor(100.0))
     wanted = x if name == "DDIM" else x / (kappa**2 + 1) ** 0.5
     assert torch.allclose(scaled, wanted, atol=1e-6)
     # ... and nothing of it stays
-    again = stand_in(scheduler, Visitor(None)).scale_model_input(x, scheduler.timesteps[2])
+    again = stand_in(scheduler, LoopDriver(None)).scale_model_input(x, scheduler.timesteps[2])
     if hasattr(scheduler, "sigmas"):
         assert torch.allclose(again, x / (scheduler.sigmas[2] ** 2 + 1) ** 0.5, atol=1e-6)
 
@@ -98,7 +98,7 @@ class Asked:
         times = self.times or tuple(process.schedule.linear_time[: process.model_steps].tolist())
         return process.regridded(times)
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         particles = process.start([draw(key, 0), draw(key, 1)])
         prediction = yield Denoise(particles)
         self.seen.append(prediction)
@@ -163,10 +163,10 @@ def test_a_grid_must_fit_the_process() -> None:
     assert fine.schedule.linear_time[:-1].tolist() == pytest.approx(rbf_times(6).tolist())
     assert fine.places[0].step == 0
     for wrong in ([0.5, 0.6], []):
-        with pytest.raises(Refusal, match="time grid"):
+        with pytest.raises(UsageError, match="time grid"):
             process.regridded(wrong)
     closed = PromptProcess(**process_of(6) | {"off_grid": "this scheduler has no rule"})
-    with pytest.raises(Refusal, match="no rule"):
+    with pytest.raises(UsageError, match="no rule"):
         closed.regridded([0.9, 0.5])
     assert process.regridded() is process
 

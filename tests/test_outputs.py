@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.report import contact_sheet
-from genscale.report.contact_sheet import Row, Tile
+from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.runs import image_files, video_files
 from genscale.runs.png_metadata import infotext, png_info
 from genscale.runs.request import Request, from_dict, load_folder, load_request
@@ -44,7 +44,7 @@ def test_a_full_disk_is_a_refusal(folder):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(Refusal, match="No space left"):
+    with pytest.raises(UsageError, match="No space left"):
         folder.write("a.txt", full)
 
 
@@ -75,7 +75,7 @@ def test_what_was_there_before_stays(tmp_path):
 
 def test_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refusal, match="cannot write to"):
+    with pytest.raises(UsageError, match="cannot write to"):
         RunFolder(tmp_path / "file/a/b").claim()
     assert os.listdir(tmp_path) == ["file"]
 
@@ -88,7 +88,7 @@ def test_seed_is_drawn_once_and_found_again(folder):
     later.claim()
     assert later.settle(Request(("a dog",))).seed == request.seed
     assert later.settle(Request(("a dog",), device="cuda")).device == "cuda"  # how, not what
-    with pytest.raises(Refusal, match="its steps differs"):
+    with pytest.raises(UsageError, match="its steps differs"):
         later.settle(Request(("a dog",), steps=9))
 
 
@@ -107,10 +107,10 @@ def test_a_request_comes_back_from_json(folder):
 
 @pytest.mark.parametrize("data", [[], {}, {"prompts": []}, {"prompts": ["a"], "stepz": 3}, {"prompts": 3}])
 def test_what_is_no_request_is_refused(data, tmp_path):
-    with pytest.raises(Refusal, match="holds no request"):
+    with pytest.raises(UsageError, match="holds no request"):
         from_dict(data, "here")
     (tmp_path / "request.json").write_text("{torn")
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         load_folder(tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_a_film_of_odd_sides_loses_a_line_and_no_frame(tmp_path):
 def test_small_pictures_are_enlarged_four_times_without_smoothing():
     picture = Image.new("RGB", (64, 64), (10, 20, 30))
     picture.putpixel((5, 5), (200, 0, 0))
-    drawn = contact_sheet.sheet([Row("a dog", (Tile(picture, "base"),))], "title")
+    drawn = contact_sheet.sheet([SheetRow("a dog", (Tile(picture, "base"),))], "title")
     red = [
         (x, y)
         for x in range(drawn.width)
@@ -184,7 +184,7 @@ def test_rows_of_different_lengths_and_long_texts_fit():
     big, wide = Image.new("RGB", (1024, 1024)), Image.new("L", (300, 40))
     tiles = (Tile(big, "base", ("clip  0.3",)), Tile(big, "best", ("clip  0.4", "x" * 200), "+0.100", True))
     drawn = contact_sheet.sheet(
-        [Row("a very long prompt " * 30, tiles), Row("", (Tile(wide, "base"),))], "t" * 500
+        [SheetRow("a very long prompt " * 30, tiles), SheetRow("", (Tile(wide, "base"),))], "t" * 500
     )
     assert drawn.width < 900
     assert drawn.height > 2 * 40

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor
 
 from genscale.engine.ledger import Ledger
-from genscale.engine.verifier_roles import ENSEMBLES, Juror, Panel, Roles, mean_rank, weighted_sum
-from genscale.errors import Refusal, VerifierError
+from genscale.engine.verifier_roles import (
+    ENSEMBLES,
+    Roles,
+    VerifierSet,
+    WeightedVerifier,
+    mean_rank,
+    weighted_sum,
+)
+from genscale.errors import UsageError, VerifierError
 from genscale.media import Media
 from genscale.protocol.answers import Scores
 
@@ -28,7 +35,7 @@ def gives(raw: Any) -> Callable[[Media, Sequence[str]], Any]:
 
 
 def score(raw: Any) -> Tensor:
-    return Juror("mine", gives(raw)).score(MEDIA, PROMPTS, LABELS)
+    return WeightedVerifier("mine", gives(raw)).score(MEDIA, PROMPTS, LABELS)
 
 
 # ---------------------------------------------------------------- what a verifier may return
@@ -72,7 +79,7 @@ def test_scores_may_be_of_any_real_type(dtype: torch.dtype) -> None:
 
 def test_one_picture_may_get_a_bare_number() -> None:
     for raw in (0.25, torch.tensor(0.25), np.float32(0.25), [0.25]):
-        assert Juror("mine", gives(raw)).score(MEDIA[:1], ["a"], LABELS[:1]).tolist() == [0.25]
+        assert WeightedVerifier("mine", gives(raw)).score(MEDIA[:1], ["a"], LABELS[:1]).tolist() == [0.25]
 
 
 def test_a_verifier_sees_pictures_and_prompts_in_order() -> None:
@@ -81,7 +88,7 @@ def test_a_verifier_sees_pictures_and_prompts_in_order() -> None:
         return [float(np.asarray(picture).mean()) for picture in media]
 
     expected = np.asarray(MEDIA).mean((1, 2, 3))
-    assert Juror("mine", brightness).score(MEDIA, PROMPTS, LABELS).tolist() == expected.tolist()
+    assert WeightedVerifier("mine", brightness).score(MEDIA, PROMPTS, LABELS).tolist() == expected.tolist()
 
 
 # ---------------------------------------------------------------- what it may not
@@ -137,22 +144,22 @@ def test_a_failing_verifier_names_the_candidates_and_keeps_its_cause() -> None:
     with pytest.raises(
         VerifierError, match="'mine' failed on candidate 4 of 'a' to candidate 6 of 'c'"
     ) as caught:
-        Juror("mine", broken).score(MEDIA, PROMPTS, LABELS)
+        WeightedVerifier("mine", broken).score(MEDIA, PROMPTS, LABELS)
     assert "KeyError: 'no such aspect'" in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(VerifierError, match="'mine' failed on candidate 4 of 'a': KeyError"):
-        Juror("mine", broken).score(MEDIA[:1], ["a"], LABELS[:1])
+        WeightedVerifier("mine", broken).score(MEDIA[:1], ["a"], LABELS[:1])
 
 
 def test_a_refusal_is_said_as_it_is_and_an_interrupt_is_none_of_it() -> None:
-    said = Refusal("weights are missing: fetch them.")
+    said = UsageError("weights are missing: fetch them.")
     for error in (said, VerifierError("no."), torch.cuda.OutOfMemoryError(), KeyboardInterrupt()):
 
         def refuses(media: Media, prompts: Sequence[str], error: BaseException = error) -> list[float]:
             raise error
 
         with pytest.raises(type(error)) as caught:
-            Juror("mine", refuses).score(MEDIA, PROMPTS, LABELS)
+            WeightedVerifier("mine", refuses).score(MEDIA, PROMPTS, LABELS)
         assert caught.value is error
 
 
@@ -201,7 +208,9 @@ def test_ties_share_their_rank_wherever_they_stand() -> None:
 
 def test_a_pool_of_duplicates_has_no_winner_but_the_first() -> None:
     raw = torch.tensor([[0.3, 7.0]], dtype=torch.float64).repeat(8, 1)
-    scores = Scores(raw, Panel((Juror("a", gives(0)), Juror("b", gives(0))), "rank").combine)
+    scores = Scores(
+        raw, VerifierSet((WeightedVerifier("a", gives(0)), WeightedVerifier("b", gives(0))), "rank").combine
+    )
     assert scores.total.tolist() == [-4.5] * 8
     assert scores.best() == 0
     assert scores.ranking() == list(range(8))
@@ -239,7 +248,7 @@ def test_a_weighted_sum_carries_the_scales() -> None:
 def test_a_total_depends_on_the_pool_for_ranks_only() -> None:
     raw = torch.tensor([[1.0, 5.0], [2.0, 4.0], [3.0, 0.0]], dtype=torch.float64)
     for ensemble in ENSEMBLES:
-        panel = Panel((Juror("a", gives(0)), Juror("b", gives(0))), ensemble)
+        panel = VerifierSet((WeightedVerifier("a", gives(0)), WeightedVerifier("b", gives(0))), ensemble)
         alone = torch.cat([panel.combine(row[None]) for row in raw])
         assert torch.equal(alone, panel.combine(raw)) == panel.pointwise
 
@@ -248,8 +257,11 @@ def test_a_total_depends_on_the_pool_for_ranks_only() -> None:
 
 
 def test_a_panel_scores_by_every_verifier_under_its_name_and_counts() -> None:
-    panel = Panel(
-        (Juror("a", gives([1, 2, 3])), Juror("b", gives(torch.tensor([[6.0], [5], [4]])), weight=2))
+    panel = VerifierSet(
+        (
+            WeightedVerifier("a", gives([1, 2, 3])),
+            WeightedVerifier("b", gives(torch.tensor([[6.0], [5], [4]])), weight=2),
+        )
     )
     ledger = Ledger()
     raw = panel.score(MEDIA, PROMPTS, LABELS, ledger)
@@ -264,31 +276,31 @@ def test_a_panel_scores_by_every_verifier_under_its_name_and_counts() -> None:
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_an_empty_panel_finds_all_equal(ensemble: str) -> None:
-    panel = Panel(ensemble=ensemble)
+    panel = VerifierSet(ensemble=ensemble)
     raw = panel.score(MEDIA, PROMPTS, LABELS, Ledger())
     assert raw.shape == (3, 0)
     assert panel.combine(raw).abs().tolist() == [0, 0, 0]
 
 
 def test_what_makes_no_panel_is_refused() -> None:
-    one, two = Juror("a", gives(0)), Juror("b", gives(0), weight=-1)
-    with pytest.raises(Refusal, match="ensemble 'median' is unknown: choose one of weighted, rank"):
-        Panel((one,), "median")
-    with pytest.raises(Refusal, match="verifier 'a' is asked for twice"):
-        Panel((one, two, one))
-    with pytest.raises(Refusal, match="cannot use a negative weight"):
-        Panel((one, two), "rank")
-    assert Panel((one, two)).combine(torch.tensor([[3.0, 1.0]]).double()).tolist() == [2]
-    with pytest.raises(Refusal, match="weights 0 ranks nothing"):
-        Panel((Juror("a", gives(0), weight=0),), "rank")
+    one, two = WeightedVerifier("a", gives(0)), WeightedVerifier("b", gives(0), weight=-1)
+    with pytest.raises(UsageError, match="ensemble 'median' is unknown: choose one of weighted, rank"):
+        VerifierSet((one,), "median")
+    with pytest.raises(UsageError, match="verifier 'a' is asked for twice"):
+        VerifierSet((one, two, one))
+    with pytest.raises(UsageError, match="cannot use a negative weight"):
+        VerifierSet((one, two), "rank")
+    assert VerifierSet((one, two)).combine(torch.tensor([[3.0, 1.0]]).double()).tolist() == [2]
+    with pytest.raises(UsageError, match="weights 0 ranks nothing"):
+        VerifierSet((WeightedVerifier("a", gives(0), weight=0),), "rank")
     for weight in (float("nan"), float("inf")):
-        with pytest.raises(Refusal, match=f"verifier 'a' has weight {weight}"):
-            Panel((Juror("a", gives(0), weight),))
+        with pytest.raises(UsageError, match=f"verifier 'a' has weight {weight}"):
+            VerifierSet((WeightedVerifier("a", gives(0), weight),))
 
 
 def test_the_search_panel_picks_unless_another_does() -> None:
-    search, select, report = (Panel((Juror(name, gives(0)),)) for name in "abc")
-    assert Roles(search, report=report).judge is search
-    assert Roles(search, select, report).judge is select
-    assert Roles(search, report=report).calls == 1
-    assert Roles(search, select, report).calls == 2
+    search, select, held_out = (VerifierSet((WeightedVerifier(name, gives(0)),)) for name in "abc")
+    assert Roles(search, held_out=held_out).judge is search
+    assert Roles(search, select, held_out).judge is select
+    assert Roles(search, held_out=held_out).calls == 1
+    assert Roles(search, select, held_out).calls == 2

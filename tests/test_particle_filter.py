@@ -14,7 +14,7 @@ from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.algorithms.tempering import POTENTIALS, tempered, unit_of
 from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.particles import draw
 from genscale.protocol.population import Population
@@ -200,7 +200,7 @@ def test_a_verifier_s_scale_does_not_matter() -> None:
      {"rebirth": "ddim(1)", "proposal": print}, {"kernel": "sde(rbf, ve)"}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         replace(ParticleFilter(), **options)
 
 
@@ -217,7 +217,7 @@ def test_glass_needs_calls_between_levels(why: str) -> None:
     else:
         parts |= {"evaluations": (*parts["evaluations"], 0), "model_calls": STEPS}
     made = PromptProcess(**parts)
-    with pytest.raises(Refusal, match="glass is not possible"):
+    with pytest.raises(UsageError, match="glass is not possible"):
         Smc(kernel="glass(2)").grid(made)
     assert Smc(kernel="glass(1)").grid(made) is made
 

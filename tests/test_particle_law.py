@@ -18,7 +18,7 @@ from torch import Tensor
 from genscale.algorithms import particle_pass
 from genscale.algorithms.particle_pass import Pass, Pool
 from genscale.diffusion.kernels import Ddim, Transition
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
@@ -26,7 +26,7 @@ from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.process import Prior, PromptProcess
 from genscale.engine.search import Search
-from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.key import Key
 from genscale.media import Media
 from genscale.protocol.batches import Output
@@ -52,8 +52,8 @@ class ExactStep:
     """p(x_s | x_t) of the mixture, sampled by its inverse distribution function at Phi(noise)."""
 
     x: Tensor
-    start: Level
-    stop: Level
+    start: NoiseLevel
+    stop: NoiseLevel
     std: float = 1.0
 
     @property
@@ -84,10 +84,10 @@ class Exact:
 
     deterministic: bool = False
 
-    def calls(self, start: Level) -> int:
+    def calls(self, start: NoiseLevel) -> int:
         return 1
 
-    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Any:
+    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel) -> Any:
         return ExactStep(x, start, stop)
 
 
@@ -104,7 +104,7 @@ def populations(
     line: Line = BED,
 ) -> list[Search]:
     """So many independent searches on the bed, in one engine."""
-    roles, budget = Roles(Panel((Juror("coordinate", verifier),))), Budget()
+    roles, budget = Roles(VerifierSet((WeightedVerifier("coordinate", verifier),))), Budget()
     every = []
     for p in range(searches):
         key = Key((seed, p))

@@ -148,5 +148,5 @@ def test_pipelines_that_begin_in_the_middle_or_edit_their_latents(preset: str, n
 def test_branches_of_an_ode_are_refused_with_the_cure(preset: str) -> None:
     rebirth = {"rebirth": ""} if preset == "rebirth" else {}
     for kernel in ("ode", "ddim(0)", "sde(0)", "own"):
-        with pytest.raises(genscale.Refusal, match=r"kernel='ddim\(0.5\)'"):
+        with pytest.raises(genscale.UsageError, match=r"kernel='ddim\(0.5\)'"):
             genscale.scale(object(), preset, kernel=kernel, **rebirth)

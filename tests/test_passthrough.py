@@ -14,7 +14,7 @@ from torch import Tensor
 import genscale
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 from genscale.samplers.best_of_n import draw
 from tests.zoo import ZOO, with_scheduler
 
@@ -88,7 +88,7 @@ class Collect:
     latents: list[Tensor] = field(default_factory=list)
     needs = frozenset({"noise"})
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         finished = yield Solve(process.start([draw(key, i) for i in range(self.n)]))
         self.latents.append(finished.x)
         yield Score(finished)

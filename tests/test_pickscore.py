@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.clip import Clip
 from genscale.verifiers.pickscore import PickScore
@@ -73,5 +73,5 @@ def test_the_processor_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="there is no folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         PickScore(str(tmp_path / "nothing")).load()

@@ -88,7 +88,7 @@ def test_a_picture_from_elsewhere_cannot_switch_code_on(genscale, tmp_path, monk
         "12nfe",
         "--seed",
         1,
-        "--report",
+        "--held-out",
         "none",
     )
     for sampler in ("best_of_n", "zero_order"):
@@ -140,7 +140,7 @@ def test_scores_are_those_of_the_run(runs, genscale):
         assert (row["file"], row["prompt"]) == (str(place), PROMPTS[i])
         wanted = record["prompts"][i][which]
         assert row["scores"]["shapes_clip"] == pytest.approx(wanted["search"]["shapes_clip"], abs=2e-3)
-        assert row["scores"]["shapes"] == wanted["report"]["shapes"]
+        assert row["scores"]["shapes"] == wanted["held_out"]["shapes"]
 
 
 def test_score_of_any_files_in_the_order_given(genscale, tmp_path):

@@ -10,12 +10,12 @@ import pytest
 
 from genscale.engine.budget import Budget
 from genscale.engine.plan import Plan, plan
-from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import Denoise, Score, Solve
 from tests.analytic import SAMPLERS, first_coordinate, parts_for, process_of, run
 
-ROLES = Roles(Panel((Juror("a", first_coordinate),)))
+ROLES = Roles(VerifierSet((WeightedVerifier("a", first_coordinate),)))
 
 
 def test_what_a_plan_says() -> None:
@@ -29,7 +29,7 @@ def test_a_plan_asks_no_verifier() -> None:
     def never(media: Any, prompts: Any) -> Any:
         raise AssertionError
 
-    roles = Roles(Panel((Juror("a", never),)), Panel((Juror("b", never),)))
+    roles = Roles(VerifierSet((WeightedVerifier("a", never),)), VerifierSet((WeightedVerifier("b", never),)))
     for sampler in SAMPLERS.values():
         assert plan(sampler, parts_for(sampler), Budget(nfe=60), roles, 1).candidates
 

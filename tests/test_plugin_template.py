@@ -79,7 +79,7 @@ def test_a_search_with_both(installed: Path, tmp_path: Path) -> None:
         "--steps",
         "4",
     ]
-    verifier = ["--verifier", "colour_share(colour=blue)", "--report", "shapes"]
+    verifier = ["--verifier", "colour_share(colour=blue)", "--held-out", "shapes"]
     told = command(installed, *words, *verifier, "--seed", "3", "--out", "run", "--json", cwd=tmp_path)
     record = json.loads(told)
     assert record["sampler"] == {"name": "antithetic", "candidates": None, "pairs": 2}
@@ -87,7 +87,7 @@ def test_a_search_with_both(installed: Path, tmp_path: Path) -> None:
     assert record["prompts"][0]["finished"] == 6
     best, base = record["best"], record["base"]
     assert best["total"] == best["search"]["colour_share(colour=blue)"] >= base["total"]
-    assert set(best["report"]) == {"shapes"}
+    assert set(best["held_out"]) == {"shapes"}
     assert (tmp_path / "run" / "best.png").is_file()
     lines = [json.loads(line) for line in (tmp_path / "run" / "archive.jsonl").read_text().splitlines()]
     pairs = {x["candidate"]: x["parent"] for x in lines if x["kind"] == "score"}

@@ -15,7 +15,7 @@ import typer
 
 import genscale
 from genscale.cli import app
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import registry
 from genscale.samplers.best_of_n import BestOfN
 
@@ -60,7 +60,7 @@ def _this() -> Any:
 
 
 def refusal(kind: str, name: str, **settings: Any) -> str:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UsageError) as caught:
         registry.make(kind, name, settings)
     return str(caught.value)
 
@@ -157,7 +157,7 @@ def test_a_stranger_does_not_take_the_name_of_a_built_in_one(monkeypatch: pytest
 
 def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda group: [])
-    with pytest.raises(Refusal, match="pip install"):
+    with pytest.raises(UsageError, match="pip install"):
         registry.found("sampler")
 
 

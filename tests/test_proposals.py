@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import genscale
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.samplers.best_of_n import BestOfN
@@ -91,5 +91,5 @@ def test_on_pipelines(name, sampler):
 
 @pytest.mark.parametrize("sampler", ["nlg", "zigzag"])
 def test_without_guidance_they_are_refused(sampler):
-    with pytest.raises(Refusal, match="no two branches"):
+    with pytest.raises(UsageError, match="no two branches"):
         genscale.scale(ZOO["flux"].build(), sampler, candidates=1)(**ZOO["flux"].arguments(1))

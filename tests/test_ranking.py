@@ -11,7 +11,7 @@ import torch
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.search import Search
-from genscale.engine.verifier_roles import Juror, Panel, Roles
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.protocol.particles import OWN, Candidate
 
 
@@ -21,7 +21,9 @@ def judge(media: Any, prompts: Any) -> list[float]:
 
 def search(keep: int, ensemble: str) -> Search:
     roles = Roles(
-        Panel((Juror("judge", judge, 1.0),), ensemble), Panel((), "weighted"), Panel((), "weighted")
+        VerifierSet((WeightedVerifier("judge", judge, 1.0),), ensemble),
+        VerifierSet((), "weighted"),
+        VerifierSet((), "weighted"),
     )
     return Search(0, "a star", None, None, Budget(), roles, keep)  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import genscale
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.report import html_table
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
@@ -26,7 +26,7 @@ FIRST, SECOND = analytic.coordinate(0), analytic.coordinate(1)
 
 
 def found(sampler: Any = None, runs: int = 1, **more: Any) -> SearchResult:
-    given = {"report": SECOND, "budget": "80nfe", "keep": 3} | more
+    given = {"held_out": SECOND, "budget": "80nfe", "keep": 3} | more
     return analytic.search(sampler or BestOfN(), MODEL, FIRST, runs=runs, **given)
 
 
@@ -46,7 +46,7 @@ def test_the_table_is_the_ranking() -> None:
     records = result.table()
     assert [r["candidate"] for r in records] == [e.candidate.id for e in result.ranking()]
     assert [r["coordinate_0"] for r in records] == sorted([r["coordinate_0"] for r in records], reverse=True)
-    assert records[0]["coordinate_1 (held out)"] == result.best.report["coordinate_1"]
+    assert records[0]["coordinate_1 (held out)"] == result.best.held_out["coordinate_1"]
     assert {r["NFE"] for r in records} == {80}
     assert len(records) == 10
 
@@ -121,7 +121,7 @@ def test_means_and_paired_gains(both: Any) -> None:
     assert row.searched.gain.mean == pytest.approx(statistics.fmean(gains))
     assert row.searched.gain.half == pytest.approx(2.5706 * statistics.stdev(gains) / math.sqrt(6), rel=1e-3)
     assert both["best_of_n"].searched.gain is None
-    held = [e.report["coordinate_1"] for e in (other.ranking(i)[0] for i in range(6))]
+    held = [e.held_out["coordinate_1"] for e in (other.ranking(i)[0] for i in range(6))]
     assert row.held_out["coordinate_1"].mean.mean == pytest.approx(statistics.fmean(held))
     base = [first.total(first.base(i)) for i in range(6)]
     assert both["base"].searched.mean.mean == pytest.approx(statistics.fmean(base))
@@ -156,7 +156,7 @@ def test_outputs_of_pipelines_will_do() -> None:
 
 
 def test_other_verifiers_compare_by_the_held_out_one() -> None:
-    other = analytic.search(BestOfN(), MODEL, analytic.coordinate(2), report=SECOND, budget="80nfe")
+    other = analytic.search(BestOfN(), MODEL, analytic.coordinate(2), held_out=SECOND, budget="80nfe")
     shown = genscale.compare({"a": found(), "b": other})
     assert shown["b"].searched is None
     assert shown["b"].held_out["coordinate_1"].gain is not None
@@ -170,12 +170,12 @@ def test_what_does_not_compare_is_refused() -> None:
         ({"a": first, "b": found(runs=2)}, "other prompts"),
         ({"a": first, "b": found(seed=1)}, "another seed"),
         (
-            {"a": found(report=None), "b": analytic.search(BestOfN(2), MODEL, SECOND)},
-            "the same one to report",
+            {"a": found(held_out=None), "b": analytic.search(BestOfN(2), MODEL, SECOND)},
+            "the same one as held_out=",
         ),
     ]
     for results, told in cases:
-        with pytest.raises(Refusal, match=told):
+        with pytest.raises(UsageError, match=told):
             genscale.compare(results)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.samplers.rollover import Rollover
 from tests.analytic import Run, run
 
@@ -120,7 +120,7 @@ def test_a_batch_is_tried_together_and_its_best_taken() -> None:
 
 
 def test_calls_that_reach_no_end_are_refused() -> None:
-    with pytest.raises(Refusal, match="calls=4 bring no chain through 10 steps"):
+    with pytest.raises(UsageError, match="calls=4 bring no chain through 10 steps"):
         run(Rollover(calls=4), steps=STEPS)
 
 
@@ -169,5 +169,5 @@ def test_more_calls_are_better_on_average() -> None:
      {"kernel": "ddim(-1)"}],
 )  # fmt: skip
 def test_rollover_refuses(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         Rollover(**options)

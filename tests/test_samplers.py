@@ -12,8 +12,8 @@ import torch
 
 from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour
 from genscale.plugins import registry
@@ -195,7 +195,7 @@ def test_pruning_plans_for_verifier_calls(calls: int) -> None:
      {"survivors": 1.5}, {"wave": 0}],
 )  # fmt: skip
 def test_best_of_n_refuses(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         BestOfN(**options)
 
 
@@ -299,7 +299,7 @@ def test_zero_order_climbs() -> None:
 
 @pytest.mark.parametrize("options", [{"neighbours": 0}, {"patience": 0}, {"rounds": -1}, {"cosine": 1.5}])
 def test_zero_order_refuses(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         ZeroOrder(**options)
 
 
@@ -501,14 +501,14 @@ def test_branches_of_pure_noise_are_never_made() -> None:
     [{"paths": 0}, {"branches": 0}, {"start": 0.0}, {"start": 0.3}, {"forward": 0.0}, {"backward": 0.78}],
 )
 def test_search_over_paths_refuses(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         SearchOverPaths(**options)
 
 
 def test_a_schedule_that_cannot_be_read_is_refused_before_anything_is_spent() -> None:
     from genscale.engine.search import Search
 
-    roles = Roles(Panel((Juror("a", lambda media, prompts: [0.0] * len(prompts)),)))
+    roles = Roles(VerifierSet((WeightedVerifier("a", lambda media, prompts: [0.0] * len(prompts)),)))
     parts = process_of() | {"view": "this scheduler has no noise levels"}
-    with pytest.raises(Refusal, match="no noise levels"):
+    with pytest.raises(UsageError, match="no noise levels"):
         Search.open(0, "", SearchOverPaths(), Key((0,)), Budget(), roles, **parts)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import genscale
-from genscale import Budget, Refusal, VerifierError
+from genscale import Budget, UsageError, VerifierError
 from genscale.diffusion.mixtures import Tempered
 from genscale.engine.archive import read
 from genscale.engine.events import BatchHalved
@@ -63,7 +63,7 @@ def test_every_sampler_runs_on_every_pipeline(name: str) -> None:
         try:
             scaled = genscale.scale(pipe, sampler, verifier, **more)
             each = scaled.plan(**arguments(name)).nfe_per_candidate
-        except Refusal:
+        except UsageError:
             if "branches" not in cls.needs:  # test_branches.py has those pipelines that have none
                 raise
             continue
@@ -343,13 +343,13 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
     assert [e.batch_size for e in events if isinstance(e, BatchHalved)] == [3, 1]
     assert max(rows[-3:]) <= 4
     pipe.unet.forward = lambda *a, **k: small_memory(torch.zeros(99), *a, **k)
-    with pytest.raises(Refusal, match="one latent does not fit"):
+    with pytest.raises(UsageError, match="one latent does not fit"):
         genscale.scale(pipe, verifier=brightness, candidates=2, batch_size=1)(**arguments("stable_diffusion"))
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
     pipe = ZOO["stable_diffusion"].build()
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         genscale.scale(pipe, budget="5nfe", out=tmp_path / "run")(**arguments("stable_diffusion"))
     assert not (tmp_path / "run").exists()
 
@@ -392,7 +392,7 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         ),
     ]
     for work, message in cases:
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(UsageError) as caught:
             work()
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -404,11 +404,11 @@ def test_held_out_verifiers_only_report() -> None:
     def darkness(media: Any, prompts: Any) -> list[float]:
         return [-b for b in brightness(media, prompts)]
 
-    output = genscale.scale(pipe, verifier=brightness, report=darkness, candidates=6)(
+    output = genscale.scale(pipe, verifier=brightness, held_out=darkness, candidates=6)(
         **arguments("stable_diffusion")
     )
     best, base = output.search.best, output.search.base()
-    assert best.report["darkness"] == pytest.approx(-best.total)
-    assert base.report["darkness"] == pytest.approx(-base.total)
+    assert best.held_out["darkness"] == pytest.approx(-best.total)
+    assert base.held_out["darkness"] == pytest.approx(-base.total)
     with pytest.warns(UserWarning, match="both steers and reports"):
-        genscale.scale(pipe, verifier=brightness, report=brightness)
+        genscale.scale(pipe, verifier=brightness, held_out=brightness)

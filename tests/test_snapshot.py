@@ -19,7 +19,7 @@ from genscale.engine.archive import Archive
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 from tests.test_passthrough import CASES, seeded
 from tests.zoo import ZOO, with_scheduler
 
@@ -52,7 +52,7 @@ class Restore:
     ends: dict[str, Tensor] = field(default_factory=dict)
     needs = frozenset({"noise"})
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         start = process.start([draw(key, 1)])
         finished = yield Solve(start)
         self.ends["in one go"] = finished.x

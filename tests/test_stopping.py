@@ -29,7 +29,7 @@ from genscale.engine.stopping import (
     first_stop,
     kl_of_best,
 )
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.numerics.truncated_normal import Truncated
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import Score, Solve
@@ -73,7 +73,7 @@ BAD = ["", "patience", "patience:", "patience:4.5", "patience:many", "pateince:8
 
 @pytest.mark.parametrize("text", BAD)
 def test_what_cannot_be_read(text: str) -> None:
-    with pytest.raises(Refusal, match=r"stop '.*(cannot read|twice)") as caught:
+    with pytest.raises(UsageError, match=r"stop '.*(cannot read|twice)") as caught:
         Stop.parse(text)
     assert "\n" not in str(caught.value)
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_read(text: str) -> None:
     ],
 )
 def test_what_makes_no_rule(make: Any, why: str) -> None:
-    with pytest.raises(Refusal, match=why):
+    with pytest.raises(UsageError, match=why):
         make()
 
 
@@ -340,7 +340,7 @@ def test_the_score_that_picks_is_looked_at() -> None:
 
 
 def test_ranks_are_refused() -> None:
-    with pytest.raises(Refusal, match="stop 'patience:8' needs scores that stand alone"):
+    with pytest.raises(UsageError, match="stop 'patience:8' needs scores that stand alone"):
         run(OPEN, roles=ROLES["two by rank"], stop="patience:8")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.particles import draw
 from genscale.samplers.best_of_n import BestOfN
@@ -118,5 +118,5 @@ def test_a_short_run_has_fewer_rungs(steps: int) -> None:
     ],
 )
 def test_it_refuses(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         SuccessiveHalving(**options)

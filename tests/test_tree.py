@@ -24,7 +24,7 @@ from genscale.algorithms.search_tree import (
 )
 from genscale.algorithms.tree_search import Growth
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.plugins import options as sampler_options
 from genscale.samplers.ab_mcts import AbMcts
@@ -232,7 +232,7 @@ def test_a_widening_on_the_command_line() -> None:
         typed = sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": text})
         assert typed == {"widen": value}
         DtsStar(**typed)
-    with pytest.raises(Refusal, match=r"widen=papers .* practical, paper or thompson"):
+    with pytest.raises(UsageError, match=r"widen=papers .* practical, paper or thompson"):
         DtsStar(**sampler_options.typed("sampler", "dts_star", DtsStar, {"widen": "papers"}))
 
 
@@ -316,5 +316,5 @@ def test_rollouts_branch_and_beat_fresh_noise_on_average() -> None:
      {"kernel": "ode"}, {"kernel": "own"}, {"kernel": "glass(2)"}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         replace(DtsStar(), **options)

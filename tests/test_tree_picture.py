@@ -14,8 +14,8 @@ from PIL import Image
 from genscale.commands import tree_picture
 from genscale.commands.draw_tree import draw_trees
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
-from genscale.runs.lineage import Family, Line, families
+from genscale.errors import UsageError
+from genscale.runs.lineage import Line, Lineage, families
 from tests.analytic import SAMPLERS, Run, run
 
 MAGENTA = (255, 0, 255)
@@ -92,7 +92,7 @@ def test_a_deep_line_of_parents_is_no_trouble(tmp_path: Path) -> None:
     lines = [Line(i, parent=i - 1 if i else None, end=6, total=float(i)) for i in range(3000)]
     for above, line in pairwise(lines):
         above.children = [line]
-    family = Family(0, "x", (lines[0],), 6, tuple(range(2999, -1, -1)))
+    family = Lineage(0, "x", (lines[0],), 6, tuple(range(2999, -1, -1)))
     assert len(family.lines()) == 3000
     tree_picture.draw(family, "deep", tmp_path / "tree.png")
     with Image.open(tmp_path / "tree.png") as image:
@@ -172,33 +172,33 @@ def test_several_prompts_have_a_picture_each(tmp_path: Path) -> None:
 
 
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="is no folder"):
+    with pytest.raises(UsageError, match="is no folder"):
         draw_trees(tmp_path / "nowhere")
-    with pytest.raises(Refusal, match="holds no run"):
+    with pytest.raises(UsageError, match="holds no run"):
         draw_trees(tmp_path)
     run_in(tmp_path, "best_of_n")
     archive = tmp_path / "archive.jsonl"
     text = archive.read_text()
     archive.write_text(text.splitlines(keepends=True)[0])
-    with pytest.raises(Refusal, match="no candidate yet"):
+    with pytest.raises(UsageError, match="no candidate yet"):
         draw_trees(tmp_path)
     archive.unlink()
-    with pytest.raises(Refusal, match="no candidate yet"):
+    with pytest.raises(UsageError, match="no candidate yet"):
         draw_trees(tmp_path)
     archive.write_text(text.splitlines(keepends=True)[0] + '{"kind": "score"}\n')
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         draw_trees(tmp_path)
     archive.write_text("{\n")
-    with pytest.raises(Refusal, match="is no JSON"):
+    with pytest.raises(UsageError, match="is no JSON"):
         draw_trees(tmp_path)
     archive.write_text(text)
     (tmp_path / "run.json").write_text("[")
-    with pytest.raises(Refusal, match=r"run\.json' cannot be read"):
+    with pytest.raises(UsageError, match=r"run\.json' cannot be read"):
         draw_trees(tmp_path)
     (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         draw_trees(tmp_path)
     (tmp_path / "run.json").unlink()
     (tmp_path / "tree.png").mkdir()
-    with pytest.raises(Refusal, match="cannot write"):
+    with pytest.raises(UsageError, match="cannot write"):
         draw_trees(tmp_path)

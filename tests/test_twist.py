@@ -17,8 +17,8 @@ from genscale.algorithms.particle_pass import Pass, Pool
 from genscale.diffusion.kernels import Ddim, Transition
 from genscale.engine.budget import Budget
 from genscale.engine.search import Search
-from genscale.engine.verifier_roles import Juror, Panel, Roles
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.population import Population
 from genscale.samplers.das import Das
@@ -224,10 +224,10 @@ def flat(media: Any, prompts: Any) -> Any:
 
 
 def test_a_verifier_without_gradient_is_refused_and_the_way_out_is_named() -> None:
-    with pytest.raises(Refusal, match="gradient=none"):
+    with pytest.raises(UsageError, match="gradient=none"):
         run(Das(), verifier=flat)
-    with pytest.raises(Refusal, match="gradient=none"):
-        run(Das(), roles=Roles(Panel((Juror("a", first_coordinate),), "rank")))
+    with pytest.raises(UsageError, match="gradient=none"):
+        run(Das(), roles=Roles(VerifierSet((WeightedVerifier("a", first_coordinate),), "rank")))
     assert run(Das(gradient="none"), verifier=flat).winners[0] is not None
 
 
@@ -245,5 +245,5 @@ def test_a_verifier_without_gradient_is_refused_and_the_way_out_is_named() -> No
     ],
 )
 def test_refusals(make: Any, message: str) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UsageError, match=message):
         make()

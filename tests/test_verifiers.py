@@ -31,7 +31,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import registry
 from genscale.toy.shapes import CATEGORIES, render, sample_requirement, sample_scene
@@ -430,7 +430,7 @@ def test_the_library_is_chosen_by_the_look_of_the_name(tiny: str, weights: Path,
 
 
 def refusal(make: Callable[[], Any]) -> str:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UsageError) as caught:
         make()
     message = str(caught.value)
     assert "\n" not in message

@@ -71,7 +71,11 @@ def test_every_prompt_gets_a_picture_and_both_films(shapes):
     ]
     assert all((folder / name).is_file() for name in names)
     assert record["request"]["model"] == "shapes-video"
-    assert record["verifiers"] == {"search": ["shapes_video_clip"], "select": [], "report": ["moving_shapes"]}
+    assert record["verifiers"] == {
+        "search": ["shapes_video_clip"],
+        "select": [],
+        "held_out": ["moving_shapes"],
+    }
     told = record["prompts"][0]["files"]
     assert told["best"] == ["000-best.png", "000-best.mp4", "000-best.gif"]
 
@@ -104,7 +108,7 @@ def test_each_file_knows_its_origin_and_the_others_do_not(shapes, run):
     )
     assert not (bare / "best.mp4").exists()
     for kind in ("png", "gif"):
-        with pytest.raises(library.Refusal, match="carries no genscale metadata"):
+        with pytest.raises(library.UsageError, match="carries no genscale metadata"):
             file_metadata.read(bare / f"best.{kind}")
 
 
@@ -185,12 +189,12 @@ def test_families_and_samplers(folders, run, family, sampler):
     words = ("--size", size, "--frames", frames, "--steps", 4, "--guidance", 3, *more)
     folder, record = run(
         "a red cube", "--model", folders(family), *words, "--verifier", "compressibility",
-        "--sampler", sampler, *SAMPLERS[sampler], "--budget", "96nfe", "--report", "dynamic_degree",
+        "--sampler", sampler, *SAMPLERS[sampler], "--budget", "96nfe", "--held-out", "dynamic_degree",
     )  # fmt: skip
     found = record["prompts"][0]
     assert found["nfe"] <= 96
     assert found["best"]["total"] >= found["base"]["total"]
-    assert math.isfinite(found["best"]["report"]["dynamic_degree"])
+    assert math.isfinite(found["best"]["held_out"]["dynamic_degree"])
     assert len(video_files.read(folder / "best.mp4")) == frames
     with av.open(str(folder / "best.mp4")) as container:
         assert container.streams.video[0].average_rate == (25 if family == "ltx" else 16)
@@ -199,7 +203,7 @@ def test_families_and_samplers(folders, run, family, sampler):
 def test_pictures_are_refused(genscale, folders, tmp_path):
     ZOO["stable_diffusion"].build().save_pretrained(tmp_path / "sd")
     for model in ("shapes-flow", tmp_path / "sd"):
-        words = ("--verifier", "compressibility", "--report", "none", "--out", tmp_path / "out")
+        words = ("--verifier", "compressibility", "--held-out", "none", "--out", tmp_path / "out")
         code, out, err = genscale("video", "a dog", "--model", model, *words)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert "makes pictures" in err
@@ -266,7 +270,7 @@ def test_a_callable_that_is_differentiable_stays_so_on_frames():
     pixels = torch.rand(1, 5, 3, 8, 8, requires_grad=True)
     Frames(lambda media, prompts: media.pixels.flatten(1).mean(1), k=3).score_tensor(pixels, [""]).backward()
     assert pixels.grad.flatten(2).abs().sum(2)[0].gt(0).tolist() == [True, False, True, False, True]
-    with pytest.raises(library.Refusal, match="no gradients"):
+    with pytest.raises(library.UsageError, match="no gradients"):
         Frames(lambda media, prompts: torch.zeros(len(media)), k=3).score_tensor(pixels, [""])
 
 
@@ -275,15 +279,15 @@ def test_defaults_of_a_model_without_judges(genscale, folders, monkeypatch):
 
     def plan(request):
         asked.append(request)
-        raise library.Refusal("that is enough.")
+        raise library.UsageError("that is enough.")
 
     monkeypatch.setattr(generate, "plan", plan)
     for words in ((), ("--verifier", "dynamic_degree", "--batch-size", 4)):
         assert genscale("video", "x", "--model", folders("wan"), "--dry-run", *words)[0] == 2
     first, second = asked
-    assert (first.verifiers, first.report) == (("clip",), ("temporal_consistency", "dynamic_degree"))
+    assert (first.verifiers, first.held_out) == (("clip",), ("temporal_consistency", "dynamic_degree"))
     assert (first.batch_size, first.decode_batch, first.clips) == (1, 1, True)
-    assert (second.verifiers, second.report) == (("dynamic_degree",), ("temporal_consistency",))
+    assert (second.verifiers, second.held_out) == (("dynamic_degree",), ("temporal_consistency",))
     assert second.batch_size == 4
 
 
@@ -336,7 +340,7 @@ def test_the_command_never_holds_more_than_one_clip_as_pixels(folders, run, monk
 
     monkeypatch.setattr(Run, "_tail", counted)
     words = ("--size", 16, "--frames", 5, "--steps", 2, "--verifier", "compressibility", "--candidates", 3)
-    folder, _ = run("a", "b", "--model", folders("wan"), *words, "--report", "none", "--images", 2)
+    folder, _ = run("a", "b", "--model", folders("wan"), *words, "--held-out", "none", "--images", 2)
     assert set(seen) == {1}
     assert len(list(folder.glob("*-best-2.mp4"))) == 2
 
@@ -363,7 +367,7 @@ def test_decoding_in_parts_is_switched_on_or_refused(folders, genscale, tmp_path
     pipe = library.load_pipeline(str(folders("wan")))
     assert not pipe.vae.use_tiling
     ZOO["kandinsky"].build().save_pretrained(tmp_path / "kandinsky")
-    with pytest.raises(library.Refusal, match="no autoencoder that can do vae_tiling"):
+    with pytest.raises(library.UsageError, match="no autoencoder that can do vae_tiling"):
         library.load_pipeline(str(tmp_path / "kandinsky"), vae_tiling=True)
 
 
@@ -376,7 +380,7 @@ def test_a_token_is_written_nowhere(run, monkeypatch):
 
 def test_a_device_map_places_the_pipeline(genscale, folders, tmp_path):
     words = ("--size", 16, "--frames", 5, "--steps", 2, "--verifier", "compressibility", "--candidates", 2)
-    words = ("x", "--model", folders("wan"), *words, "--report", "none", "--out")
+    words = ("x", "--model", folders("wan"), *words, "--held-out", "none", "--out")
     code, _, err = genscale("video", *words, tmp_path / "run", "--device-map", "cpu")
     assert code == 0, err
     code, _, err = genscale("video", *words, tmp_path / "other", "--device-map", "everywhere")
@@ -397,7 +401,7 @@ def test_searched_clips_beat_base_clips_by_the_exact_judge(run, tmp_path, candid
     words = ("--prompts", tmp_path / "captions.txt", "--candidates", candidates, "--batch-size", 64)
     _, record = run(*words, "--formats", "gif")
     verdicts = [
-        [told[which]["report"]["moving_shapes"] for told in record["prompts"]] for which in ("base", "best")
+        [told[which]["held_out"]["moving_shapes"] for told in record["prompts"]] for which in ("base", "best")
     ]
     gain = np.subtract(*verdicts[::-1])
     assert len(gain) == 120

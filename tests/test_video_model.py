@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import genscale
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.pipelines.loading import EMBEDDED
 from genscale.pipelines.scheduler_levels import read_schedule
@@ -106,16 +106,16 @@ def test_what_goes_with_it_can_be_loaded() -> None:
     goes_with = EMBEDDED["shapes-video"]
     assert (goes_with.size, goes_with.frames) == (SIZE, FRAMES)
     assert goes_with.verifier == ShapesVideoClip.name
-    assert goes_with.report == MovingShapes.name
+    assert goes_with.held_out == MovingShapes.name
 
 
 def test_best_of_n_searches_clips(pipe: Any) -> None:
-    scaled = genscale.scale(pipe, "best_of_n", ShapesVideoClip(), report=MovingShapes(), candidates=3)
+    scaled = genscale.scale(pipe, "best_of_n", ShapesVideoClip(), held_out=MovingShapes(), candidates=3)
     call = CALL | {"num_inference_steps": 3, "max_sequence_length": 16}
     output = scaled("a red circle moving left", generator=torch.Generator().manual_seed(0), **call)
     points = output.search.curve(0)
     assert points[-1]["total"] == max(p["total"] for p in points)
-    assert points[-1]["report"]["moving_shapes"] in (0.0, 1.0)
+    assert points[-1]["held_out"]["moving_shapes"] in (0.0, 1.0)
 
 
 def test_the_verifier_tells_right_captions_from_wrong_ones() -> None:
@@ -147,9 +147,9 @@ def test_the_verifier_is_differentiable_and_takes_other_sizes() -> None:
 def test_the_verifier_refuses_what_it_cannot_read() -> None:
     texts, pixels = drawn(4, 3)
     verifier = ShapesVideoClip()
-    with pytest.raises(Refusal, match="'an'"):
+    with pytest.raises(UsageError, match="'an'"):
         verifier(Media(pixels[:1]), ["an owl moving left"])
-    with pytest.raises(Refusal, match="given pictures"):
+    with pytest.raises(UsageError, match="given pictures"):
         verifier(Media(pixels[0, :1]), texts[:1])
     with pytest.raises(ValueError, match="4 clips and 3 prompts"):
         verifier(Media(pixels), texts[:3])

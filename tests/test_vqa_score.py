@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedT
 from transformers.models import qwen2_5_vl, qwen3_vl
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.qwen_image import from_processor
 from genscale.verifiers.vqa_score import VqaScore
@@ -213,9 +213,9 @@ def test_weights_are_shared_and_left_behind_by_copies(folder: str) -> None:
 
 
 def test_what_is_missing_or_wrong_is_refused(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="there is no folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         VqaScore(str(tmp_path / "nothing")).load()
-    with pytest.raises(Refusal, match="cannot be loaded"):
+    with pytest.raises(UsageError, match="cannot be loaded"):
         VqaScore(str(tmp_path)).load()
     for settings, said in (
         ({"question": "Is it good?"}, "does not name the prompt"),
@@ -223,10 +223,10 @@ def test_what_is_missing_or_wrong_is_refused(folder: str, tmp_path: Path) -> Non
         ({"max_pixels": 0}, "leaves no picture"),
         ({"dtype": "float17"}, "is unknown"),
     ):
-        with pytest.raises(Refusal, match=said):
+        with pytest.raises(UsageError, match=said):
             VqaScore(folder, **settings)
     media = Media(noise(1, 3, 48, 36))
-    with pytest.raises(Refusal, match="holds the model's mark"):
+    with pytest.raises(UsageError, match="holds the model's mark"):
         VqaScore(folder)(media, ["a <|image_pad|> cat"])
-    with pytest.raises(Refusal, match="too slender"):
+    with pytest.raises(UsageError, match="too slender"):
         VqaScore(folder)(Media(noise(1, 3, 2, 500)), ["a cat"])

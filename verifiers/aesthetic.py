@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.affine import folded
 from genscale.verifiers.clip import Clip
@@ -63,7 +63,7 @@ class Aesthetic:
 
     def __post_init__(self) -> None:
         if self.version not in LAYERS:
-            raise Refusal(f"aesthetic version '{self.version}' is unknown: choose {' or '.join(LAYERS)}.")
+            raise UsageError(f"aesthetic version '{self.version}' is unknown: choose {' or '.join(LAYERS)}.")
         self._clip  # noqa: B018  refuses its settings now
 
     def __call__(self, media: Media, prompts: Sequence[str] = ()) -> Tensor:
@@ -76,7 +76,7 @@ class Aesthetic:
         weight, bias = self._head  # before the embedding: it is what may be missing
         embeddings = self._clip.embed(pixels)
         if weight.numel() != embeddings.shape[-1]:
-            raise Refusal(
+            raise UsageError(
                 f"the aesthetic head reads embeddings of {weight.numel()} numbers, and those of CLIP "
                 f"'{self.clip}' have {embeddings.shape[-1]}: give the CLIP that the head was made for."
             )
@@ -102,20 +102,20 @@ class Aesthetic:
 def fold(path: Path, version: str) -> tuple[Tensor, float]:
     """The head in a file as one affine map, in float64: weight [width] and bias."""
     if not path.is_file():
-        raise Refusal(f"there is no aesthetic head '{path}': give its file as head.")
+        raise UsageError(f"there is no aesthetic head '{path}': give its file as head.")
     try:
         layers = _layers(path)
         if tuple(layers) != LAYERS[version]:
-            raise Refusal(
+            raise UsageError(
                 f"'{path}' has linear layers at {list(layers)} and the aesthetic head {version} at "
                 f"{list(LAYERS[version])}: give {FILES[version]} (heads with activations are not read)."
             )
         return folded(layers)
-    except Refusal:
+    except UsageError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {shorten(str(error), 200)}"
-        raise Refusal(f"'{path}' is no aesthetic head ({reason}): give {FILES[version]}.") from None
+        raise UsageError(f"'{path}' is no aesthetic head ({reason}): give {FILES[version]}.") from None
 
 
 def _layers(path: Path) -> dict[int, dict[str, Tensor]]:
@@ -147,7 +147,7 @@ def _from_hub(version: str) -> Path:
                 reason = f"{type(error).__name__} at {repository}"
                 if not local and isinstance(error, LocalEntryNotFoundError):
                     break  # no network: the others would wait for it as long again
-    raise Refusal(
+    raise UsageError(
         f"the aesthetic head {version} cannot be fetched ({reason}): download {FILES[version]} of "
         f"{SOURCES[version]} from GitHub and give it as head or in GENSCALE_AESTHETIC_{version.upper()}."
     )

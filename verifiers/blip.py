@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 EYE, MOUTH = "blip.visual_encoder.", "blip.text_encoder."  # prefixes of the two towers
 HEAD_WIDTH = 64  # of an attention head, in ViT-B, ViT-L and BERT-base; weights do not show it
@@ -115,7 +115,7 @@ def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def _heads(width: int) -> int:
     if width % HEAD_WIDTH:
-        raise Refusal(
+        raise UsageError(
             f"a BLIP of width {width} has no heads of {HEAD_WIDTH}: give weights of ViT-B or ViT-L."
         )
     return width // HEAD_WIDTH
@@ -130,7 +130,7 @@ def _filled(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         module.get_submodule(owner)._buffers[attribute] = buffer
     unexpected = [key for key in unexpected if key not in buffers]
     if missing or unexpected:
-        raise Refusal(
+        raise UsageError(
             f"these weights are no ImageReward: {len(missing)} are missing ({', '.join(missing[:2])}), "
             f"{len(unexpected)} are of something else ({', '.join(unexpected[:2])}): give the original file."
         )

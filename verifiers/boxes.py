@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import registry
 from genscale.verifiers.boxes_file import read_boxes
@@ -50,11 +50,11 @@ class Boxes:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise Refusal(f"share={self.share} must be in [0, 1]; 0 does not look at the boxes.")
+            raise UsageError(f"share={self.share} must be in [0, 1]; 0 does not look at the boxes.")
         if isinstance(self.verifier, str):
             object.__setattr__(self, "verifier", registry.make("verifier", self.verifier, {}))
         if not callable(self.verifier):
-            raise Refusal(f"{self.verifier!r} is no verifier: give a name or a callable (media, prompts).")
+            raise UsageError(f"{self.verifier!r} is no verifier: give a name or a callable (media, prompts).")
         self._settle_view()
         if isinstance(self.boxes, str | Path):
             object.__setattr__(self, "boxes", read_boxes(Path(self.boxes)))
@@ -63,7 +63,7 @@ class Boxes:
             if isinstance(boxes, str) or not isinstance(boxes, Sequence) or not all(
                 isinstance(b, Box) for b in boxes
             ):  # fmt: skip
-                raise Refusal(
+                raise UsageError(
                     f"boxes are lists of Box(text, (x0, y0, x1, y1)), or prompts with such, not {boxes!r}."
                 )
 
@@ -73,12 +73,12 @@ class Boxes:
             if getattr(self, option) is None:
                 object.__setattr__(self, option, value)
         if self.by not in BY or self.view not in VIEWS:
-            raise Refusal(
+            raise UsageError(
                 f"by='{self.by}', view='{self.view}': by is {' or '.join(BY)}, view {' or '.join(VIEWS)}."
             )
         fill = self.fill
         if fill != "mean" and (not isinstance(fill, int | float) or not 0 <= fill <= 1):
-            raise Refusal(f"fill={fill} must be a grey in [0, 1], or mean.")
+            raise UsageError(f"fill={fill} must be a grey in [0, 1], or mean.")
 
     @cached_property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.verifiers.regions import Box
 
 _FORM = 'write [{"text": "a red star", "box": [x0, y0, x1, y1]}], or {"PROMPT": [...]}'
@@ -30,23 +30,23 @@ def read_boxes(path: Path, prompts: Sequence[str] | None = None) -> list[Box] | 
         text = path.read_text(encoding="utf-8-sig")
         data = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
     except OSError as error:
-        raise Refusal(f"boxes file '{path}' cannot be read: {error.strerror}.") from None
+        raise UsageError(f"boxes file '{path}' cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise Refusal(f"boxes file '{path}' is no UTF-8 text.") from None
+        raise UsageError(f"boxes file '{path}' is no UTF-8 text.") from None
     except json.JSONDecodeError as error:
-        raise Refusal(
+        raise UsageError(
             f"boxes file '{path}' is no JSON (line {error.lineno}: {error.msg}): {_FORM}."
         ) from None
     if isinstance(data, list):
         return _boxes(data, path, "")
     if not isinstance(data, dict):
-        raise Refusal(f"boxes file '{path}' holds neither a list nor prompts with lists: {_FORM}.")
+        raise UsageError(f"boxes file '{path}' holds neither a list nor prompts with lists: {_FORM}.")
     found: dict[str, list[Box]] = {}
     named: dict[str, str] = {}
     for key, items in data.items():
         prompt = _prompt(key, path, prompts)
         if prompt in found:
-            raise Refusal(
+            raise UsageError(
                 f"boxes file '{path}' has boxes for '{prompt}' twice, as '{named[prompt]}' and '{key}': join them."
             )
         found[prompt], named[prompt] = _boxes(items, path, f" of '{key}'"), key
@@ -57,7 +57,7 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     """JSON would keep the last of two equal keys, and say nothing."""
     for i, (key, _) in enumerate(pairs):
         if any(key == earlier for earlier, _ in pairs[:i]):
-            raise Refusal(f"boxes file '{path}' has '{key}' twice in one place: join or drop one.")
+            raise UsageError(f"boxes file '{path}' has '{key}' twice in one place: join or drop one.")
     return dict(pairs)
 
 
@@ -69,29 +69,29 @@ def _prompt(key: str, path: Path, prompts: Sequence[str] | None) -> str:
     if key.isdecimal():
         if int(key) < len(prompts):
             return prompts[int(key)]
-        raise Refusal(f"boxes file '{path}': there is no prompt {key}, only 0 to {len(prompts) - 1}.")
+        raise UsageError(f"boxes file '{path}': there is no prompt {key}, only 0 to {len(prompts) - 1}.")
     hint = did_you_mean(key, prompts)
-    raise Refusal(f"boxes file '{path}': '{key}' is none of the prompts{hint}.")
+    raise UsageError(f"boxes file '{path}': '{key}' is none of the prompts{hint}.")
 
 
 def _boxes(items: Any, path: Path, whose: str) -> list[Box]:
     if not isinstance(items, list):
-        raise Refusal(f"boxes file '{path}': the boxes{whose} must be a list: {_FORM}.")
+        raise UsageError(f"boxes file '{path}': the boxes{whose} must be a list: {_FORM}.")
     return [_box(item, path, f"box {n}{whose}") for n, item in enumerate(items, 1)]
 
 
 def _box(item: Any, path: Path, which: str) -> Box:
     if not isinstance(item, dict) or "text" not in item or set(item) - {"text", "box", "mask"}:
-        raise Refusal(f"boxes file '{path}', {which}: it needs a text and a box or a mask: {_FORM}.")
+        raise UsageError(f"boxes file '{path}', {which}: it needs a text and a box or a mask: {_FORM}.")
     mask = item.get("mask")
     if mask is not None and not isinstance(mask, str):
-        raise Refusal(f"boxes file '{path}', {which}: a mask is the name of a picture file.")
+        raise UsageError(f"boxes file '{path}', {which}: a mask is the name of a picture file.")
     box = item.get("box")
     if box is not None and not isinstance(box, list):
-        raise Refusal(f"boxes file '{path}', {which}: a box is a list of four numbers.")
+        raise UsageError(f"boxes file '{path}', {which}: a box is a list of four numbers.")
     try:
         return Box(
             item["text"], None if box is None else tuple(box), None if mask is None else path.parent / mask
         )  # type: ignore[arg-type]
-    except Refusal as error:
-        raise Refusal(f"boxes file '{path}', {which}: {error}") from None
+    except UsageError as error:
+        raise UsageError(f"boxes file '{path}', {which}: {error}") from None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 
 class Weightless:
@@ -26,9 +26,9 @@ class Weightless:
 def check_settings(dtype: str | None, batch_size: int) -> None:
     """Refuse a precision that torch does not have and batches of nothing."""
     if batch_size < 1:
-        raise Refusal(f"batch_size {batch_size} embeds nothing: give at least 1.")
+        raise UsageError(f"batch_size {batch_size} embeds nothing: give at least 1.")
     if not isinstance(getattr(torch, dtype or "float32", None), torch.dtype):
-        raise Refusal(f"dtype '{dtype}' is unknown: give float32, bfloat16 or float16.")
+        raise UsageError(f"dtype '{dtype}' is unknown: give float32, bfloat16 or float16.")
 
 
 def runs_on(device: str | None, pixels: torch.device) -> torch.device:
@@ -59,9 +59,9 @@ def weights_file(verifier: str, checkpoint: str, files: Sequence[str], source: s
         for file in files:
             if (path / file).is_file():
                 return path / file
-        raise Refusal(f"folder '{checkpoint}' has no {' or '.join(files)} for {verifier}: {advice}.")
+        raise UsageError(f"folder '{checkpoint}' has no {' or '.join(files)} for {verifier}: {advice}.")
     if is_path(checkpoint) or path.suffix:
-        raise Refusal(f"there is no file '{checkpoint}' for {verifier}: {advice}.")
+        raise UsageError(f"there is no file '{checkpoint}' for {verifier}: {advice}.")
     return _from_hub(verifier, checkpoint, files[0], advice)
 
 
@@ -74,7 +74,7 @@ def _from_hub(verifier: str, repository: str, file: str, advice: str) -> Path:
             return Path(hf_hub_download(repository, file, local_files_only=local))
         except Exception as error:
             reason = type(error).__name__
-    raise Refusal(f"the weights of {verifier} cannot be fetched ({reason} at {repository}): {advice}.")
+    raise UsageError(f"the weights of {verifier} cannot be fetched ({reason} at {repository}): {advice}.")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -98,11 +98,11 @@ def refusing(what: str, advice: str) -> Iterator[None]:
     root.addHandler(nobody)  # else the first of them sets up a handler for good
     try:
         yield
-    except Refusal:
+    except UsageError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {shorten(str(error) or 'no reason given', 200)}".rstrip(". ")
-        raise Refusal(f"{what} cannot be loaded ({reason}): {advice}.") from None
+        raise UsageError(f"{what} cannot be loaded ({reason}): {advice}.") from None
     finally:
         root.removeFilter(silent)
         root.removeHandler(nobody)

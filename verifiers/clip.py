@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import genscale
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.toy.shapes import GROUND
 from genscale.verifiers.checkpoints import Weightless, check_pairs, check_settings, runs_on
@@ -55,7 +55,7 @@ class Clip(Weightless):
 
     def __post_init__(self) -> None:
         if self.backend not in (None, *BACKENDS):
-            raise Refusal(f"backend '{self.backend}' is unknown: choose one of {', '.join(BACKENDS)}.")
+            raise UsageError(f"backend '{self.backend}' is unknown: choose one of {', '.join(BACKENDS)}.")
         check_settings(self.dtype, self.batch_size)
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
@@ -137,5 +137,5 @@ class ShapesClip:
     @cached_property
     def _clip(self) -> Clip:
         if not SHAPES_CLIP.is_dir():
-            raise Refusal(f"shapes_clip needs '{SHAPES_CLIP}', which is missing: install genscale again.")
+            raise UsageError(f"shapes_clip needs '{SHAPES_CLIP}', which is missing: install genscale again.")
         return Clip(str(SHAPES_CLIP), None, "transformers", self.device, self.dtype, self.batch_size)

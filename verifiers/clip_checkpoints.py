@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.quiet_libraries import quietly
 from genscale.verifiers.checkpoints import refusing
 from genscale.verifiers.clip_image import from_open_clip, from_transformers
@@ -51,11 +51,11 @@ def choose(model: str) -> str:
         if kind == "clip":
             return "transformers"
         if not (folder / "open_clip_config.json").is_file():
-            raise Refusal(f"folder '{model}' holds a model of type '{kind}': give one of type 'clip'.")
+            raise UsageError(f"folder '{model}' holds a model of type '{kind}': give one of type 'clip'.")
     if (folder / "open_clip_config.json").is_file() or model.startswith(("hf-hub:", "local-dir:")):
         return "open_clip"
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise Refusal(f"'{model}' is no folder with a CLIP's config.json: give one, or a model's name.")
+        raise UsageError(f"'{model}' is no folder with a CLIP's config.json: give one, or a model's name.")
     return "transformers" if "/" in model and not model.startswith("ViT-") else "open_clip"
 
 
@@ -72,7 +72,7 @@ def _transformers(model: str, processor: str | None) -> Towers:
     with refusing(f"CLIP '{model}'", advice):
         module, report = CLIPModel.from_pretrained(where, output_loading_info=True)
         if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
-            raise Refusal(f"'{model}' is no whole CLIP: {len(lost)} of its weights are missing: {advice}.")
+            raise UsageError(f"'{model}' is no whole CLIP: {len(lost)} of its weights are missing: {advice}.")
         tokenizer = AutoTokenizer.from_pretrained(words)
         prepare = from_transformers(CLIPImageProcessor.from_pretrained(words))
 
@@ -132,14 +132,14 @@ def _weights(model: str, pretrained: str | None) -> str:
     names = open_clip.list_models()
     if model not in names:
         near = did_you_mean(model, names)
-        raise Refusal(f"open_clip has no model '{model}'{near}: choose one of open_clip.list_models().")
+        raise UsageError(f"open_clip has no model '{model}'{near}: choose one of open_clip.list_models().")
     if not pretrained:
-        raise Refusal(f"CLIP '{model}' needs weights: give a tag of open_clip's or a file as pretrained.")
+        raise UsageError(f"CLIP '{model}' needs weights: give a tag of open_clip's or a file as pretrained.")
     if Path(pretrained).expanduser().is_file():
         return str(Path(pretrained).expanduser())
     if not open_clip.get_pretrained_cfg(model, pretrained):
         tags = open_clip.list_pretrained_tags_by_model(model)
-        raise Refusal(
+        raise UsageError(
             f"CLIP '{model}' has no weights '{pretrained}'{did_you_mean(pretrained, tags)}: "
             f"it is no file, and the tags are {', '.join(tags) or 'none'}."
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 FITS = ("shortest", "longest", "squash")
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which preprocessor configurations use
@@ -42,12 +42,12 @@ class Preparation:
 
     def __post_init__(self) -> None:
         if self.fit not in FITS or self.interpolation not in RESAMPLE.values():
-            raise Refusal(
+            raise UsageError(
                 f"pictures cannot be prepared with '{self.interpolation}' resizing to fit '{self.fit}': "
                 f"give a checkpoint that uses one of {', '.join(RESAMPLE.values())} and {', '.join(FITS)}."
             )
         if self.fit == "shortest" and self.box[0] != self.box[1]:
-            raise Refusal(
+            raise UsageError(
                 f"pictures cannot be cut to {self.box[0]} x {self.box[1]}: give a checkpoint of square ones."
             )
 
@@ -94,7 +94,7 @@ def from_transformers(processor: Any) -> Preparation:
     edge = size.get("shortest_edge")
     box = (edge, edge) if edge else (size.get("height"), size.get("width"))
     if not processor.do_resize or None in box:
-        raise Refusal("the checkpoint's preprocessor resizes to no fixed size: give a CLIP's.")
+        raise UsageError("the checkpoint's preprocessor resizes to no fixed size: give a CLIP's.")
     return Preparation(
         size=(crop["height"], crop["width"]) if processor.do_center_crop else box,
         box=box,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 
 SIGNS = {"compressible": -1.0, "incompressible": 1.0}
@@ -38,9 +38,9 @@ class Compressibility:
 
     def __post_init__(self) -> None:
         if self.direction not in SIGNS:
-            raise Refusal(f"direction '{self.direction}' is unknown: choose one of {', '.join(SIGNS)}.")
+            raise UsageError(f"direction '{self.direction}' is unknown: choose one of {', '.join(SIGNS)}.")
         if not 1 <= self.quality <= 100:
-            raise Refusal(f"JPEG quality {self.quality} does not exist: give 1 to 100.")
+            raise UsageError(f"JPEG quality {self.quality} does not exist: give 1 to 100.")
 
     def __call__(self, media: Media, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n], float64."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 
 
@@ -37,6 +37,6 @@ class DynamicDegree:
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of clips [n, frames, 3, h, w] in [0, 1], float32 or better; differentiable in the pixels."""
         if pixels.ndim != 5 or pixels.shape[1] < 2:
-            raise Refusal("dynamic_degree compares frames: give clips of at least 2.")
+            raise UsageError("dynamic_degree compares frames: give clips of at least 2.")
         x = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
         return (x[:, 1:] - x[:, :-1]).abs().flatten(1).mean(1)

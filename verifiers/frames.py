@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import registry
 
@@ -43,9 +43,9 @@ class Frames:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise Refusal(f"{self.k} frames of a clip cannot be judged: give k of at least 1.")
+            raise UsageError(f"{self.k} frames of a clip cannot be judged: give k of at least 1.")
         if self.reduce not in REDUCE:
-            raise Refusal(f"reduce '{self.reduce}' is unknown: choose one of {', '.join(REDUCE)}.")
+            raise UsageError(f"reduce '{self.reduce}' is unknown: choose one of {', '.join(REDUCE)}.")
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""
@@ -60,7 +60,7 @@ class Frames:
         scores = self._judge(Media(frames), words) if judge is None else judge(frames, words)
         if not isinstance(scores, Tensor) or (judge is None and not scores.requires_grad):
             name = getattr(self.verifier, "name", self.verifier)
-            raise Refusal(f"verifier '{name}' gives no gradients: choose one with score_tensor.")
+            raise UsageError(f"verifier '{name}' gives no gradients: choose one with score_tensor.")
         return self._reduced(scores, len(pixels))
 
     def load(self, device: str | torch.device = "cpu") -> None:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.affine import folded
 from genscale.verifiers.blip import UNUSED, Blip
@@ -193,7 +193,7 @@ def _refuse_others(state: dict[str, Tensor]) -> None:
     prefixes = ("blip.visual_encoder.", "blip.text_encoder.")
     others = [key for key in state if not key.startswith(prefixes) and not UNUSED.fullmatch(key)]
     if others:
-        raise Refusal(
+        raise UsageError(
             f"these weights are no ImageReward: {len(others)} are of something else "
             f"({', '.join(others[:2])}): give {FILES[0]} of {REPOSITORY}."
         )

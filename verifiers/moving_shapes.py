@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.toy.moving_shapes import DIRECTIONS, SIZE, Motion, Prompt, parse
 from genscale.toy.shapes import Shape
 from genscale.verifiers.shapes import objects
@@ -153,10 +153,12 @@ class MovingShapes:
 
 def _frames(clip: Any) -> npt.NDArray[np.uint8]:
     if isinstance(clip, Image.Image):
-        raise Refusal(
+        raise UsageError(
             "moving_shapes judges clips and was given a picture: take a model of clips, or shapes as judge."
         )
     frames = clip if isinstance(clip, np.ndarray) else np.stack([np.asarray(f.convert("RGB")) for f in clip])
     if len(frames) < LEAST:
-        raise Refusal(f"moving_shapes cannot tell motion from {len(frames)} frame(s): give at least {LEAST}.")
+        raise UsageError(
+            f"moving_shapes cannot tell motion from {len(frames)} frame(s): give at least {LEAST}."
+        )
     return frames

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.clip import Clip
 
@@ -62,7 +62,7 @@ class PickScore:
         """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
         folder = Path(self.checkpoint).expanduser()
         if (folder.is_absolute() or self.checkpoint.startswith((".", "~"))) and not folder.is_dir():
-            raise Refusal(
+            raise UsageError(
                 f"there is no folder '{self.checkpoint}' for pickscore: give one with a CLIPModel, or a hub id."
             )
         self._clip.load(device)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.verifiers.clip_image import RESAMPLE, Preparation
 
 SLENDER = 200  # proportions beyond which the model was not trained
@@ -39,7 +39,7 @@ class Patches:
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches down and across of a picture of so many pixels."""
         if max(height, width) > SLENDER * min(height, width):
-            raise Refusal(f"pictures of {width} x {height} are too slender: give at most {SLENDER} : 1.")
+            raise UsageError(f"pictures of {width} x {height} are too slender: give at most {SLENDER} : 1.")
         unit = self.patch * self.merge
         rows, columns = (max(1, round(side / unit)) for side in (height, width))
         area = height * width

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.verifiers.checkpoints import is_path, refusing
 from genscale.verifiers.qwen_image import Patches, from_processor
 
@@ -53,7 +53,7 @@ class QwenVl:
         """The first token of an answer."""
         ids = self.processor.tokenizer(answer, add_special_tokens=False).input_ids
         if not ids:
-            raise Refusal("an empty answer has no probability: give a word, as Yes.")
+            raise UsageError("an empty answer has no probability: give a word, as Yes.")
         return int(ids[0])
 
     def logits(self, pixels: Tensor, questions: Sequence[str]) -> Tensor:
@@ -105,7 +105,7 @@ class QwenVl:
         text = self.processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True, **aloud)
         mark = self.processor.image_token
         if text.count(mark) != 1:
-            raise Refusal(f"the question '{question[:60]}' holds the model's mark '{mark}': leave it out.")
+            raise UsageError(f"the question '{question[:60]}' holds the model's mark '{mark}': leave it out.")
         ids = self.processor.tokenizer(text.replace(mark, mark * tokens), add_special_tokens=False).input_ids
         return list(ids)
 
@@ -115,14 +115,14 @@ def _load(checkpoint: str, max_pixels: int | None, dtype: torch.dtype) -> QwenVl
 
     folder = Path(checkpoint).expanduser()
     if is_path(checkpoint) and not folder.is_dir():
-        raise Refusal(f"there is no folder '{checkpoint}': give one with a Qwen-VL, or a hub id.")
+        raise UsageError(f"there is no folder '{checkpoint}': give one with a Qwen-VL, or a hub id.")
     where = str(folder) if folder.is_dir() else checkpoint
     advice = "fetch it where there is a network, or give a folder with a Qwen-VL in safetensors"
     with refusing(f"the vision-language model '{checkpoint}'", advice):
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
         eye = getattr(processor, "image_processor", None)
         if not all(hasattr(eye, part) for part in ("patch_size", "merge_size", "temporal_patch_size")):
-            raise Refusal(f"'{checkpoint}' prepares its pictures unlike a Qwen-VL: give one of these.")
+            raise UsageError(f"'{checkpoint}' prepares its pictures unlike a Qwen-VL: give one of these.")
         patches = from_processor(eye, max_pixels)
         module, report = AutoModelForImageTextToText.from_pretrained(
             where,
@@ -132,7 +132,7 @@ def _load(checkpoint: str, max_pixels: int | None, dtype: torch.dtype) -> QwenVl
             output_loading_info=True,
         )
     if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
-        raise Refusal(
+        raise UsageError(
             f"'{checkpoint}' is no whole Qwen-VL: {len(lost)} of its weights are missing: {advice}."
         )
     return QwenVl(module, processor, patches)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 VIEWS = ("crop", "mask")
 
@@ -32,9 +32,9 @@ class Box:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
-            raise Refusal(f"a box needs a text that says what it shows, not {self.text!r}.")
+            raise UsageError(f"a box needs a text that says what it shows, not {self.text!r}.")
         if (self.box is None) == (self.mask is None):
-            raise Refusal(f"'{self.text}' needs either a box or a mask.")
+            raise UsageError(f"'{self.text}' needs either a box or a mask.")
         if self.box is not None:
             object.__setattr__(self, "box", _checked(self.box, self.text))
         else:
@@ -48,9 +48,9 @@ class Box:
             return None
         cover = mask.detach().float().cpu() if isinstance(mask, Tensor) else _read(Path(mask), self.text)
         if cover.ndim != 2 or not cover.isfinite().all() or cover.min() < 0 or cover.max() > 1:
-            raise Refusal(f"the mask of '{self.text}' must be [height, width] of numbers in [0, 1].")
+            raise UsageError(f"the mask of '{self.text}' must be [height, width] of numbers in [0, 1].")
         if cover.max() == 0:
-            raise Refusal(f"the mask of '{self.text}' is black: paint white where it should be.")
+            raise UsageError(f"the mask of '{self.text}' is black: paint white where it should be.")
         return cover
 
     @property
@@ -125,9 +125,9 @@ def _checked(box: object, text: str) -> tuple[float, float, float, float]:
     try:
         x0, y0, x1, y1 = (float(v) for v in box)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise Refusal(f"the box of '{text}' must be four numbers x0, y0, x1, y1, not {box!r}.") from None
+        raise UsageError(f"the box of '{text}' must be four numbers x0, y0, x1, y1, not {box!r}.") from None
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-        raise Refusal(
+        raise UsageError(
             f"the box of '{text}' must be fractions with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, "
             f"not {(x0, y0, x1, y1)}."
         )
@@ -142,5 +142,5 @@ def _read(path: Path, text: str) -> Tensor:
             grey = np.asarray(image.convert("L"), np.float32) / 255
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is no picture"
-        raise Refusal(f"the mask '{path}' of '{text}' cannot be read: {reason}.") from None
+        raise UsageError(f"the mask '{path}' of '{text}' cannot be read: {reason}.") from None
     return torch.from_numpy(grey)

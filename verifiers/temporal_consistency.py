@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.clip import Clip
 
@@ -50,7 +50,7 @@ class TemporalConsistency:
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of clips [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         if pixels.ndim != 5 or pixels.shape[1] < 2:
-            raise Refusal("temporal_consistency compares frames: give clips of at least 2.")
+            raise UsageError("temporal_consistency compares frames: give clips of at least 2.")
         seen = self._clip.embed(pixels)
         return (seen[:, 1:] * seen[:, :-1]).sum(-1).mean(1)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import genscale
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.toy.moving_shapes import DIRECTIONS, FRAMES, KINDS, SIZE
 from genscale.toy.shapes import COLOURS
@@ -61,14 +61,14 @@ class Towers(nn.Module):
 
 
 def word_numbers(prompts: Sequence[str]) -> Tensor:
-    """[n, LENGTH] of captions; a Refusal names the first word that is unknown, or the caption that is too long."""
+    """[n, LENGTH] of captions; a UsageError names the first word that is unknown, or the caption that is too long."""
     rows = []
     for prompt in prompts:
         words = prompt.lower().replace(".", " ").replace(",", " ").split()
         unknown = [w for w in words if w not in WORDS]
         if unknown or len(words) > LENGTH:
             found = f"'{unknown[0]}'" if unknown else f"{len(words)} words"
-            raise Refusal(
+            raise UsageError(
                 f"shapes_video_clip cannot read {found} in {prompt!r}: give at most {LENGTH} of the words"
                 f" {', '.join(WORDS[1:])}."
             )
@@ -102,7 +102,7 @@ class ShapesVideoClip:
         if len(pixels) != len(prompts):
             raise ValueError(f"{len(pixels)} clips and {len(prompts)} prompts: give one for each.")
         if pixels.ndim != 5:
-            raise Refusal(
+            raise UsageError(
                 "shapes_video_clip judges clips and was given pictures: take shapes_clip for those."
             )
         towers = self._towers(pixels.device)
@@ -136,7 +136,7 @@ def read(folder: Path) -> Towers:
 
     path = folder / "model.safetensors"
     if not path.is_file():
-        raise Refusal(f"shapes_video_clip needs '{path}', which is missing: install genscale again.")
+        raise UsageError(f"shapes_video_clip needs '{path}', which is missing: install genscale again.")
     towers = Towers()
     towers.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return towers.eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.checkpoints import Weightless, check_pairs, check_settings, runs_on
 from genscale.verifiers.qwen_vl import QwenVl, qwen_vl
@@ -57,11 +57,11 @@ class VqaScore(Weightless):
     def __post_init__(self) -> None:
         check_settings(self.dtype, self.batch_size)
         if "{prompt}" not in self.question:
-            raise Refusal("the question of vqa_score does not name the prompt: write {prompt} in it.")
+            raise UsageError("the question of vqa_score does not name the prompt: write {prompt} in it.")
         if self.scale not in SCALES:
-            raise Refusal(f"scale '{self.scale}' is unknown: choose one of {', '.join(SCALES)}.")
+            raise UsageError(f"scale '{self.scale}' is unknown: choose one of {', '.join(SCALES)}.")
         if self.max_pixels is not None and self.max_pixels < 1:
-            raise Refusal(f"max_pixels {self.max_pixels} leaves no picture: give at least 1.")
+            raise UsageError(f"max_pixels {self.max_pixels} leaves no picture: give at least 1.")
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""

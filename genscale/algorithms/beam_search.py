@@ -24,20 +24,20 @@ from genscale.algorithms.leftover_budget import remainder
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, ddim_step, parse
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.numerics.clustering import covering, embedded, kmeans
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 UNLIMITED = 16  # noises of a beam when neither the user nor a budget says how many
 EVERY = "every"
 
 
 @dataclass(frozen=True)
-class Level:
+class BeamLevel:
     """What happens at a step."""
 
     step: int
@@ -88,39 +88,39 @@ class BeamSearch:
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
-            raise Refusal(f"width={self.width} must be at least 1, or none.")
+            raise UsageError(f"width={self.width} must be at least 1, or none.")
         if self.levels != EVERY and (
             isinstance(self.levels, str)
             or not self.levels
             or list(self.levels) != sorted(set(self.levels))
             or not all(0 < f < 1 for f in self.levels)
         ):
-            raise Refusal(
+            raise UsageError(
                 f"levels={self.levels} must be increasing fractions between 0 and 1, such as 0.5,0.75, or 'every'."
             )
         for option in ("survivors", "branch", "lookahead", "diversity"):
             value = getattr(self, option)
             if isinstance(value, tuple) and (self.levels == EVERY or len(value) != len(self.levels)):
-                raise Refusal(
+                raise UsageError(
                     f"{option}={value} must be one number, or one for each of levels={self.levels}."
                 )
         for keep in _each(self.survivors):
             if not keep > 0 or (1 < keep < math.inf and keep != int(keep)):
-                raise Refusal(
+                raise UsageError(
                     f"survivors={self.survivors} must be shares below 1, whole numbers from 1 on, or inf."
                 )
         for option in ("branch", "lookahead"):
             if any(n < 1 or n != int(n) for n in _each(getattr(self, option))):
-                raise Refusal(f"{option}={getattr(self, option)} must be whole numbers of at least 1.")
+                raise UsageError(f"{option}={getattr(self, option)} must be whole numbers of at least 1.")
         if any(not 0 <= d < math.inf for d in _each(self.diversity)):
-            raise Refusal(f"diversity={self.diversity} must be 0 or more, and finite.")
+            raise UsageError(f"diversity={self.diversity} must be 0 or more, and finite.")
         self._check_kernels()
 
     def _check_kernels(self) -> None:
         parse(self.rest)
         kernel = parse(self.kernel)
         if kernel.deterministic and (isinstance(kernel, Own) or max(_each(self.branch)) > 1):
-            raise Refusal(
+            raise UsageError(
                 f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
                 "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or branch=1 with kernel='ode'."
             )
@@ -140,7 +140,7 @@ class BeamSearch:
             )
         return grid
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first = 0
         try:
             while n := self.plan(process):
@@ -154,7 +154,7 @@ class BeamSearch:
         with suppress(BudgetExhausted):
             yield from remainder(process, key, first)
 
-    def schedule(self, process: Process) -> list[Level]:
+    def schedule(self, process: Process) -> list[BeamLevel]:
         """What is done at which steps. The last two steps of a run branch nothing: the end is certain from there. Of
         levels that fall on one step the last counts."""
         last = process.model_steps - 2
@@ -163,7 +163,7 @@ class BeamSearch:
         else:
             steps = [round(f * process.model_steps) for f in self.levels]
         made = {
-            step: Level(
+            step: BeamLevel(
                 step,
                 _at(self.survivors, i),
                 int(_at(self.branch, i)),
@@ -179,7 +179,7 @@ class BeamSearch:
         """(kernel, rest) on this process; None is the pipeline's own scheduler, where that can step."""
         return parse(self.kernel), outside(process, self.rest, branched=bool(self.schedule(process)))
 
-    def kept(self, level: Level, pool: int, n: int) -> int:
+    def kept(self, level: BeamLevel, pool: int, n: int) -> int:
         """How many of a pool go on, in a beam that began with n noises."""
         if level.survivors < 1:
             return math.ceil(level.survivors * pool - 1e-9)
@@ -234,7 +234,7 @@ class BeamPass:
         self.spec, self.process, self.n, self.next_id = spec, process, n, first
         self.numbers, self.key = key, key.fold("beam", first)
 
-    def run(self) -> Generator[Ask, Any, None]:
+    def run(self) -> Generator[Query, Any, None]:
         process = self.process
         kernel, rest = self.spec.kernels(process)
         levels = self.spec.schedule(process)
@@ -254,8 +254,8 @@ class BeamPass:
         yield Score(finished)
 
     def _survivors(
-        self, particles: Particles, prediction: Prediction, level: Level
-    ) -> Generator[Ask, Any, list[int]]:
+        self, particles: Particles, prediction: Prediction, level: BeamLevel
+    ) -> Generator[Query, Any, list[int]]:
         """The rows that go on."""
         x0 = yield from self._look_ahead(particles, prediction, level)
         scores: Scores = yield Score(replace(particles[: len(x0)], x0=x0))
@@ -268,8 +268,8 @@ class BeamPass:
         return covering(scores.total, labels, level.diversity * unit_of(scores.total, "pool"), keep)
 
     def _look_ahead(
-        self, particles: Particles, prediction: Prediction, level: Level
-    ) -> Generator[Ask, Any, Tensor]:
+        self, particles: Particles, prediction: Prediction, level: BeamLevel
+    ) -> Generator[Query, Any, Tensor]:
         """Clean estimates after some steps of the ODE; their states are nobody's, so they have numbers of their own."""
         steps = level.ahead(self.process)
         if len(steps) > 1:
@@ -302,7 +302,7 @@ class BeamPass:
         return self.next_id - 1
 
 
-def _ends(levels: Sequence[Level]) -> list[int]:
+def _ends(levels: Sequence[BeamLevel]) -> list[int]:
     """The step up to which the kernel leads from each level: the next, and from the last one step on."""
     return [*(level.step for level in levels[1:]), levels[-1].step + 1] if levels else []
 

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from genscale.diffusion.kernels import Transition
-from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.noise_schedule import NoiseLevel
 
 NONE, MODEL, DECODER = "none", "model", "decoder"
 THROUGH = (NONE, MODEL, DECODER)
@@ -29,7 +29,7 @@ def twisted(base: Transition, slope: Tensor, reach: float = math.inf) -> Transit
     return Transition(base.mean + shift, base.std)
 
 
-def slope_factor(through: str, level: Level) -> float:
+def slope_factor(through: str, level: NoiseLevel) -> float:
     """What a Gradient's answer is multiplied by to be a slope at the state.
 
     Through the decoder it is 1 / alpha times the gradient at the clean estimate, as if nothing but the signal could

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from genscale.diffusion.kernels import Ddim, Kernel
-from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
-from genscale.protocol.queries import Ask, Gradient, Score, Solve
+from genscale.protocol.queries import Gradient, Query, Score, Solve
 
 NORMALISE = ("row", "each", "none")
 
@@ -43,7 +43,7 @@ class Push:
         """Whether every verifier's gradient is looked at by itself."""
         return self.normalise == "each" or math.isfinite(self.clip)
 
-    def move(self, graded: Graded, level: Level) -> Tensor:
+    def move(self, graded: Graded, level: NoiseLevel) -> Tensor:
         """What is added to the clean estimates [n, *latent]."""
         gradient = self._joined(graded)
         spread = 1.0 if math.isinf(level.kappa) else level.kappa / math.hypot(1.0, level.kappa)
@@ -103,7 +103,7 @@ class GuidedSteps:
         """Verifier calls of one candidate."""
         return process.calls(self.recurrence * len(self.steps), 1)
 
-    def run(self, process: Process, key: Key, first: int, n: int) -> Generator[Ask, Any, Scores]:
+    def run(self, process: Process, key: Key, first: int, n: int) -> Generator[Query, Any, Scores]:
         """Candidates from number `first` on, to their final scores."""
         particles = process.start([draw(key, first + i) for i in range(n)])
         if self.window is not None:
@@ -119,7 +119,7 @@ class GuidedSteps:
 
     def _step(
         self, process: Process, particles: Particles, step: int, again: int
-    ) -> Generator[Ask, Any, Particles]:
+    ) -> Generator[Query, Any, Particles]:
         """From a step to the next; time after time first back to it, with fresh noise."""
         if again:
             particles = process.renoise(

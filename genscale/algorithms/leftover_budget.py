@@ -11,10 +11,10 @@ from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, branch, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 
-def remainder(process: Process, key: Key, first: int) -> Generator[Ask, Any, None]:
+def remainder(process: Process, key: Key, first: int) -> Generator[Query, Any, None]:
     """Candidates from number `first` on, until the budget ends; without one only candidate 0, if it is not there yet.
 
     They run on the pipeline's own scheduler, or on the ODE where that cannot step.

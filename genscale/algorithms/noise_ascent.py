@@ -22,14 +22,14 @@ from torch import Tensor
 from genscale.algorithms.budget_planning import affordable, largest, within
 from genscale.algorithms.leftover_budget import remainder
 from genscale.diffusion.kernels import Ddim, Kernel
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.numerics.normality import measured
 from genscale.numerics.optimisers import Optimiser, clipped, shell_gradient, shell_penalty
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
-from genscale.protocol.queries import Ask, Gradient, Score, Solve
+from genscale.protocol.queries import Gradient, Query, Score, Solve
 
 Rows = Sequence[int]
 WARM = 8  # plain candidates of a warm-up where only time or a stop rule ends the search
@@ -68,15 +68,15 @@ class NoiseGradient:
         for name in ("iterations", "starts", "opt_steps", "finals", "batch", "history"):
             value = getattr(self, name, None)
             if value is not None and value < 1:
-                raise Refusal(f"{name}={value} must be at least 1.")
+                raise UsageError(f"{name}={value} must be at least 1.")
         if self.trials < 0:
-            raise Refusal(f"trials={self.trials} must be 0 or more.")
+            raise UsageError(f"trials={self.trials} must be 0 or more.")
         if not 0 <= self.warmup < 1:
-            raise Refusal(f"warmup={self.warmup} must be a share of the budget in [0, 1).")
+            raise UsageError(f"warmup={self.warmup} must be a share of the budget in [0, 1).")
         for name in ("reg", "lr", "clip", "momentum", "mu", "first"):
             value = getattr(self, name, None)
             if value is not None and not 0 <= value < float("inf"):
-                raise Refusal(f"{name}={value} must be a number of 0 or more.")
+                raise UsageError(f"{name}={value} must be a number of 0 or more.")
 
     # ---------------------------------------------------------------- what presets differ in
 
@@ -101,7 +101,7 @@ class NoiseGradient:
         """Its gradient [n, noises, *latent]."""
         return of_points(graded.gradient, graded.noises, process)
 
-    def turn(self, climb: Climb, rows: Rows) -> Generator[Ask, Any, tuple[Graded, Tensor]]:
+    def turn(self, climb: NoiseAscent, rows: Rows) -> Generator[Query, Any, tuple[Graded, Tensor]]:
         """The gradients at the points of these rows, and the merits there."""
         graded: Graded = yield climb.ask(rows)
         assert graded.scores is not None
@@ -123,7 +123,7 @@ class NoiseGradient:
 
     def run(
         self, process: Process, candidates: Sequence[Candidate], points: Tensor, rest: Kernel | None
-    ) -> Generator[Ask, Any, Scores]:
+    ) -> Generator[Query, Any, Scores]:
         """Carry points [n, noises, *latent] to the end, and score them; only the first, where the budget ends."""
         finished = yield Solve(process.start(candidates, points[:, 0]), None, rest)
         scores: Scores = yield Score(finished)
@@ -144,9 +144,9 @@ class NoiseGradient:
         """Whether what a gradient passes is the finished picture."""
         return len(self.calls(process)) + 1 == process.model_steps
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first = 0
-        while (climb := Climb.planned(self, process, key, first)) is not None:
+        while (climb := NoiseAscent.planned(self, process, key, first)) is not None:
             try:
                 yield from climb.run()
             except BudgetExhausted:  # of time, or a rule ended it
@@ -165,7 +165,7 @@ class NoiseGradient:
         return (1 + self.ends(process, n)) * process.nfe() + n * turns * self.turn_nfe(process)
 
 
-class Climb:
+class NoiseAscent:
     """Some starts on their way up.
 
     roots, lead: the candidates of the starts and of the latest points. points, origins: noises [n, noises, *latent] of
@@ -202,7 +202,7 @@ class Climb:
         return new and self.spec.whole(self.process)
 
     @staticmethod
-    def planned(spec: NoiseGradient, process: Process, key: Key, first: int) -> Climb | None:
+    def planned(spec: NoiseGradient, process: Process, key: Key, first: int) -> NoiseAscent | None:
         """As many starts as one turn and its end are paid for; None if not even one is."""
         own = int(first == 0)
 
@@ -220,10 +220,10 @@ class Climb:
         runs = max(largest(runs, lambda runs: paid(runs, n)), own)
         if not paid(runs, n):
             return None
-        climb = Climb(spec, process, key, first, n, runs)
-        return climb if climb.known else Climb(spec, process, key, first, n, own)
+        climb = NoiseAscent(spec, process, key, first, n, runs)
+        return climb if climb.known else NoiseAscent(spec, process, key, first, n, own)
 
-    def run(self) -> Generator[Ask, Any, None]:
+    def run(self) -> Generator[Query, Any, None]:
         yield from self._begin()
         limited = self.process.nfe_left is not None or self.process.calls_left is not None
         most = self.spec.iterations or (None if limited else self.spec.PUBLISHED)
@@ -237,7 +237,7 @@ class Climb:
 
     # ---------------------------------------------------------------- the starts
 
-    def _begin(self) -> Generator[Ask, Any, None]:
+    def _begin(self) -> Generator[Query, Any, None]:
         """The pipeline's own candidate as it is, plain ones, and the starts."""
         drawn = [draw(self.key, self.number()) for _ in range(max(self.n, self.warm, self.own))]
         kernel, chosen = self.spec.kernel, list(range(self.n))
@@ -264,7 +264,7 @@ class Climb:
             return replace(candidate, details=details)
         return Candidate(self.number(), "ascent", candidate.key, OWN, details=details)
 
-    def _run(self, start: Particles, kernel: Kernel | None) -> Generator[Ask, Any, Scores]:
+    def _run(self, start: Particles, kernel: Kernel | None) -> Generator[Query, Any, Scores]:
         if kernel is not None and start.candidates[0].id == OWN:  # it will not be the pipeline's own picture
             other = branch(self.key, self.number(), start.candidates[0], 0)
             start = replace(start, candidates=(other, *start.candidates[1:]))
@@ -310,8 +310,8 @@ class Climb:
         each = self.spec.each and pull is None
         return Gradient(particles, self.calls, self.spec.kernel, noises=noises, each=each, pull=pull)
 
-    def _propose(self, rows: list[int]) -> Generator[Ask, Any, list[int]]:
-        """Ask at these rows' points what steps to take; which rows were answered."""
+    def _propose(self, rows: list[int]) -> Generator[Query, Any, list[int]]:
+        """Query at these rows' points what steps to take; which rows were answered."""
         graded, merits = yield from self.spec.turn(self, rows)
         rows = rows[: len(graded)]
         points, reg = self.points[rows], self.spec.reg
@@ -326,7 +326,7 @@ class Climb:
             self.best[row] = max(self.best[row], float(merits[i]))
         return rows
 
-    def _turn(self, rows: list[int]) -> Generator[Ask, Any, None]:
+    def _turn(self, rows: list[int]) -> Generator[Query, Any, None]:
         """Take every step as it is."""
         self.live = yield from self._propose(rows)
         self.turns += 1
@@ -335,7 +335,7 @@ class Climb:
         for row in self.live:
             self.lead[row] = self._moved(row, self.points[row])
 
-    def _try(self, rows: list[int]) -> Generator[Ask, Any, None]:
+    def _try(self, rows: list[int]) -> Generator[Query, Any, None]:
         """Run shares of every step, and go where it is best; rows that the budget does not reach for end."""
         stale = [row for row in rows if not self.fresh[row]]
         answered = (yield from self._propose(stale)) if stale else []
@@ -371,14 +371,14 @@ class Climb:
             self.number(), "ascent", self.roots[row].key, self.lead[row].id, details=details, measured=found
         )
 
-    def finish_estimates(self, graded: Graded, rows: Rows) -> Generator[Ask, Any, None]:
+    def finish_estimates(self, graded: Graded, rows: Rows) -> Generator[Query, Any, None]:
         """The pictures that the gradients passed, as candidates."""
         rows = list(rows)[: len(graded)]
         shown = self.process.start([self.lead[i] for i in rows], self.points[rows, 0])
         clean = Prediction(graded.x0, torch.zeros_like(graded.x0))
         yield Score((yield Solve(self.process.estimate(shown, clean, shown.candidates))))
 
-    def _end(self) -> Generator[Ask, Any, None]:
+    def _end(self) -> Generator[Query, Any, None]:
         """Carry the points that no gradient was asked at to the end; those of the best starts first."""
         if self.turns and not self.spec.tries:
             rows = sorted(range(self.n), key=lambda row: -self.best[row])

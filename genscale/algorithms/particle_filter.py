@@ -25,7 +25,7 @@ from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Ask
+from genscale.protocol.queries import Query
 
 UNLIMITED = 16  # particles when neither the user nor a budget says how many
 
@@ -48,7 +48,7 @@ class ParticleFilter(ParticleOptions):
             )
         return process.regridded() if self.interval < 1 else process
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
         passes: list[Population] = []
         first, unit = 0, None
         try:

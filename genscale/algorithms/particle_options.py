@@ -10,7 +10,7 @@ from genscale.algorithms.guided_proposal import NONE, THROUGH
 from genscale.algorithms.tempering import POTENTIALS, TEMPERS
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, Transition, parse
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.numerics.resampling import SCHEMES
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
@@ -43,7 +43,7 @@ class ParticleOptions:
     scale: what scores are divided by: "pool", the spread of the first scored pool; a number keeps the law exact.
     gradient: let proposals follow the gradient of the score (genscale.algorithms.guided_proposal): "none"; "model"
         differentiates through the denoiser; "decoder" holds its noise constant and costs no more NFE than "none". The
-        verifiers must be differentiable (Refusal else). Exact either way: the weights correct for the proposal.
+        verifiers must be differentiable (UsageError else). Exact either way: the weights correct for the proposal.
     push: strength of that gradient, where it is not the tilt's. reach: most standard deviations that it moves a step.
     proposal: a function (transition, particles, prediction, step) -> Transition to draw from instead of the kernel's
         own, corrected in the weights.
@@ -80,41 +80,45 @@ class ParticleOptions:
             ("gradient", THROUGH),
         ):  # fmt: skip
             if getattr(self, option) not in known:
-                raise Refusal(
+                raise UsageError(
                     f"{option}='{getattr(self, option)}' is unknown: it is one of {', '.join(known)}."
                 )
         if (self.particles is not None and self.particles < 1) or self.children < 1:
-            raise Refusal(
+            raise UsageError(
                 f"particles={self.particles} and children={self.children} must be at least 1 (or no particles)."
             )
         if not 0 < self.ess <= 1:
-            raise Refusal(f"ess={self.ess} must be a share of the particles in (0, 1]; 1 resamples always.")
+            raise UsageError(
+                f"ess={self.ess} must be a share of the particles in (0, 1]; 1 resamples always."
+            )
         if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise Refusal(
+            raise UsageError(
                 f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.8."
             )
         if not 0 <= self.interval <= 1:
-            raise Refusal(f"interval={self.interval} must be a fraction of the run in [0, 1].")
+            raise UsageError(f"interval={self.interval} must be a fraction of the run in [0, 1].")
         if not self.strength >= 0:
-            raise Refusal(f"strength={self.strength} must be 0 or more; inf keeps the best.")
+            raise UsageError(f"strength={self.strength} must be 0 or more; inf keeps the best.")
         if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
-            raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
+            raise UsageError(f"scale={self.scale} must be a number above 0, or pool.")
         if self.scheme == "killing" and self.children > 1:
-            raise Refusal("scheme=killing keeps the number of particles, so it needs children=1.")
+            raise UsageError("scheme=killing keeps the number of particles, so it needs children=1.")
         if self.strength == float("inf") and self.children == 1 and self.interval < 1:
-            raise Refusal(
+            raise UsageError(
                 "strength=inf keeps the best of each one's children, so it needs children of 2 or more."
             )
         if self.temper == "adaptive" and (self.potential != "difference" or self.ess == 1):
-            raise Refusal(
+            raise UsageError(
                 "temper=adaptive keeps the ESS at the share `ess`: it needs ess below 1 and potential=difference."
             )
         if self.push is None and self.gradient != NONE and self.strength == float("inf"):
-            raise Refusal("a gradient is followed with the tilt's strength, and inf is none: give push=100.")
+            raise UsageError(
+                "a gradient is followed with the tilt's strength, and inf is none: give push=100."
+            )
         if not self.reach > 0 or (self.push is not None and not 0 <= self.push < float("inf")):
-            raise Refusal(f"push={self.push} must be 0 or more, and reach={self.reach} above 0.")
+            raise UsageError(f"push={self.push} must be 0 or more, and reach={self.reach} above 0.")
         if self.proposal is not None and not callable(self.proposal):
-            raise Refusal(
+            raise UsageError(
                 "proposal must be a function (transition, particles, prediction, step) -> Transition."
             )
         self._check_kernels()
@@ -124,21 +128,21 @@ class ParticleOptions:
         parse(self.rest)
         kernels = [parse(k) for k in (self.kernel, self.rebirth) if k]
         if self.interval < 1 and all(k.deterministic for k in kernels):
-            raise Refusal(
+            raise UsageError(
                 f"kernel '{self.kernel}' is deterministic, and every branch of an ODE is the same: use "
                 "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or a search over initial noise such as best_of_n."
             )
         if self.interval < 1 and any(isinstance(k, Own) for k in kernels):
-            raise Refusal(
+            raise UsageError(
                 "kernel 'own' cannot be used where states are scored and branched: use kernel='ddim(0.5)' there, "
                 "and rest='own' for the steps before and after."
             )
         if any(isinstance(k, Glass) for k in kernels) and (self.rebirth or self._proposes):
-            raise Refusal(
+            raise UsageError(
                 "glass takes several model calls a step: use ddim or sde with rebirth, a gradient or a proposal."
             )
         if bool(self.rebirth) + (self.proposal is not None) + (self.gradient != NONE) > 1:
-            raise Refusal("rebirth, gradient and proposal all say how copies step: give one of them.")
+            raise UsageError("rebirth, gradient and proposal all say how copies step: give one of them.")
 
     @property
     def _proposes(self) -> bool:

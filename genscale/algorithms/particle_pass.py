@@ -26,13 +26,13 @@ from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, branch, cat, draw
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Ask, Denoise, Gradient, Score, Solve
+from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
 _SAME = 1 + 1e-6  # adaptive tempering leaves the ESS just at its target, to within rounding
 
 
 @dataclass(frozen=True)
-class Moment:
+class ScoredState:
     """A particle at a scoring step (one row): enough to go through it again."""
 
     particles: Particles
@@ -44,7 +44,7 @@ class Moment:
 class Path:
     """A finished particle and the moments it went through."""
 
-    moments: tuple[Moment, ...]
+    moments: tuple[ScoredState, ...]
     candidate: Candidate
     total: float
 
@@ -62,7 +62,7 @@ class Pool:
     log_w: Tensor
     paid: Tensor
     rewards: Tensor
-    paths: list[tuple[Moment, ...]]
+    paths: list[tuple[ScoredState, ...]]
     slope: Tensor | None = None
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ class Pass:
         self.resampled: list[tuple[int, float]] = []
         self.paths: list[Path] = []
 
-    def run(self) -> Generator[Ask, Any, Population]:
+    def run(self) -> Generator[Query, Any, Population]:
         kernel, rest = self.spec.kernels(self.process)
         scoring = self.spec.scoring_steps(self.process)
         pool = self._start()
@@ -154,7 +154,9 @@ class Pass:
         self.next_id += 1
         return self.next_id - 1
 
-    def _solve(self, pool: Pool, until: int | None, kernel: Kernel | None) -> Generator[Ask, Any, Particles]:
+    def _solve(
+        self, pool: Pool, until: int | None, kernel: Kernel | None
+    ) -> Generator[Query, Any, Particles]:
         """Carry all to a step. Rows that no budget is left for are dropped; the reference is not moved."""
         if self.reference is None:
             particles: Particles = yield Solve(pool.particles, until, kernel)
@@ -165,7 +167,7 @@ class Pass:
         # Until its next moment is put in its place, only the number of rows counts of the reference.
         return cat([moved[[0]], moved])
 
-    def _judge(self, pool: Pool, step: int) -> Generator[Ask, Any, tuple[Pool, Prediction]]:
+    def _judge(self, pool: Pool, step: int) -> Generator[Query, Any, tuple[Pool, Prediction]]:
         """Predictions and scores of the current states."""
         held = None if self.reference is None else self.reference.moments[pool.rewards.shape[1]]
         asked = pool.particles if held is None else pool.particles[1:]
@@ -187,13 +189,13 @@ class Pass:
         pool.rewards = joined(pool.rewards, totals / self.unit)
         if self.record:
             bare = replace(asked, x0=None)
-            moments = [Moment(bare[[i]], prediction[[i]], float(t)) for i, t in enumerate(totals)]
+            moments = [ScoredState(bare[[i]], prediction[[i]], float(t)) for i, t in enumerate(totals)]
             pool.paths = [(*path, moment) for path, moment in zip(pool.paths, moments, strict=True)]
         return pool, prediction
 
     def _carry(
         self, pool: Pool, prediction: Prediction, copies: list[int], until: int, kernel: Kernel
-    ) -> Generator[Ask, Any, None]:
+    ) -> Generator[Query, Any, None]:
         """To the next scoring; the first model call was made for this one."""
         spec, step = self.spec, pool.particles.step
         if spec.gradient != NONE and not spec.steep:
@@ -252,7 +254,7 @@ class Pass:
             return self.strength / unit
         return self._strength(step + 1) / unit
 
-    def _graded(self, pool: Pool) -> Generator[Ask, Any, tuple[Prediction, Scores]]:
+    def _graded(self, pool: Pool) -> Generator[Query, Any, tuple[Prediction, Scores]]:
         """Predictions, scores and slopes of the current states: one question, one model call."""
         graded: Graded = yield Gradient(pool.particles, through=self.spec.gradient)
         assert graded.scores is not None
@@ -263,7 +265,7 @@ class Pass:
     def _slope(self, graded: Graded, step: int) -> Tensor:
         return graded.gradient * slope_factor(self.spec.gradient, self.process.schedule.level(step))
 
-    def _parents_graded(self, pool: Pool) -> Generator[Ask, Any, Prediction]:
+    def _parents_graded(self, pool: Pool) -> Generator[Query, Any, Prediction]:
         """The same where there were children to choose from: only of those chosen, once for all their children.
 
         The model call is paid again, which costs less than going back for children that nobody keeps.
@@ -364,7 +366,7 @@ class Pass:
 
     # ---------------------------------------------------------------- the end
 
-    def _finish(self, pool: Pool, finished: Particles) -> Generator[Ask, Any, Population]:
+    def _finish(self, pool: Pool, finished: Particles) -> Generator[Query, Any, Population]:
         """The true final scores; what remains of the tilt is paid by them."""
         held = self.reference
         scores: Scores = yield Score(finished if held is None else finished[1:])

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 
@@ -43,7 +43,7 @@ class Subspace:
         """Random directions, as many as asked for or as there are."""
         k = min(dimensions, base.numel() - 1)
         if k < 1:
-            raise Refusal(f"latents of shape {list(base.shape)} leave no direction to search in.")
+            raise UsageError(f"latents of shape {list(base.shape)} leave no direction to search in.")
         drawn = torch.stack([key.fold(i).normal(tuple(base.shape)) for i in range(k)]).flatten(1)
         basis = torch.linalg.qr(torch.cat([base.flatten()[None], drawn]).T.float())[0]  # [d, 1 + k]
         return Subspace(base, basis[:, 1:].T.reshape(k, *base.shape), share)
@@ -80,7 +80,7 @@ class Strategy(Protocol):
 
 
 @dataclass(frozen=True)
-class Climb:
+class SubspaceRun:
     """The search of every strategy: generations on one basis, then a basis through the best noise so far.
 
     population: candidates a generation; None is 4 + floor(3 ln dimensions), as published. dimensions: random directions
@@ -102,11 +102,11 @@ class Climb:
         for name, least in (("population", 2), ("dimensions", 1), ("generations", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise Refusal(f"{name}={value} must be at least {least}.")
+                raise UsageError(f"{name}={value} must be at least {least}.")
         if not 0 <= self.share <= 1:
-            raise Refusal(f"share={self.share} must be between 0 and 1.")
+            raise UsageError(f"share={self.share} must be between 0 and 1.")
         if self.rounds is not None and self.rounds < 0:
-            raise Refusal(f"rounds={self.rounds} must be 0 or more.")
+            raise UsageError(f"rounds={self.rounds} must be 0 or more.")
 
     @property
     def size(self) -> int:
@@ -117,7 +117,7 @@ class Climb:
         """A strategy at its start; what the presets differ in."""
         raise NotImplementedError
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         lead = draw(key, OWN)
         noise = process.noise(lead)
         finished = yield Solve(process.start([lead]))
@@ -146,7 +146,7 @@ class Climb:
 
     def _judge(
         self, process: Process, candidates: list[Candidate], noise: Tensor, best: Scores
-    ) -> Generator[Ask, Any, tuple[Scores, Scores]]:
+    ) -> Generator[Query, Any, tuple[Scores, Scores]]:
         """Scores of all candidates, and the same with the best so far before them.
 
         A strategy learns from whole generations: rows that a budget of seconds held back are asked for again.

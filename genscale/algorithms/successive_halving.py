@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from genscale.algorithms.budget_planning import largest, within
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 
 UNLIMITED = 16  # candidates when neither the user nor a budget says how many
 
@@ -36,15 +36,15 @@ class Halving:
     def check(self, sampler: str, option: str) -> None:
         """Refuse what cannot be; sampler, option: what the user calls the plan and its rungs."""
         if self.candidates is not None and self.candidates < 1:
-            raise Refusal(f"{sampler} needs at least 1 candidate, not {self.candidates}.")
+            raise UsageError(f"{sampler} needs at least 1 candidate, not {self.candidates}.")
         if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < f < 1 for f in self.rungs):
-            raise Refusal(
+            raise UsageError(
                 f"{option}={self.rungs} must be increasing fractions between 0 and 1, such as 0.3,0.6."
             )
         if not 0 < self.survivors <= 1:
-            raise Refusal(f"survivors={self.survivors} must be a share in (0, 1].")
+            raise UsageError(f"survivors={self.survivors} must be a share in (0, 1].")
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         """Pools, since pruning compares candidates with each other; one, unless the budget asks for more."""
         done = 0
         while True:

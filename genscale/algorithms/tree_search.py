@@ -22,7 +22,7 @@ from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
 from genscale.algorithms.tree_policies import WIDENINGS, Progressive, Sample, Select, Thompson, Uct, Widen
 from genscale.diffusion.kernels import Glass, Kernel, Own, parse
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.numerics.thompson import Belief
 from genscale.protocol.answers import Prediction, Scores
@@ -30,13 +30,13 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, branch, cat
 from genscale.protocol.particles import draw as fresh
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Ask, Denoise, Score, Solve
+from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 UNLIMITED = 64  # rollouts when neither the user nor a budget says how many
 
 
 @dataclass(frozen=True)
-class State:
+class TreeState:
     """What a node keeps: its latents (one row) and the model's prediction there."""
 
     particles: Particles
@@ -82,22 +82,22 @@ class TreeSearch:
 
     def __post_init__(self) -> None:
         if self.rollouts is not None and self.rollouts < 1:
-            raise Refusal(f"rollouts={self.rollouts} must be at least 1, or none.")
+            raise UsageError(f"rollouts={self.rollouts} must be at least 1, or none.")
         if self.wave < 1:
-            raise Refusal(f"wave={self.wave} must be at least 1.")
+            raise UsageError(f"wave={self.wave} must be at least 1.")
         if list(self.levels) != sorted(set(self.levels)) or not all(0 <= f < 1 for f in self.levels):
-            raise Refusal(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
+            raise UsageError(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
         if self.policy not in ("sample", "uct", "thompson"):
-            raise Refusal(f"policy='{self.policy}' is unknown: it is sample, uct or thompson.")
+            raise UsageError(f"policy='{self.policy}' is unknown: it is sample, uct or thompson.")
         if not self.strength >= 0 or not self.explore >= 0:
-            raise Refusal(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
+            raise UsageError(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
         self._check_widening()
         if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
-            raise Refusal(f"scale={self.scale} must be a number above 0, or pool.")
+            raise UsageError(f"scale={self.scale} must be a number above 0, or pool.")
         parse(self.rest)
         kernel = parse(self.kernel)
         if isinstance(kernel, Own | Glass) or kernel.deterministic:
-            raise Refusal(
+            raise UsageError(
                 f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
                 "kernel='ddim(0.5)' or 'sde(rbf)', or a search over initial noise such as best_of_n."
             )
@@ -107,12 +107,12 @@ class TreeSearch:
             numbers = WIDENINGS.get(given) if isinstance(given, str) else given
             good = numbers is not None and len(numbers) == 2 and numbers[0] > 0 and 0 <= numbers[1] <= 1
             if not good and given != "thompson":
-                raise Refusal(
+                raise UsageError(
                     f"{name}={given} must be C > 0 and a power in [0, 1], such as 1,0.5, or "
                     f"{', '.join(WIDENINGS)} or thompson."
                 )
         if len(self.prior) != 4 or not all(map(math.isfinite, self.prior)) or min(self.prior[1:]) <= 0:
-            raise Refusal(f"prior={self.prior} must be m and three numbers above 0, such as 0,1,1,0.1.")
+            raise UsageError(f"prior={self.prior} must be m and three numbers above 0, such as 0,1,1,0.1.")
 
     @property
     def selecting(self) -> Select:
@@ -142,7 +142,7 @@ class TreeSearch:
         steps = process.model_steps
         return sorted({s for f in self.levels if 1 <= (s := round(f * steps)) <= steps - 2})
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
         run = Growth(self, process, key)
         with suppress(BudgetExhausted):
             yield from run.grow()
@@ -168,7 +168,7 @@ class Growth:
 
     # ---------------------------------------------------------------- the loop
 
-    def grow(self) -> Generator[Ask, Any, None]:
+    def grow(self) -> Generator[Query, Any, None]:
         limit = self.spec.rollouts
         if limit is None and not self.process.open_ended:
             limit = UNLIMITED
@@ -223,7 +223,7 @@ class Growth:
 
     # ---------------------------------------------------------------- rollouts
 
-    def _roll_out(self, starts: Sequence[Node]) -> Generator[Ask, Any, None]:
+    def _roll_out(self, starts: Sequence[Node]) -> Generator[Query, Any, None]:
         """Carry new children to the end, those that start noisiest first; others join at their level."""
         steps, live = self.steps, list[Node]()
         for level in range(len(steps)):
@@ -235,14 +235,14 @@ class Growth:
             prediction: Prediction = yield Denoise(particles)
             self._drop(live, len(prediction))
             for i, node in enumerate(live):
-                node.state = State(replace(particles[[i]], x0=None), prediction[[i]])
+                node.state = TreeState(replace(particles[[i]], x0=None), prediction[[i]])
                 node.label = particles.candidates[i].id
             live = [self._descendant(n) for n in live]
         born = [n for n in starts if n.level == len(steps)]
         particles = yield from self._reach(len(steps), live, born)
         yield from self._judge([*live, *born], particles)
 
-    def _reach(self, level: int, live: list[Node], born: list[Node]) -> Generator[Ask, Any, Any]:
+    def _reach(self, level: int, live: list[Node], born: list[Node]) -> Generator[Query, Any, Any]:
         """Particles of all rollouts at the step of a level (or the clean end): those under way, and new ones."""
         steps, process = self.steps, self.process
         end = level == len(steps)
@@ -264,7 +264,7 @@ class Growth:
             return (yield Solve(moved, None, self.rest))
         return (yield Solve(moved, steps[level], self.kernel))
 
-    def _branch(self, state: State, step: int, born: bool) -> Candidate:
+    def _branch(self, state: TreeState, step: int, born: bool) -> Candidate:
         """The recipe of a child; a rollout that only goes on keeps its parent's."""
         parent = state.particles.candidates[0]
         if not born and parent.id != OWN:
@@ -276,7 +276,7 @@ class Growth:
         node.children.append(child)
         return child
 
-    def _judge(self, live: list[Node], particles: Particles) -> Generator[Ask, Any, None]:
+    def _judge(self, live: list[Node], particles: Particles) -> Generator[Query, Any, None]:
         self._drop(live, len(particles))
         scores: Scores = yield Score(particles)
         self._drop(live, len(scores))

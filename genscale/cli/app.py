@@ -10,7 +10,7 @@ import typer
 
 from genscale.cli import calibrate, compare, demo, files, folders, generate, lists, video
 from genscale.cli.execute import INTERRUPTED, REFUSED, fail
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 NEED_WORDS = (
     "generate",
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(words, standalone_mode=False, prog_name="genscale")
         return code if isinstance(code, int) else 0
-    except Refusal as error:
+    except UsageError as error:
         return fail(str(error), REFUSED, "--json" in words)
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted.", INTERRUPTED, "--json" in words)

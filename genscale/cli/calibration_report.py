@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genscale.results.calibration import Calibration, Level
+from genscale.results.calibration import CalibratedStep, Calibration
 
 
 def show(found: Calibration, folder: Path, console: Console) -> None:
@@ -33,7 +33,7 @@ def show(found: Calibration, folder: Path, console: Console) -> None:
         console.print(f"{folder}/{name}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _cells(level: Level) -> tuple[str, ...]:
+def _cells(level: CalibratedStep) -> tuple[str, ...]:
     found = level.agreement
     interval = "" if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
     return (

@@ -44,11 +44,11 @@ def show_details(record: dict[str, Any], console: Console) -> None:
 
 def show_models(records: list[dict[str, Any]], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
-    for title in ("model", "", "size", "steps", "guidance", "verifier", "report"):
+    for title in ("model", "", "size", "steps", "guidance", "verifier", "held_out"):
         table.add_column(title, no_wrap=bool(title))
     for r in records:
         about = r["about"] if r["installed"] else f"{r['about']}, not installed"
-        row = (r["name"], about, r["size"], r["steps"], r["guidance"], r["verifier"], r["report"])
+        row = (r["name"], about, r["size"], r["steps"], r["guidance"], r["verifier"], r["held_out"])
         table.add_row(*(Text(str(cell)) for cell in row))
     console.print(table)
     console.print(

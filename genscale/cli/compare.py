@@ -9,7 +9,7 @@ from rich.console import Console
 
 from genscale.cli import option_groups, options
 from genscale.cli.request_options import print_json, prompts_of, request_fields
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 if TYPE_CHECKING:
     from genscale.results.comparison import Comparison
@@ -21,7 +21,7 @@ Examples:
 
   genscale compare --prompts prompts.txt --sampler "best_of_n(candidates=16)" --sampler zero_order --out runs/versus
 
-  genscale compare --prompts prompts.txt --verifiers clip --verifiers "clip+aesthetic:0.1" --report pickscore
+  genscale compare --prompts prompts.txt --verifiers clip --verifiers "clip+aesthetic:0.1" --held-out pickscore
 
   genscale compare --prompts prompts.txt --sampler smc --budgets 160nfe --budgets 320nfe --budgets 640nfe
 
@@ -56,7 +56,7 @@ Budgets = Annotated[
     {"sampler": Samplers, "verifiers": VerifierSets, "budgets": Budgets},
     {
         name: option_groups.STEER[name]
-        for name in ("verifier", "select", "report", "per_frame", "budget", "boxes", "mix", "guide")
+        for name in ("verifier", "select", "held_out", "per_frame", "budget", "boxes", "mix", "guide")
     },
     option_groups.DRAW,
     option_groups.INPUTS,
@@ -73,7 +73,7 @@ def compare(ctx: typer.Context, **given: Any) -> int:
     from genscale.runs.request import Request
 
     if given["verifier"] and len(given["verifiers"] or []) > 1:
-        raise Refusal("--verifier steers all entries, --verifiers tells them apart: give one of the two.")
+        raise UsageError("--verifier steers all entries, --verifiers tells them apart: give one of the two.")
     shared = {name: value for name, value in given.items() if name != "sampler"}
     request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(shared))
     axis, found = entries(request, *(given[name] or [] for name in ("sampler", "verifiers", "budgets")))

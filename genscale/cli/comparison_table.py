@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genscale.results.comparison import Comparison, Scores
+from genscale.results.comparison import Comparison, ScoreSummary
 
 
 def show(found: Comparison, console: Console) -> None:
@@ -29,7 +29,7 @@ def show(found: Comparison, console: Console) -> None:
         console.print(f"{found.folder}/{name}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(found: Comparison, title: str, scores: Sequence[Scores | None]) -> Table:
+def _table(found: Comparison, title: str, scores: Sequence[ScoreSummary | None]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column(found.axis, overflow="fold", min_width=12)
     for head in ("NFE", "s", title, "gain"):

@@ -12,7 +12,7 @@ import typer
 
 from genscale.cli import options
 from genscale.cli.request_options import request_fields
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 DEMO = """
 Examples:
@@ -63,7 +63,7 @@ def demo(
     """Search in a browser: prompt, sampler, verifiers and budget in, the population as it forms out."""
     from genscale.demo import app
     from genscale.demo.form import Limits
-    from genscale.demo.jobs import Studio
+    from genscale.demo.jobs import JobQueue
     from genscale.pipelines.loading import EMBEDDED
     from genscale.runs.request import Request
 
@@ -74,10 +74,10 @@ def demo(
     for name in (*(model or ()), *EMBEDDED):
         own = {} if name in EMBEDDED else shape
         models.setdefault(_label(name, models), Request(model=name, **place, **own))
-    studio = Studio(app.offer(models, Limits(nfe=max_nfe)), out, "" if download else FETCHES_NOTHING)
+    queue = JobQueue(app.offer(models, Limits(nfe=max_nfe)), out, "" if download else FETCHES_NOTHING)
     _writable(out)
-    studio.load(list(models)[: len(model or ())])
-    app.serve(studio, host, port, open_page=open_, as_json=as_json, offline=not download)
+    queue.load(list(models)[: len(model or ())])
+    app.serve(queue, host, port, open_page=open_, as_json=as_json, offline=not download)
     return 0
 
 
@@ -97,6 +97,6 @@ def _writable(out: Path) -> None:
     try:
         out.expanduser().mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refusal(
+        raise UsageError(
             f"cannot write to '{out}' ({error.strerror}): choose another folder with --out."
         ) from None

@@ -70,7 +70,7 @@ def _agreement(told: dict[str, Any]) -> str:
 
 def _scores(told: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
-    for role, note in (("search", ""), ("select", " (select)"), ("report", " (held out)")):
+    for role, note in (("search", ""), ("select", " (select)"), ("held_out", " (held out)")):
         for name, value in told["best"][role].items():
             base = (told["base"] or {}).get(role, {}).get(name)
             rows.append((name + note, "" if base is None else f"{base:.4g}", f"{value:.4g}"))

@@ -19,7 +19,7 @@ STEER = {
     "calibration": o.Calibration,
     "verifier": o.Verifiers,
     "select": o.Select,
-    "report": o.Report,
+    "held_out": o.HeldOut,
     "per_frame": o.PerFrame,
     "ensemble": o.Ensemble,
     "budget": o.Limit,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 SEARCH, PICTURE, MODEL, RUN = "The search", "The picture", "The model", "The run"
 
@@ -50,7 +50,7 @@ def _names(kind: str) -> Iterable[str]:
 
     try:
         return registry.found(kind)
-    except Refusal:  # the shell is told nothing
+    except UsageError:  # the shell is told nothing
         return ()
 
 
@@ -111,10 +111,10 @@ Select = Annotated[
         complete_verifier,
     ),
 ]
-Report = Annotated[
+HeldOut = Annotated[
     list[str] | None,
     _option(
-        "--report",
+        "--held-out --report",
         "What only measures, held out from the search; 'none' for nothing. Repeatable.",
         SEARCH,
         "NAME",

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 
 def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> Any:
@@ -25,9 +25,11 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> An
     flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
     request = Request(**(start or {})) if given["from_"] is None else load_request(given["from_"])
     fields = request_fields(given)
-    for role, option in (("verifiers", "verifier"), ("select", "select"), ("report", "report")):
+    for role, option in (("verifiers", "verifier"), ("select", "select"), ("held_out", "held_out")):
         if role not in fields and verifier_specs.foreign(getattr(request, role)):
-            raise Refusal(f"'{given['from_']}' asks for code from a module: name it again with --{option}.")
+            raise UsageError(
+                f"'{given['from_']}' asks for code from a module: name it again with --{option}."
+            )
     name = fields.get("sampler", request.sampler)
     hints = options.field_types(registry.load("sampler", name))
     words, own = options.split(given["words"] or [], hints, flags)
@@ -44,7 +46,7 @@ def prompts_of(words: Sequence[str], file: Path | None, kept: tuple[str, ...] = 
 
     prompts = (*words, *([] if file is None else read_prompts(file)))
     if any(not prompt.strip() for prompt in prompts) or not (prompts or kept):
-        raise Refusal('there is no prompt: give one in quotes ("a red star") or a file with --prompts.')
+        raise UsageError('there is no prompt: give one in quotes ("a red star") or a file with --prompts.')
     return prompts or kept
 
 
@@ -69,7 +71,7 @@ _SAME = (
     *("dtype", "device", "device_map", "attention", "offload", "compile", "vae_tiling", "vae_slicing"),
     *("variant", "revision", "trust_remote_code", "batch_size", "decode_batch"),
 )
-_LISTS = {"verifier": "verifiers", "select": "select", "report": "report", "lora": "lora", "mix": "mix"}
+_LISTS = {"verifier": "verifiers", "select": "select", "held_out": "held_out", "lora": "lora", "mix": "mix"}
 _FILES = ("image", "mask_image", "control_image", "boxes")
 
 
@@ -86,22 +88,22 @@ def request_fields(given: dict[str, Any]) -> dict[str, Any]:
         fields["formats"] = tuple(name.strip().lower() for name in given["formats"].split(","))
     for name in ("steps", "frames", "images", "batch_size", "decode_batch", "per_frame"):
         if fields.get(name, 1) < 1:
-            raise Refusal(f"--{name.replace('_', '-')} {fields[name]} must be at least 1.")
+            raise UsageError(f"--{name.replace('_', '-')} {fields[name]} must be at least 1.")
     if not 0 < fields.get("fps", 1) <= 240:
-        raise Refusal(f"--fps {fields['fps']} must be above 0, and 240 at most.")
+        raise UsageError(f"--fps {fields['fps']} must be above 0, and 240 at most.")
     if given.get("token"):
         os.environ["HF_TOKEN"] = given[
             "token"
         ]  # where the hub's libraries look for it, and no file of ours does
     if not 0 <= fields.get("seed", 0) < 2**64:
-        raise Refusal(f"--seed {fields['seed']} must be 0 or more, and below 2**64.")
+        raise UsageError(f"--seed {fields['seed']} must be 0 or more, and below 2**64.")
     return fields
 
 
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*)(?:[xX×]([1-9]\d*))?", text.strip())
     if match is None:
-        raise Refusal(f"--size '{text}' cannot be read: write WIDTHxHEIGHT, such as 1024x768.")
+        raise UsageError(f"--size '{text}' cannot be read: write WIDTHxHEIGHT, such as 1024x768.")
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -109,7 +111,9 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise Refusal(f"--pipeline-args is no JSON ({error.msg}): write '{{\"strength\": 0.6}}'.") from None
+        raise UsageError(
+            f"--pipeline-args is no JSON ({error.msg}): write '{{\"strength\": 0.6}}'."
+        ) from None
     if not isinstance(found, dict):
-        raise Refusal("--pipeline-args must be a JSON object, such as '{\"strength\": 0.6}'.")
+        raise UsageError("--pipeline-args must be a JSON object, such as '{\"strength\": 0.6}'.")
     return found

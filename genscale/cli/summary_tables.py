@@ -116,9 +116,9 @@ def _scores(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(name, base, best) for the score of every verifier."""
     best, base = found["best"] or {}, found["base"] or {}
     rows = []
-    for role in ("search", "select", "report"):
+    for role in ("search", "select", "held_out"):
         for name, value in best.get(role, {}).items():
             before = base.get(role, {}).get(name)
-            label = name if role == "search" else f"{name} ({'held out' if role == 'report' else role})"
+            label = name if role == "search" else f"{name} ({'held out' if role == 'held_out' else role})"
             rows.append((label, "" if before is None else f"{before:.4g}", f"{value:.4g}"))
     return rows or [("nothing finished", "", "")]

@@ -11,7 +11,7 @@ from genscale.cli import option_groups
 from genscale.cli.execute import carry_out, tell_plan
 from genscale.cli.generate import SEARCH, WRITE
 from genscale.cli.request_options import request_of
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 VIDEO = """
 Examples:
@@ -48,14 +48,14 @@ def for_clips(request: Any, given: dict[str, Any]) -> Any:
 
     known = EMBEDDED.get(request.model)
     if known is not None and known.frames is None:
-        raise Refusal(f"model '{request.model}' makes pictures: use `genscale generate`, or {DEFAULT}.")
+        raise UsageError(f"model '{request.model}' makes pictures: use `genscale generate`, or {DEFAULT}.")
     request = replace(request, clips=True)
     if known is not None:
         return request
     more: dict[str, Any] = {} if request.verifiers else {"verifiers": VERIFIER}
-    if not request.report and not given["report"]:
+    if not request.held_out and not given["held_out"]:
         steering = {*(more.get("verifiers") or request.verifiers), *request.select}
-        more["report"] = tuple(name for name in REPORT if not any(name in spec for spec in steering))
+        more["held_out"] = tuple(name for name in REPORT if not any(name in spec for spec in steering))
     if given["from_"] is None:
         more |= {name: 1 for name in ("batch_size", "decode_batch") if given[name] is None}
     return replace(request, **more)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genscale.engine.events import Event, Scored
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.results import calibration, calibration_plot
 from genscale.results.calibration import Calibration, Previews
 from genscale.runs import generate, outputs, prepare
@@ -23,14 +23,16 @@ def calibrate(
     request: Request, candidates: int, threshold: float, out: Path | None, display: Display
 ) -> tuple[Path, Calibration]:
     """Measure, and write calibration.json and calibration.png in a folder (a fresh one by default)."""
-    request = prepare.completed(replace(request, report=prepare.NONE)).seeded()
+    request = prepare.completed(replace(request, held_out=prepare.NONE)).seeded()
     parts = replace(prepare.check(request), sampler=Previews(candidates))
     Calibration((), threshold)  # refuses a threshold before anything is spent
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
     try:
         if (folder.path / calibration.FILE).exists():
-            raise Refusal(f"'{folder.path}' holds a calibration already: choose another folder with --out.")
+            raise UsageError(
+                f"'{folder.path}' holds a calibration already: choose another folder with --out."
+            )
         result = _search(request, parts, display)
         found = Calibration.of(result, threshold, _about(request, candidates, result))
         folder.write(PLOT, lambda path: calibration_plot.plot(found, path))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import options as sampler_options
 from genscale.runs.prepare import completed
 from genscale.runs.request import Request, from_dict
@@ -18,7 +18,7 @@ _FORM = re.compile(r"(?P<name>[\w\-]+)(?:\((?P<options>.*)\))?")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedRun:
     """One of those that are compared. folder: the name of its run's folder, in that of the comparison."""
 
     name: str
@@ -29,24 +29,24 @@ class Entry:
         return {"name": self.name, "folder": self.folder, "request": self.request.as_dict()}
 
     @staticmethod
-    def from_dict(data: Any, source: str) -> Entry:
-        return Entry(str(data["name"]), str(data["folder"]), from_dict(data["request"], source))
+    def from_dict(data: Any, source: str) -> ComparedRun:
+        return ComparedRun(str(data["name"]), str(data["folder"]), from_dict(data["request"], source))
 
 
 def entries(
     request: Request, samplers: Sequence[str], verifiers: Sequence[str], budgets: Sequence[str]
-) -> tuple[str, list[Entry]]:
+) -> tuple[str, list[ComparedRun]]:
     """(what is compared, its entries). A sampler is NAME or NAME(OPTION=VALUE, ...), verifiers that steer together are
-    joined by +. Refusal unless exactly one of the three is given several times."""
+    joined by +. UsageError unless exactly one of the three is given several times."""
     given = {SAMPLER: samplers, VERIFIER: verifiers, BUDGET: budgets}
     several = [axis for axis, values in given.items() if len(values) > 1]
     if len(several) != 1:
-        raise Refusal(
+        raise UsageError(
             "compare one thing at a time: give --sampler several times, or --verifiers, or --budgets"
             + (f" (not {' and '.join(several)} at once)." if several else ".")
         )
     if request.ensemble == "rank":
-        raise Refusal("ranks in one run say nothing of another's: compare with the weighted ensemble.")
+        raise UsageError("ranks in one run say nothing of another's: compare with the weighted ensemble.")
     for axis, values in given.items():
         if axis != several[0] and values:
             request = _with(request, axis, values[0])
@@ -55,8 +55,8 @@ def entries(
     names = [" ".join(value.split()) for value in given[several[0]]]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise Refusal(f"'{twice}' is given twice: there would be nothing to compare.")
-    return several[0], [Entry(n, f, r) for n, f, r in zip(names, _folders(names), found, strict=True)]
+        raise UsageError(f"'{twice}' is given twice: there would be nothing to compare.")
+    return several[0], [ComparedRun(n, f, r) for n, f, r in zip(names, _folders(names), found, strict=True)]
 
 
 def _with(request: Request, axis: str, value: str) -> Request:
@@ -66,7 +66,7 @@ def _with(request: Request, axis: str, value: str) -> Request:
         return replace(request, budget=value)
     match = _FORM.fullmatch(value.strip())
     if match is None:
-        raise Refusal(f"sampler '{value}' cannot be read: write NAME or 'NAME(OPTION=VALUE, ...)'.")
+        raise UsageError(f"sampler '{value}' cannot be read: write NAME or 'NAME(OPTION=VALUE, ...)'.")
     options = re.split(r",\s*(?=\w+\s*=)", match["options"] or "")
     fields = sampler_options.pairs([option for option in options if option.strip()])
     return replace(request, sampler=match["name"], sampler_fields=fields)
@@ -75,12 +75,12 @@ def _with(request: Request, axis: str, value: str) -> Request:
 def _check(axis: str, requests: Sequence[Request]) -> None:
     for request in requests:
         if request.budget is not None and Budget.parse(request.budget).nfe is None:
-            raise Refusal(
+            raise UsageError(
                 f"a comparison is at equal NFE: budget '{request.budget}' sets none, give one such as 480nfe."
             )
-    if axis == VERIFIER and not requests[0].report:
-        raise Refusal(
-            "scores of two verifiers do not compare: give one that is held out from all of them with --report."
+    if axis == VERIFIER and not requests[0].held_out:
+        raise UsageError(
+            "scores of two verifiers do not compare: give one that is held out from all of them with --held-out."
         )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from genscale import __version__
 from genscale.commands import comparison_figures
-from genscale.commands.compare_entries import BUDGET, Entry
+from genscale.commands.compare_entries import BUDGET, ComparedRun
 from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.engine.budget import Budget
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.results.comparison import Comparison
 from genscale.runs import generate, prepare, verifier_specs
 from genscale.runs import request as requests
@@ -28,7 +28,7 @@ from genscale.runs.verifier_specs import Named
 ASKED, FOUND = "compare.json", "comparison.json"
 
 
-def compare(axis: str, entries: Sequence[Entry], out: Path | None, display: Display) -> Comparison:
+def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display: Display) -> Comparison:
     """Run what is not there yet, then compare: comparison.json, grid.png and curves.png in the folder.
 
     KeyboardInterrupt: what was done is kept, and `resume` goes on.
@@ -52,7 +52,7 @@ def compare(axis: str, entries: Sequence[Entry], out: Path | None, display: Disp
         if not any((folder.path / entry.folder).is_dir() for entry in entries):
             (folder.path / ASKED).unlink(missing_ok=True)
             folder.abandon()
-        elif holds(folder.path) and isinstance(error, Refusal | KeyboardInterrupt):
+        elif holds(folder.path) and isinstance(error, UsageError | KeyboardInterrupt):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     found = comparison_of_runs(axis, entries, records)
@@ -77,7 +77,7 @@ def resume(folder: Path, display: Display) -> Comparison:
 class _Once:
     """The pipeline of all entries, loaded when the first of them needs it."""
 
-    entry: Entry
+    entry: ComparedRun
     parts: Parts
     pipe: Any = None
 
@@ -104,12 +104,12 @@ def _shared(parts: Sequence[Parts]) -> list[Parts]:
         return [(named(v), weight) for v, weight in members]
 
     return [
-        replace(p, verifiers=panel(p.verifiers), select=panel(p.select), report=panel(p.report))
+        replace(p, verifiers=panel(p.verifiers), select=panel(p.select), held_out=panel(p.held_out))
         for p in parts
     ]
 
 
-def _settled(folder: RunFolder, axis: str, entries: Sequence[Entry]) -> list[Entry]:
+def _settled(folder: RunFolder, axis: str, entries: Sequence[ComparedRun]) -> list[ComparedRun]:
     """The entries with one seed: that of the folder where it is gone on with, as given, or drawn."""
     seed = entries[0].request.seed
     path = folder.path / ASKED
@@ -117,28 +117,28 @@ def _settled(folder: RunFolder, axis: str, entries: Sequence[Entry]) -> list[Ent
         earlier_axis, earlier = _asked(path)
         seed = earlier[0].request.seed if seed is None else seed
         if earlier_axis != axis:
-            raise Refusal(
+            raise UsageError(
                 f"'{folder.path}' compares by {earlier_axis}, not by {axis}: choose another folder with --out."
             )
     elif (folder.path / requests.FILE).is_file():
-        raise Refusal(f"'{folder.path}' holds a run, no comparison: choose another folder with --out.")
+        raise UsageError(f"'{folder.path}' holds a run, no comparison: choose another folder with --out.")
     first = replace(entries[0].request, seed=seed).seeded()
     return [replace(e, request=replace(e.request, seed=first.seed).anchored()) for e in entries]
 
 
-def _asked(path: Path) -> tuple[str, list[Entry]]:
+def _asked(path: Path) -> tuple[str, list[ComparedRun]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return str(data["axis"]), [Entry.from_dict(entry, str(path)) for entry in data["entries"]]
+        return str(data["axis"]), [ComparedRun.from_dict(entry, str(path)) for entry in data["entries"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, Refusal):
+        if isinstance(error, UsageError):
             raise
-        raise Refusal(f"'{path}' cannot be read: it was changed by hand.") from None
+        raise UsageError(f"'{path}' cannot be read: it was changed by hand.") from None
 
 
 def _at_equal_cost(
-    entries: Sequence[Entry], parts: Sequence[Parts], loaded: _Once
-) -> tuple[list[Entry], list[Parts]]:
+    entries: Sequence[ComparedRun], parts: Sequence[Parts], loaded: _Once
+) -> tuple[list[ComparedRun], list[Parts]]:
     """Without a budget all get what the first one costs."""
     first, part = entries[0].request, parts[0]
     pipe = loaded()
@@ -149,7 +149,9 @@ def _at_equal_cost(
     return given, [replace(p, budget=Budget.parse(budget)) for p in parts]
 
 
-def _run(folder: RunFolder, entry: Entry, parts: Parts, loaded: _Once, display: Display) -> dict[str, Any]:
+def _run(
+    folder: RunFolder, entry: ComparedRun, parts: Parts, loaded: _Once, display: Display
+) -> dict[str, Any]:
     path = folder.path / entry.folder
     record = _over(path, entry)
     if record is None:
@@ -159,7 +161,7 @@ def _run(folder: RunFolder, entry: Entry, parts: Parts, loaded: _Once, display: 
     return record
 
 
-def _over(path: Path, entry: Entry) -> dict[str, Any] | None:
+def _over(path: Path, entry: ComparedRun) -> dict[str, Any] | None:
     """The record of a run that is over and is this very one."""
     try:
         record: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))

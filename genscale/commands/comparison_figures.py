@@ -10,12 +10,12 @@ from typing import Any
 from PIL import Image
 
 from genscale.commands import show
-from genscale.commands.compare_entries import BUDGET, Entry
+from genscale.commands.compare_entries import BUDGET, ComparedRun
 from genscale.numerics.intervals import Mean
 from genscale.report import film_strip, image_grid, score_curves
 from genscale.report.image_grid import Cell
-from genscale.report.score_curves import Curve, Panel
-from genscale.results.comparison import BASE, Comparison, Row
+from genscale.report.score_curves import Curve, CurvePanel
+from genscale.results.comparison import BASE, ComparedRow, Comparison
 from genscale.runs import saved_run, video_files
 from genscale.runs.run_folder import RunFolder
 
@@ -24,7 +24,7 @@ FEW, LARGE, SMALL = 4, 192, 128  # so few columns have large pictures
 
 
 def write(
-    folder: RunFolder, found: Comparison, entries: Sequence[Entry], records: Sequence[dict[str, Any]]
+    folder: RunFolder, found: Comparison, entries: Sequence[ComparedRun], records: Sequence[dict[str, Any]]
 ) -> tuple[str, ...]:
     """The names of the files."""
     names = []
@@ -42,7 +42,7 @@ def write(
     return tuple(names)
 
 
-def title(found: Comparison, entries: Sequence[Entry]) -> str:
+def title(found: Comparison, entries: Sequence[ComparedRun]) -> str:
     request = entries[0].request
     model = request.model.replace("\\", "/").rstrip("/").split("/")[-1]
     parts = [model]
@@ -62,7 +62,7 @@ def _files(folder: Path, record: dict[str, Any], which: str) -> list[Path | None
 
 
 def _page(
-    found: Comparison, files: Sequence[Sequence[Path | None]], prompts: range, entries: Sequence[Entry]
+    found: Comparison, files: Sequence[Sequence[Path | None]], prompts: range, entries: Sequence[ComparedRun]
 ) -> Image.Image:
     rows = []
     for i in prompts:
@@ -94,7 +94,7 @@ def _best(found: Comparison, i: int) -> list[str]:
     return [name for name, v in known.items() if v == max(known.values())]
 
 
-def _lines(row: Row, i: int) -> tuple[str, ...]:
+def _lines(row: ComparedRow, i: int) -> tuple[str, ...]:
     values = [] if row.searched is None else [row.searched.each[i]]
     told = [f"{v:.4f}" for v in values if v is not None]
     held = [(name, scores.each[i]) for name, scores in row.held_out.items()]
@@ -111,7 +111,7 @@ def _opened(path: Path | None) -> Image.Image | None:
         return image.convert("RGB")
 
 
-def _panels(folder: Path, found: Comparison, entries: Sequence[Entry]) -> list[Panel]:
+def _panels(folder: Path, found: Comparison, entries: Sequence[ComparedRun]) -> list[CurvePanel]:
     if found.axis == BUDGET:
         return _of_budgets(found)
     runs = [saved_run.read(folder / entry.folder) for entry in entries]
@@ -124,11 +124,11 @@ def _panels(folder: Path, found: Comparison, entries: Sequence[Entry]) -> list[P
             Curve(row.name, mine[k].curves[0].prompts) for row, mine in zip(found.entries, each, strict=True)
         ]
         level = base.searched if k == 0 else list(base.held_out.values())[k - 1]
-        panels.append(Panel(panel.title, named, _level(None if level is None else level.mean)))
+        panels.append(CurvePanel(panel.title, named, _level(None if level is None else level.mean)))
     return panels
 
 
-def _of_budgets(found: Comparison) -> list[Panel]:
+def _of_budgets(found: Comparison) -> list[CurvePanel]:
     """One curve through the entries."""
     rows = sorted(found.entries, key=lambda row: row.nfe or 0.0)
     kinds: list[tuple[str, list[Any], Mean | None]] = []
@@ -146,7 +146,7 @@ def _of_budgets(found: Comparison) -> list[Panel]:
             [(x, v) for x, s in zip(costs, scores, strict=True) if (v := s.each[i]) is not None]
             for i in range(len(found.prompts))
         ]
-        panels.append(Panel(name, [Curve("best within the budget", points, steps=False)], _level(mean)))
+        panels.append(CurvePanel(name, [Curve("best within the budget", points, steps=False)], _level(mean)))
     return panels
 
 

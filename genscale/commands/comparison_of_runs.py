@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from genscale.commands.compare_entries import VERIFIER, Entry
-from genscale.results.comparison import BASE, Comparison, Row, Scores
+from genscale.commands.compare_entries import VERIFIER, ComparedRun
+from genscale.results.comparison import BASE, ComparedRow, Comparison, ScoreSummary
 
 
-def comparison_of_runs(axis: str, entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> Comparison:
+def comparison_of_runs(
+    axis: str, entries: Sequence[ComparedRun], records: Sequence[dict[str, Any]]
+) -> Comparison:
     """What a comparison found. records: what run.json holds of each entry."""
     first = records[0]["prompts"]
     common = axis != VERIFIER
@@ -37,19 +39,19 @@ def _row(
     common: bool,
     seconds: float | None,
     nfe: float | None,
-) -> Row:
+) -> ComparedRow:
     """`which` is "best" or "base"; `first` are the prompts of the first entry, who is compared with."""
     itself = told is first and which == "best"
     searched = None
     if common or which == "best":
         against = None if itself or not common else _totals(first, "best")
-        searched = Scores.of(_totals(told, which), against)
-    judges = list(dict.fromkeys(name for p in first for name in (p["best"] or {}).get("report", {})))
+        searched = ScoreSummary.of(_totals(told, which), against)
+    judges = list(dict.fromkeys(name for p in first for name in (p["best"] or {}).get("held_out", {})))
     held = {
-        judge: Scores.of(_held(told, which, judge), None if itself else _held(first, "best", judge))
+        judge: ScoreSummary.of(_held(told, which, judge), None if itself else _held(first, "best", judge))
         for judge in judges
     }
-    return Row(name, nfe, seconds, searched, held)
+    return ComparedRow(name, nfe, seconds, searched, held)
 
 
 def _totals(told: Sequence[dict[str, Any]], which: str) -> list[float | None]:
@@ -57,7 +59,7 @@ def _totals(told: Sequence[dict[str, Any]], which: str) -> list[float | None]:
 
 
 def _held(told: Sequence[dict[str, Any]], which: str, judge: str) -> list[float | None]:
-    return [(p[which] or {}).get("report", {}).get(judge) for p in told]
+    return [(p[which] or {}).get("held_out", {}).get(judge) for p in told]
 
 
 def _base_nfe(records: Sequence[dict[str, Any]]) -> float | None:

@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from genscale.engine import archive
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 from genscale.runs import file_metadata, generate, image_files, outputs, prepare, verifier_specs, video_files
 from genscale.runs import request as requests
 from genscale.runs.call_arguments import arguments
@@ -41,7 +41,7 @@ class One:
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         finished = yield Solve(process.start([self.candidate]))
         yield Score(finished)
 
@@ -69,7 +69,7 @@ class Origin:
             index = int(data.get("index", 0))
             request.prompts[index]
         except (KeyError, TypeError, ValueError, IndexError):
-            raise Refusal(f"picture '{picture}' carries genscale metadata that cannot be read.") from None
+            raise UsageError(f"picture '{picture}' carries genscale metadata that cannot be read.") from None
         stem = "base" if data.get("is_base") else "best"
         stem = f"{index:03d}-{stem}" if len(request.prompts) > 1 else stem
         file, versions, clip = data.get("file", f"{stem}.png"), data.get("versions", {}), data.get("clip")
@@ -121,7 +121,7 @@ def replay(
     wanted = _wanted(picture, origin)
     path = (out or picture.with_name(f"{picture.stem}-replay{picture.suffix}")).expanduser()
     if path.resolve() == picture.expanduser().resolve():
-        raise Refusal(f"--out '{path}' is the picture itself: choose another file.")
+        raise UsageError(f"--out '{path}' is the picture itself: choose another file.")
     kind = _kind(path, origin)
     folder = RunFolder(path.parent)
     folder.claim()
@@ -142,7 +142,7 @@ def _wanted(picture: Path, origin: Origin) -> Image.Image | None:
     """The picture, or a clip's first frame, as it is without loss; None where the file has lost some."""
     if picture.suffix.lower() != ".png":
         if origin.clip is None:
-            raise Refusal(f"'{picture}' does not say what its frames were: replay the PNG beside it.")
+            raise UsageError(f"'{picture}' does not say what its frames were: replay the PNG beside it.")
         return None
     with Image.open(picture) as image:
         return image.convert("RGB")
@@ -153,7 +153,7 @@ def _kind(path: Path, origin: Origin) -> str:
     kind = path.suffix.lower().removeprefix(".")
     known = ("png", *video_files.FORMATS) if origin.clip is not None else ("png",)
     if kind not in known:
-        raise Refusal(f"--out '{path}' must end in {' or '.join('.' + name for name in known)}.")
+        raise UsageError(f"--out '{path}' must end in {' or '.join('.' + name for name in known)}.")
     return kind
 
 
@@ -178,14 +178,14 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
     request = origin.request
     foreign = verifier_specs.foreign([*request.verifiers, *request.select])
     if foreign:
-        raise Refusal(
+        raise UsageError(
             f"its search asks for code from a module ({foreign[0]}): name it again, with genscale generate --from "
             "PICTURE --verifier."
         )
     held_out = tuple(
-        name for name in request.report if not verifier_specs.foreign([name])
+        name for name in request.held_out if not verifier_specs.foreign([name])
     )  # they decide nothing
-    origin = replace(origin, request=replace(request, report=held_out or prepare.NONE))
+    origin = replace(origin, request=replace(request, held_out=held_out or prepare.NONE))
     made, nfe = _searched(origin, kind, display)
     return made, SEARCH, spent + nfe
 
@@ -226,7 +226,7 @@ def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
             raise KeyboardInterrupt
         path = Path(folder) / origin.file
         if not path.is_file():
-            raise Refusal(
+            raise UsageError(
                 f"the search gave no {origin.file} this time: it had another end, with other options."
             )
         again = Origin.read(path)

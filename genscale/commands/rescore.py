@@ -14,16 +14,16 @@ from torch import Tensor
 
 from genscale.commands.score_files import panel_of
 from genscale.engine.ledger import Ledger
-from genscale.engine.verifier_roles import Panel
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import VerifierSet
+from genscale.errors import UsageError
 from genscale.numerics.rank_correlation import agreement
 from genscale.report import contact_sheet
-from genscale.report.contact_sheet import Row, Tile
+from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.runs import saved_run
 from genscale.runs.outputs import ROWS
 from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
-from genscale.runs.saved_run import Final, Kept, Show
+from genscale.runs.saved_run import Final, SavedRun, Show
 
 
 def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[st
     panel = panel_of(verifiers, run.request.per_frame)
     pools = [[f for f in finals if f.file is not None] for finals in run.finals]
     if not any(pools):
-        raise Refusal(
+        raise UsageError(
             f"no latents are left in '{folder}/latents': rescoring needs those of the finished candidates."
         )
     show = saved_run.shower(run)
@@ -56,7 +56,7 @@ def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[st
 
 
 def _scores(
-    run: Kept, pools: Sequence[Sequence[Final]], panel: Panel, show: Show, display: Display
+    run: SavedRun, pools: Sequence[Sequence[Final]], panel: VerifierSet, show: Show, display: Display
 ) -> dict[tuple[int, int], Tensor]:
     """Of (prompt, candidate): raw scores [verifiers]. As many at once as the run had in a batch."""
     everyone = [f for pool in pools for f in pool]
@@ -74,7 +74,7 @@ def _scores(
 
 
 def _verdict(
-    run: Kept, pools: Sequence[Sequence[Final]], scores: dict[tuple[int, int], Tensor], k: int, name: str
+    run: SavedRun, pools: Sequence[Sequence[Final]], scores: dict[tuple[int, int], Tensor], k: int, name: str
 ) -> dict[str, Any]:
     """Of one verifier: how its ranks agree with the search's, and whom it would have picked."""
     early, late = [], []
@@ -107,8 +107,8 @@ def _verdict(
 
 
 def _rows(
-    pools: Sequence[Sequence[Final]], found: Sequence[dict[str, Any]], show: Show, run: Kept
-) -> list[Row]:
+    pools: Sequence[Sequence[Final]], found: Sequence[dict[str, Any]], show: Show, run: SavedRun
+) -> list[SheetRow]:
     """The winner of each prompt, and beside it whom each verifier would have picked."""
     rows = []
     for n, told in enumerate(found[0]["prompts"][:ROWS]):
@@ -121,7 +121,7 @@ def _rows(
             lines = [f"candidate {c}", f"searched  {pool[c].total:.4g}"]
             lines += [f"{v['verifier']}  {_score(v['prompts'][n], c):.4g}" for v in found]
             tiles.append(Tile.of(item, label, tuple(lines), winner=label == "won"))
-        rows.append(Row(told["prompt"], tuple(tiles)))
+        rows.append(SheetRow(told["prompt"], tuple(tiles)))
     return rows
 
 

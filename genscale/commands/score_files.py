@@ -15,8 +15,8 @@ from rich.text import Text
 from torch import Tensor
 
 from genscale.engine.ledger import Ledger
-from genscale.engine.verifier_roles import Panel
-from genscale.errors import Refusal
+from genscale.engine.verifier_roles import VerifierSet
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.runs import file_metadata, verifier_specs, video_files
 from genscale.runs.request import Request
@@ -36,7 +36,7 @@ class Scored:
         return asdict(self)
 
 
-def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> Panel:
+def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> VerifierSet:
     """Verifiers, as they are written on the command line, that judge apart; of clips so many frames each."""
     from genscale.engine.verifier_roles import panel
 
@@ -58,9 +58,9 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
 
 
 def read(path: Path) -> Tensor:
-    """Pixels in [0, 1]: [3, h, w] of a picture, [frames, 3, h, w] of a clip. Refusal where it cannot be read."""
+    """Pixels in [0, 1]: [3, h, w] of a picture, [frames, 3, h, w] of a clip. UsageError where it cannot be read."""
     if not path.is_file():
-        raise Refusal(f"'{path}' is no file: name pictures or clips.")
+        raise UsageError(f"'{path}' is no file: name pictures or clips.")
     frames = video_files.read(path) if path.suffix.lower() in video_files.CLIPS else _pictures(path)
     tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
@@ -84,13 +84,13 @@ def show(rows: Sequence[Scored], console: Console) -> None:
 def _metadata(file: Path) -> dict[str, Any] | None:
     try:
         return file_metadata.read(file)
-    except Refusal:
+    except UsageError:
         return None
 
 
 def _prompt(file: Path, data: dict[str, Any] | None) -> str:
     if data is None or not isinstance(data.get("prompt"), str):
-        raise Refusal(f"'{file}' does not say what it shows: give --prompt TEXT.")
+        raise UsageError(f"'{file}' does not say what it shows: give --prompt TEXT.")
     return str(data["prompt"])
 
 
@@ -99,7 +99,7 @@ def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
     found: dict[str, None] = {}
     for data in told:
         request = {} if data is None else data["request"]
-        names = [n for role in ("verifiers", "select", "report") for n in request.get(role, ())]
+        names = [n for role in ("verifiers", "select", "held_out") for n in request.get(role, ())]
         found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.foreign([n]))
     bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]
@@ -122,6 +122,6 @@ def _pictures(path: Path) -> list[np.ndarray]:
             frames = ImageSequence.Iterator(image) if getattr(image, "n_frames", 1) > 1 else [image]
             return [np.array(frame.convert("RGB")) for frame in frames]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refusal(
+        raise UsageError(
             f"'{path}' cannot be read: {getattr(error, 'strerror', None) or 'it is no picture'}."
         ) from None

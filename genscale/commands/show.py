@@ -11,12 +11,12 @@ from typing import Any
 from genscale.commands import draw_tree
 from genscale.numerics.intervals import Mean
 from genscale.report import contact_sheet, score_curves
-from genscale.report.contact_sheet import Row, Tile
-from genscale.report.score_curves import Curve, Panel
+from genscale.report.contact_sheet import SheetRow, Tile
+from genscale.report.score_curves import Curve, CurvePanel
 from genscale.runs import saved_run
 from genscale.runs.outputs import ROWS, RUNNERS
 from genscale.runs.run_folder import RunFolder
-from genscale.runs.saved_run import Final, Kept, Show
+from genscale.runs.saved_run import Final, SavedRun, Show
 
 
 def show(folder: Path) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def best_so_far(finals: Sequence[Final]) -> list[Final]:
     return found
 
 
-def _bases(run: Kept, ended: dict[str, Any] | None) -> dict[int, dict[str, Any]]:
+def _bases(run: SavedRun, ended: dict[str, Any] | None) -> dict[int, dict[str, Any]]:
     """Scores of the pipeline's own picture; of a search that gave it up, from the record at the end of the run."""
     told = {p["index"]: p.get("base") for p in (ended or {}).get("prompts", [])}
     own = {i: base for i in range(len(run.finals)) if (base := run.base(i)) is not None}
@@ -62,7 +62,7 @@ def _bases(run: Kept, ended: dict[str, Any] | None) -> dict[int, dict[str, Any]]
     return {i: base for i, base in found.items() if base is not None}
 
 
-def panels(run: Kept, bases: dict[int, dict[str, Any]]) -> list[Panel]:
+def panels(run: SavedRun, bases: dict[int, dict[str, Any]]) -> list[CurvePanel]:
     """Of the searched score, and of each that was held out."""
     leaders = [best_so_far(finals) for finals in run.finals if finals]
     name = "best so far" if len(leaders) == 1 else f"mean best of {len(leaders)} prompts, 95 % interval"
@@ -72,17 +72,19 @@ def panels(run: Kept, bases: dict[int, dict[str, Any]]) -> list[Panel]:
     searched = "+".join(run.request.select or run.request.verifiers)
     ends = [max((float(f.nfe) for f in finals), default=0.0) for finals in run.finals if finals]
     found = [
-        Panel(
+        CurvePanel(
             searched,
             [Curve(name, _to(points, ends))],
             _base([b["total"] for b in bases.values()], whole),
             dots,
         )
     ]
-    for judge in leaders[0][0].report:
-        held = [[(float(f.nfe), f.report[judge]) for f in bests if judge in f.report] for bests in leaders]
-        levels = [b["report"][judge] for b in bases.values() if judge in b["report"]]
-        found.append(Panel(f"{judge} (held out)", [Curve(name, _to(held, ends))], _base(levels, whole)))
+    for judge in leaders[0][0].held_out:
+        held = [
+            [(float(f.nfe), f.held_out[judge]) for f in bests if judge in f.held_out] for bests in leaders
+        ]
+        levels = [b["held_out"][judge] for b in bases.values() if judge in b["held_out"]]
+        found.append(CurvePanel(f"{judge} (held out)", [Curve(name, _to(held, ends))], _base(levels, whole)))
     return found
 
 
@@ -98,7 +100,7 @@ def _base(values: Sequence[float], whole: bool) -> tuple[str, float] | None:
     return None if mean is None or not whole else ("base", mean)
 
 
-def _summary(run: Kept, i: int, base: dict[str, Any] | None) -> dict[str, Any]:
+def _summary(run: SavedRun, i: int, base: dict[str, Any] | None) -> dict[str, Any]:
     best = run.ranking(i)[0]
     return {
         "prompt": run.request.prompts[i],
@@ -117,12 +119,12 @@ def _told(final: Final) -> dict[str, Any]:
         "total": final.total,
         "search": final.scores,
         "select": final.select,
-        "report": final.report,
+        "held_out": final.held_out,
     }
 
 
-def _rows(run: Kept, decode: Show) -> list[Row]:
-    rows: list[Row] = []
+def _rows(run: SavedRun, decode: Show) -> list[SheetRow]:
+    rows: list[SheetRow] = []
     for i in range(len(run.finals)):
         base, ranking = run.base(i), run.ranking(i)
         best = [f for f in ranking if f.file is not None and f is not base][:RUNNERS]
@@ -135,16 +137,16 @@ def _rows(run: Kept, decode: Show) -> list[Row]:
             label = "best so far" if place == 1 else f"number {place}"
             label = label if final is not base else "base" + (" = best so far" if place == 1 else "")
             tiles.append(Tile.of(item, label, _lines(final), winner=place == 1))
-        rows.append(Row(run.request.prompts[i], tuple(tiles)))
+        rows.append(SheetRow(run.request.prompts[i], tuple(tiles)))
     return rows
 
 
 def _lines(final: Final) -> tuple[str, ...]:
     lines = [f"{name}  {value:.4g}" for name, value in final.scores.items()]
-    return (*lines, *(f"{name}  {value:.4g}  (held out)" for name, value in final.report.items()))
+    return (*lines, *(f"{name}  {value:.4g}  (held out)" for name, value in final.held_out.items()))
 
 
-def _title(run: Kept) -> str:
+def _title(run: SavedRun) -> str:
     model = run.request.model.replace("\\", "/").rstrip("/").split("/")[-1]
     return f"{model} · {run.request.sampler} · seed {run.request.seed}"
 

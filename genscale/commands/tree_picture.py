@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genscale.report.palette import BLUE, FAINT, GREEN, INK
-from genscale.runs.lineage import Family, Line
+from genscale.runs.lineage import Line, Lineage
 
 WIDTH = 9.0  # inches; so are all heights
 PICTURE, PLAIN, LOST = (
@@ -24,7 +24,7 @@ PALE = "#d3dbe6"  # the lowest value; the highest is BLUE
 GRAY = "#c9ccd2"
 
 
-def draw(family: Family, title: str, path: Path) -> None:
+def draw(family: Lineage, title: str, path: Path) -> None:
     """Write a PNG."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
@@ -39,7 +39,7 @@ def draw(family: Family, title: str, path: Path) -> None:
 class _Picture:
     """Where everything is. y counts inches downwards from the top of the axes, x counts steps."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Lineage) -> None:
         self.family, self.lines = family, family.lines()
         shown, bare = _factors(self.lines)
         self.high = {c: _height(c) * (bare if c.picture is None else shown) for c in self.lines}
@@ -251,7 +251,7 @@ def _factors(lines: Sequence[Line]) -> tuple[float, float]:
     return min(1.0, room / max(pictures, room)), min(1.0, spare / max(others, spare))
 
 
-def _beginnings(family: Family) -> dict[Line, float]:
+def _beginnings(family: Lineage) -> dict[Line, float]:
     """Where each line begins. Children that leave their parent where it begins itself (moves on the initial noise) have
     no room on the axis: generations of them are set side by side before the first step."""
     generation: dict[Line, int] = {}

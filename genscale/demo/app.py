@@ -11,8 +11,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from genscale.demo.form import Limits, Offer
-from genscale.demo.jobs import Studio
-from genscale.errors import Refusal
+from genscale.demo.jobs import JobQueue
+from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.runs.request import Request
 
@@ -30,19 +30,19 @@ def _by_name(verifier: str) -> bool:
 
     try:
         options = registry.options(registry.load("verifier", verifier))
-    except Refusal:  # a package is missing
+    except UsageError:  # a package is missing
         return False
     return all(f.default is not MISSING or f.default_factory is not MISSING for f in options.values())
 
 
-def application(studio: Studio, host: str = LOCAL[0], port: int = 7860) -> Any:
+def application(queue: JobQueue, host: str = LOCAL[0], port: int = 7860) -> Any:
     """The ASGI application: the page, and the files of searches."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
         from fastapi import FastAPI
     except ModuleNotFoundError as error:
-        raise Refusal(
+        raise UsageError(
             f"the demo needs a package that is missing ({error.name}): pip install 'genscale[demo]'."
         ) from None
     from genscale.demo.live_curve import LiveCurve
@@ -51,9 +51,9 @@ def application(studio: Studio, host: str = LOCAL[0], port: int = 7860) -> Any:
     from genscale.demo.style import CSS
 
     app, curves = FastAPI(openapi_url=None), dict[str, LiveCurve]()
-    add_routes(app, studio, curves)
-    page = build(studio, curves)
-    page.queue(max_size=4 * studio.offer.limits.waiting, default_concurrency_limit=4)
+    add_routes(app, queue, curves)
+    page = build(queue, curves)
+    page.queue(max_size=4 * queue.offer.limits.waiting, default_concurrency_limit=4)
     gradio.mount_gradio_app(
         app, page, path="", server_name=host, server_port=port, footer_links=[], run_history=False,
         allowed_paths=[], max_file_size=1, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
@@ -68,7 +68,7 @@ def application(studio: Studio, host: str = LOCAL[0], port: int = 7860) -> Any:
 
 
 def serve(
-    studio: Studio,
+    queue: JobQueue,
     host: str,
     port: int,
     *,
@@ -76,11 +76,11 @@ def serve(
     as_json: bool = False,
     offline: bool = True,
 ) -> None:
-    """Until Ctrl-C; the first line on stdout says where. Refusal: the port is taken.
+    """Until Ctrl-C; the first line on stdout says where. UsageError: the port is taken.
 
     offline: nothing is fetched from the hub meanwhile: what a client chooses must not fill this machine's disk.
     """
-    app = application(studio, host, port)
+    app = application(queue, host, port)
     import socket
 
     import uvicorn
@@ -90,13 +90,13 @@ def serve(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )
     except OSError as error:
-        raise Refusal(
+        raise UsageError(
             f"cannot listen on {host}:{port} ({error.strerror}): choose another --port, or --port 0 for any."
         ) from None
     port = listening.getsockname()[1]
     name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{port}"
-    line = json.dumps({"address": address, "out": str(studio.out)})
+    line = json.dumps({"address": address, "out": str(queue.out)})
     print(line if as_json else f"genscale demo: {address}  (Ctrl-C ends it)", flush=True)
     if open_page:
         threading.Timer(1.0, webbrowser.open, [address]).start()
@@ -105,7 +105,7 @@ def serve(
         with _offline() if offline else nullcontext():
             server.run(sockets=[listening])
     finally:
-        studio.close()
+        queue.close()
 
 
 @contextmanager

@@ -34,7 +34,7 @@ _FLAGS = {
 _REPEATED = {
     "verifiers": "--verifier",
     "select": "--select",
-    "report": "--report",
+    "held_out": "--held-out",
     "mix": "--mix",
     "lora": "--lora",
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import options as sampler_options
 from genscale.plugins import registry
 from genscale.runs import prepare
@@ -42,7 +42,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Wish:
+class DemoForm:
     """A form as it was filled in. prompt: one a line. options: NAME=VALUE, one a line or joined by ;."""
 
     prompt: str
@@ -50,34 +50,34 @@ class Wish:
     sampler: str = "best_of_n"
     options: str = ""
     verifiers: tuple[str, ...] = ()
-    report: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
     nfe: Any = 640
     steps: Any = None
     guidance: Any = None
     seed: Any = None
 
     def request(self, offer: Offer) -> Request:
-        """The request, completed; Refusal: one sentence for what cannot be, or may not."""
+        """The request, completed; UsageError: one sentence for what cannot be, or may not."""
         limits = offer.limits
         prompts = self._prompts(limits)
         model = _one_of("model", self.model, offer.models)
         nfe = _whole("budget", self.nfe, 1, limits.nfe)
         if nfe is None:
-            raise Refusal("there is no budget: give the NFE that each prompt may spend.")
+            raise UsageError("there is no budget: give the NFE that each prompt may spend.")
         if nfe * len(prompts) > limits.nfe:
-            raise Refusal(
+            raise UsageError(
                 f"{len(prompts)} prompts of {nfe} NFE are {nfe * len(prompts)}, and this demo allows {limits.nfe} "
                 f"a search: give at most {limits.nfe // len(prompts)} a prompt."
             )
         if not self.verifiers:
-            raise Refusal("there is no verifier: choose at least one to steer the search.")
+            raise UsageError("there is no verifier: choose at least one to steer the search.")
         request = replace(
             offer.models[model],
             prompts=prompts,
             sampler=_one_of("sampler", self.sampler, offer.samplers),
             sampler_fields=sampler_options.pairs(_settings(self.options)),
             verifiers=tuple(_one_of("verifier", v, offer.verifiers) for v in self.verifiers),
-            report=tuple(_one_of("verifier", v, offer.verifiers) for v in self.report) or prepare.NONE,
+            held_out=tuple(_one_of("verifier", v, offer.verifiers) for v in self.held_out) or prepare.NONE,
             budget=f"{nfe}nfe",
             steps=_whole("steps", self.steps, 1, limits.steps),
             guidance=_number("guidance", self.guidance, 0, 50),
@@ -91,17 +91,19 @@ class Wish:
 
     def _prompts(self, limits: Limits) -> tuple[str, ...]:
         if not isinstance(self.prompt, str):
-            raise Refusal("the prompt is no text.")
+            raise UsageError("the prompt is no text.")
         prompts = tuple(" ".join(line.split()) for line in self.prompt.splitlines() if line.strip())
         if not prompts:
-            raise Refusal("there is no prompt: say what the picture should show.")
+            raise UsageError("there is no prompt: say what the picture should show.")
         if len(prompts) > limits.prompts:
-            raise Refusal(f"{len(prompts)} lines are {len(prompts)} prompts: give at most {limits.prompts}.")
+            raise UsageError(
+                f"{len(prompts)} lines are {len(prompts)} prompts: give at most {limits.prompts}."
+            )
         longest = max(map(len, prompts))
         if longest > limits.letters:
-            raise Refusal(f"a prompt of {longest} letters is too long: use at most {limits.letters}.")
+            raise UsageError(f"a prompt of {longest} letters is too long: use at most {limits.letters}.")
         if len(set(prompts)) < len(prompts):
-            raise Refusal("a prompt is given twice: say each once.")
+            raise UsageError("a prompt is given twice: say each once.")
         return prompts
 
 
@@ -109,7 +111,7 @@ def _settings(text: Any) -> list[str]:
     lines = str(text or "").replace(";", "\n").splitlines()
     for line in lines:
         if line.strip() and "=" not in line:
-            raise Refusal(f"option '{line.strip()}' cannot be read: write NAME=VALUE, one a line.")
+            raise UsageError(f"option '{line.strip()}' cannot be read: write NAME=VALUE, one a line.")
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -119,15 +121,15 @@ def _check_options(request: Request, limits: Limits) -> None:
     known, counts = registry.options(cls), 1
     for name, value in request.sampler_fields.items():
         if name in known and known[name].metadata.get("python_only"):
-            raise Refusal(f"option '{name}' of sampler '{request.sampler}' can only be set in Python.")
+            raise UsageError(f"option '{name}' of sampler '{request.sampler}' can only be set in Python.")
         values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         if len(values) > limits.entries or len(str(value)) > 20 * limits.entries:
-            raise Refusal(
+            raise UsageError(
                 f"option '{name}' has {len(values)} entries: this demo allows at most {limits.entries}."
             )
         counts *= max([1, *(abs(v) for v in values if isinstance(v, int))])
         if counts > limits.nfe:
-            raise Refusal(
+            raise UsageError(
                 f"option '{name}' asks for too many: whole numbers may multiply to {limits.nfe} in this demo."
             )
 
@@ -135,13 +137,13 @@ def _check_options(request: Request, limits: Limits) -> None:
 def _check_captions(request: Request) -> None:
     """The exact judges read the captions of their world only; better said now than after the search has spent much."""
     for name, parse in (("shapes", shapes.parse), ("moving_shapes", moving_shapes.parse)):
-        if name not in (*request.verifiers, *request.report):
+        if name not in (*request.verifiers, *request.held_out):
             continue
         for prompt in request.prompts:
             try:
                 parse(prompt)
             except ValueError as error:
-                raise Refusal(
+                raise UsageError(
                     f"verifier '{name}' cannot judge this: {str(error).rstrip('.')}: write such a caption, or leave "
                     f"'{name}' out."
                 ) from None
@@ -151,7 +153,9 @@ def _one_of(kind: str, name: Any, known: Any) -> str:
     if isinstance(name, str) and name in known:
         return name
     hint = did_you_mean(str(name), known)
-    raise Refusal(f"{kind} '{str(name)[:80]}' is not offered here{hint}: choose one of {', '.join(known)}.")
+    raise UsageError(
+        f"{kind} '{str(name)[:80]}' is not offered here{hint}: choose one of {', '.join(known)}."
+    )
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float | None:
@@ -161,18 +165,18 @@ def _number(name: str, value: Any, low: float, high: float) -> float | None:
         try:
             value = float(value) if value.strip() else None
         except ValueError:
-            raise Refusal(f"{name} '{said}' is no number.") from None
+            raise UsageError(f"{name} '{said}' is no number.") from None
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Refusal(f"{name} '{said}' is no number.")
+        raise UsageError(f"{name} '{said}' is no number.")
     if not low <= value <= high:
-        raise Refusal(f"{name} {value:g} is out of range: give {low:g} to {high:g}.")
+        raise UsageError(f"{name} {value:g} is out of range: give {low:g} to {high:g}.")
     return float(value)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int | None:
     found = _number(name, value, low, high)
     if found is not None and found != int(found):
-        raise Refusal(f"{name} {value:g} is no whole number.")
+        raise UsageError(f"{name} {value:g} is no whole number.")
     return None if found is None else int(found)

@@ -9,7 +9,7 @@ from typing import Any
 from genscale.demo import jobs
 from genscale.demo.equivalent_command import command
 from genscale.demo.jobs import Job
-from genscale.demo.live_view import Row, Seen
+from genscale.demo.live_view import CandidateRow, Seen
 from genscale.runs.request import from_dict
 
 FILES = "/search"  # where pictures and files are fetched from
@@ -60,7 +60,7 @@ def status(job: Job | None, ahead: int = 0) -> str:
 
 
 def refused(sentence: str) -> str:
-    """A wish that did not become a search."""
+    """A form that did not become a search."""
     return _bar("Not done", sentence, 0.0, "bad")
 
 
@@ -102,11 +102,11 @@ def _told(job: Job, index: int) -> dict[str, Any] | None:
     return prompts[index] if index < len(prompts) else None
 
 
-def _as_told(row: Row | None) -> dict[str, Any] | None:
-    return None if row is None else {"total": row.total, "search": row.scores, "report": row.report}
+def _as_told(row: CandidateRow | None) -> dict[str, Any] | None:
+    return None if row is None else {"total": row.total, "search": row.scores, "held_out": row.held_out}
 
 
-def _shown(job: Job, told: Mapping[str, Any] | None, name: str, row: Row | None) -> str:
+def _shown(job: Job, told: Mapping[str, Any] | None, name: str, row: CandidateRow | None) -> str:
     """The picture or clip of one side."""
     files = [f for f in ((told or {}).get("files", {}).get(name) or []) if f in job.files]
     clip = next((f for f in files if f.endswith(CLIPS)), None)
@@ -133,8 +133,8 @@ def _figure(
         _score(n, v, (base or {}).get("search", {}).get(n)) for n, v in (told or {}).get("search", {}).items()
     )
     lines += "".join(
-        _score(n, v, (base or {}).get("report", {}).get(n), held_out=True)
-        for n, v in (told or {}).get("report", {}).items()
+        _score(n, v, (base or {}).get("held_out", {}).get(n), held_out=True)
+        for n, v in (told or {}).get("held_out", {}).items()
     )
     return (
         f'<figure class="gs-{title.split()[0].lower()}"><figcaption><strong>{title}</strong><span>{note}</span>'
@@ -172,10 +172,10 @@ def gallery(job: Job | None, index: int) -> str:
     return f'<p class="gs-count">{count}</p><div class="gs-tiles">{tiles}</div>'
 
 
-def _tile(job: Job, row: Row, place: int) -> str:
+def _tile(job: Job, row: CandidateRow, place: int) -> str:
     source = link(job, f"{row.picture}.tile")
     words = [f"{n} {number(v)}" for n, v in row.scores.items()]
-    words += [f"{n} {number(v)} (held out)" for n, v in row.report.items()]
+    words += [f"{n} {number(v)} (held out)" for n, v in row.held_out.items()]
     if row.final:
         mark, kind = ("base" if row.own else ""), "gs-top" if place == 1 else ""
         label = f"{place}."
@@ -210,7 +210,7 @@ def table(job: Job | None, index: int) -> str:
         cells = [str(n), f"#{row.id}" + (" base" if row.own else "")]
         cells += [number(row.scores[name]) for name in names]
         cells += [number(row.total)] if several else []
-        cells += [number(row.report[name]) if name in row.report else "" for name in held]
+        cells += [number(row.held_out[name]) if name in row.held_out else "" for name in held]
         lines.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in (*cells, str(row.nfe))) + "</tr>")
     head = "".join(f"<th>{h}</th>" for h in (*heads, "after NFE"))
     return (
@@ -220,7 +220,7 @@ def table(job: Job | None, index: int) -> str:
 
 
 def _held(seen: Seen) -> list[str]:
-    return list(dict.fromkeys(name for row in seen.finals for name in row.report))
+    return list(dict.fromkeys(name for row in seen.finals for name in row.held_out))
 
 
 def curve(job: Job | None, number: int) -> str:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from genscale.commands import show
-from genscale.demo.form import Offer, Wish
+from genscale.demo.form import DemoForm, Offer
 from genscale.demo.live_view import Watch
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.runs import generate, prepare
 from genscale.runs.prepare import Parts
@@ -75,7 +75,7 @@ class Job:
         return self._halt.is_set()
 
     def halt(self) -> None:
-        """Ask the search to end. `Studio.stop` does, also for one that waits."""
+        """Query the search to end. `JobQueue.stop` does, also for one that waits."""
         self._halt.set()
 
     def end(self, phase: str, sentence: str = "") -> None:
@@ -91,7 +91,7 @@ class Session:
     index: int = 0
 
 
-class Studio:
+class JobQueue:
     """Takes wishes, runs them one after the other in a thread of its own, and keeps what they gave.
 
     advice: what to say beside a refusal for want of weights.
@@ -125,14 +125,14 @@ class Studio:
 
     # ---------------------------------------------------------------- searches
 
-    def submit(self, session: Session, wish: Wish) -> Job:
-        """Refusal: what is asked for cannot be, or the session or everybody has enough under way."""
-        request = wish.request(self.offer)
+    def submit(self, session: Session, form: DemoForm) -> Job:
+        """UsageError: what is asked for cannot be, or the session or everybody has enough under way."""
+        request = form.request(self.offer)
         with self._lock:
             if session.job is not None and not session.job.over:
-                raise Refusal("this page has a search under way: stop it first, or wait.")
+                raise UsageError("this page has a search under way: stop it first, or wait.")
             if len(self._line) > self.offer.limits.waiting:
-                raise Refusal(
+                raise UsageError(
                     f"{len(self._line) - 1} searches are waiting already: try again a little later."
                 )
             for old in self._jobs.values():
@@ -160,9 +160,9 @@ class Studio:
         with self._lock:
             return self._line.index(job) if job in self._line else 0
 
-    def plan(self, wish: Wish) -> tuple[Request, Any]:
+    def plan(self, form: DemoForm) -> tuple[Request, Any]:
         """(the request, its Plan). The Plan is None while the device is busy: it takes a look at the pipeline."""
-        request = wish.request(self.offer)
+        request = form.request(self.offer)
         with self._lock:
             if self._line:
                 return request, None
@@ -173,7 +173,7 @@ class Studio:
             return request, None
 
     def load(self, models: list[str]) -> None:
-        """Load pipelines by the names they are offered under, before anybody asks. Refusal where one cannot be."""
+        """Load pipelines by the names they are offered under, before anybody asks. UsageError where one cannot be."""
         for name in models[-PIPES:]:
             request = prepare.completed(replace(self.offer.models[name], prompts=("",)))
             bare = Parts(None, [], [], [], None, None, {})
@@ -197,7 +197,7 @@ class Studio:
         try:
             with _noted(job.watch.notes):
                 self._search(job)
-        except Refusal as error:
+        except UsageError as error:
             if self.advice and any(word in str(error) for word in ("cannot be loaded", "cannot be fetched")):
                 job.watch.notes.append(self.advice)
             job.end(REFUSED, str(error))
@@ -218,7 +218,7 @@ class Studio:
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
             show.show(job.folder)
-        except Refusal as error:  # a picture of the search is no reason to lose its result
+        except UsageError as error:  # a picture of the search is no reason to lose its result
             job.watch.notes.append(str(error))
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         job.end(DONE if job.record["stopped"] is None else STOPPED)
@@ -233,7 +233,9 @@ class Studio:
         """The pipeline and the parts of a request; what was loaded before is taken again."""
         parts = prepare.check(request)
         pipe = self._pipe(request, parts)
-        return pipe, replace(parts, verifiers=self._panel(parts.verifiers), report=self._panel(parts.report))
+        return pipe, replace(
+            parts, verifiers=self._panel(parts.verifiers), held_out=self._panel(parts.held_out)
+        )
 
     def _pipe(self, request: Request, parts: Parts) -> Any:
         pipe = self._pipes.pop(request.model, None)

@@ -9,9 +9,9 @@ from typing import Any
 
 from genscale.commands import show
 from genscale.demo.jobs import Job
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.report import score_curves
-from genscale.report.score_curves import Panel
+from genscale.report.score_curves import CurvePanel
 from genscale.runs import saved_run
 
 SHARE = 10  # drawing takes at most one part in so many of the time
@@ -36,7 +36,7 @@ class LiveCurve:
             return False
         try:
             png = drawn(self.job, index)
-        except (Refusal, OSError, ValueError):  # the archive is being written to, or nothing was kept
+        except (UsageError, OSError, ValueError):  # the archive is being written to, or nothing was kept
             return False
         self._of, self.index, self.png, self.number = of, index, png, self.number + 1
         self._next = time.monotonic() + SHARE * (time.monotonic() - now)
@@ -48,12 +48,12 @@ def drawn(job: Job, index: int) -> bytes:
     run = saved_run.read(job.folder)
     one = replace(run, finals=(run.finals[index],))
     if not one.finals[0]:
-        raise Refusal("nothing is finished yet.")
+        raise UsageError("nothing is finished yet.")
     base = run.base(index)
     bases: dict[int, dict[str, Any]] = (
-        {} if base is None else {0: {"total": base.total, "report": base.report}}
+        {} if base is None else {0: {"total": base.total, "held_out": base.held_out}}
     )
-    panels: list[Panel] = show.panels(one, bases)
+    panels: list[CurvePanel] = show.panels(one, bases)
     file = io.BytesIO()
     score_curves.draw(panels, "", file)
     return file.getvalue()

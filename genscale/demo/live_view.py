@@ -29,7 +29,7 @@ SMALL = 128  # up to here a picture is kept as it is, without loss
 
 
 @dataclass(frozen=True)
-class Row:
+class CandidateRow:
     """A scored candidate. step: how far it is, for one that is not final. picture: its key in `Watch.pictures`."""
 
     id: int
@@ -37,7 +37,7 @@ class Row:
     final: bool
     total: float
     scores: dict[str, float]
-    report: dict[str, float]
+    held_out: dict[str, float]
     nfe: int
     picture: str
 
@@ -51,26 +51,26 @@ class Row:
 class Seen:
     """One prompt's candidates at a moment: the best finished ones, the pipeline's own, previews on the way."""
 
-    finals: tuple[Row, ...] = ()
-    base: Row | None = None
-    previews: tuple[Row, ...] = ()
+    finals: tuple[CandidateRow, ...] = ()
+    base: CandidateRow | None = None
+    previews: tuple[CandidateRow, ...] = ()
     finished: int = 0
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> CandidateRow | None:
         return self.finals[0] if self.finals else None
 
     @property
-    def tiles(self) -> tuple[Row, ...]:
+    def tiles(self) -> tuple[CandidateRow, ...]:
         """Those whose pictures are shown, best first; previews after what is finished."""
         return (*self.finals[:MOST], *self.previews)[:MOST]
 
 
 @dataclass
 class _Prompt:
-    finals: list[Row] = field(default_factory=list)  # best first, among equals the one scored first
-    base: Row | None = None
-    previews: dict[int, Row] = field(default_factory=dict)
+    finals: list[CandidateRow] = field(default_factory=list)  # best first, among equals the one scored first
+    base: CandidateRow | None = None
+    previews: dict[int, CandidateRow] = field(default_factory=dict)
     step: int = -1  # that of the previews
     finished: int = 0
 
@@ -114,8 +114,8 @@ class Watch(Display):
     def _enter(self, entry: Entry, total: float, media: Media | None) -> None:
         seen = self._seen[entry.prompt]
         key = f"{entry.prompt}-{entry.candidate.id}-{entry.step}"
-        row = Row(
-            entry.candidate.id, entry.step, entry.final, total, dict(entry.scores), dict(entry.report),
+        row = CandidateRow(
+            entry.candidate.id, entry.step, entry.final, total, dict(entry.scores), dict(entry.held_out),
             entry.nfe, key,
         )  # fmt: skip
         if entry.final:

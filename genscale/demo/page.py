@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from genscale.demo import html as words
-from genscale.demo.form import Wish
-from genscale.demo.jobs import KEPT, Job, Studio
+from genscale.demo.form import DemoForm
+from genscale.demo.jobs import KEPT, Job, JobQueue
 from genscale.demo.live_curve import LiveCurve
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.pipelines.loading import EMBEDDED
 from genscale.plugins.catalog import plugin_records
 
@@ -42,7 +42,7 @@ def theme() -> Any:
     )
 
 
-def build(studio: Studio, curves: dict[str, LiveCurve]) -> gr.Blocks:
+def build(queue: JobQueue, curves: dict[str, LiveCurve]) -> gr.Blocks:
     """curves: those drawn, by the token of their search; what the routes give out."""
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
@@ -52,10 +52,10 @@ def build(studio: Studio, curves: dict[str, LiveCurve]) -> gr.Blocks:
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320, elem_classes="gs-form"):
-                form = _Form(studio)
+                form = _Form(queue)
             with gr.Column(scale=7, min_width=320):
                 view = _View(curves)
-        _connect(page, studio, form, view)
+        _connect(page, queue, form, view)
     return page
 
 
@@ -65,16 +65,16 @@ def _html(text: str = "", **more: Any) -> Any:
 
 
 class _Form:
-    """What is asked for. `inputs` are the fields of a Wish, in its order."""
+    """What is asked for. `inputs` are the fields of a DemoForm, in its order."""
 
-    def __init__(self, studio: Studio) -> None:
-        offer = studio.offer
+    def __init__(self, queue: JobQueue) -> None:
+        offer = queue.offer
         limits, first = offer.limits, next(iter(offer.models))
         known = EMBEDDED.get(offer.models[first].model)
         self.prompt = gr.Textbox(
             PICTURE if known is None or known.frames is None else CLIP,
             label="Prompt",
-            info=_hint(studio, first),
+            info=_hint(queue, first),
             lines=2,
             max_lines=limits.prompts,
             max_length=limits.prompts * (limits.letters + 1),
@@ -95,14 +95,14 @@ class _Form:
                 placeholder="as below where nothing is said", max_length=2000,
             )  # fmt: skip
             self.known = _html(_options("best_of_n"))
-        verifiers, report = defaults(studio, first)
+        verifiers, held_out = defaults(queue, first)
         self.verifiers = gr.Dropdown(
             list(offer.verifiers), value=verifiers, multiselect=True, label="Verifiers",
             info="What steers the search.", elem_id="verifiers",
         )  # fmt: skip
-        self.report = gr.Dropdown(
-            list(offer.verifiers), value=report, multiselect=True, label="Held out",
-            info="Measures only, and is not searched for.", elem_id="report",
+        self.held_out = gr.Dropdown(
+            list(offer.verifiers), value=held_out, multiselect=True, label="Held out",
+            info="Measures only, and is not searched for.", elem_id="held-out",
         )  # fmt: skip
         self.nfe = gr.Slider(
             1, limits.nfe, value=min(1280, limits.nfe), step=1, label="Budget, NFE a prompt",
@@ -125,7 +125,7 @@ class _Form:
     @property
     def inputs(self) -> list[Any]:
         return [
-            self.prompt, self.model, self.sampler, self.options, self.verifiers, self.report, self.nfe, self.steps,
+            self.prompt, self.model, self.sampler, self.options, self.verifiers, self.held_out, self.nfe, self.steps,
             self.guidance, self.seed,
         ]  # fmt: skip
 
@@ -180,7 +180,7 @@ class _View:
         ]
 
 
-def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
+def _connect(page: gr.Blocks, queue: JobQueue, form: _Form, view: _View) -> None:
     """What happens on which event. None of it is offered as an interface for programs."""
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     # Only searches go through the queue: where a short event of the same page ends just then, the server closes the
@@ -189,10 +189,10 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
     buttons = [form.search, form.stop, view.prompts]
 
     def search(request: gr.Request, *fields: Any) -> Iterator[list[Any]]:
-        session = studio.session(str(request.session_hash))
+        session = queue.session(str(request.session_hash))
         try:
-            job = studio.submit(session, Wish(*_clean(fields)))
-        except Refusal as error:
+            job = queue.submit(session, DemoForm(*_clean(fields)))
+        except UsageError as error:
             gr.Warning(str(error), title="Not done")
             if (
                 session.job is not None and not session.job.over
@@ -213,7 +213,7 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
             over = job.over  # asked before looking: what comes after the last look would be missed
             buttons = [gr.update(interactive=over), gr.update(interactive=not over and not job.halting)]
             # All of it each time: a page that is busy may leave out all but the last of several messages.
-            yield [*buttons, shown, *view.drawn(job, session.index, studio.ahead(job))]
+            yield [*buttons, shown, *view.drawn(job, session.index, queue.ahead(job))]
             shown = gr.skip() if len(prompts) == 1 else gr.update(choices=prompts, visible=True)
             if not over:
                 time.sleep(LOOK)
@@ -221,34 +221,34 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
             gr.Warning(job.sentence, title="Not done")
 
     def stop(request: gr.Request) -> Any:
-        job = studio.session(str(request.session_hash)).job
+        job = queue.session(str(request.session_hash)).job
         if job is not None:
-            studio.stop(job)
+            queue.stop(job)
         return gr.update(interactive=False)
 
     def look(index: int | None, request: gr.Request) -> list[Any]:
-        session = studio.session(str(request.session_hash))
+        session = queue.session(str(request.session_hash))
         job = session.job
         if job is None or index is None or not 0 <= index < len(job.request.prompts):
             return [gr.skip()] * len(view.outputs)
         session.index = index
-        return view.drawn(job, index, studio.ahead(job))
+        return view.drawn(job, index, queue.ahead(job))
 
     def plan(*fields: Any) -> str:
         try:
-            request, found = studio.plan(Wish(*_clean(fields)))
-        except Refusal as error:
+            request, found = queue.plan(DemoForm(*_clean(fields)))
+        except UsageError as error:
             return f'<p class="gs-plan gs-wrong">{escape(str(error))}</p>'
         return words.plan(found, int(fields[6]), len(request.prompts))
 
     def leave(request: gr.Request) -> None:
-        studio.leave(str(request.session_hash))
+        queue.leave(str(request.session_hash))
 
     form.search.click(
         search,
         form.inputs,
         [*buttons, *view.outputs],
-        concurrency_limit=studio.offer.limits.waiting + 2,
+        concurrency_limit=queue.offer.limits.waiting + 2,
         trigger_mode="multiple",
         **private,
     )
@@ -262,15 +262,15 @@ def _connect(page: gr.Blocks, studio: Studio, form: _Form, view: _View) -> None:
         **at_once,
     )
     form.model.input(
-        lambda name, prompt: _for_model(studio, name, prompt),
+        lambda name, prompt: _for_model(queue, name, prompt),
         [form.model, form.prompt],
-        [form.prompt, form.verifiers, form.report, form.steps, form.guidance],
+        [form.prompt, form.verifiers, form.held_out, form.steps, form.guidance],
         **at_once,
     )
     gr.on(
         [
             page.load, form.prompt.blur, form.options.blur, form.nfe.release, form.nfe.change,
-            *(c.change for c in (form.model, form.sampler, form.verifiers, form.report, form.steps, form.guidance)),
+            *(c.change for c in (form.model, form.sampler, form.verifiers, form.held_out, form.steps, form.guidance)),
         ],
         plan, form.inputs, form.plan, trigger_mode="always_last", **at_once,
     )  # fmt: skip
@@ -289,37 +289,37 @@ def _clean(fields: tuple[Any, ...]) -> list[Any]:
     ]
 
 
-def defaults(studio: Studio, model: str) -> tuple[list[str], list[str]]:
+def defaults(queue: JobQueue, model: str) -> tuple[list[str], list[str]]:
     """The verifiers that go with a model, and those to hold out."""
-    known = EMBEDDED.get(studio.offer.models[model].model)
-    verifiers, report = (["clip"], []) if known is None else ([known.verifier], [known.report])
-    there = studio.offer.verifiers
-    return [v for v in verifiers if v in there], [v for v in report if v in there]
+    known = EMBEDDED.get(queue.offer.models[model].model)
+    verifiers, held_out = (["clip"], []) if known is None else ([known.verifier], [known.held_out])
+    there = queue.offer.verifiers
+    return [v for v in verifiers if v in there], [v for v in held_out if v in there]
 
 
 def _text(number: Any) -> str:
     return "" if number is None else f"{number:g}"
 
 
-def _hint(studio: Studio, model: str) -> str:
+def _hint(queue: JobQueue, model: str) -> str:
     """What to write into the prompt."""
-    known = EMBEDDED.get(studio.offer.models[model].model)
-    lines = f"Several lines are several prompts, at most {studio.offer.limits.prompts}."
+    known = EMBEDDED.get(queue.offer.models[model].model)
+    lines = f"Several lines are several prompts, at most {queue.offer.limits.prompts}."
     if known is None:
         return lines
     examples = ("three green circles", PICTURE) if known.frames is None else (CLIP, "a blue circle moving up")
     return f"This model knows shapes, such as “{examples[0]}” or “{examples[1]}”. {lines}"
 
 
-def _for_model(studio: Studio, name: str, prompt: str) -> list[Any]:
-    known = EMBEDDED.get(studio.offer.models[name].model)
-    verifiers, report = defaults(studio, name)
+def _for_model(queue: JobQueue, name: str, prompt: str) -> list[Any]:
+    known = EMBEDDED.get(queue.offer.models[name].model)
+    verifiers, held_out = defaults(queue, name)
     example = CLIP if known is not None and known.frames is not None else PICTURE
-    hint, known_prompt = _hint(studio, name), prompt.strip() in ("", PICTURE, CLIP)
+    hint, known_prompt = _hint(queue, name), prompt.strip() in ("", PICTURE, CLIP)
     return [
         gr.update(info=hint, value=example) if known_prompt else gr.update(info=hint),
         verifiers,
-        report,
+        held_out,
         known and known.steps,
         known and known.guidance,
     ]

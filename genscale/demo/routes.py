@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genscale.demo.html import FILES
-from genscale.demo.jobs import Job, Studio
+from genscale.demo.jobs import Job, JobQueue
 from genscale.demo.live_curve import LiveCurve
 
 TYPES = {
@@ -76,13 +76,13 @@ class Gate:
         await self.app(scope, receive, guarded)
 
 
-def add_routes(app: Any, studio: Studio, curves: Mapping[str, LiveCurve]) -> None:
+def add_routes(app: Any, queue: JobQueue, curves: Mapping[str, LiveCurve]) -> None:
     """Names are looked up among what a search left, never joined to a path. curves: by token."""
     from fastapi import Response
     from fastapi.responses import FileResponse
 
     def answer(token: str, name: str) -> Any:
-        job = studio.job(token)
+        job = queue.job(token)
         if job is None:
             return Response("there is no such search", 404)
         kind = name.rpartition(".")[2]

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.noise_schedule import NoiseLevel
 
 
-def increment(rate: Tensor, start: Level, stop: Level) -> Tensor:
+def increment(rate: Tensor, start: NoiseLevel, stop: NoiseLevel) -> Tensor:
     """The log-weight of a step between two levels, float64 [n], from the rate at its start.
 
     The left Riemann sum, as published. In the last step, to clean latents, lambda goes to infinity; the rate falls with

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-from genscale.diffusion.mixtures import Mix, Moment, Source, Weighted, check_window
-from genscale.errors import Refusal
+from genscale.diffusion.mixtures import Mix, MixtureContext, Source, Weighted, check_window
+from genscale.errors import UsageError
 
 BOTH = (Source(branch="uncond"), Source(branch="cond"))
 
@@ -37,16 +37,18 @@ class Cfg(Mix):
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
-            raise Refusal(f"cfg scale={self.scale} must be a finite number.")
+            raise UsageError(f"cfg scale={self.scale} must be a finite number.")
         if self.schedule not in SCHEDULES:
-            raise Refusal(f"cfg schedule='{self.schedule}' is unknown: it is one of {', '.join(SCHEDULES)}.")
+            raise UsageError(
+                f"cfg schedule='{self.schedule}' is unknown: it is one of {', '.join(SCHEDULES)}."
+            )
         check_window(self.start, self.stop)
 
     @property
     def sources(self) -> tuple[Source, ...]:
         return BOTH
 
-    def weights(self, moment: Moment) -> tuple[float, ...]:
+    def weights(self, moment: MixtureContext) -> tuple[float, ...]:
         if not self.start <= moment.fraction < self.stop:
             return 0.0, 1.0
         middle = (moment.step + 0.5) / moment.steps  # so that the mean over the steps is the schedule's
@@ -67,7 +69,7 @@ class CfgPlusPlus(Mix):
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale <= 1:
-            raise Refusal(
+            raise UsageError(
                 f"cfg++ scale={self.scale} must be in [0, 1]: it is not the scale of plain guidance."
             )
 
@@ -75,10 +77,10 @@ class CfgPlusPlus(Mix):
     def sources(self) -> tuple[Source, ...]:
         return BOTH
 
-    def weights(self, moment: Moment) -> tuple[float, ...]:
+    def weights(self, moment: MixtureContext) -> tuple[float, ...]:
         level, following = moment.level, moment.following
         if level is None or following is None:
-            raise Refusal("cfg++ depends on the noise levels, and those of this scheduler cannot be read.")
+            raise UsageError("cfg++ depends on the noise levels, and those of this scheduler cannot be read.")
         w = self.scale
         if level.alpha > 0 and following.sigma > 0:
             moved = level.sigma * following.alpha / level.alpha
@@ -91,10 +93,10 @@ FORMS = "cfg(7.5), cfg(7.5, 0.2, 0.8), cfg(scale=7.5, schedule=linear), cfg++(0.
 
 
 def parse_call(text: str) -> tuple[str, list[str], dict[str, str]]:
-    """Name, values by place and by name of "name(1, other=2)". Refusal: cannot be read."""
+    """Name, values by place and by name of "name(1, other=2)". UsageError: cannot be read."""
     match = re.fullmatch(r"\s*([\w+*-]+)\s*(?:\((.*)\))?\s*", text)
     if match is None:
-        raise Refusal(f"guidance '{text}' cannot be read: write {FORMS}.")
+        raise UsageError(f"guidance '{text}' cannot be read: write {FORMS}.")
     placed, named = list[str](), dict[str, str]()
     for part in (p.strip() for p in (match[2] or "").split(",") if p.strip()):
         option, equals, value = (s.strip() for s in part.partition("="))
@@ -114,11 +116,11 @@ def rule(text: str) -> Mix | None:
     known = [f.name for f in fields(cls)]
     given = dict(zip(known, placed, strict=False)) | named
     if len(placed) > len(known) or set(named) - set(known) or set(named) & set(known[: len(placed)]):
-        raise Refusal(f"guidance '{text}' cannot be read: {name} takes {', '.join(known)}.")
+        raise UsageError(f"guidance '{text}' cannot be read: {name} takes {', '.join(known)}.")
     try:
         return cls(**{k: v if k == "schedule" else float(v) for k, v in given.items()})  # type: ignore[arg-type]
     except ValueError:
-        raise Refusal(f"guidance '{text}' cannot be read: write numbers, as in {FORMS}.") from None
+        raise UsageError(f"guidance '{text}' cannot be read: write numbers, as in {FORMS}.") from None
 
 
 # ---------------------------------------------------------------- from text
@@ -138,7 +140,7 @@ def weighted(terms: Sequence[str]) -> Weighted | None:
         except ValueError:
             weight = math.nan
         if not colon or not name or not math.isfinite(weight):
-            raise Refusal(
+            raise UsageError(
                 f"mix '{term}' cannot be read: write MODEL:WEIGHT or 'prompt=TEXT:WEIGHT', such as base:-0.6."
             )
         if name == OWN:

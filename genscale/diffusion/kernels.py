@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from genscale.diffusion.interpolants import Interpolant, named
-from genscale.diffusion.noise_schedule import Level
-from genscale.errors import Refusal
+from genscale.diffusion.noise_schedule import NoiseLevel
+from genscale.errors import UsageError
 
 FORMS = "own, ode, ddim(eta), sde(churn, interpolant), glass(inner, rho)"
 
@@ -52,19 +52,21 @@ class Kernel(Protocol):
 
     @property
     def deterministic(self) -> bool: ...
-    def calls(self, start: Level) -> int:
+    def calls(self, start: NoiseLevel) -> int:
         """Model calls of one transition from this level."""
 
-    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+    def transition(
+        self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel
+    ) -> Transition:
         """From latents x [n, *latent] at `start`, where the model estimates (x0, eps), to `stop`."""
 
 
-def ddim_step(x0: Tensor, eps: Tensor, stop: Level, std: float) -> Transition:
+def ddim_step(x0: Tensor, eps: Tensor, stop: NoiseLevel, std: float) -> Transition:
     """alpha' x0 + sqrt(sigma'^2 - std^2) eps + std z: keeps the marginal at `stop` for every std <= sigma'."""
     return Transition(stop.alpha * x0 + math.sqrt(max(stop.sigma**2 - std**2, 0.0)) * eps, std)
 
 
-def ancestral_std(start: Level, stop: Level) -> float:
+def ancestral_std(start: NoiseLevel, stop: NoiseLevel) -> float:
     """Std of the exact posterior of the forward process between two levels, sigma' sqrt(1 - rho^2)."""
     if math.isinf(start.kappa) or start.sigma == 0:
         return 0.0
@@ -78,10 +80,12 @@ class Own:
 
     deterministic: ClassVar[bool] = True
 
-    def calls(self, start: Level) -> int:
+    def calls(self, start: NoiseLevel) -> int:
         return 1
 
-    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+    def transition(
+        self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel
+    ) -> Transition:
         raise TypeError("the pipeline's own scheduler steps by itself: there is no transition to ask for")
 
 
@@ -98,16 +102,18 @@ class Ddim:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eta) and self.eta >= 0):
-            raise Refusal(f"ddim(eta={self.eta}) needs an eta of 0 or more; 1 is ancestral sampling.")
+            raise UsageError(f"ddim(eta={self.eta}) needs an eta of 0 or more; 1 is ancestral sampling.")
 
     @property
     def deterministic(self) -> bool:
         return self.eta == 0
 
-    def calls(self, start: Level) -> int:
+    def calls(self, start: NoiseLevel) -> int:
         return 1
 
-    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+    def transition(
+        self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel
+    ) -> Transition:
         return ddim_step(x0, eps, stop, min(self.eta * ancestral_std(start, stop), stop.sigma))
 
 
@@ -138,29 +144,31 @@ class Sde:
     def __post_init__(self) -> None:
         known = isinstance(self.churn, str) and self.churn in CHURNS
         if not known and not (isinstance(self.churn, int | float) and 0 <= self.churn < math.inf):
-            raise Refusal(
+            raise UsageError(
                 f"sde(churn={self.churn}) needs a number of 0 or more, or one of {', '.join(CHURNS)}."
             )
         if self.churn == "rbf" and self.interpolant == "ve":
-            raise Refusal(
+            raise UsageError(
                 "sde(rbf, ve) means nothing: g = 3 t^2 is for times in [0, 1]; give a number as churn."
             )
         try:
             named(self.interpolant)
         except ValueError as error:
-            raise Refusal(f"sde(interpolant={self.interpolant}): {error}.") from None
+            raise UsageError(f"sde(interpolant={self.interpolant}): {error}.") from None
 
     @property
     def deterministic(self) -> bool:
         return self.churn == 0
 
-    def calls(self, start: Level) -> int:
+    def calls(self, start: NoiseLevel) -> int:
         return 1
 
     def squared_churn(self, path: Interpolant, t: float) -> float:
         return CHURNS[self.churn](path, t) if isinstance(self.churn, str) else float(self.churn) ** 2
 
-    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+    def transition(
+        self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel
+    ) -> Transition:
         if math.isinf(start.kappa) or start.sigma == 0 or stop.sigma == 0:
             return ddim_step(x0, eps, stop, 0.0)
         path = named(self.interpolant)
@@ -197,22 +205,26 @@ class Glass:
 
     def __post_init__(self) -> None:
         if self.inner < 1 or self.inner != int(self.inner) or not (self.rho is None or -1 < self.rho < 1):
-            raise Refusal(
+            raise UsageError(
                 f"glass(inner={self.inner}, rho={self.rho}) needs inner >= 1 and -1 < rho < 1 or none."
             )
 
-    def calls(self, start: Level) -> int:
+    def calls(self, start: NoiseLevel) -> int:
         return 1 if math.isinf(start.kappa) else self.inner
 
-    def transition(self, x: Tensor, x0: Tensor, eps: Tensor, start: Level, stop: Level) -> Transition:
+    def transition(
+        self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel
+    ) -> Transition:
         """The transition with one inner call."""
         return ddim_step(x0, eps, stop, self._path(start, stop)[2])
 
-    def begin(self, x: Tensor, noise: Tensor, start: Level, stop: Level) -> Tensor:
+    def begin(self, x: Tensor, noise: Tensor, start: NoiseLevel, stop: NoiseLevel) -> Tensor:
         """The inner latents xbar at q = 0."""
         return self._path(start, stop)[0] * x + noise.to(x)
 
-    def query(self, j: int, x: Tensor, bar: Tensor, start: Level, stop: Level) -> tuple[Tensor, float]:
+    def query(
+        self, j: int, x: Tensor, bar: Tensor, start: NoiseLevel, stop: NoiseLevel
+    ) -> tuple[Tensor, float]:
         """Where the model is called for inner step j: (the observation of x0, x0 + kappa eps, and its kappa)."""
         if j == 0:
             return x / start.alpha, start.kappa
@@ -224,14 +236,16 @@ class Glass:
         precision = start.alpha * one + alpha * other
         return (one * x + other * (bar - gbar * x)) / precision, 1 / math.sqrt(precision)
 
-    def advance(self, j: int, x: Tensor, bar: Tensor, x0: Tensor, start: Level, stop: Level) -> Tensor:
+    def advance(
+        self, j: int, x: Tensor, bar: Tensor, x0: Tensor, start: NoiseLevel, stop: NoiseLevel
+    ) -> Tensor:
         """The inner latents after step j, whose call gave x0: exact for an estimate that stays as it is."""
         gbar, end_alpha, end_sigma = self._path(start, stop)
         q, r = j / self.inner, (j + 1) / self.inner
         noise = (bar - gbar * x - q * end_alpha * x0) / ((1 - q) + q * end_sigma)
         return gbar * x + r * end_alpha * x0 + ((1 - r) + r * end_sigma) * noise
 
-    def _path(self, start: Level, stop: Level) -> tuple[float, float, float]:
+    def _path(self, start: NoiseLevel, stop: NoiseLevel) -> tuple[float, float, float]:
         """(gbar, abar, sbar) of x' = gbar x + abar x0 + sbar z."""
         rho = stop.kappa / start.kappa if self.rho is None else self.rho
         if math.isinf(start.kappa):
@@ -252,7 +266,7 @@ def parse(text: str | Kernel) -> Kernel:
     if name == "ode":
         return Ddim(0.0)
     if match is None or name not in KERNELS:
-        raise Refusal(f"kernel '{text}' is unknown: write one of {FORMS}.")
+        raise UsageError(f"kernel '{text}' is unknown: write one of {FORMS}.")
     cls = KERNELS[name]
     names, values = [f.name for f in fields(cls)], dict[str, Any]()
     for place, part in enumerate(p for p in (match[2] or "").split(",") if p.strip()):
@@ -261,7 +275,7 @@ def parse(text: str | Kernel) -> Kernel:
         if not equals and place < len(names):
             option = names[place]
         if option not in names or option in values:
-            raise Refusal(f"kernel '{text}' cannot be read at '{part.strip()}': write one of {FORMS}.")
+            raise UsageError(f"kernel '{text}' cannot be read at '{part.strip()}': write one of {FORMS}.")
         values[option] = _value(option, value.strip(), text)
     made: Kernel = cls(**values)
     return made
@@ -273,7 +287,7 @@ def _value(option: str, value: str, text: str) -> object:
     if option == "rho" and value.lower() in ("none", "ddpm", "ancestral"):
         return None
     if not _is_number(value):
-        raise Refusal(f"kernel '{text}': {option} must be a number, not '{value}'.")
+        raise UsageError(f"kernel '{text}': {option} must be a number, not '{value}'.")
     return int(value) if option == "inner" and value.isdigit() else float(value)
 
 

@@ -9,22 +9,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.diffusion.prediction import View
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 ONE = 1e-9  # weights sum to 1 within this
 
 
 def combined(
-    outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: Level | None, x: Tensor
+    outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: NoiseLevel | None, x: Tensor
 ) -> Tensor:
     """Model outputs [n, ...] of one kind at one level and latents x [n, *latent], to one of that kind.
 
     Worked out in float32 or better, and given in the first one's dtype. Weights that sum to 1 combine the outputs as
     they are, also a learned variance. Others, or outputs of different shapes, combine scores, that is eps; the variance
-    is then the first one's. A scheduler's limit on clean estimates is for it to apply, to the result. Refusal: weights
-    that do not sum to 1 where the noise levels cannot be read, or that sum to 0 at pure noise.
+    is then the first one's. A scheduler's limit on clean estimates is for it to apply, to the result. UsageError:
+    weights that do not sum to 1 where the noise levels cannot be read, or that sum to 0 at pure noise.
     """
     first, whole_weight = outputs[0], total(weights)
     if whole_weight == 1 and all(o.shape == first.shape for o in outputs):
@@ -41,7 +41,7 @@ def combined(
         x0 = (x - at.sigma * eps) / at.alpha
     else:  # of pure noise, drawn from the prior's power: the mean of their product, where all look alike
         if abs(whole_weight) <= ONE:
-            raise Refusal(
+            raise UsageError(
                 "the weights of a mix sum to 0 at pure noise, where that has no meaning: use others."
             )
         eps = x.to(eps.dtype) / at.sigma
@@ -53,7 +53,7 @@ def combined(
 
 
 def rate(
-    outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: Level | None, x: Tensor
+    outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: NoiseLevel | None, x: Tensor
 ) -> Tensor:
     """d log w / d log(alpha / sigma) [n] float64: |sum w eps|^2 - sum w |eps|^2 over the whole latent.
 
@@ -71,10 +71,10 @@ def rate(
     return moved.square().sum(1) + more * m.square().sum(1) - spread
 
 
-def readable(view: View | str, level: Level | None) -> tuple[View, Level]:
-    """The view without its limit, and the level. Refusal where they cannot be read."""
+def readable(view: View | str, level: NoiseLevel | None) -> tuple[View, NoiseLevel]:
+    """The view without its limit, and the level. UsageError where they cannot be read."""
     if isinstance(view, str) or level is None:
-        raise Refusal(f"weights that do not sum to 1 mix scores, which needs noise levels: {view}.")
+        raise UsageError(f"weights that do not sum to 1 mix scores, which needs noise levels: {view}.")
     return replace(view, limit=None), level
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from genscale.diffusion.mixture_arithmetic import ONE, _exact
-from genscale.diffusion.noise_schedule import Level
+from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.diffusion.prediction import View
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 BRANCHES = (None, "cond", "uncond")
 
@@ -39,11 +39,11 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.branch not in BRANCHES:
-            raise Refusal(f"a branch of guidance is 'cond' or 'uncond', not '{self.branch}'.")
+            raise UsageError(f"a branch of guidance is 'cond' or 'uncond', not '{self.branch}'.")
 
 
 @dataclass(frozen=True)
-class Moment:
+class MixtureContext:
     """Where in the run a model call is: its step of `steps`, its noise level and the next one of the grid.
 
     Levels are None where a scheduler's cannot be read.
@@ -51,8 +51,8 @@ class Moment:
 
     step: int
     steps: int
-    level: Level | None = None
-    following: Level | None = None
+    level: NoiseLevel | None = None
+    following: NoiseLevel | None = None
 
     @property
     def fraction(self) -> float:
@@ -60,20 +60,20 @@ class Moment:
         return self.step / self.steps
 
     @staticmethod
-    def at(view: View | str, step: int, steps: int, time: float | None = None) -> Moment:
+    def at(view: View | str, step: int, steps: int, time: float | None = None) -> MixtureContext:
         """Of a model call at a step of the grid, or near it at a linear time of its own.
 
         The next level is the first of the grid that is less noisy: second-order schedulers call at one level twice.
         """
         if isinstance(view, str):
-            return Moment(step, steps)
+            return MixtureContext(step, steps)
         levels = view.schedule
         level = levels.level(step) if time is None else levels.between(time)
         later = (levels.level(i) for i in range(step, levels.steps + 1))
         following = next(
             (other for other in later if other.time < level.time - 1e-9), levels.level(levels.steps)
         )
-        return Moment(step, steps, level, following)
+        return MixtureContext(step, steps, level, following)
 
 
 class Mix(ABC):
@@ -84,10 +84,10 @@ class Mix(ABC):
     def sources(self) -> tuple[Source, ...]: ...
 
     @abstractmethod
-    def weights(self, moment: Moment) -> tuple[float, ...]:
+    def weights(self, moment: MixtureContext) -> tuple[float, ...]:
         """One for each source; a source of weight 0 is not evaluated then."""
 
-    def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor | None:
+    def join(self, moment: MixtureContext, outputs: Mapping[Source, Tensor]) -> Tensor | None:
         """Model outputs [n, ...] of the active sources to one, where that is not linear; None: by the weights."""
         return None
 
@@ -108,15 +108,15 @@ class Weighted(Mix):
 
     def __post_init__(self) -> None:
         if len(self.parts) != len(self.values) or not self.parts:
-            raise Refusal(
+            raise UsageError(
                 f"a mix of {len(self.parts)} predictions needs as many weights, not {len(self.values)}."
             )
         if len(set(self.parts)) < len(self.parts):
-            raise Refusal("a mix names one prediction twice: add up its weights.")
+            raise UsageError("a mix names one prediction twice: add up its weights.")
         if not all(map(math.isfinite, self.values)) or not any(self.values):
-            raise Refusal(f"the weights {list(self.values)} of a mix must be finite, and not all 0.")
+            raise UsageError(f"the weights {list(self.values)} of a mix must be finite, and not all 0.")
         if not 0 <= self.outside < len(self.parts):
-            raise Refusal(
+            raise UsageError(
                 f"outside={self.outside} must be the number of one of {len(self.parts)} predictions."
             )
         check_window(self.start, self.stop)
@@ -125,7 +125,7 @@ class Weighted(Mix):
     def sources(self) -> tuple[Source, ...]:
         return self.parts
 
-    def weights(self, moment: Moment) -> tuple[float, ...]:
+    def weights(self, moment: MixtureContext) -> tuple[float, ...]:
         if self.start <= moment.fraction < self.stop:
             return self.values
         return tuple(float(i == self.outside) for i in range(len(self.parts)))
@@ -139,13 +139,13 @@ class Tempered(Mix):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.power) and self.power > 0):
-            raise Refusal(f"power={self.power} must be a number above 0.")
+            raise UsageError(f"power={self.power} must be a number above 0.")
 
     @property
     def sources(self) -> tuple[Source, ...]:
         return (Source(),)
 
-    def weights(self, moment: Moment) -> tuple[float, ...]:
+    def weights(self, moment: MixtureContext) -> tuple[float, ...]:
         return (self.power,)
 
 
@@ -167,7 +167,7 @@ class Guided(Mix):
     def sources(self) -> tuple[Source, ...]:
         return tuple(s for source in self.mix.sources for s in self._inner(source))
 
-    def weights(self, moment: Moment) -> tuple[float, ...]:
+    def weights(self, moment: MixtureContext) -> tuple[float, ...]:
         rule, total = self.rule.weights(moment), list[float]()
         for source, w in zip(self.mix.sources, self.mix.weights(moment), strict=True):
             total += [w] if source.branch is not None else [w * v for v in rule]
@@ -176,7 +176,7 @@ class Guided(Mix):
     def models(self) -> Mapping[str, Any]:
         return {**self.mix.models(), **self.rule.models()}
 
-    def join(self, moment: Moment, outputs: Mapping[Source, Tensor]) -> Tensor | None:
+    def join(self, moment: MixtureContext, outputs: Mapping[Source, Tensor]) -> Tensor | None:
         outer = [(s, w) for s, w in zip(self.mix.sources, self.mix.weights(moment), strict=True) if w]
         if abs(sum(w for _, w in outer) - 1) > ONE:
             return None
@@ -224,7 +224,9 @@ def negate(prompt: str, weight: float = 1.0) -> Weighted:
 
 def check_window(start: float, stop: float) -> None:
     if not 0 <= start <= stop <= 1:
-        raise Refusal(f"start={start} and stop={stop} must be two increasing fractions of the run in [0, 1].")
+        raise UsageError(
+            f"start={start} and stop={stop} must be two increasing fractions of the run in [0, 1]."
+        )
 
 
 # ---------------------------------------------------------------- arithmetic

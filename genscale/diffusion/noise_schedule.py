@@ -12,7 +12,7 @@ _SAME = 1e-12  # relative difference below which two float64 noise levels are on
 
 
 @dataclass(frozen=True)
-class Level:
+class NoiseLevel:
     """One noise level of the latents, x = alpha x0 + sigma eps; both >= 0, never both 0."""
 
     alpha: float
@@ -76,22 +76,22 @@ class NoiseSchedule:
         """Time of the rectified-flow interpolant at equal SNR, kappa / (1 + kappa) [steps + 1], in [0, 1]."""
         return self.sigma / (self.alpha + self.sigma)
 
-    def level(self, i: int) -> Level:
+    def level(self, i: int) -> NoiseLevel:
         """The noise level of row i."""
-        return Level(float(self.alpha[i]), float(self.sigma[i]))
+        return NoiseLevel(float(self.alpha[i]), float(self.sigma[i]))
 
-    def between(self, time: float) -> Level:
+    def between(self, time: float) -> NoiseLevel:
         """The level of a linear time in [0, 1] in these coordinates, on the grid or not.
 
         ValueError: alpha and sigma obey none of alpha = 1, alpha + sigma = 1 and alpha^2 + sigma^2 = 1.
         """
         if torch.allclose(self.alpha, torch.ones_like(self.alpha)):
-            return Level(1.0, time / (1 - time) if time < 1 else math.inf)
+            return NoiseLevel(1.0, time / (1 - time) if time < 1 else math.inf)
         if torch.allclose(self.alpha + self.sigma, torch.ones_like(self.alpha)):
-            return Level(1 - time, time)
+            return NoiseLevel(1 - time, time)
         if torch.allclose(self.alpha**2 + self.sigma**2, torch.ones_like(self.alpha), atol=1e-6):
             norm = math.hypot(1 - time, time)
-            return Level((1 - time) / norm, time / norm)
+            return NoiseLevel((1 - time) / norm, time / norm)
         raise ValueError("these noise levels follow no known interpolant, so none can be put between them")
 
     def nearest(self, time: float) -> int:

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genscale.diffusion.noise_schedule import Level as NoiseLevel
-from genscale.diffusion.noise_schedule import NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow")
 
-Level = float | Tensor
+Coefficient = float | Tensor
 
 
 def clean_and_noise(
-    kind: str, output: Tensor, x: Tensor, alpha: Level, sigma: Level
+    kind: str, output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient
 ) -> tuple[Tensor, Tensor]:
     """The pair (x0, eps) that a model's `output` of this kind at latents `x` stands for.
 
@@ -44,7 +43,7 @@ def clean_and_noise(
     return p * x + q * output, r * x + w * output
 
 
-def convert(kind: str, x0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+def convert(kind: str, x0: Tensor, eps: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
     """The model output of this kind that stands for the pair: the inverse of `clean_and_noise`.
 
     x0, eps: [n, *latent]. Returns float32, or float64 if one of them is. ValueError: unknown kind.
@@ -86,7 +85,7 @@ def _same_precision(*tensors: Tensor) -> list[Tensor]:
     return [t.to(dtype) for t in tensors]
 
 
-def _number(level: Level) -> Tensor:
+def _number(level: Coefficient) -> Tensor:
     return torch.as_tensor(level, dtype=torch.float64, device="cpu")
 
 

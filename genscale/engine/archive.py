@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import Candidate, Memory, Particles
 
@@ -30,7 +30,7 @@ FILE = "archive.jsonl"
 class Entry:
     """One scored state of one candidate. final: clean latents (previews never win).
 
-    scores: raw, by search verifier; select and report likewise. nfe: what the prompt's search had spent when
+    scores: raw, by search verifier; select and held_out likewise. nfe: what the prompt's search had spent when
     it was scored. seconds: since the run began. x: clean latents, where they are kept.
     """
 
@@ -41,7 +41,7 @@ class Entry:
     scores: dict[str, float]
     total: float | None
     select: dict[str, float] = field(default_factory=dict)
-    report: dict[str, float] = field(default_factory=dict)
+    held_out: dict[str, float] = field(default_factory=dict)
     nfe: int = 0
     seconds: float = 0.0
     x: Tensor | None = None
@@ -106,7 +106,7 @@ class Archive:
             _cut_torn_line(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
-            raise Refusal(
+            raise UsageError(
                 f"cannot write to '{folder}' ({error.strerror}): choose another output folder."
             ) from None
         if not lines:
@@ -116,7 +116,7 @@ class Archive:
         # A larger budget or another batch size goes on with what is there: candidates stay the same.
         differing = [k for k in heading if k != "limits" and lines[0].get(k) != heading[k]]
         if differing:
-            raise Refusal(
+            raise UsageError(
                 f"'{self.folder}' holds another run (its {differing[0]} is {lines[0].get(differing[0])!r}, "
                 f"not {heading[differing[0]]!r}): choose an empty folder, or repeat that run's options."
             )
@@ -132,7 +132,7 @@ class Archive:
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
                 self._graded[(*where, record["asked"])] = record
             else:
-                names = ("prompt", "step", "final", "scores", "total", "select", "report", "nfe", "seconds")
+                names = ("prompt", "step", "final", "scores", "total", "select", "held_out", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
                 self._scored[where] = Entry(candidate=candidate_of(record), **{k: record[k] for k in names})
         self.earlier_evaluations = sum(spent.values())
@@ -306,9 +306,20 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     end = data.rfind(b"\n") + 1
     for number, line in enumerate(data[:end].splitlines(), 1):
         try:
-            yield json.loads(line)
+            yield _renamed(json.loads(line))
         except json.JSONDecodeError:
-            raise Refusal(f"line {number} of '{path}' is no JSON: the archive was changed by hand.") from None
+            raise UsageError(
+                f"line {number} of '{path}' is no JSON: the archive was changed by hand."
+            ) from None
+
+
+def _renamed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as it is written today: what `held_out` holds was called `report` at first."""
+    if "report" in record:
+        record["held_out"] = record.pop("report")
+    if "report" in (roles := record.get("verifiers", {})):
+        roles["held_out"] = roles.pop("report")
+    return record
 
 
 def _cut_torn_line(path: Path) -> None:

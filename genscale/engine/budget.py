@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from numbers import Integral
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 _FORMS = "480nfe, 60s, 32calls, target=0.35, or several joined by commas"
 _PART = re.compile(
@@ -41,13 +41,13 @@ class Budget:
         for name in ("nfe", "seconds", "verifier_calls"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise Refusal(f"a budget of {value} {name} allows nothing: give a number above 0.")
+                raise UsageError(f"a budget of {value} {name} allows nothing: give a number above 0.")
             if name != "seconds" and not (value is None or isinstance(value, Integral)):
-                raise Refusal(f"a budget of {value} {name} is no count: give a whole number.")
+                raise UsageError(f"a budget of {value} {name} is no count: give a whole number.")
         for name in ("seconds", "target"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
-                raise Refusal(f"a budget of {value} {name} is no limit: give a finite number.")
+                raise UsageError(f"a budget of {value} {name} is no limit: give a finite number.")
 
     @staticmethod
     def parse(text: str) -> Budget:
@@ -59,16 +59,16 @@ class Budget:
         for part in re.split(r"[,\s]+", joined):
             match = _PART.fullmatch(part)
             if match is None:
-                raise Refusal(f"budget '{text}': cannot read '{part}'; write {_FORMS}.")
+                raise UsageError(f"budget '{text}': cannot read '{part}'; write {_FORMS}.")
             name, value = next((n, v) for n, v in match.groupdict().items() if v is not None)
             try:
                 number = int(value) if name in ("nfe", "verifier_calls") else float(value)
             except ValueError:
-                raise Refusal(f"budget '{text}': cannot read '{part}'; write {_FORMS}.") from None
+                raise UsageError(f"budget '{text}': cannot read '{part}'; write {_FORMS}.") from None
             if name == "minutes":
                 name, number = "seconds", 60 * number
             if name in limits:
-                raise Refusal(f"budget '{text}' limits {name} twice: say it once.")
+                raise UsageError(f"budget '{text}' limits {name} twice: say it once.")
             limits[name] = number
         return Budget(**limits)  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ from genscale.engine.gradient_batches import Gradients
 from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.media import Media
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.batches import Batch, Decode, Output
@@ -341,7 +341,7 @@ class Engine:
             scores = self._scores(asked, media)
         except torch.cuda.OutOfMemoryError as error:
             if len(asked) == 1:
-                raise Refusal(
+                raise UsageError(
                     "decoding and judging one candidate does not fit into the accelerator's memory: use "
                     f"offloading, a smaller size, or a verifier on another device ({error})."
                 ) from error
@@ -378,7 +378,7 @@ class Engine:
         raw = self.roles.search.score(media, texts, labels, self.ledger)
         select: list[dict[str, float]] = [{} for _ in jobs]
         final = [k for k, (s, _) in enumerate(jobs) if s.particles.step == s.process.steps]
-        if final and self.roles.select.jurors:
+        if final and self.roles.select.members:
             picked = Media(media.pixels[final])
             rows = self.roles.select.score(
                 picked, [texts[k] for k in final], [labels[k] for k in final], self.ledger
@@ -404,9 +404,9 @@ class Engine:
 
     def _report(self, search: Search, entry: Entry, media: Media, label: str) -> None:
         """Held-out scores of the pipeline's own picture and of each that may become the best."""
-        panel = self.roles.report
-        if panel.jurors and entry.final and (entry.candidate.id == OWN or search.may_lead(entry)):
-            entry.report = panel.named(panel.score(media, [search.prompt], [label], self.ledger)[0])
+        panel = self.roles.held_out
+        if panel.members and entry.final and (entry.candidate.id == OWN or search.may_lead(entry)):
+            entry.held_out = panel.named(panel.score(media, [search.prompt], [label], self.ledger)[0])
 
     def _enter(self, search: Search, row: int, entry: Entry, fresh: bool, media: Media | None = None) -> None:
         search.entries[row] = entry

@@ -20,7 +20,7 @@ from genscale.engine.gradient_checks import digest, kind_of
 from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
 from genscale.engine.unrolled_calls import Unroll, pulled_back
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.media import Media
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.batches import Batch, Decode, Output
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
+class QueryRows:
     """Rows of one search's question."""
 
     search: Search
@@ -46,7 +46,7 @@ class Part:
 class Group:
     """Rows of questions of one kind on their way through the model and back."""
 
-    def __init__(self, parts: list[Part]) -> None:
+    def __init__(self, parts: list[QueryRows]) -> None:
         self.parts = parts
         self.jobs = [(p.search, row) for p in parts for row in p.rows]
         self.prompts = tuple(s.index for s, _ in self.jobs)
@@ -77,7 +77,7 @@ class Gradients:
         self.engine, self.decode, self.archive, self.ledger = engine, decode, archive, ledger
         self.panel = engine.roles.search
         self.under_way: Group | None = None
-        self._pending: list[Part] = []
+        self._pending: list[QueryRows] = []
 
     @property
     def waiting(self) -> bool:
@@ -96,7 +96,7 @@ class Gradients:
         search.admit(rows)
         todo = tuple(row for row in range(rows) if not self._recall(search, ask, row))
         if todo:
-            self._pending.append(Part(search, todo))
+            self._pending.append(QueryRows(search, todo))
         else:
             search.answer()
 
@@ -129,11 +129,11 @@ class Gradients:
     def again(self) -> Batch:
         """Begin anew with as many rows as the batch size allows now; the others wait."""
         assert self.under_way is not None
-        places, kept, rest = self.engine.batch_size, list[Part](), list[Part]()
+        places, kept, rest = self.engine.batch_size, list[QueryRows](), list[QueryRows]()
         for part in self.under_way.parts:
             n = min(places, len(part.rows))
-            kept += [Part(part.search, part.rows[:n])] if n else []
-            rest += [Part(part.search, part.rows[n:])] if n < len(part.rows) else []
+            kept += [QueryRows(part.search, part.rows[:n])] if n else []
+            rest += [QueryRows(part.search, part.rows[n:])] if n < len(part.rows) else []
             places -= n
         self._pending = rest + self._pending
         self.under_way = None  # its graph goes before the next is made
@@ -142,7 +142,7 @@ class Gradients:
 
     # ---------------------------------------------------------------- which rows go
 
-    def _next_parts(self) -> list[Part]:
+    def _next_parts(self) -> list[QueryRows]:
         """Rows of the first question and of others like it, up to the batch size, as many as time allows."""
         first = self._pending[0]
         kind, places, room = (
@@ -151,7 +151,7 @@ class Gradients:
             self.engine.room(),
         )
         places = 1 if self.engine.blind else places
-        taken, rest, late = list[Part](), list[Part](), list[Search]()
+        taken, rest, late = list[QueryRows](), list[QueryRows](), list[Search]()
         for part in self._pending:
             search, n = part.search, 0
             if places > 0 and kind_of(part.ask, search.process) == kind:
@@ -159,10 +159,10 @@ class Gradients:
                 if allowed < len(part.rows):
                     search.forget(part.rows[allowed:])
                     late.append(search)
-                    part = Part(search, part.rows[:allowed])
+                    part = QueryRows(search, part.rows[:allowed])
                 n = min(places, allowed)
-            taken += [Part(search, part.rows[:n])] if n else []
-            rest += [Part(search, part.rows[n:])] if n < len(part.rows) else []
+            taken += [QueryRows(search, part.rows[:n])] if n else []
+            rest += [QueryRows(search, part.rows[n:])] if n < len(part.rows) else []
             places, room = places - n, room - search.price * n
         self._pending = rest
         for search in late:
@@ -170,7 +170,7 @@ class Gradients:
                 search.answer()
         return taken
 
-    def _in_time(self, part: Part, room: float) -> int:
+    def _in_time(self, part: QueryRows, room: float) -> int:
         """How many of the rows will be done in time; before a search has a result, with what leads to one."""
         search = part.search
         each = search.price + (0 if search.finals else search.to_the_end)
@@ -184,7 +184,7 @@ class Gradients:
             graded = self._graded(group)
         except torch.cuda.OutOfMemoryError as error:
             if len(group) == 1:
-                raise Refusal(
+                raise UsageError(
                     "the gradient of one candidate does not fit into the accelerator's memory: use a smaller size, "
                     f"a verifier on another device, or gradients through the decoder only ({error})."
                 ) from error
@@ -239,7 +239,7 @@ class Gradients:
                 media = self.decode(leaf, group.prompts)
             self.ledger.decodes += len(group)
             if not media.pixels.requires_grad:
-                raise Refusal(
+                raise UsageError(
                     "the decoder's pictures keep no graph to the latents, so their scores have no gradient: use a "
                     "sampler that needs none."
                 )
@@ -295,13 +295,13 @@ def _check_finite(graded: Graded, group: Group) -> None:
         bad |= ~graded.noises.isfinite().transpose(0, 1).flatten(1).all(1)
     for i, wrong in enumerate(bad.tolist()):
         if wrong:
-            raise Refusal(
+            raise UsageError(
                 f"the gradient at {group.label(i)} is not finite: use bfloat16 or float32 instead of float16, or a "
                 "verifier whose score has a gradient there."
             )
 
 
-def _rows(tensors: Sequence[Tensor | None], parts: Sequence[Part], dim: int) -> Tensor:
+def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int) -> Tensor:
     """The parts' rows of what each question gave."""
     picked = []
     for tensor, part in zip(tensors, parts, strict=True):

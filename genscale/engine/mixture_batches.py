@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from genscale.diffusion.mixture_arithmetic import combined, rate
-from genscale.diffusion.mixtures import Mix, Moment, Source
+from genscale.diffusion.mixtures import Mix, MixtureContext, Source
 from genscale.diffusion.prediction import View
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.protocol.batches import Batch, Output
 
 
@@ -43,7 +43,9 @@ class Mixer:
             weights = self.mix.weights(self.moment(batch))
             self._active = [(s, w) for s, w in zip(self.mix.sources, weights, strict=True) if w != 0]
             if not self._active:
-                raise Refusal(f"all weights of the mix are 0 at step {batch.step}: give one of them a value.")
+                raise UsageError(
+                    f"all weights of the mix are 0 at step {batch.step}: give one of them a value."
+                )
         return self._next() if self._active else batch
 
     def absorb(self, output: Output) -> Batch | Output:
@@ -53,8 +55,8 @@ class Mixer:
         self._outputs.append(output)
         return self._next() if len(self._outputs) < len(self._active) else self._mixed()
 
-    def moment(self, batch: Batch) -> Moment:
-        return Moment.at(self.view, batch.step, self.steps, batch.time)
+    def moment(self, batch: Batch) -> MixtureContext:
+        return MixtureContext.at(self.view, batch.step, self.steps, batch.time)
 
     def _next(self) -> Batch:
         assert self._batch is not None
@@ -73,7 +75,7 @@ class Mixer:
             value, rates = self._value(self.moment(batch))
         return Output(value, self._outputs[0].x, sum(o.evaluations for o in self._outputs), rates)
 
-    def _value(self, moment: Moment) -> tuple[Tensor, Tensor | None]:
+    def _value(self, moment: MixtureContext) -> tuple[Tensor, Tensor | None]:
         outputs, weights = [o.value for o in self._outputs], [w for _, w in self._active]
         x, level = self._outputs[0].x, moment.level
         joined = self.mix.join(moment, dict(zip((s for s, _ in self._active), outputs, strict=True)))

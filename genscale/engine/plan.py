@@ -80,7 +80,7 @@ def _count(search: Search) -> None:
         elif isinstance(search.ask, Score):
             search.calls += search.calls_a_score * rows
             search.finished += rows if particles.step == steps else 0
-            search.send(Scores(torch.zeros(rows, len(panel.jurors), dtype=torch.float64), panel.combine))
+            search.send(Scores(torch.zeros(rows, len(panel.members), dtype=torch.float64), panel.combine))
         elif isinstance(search.ask, Gradient):
             search.spent += search.price * rows
             search.calls += search.calls_a_score * rows
@@ -96,7 +96,7 @@ def _count(search: Search) -> None:
 def _flat(ask: Gradient, particles: Particles, search: Search) -> Graded:
     """Gradients of 0."""
     x, panel = particles.x.float(), search.roles.search
-    raw = torch.zeros(len(x), len(panel.jurors), dtype=torch.float64)
+    raw = torch.zeros(len(x), len(panel.members), dtype=torch.float64)
     noises = None if ask.noises is None else torch.zeros_like(ask.noises[:, : len(x)])
     return Graded(
         torch.zeros_like(x),
@@ -104,6 +104,6 @@ def _flat(ask: Gradient, particles: Particles, search: Search) -> Graded:
         Prediction(x, x),
         None if ask.pull is not None else Scores(raw, panel.combine),
         noises,
-        torch.zeros(len(panel.jurors), *x.shape) if ask.each else None,
-        None if noises is None or not ask.each else torch.zeros(len(panel.jurors), *noises.shape),
+        torch.zeros(len(panel.members), *x.shape) if ask.each else None,
+        None if noises is None or not ask.each else torch.zeros(len(panel.members), *noises.shape),
     )

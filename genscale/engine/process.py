@@ -11,10 +11,10 @@ from torch import Tensor
 
 from genscale.diffusion.kernels import Glass, Kernel, Transition, ddim_step
 from genscale.diffusion.mixture_arithmetic import total
-from genscale.diffusion.mixtures import Mix, Moment
-from genscale.diffusion.noise_schedule import Level, NoiseSchedule
+from genscale.diffusion.mixtures import Mix, MixtureContext
+from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Solver
@@ -118,7 +118,7 @@ class PromptProcess:
             return None
         view, steps = self.own_grid or (self.view, self.model_steps)
         place = Place(step) if self.places is None else self.places[step]
-        return self.mix.weights(Moment.at(view, place.step, steps, place.time))
+        return self.mix.weights(MixtureContext.at(view, place.step, steps, place.time))
 
     @property
     def nfe_left(self) -> int | None:
@@ -130,7 +130,7 @@ class PromptProcess:
 
     def _view(self) -> View:
         if isinstance(self.view, str):
-            raise Refusal(self.view)
+            raise UsageError(self.view)
         return self.view
 
     def nfe(self, start: int = 0, stop: int | None = None, kernel: Kernel | None = None) -> int:
@@ -145,7 +145,7 @@ class PromptProcess:
 
     def branch_nfe(self, step: int) -> int:
         if self.of_branch is None:
-            raise Refusal("this model has no branches of classifier-free guidance to ask for.")
+            raise UsageError("this model has no branches of classifier-free guidance to ask for.")
         return self.of_branch(self.place(step))
 
     def price(
@@ -177,9 +177,9 @@ class PromptProcess:
     def check_off_grid(self, what: str) -> None:
         """Refuse, in the name of what needs it, where the model cannot be called between the levels of the grid."""
         if self.off_grid:
-            raise Refusal(f"{what} is not possible here: {self.off_grid}.")
+            raise UsageError(f"{what} is not possible here: {self.off_grid}.")
         if self.steps > self.model_steps:
-            raise Refusal(
+            raise UsageError(
                 f"{what} is not possible where the pipeline edits latents in its loop, between grid levels."
             )
 
@@ -187,7 +187,7 @@ class PromptProcess:
         """The same process on levels at which kernels can step.
 
         times: decreasing linear times of all model calls; None: the pipeline's own levels, without the second calls of
-        second-order schedulers. Times above the pipeline's first level are left out. Refusal where the model cannot
+        second-order schedulers. Times above the pipeline's first level are left out. UsageError where the model cannot
         be called at such levels.
         """
         if times is None and not self.restarts:
@@ -203,7 +203,9 @@ class PromptProcess:
             first = levels.level(0).time
             kept = [float(t) for t in times if t <= first + 1e-9]
             if not kept or any(b >= a for a, b in pairwise(kept)):
-                raise Refusal(f"a time grid must decrease from {first:.3g} or below, unlike {list(times)}.")
+                raise UsageError(
+                    f"a time grid must decrease from {first:.3g} or below, unlike {list(times)}."
+                )
             between = [levels.between(t) for t in kept]
             places = tuple(Place(self.nearest(t), t) for t in kept)
             end = levels.level(calls)
@@ -240,7 +242,7 @@ class PromptProcess:
 
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
         if self.prior.refusal and any(c.id != OWN for c in candidates):
-            raise Refusal(self.prior.refusal)
+            raise UsageError(self.prior.refusal)
         rows = []
         for i, c in enumerate(candidates):
             if c.id == OWN and noise is None:
@@ -370,7 +372,7 @@ class PromptProcess:
             return Particles(bar, step + 1, particles.candidates, None, shown)
         return Particles(x, step, particles.candidates, Memory({"bar": bar}, {}), shown, particles.inner + 1)
 
-    def _inner_level(self, particles: Particles, kernel: Kernel | None) -> tuple[Level, Tensor]:
+    def _inner_level(self, particles: Particles, kernel: Kernel | None) -> tuple[NoiseLevel, Tensor]:
         """The level of the next inner model call, and the observation of clean latents that it is given."""
         assert isinstance(kernel, Glass)
         assert particles.memory is not None
@@ -378,7 +380,7 @@ class PromptProcess:
         clean, kappa = kernel.query(particles.inner, particles.x, particles.memory.rows["bar"], start, stop)
         return self.schedule.between(kappa / (1 + kappa)), clean
 
-    def _asked_level(self, particles: Particles, kernel: Kernel) -> Level:
+    def _asked_level(self, particles: Particles, kernel: Kernel) -> NoiseLevel:
         return (
             self._inner_level(particles, kernel)[0]
             if particles.inner

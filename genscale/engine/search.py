@@ -16,13 +16,13 @@ from genscale.engine.gradient_checks import check_gradient
 from genscale.engine.process import PromptProcess
 from genscale.engine.stopping import Rule, Stop, Stopped, Target, first_stop
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import BudgetExhausted, Refusal
+from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler
 from genscale.protocol.particles import OWN, Particles, cat
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Ask, Denoise, Gradient, Score, Solve
+from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Search:
     index: int
     prompt: str
     process: PromptProcess
-    generator: Generator[Ask, Any, Population | None]
+    generator: Generator[Query, Any, Population | None]
     budget: Budget
     roles: Roles
     keep: int = 1
@@ -48,7 +48,7 @@ class Search:
     spent: int = 0
     calls: int = 0
     finished: int = 0
-    ask: Ask | None = None
+    ask: Query | None = None
     finals: list[Entry] = field(default_factory=list)
     entries: list[Entry | None] = field(default_factory=list)
     population: Population | None = None
@@ -75,14 +75,14 @@ class Search:
             return search.nfe_left, search.calls_left
 
         if budget.target is not None and not roles.judge.pointwise:
-            raise Refusal(
+            raise UsageError(
                 "a target score needs scores that stand alone, not ranks: use the weighted ensemble."
             )
         if stop is not None and not roles.judge.pointwise:
-            raise Refusal(
+            raise UsageError(
                 f"stop '{stop}' needs scores that stand alone, not ranks: use the weighted ensemble."
             )
-        judges = (len(roles.search.jurors), roles.calls)
+        judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers it ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.seconds, calls, stop))
         if "gradient" in getattr(sampler, "needs", ()):
@@ -108,7 +108,7 @@ class Search:
     def throw(self, error: BudgetExhausted) -> None:
         self._move(lambda: self.generator.throw(error))
 
-    def _move(self, go: Callable[[], Ask]) -> None:
+    def _move(self, go: Callable[[], Query]) -> None:
         """A search computes without a graph, whatever the mode of who drives the engine."""
         try:
             with torch.no_grad():
@@ -120,7 +120,7 @@ class Search:
         except BudgetExhausted:
             self._settle(None)
 
-    def _settle(self, ask: Ask | None) -> None:
+    def _settle(self, ask: Query | None) -> None:
         if ask is not None:
             _check(ask, self.process)
         self.ask, self._answers, self.entries = ask, None, []
@@ -255,7 +255,7 @@ class Search:
                 loser.x = None
 
     def look(self) -> None:
-        """Ask the rules about the finished candidates that are new."""
+        """Query the rules about the finished candidates that are new."""
         if self.rules and self.stopped is None and self._looked < len(self.finals):
             totals = self.totals(self.finals)
             self.stopped = first_stop(self.rules, totals, self._looked)
@@ -293,7 +293,7 @@ class Search:
         return new > old
 
 
-def _check(ask: Ask, process: PromptProcess) -> None:
+def _check(ask: Query, process: PromptProcess) -> None:
     """Mistakes in a sampler are told where they are made."""
     steps = process.steps
     if not isinstance(ask, Solve | Denoise | Score | Gradient):

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.numerics.truncated_normal import Truncated
 
 FORMS = "patience:8, gain:0.02, gain:0.01sd, adaptive:0.9, or several joined by commas"
@@ -70,7 +70,7 @@ class Patience:
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
-            raise Refusal(f"patience:{self.candidates} must be at least 1.")
+            raise UsageError(f"patience:{self.candidates} must be at least 1.")
 
     def stops(self, totals: Sequence[float]) -> bool:
         best = max(totals)
@@ -103,9 +103,9 @@ class MarginalGain:
 
     def __post_init__(self) -> None:
         if not 0 < self.least < math.inf:
-            raise Refusal(f"gain:{_text(self.least)} must be a number above 0, or it never stops.")
+            raise UsageError(f"gain:{_text(self.least)} must be a number above 0, or it never stops.")
         if self.unit not in _UNITS:
-            raise Refusal(f"unit='{self.unit}' of a gain is unknown: it is one of {', '.join(_UNITS)}.")
+            raise UsageError(f"unit='{self.unit}' of a gain is unknown: it is one of {', '.join(_UNITS)}.")
         _check_fit("gain", self.peek, self.most, self.range)
 
     def stops(self, totals: Sequence[float]) -> bool:
@@ -144,9 +144,9 @@ class AdaptiveN:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.target):
-            raise Refusal(f"adaptive:{self.target} is no target: give a finite score.")
+            raise UsageError(f"adaptive:{self.target} is no target: give a finite score.")
         if not 0 < self.p < 1:
-            raise Refusal(f"p={_text(self.p)} of adaptive must be a chance between 0 and 1, such as 0.05.")
+            raise UsageError(f"p={_text(self.p)} of adaptive must be a chance between 0 and 1, such as 0.05.")
         _check_fit("adaptive", self.peek, self.most, self.range)
 
     def stops(self, totals: Sequence[float]) -> bool:
@@ -177,7 +177,7 @@ class Stop:
         rules = tuple(given) if isinstance(given, Iterable) else (given,)
         for rule in rules:
             if not isinstance(rule, Rule):
-                raise Refusal(
+                raise UsageError(
                     f"{rule!r} is no stop rule: write {FORMS}, or give an object with stops(totals)."
                 )
         return Stop(rules) if rules else None
@@ -223,7 +223,7 @@ _OPTIONS = {"patience": (), "gain": ("peek", "most", "range"), "adaptive": ("p",
 
 
 def _parse(text: str, part: str) -> Rule:
-    refusal = Refusal(f"stop '{text}': cannot read '{part}'; write {FORMS}.")
+    refusal = UsageError(f"stop '{text}': cannot read '{part}'; write {FORMS}.")
     name, _, rest = part.partition(":")
     value, *options = rest.split(":")
     cls, form = _KINDS.get(name.lower(), (None, ""))
@@ -235,13 +235,13 @@ def _parse(text: str, part: str) -> Rule:
         key, _, words = option.partition("=")
         if key not in _OPTIONS[name.lower()]:
             known = ", ".join(_OPTIONS[name.lower()]) or "none"
-            raise Refusal(f"stop '{text}': cannot read '{option}'; options of {name} are: {known}.")
+            raise UsageError(f"stop '{text}': cannot read '{option}'; options of {name} are: {known}.")
         if key in given:
-            raise Refusal(f"stop '{text}' gives {key} of {name} twice: say it once.")
+            raise UsageError(f"stop '{text}' gives {key} of {name} twice: say it once.")
         try:
             given[key] = _option(key, words)
         except ValueError:
-            raise Refusal(
+            raise UsageError(
                 f"stop '{text}': cannot read '{option}'; write p=0.05, peek=5, most=64 or range=0..1."
             ) from None
     if match.groupdict().get("unit"):
@@ -278,8 +278,8 @@ def _text(value: float | Range) -> str:
 
 def _check_fit(rule: str, peek: int, most: int, range: Range) -> None:
     if peek < 2:
-        raise Refusal(f"peek={peek} of {rule} must be at least 2: one score has no spread.")
+        raise UsageError(f"peek={peek} of {rule} must be at least 2: one score has no spread.")
     if most < peek:
-        raise Refusal(f"most={most} of {rule} must be at least its peek={peek}.")
+        raise UsageError(f"most={most} of {rule} must be at least its peek={peek}.")
     if len(range) != 2 or not range[0] < range[1]:
-        raise Refusal(f"range={range} of {rule} must be two increasing numbers, such as 0..1.")
+        raise UsageError(f"range={range} of {rule} must be two increasing numbers, such as 0..1.")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genscale.engine.gradient_checks import kernel_of
 from genscale.engine.process import PromptProcess
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.protocol.answers import Prediction
 from genscale.protocol.batches import Batch, Output
 from genscale.protocol.particles import Particles
@@ -27,7 +27,7 @@ class Unroll:
         self, process: PromptProcess, ask: Gradient, particles: Particles, noises: Tensor | None
     ) -> None:
         if torch.is_inference_mode_enabled():
-            raise Refusal(
+            raise UsageError(
                 "inside torch.inference_mode() there are no gradients: call the pipeline outside of it."
             )
         self.process, self.ask, self.steps = process, ask, (particles.step, *ask.calls)
@@ -55,7 +55,7 @@ class Unroll:
         """Step to the next call; True after the last."""
         self.forwards += output.evaluations
         if self.through_model and not (output.value.requires_grad and output.x.requires_grad):
-            raise Refusal(
+            raise UsageError(
                 "the model's answer keeps no graph to the latents, so there is no gradient: use a pipeline whose "
                 "denoiser can be differentiated, or ask for gradients through the decoder only."
             )
@@ -88,7 +88,7 @@ class Unroll:
             except torch.cuda.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # what a denoiser does in place shows only here
-                raise Refusal(
+                raise UsageError(
                     f"this denoiser cannot be gone back through ({str(error).splitlines()[0]}): use another pipeline, "
                     "or ask for gradients through the decoder only."
                 ) from error

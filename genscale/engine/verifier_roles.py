@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genscale.engine.ledger import Ledger
-from genscale.errors import Refusal, VerifierError
+from genscale.errors import UsageError, VerifierError
 from genscale.media import Media
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Verifier
@@ -45,7 +45,7 @@ ENSEMBLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"weighted": weighted
 
 
 @dataclass(frozen=True)
-class Juror:
+class WeightedVerifier:
     """A verifier with its name and weight."""
 
     name: str
@@ -58,7 +58,7 @@ class Juror:
         return self._checked(raw, _as_vector(raw, len(labels)), labels)
 
     def score_graph(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
-        """The same with the graph to `media.pixels`; Refusal where the verifier does not keep it."""
+        """The same with the graph to `media.pixels`; UsageError where the verifier does not keep it."""
         on_tensors = getattr(self.verifier, "score_tensor", None)
         if on_tensors is None:
             raw = self._asked(self.verifier, media, prompts, labels)
@@ -67,7 +67,7 @@ class Juror:
         if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
             raw = torch.stack([r.reshape(()) for r in raw])
         if not isinstance(raw, Tensor) or not raw.requires_grad:
-            raise Refusal(
+            raise UsageError(
                 f"verifier '{self.name}' cannot be differentiated: search with one that has `score_tensor(pixels, "
                 "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or without gradients: gradient=none of das "
                 "and svdd, or another sampler."
@@ -81,7 +81,7 @@ class Juror:
         try:
             return judge(media, prompts)
         except (
-            Refusal,
+            UsageError,
             torch.cuda.OutOfMemoryError,
         ):  # a sentence of its own; the engine tries fewer at once
             raise
@@ -105,30 +105,34 @@ class Juror:
 
 
 @dataclass(frozen=True)
-class Panel:
+class VerifierSet:
     """The verifiers of one role, and how their scores become one number."""
 
-    jurors: tuple[Juror, ...] = ()
+    members: tuple[WeightedVerifier, ...] = ()
     ensemble: str = "weighted"
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
-            raise Refusal(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
-        names = [j.name for j in self.jurors]
+            raise UsageError(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
+        names = [j.name for j in self.members]
         for name in names:
             if names.count(name) > 1:
-                raise Refusal(f"verifier '{name}' is asked for twice in one role: name it once.")
-        for juror in self.jurors:
-            if not math.isfinite(juror.weight):
-                raise Refusal(f"verifier '{juror.name}' has weight {juror.weight}: give a finite number.")
-        if self.ensemble == "rank" and any(j.weight < 0 for j in self.jurors):
-            raise Refusal("a rank ensemble cannot use a negative weight: use the weighted ensemble.")
-        if self.ensemble == "rank" and self.jurors and not any(j.weight for j in self.jurors):
-            raise Refusal("a rank ensemble of weights 0 ranks nothing: give one verifier a weight above 0.")
+                raise UsageError(f"verifier '{name}' is asked for twice in one role: name it once.")
+        for member in self.members:
+            if not math.isfinite(member.weight):
+                raise UsageError(
+                    f"verifier '{member.name}' has weight {member.weight}: give a finite number."
+                )
+        if self.ensemble == "rank" and any(j.weight < 0 for j in self.members):
+            raise UsageError("a rank ensemble cannot use a negative weight: use the weighted ensemble.")
+        if self.ensemble == "rank" and self.members and not any(j.weight for j in self.members):
+            raise UsageError(
+                "a rank ensemble of weights 0 ranks nothing: give one verifier a weight above 0."
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(j.name for j in self.jurors)
+        return tuple(j.name for j in self.members)
 
     def named(self, raw: Tensor) -> dict[str, float]:
         """One row of raw scores [verifiers] under their names."""
@@ -140,25 +144,25 @@ class Panel:
         return self.ensemble != "rank"
 
     def combine(self, raw: Tensor) -> Tensor:
-        weights = torch.tensor([j.weight for j in self.jurors], dtype=torch.float64)
+        weights = torch.tensor([j.weight for j in self.members], dtype=torch.float64)
         return ENSEMBLES[self.ensemble](raw, weights)
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
         """Raw scores float64 [n, verifiers]."""
-        return self._columns(Juror.score, media, prompts, labels, ledger)
+        return self._columns(WeightedVerifier.score, media, prompts, labels, ledger)
 
     def score_graph(
         self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger
     ) -> Tensor:
-        """The same with the graph to `media.pixels`. Refusal: a verifier does not keep it."""
-        return self._columns(Juror.score_graph, media, prompts, labels, ledger)
+        """The same with the graph to `media.pixels`. UsageError: a verifier does not keep it."""
+        return self._columns(WeightedVerifier.score_graph, media, prompts, labels, ledger)
 
     def check_differentiable(self) -> None:
         """Refuse what has no gradient whatever the pictures are."""
-        if not self.jurors:
-            raise Refusal("a gradient is that of a verifier's score: name one for the search.")
+        if not self.members:
+            raise UsageError("a gradient is that of a verifier's score: name one for the search.")
         if not self.pointwise:
-            raise Refusal(
+            raise UsageError(
                 "ranks have no gradient: use the weighted ensemble, gradient=none of das and svdd, or another sampler."
             )
 
@@ -171,10 +175,10 @@ class Panel:
         ledger: Ledger,
     ) -> Tensor:
         columns = []
-        for juror in self.jurors:
+        for member in self.members:
             with ledger.clock("verify"):
-                columns.append(ask(juror, media, prompts, labels))
-            ledger.count_scores(juror.name, len(labels))
+                columns.append(ask(member, media, prompts, labels))
+            ledger.count_scores(member.name, len(labels))
         return torch.stack(columns, dim=1) if columns else torch.zeros(len(labels), 0, dtype=torch.float64)
 
 
@@ -182,24 +186,24 @@ class Panel:
 class Roles:
     """Who steers, who picks (search where empty), who only reports."""
 
-    search: Panel = Panel()
-    select: Panel = Panel()
-    report: Panel = Panel()
+    search: VerifierSet = VerifierSet()
+    select: VerifierSet = VerifierSet()
+    held_out: VerifierSet = VerifierSet()
 
     @property
-    def judge(self) -> Panel:
+    def judge(self) -> VerifierSet:
         """The panel that picks the winner."""
-        return self.select if self.select.jurors else self.search
+        return self.select if self.select.members else self.search
 
     @property
     def judging(self) -> bool:
         """Whether anybody looks at pictures at all."""
-        return bool(self.search.jurors or self.select.jurors or self.report.jurors)
+        return bool(self.search.members or self.select.members or self.held_out.members)
 
     @property
     def calls(self) -> int:
         """Verifier calls that count against the budget for one finished candidate."""
-        return len(self.search.jurors) + len(self.select.jurors)
+        return len(self.search.members) + len(self.select.members)
 
 
 def _as_vector(raw: Any, n: int) -> Tensor | None:
@@ -227,22 +231,24 @@ def _span(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
 
 
-def panel(verifiers: Any, ensemble: str) -> Panel:
+def panel(verifiers: Any, ensemble: str) -> VerifierSet:
     """The verifiers of one role: None, one, or a list of names, callables and pairs with weights."""
     if verifiers is None:
-        return Panel((), ensemble)
+        return VerifierSet((), ensemble)
     if not isinstance(verifiers, list):
         verifiers = [verifiers]
-    return Panel(tuple(_juror(v) for v in verifiers), ensemble)
+    return VerifierSet(tuple(_juror(v) for v in verifiers), ensemble)
 
 
-def _juror(verifier: Any) -> Juror:
+def _juror(verifier: Any) -> WeightedVerifier:
     weight = 1.0
     if isinstance(verifier, tuple):
         verifier, weight = verifier
     if isinstance(verifier, str):
-        return Juror(verifier, registry.make("verifier", verifier, {}), float(weight))
+        return WeightedVerifier(verifier, registry.make("verifier", verifier, {}), float(weight))
     if not callable(verifier):
-        raise Refusal(f"{verifier!r} is no verifier: give a name or a callable (media, prompts) -> scores.")
+        raise UsageError(
+            f"{verifier!r} is no verifier: give a name or a callable (media, prompts) -> scores."
+        )
     name = getattr(verifier, "name", None) or getattr(verifier, "__name__", None) or type(verifier).__name__
-    return Juror(str(name), verifier, float(weight))
+    return WeightedVerifier(str(name), verifier, float(weight))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plane:
         """
         shape = tuple(shape)
         if rows is not None and (len(shape) != 2 or rows < 1 or shape[0] % rows):
-            raise Refusal(f"latents of shape {list(shape)} are not tokens in {rows} rows: leave rows out.")
+            raise UsageError(f"latents of shape {list(shape)} are not tokens in {rows} rows: leave rows out.")
         if len(shape) != 2:
             return Plane(shape, shape, (-2, -1) if len(shape) > 2 else (-1,))
         side = math.isqrt(shape[0])

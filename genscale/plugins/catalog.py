@@ -7,7 +7,7 @@ import re
 from dataclasses import MISSING, Field
 from typing import Any
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import options, registry
 from genscale.plugins.docstrings import explained
 
@@ -22,7 +22,7 @@ def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
     try:
         cls = registry.load(kind, name)
         hints = options.field_types(cls)
-    except Refusal as error:
+    except UsageError as error:
         if strict:
             raise
         return {"name": name, "about": str(error), "options": {}}

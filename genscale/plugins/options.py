@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import registry
 
 _WORDS: dict[Any, str] = {
@@ -47,7 +47,7 @@ def split(
             raise _unknown(flag, fields, flags)
         elif not equals:
             if not rest:
-                raise Refusal(f"option '{word}' needs a value.")
+                raise UsageError(f"option '{word}' needs a value.")
             value = rest.pop(0)
         values[name] = value
     return prompts, values
@@ -59,17 +59,17 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
-            raise Refusal(f"--set '{setting}' cannot be read: write --set name=value.")
+            raise UsageError(f"--set '{setting}' cannot be read: write --set name=value.")
         values[name.strip().replace("-", "_")] = value.strip()
     return values
 
 
 def field_types(cls: type[Any]) -> dict[str, Any]:
-    """The annotation of every field of a plug-in. Refusal where they cannot be read: its module lacks a name."""
+    """The annotation of every field of a plug-in. UsageError where they cannot be read: its module lacks a name."""
     try:
         hints = typing.get_type_hints(cls)
     except (NameError, TypeError, AttributeError) as error:
-        raise Refusal(
+        raise UsageError(
             f"the options of {getattr(cls, '__name__', cls)!r} cannot be read ({error}): its annotations must name "
             "what its module imports."
         ) from error
@@ -84,7 +84,7 @@ def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> di
         try:
             out[option] = convert(value, hints[option]) if option in hints else value
         except ValueError:
-            raise Refusal(
+            raise UsageError(
                 f"option '{option}' of {kind} '{name}' cannot be '{value}': "
                 f"it must be {describe(hints[option])}."
             ) from None
@@ -166,9 +166,9 @@ def _fail() -> Any:
     raise ValueError
 
 
-def _unknown(word: str, fields: Iterable[str], flags: Iterable[str]) -> Refusal:
+def _unknown(word: str, fields: Iterable[str], flags: Iterable[str]) -> UsageError:
     own = ["--" + name.replace("_", "-") for name in fields]
     suggestion = did_you_mean(word.replace("_", "-"), [*own, *flags])
-    return Refusal(
+    return UsageError(
         f"option '{word}' is unknown{suggestion}; this sampler's own are {', '.join(own) or 'none'}."
     )

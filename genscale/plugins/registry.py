@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 
 KINDS = ("sampler", "verifier")
 
@@ -17,7 +17,7 @@ def found(kind: str) -> dict[str, EntryPoint]:
     built_in_last = sorted(entry_points(group=f"genscale.{kind}s"), key=_is_built_in)
     points = {p.name: p for p in built_in_last}
     if not points:
-        raise Refusal(
+        raise UsageError(
             f"no {kind} is registered: install genscale with pip, also from a checkout (pip install -e .)."
         )
     return dict(sorted(points.items()))
@@ -27,21 +27,21 @@ def load(kind: str, name: str) -> type[Any]:
     """The class that a name stands for."""
     points = found(kind)
     if name not in points:
-        raise Refusal(
+        raise UsageError(
             f"{kind} '{name}' is unknown{did_you_mean(name, points)}: there are {', '.join(points)}."
         )
     try:
         loaded: type[Any] = points[name].load()
     except ImportError as error:
-        raise Refusal(
+        raise UsageError(
             f"{kind} '{name}' needs a package that is missing ({error}): install it with pip."
         ) from error
     except AttributeError as error:
-        raise Refusal(
+        raise UsageError(
             f"{kind} '{name}' is registered as {points[name].value}, which is not there."
         ) from error
     except Exception as error:  # a stranger's module may raise anything, and the others still work
-        raise Refusal(
+        raise UsageError(
             f"{kind} '{name}' cannot be imported ({type(error).__name__}: {error}): update {_package(points[name])}, "
             "or uninstall it."
         ) from error
@@ -88,7 +88,7 @@ def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
     known = options(cls)
     for option in settings:
         if known and option not in known:
-            raise Refusal(
+            raise UsageError(
                 f"{kind} '{name}' has no option '{option}'{did_you_mean(option, known)}: "
                 f"it has {', '.join(known) or 'none'}."
             )
@@ -98,10 +98,10 @@ def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
         if f.name not in settings and f.default is MISSING and f.default_factory is MISSING
     ]
     if missing:
-        raise Refusal(f"{kind} '{name}' needs the option '{missing[0]}': give {missing[0]}=...")
+        raise UsageError(f"{kind} '{name}' needs the option '{missing[0]}': give {missing[0]}=...")
     try:
         return cls(**settings)
     except (TypeError, ValueError) as error:
-        if isinstance(error, Refusal):
+        if isinstance(error, UsageError):
             raise
-        raise Refusal(f"{kind} '{name}' refuses its options: {error}") from error
+        raise UsageError(f"{kind} '{name}' refuses its options: {error}") from error

@@ -1,4 +1,4 @@
-"""Ask and tell: what a sampler may ask, what it is answered, and what it can count on.
+"""Query and tell: what a sampler may ask, what it is answered, and what it can count on.
 
 A sampler never calls a model or a verifier. Its `search` is a generator that yields questions; the
 engine answers them, merges the questions of many samplers into full batches, counts every evaluation
@@ -19,7 +19,7 @@ from genscale.media import Media
 from genscale.protocol.answers import Prediction
 from genscale.protocol.particles import Candidate, Memory, Particles
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Ask
+from genscale.protocol.queries import Query
 
 
 class Process(Protocol):
@@ -44,7 +44,7 @@ class Process(Protocol):
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """Noise levels of the grid. Refusal where the scheduler's cannot be read."""
+        """Noise levels of the grid. UsageError where the scheduler's cannot be read."""
 
     @property
     def open_ended(self) -> bool:
@@ -74,7 +74,7 @@ class Process(Protocol):
         """These weights."""
 
     def branch_nfe(self, step: int) -> int:
-        """Evaluations of one branch of classifier-free guidance for one row. Refusal where there are none."""
+        """Evaluations of one branch of classifier-free guidance for one row. UsageError where there are none."""
 
     def calls(self, previews: int, finals: int) -> int:
         """Verifier calls of judging so many previews and finished candidates."""
@@ -132,8 +132,8 @@ class Sampler(Protocol):
     """Of {"noise", "schedule", "mix", "branches"}: what the pipeline must be able to give; "gradient": so must the
     search verifiers."""
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, Population | None]:
-        """Ask, and look at the answers. The best scored clean candidate wins; a sampler that weighs its candidates
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
+        """Query, and look at the answers. The best scored clean candidate wins; a sampler that weighs its candidates
         returns them with their weights."""
 
     def cost(self, process: Process) -> int | None:

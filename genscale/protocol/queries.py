@@ -55,8 +55,9 @@ class Gradient:
 
     The model is called at `particles.step`, and again at each step of `calls` (increasing, of this grid), stepping from
     one to the next with `kernel`; the clean estimate of the last call is decoded and scored by the search verifiers,
-    which must be differentiable (Refusal else). As for Solve, the answer may hold only the first rows. BudgetExhausted
-    is thrown before anything was finished, too, where time is left only for the way to the clean end: Solve then.
+    which must be differentiable (UsageError else). As for Solve, the answer may hold only the first rows.
+    BudgetExhausted is thrown before anything was finished, too, where time is left only for the
+    way to the clean end: Solve then.
 
     Its price is `process.gradient_nfe`; scores count as those of previews, and none becomes a candidate's.
 
@@ -80,7 +81,7 @@ class Gradient:
     pull: Tensor | None = None
 
 
-Ask = Solve | Denoise | Score | Gradient
+Query = Solve | Denoise | Score | Gradient
 
 
 BACKWARD = 2

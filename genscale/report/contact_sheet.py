@@ -43,7 +43,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A prompt and its tiles: pictures side by side, clips below each other."""
 
     prompt: str
@@ -57,7 +57,7 @@ class Row:
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def sheet(rows: Sequence[Row], title: str) -> Image.Image:
+def sheet(rows: Sequence[SheetRow], title: str) -> Image.Image:
     """All rows below each other under one title line."""
     lines = [(line, row.prompt if i == 0 else None) for row in rows for i, line in enumerate(row.lines)]
     columns = max(len(line) for line, _ in lines)

@@ -43,7 +43,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """One axes. dots: single scores behind the curves. base: (name, value) of a level to compare with."""
 
     title: str
@@ -52,12 +52,12 @@ class Panel:
     dots: Points = ()
 
 
-def draw(panels: Sequence[Panel], title: str, path: Path | IO[bytes]) -> None:
+def draw(panels: Sequence[CurvePanel], title: str, path: Path | IO[bytes]) -> None:
     """Write a PNG, to a path or an open file: panels side by side, one legend below them."""
     figure(panels, title).savefig(path, format="png")
 
 
-def figure(panels: Sequence[Panel], title: str) -> Figure:
+def figure(panels: Sequence[CurvePanel], title: str) -> Figure:
     """The same as a figure of matplotlib, which notebooks show."""
     from genscale.report.notebook_figure import ShownFigure
 
@@ -87,7 +87,7 @@ def figure(panels: Sequence[Panel], title: str) -> Figure:
     return whole
 
 
-def _draw_panel(axes: Any, panel: Panel) -> None:
+def _draw_panel(axes: Any, panel: CurvePanel) -> None:
     if panel.dots:
         axes.plot(
             *zip(*panel.dots, strict=True), ".", color="#b9bdc5", markersize=5, label="candidates", zorder=1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.results.calibration import Calibration
 
@@ -22,7 +22,7 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
     known = registry.options(cls)
     field = next((n for n in ("window", "rungs", getattr(cls, "previews_at", "")) if n in known), None)
     if field is None:
-        raise Refusal(
+        raise UsageError(
             f"sampler '{sampler}' has no window to calibrate: leave --calibration out, or use one that looks at "
             "previews at its leisure, such as --sampler successive_halving."
         )
@@ -30,7 +30,7 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
         return {}
     start, end = calibration.window()
     if start >= end:
-        raise Refusal(
+        raise UsageError(
             f"the calibration trusts no preview (mean rho stays below {calibration.threshold:g}): use best_of_n, "
             "which looks at finished pictures only."
         )

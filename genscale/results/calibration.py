@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.rank_correlation import Agreement, agreement
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
-from genscale.protocol.queries import Ask, Score, Solve
+from genscale.protocol.queries import Query, Score, Solve
 from genscale.results.result import SearchResult
 
 FILE = "calibration.json"
@@ -41,11 +41,13 @@ class Previews:
 
     def __post_init__(self) -> None:
         if self.candidates < FEWEST:
-            raise Refusal(f"a calibration needs at least {FEWEST} candidates to rank, not {self.candidates}.")
+            raise UsageError(
+                f"a calibration needs at least {FEWEST} candidates to rank, not {self.candidates}."
+            )
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         if process.steps < 2:
-            raise Refusal("a run of 1 step has no previews to calibrate: take more steps.")
+            raise UsageError("a run of 1 step has no previews to calibrate: take more steps.")
         particles: Particles = process.start([draw(key, i) for i in range(self.candidates)])
         for step in range(1, process.steps + 1):
             particles = yield Solve(particles, step)
@@ -56,7 +58,7 @@ class Previews:
 
 
 @dataclass(frozen=True)
-class Level:
+class CalibratedStep:
     """What previews are worth after one step.
 
     step: model calls done; fraction: of all. time: noise level of the latents that the clean estimate was made
@@ -77,13 +79,13 @@ class Calibration:
     verifiers, prompts, steps, ...
     """
 
-    levels: tuple[Level, ...]
+    levels: tuple[CalibratedStep, ...]
     threshold: float = THRESHOLD
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
-            raise Refusal(
+            raise UsageError(
                 f"a threshold of {self.threshold} is no rank correlation to ask for: give one in (0, 1]."
             )
 
@@ -95,7 +97,9 @@ class Calibration:
         totals, times = _totals(result), _times(result.searches[0].process)
         steps = totals.shape[1]
         levels = [
-            Level(i, i / steps, times[i - 1], agreement(totals[:, i - 1].numpy(), totals[:, -1].numpy()))
+            CalibratedStep(
+                i, i / steps, times[i - 1], agreement(totals[:, i - 1].numpy(), totals[:, -1].numpy())
+            )
             for i in range(1, steps)
         ]
         return Calibration(tuple(levels), threshold, about or {})
@@ -134,16 +138,16 @@ class Calibration:
             threshold = float(data.pop("threshold"))
             del data["window"]
         except OSError as error:
-            raise Refusal(f"calibration '{path}' cannot be read: {error.strerror}.") from None
+            raise UsageError(f"calibration '{path}' cannot be read: {error.strerror}.") from None
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise Refusal(f"'{path}' is no calibration: `genscale calibrate-steps` writes them.") from None
+            raise UsageError(f"'{path}' is no calibration: `genscale calibrate-steps` writes them.") from None
         return Calibration(levels, threshold, data)
 
 
-def _level(record: dict[str, Any]) -> Level:
+def _level(record: dict[str, Any]) -> CalibratedStep:
     where = {name: record.pop(name) for name in ("step", "fraction", "time")}
     where["fraction"] = float(where["fraction"])
-    return Level(**where, agreement=Agreement(**record))
+    return CalibratedStep(**where, agreement=Agreement(**record))
 
 
 def _totals(result: SearchResult) -> Tensor:
@@ -167,6 +171,6 @@ def _times(process: Process) -> list[float | None]:
     """Noise level that each model call sees."""
     try:
         times: list[float | None] = process.schedule.linear_time.tolist()
-    except Refusal:
+    except UsageError:
         return [None] * process.steps
     return times

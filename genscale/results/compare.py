@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.report import html_table
 from genscale.results import result_figures
-from genscale.results.comparison import BASE, Comparison, Row, Scores
+from genscale.results.comparison import BASE, ComparedRow, Comparison, ScoreSummary
 from genscale.results.result import SearchResult
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class SideBySide:
     found: Comparison
     results: Mapping[str, SearchResult]
 
-    def __getitem__(self, name: str) -> Row:
+    def __getitem__(self, name: str) -> ComparedRow:
         """The numbers of one search, or of "base": `nfe`, `searched`, `held_out`; each with `mean` and `gain`."""
         return next(row for row in self.found.rows if row.name == name)
 
@@ -72,19 +72,19 @@ class SideBySide:
 def compare(results: Mapping[str, Any]) -> SideBySide:
     """Compare searches by prompt, with the first of them; results: {name: a scaled pipeline's output, or its search}.
 
-    Refusal: fewer than two, other prompts or another seed, or no score that all of them have.
+    UsageError: fewer than two, other prompts or another seed, or no score that all of them have.
     """
     found: dict[str, SearchResult] = {name: getattr(r, "search", r) for name, r in results.items()}
     if len(found) < 2:
-        raise Refusal("give at least two searches to compare, as {name: result}.")
+        raise UsageError("give at least two searches to compare, as {name: result}.")
     first = next(iter(found.values()))
     for name, result in found.items():
         if result.prompts != first.prompts or result.seed != first.seed:
-            raise Refusal(f"'{name}' searched other prompts, or with another seed: give all the same.")
+            raise UsageError(f"'{name}' searched other prompts, or with another seed: give all the same.")
     common = len({_judged_by(r) for r in found.values()}) == 1
-    if not common and not all(r.searches[0].roles.report.jurors for r in found.values()):
-        raise Refusal(
-            "scores of different verifiers do not compare: give all searches the same one to report."
+    if not common and not all(r.searches[0].roles.held_out.members for r in found.values()):
+        raise UsageError(
+            "scores of different verifiers do not compare: give all searches the same one as held_out=."
         )
     rows = [_row(BASE, first, first, common, base=True)]
     rows += [_row(name, result, first, common) for name, result in found.items()]
@@ -103,26 +103,28 @@ def compare(results: Mapping[str, Any]) -> SideBySide:
 
 def _judged_by(result: SearchResult) -> tuple[Any, ...]:
     judge = result.searches[0].roles.judge
-    return judge.ensemble, tuple((j.name, j.weight) for j in judge.jurors)
+    return judge.ensemble, tuple((j.name, j.weight) for j in judge.members)
 
 
-def _row(name: str, result: SearchResult, first: SearchResult, common: bool, base: bool = False) -> Row:
+def _row(
+    name: str, result: SearchResult, first: SearchResult, common: bool, base: bool = False
+) -> ComparedRow:
     mine, others = _entries(result, base), _entries(first, base=False)
     against = None if result is first and not base else others
     searched = None
     if common:
         totals = None if against is None else [_total(first, e) for e in against]
-        searched = Scores.of([_total(result, e) for e in mine], totals)
+        searched = ScoreSummary.of([_total(result, e) for e in mine], totals)
     held = {
-        judge: Scores.of(
+        judge: ScoreSummary.of(
             [_held(e, judge) for e in mine], None if against is None else [_held(e, judge) for e in against]
         )
-        for judge in first.searches[0].roles.report.names
+        for judge in first.searches[0].roles.held_out.names
     }
     if base:
-        return Row(name, float(first.searches[0].process.nfe()), None, searched, held)
+        return ComparedRow(name, float(first.searches[0].process.nfe()), None, searched, held)
     nfe = sum(s.spent for s in result.searches) / len(result.searches)
-    return Row(name, nfe, sum(result.ledger.seconds.values()), searched, held)
+    return ComparedRow(name, nfe, sum(result.ledger.seconds.values()), searched, held)
 
 
 def _entries(result: SearchResult, base: bool) -> list[Any]:
@@ -137,10 +139,10 @@ def _total(result: SearchResult, entry: Any) -> float | None:
 
 
 def _held(entry: Any, judge: str) -> float | None:
-    return None if entry is None else entry.report.get(judge)
+    return None if entry is None else entry.held_out.get(judge)
 
 
-def _told(title: str, scores: Scores | None) -> dict[str, Any]:
+def _told(title: str, scores: ScoreSummary | None) -> dict[str, Any]:
     mean = "" if scores is None else scores.mean.text()
     gain = "" if scores is None or scores.gain is None else scores.gain.text(signed=True)
     return {title: mean, f"gain in {title.split(' (')[0]}": gain}

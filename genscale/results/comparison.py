@@ -12,7 +12,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreSummary:
     """Of one kind of score: its value for each prompt, their mean, and the mean gain over the first entry's."""
 
     each: tuple[float | None, ...]
@@ -20,25 +20,25 @@ class Scores:
     gain: Mean | None
 
     @staticmethod
-    def of(each: Sequence[float | None], first: Sequence[float | None] | None) -> Scores:
+    def of(each: Sequence[float | None], first: Sequence[float | None] | None) -> ScoreSummary:
         """first: those of the first entry, None for itself and where the two do not compare."""
         known = [v for v in each if v is not None]
         gain = None
         if first is not None:
             pairs = [v - w for v, w in zip(each, first, strict=True) if v is not None and w is not None]
             gain = Mean.of(pairs) if pairs else None
-        return Scores(tuple(each), Mean.of(known), gain)
+        return ScoreSummary(tuple(each), Mean.of(known), gain)
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedRow:
     """One entry, or the base. nfe, seconds: means over prompts, seconds of the whole run."""
 
     name: str
     nfe: float | None
     seconds: float | None
-    searched: Scores | None
-    held_out: dict[str, Scores]
+    searched: ScoreSummary | None
+    held_out: dict[str, ScoreSummary]
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Comparison:
     searched: str | None
     budget: str | None
     seed: int | None
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRow, ...]
     folder: str = ""
     files: tuple[str, ...] = field(default=())
 
     @property
-    def entries(self) -> tuple[Row, ...]:
+    def entries(self) -> tuple[ComparedRow, ...]:
         return self.rows[1:]
 
     def as_dict(self) -> dict[str, Any]:

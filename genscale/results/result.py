@@ -106,7 +106,7 @@ class SearchResult:
                         "seconds": entry.seconds,
                         "candidate": entry.candidate.id,
                         "total": total,
-                        "report": entry.report,
+                        "held_out": entry.held_out,
                     }
                 )
         return points

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from genscale.numerics.intervals import Mean
 from genscale.report import contact_sheet, score_curves
-from genscale.report.contact_sheet import Row, Tile
-from genscale.report.score_curves import Curve, Panel
+from genscale.report.contact_sheet import SheetRow, Tile
+from genscale.report.score_curves import Curve, CurvePanel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,20 +25,22 @@ def plot(results: Mapping[str, SearchResult], title: str = "") -> Figure:
     return score_curves.figure(panels(results), title)
 
 
-def panels(results: Mapping[str, SearchResult]) -> list[Panel]:
+def panels(results: Mapping[str, SearchResult]) -> list[CurvePanel]:
     """Of the searched score, where all have the same, and of each that was held out."""
     first = next(iter(results.values()))
     names = {searched(result) for result in results.values()}
     found = []
-    if len(names) == 1 and first.searches[0].roles.judge.jurors:
+    if len(names) == 1 and first.searches[0].roles.judge.members:
         alone = len(results) == len(first.prompts) == 1
         dots = [(float(e.nfe), first.total(e)) for e in first.searches[0].finals] if alone else []
         base = [None if e is None else first.total(e) for e in _bases(first)]
-        found.append(Panel(names.pop(), [_curve(n, r, None) for n, r in results.items()], _level(base), dots))
-    for judge in first.searches[0].roles.report.names:
-        base = [None if e is None else e.report.get(judge) for e in _bases(first)]
+        found.append(
+            CurvePanel(names.pop(), [_curve(n, r, None) for n, r in results.items()], _level(base), dots)
+        )
+    for judge in first.searches[0].roles.held_out.names:
+        base = [None if e is None else e.held_out.get(judge) for e in _bases(first)]
         lines = [_curve(n, r, judge) for n, r in results.items()]
-        found.append(Panel(f"{judge} (held out)", lines, _level(base)))
+        found.append(CurvePanel(f"{judge} (held out)", lines, _level(base)))
     return found
 
 
@@ -63,9 +65,9 @@ def _curve(name: str, result: SearchResult, judge: str | None) -> Curve:
     lines = []
     for i, search in enumerate(result.searches):
         points = [
-            (float(p["nfe"]), float(p["total"] if judge is None else p["report"][judge]))
+            (float(p["nfe"]), float(p["total"] if judge is None else p["held_out"][judge]))
             for p in result.curve(i)
-            if judge is None or judge in p["report"]
+            if judge is None or judge in p["held_out"]
         ]
         if points and points[-1][0] < search.spent:
             points.append((float(search.spent), points[-1][1]))
@@ -82,7 +84,9 @@ def sheet(result: SearchResult, runners: int = 3, title: str = "") -> Image.Imag
         shown = [e for e in ([] if base is None else [base]) + shown if e.x is not None]
         if shown:
             pictures = zip(shown, result.media(shown), strict=True)
-            rows.append(Row(prompt, tuple(_tile(result, e, item, ranking, base) for e, item in pictures)))
+            rows.append(
+                SheetRow(prompt, tuple(_tile(result, e, item, ranking, base) for e, item in pictures))
+            )
     if not rows:
         raise ValueError(
             "no prompt has a finished candidate whose latents were kept: there is nothing to show"
@@ -99,7 +103,7 @@ def _tile(
         label = "base = best" if place == 1 else f"base (number {place})"
     gain = "" if base is None or entry is base else f"{result.total(entry) - result.total(base):+.3f}"
     lines = [f"{name}  {value:.4g}" for name, value in (entry.scores | entry.select).items()]
-    lines += [f"{name}  {value:.4g}  (held out)" for name, value in entry.report.items()]
+    lines += [f"{name}  {value:.4g}  (held out)" for name, value in entry.held_out.items()]
     return Tile.of(item, label, tuple(lines), gain, winner=place == 1)
 
 
@@ -115,7 +119,7 @@ def records(result: SearchResult, prompt: int = 0) -> list[dict[str, Any]]:
                 "parent": entry.candidate.parent,
                 **({"total": result.total(entry)} if len(scores) > 1 else {}),
                 **scores,
-                **{f"{n} (held out)": v for n, v in entry.report.items()},
+                **{f"{n} (held out)": v for n, v in entry.held_out.items()},
                 "NFE": entry.nfe,
             }
         )
@@ -131,6 +135,6 @@ def summaries(result: SearchResult) -> list[dict[str, Any]]:
         for name, entry in (("base", base), ("best", best)):
             if entry is not None:
                 told[f"{name} {searched(result)}".strip()] = result.total(entry)
-                told |= {f"{name} {n} (held out)": v for n, v in entry.report.items()}
+                told |= {f"{name} {n} (held out)": v for n, v in entry.held_out.items()}
         found.append(told | {"candidates": len(result.ranking(i)), "NFE": result.searches[i].spent})
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.runs.request import Request
 
 _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "control-image"}
@@ -25,12 +25,12 @@ def pictures(request: Request) -> dict[str, Any]:
                 picture = ImageOps.exif_transpose(image).convert("L" if name == "mask_image" else "RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = getattr(error, "strerror", None) or "it is no picture"
-            raise Refusal(f"--{option} '{path}' cannot be read: {reason}.") from None
+            raise UsageError(f"--{option} '{path}' cannot be read: {reason}.") from None
         if request.width and request.height:
             picture = picture.resize((request.width, request.height), Image.Resampling.LANCZOS)
         found[name] = picture
     if "mask_image" in found and "image" not in found:
-        raise Refusal("--mask-image says where to paint on --image: give both.")
+        raise UsageError("--mask-image says where to paint on --image: give both.")
     return found
 
 
@@ -51,11 +51,11 @@ def arguments(pipe: Any, request: Request, pictures: Mapping[str, Any]) -> dict[
         asked[word] = (request.images, "--images")
     for name, (value, option) in asked.items():
         if name not in taken:
-            raise Refusal(f"{type(pipe).__name__} takes no {name}: leave {option} out.")
+            raise UsageError(f"{type(pipe).__name__} takes no {name}: leave {option} out.")
         call[name] = value
     call |= _extra(request.pipeline_args, pipe, taken)
     if "prompt" not in taken:
-        raise Refusal(
+        raise UsageError(
             f"{type(pipe).__name__} takes no prompt: call genscale.scale from Python with its arguments."
         )
     if "generator" in taken:
@@ -95,5 +95,5 @@ def _extra(extra: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, An
     for name in extra:
         hint = did_you_mean(name, taken)
         if name not in taken and (hint or "kwargs" not in taken):  # kwargs would swallow a slip of the pen
-            raise Refusal(f"--pipeline-args: {type(pipe).__name__} takes no '{name}'{hint}.")
+            raise UsageError(f"--pipeline-args: {type(pipe).__name__} takes no '{name}'{hint}.")
     return dict(extra)

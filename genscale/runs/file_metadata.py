@@ -6,24 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.runs import video_files
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The JSON inside. Refusal where there is none, or none that can be read."""
+    """The JSON inside. UsageError where there is none, or none that can be read."""
     kind = "film" if file.suffix.lower() in video_files.CLIPS else "picture"
     try:
         text = video_files.comment_of(file) if kind == "film" else _of_picture(file)
     except OSError as error:
-        raise Refusal(f"{kind} '{file}' cannot be read: {error.strerror or f'it is no {kind}'}.") from None
+        raise UsageError(f"{kind} '{file}' cannot be read: {error.strerror or f'it is no {kind}'}.") from None
     if not text:
-        raise Refusal(f"{kind} '{file}' carries no genscale metadata: it cannot be run again.")
+        raise UsageError(f"{kind} '{file}' carries no genscale metadata: it cannot be run again.")
     try:
         data: dict[str, Any] = json.loads(text)
         data["request"]
     except (ValueError, KeyError, TypeError):
-        raise Refusal(f"{kind} '{file}' carries genscale metadata that cannot be read.") from None
+        raise UsageError(f"{kind} '{file}' carries genscale metadata that cannot be read.") from None
     return data
 
 

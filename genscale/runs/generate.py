@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genscale.engine.events import Event
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.runs import outputs
 from genscale.runs.call_arguments import arguments, pictures
@@ -31,7 +31,7 @@ def plan(request: Request) -> dict[str, Any]:
     return {
         "model": request.model,
         "sampler": outputs.sampler_record(request, parts.sampler),
-        "verifiers": {"search": request.verifiers, "select": request.select, "report": request.report},
+        "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
         "budget": None if parts.budget is None else str(parts.budget),
         "stop": None if parts.stop is None else str(parts.stop),
         "prompts": found.prompts,
@@ -70,7 +70,7 @@ def generate(
         )
     except BaseException as error:
         kept = folder.abandon()
-        if kept and isinstance(error, Refusal | KeyboardInterrupt):
+        if kept and isinstance(error, UsageError | KeyboardInterrupt):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     return {"folder": str(folder.path), **record}
@@ -90,9 +90,9 @@ def planned(scaled: Any, pipe: Any, request: Request, parts: Parts) -> Any:
     try:
         return scaled.plan(**arguments(pipe, request, parts.pictures))  # uses up its own generator
     except (ValueError, TypeError) as error:
-        if isinstance(error, Refusal):
+        if isinstance(error, UsageError):
             raise
-        raise Refusal(f"{type(pipe).__name__} refuses its arguments: {error}") from error
+        raise UsageError(f"{type(pipe).__name__} refuses its arguments: {error}") from error
 
 
 def _search(
@@ -176,7 +176,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         pictures=[name for name in parts.pictures if name != "control_image"],
     )
     if request.clips and not makes_clips(pipe):
-        raise Refusal(
+        raise UsageError(
             f"model '{request.model}' is a {type(pipe).__name__}, which makes pictures: use `genscale generate`, or "
             "name a text-to-video model."
         )
@@ -206,7 +206,7 @@ def scaled_pipe(
         sampler=parts.sampler,
         verifier=parts.verifiers,
         select=parts.select or None,
-        report=parts.report or None,
+        held_out=parts.held_out or None,
         ensemble=request.ensemble,
         budget=parts.budget,
         stop=parts.stop,

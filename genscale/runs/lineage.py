@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genscale.engine import archive
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.runs import request
 
 
@@ -53,7 +53,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Family:
+class Lineage:
     """All candidates of one prompt. best: the one that won, with its ancestors."""
 
     index: int
@@ -66,8 +66,8 @@ class Family:
         return [line for root in self.roots for line in root.lines()]
 
 
-def families(folder: Path) -> list[Family]:
-    """The candidates of every prompt of a run, finished or not. Refusal where the folder holds none."""
+def families(folder: Path) -> list[Lineage]:
+    """The candidates of every prompt of a run, finished or not. UsageError where the folder holds none."""
     asked = request.load_folder(folder)
     try:
         records = archive.read(folder)[1:]
@@ -77,15 +77,15 @@ def families(folder: Path) -> list[Family]:
             for i, prompt in enumerate(asked.prompts)
         ]
     except (KeyError, TypeError, AttributeError):
-        raise Refusal(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
+        raise UsageError(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
     if not any(f.roots for f in found):
-        raise Refusal(f"the run in '{folder}' has no candidate yet: go on with genscale resume {folder}.")
+        raise UsageError(f"the run in '{folder}' has no candidate yet: go on with genscale resume {folder}.")
     return [f for f in found if f.roots]
 
 
 def _family(
     folder: Path, index: int, prompt: str, records: list[dict[str, Any]], summary: dict[str, Any]
-) -> Family:
+) -> Lineage:
     lines: dict[int, Line] = {}
     for record in records:  # of one id in two plans of a run that went on, the later is in force
         i = record["candidate"]
@@ -118,7 +118,7 @@ def _family(
         if i in lines and lines[i].total is not None:
             lines[i].picture = file
     steps = max((r["step"] for r in records), default=0)
-    return Family(index, prompt, tuple(roots), steps, _ancestry(lines, _winner(lines, summary)))
+    return Lineage(index, prompt, tuple(roots), steps, _ancestry(lines, _winner(lines, summary)))
 
 
 def _total(record: dict[str, Any]) -> float:
@@ -152,7 +152,7 @@ def _summaries(folder: Path) -> dict[int, dict[str, Any]]:
     try:
         return {p["index"]: p for p in json.loads(path.read_text(encoding="utf-8"))["prompts"]}
     except (OSError, ValueError) as error:
-        raise Refusal(f"'{path}' cannot be read: {error}.") from None
+        raise UsageError(f"'{path}' cannot be read: {error}.") from None
 
 
 def _pictures(folder: Path, summary: dict[str, Any]) -> dict[int, Path]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from genscale.engine.events import Event, Scored
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.report import film_strip
 from genscale.runs.run_folder import PREVIEW, RunFolder
 
@@ -58,7 +58,7 @@ class Preview:
         picture = _joined([_still(self._best[i], len(self._best) == 1) for i in sorted(self._best)])
         try:
             self.folder.write(PREVIEW, partial(picture.save, format="PNG"))
-        except Refusal:
+        except UsageError:
             self._broken = True
         self._written = self.clock()
 

@@ -16,7 +16,7 @@ def model_records() -> list[dict[str, Any]]:
             "steps": m.steps,
             "guidance": m.guidance,
             "verifier": m.verifier,
-            "report": m.report,
+            "held_out": m.held_out,
             "installed": (folder_of(name) / "model_index.json").is_file(),
         }
         for name, m in EMBEDDED.items()

@@ -14,7 +14,7 @@ from genscale.engine.archive import Entry, recipe
 from genscale.engine.stopping import Stop
 from genscale.plugins import registry
 from genscale.report import contact_sheet
-from genscale.report.contact_sheet import Row, Tile
+from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.results.result import SearchResult
 from genscale.runs import image_files
 from genscale.runs.request import Request
@@ -125,7 +125,7 @@ def entry_dict(result: SearchResult, entry: Entry | None) -> dict[str, Any] | No
         "total": result.total(entry),
         "search": dict(entry.scores),
         "select": dict(entry.select),
-        "report": dict(entry.report),
+        "held_out": dict(entry.held_out),
         "nfe": entry.nfe,
         "seconds": round(entry.seconds, 3),
         **({"noise": dict(entry.candidate.measured)} if entry.candidate.measured else {}),
@@ -208,7 +208,7 @@ def _record(
         "seed": request.seed,
         "model": request.model,
         "sampler": sampler_record(request, sampler),
-        "verifiers": {"search": request.verifiers, "select": request.select, "report": request.report},
+        "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
         "ensemble": request.ensemble,
         "budget": None if budget is None else str(budget),
         "stop": None if request.stop is None else str(Stop.parse(request.stop)),
@@ -230,7 +230,7 @@ def _shown(result: SearchResult, i: int, base: Base | None, most: int) -> list[E
 
 def _row(
     result: SearchResult, i: int, shown: Sequence[Entry], decoded: dict[int, Item], own: Base | None
-) -> Row:
+) -> SheetRow:
     ranking, base = result.ranking(i), None if own is None else own[1]
     places = {id(e): n for n, e in enumerate(ranking)}
     tiles = []
@@ -243,13 +243,13 @@ def _row(
         elif own is not None:
             note = f"{result.total(entry) - own[0].total(own[1]):+.3f}"
         tiles.append(Tile.of(item, label, _score_lines(entry), note, winner=place == 0))
-    return Row(result.prompts[i], tuple(tiles))
+    return SheetRow(result.prompts[i], tuple(tiles))
 
 
 def _score_lines(entry: Entry) -> tuple[str, ...]:
     lines = [f"{name}  {value:.4g}" for name, value in entry.scores.items()]
     lines += [f"{name}  {value:.4g}  (select)" for name, value in entry.select.items()]
-    lines += [f"{name}  {value:.4g}  (held out)" for name, value in entry.report.items()]
+    lines += [f"{name}  {value:.4g}  (held out)" for name, value in entry.held_out.items()]
     return tuple(lines)
 
 
@@ -261,7 +261,7 @@ def _title(request: Request, result: SearchResult, sampler: Any) -> str:
     )
 
 
-def _write_sheets(folder: RunFolder, rows: Sequence[Row], title: str) -> list[str]:
+def _write_sheets(folder: RunFolder, rows: Sequence[SheetRow], title: str) -> list[str]:
     rows = [row for row in rows if row.tiles]
     names = []
     for page, start in enumerate(range(0, len(rows), ROWS), 1):

@@ -8,13 +8,13 @@ from typing import Any
 from genscale.engine.budget import Budget
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import ENSEMBLES
-from genscale.errors import Refusal, did_you_mean
+from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import options, registry
 from genscale.runs import verifier_specs, video_files
 from genscale.runs.call_arguments import pictures
 from genscale.runs.request import Request
 
-NONE = ("none",)  # --report none
+NONE = ("none",)  # --held-out none
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Parts:
     sampler: Any
     verifiers: list[tuple[Any, float]]
     select: list[tuple[Any, float]]
-    report: list[tuple[Any, float]]
+    held_out: list[tuple[Any, float]]
     budget: Budget | None
     stop: Stop | None
     pictures: dict[str, Any]
@@ -32,7 +32,8 @@ class Parts:
     def lifted(self, k: int) -> Parts:
         """For clips: verifiers of pictures see k frames."""
         panels: dict[str, Any] = {
-            role: verifier_specs.lifted(getattr(self, role), k) for role in ("verifiers", "select", "report")
+            role: verifier_specs.lifted(getattr(self, role), k)
+            for role in ("verifiers", "select", "held_out")
         }
         return replace(self, **panels)
 
@@ -48,13 +49,13 @@ def completed(request: Request) -> Request:
     verifiers = request.verifiers or ("clip" if goes_with is None else goes_with.verifier,)
     if goes_with is None:
         return replace(request, verifiers=verifiers)
-    report = request.report
-    if not report and goes_with.report not in (*verifiers, *request.select):
-        report = (goes_with.report,)
+    held_out = request.held_out
+    if not held_out and goes_with.held_out not in (*verifiers, *request.select):
+        held_out = (goes_with.held_out,)
     return replace(
         request,
         verifiers=verifiers,
-        report=report,
+        held_out=held_out,
         steps=request.steps or goes_with.steps,
         guidance=goes_with.guidance if request.guidance is None else request.guidance,
         width=request.width or goes_with.size,
@@ -73,17 +74,21 @@ def completed(request: Request) -> Request:
 def check(request: Request) -> Parts:
     """Find everything that a completed request names; refuse what is not there or cannot be."""
     if request.images < 1 or request.batch_size < 1:
-        raise Refusal("--images and --batch-size must be at least 1.")
+        raise UsageError("--images and --batch-size must be at least 1.")
     unknown = [kind for kind in request.formats if kind not in video_files.FORMATS]
     if unknown:
-        raise Refusal(f"--formats '{unknown[0]}' is unknown: give {', '.join(video_files.FORMATS)} or both.")
+        raise UsageError(
+            f"--formats '{unknown[0]}' is unknown: give {', '.join(video_files.FORMATS)} or both."
+        )
     if request.mix or request.guide is not None:
         from genscale.pipelines.mixture_sources import mix_of
 
         mix_of(request.mix, request.guide)
     if request.ensemble not in ENSEMBLES:
         hint = did_you_mean(request.ensemble, ENSEMBLES)
-        raise Refusal(f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}.")
+        raise UsageError(
+            f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}."
+        )
     verifiers = verifier_specs.jury(request.verifiers)
     if request.boxes is not None:
         verifiers = verifier_specs.boxed(verifiers, request.boxes, request.prompts)
@@ -91,7 +96,7 @@ def check(request: Request) -> Parts:
         sampler=registry.make("sampler", request.sampler, dict(request.sampler_fields)),
         verifiers=verifiers,
         select=verifier_specs.jury(request.select),
-        report=[] if request.report == NONE else verifier_specs.jury(request.report),
+        held_out=[] if request.held_out == NONE else verifier_specs.jury(request.held_out),
         budget=None if request.budget is None else Budget.parse(request.budget),
         stop=Stop.of(request.stop),
         pictures=pictures(request),

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 
 FIELDS = ("prompt", "Prompt", "prompts", "Prompts", "caption", "text")
 
@@ -19,14 +19,14 @@ def read_prompts(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise Refusal(f"prompt file '{path}' cannot be read: {error.strerror}.") from None
+        raise UsageError(f"prompt file '{path}' cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise Refusal(f"prompt file '{path}' is no UTF-8 text.") from None
+        raise UsageError(f"prompt file '{path}' is no UTF-8 text.") from None
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _tsv}
     found = readers.get(path.suffix.lower(), _lines)(text, path)
     prompts = [p.strip() for p in found if p.strip()]
     if not prompts:
-        raise Refusal(f"prompt file '{path}' holds no prompt: write one a line.")
+        raise UsageError(f"prompt file '{path}' holds no prompt: write one a line.")
     return prompts
 
 
@@ -63,7 +63,7 @@ def _parsed(text: str, path: Path, number: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise Refusal(f"prompt file '{path}', entry {number}: no JSON ({error.msg}).") from None
+        raise UsageError(f"prompt file '{path}', entry {number}: no JSON ({error.msg}).") from None
 
 
 def _prompt(item: Any, path: Path, number: int) -> str:
@@ -73,7 +73,7 @@ def _prompt(item: Any, path: Path, number: int) -> str:
         for field in FIELDS:
             if isinstance(item.get(field), str):
                 return str(item[field])
-        raise Refusal(
+        raise UsageError(
             f"prompt file '{path}', entry {number}: no field 'prompt' among {', '.join(map(str, item))}."
         )
-    raise Refusal(f"prompt file '{path}', entry {number}: {str(item)[:40]!r} is no prompt.")
+    raise UsageError(f"prompt file '{path}', entry {number}: {str(item)[:40]!r} is no prompt.")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import options, registry
 from genscale.runs import file_metadata
 
@@ -32,7 +32,7 @@ class Request:
     sampler_fields: Mapping[str, Any] = field(default_factory=dict)
     verifiers: tuple[str, ...] = ()
     select: tuple[str, ...] = ()
-    report: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
     ensemble: str = "weighted"
     budget: str | None = None
     stop: str | None = None
@@ -103,30 +103,34 @@ def _differ(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bo
     return name not in _MANNER and mine.get(name) != theirs.get(name)
 
 
+_RENAMED = {"report": "held_out"}  # fields of requests that were written under another name
+
+
 def from_dict(data: Any, source: str) -> Request:
     """A request read from JSON; `source` names it in messages."""
     types = options.field_types(Request)
     try:
         if data["prompts"]:
-            return Request(**{name: options.convert(v, types[name]) for name, v in data.items()})
+            current = {_RENAMED.get(name, name): value for name, value in data.items()}
+            return Request(**{name: options.convert(v, types[name]) for name, v in current.items()})
     except (KeyError, TypeError, ValueError):
         pass
-    raise Refusal(f"'{source}' holds no request that this version of genscale can read.")
+    raise UsageError(f"'{source}' holds no request that this version of genscale can read.")
 
 
 def load_folder(folder: Path) -> Request:
     """The request of a run folder."""
     path = folder / FILE
     if not folder.is_dir():
-        raise Refusal(f"'{folder}' is no folder: name the folder of an earlier run.")
+        raise UsageError(f"'{folder}' is no folder: name the folder of an earlier run.")
     if not path.is_file():
-        raise Refusal(f"'{folder}' holds no run: it has no {FILE}.")
+        raise UsageError(f"'{folder}' holds no run: it has no {FILE}.")
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError) as error:
-        if isinstance(error, Refusal):
+        if isinstance(error, UsageError):
             raise
-        raise Refusal(f"'{path}' cannot be read: {error}.") from None
+        raise UsageError(f"'{path}' cannot be read: {error}.") from None
 
 
 def load_request(file: Path) -> Request:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.runs import request as requests
 from genscale.runs.request import Request
 
@@ -48,7 +48,7 @@ class RunFolder:
             self._found = set(os.listdir(self.path))
         except OSError as error:
             self._remove_new()
-            raise Refusal(
+            raise UsageError(
                 f"cannot write to '{self.path}' ({error.strerror}): choose another folder with --out."
             ) from None
 
@@ -60,7 +60,7 @@ class RunFolder:
                 request = replace(request, seed=earlier.seed)
             differing = request.anchored().difference(earlier)
             if differing is not None:
-                raise Refusal(
+                raise UsageError(
                     f"'{self.path}' holds another run (its {differing} differs): choose another folder with "
                     f"--out, or go on with that one: genscale resume {self.path}"
                 )
@@ -78,7 +78,7 @@ class RunFolder:
             save(partial)
             os.replace(partial, path)
         except OSError as error:
-            raise Refusal(f"cannot write '{path}' ({error.strerror or error}).") from error
+            raise UsageError(f"cannot write '{path}' ({error.strerror or error}).") from error
         finally:
             partial.unlink(missing_ok=True)
         return path

@@ -13,7 +13,7 @@ from torch import Tensor
 from genscale.engine import archive
 from genscale.engine.archive import candidate_of
 from genscale.engine.verifier_roles import ENSEMBLES
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.protocol.particles import OWN, Candidate
 from genscale.runs import generate, prepare, verifier_specs
@@ -34,7 +34,7 @@ class Final:
     total: float
     scores: dict[str, float]
     select: dict[str, float]
-    report: dict[str, float]
+    held_out: dict[str, float]
     nfe: int
     file: Path | None
 
@@ -51,7 +51,7 @@ class Final:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedRun:
     """A folder's request, completed, and the finished candidates of each prompt, in the order they were scored."""
 
     folder: Path
@@ -65,20 +65,20 @@ class Kept:
         return next((f for f in self.finals[prompt] if f.is_base), None)
 
 
-def read(folder: Path) -> Kept:
-    """Refusal where the folder holds no run, or none of its candidates is finished."""
+def read(folder: Path) -> SavedRun:
+    """UsageError where the folder holds no run, or none of its candidates is finished."""
     folder = folder.expanduser()
     request = prepare.completed(requests.load_folder(folder))
     try:
         records = archive.read(folder)[1:]
         finals = tuple(_finals(folder, i, records, request) for i in range(len(request.prompts)))
     except (KeyError, TypeError, AttributeError, OSError):
-        raise Refusal(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
+        raise UsageError(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
     if not any(finals):
-        raise Refusal(
+        raise UsageError(
             f"the run in '{folder}' has no finished candidate yet: go on with genscale resume {folder}."
         )
-    return Kept(folder, request, finals)
+    return SavedRun(folder, request, finals)
 
 
 def _finals(folder: Path, i: int, records: Sequence[dict[str, Any]], request: Request) -> tuple[Final, ...]:
@@ -100,7 +100,7 @@ def _finals(folder: Path, i: int, records: Sequence[dict[str, Any]], request: Re
             r["total"] or 0.0,
             r["scores"],
             r["select"],
-            r["report"],
+            r["held_out"],
             r["nfe"],
             file if there else None,
         )
@@ -131,7 +131,7 @@ def _with_totals(finals: Sequence[Final], request: Request) -> tuple[Final, ...]
 Show = Callable[[Sequence[Final]], "Media"]
 
 
-def shower(kept: Kept) -> Show:
+def shower(kept: SavedRun) -> Show:
     """Load the run's pipeline; a function that decodes finished candidates whose latents were kept."""
     from genscale.pipelines.decoding import decoder
 

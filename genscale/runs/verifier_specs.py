@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.plugins import options as sampler_options
 from genscale.plugins import registry
 
@@ -79,7 +79,7 @@ def _parts(spec: str) -> tuple[str, str | None, float]:
     except ValueError:
         match = None
     if match is None:
-        raise Refusal(
+        raise UsageError(
             f"verifier '{spec}' cannot be read: write name, name:weight or package.module:callable."
         )
     return match["name"], match["options"], weight
@@ -122,13 +122,13 @@ def _imported(name: str) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise Refusal(f"verifier '{name}' cannot be imported: {error}.") from error
+        raise UsageError(f"verifier '{name}' cannot be imported: {error}.") from error
     finally:
         sys.path.remove(here)
     if isinstance(found, type):
         found = found()
     if not callable(found):
-        raise Refusal(
+        raise UsageError(
             f"verifier '{name}' is a {type(found).__name__}, not a callable (media, prompts) -> scores."
         )
     return found

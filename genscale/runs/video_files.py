@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.report.film_strip import Frames
 
 FORMATS = ("mp4", "gif")
@@ -50,13 +50,13 @@ def _write_gif(path: Path, frames: Frames, rate: float, comment: str | None) -> 
 
 
 def read(path: Path) -> list[np.ndarray]:
-    """The frames of a film, uint8 [h, w, 3] each. Refusal where it cannot be read."""
+    """The frames of a film, uint8 [h, w, 3] each. UsageError where it cannot be read."""
     try:
         found = list(_decoded(path))
     except Exception as error:
-        raise Refusal(f"'{path}' cannot be read as a clip: {type(error).__name__}.") from None
+        raise UsageError(f"'{path}' cannot be read as a clip: {type(error).__name__}.") from None
     if not found:
-        raise Refusal(f"'{path}' cannot be read as a clip: it has no frames.")
+        raise UsageError(f"'{path}' cannot be read as a clip: it has no frames.")
     return found
 
 

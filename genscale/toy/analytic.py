@@ -29,7 +29,7 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.process import Prior
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles, panel
-from genscale.errors import Refusal
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.plugins import registry
@@ -52,9 +52,9 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if self.means.ndim != 2:
-            raise Refusal(f"means must be [components, dimensions], not {list(self.means.shape)}.")
+            raise UsageError(f"means must be [components, dimensions], not {list(self.means.shape)}.")
         if self.weights is not None and self.weights.shape != self.means.shape[:1]:
-            raise Refusal(
+            raise UsageError(
                 f"{len(self.means)} components need as many weights, not {list(self.weights.shape)}."
             )
 
@@ -114,7 +114,7 @@ def search(
     model: Mixture,
     verifier: Any,
     *,
-    report: Any = None,
+    held_out: Any = None,
     steps: int = 8,
     budget: Budget | str | None = None,
     runs: int = 1,
@@ -124,13 +124,13 @@ def search(
 ) -> SearchResult:
     """Independent runs of a sampler on a model; each is a prompt of the result, with the budget to itself.
 
-    verifier, report, keep: as for `genscale.scale`. One row through the model is 1 NFE. Refusal: a model that has no
-    branches of guidance is asked for them, or what `scale` refuses.
+    verifier, held_out, keep: as for `genscale.scale`. One row through the model is 1 NFE. UsageError: branches of
+    guidance are asked of a model without them, or what `scale` refuses.
     """
     if steps < 1 or runs < 1:
-        raise Refusal(f"steps={steps} and runs={runs} must be at least 1.")
+        raise UsageError(f"steps={steps} and runs={runs} must be at least 1.")
     sampler = registry.make("sampler", sampler, {}) if isinstance(sampler, str) else sampler
-    roles = Roles(panel(verifier, "weighted"), report=panel(report, "weighted"))
+    roles = Roles(panel(verifier, "weighted"), held_out=panel(held_out, "weighted"))
     budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
     keys = [Key.from_seed(seed).fold("prompt", i) for i in range(runs)]
     searches = [

@@ -10,7 +10,7 @@ import torch
 from genscale_plugin.antithetic import Antithetic
 from genscale_plugin.colour_share import ColourShare
 
-from genscale import Media, Refusal
+from genscale import Media, UsageError
 from genscale.plugins import registry
 from genscale.toy import analytic
 
@@ -73,10 +73,10 @@ def test_neither_batches_nor_pairs_at_a_time_change_what_is_found() -> None:
 
 def test_bad_options_are_refused() -> None:
     for options in ({"candidates": 0}, {"pairs": 0}):
-        with pytest.raises(Refusal):
+        with pytest.raises(UsageError):
             Antithetic(**options)
     for options in ({"colour": "reddish"}, {"width": 0.0}):
-        with pytest.raises(Refusal):
+        with pytest.raises(UsageError):
             ColourShare(**options)
 
 

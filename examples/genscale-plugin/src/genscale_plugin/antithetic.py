@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale import Candidate, Key, Process, Refusal, Score, Solve
+from genscale import Candidate, Key, Process, Score, Solve, UsageError
 
 UNLIMITED = 16  # candidates when neither the user nor a budget says how many
 OWN = 0  # the candidate of the pipeline's own noise
-Ask = Solve | Score
+Query = Solve | Score
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Antithetic:
 
     def __post_init__(self) -> None:
         if self.candidates is not None and self.candidates < 1:
-            raise Refusal(f"antithetic needs at least 1 candidate, not {self.candidates}.")
+            raise UsageError(f"antithetic needs at least 1 candidate, not {self.candidates}.")
         if self.pairs < 1:
-            raise Refusal(f"pairs={self.pairs} must be at least 1.")
+            raise UsageError(f"pairs={self.pairs} must be at least 1.")
 
-    def search(self, process: Process, key: Key) -> Generator[Ask, Any, None]:
-        """Ask for runs and scores; when the budget is spent the engine ends the search here, at a yield."""
+    def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
+        """Query for runs and scores; when the budget is spent the engine ends the search here, at a yield."""
         total, done = self._total(process), 0
         while total is None or done < total:
             n = 2 * self.pairs if total is None else min(2 * self.pairs, total - done)

@@ -10,7 +10,7 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from genscale import Media, Refusal
+from genscale import Media, UsageError
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class ColourShare:
         try:
             ImageColor.getrgb(self.colour)
         except ValueError:
-            raise Refusal(f"colour '{self.colour}' is unknown: give a name of CSS or #rrggbb.") from None
+            raise UsageError(f"colour '{self.colour}' is unknown: give a name of CSS or #rrggbb.") from None
         if not self.width > 0:
-            raise Refusal(f"width={self.width} must be above 0.")
+            raise UsageError(f"width={self.width} must be above 0.")
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""
