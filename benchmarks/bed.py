@@ -37,7 +37,7 @@ class Bed:
 
     shape: of the latents. schedule: the noise levels; there are `steps` model calls. kind: what the model predicts.
     kernel: of every transition, of the plain run, too, so that all samplers start from one law. model: (x [n, *shape],
-    level) -> prediction. decode: latents to pictures [n, c, h, w]. reward: a verifier; a prompt is a run's class.
+    level) -> prediction. decode: latents to images [n, c, h, w]. reward: a verifier; a prompt is a run's class.
     """
 
     shape: tuple[int, ...]
@@ -58,7 +58,7 @@ class Bed:
         return View(self.schedule, self.kind, limit=self.limit)
 
     def base(self, n: int, seed: int) -> Tensor:
-        """n pictures of the model alone, by the same chain, without engine or sampler."""
+        """n images of the model alone, by the same chain, without engine or sampler."""
         g = torch.Generator().manual_seed(seed)
         x = self.schedule.level(0).sigma * torch.randn(n, *self.shape, generator=g)
         for i in range(self.steps):
@@ -84,9 +84,9 @@ class Chain:
 
 @dataclass(frozen=True)
 class Found:
-    """What one run knows in the end: weighted pictures, of which some are drawn by their weights.
+    """What one run knows in the end: weighted images, of which some are drawn by their weights.
 
-    pictures: [n, c, h, w]. weights, totals (rewards): float64 [n]. drawn: rows [m], independent given the run. spent:
+    images: [n, c, h, w]. weights, totals (rewards): float64 [n]. drawn: rows [m], independent given the run. spent:
     NFE. evidence: the log of its estimate of Z, NaN where it makes none.
     """
 

@@ -1,8 +1,8 @@
 """Does a box put the shape where it was asked? Hit rates by the exact judge, with boxes and without, at equal NFE.
 
-Every prompt of the shapes world asks for one shape or two, each in a quadrant of the picture. The searches steer by the
-embedded CLIP, with the boxes verifier around it or alone; the exact judge only reports. A hit: every asked shape is
-there, its middle in its box. "right": the picture satisfies the caption as well. Every prompt has its own seed, the
+Every prompt of the shapes world asks for one shape or two, each in a quadrant of the image. The searches steer by the
+bundled CLIP, with the boxes verifier around it or alone; the exact judge only reports. A hit: every asked shape is
+there, its middle in its box. "right": the image satisfies the caption as well. Every prompt has its own seed, the
 same for all; intervals are 95 %, normal, over prompts, and ratios are paired.
 
     python benchmarks/boxes.py --json benchmarks/results/boxes.json --sheet docs/boxes.png
@@ -145,7 +145,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def sheet(rows: list[dict[str, Any]], todo: list[Task], path: Path, count: int = 10, zoom: int = 2) -> None:
-    """Pictures of the first prompts, one line a method, with the boxes drawn: green where it was hit."""
+    """Images of the first prompts, one line a method, with the boxes drawn: green where it was hit."""
     step = SIZE * zoom + 6
     page = Image.new("RGB", (count * step, len(rows) * step), "white")
     for y, row in enumerate(rows):

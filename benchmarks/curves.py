@@ -1,4 +1,4 @@
-"""Searched and held-out score against NFE, as a picture, from what benchmarks/shapes.py --nfe wrote.
+"""Searched and held-out score against NFE, as an image, from what benchmarks/shapes.py --nfe wrote.
 
 Gains are over best_of_n at the same budget, paired by prompt; bars are 95 % intervals over prompts. It also prints at
 how many NFE each search reaches what best_of_n reaches at its larger budgets.

@@ -61,7 +61,7 @@ def real(seed: int = 0) -> dict[str, Part]:
 
 
 def picture(x: Tensor) -> Tensor:
-    """Latents [n, 64] to pictures [n, 1, 8, 8] in the 17 greys of the data, 0 to 1."""
+    """Latents [n, 64] to images [n, 1, 8, 8] in the 17 greys of the data, 0 to 1."""
     grey = ((x.float() + 1) * (GREYS / 2)).round().clamp(0, GREYS) / GREYS
     return grey.view(-1, 1, SIDE, SIDE)
 
@@ -103,7 +103,7 @@ def train_denoiser(part: Part, steps: int, seed: int, say: Callable[[str], None]
     start, losses = time.perf_counter(), []
     for step in range(steps):
         rows = torch.randint(len(part.x), (BATCH,), generator=g)
-        # Within half a grey: pictures are rounded to greys in the end.
+        # Within half a grey: images are rounded to greys in the end.
         x0 = part.x[rows] + (torch.rand(BATCH, SIDE**2, generator=g) - 0.5) * (2 / GREYS)
         eps = torch.randn(BATCH, SIDE**2, generator=g)
         t = torch.rand(BATCH, generator=g)
@@ -136,7 +136,7 @@ def levels(steps: int) -> NoiseSchedule:
 
 
 class Classifier(nn.Module):
-    """Log-probabilities of the classes of pictures [n, 1, 8, 8]; `temperature` is fitted on digits it did not learn
+    """Log-probabilities of the classes of images [n, 1, 8, 8]; `temperature` is fitted on digits it did not learn
     from, so that they are calibrated."""
 
     def __init__(self, width: int = 64) -> None:

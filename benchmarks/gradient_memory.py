@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["shapes-flow", *TINY])
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--size", type=int, default=128, help="pixels of the decoder's picture")
+    parser.add_argument("--size", type=int, default=128, help="pixels of the decoder's image")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)

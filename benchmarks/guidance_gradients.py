@@ -1,6 +1,6 @@
 """Verifier gradients against best_of_n at equal NFE, ways back counted: the searched score and a held-out judge.
 
-Searched with the embedded CLIP; the exact judge is held out. Every prompt has its own seed, the same for all searches;
+Searched with the bundled CLIP; the exact judge is held out. Every prompt has its own seed, the same for all searches;
 intervals are 95 %, normal, over prompts, and gains are paired with best_of_n of the same budget. Beside NFE stand the
 verifier calls and the seconds, of which gradients through the decoder take more than NFE say.
 

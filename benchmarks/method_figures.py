@@ -1,7 +1,7 @@
 """The figures of docs/methods/: one a sampler that a file in benchmarks/results/ has, drawn from these files alone.
 
     python -m benchmarks.method_figures                          # docs/methods/figures/*.svg, the same bytes every time
-    python -m benchmarks.method_figures --out /tmp/figures --png # pictures to look at
+    python -m benchmarks.method_figures --out /tmp/figures --png # images to look at
 
 The method is blue and best_of_n grey. Bands and bars are 95 % intervals over prompts; gains are paired by prompt.
 """
@@ -35,7 +35,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=FIGURES)
-    parser.add_argument("--png", action="store_true", help="pictures instead of SVG")
+    parser.add_argument("--png", action="store_true", help="images instead of SVG")
     options = parser.parse_args()
     for path in write(options.out, "png" if options.png else "svg"):
         print(path)

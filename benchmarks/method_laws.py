@@ -1,4 +1,4 @@
-"""Figures of methods that promise a law and not only a good picture: how far from it they are, against NFE."""
+"""Figures of methods that promise a law and not only a good image: how far from it they are, against NFE."""
 
 from __future__ import annotations
 

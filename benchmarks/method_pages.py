@@ -1,7 +1,7 @@
 """What is computed on the pages of docs/methods/: tables of options, examples of cost, what was measured, the index.
 
 A page is written by hand but for the parts between `<!-- begin: NAME -->` and `<!-- end: NAME -->`, which this fills
-from the samplers' dataclasses and docstrings, from plans on the embedded flow model, and from benchmarks/results/.
+from the samplers' dataclasses and docstrings, from plans on the bundled toy flow model, and from benchmarks/results/.
 tests/test_method_pages.py holds that the pages are what it would write.
 
     python -m benchmarks.method_figures && python -m benchmarks.method_pages
@@ -100,7 +100,7 @@ def pipe() -> Any:
 
 
 def cost(name: str) -> str:
-    """Plans on the embedded flow model, with one verifier."""
+    """Plans on the bundled toy flow model, with one verifier."""
     lines = [
         "| budget | NFE | scored rows: decodes and verifier calls | finished candidates |", "|---|---|---|---|",
     ]  # fmt: skip

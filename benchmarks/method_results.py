@@ -130,7 +130,7 @@ def _row(r: dict[str, Any], rival: Row | None = None) -> Row:
 
 
 def _clips() -> Table:
-    """best_of_n on the embedded video model (benchmarks/video.py)."""
+    """best_of_n on the bundled toy video model (benchmarks/video.py)."""
     report = json.loads((RESULTS / "video.json").read_text())
     each, rows = report["nfe_per_candidate"], list[Row]()
     for n, r in report["rows"].items():

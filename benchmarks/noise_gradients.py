@@ -1,7 +1,7 @@
 """Does climbing the reward of the noise pay? Every noise optimiser against best_of_n at equal NFE.
 
 A budget counts what a gradient costs: a forward of every call, two more for going back through it, and one for what
-is computed again on the way; so one through all calls is as dear as four candidates. Searched with the embedded CLIP,
+is computed again on the way; so one through all calls is as dear as four candidates. Searched with the bundled CLIP,
 the exact judge held out; every prompt has its own seed; ± is a 95 % interval over prompts, gains are paired with
 best_of_n.
 
@@ -26,7 +26,7 @@ import genscale
 from benchmarks.shapes import Table
 from genscale.toy.shapes import PROMPTS
 
-# As they come, but for ditto2, whose one call shows nothing of the picture on a model that is not distilled.
+# As they come, but for ditto2, whose one call shows nothing of the image on a model that is not distilled.
 PUBLISHED: dict[str, Any] = {"warmup": 0.0, "trials": 0}
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "best_of_n": ("best_of_n", {}),

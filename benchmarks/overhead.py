@@ -1,7 +1,7 @@
 """Overhead of the engine: best_of_n against the pipeline's own batched call, at equal NFE and batch size.
 
 One run, alternating, medians of the ratios of neighbouring pairs, so that a slow spell of the machine
-hits both alike. No verifier is used and the pipeline decodes all pictures on both sides, hence what is compared is the
+hits both alike. No verifier is used and the pipeline decodes all images on both sides, hence what is compared is the
 loop: merging, gathering, stepping, accounting.
 
     python benchmarks/overhead.py --model shapes-flow --rows 16 --pairs 11

@@ -1,4 +1,4 @@
-"""The picture of `benchmarks/posterior.py`: distance to the true law against NFE, one column a bed."""
+"""The image of `benchmarks/posterior.py`: distance to the true law against NFE, one column a bed."""
 
 from __future__ import annotations
 

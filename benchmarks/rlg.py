@@ -1,8 +1,8 @@
-"""Reinforcement-learning guidance on the embedded flow model and its reward-tuned LoRA: reward, judge and diversity.
+"""Reinforcement-learning guidance on the bundled toy flow model and its reward-tuned LoRA: reward, judge and diversity.
 
 For every scale w the prediction is base + w (tuned - base), both from one copy of the weights (the LoRA switched on and
-off). Reward: the embedded CLIP, which the LoRA was tuned to (training/reward_lora.py). Held out: the exact judge.
-Diversity: mean distance of the CLIP embeddings of two pictures of one prompt, and of their pixels (root mean square).
+off). Reward: the bundled CLIP, which the LoRA was tuned to (training/reward_lora.py). Held out: the exact judge.
+Diversity: mean distance of the CLIP embeddings of two images of one prompt, and of their pixels (root mean square).
 Means over prompts, which the LoRA was not tuned on; bars are 95 % intervals over prompts.
 
     python benchmarks/rlg.py --json benchmarks/results/rlg.json --png docs/rlg.png
@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--scales", type=float, nargs="+", default=[0, 0.5, 1, 1.5, 2, 3, 4, 6, 8])
     parser.add_argument("--prompts", type=int, default=60)
-    parser.add_argument("--each", type=int, default=16, help="pictures of one prompt")
+    parser.add_argument("--each", type=int, default=16, help="images of one prompt")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def measured(pipe: Any, prompts: list[str], scale: float, guidance: float, options: Any) -> dict[str, Any]:
-    """Per prompt: mean reward, mean verdict, diversity; NFE of one picture."""
+    """Per prompt: mean reward, mean verdict, diversity; NFE of one image."""
     scaled = genscale.scale(
         pipe, "best_of_n", candidates=options.each, wave=options.each, mix=rlg("base", scale), batch_size=256,
         keep=options.each,
@@ -109,7 +109,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     panels = figure.subplots(1, 3)
     what = (
         ("reward", "reward (CLIP, tuned to)"),
-        ("correct", "held-out judge: right pictures"),
+        ("correct", "held-out judge: right images"),
         ("clip", "diversity (CLIP distance)"),
     )
     for k, guidance in enumerate(dict.fromkeys(r["guidance"] for r in rows)):

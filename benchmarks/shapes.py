@@ -1,6 +1,6 @@
-"""Does search work? Accuracy of the exact judge for base and searched pictures, at equal NFE.
+"""Does search work? Accuracy of the exact judge for base and searched images, at equal NFE.
 
-Searched with the embedded CLIP, an imperfect verifier; the exact judge is held out and only reports. Every prompt has
+Searched with the bundled CLIP, an imperfect verifier; the exact judge is held out and only reports. Every prompt has
 its own seed; intervals are 95 %, normal, over prompts; gains are paired with the same prompts.
 
     python benchmarks/shapes.py --steps 8 --json benchmarks/results/shapes-flow.json

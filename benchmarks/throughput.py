@@ -1,6 +1,6 @@
 """Does a tree fill the batch? Evaluations a second of a search over many prompts, against plain batched sampling.
 
-Both sides make pictures of the same prompts in batches of the same size and decode all of them; the search scores them
+Both sides make images of the same prompts in batches of the same size and decode all of them; the search scores them
 with a verifier that costs nothing, so what is compared is how full its batches are and what its bookkeeping takes. One
 run, alternating, medians of the ratios of neighbouring pairs.
 
@@ -43,7 +43,7 @@ def main() -> None:
     calls = max(1, options.nfe // (images * scaled.plan(texts, **call).nfe_per_candidate))
 
     def plain() -> tuple[int, int]:
-        """(evaluations, pictures)."""
+        """(evaluations, images)."""
         for i in range(calls):
             pipe(texts, **call, num_images_per_prompt=images, generator=torch.Generator().manual_seed(i))
         made = calls * images * len(texts)
@@ -85,7 +85,7 @@ def parsed() -> argparse.Namespace:
 
 
 def rates(work: Callable[[], tuple[int, int]]) -> tuple[float, float]:
-    """Evaluations and pictures a second."""
+    """Evaluations and images a second."""
     start = time.perf_counter()
     evaluations, pictures = work()
     if torch.cuda.is_available():
@@ -95,7 +95,7 @@ def rates(work: Callable[[], tuple[int, int]]) -> tuple[float, float]:
 
 
 def brightness(media: Media, prompts: Sequence[str]) -> list[float]:
-    """A verifier that costs nothing, and tells pictures apart so that the tree has something to choose by."""
+    """A verifier that costs nothing, and tells images apart so that the tree has something to choose by."""
     return [float(v) for v in media.pixels.float().mean(dim=tuple(range(1, media.pixels.ndim)))]
 
 

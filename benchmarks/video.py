@@ -1,4 +1,4 @@
-"""Does search work for clips? Accuracy of the exact judge for base clips and the best of N.
+"""Does search work for videos? Accuracy of the exact judge for base videos and the best of N.
 
 Searched with `shapes_video_clip`, an imperfect verifier; the exact judge `moving_shapes` is held out and only reports.
 Every prompt has its own seed; intervals are 95 %, normal, over prompts; gains are paired with the same prompts.
@@ -85,14 +85,14 @@ def parsed() -> argparse.Namespace:
         type=Path,
         help="only write the captions there, one a line, for `genscale video --prompts`",
     )
-    parser.add_argument("--sheet", type=Path, help="picture of some prompts' base and searched clips")
+    parser.add_argument("--sheet", type=Path, help="image of some prompts' base and searched videos")
     return parser.parse_args()
 
 
 def run(
     scaled: Any, prompts: list[Prompt], call: dict[str, Any], options: Any
 ) -> tuple[list[Any], list[Any], list[Any], float]:
-    """(curve of each prompt, base clips, best clips, seconds a prompt)."""
+    """(curve of each prompt, base videos, best videos, seconds a prompt)."""
     curves, firsts, bests, start, apart = [], [], [], time.perf_counter(), 0.0
     for i in range(0, len(prompts), options.together):
         texts = [p.text for p in prompts[i : i + options.together]]
@@ -176,7 +176,7 @@ def sheet(
 ) -> Image.Image:
     """Eight prompts evenly spread over the list, in two columns: left the base clip over time, right the best of N.
 
-    A green or red line under a clip is the judge's verdict.
+    A green or red line under a video is the judge's verdict.
     """
     chosen = [i * len(prompts) // 8 for i in range(8)]
     largest = max(n for n in rows if n <= candidates)

@@ -14,7 +14,7 @@ Refusal = UsageError  # its name before 0.1.0
 
 
 class VerifierError(UsageError):
-    """A verifier failed or gave something that is no score. Nothing is chosen on such a score."""
+    """A verifier failed or gave something that is not a score. Nothing is chosen on such a score."""
 
 
 class BudgetExhausted(Exception):

@@ -1,4 +1,4 @@
-"""Decoded pictures and clips, as verifiers see them."""
+"""Decoded images and videos, as verifiers see them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Media(Sequence["Item"]):
-    """A batch of pictures or clips: a sequence of PIL pictures (lists of frames for video), and a tensor.
+    """A batch of images or videos: a sequence of PIL images (lists of frames for video), and a tensor.
 
-    pixels: float tensor in [0, 1], [n, 3, h, w] for pictures or [n, frames, 3, h, w] for clips, on the
-        device it was decoded on. Indexing and iterating give 8-bit PIL pictures, rounded as diffusers
+    pixels: float tensor in [0, 1], [n, 3, h, w] for images or [n, frames, 3, h, w] for videos, on the
+        device it was decoded on. Indexing and iterating give 8-bit PIL images, rounded as diffusers
         rounds them; `numpy.asarray(media)` gives uint8 [n, (frames,) h, w, 3].
     """
 

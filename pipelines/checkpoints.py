@@ -15,7 +15,7 @@ _HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
 
 
 def load(model: str, dtype: Any, hub: dict[str, Any], known: Collection[str] = ()) -> Any:
-    """The pipeline of a folder, a file or a hub id, on the CPU. known: names for "did you mean"."""
+    """The pipeline of a folder, a file or a Hugging Face id, on the CPU. known: names for "did you mean"."""
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():
@@ -30,7 +30,7 @@ def load(model: str, dtype: Any, hub: dict[str, Any], known: Collection[str] = (
         hint = did_you_mean(model, known)
         raise UsageError(
             f"model '{model}' is unknown{hint}: give one of {', '.join(known)}, a diffusers folder, "
-            "a .safetensors or .ckpt file, or a hub id such as owner/name."
+            "a .safetensors or .ckpt file, or a Hugging Face id such as owner/name."
         )
     return _from_pretrained(model, dtype, hub)
 

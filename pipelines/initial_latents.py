@@ -1,7 +1,7 @@
 """How a pipeline makes its initial latents out of noise, found by asking it.
 
 Initial latents are an affine function of one standard normal draw: of nothing else for text-to-image, of an
-encoded picture too for image-to-image, with parts held fixed for image-to-video. So two calls that stop
+encoded image too for image-to-image, with parts held fixed for image-to-video. So two calls that stop
 before the first step, with that draw replaced by zeros and by ones, tell the function for any family.
 """
 

@@ -13,7 +13,7 @@ from torch import Tensor
 class Layout:
     """Latents [copies x rows x inner, ...] in the pipeline's hands are [rows, inner, ...] in the search's.
 
-    Nearly all pipelines step one row a result. Some fold the frames of a clip into the rows (inner), some step
+    Nearly all pipelines step one row a result. Some fold the frames of a video into the rows (inner), some step
     both guidance copies of the same latents (copies).
     """
 

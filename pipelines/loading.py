@@ -1,4 +1,4 @@
-"""Pipelines from a name: the embedded models, a diffusers folder, a single file or the hub.
+"""Pipelines from a name: the bundled toy models, a diffusers folder, a single file or the hub.
 
 Nothing here is needed to scale a pipeline of your own: `genscale.scale` takes any. This is the one call that
 the command line and the demo make.
@@ -23,11 +23,11 @@ from genscale.quiet_libraries import quietly
 
 @dataclass(frozen=True)
 class Embedded:
-    """What goes well with an embedded model where the user does not say.
+    """What goes well with a bundled toy model where the user does not say.
 
-    size: of a side, in pixels. frames: of a clip; None for models of pictures. tokens: of the longest caption, the
+    size: of a side, in pixels. frames: of a video; None for models of images. tokens: of the longest caption, the
     pipeline's `max_sequence_length`, where it has one and it matters (WanPipeline fills up to 512). fps: frames a
-    second of a clip's file.
+    second of a video's file.
     """
 
     about: str
@@ -45,7 +45,7 @@ EMBEDDED: dict[str, Embedded] = {
     "shapes-flow": Embedded("a flow transformer", steps=20, guidance=3.0),
     "shapes-diffusion": Embedded("a diffusion U-Net", steps=20, guidance=3.0),
     "shapes-video": Embedded(
-        "a flow transformer of clips",
+        "a flow transformer of videos",
         steps=12,
         guidance=2.0,
         size=32,
@@ -59,7 +59,7 @@ EMBEDDED: dict[str, Embedded] = {
 
 
 def folder_of(name: str) -> Path:
-    """Where an embedded model lies."""
+    """Where a bundled toy model lies."""
     return Path(genscale.__file__).parent / "models" / name
 
 
@@ -83,13 +83,13 @@ def load_pipeline(
 ) -> Any:
     """A ready DiffusionPipeline.
 
-    model: an embedded model, a local diffusers folder, a single file (.safetensors, .ckpt) or a hub id.
+    model: a bundled toy model, a local diffusers folder, a single file (.safetensors, .ckpt) or a Hugging Face id.
     dtype: a torch.dtype or its name; None or "auto" is float32 on the CPU, bfloat16 where the GPU has it, or
         else float16. device: CUDA, else MPS, else the CPU. offload: "model", "sequential" or "group".
     attention: "xformers", or any backend that diffusers knows. lora: files or hub ids, each with `:scale` if
         it is not 1.
     device_map: "balanced" over the accelerators, or a device, as diffusers has it; in the place of device and offload.
-    vae_tiling: decode in tiles, and clips in groups of frames (seams can show). vae_slicing: decode one picture of a
+    vae_tiling: decode in tiles, and videos in groups of frames (seams can show). vae_slicing: decode one image of a
         batch after the other.
     pictures: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
         its image-to-image or inpainting sister, on the same weights.
@@ -126,13 +126,13 @@ def takes(pipe: Any) -> set[str]:
 
 
 def makes_clips(pipe: Any) -> bool:
-    """Whether a pipeline gives clips: those that do take a number of frames, or of videos."""
+    """Whether a pipeline gives videos: those that do take a number of frames, or of videos."""
     return bool(takes(pipe) & {"num_frames", "num_videos_per_prompt", "video_length"})
 
 
 def _sister(pipe: Any, pictures: Collection[str]) -> Any:
-    """The pipeline on the same weights that takes these pictures."""
-    controlled = getattr(pipe, "controlnet", None) is not None  # there, `image` may be the control picture
+    """The pipeline on the same weights that takes these images."""
+    controlled = getattr(pipe, "controlnet", None) is not None  # there, `image` may be the control image
     mine = takes(pipe) - ({"image"} if controlled and "control_image" not in takes(pipe) else set())
     missing = [p for p in pictures if p not in mine]
     if not missing:

@@ -12,7 +12,7 @@ from genscale.media import Media
 
 
 def as_media(output: Any) -> Media:
-    """The pictures or clips of a pipeline's output object (its first field), as tensors in [0, 1].
+    """The images or videos of a pipeline's output object (its first field), as tensors in [0, 1].
 
     Takes tensors [n, c, h, w] or [n, frames, c, h, w], arrays with channels last, and lists of either.
     """
@@ -45,7 +45,7 @@ def _joined(values: list[Any]) -> Any:
 
 
 def length(output: Any) -> int:
-    """How many pictures, clips or latents a pipeline's output holds."""
+    """How many images, videos or latents a pipeline's output holds."""
     first = next(iter(output.values())) if isinstance(output, dict) else output[0]
     return len(first)
 

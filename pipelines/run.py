@@ -318,7 +318,7 @@ class Run:
         except RuntimeError as error:
             why = f"fails with a graph ({str(error).splitlines()[0]})"
         raise UsageError(
-            f"{type(self.pipe).__name__} cannot be differentiated from its pictures on, since its decoding {why}: use "
+            f"{type(self.pipe).__name__} cannot be differentiated from its images on, since its decoding {why}: use "
             "a sampler that needs no gradients."
         )
 

@@ -160,7 +160,7 @@ def scale(
         joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
         budget comes first. Looked at after each wave of the sampler: best_of_n(wave=4) stops sooner than the default.
     batch_size: latents through the model at once; halved when the accelerator's memory runs out.
-    decode_batch: latents decoded and judged at once; None is batch_size for pictures, and 1 for clips, so that no more
+    decode_batch: latents decoded and judged at once; None is batch_size for images, and 1 for videos, so that no more
         than one is held as pixels. Given, the results are decoded so, too; else as the pipeline itself decodes them.
     out: folder for the archive; a call with the same arguments resumes what is there.
     keep: how many of the best candidates keep their latents, for `result.search.media`.
@@ -182,7 +182,7 @@ def scale(
         )
     if not callable(getattr(sampler, "search", None)):
         raise UsageError(
-            f"{sampler!r} is no sampler: give a name or an object with a search(process, key) method."
+            f"{sampler!r} is not a sampler: give a name or an object with a search(process, key) method."
         )
     if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
         raise UsageError("batch_size, decode_batch and keep must be at least 1.")

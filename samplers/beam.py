@@ -17,8 +17,8 @@ class Beam(BeamSearch):
     `successive_halving` with rungs one step later, so early pruning has no preset here; diversity far above 1 at the
     first of several levels, and 0 after it, is TTS-VAR's plan of first clusters, then scores.
 
-    levels: half, 5/8 and 3/4 of the run, where previews begin to tell the picture (genscale calibrate-steps; mean rho
-    0.1 at a quarter, 0.6 at half, 0.9 at 5/8 on both embedded models with 8 steps). survivors: an eighth. branch: 4, so
+    levels: half, 5/8 and 3/4 of the run, where previews begin to tell the image (genscale calibrate-steps; mean rho
+    0.1 at a quarter, 0.6 at half, 0.9 at 5/8 on both bundled toy models, 8 steps). survivors: an eighth. branch: 4, so
     that pools halve. These were chosen on the flow model, 60 prompts with seeds of their own, at 100 and 300 NFE.
     Shares of 1/4 or 1/2 and 2, 3 or 8 children gained less over best_of_n, though within the intervals; a first level
     at a quarter lost to it (-0.0041 +- 0.0038 at 300 NFE); lookahead=2 and diversity=1 made no difference that could be

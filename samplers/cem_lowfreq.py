@@ -1,7 +1,7 @@
 """Spectral evolution search: the cross-entropy method on the low Haar band of the initial noise.
 
 "Spectral Evolution Search" (2026, arXiv 2602.03208; code yjy415/Spectral-Evolution-Search and DiffSynth-Studio):
-coarse structure of the noise decides the picture's, fine structure hardly matters, so only the former is searched.
+coarse structure of the noise decides the image's, fine structure hardly matters, so only the former is searched.
 The high bands stay those of the pipeline's own noise. Differences: candidate 0 is the own noise and belongs to the
 first generation; the distribution begins standard normal (the authors' code centres it at the own noise with unit
 variance, which is too wide); instead of a penalty on the low band's length, which is in the units of one reward,

@@ -23,7 +23,7 @@ class DFlow(NoiseGradient):
     that of `reno`: minus the log-density of the length, with the sign that keeps it (a public port has the other).
     starts: 1.
 
-    Differences: rewards instead of inverse problems, so the start is noise alone and no inverted picture.
+    Differences: rewards instead of inverse problems, so the start is noise alone and no inverted image.
 
     With trials these are the line search; without them one evaluation a turn is its next trial, at a gradient's price.
 

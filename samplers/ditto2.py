@@ -19,7 +19,7 @@ class Ditto2(NoiseGradient):
     """Adam on the initial noise, through few calls in place of all; what was found is decoded with all of them.
 
     opt_steps: model calls that a gradient goes through, spread evenly over the run and stepped by the ode: 1,
-    published, which needs a model distilled to few steps; others show nothing of the picture in one call.
+    published, which needs a model distilled to few steps; others show nothing of the image in one call.
     finals: without trials, starts that are run in full in the end, the best by their stand-ins; None is all.
     lr, iterations, starts, clip, reg: as of `ditto`.
 

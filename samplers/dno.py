@@ -31,7 +31,7 @@ class Dno(NoiseGradient):
     lr: 0.01, the code's default (its README has 0.001). clip: 1, of all noises' gradient together. iterations:
     100. reg: 0; the code's gamma, 0 there as well, weighs its penalty of implausible noise instead, which is only
     measured here (`noise` of a candidate in run.json). starts: 1. blackbox: for verifiers that have no
-    gradient: it is estimated by runs whose noises are moved a little, as sum (r_i - r) (x_i - x) by the picture's
+    gradient: it is estimated by runs whose noises are moved a little, as sum (r_i - r) (x_i - x) by the image's
     latents, scaled to length 1, and pulled back through the model; without warm-up and trials. batch: 4 such runs.
     mu: 0.01, how far; published.
 

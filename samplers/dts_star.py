@@ -17,8 +17,8 @@ class DtsStar(TreeSearch):
     samples apart. strength: infinite, the maximum is backed up, as the paper does where it only searches.
     widen: "practical", (1, 0.5), which beat "paper", (2, 0.8), at every budget in our notes: that one is exactly best
     of N for 36 rollouts. root: (2, 0.6), more fresh noises than that: with (1, 0.5) there too it only tied with
-    best_of_n. levels: half, 5/8 and 3/4 of the run, where the picture begins to be settled but not yet is; the paper
-    has four, from a fifth on, for 50 steps. Tuned on the embedded flow model with other seeds than docs/trees.md has.
+    best_of_n. levels: half, 5/8 and 3/4 of the run, where the image begins to be settled but not yet is; the paper
+    has four, from a fifth on, for 50 steps. Tuned on the bundled toy flow model, seeds not in docs/trees.md.
 
     Cost in NFE: f(0, T) for a rollout from the root, f(s, T) - f(s, s + 1) for one that branches at step s. Scores: one
     a rollout.

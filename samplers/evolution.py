@@ -223,7 +223,7 @@ class _Run:
     def _founders(self) -> tuple[Particles, list[Tensor]]:
         candidates = [draw(self.key, self._number()) for _ in range(self.schedule.founders)]
         particles, noise = self.process.start(candidates), [self.process.noise(c) for c in candidates]
-        if self.kernel is not None and candidates[0].id == OWN:  # it will not be the pipeline's own picture
+        if self.kernel is not None and candidates[0].id == OWN:  # it will not be the pipeline's own image
             i = self._number()
             candidates[0] = Candidate(i, "branch", self.key.fold("candidate", i).path, OWN)
         return replace(particles, candidates=tuple(candidates)), noise

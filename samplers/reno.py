@@ -23,7 +23,7 @@ class Reno(NoiseGradient):
     Published weights of rewards: hps 5, image_reward 1, clip 0.01 and pickscore 0.05 of their
     logits (1 and 5 of the cosines here).
 
-    Differences: the penalty is worked out in float64 (in half precision it overflows); every finished picture is a
+    Differences: the penalty is worked out in float64 (in half precision it overflows); every finished image is a
     candidate, so the best is the best of all, the pipeline's own among them; models of many steps are unrolled whole,
     where the authors' code optimises through one step and then runs all (`ditto2`).
 

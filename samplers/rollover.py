@@ -58,7 +58,7 @@ class Rollover:
         the paper's code: 25 for each of 2 chains, of 500).
     window: fractions of the run between which calls are spent on tries: (0.5, 1). Initial noises are carried to its
         start by the pipeline's own scheduler, since previews before it mean little (`genscale calibrate-steps`). The
-        paper has (0, 1), for a distilled model whose first preview is a picture.
+        paper has (0, 1), for a distilled model whose first preview is an image.
     batch: children tried at a time, 1 as published; of a larger batch the best is taken if it improves.
     tolerance: a score must rise by more than this to count as better (the noise of the verifier).
     most: a level may use at most so many times its uniform quota, so that savings are not all spent on the last level;
@@ -69,7 +69,7 @@ class Rollover:
     levels: "pipeline", its own time grid; "rbf", the paper's, which calls the model above linear time .70 only (of 10
         steps) and presupposes a distilled one.
 
-    Differences: chains, init and window, tuned on the embedded flow model (with the paper's values it loses to
+    Differences: chains, init and window, tuned on the bundled toy flow model (with the paper's values it loses to
     best_of_n there); the best clean estimate ever seen takes part in the final choice (the code may return less than
     it has seen); calls are counted with guidance; `most`; `batch`.
 

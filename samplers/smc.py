@@ -17,8 +17,8 @@ class Smc(ParticleFilter):
     copies have to part.
     particles: as many as the budget pays for. strength: 30 spreads at the end of the run, so about 12 where scoring
     begins. temper: "increasing", of DAS. kernel: ddim(1). window, interval: every eighth of the run from its half on,
-    since earlier estimates say little of the picture (`genscale calibrate-steps`). These four were tuned on the
-    embedded flow model with seeds that the benchmark does not use; with FK steering's window the gain is gone.
+    since earlier estimates say little of the image (`genscale calibrate-steps`). These four were tuned on the
+    bundled toy flow model with seeds that the benchmark does not use; with FK steering's window the gain is gone.
 
     Cost in NFE: N f(0, T), as N candidates of best_of_n; scores: N at each scoring step, and N at the end.
     """

@@ -27,8 +27,8 @@ class SuccessiveHalving:
     on the previews of a model and verifier mean something. survivors: share that goes on from each rung, half as
     in speculative rejection (its alpha = 0.5).
 
-    The default rungs begin at half of the run, where the previews of both embedded models start to rank as the
-    pictures do (mean rho 0.15 and 0.11 at a quarter, 0.65 and 0.61 at half, 0.92 and 0.97 at 5/8). Jamieson &
+    The default rungs begin at half of the run, where the previews of both bundled toy models start to rank as the
+    images do (mean rho 0.15 and 0.11 at a quarter, 0.65 and 0.61 at half, 0.92 and 0.97 at 5/8). Jamieson &
     Talwalkar spend equally between rungs, which would place three at 1/15, 3/15 and 7/15: there a preview is made
     of nearly pure noise. Speculative rejection drops where memory runs full, which means nothing here. Against
     best_of_n at 256 NFE the searched score rises by 0.0002 +- 0.0014 (flow) and 0.0013 +- 0.0009 (diffusion).

@@ -14,7 +14,7 @@ class TreeG(BeamSearch):
     into K at every step; the A whose clean estimates score best go on.
 
     survivors: A = 4. branch: K = 4; the paper varies both by task (music, molecules, DNA), with no setting for
-    pictures. levels: every step. kernel, rest: ancestral. Differences: A K fresh noises at the root (from pure noise no
+    images. levels: every step. kernel, rest: ancestral. Differences: A K fresh noises at the root (from pure noise no
     kernel branches); the predictions that scored the children are kept, so a step costs A K calls and not A (K + 1).
     Its other two modes are not here: branching the clean estimate, and gradients.
 

@@ -217,17 +217,17 @@ class Run:
 
 
 def first_coordinate(media: Media, prompts: Any) -> Tensor:
-    """A verifier that reads the first coordinate off the bed's pictures."""
+    """A verifier that reads the first coordinate off the bed's images."""
     return media.pixels[:, 0, 0, 0].double()
 
 
 def pictures(x: Tensor, prompts: tuple[int, ...]) -> Media:
-    """The bed's decoder: a latent is a picture of one pixel."""
+    """The bed's decoder: a latent is an image of one pixel."""
     return Media(x[:, :, None, None].clone())
 
 
 class Full:
-    """A decoder on a GPU that holds two pictures."""
+    """A decoder on a GPU that holds two images."""
 
     def __init__(self, fits: int) -> None:
         self.fits, self.tried = fits, 0

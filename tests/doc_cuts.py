@@ -26,7 +26,7 @@ CUTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
 AT_MOST = {"--steps": 8, "--candidates": 4, "--rounds": 2, "--particles": 4, "--frames": 5}
 # Options that are given another value: tests have no accelerator and listen to nobody but this machine.
 INSTEAD = {"--device": {"cuda": "cpu"}, "--host": {"0.0.0.0": "127.0.0.1"}}
-# Said where the command does not: for the 20 steps of embedded models and the 16 candidates of most; no browser.
+# Said where the command does not: for the 20 steps of bundled toy models and the 16 candidates of most; no browser.
 ADDED = {
     "generate": ("--steps", "4"),
     "video": ("--steps", "4"),

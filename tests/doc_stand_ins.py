@@ -46,7 +46,7 @@ def furnish(folder: Path) -> None:
 
 
 def _made(folder: Path) -> None:
-    """A picture of genscale's, and a clip of somebody else's."""
+    """An image of genscale's, and a video of somebody else's."""
     from genscale.cli.app import main
     from genscale.runs import video_files
 

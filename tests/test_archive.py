@@ -108,7 +108,7 @@ def test_what_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "archive.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:3], "oops\n", *lines[3:]]))
-    with pytest.raises(UsageError, match=r"line 4 of .* is no JSON"):
+    with pytest.raises(UsageError, match=r"line 4 of .* is not JSON"):
         run(SAMPLERS["best_of_n"], folder=tmp_path)
 
 

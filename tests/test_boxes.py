@@ -170,7 +170,7 @@ def placed(rng: np.random.Generator, corner: tuple[int, int], noun: tuple[str, s
 
 
 def test_the_embedded_clip_knows_a_shape_in_its_box() -> None:
-    """On drawn pictures: in the box against elsewhere, and against another kind in the box."""
+    """On drawn images: in the box against elsewhere, and against another kind in the box."""
     rng, n = np.random.default_rng(0), 40
     right, elsewhere, other, texts, boxes = [], [], [], [], []
     for _ in range(n):
@@ -225,7 +225,7 @@ def test_a_verifier_says_how_it_wants_regions_shown() -> None:
         (lambda: Boxes(Redness(), [], view="near"), "view='near'"),
         (lambda: Boxes(Redness(), [], fill=2.0), "fill=2.0"),
         (lambda: Boxes(Redness(), ["a red star"]), "lists of Box"),
-        (lambda: Boxes(3, []), "is no verifier"),
+        (lambda: Boxes(3, []), "is not a verifier"),
         (lambda: Boxes("no_such", []), "no_such"),
     ],
 )
@@ -271,7 +271,7 @@ def test_files(tmp_path: Path) -> None:
         ([{**GOOD, "box": "all"}], "list of four numbers"),
         ([{**GOOD, "box": [0, 0, "a", 1]}], "four numbers"),
         ([{"text": "a", "mask": "none.png"}], "mask .*none.png' of 'a' cannot be read"),
-        ([{"text": "a", "mask": 3}], "name of a picture"),
+        ([{"text": "a", "mask": 3}], "name of an image"),
         ({"a red star": GOOD}, "boxes of 'a red star' must be a list"),
         ({"a red sta": [GOOD]}, r"none of the prompts \(did you mean 'a red star'\?\)"),
         ({"2": [GOOD]}, "no prompt 2, only 0 to 1"),

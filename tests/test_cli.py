@@ -101,7 +101,7 @@ def test_a_tree_is_drawn_in_the_folder_of_its_run(generate, genscale, tmp_path):
 
 
 def test_a_tree_of_no_run(genscale, tmp_path):
-    for folder, sentence in ((tmp_path, "holds no run"), (tmp_path / "gone", "is no folder")):
+    for folder, sentence in ((tmp_path, "holds no run"), (tmp_path / "gone", "is not a folder")):
         code, out, err = genscale("tree", folder)
         assert (code, out) == (2, "")
         assert sentence in err
@@ -364,7 +364,7 @@ def test_another_run_in_the_folder_is_refused(generate, tmp_path):
 def test_resume_needs_a_run(genscale, tmp_path):
     assert "holds no run" in genscale("resume", tmp_path)[2]
     code, _, err = genscale("resume", tmp_path / "nowhere")
-    assert (code, "is no folder" in err) == (2, True)
+    assert (code, "is not a folder" in err) == (2, True)
     (tmp_path / "request.json").write_text('{"prompts": ["x"], "steps": "many"}')
     code, _, err = genscale("resume", tmp_path)
     assert (code, "no request that this version" in err) == (2, True)
@@ -479,15 +479,15 @@ BAD = {
         ["--stop", "patience:8", "--ensemble", "rank"],
         "stop 'patience:8' needs scores that stand alone, not ranks",
     ),
-    "missing picture": (["--image", "nowhere.png"], "--image 'nowhere.png' cannot be read: No such file"),
-    "unreadable picture": (["--image", __file__], "cannot be read: it is no picture"),
+    "missing image": (["--image", "nowhere.png"], "--image 'nowhere.png' cannot be read: No such file"),
+    "unreadable image": (["--image", __file__], "cannot be read: it is not an image"),
     "mask alone": (["--mask-image", "PICTURE"], "give both"),
-    "control picture": (["--control-image", "PICTURE"], "takes no control_image"),
+    "control image": (["--control-image", "PICTURE"], "takes no control_image"),
     "size": (["--size", "large"], "--size 'large' cannot be read"),
     "size of the pipeline": (["--size", "17x16"], "refuses its arguments: `height` and `width`"),
-    "frames of a picture": (["--frames", "8"], "takes no num_frames: leave --frames out"),
+    "frames of an image": (["--frames", "8"], "takes no num_frames: leave --frames out"),
     "arguments": (["--pipeline-args", '{"guidance_scal": 1}'], "takes no 'guidance_scal' (did you mean"),
-    "arguments no JSON": (["--pipeline-args", "strength=1"], "--pipeline-args is no JSON"),
+    "arguments no JSON": (["--pipeline-args", "strength=1"], "--pipeline-args is not JSON"),
     "arguments no object": (["--pipeline-args", "3"], "must be a JSON object"),
     "ensemble": (["--ensemble", "rnk"], "ensemble 'rnk' is unknown (did you mean 'rank'?)"),
     "offload": (["--offload", "modle"], "offload 'modle' is unknown (did you mean 'model'?)"),
@@ -497,12 +497,12 @@ BAD = {
     "seed": (["--seed", "-1"], "--seed -1 must be 0 or more"),
     "images": (["--images", "0"], "--images 0 must be at least 1"),
     "missing boxes": (["--boxes", "nowhere.json"], "boxes file 'nowhere.json' cannot be read: No such file"),
-    "boxes that are none": (["--boxes", __file__], "is no JSON"),
+    "boxes that are none": (["--boxes", __file__], "is not JSON"),
     "missing prompt file": (["--prompts", "nowhere.txt"], "prompt file 'nowhere.txt' cannot be read"),
     "empty prompt file": (["--prompts", "EMPTY"], "holds no prompt"),
     "empty prompt": ([""], "there is no prompt"),
     "no metadata": (["--from", "PICTURE"], "carries no genscale metadata"),
-    "no picture": (["--from", __file__], "it is no picture"),
+    "no image": (["--from", __file__], "it is not an image"),
 }
 
 
@@ -590,7 +590,7 @@ def test_a_verifier_that_steers_and_reports_is_warned_of(generate, tmp_path):
 
 
 def test_the_base_is_shown_beside_a_search_that_gave_it_up(genscale, tmp_path):
-    """Particles leave the pipeline's own path: its picture is made apart, and booked apart."""
+    """Particles leave the pipeline's own path: its image is made apart, and booked apart."""
     words = ("a red star", "--steps", "5", "--seed", "4", "--json")
     options = ("--sampler", "smc", "--particles", "3", "--window", "0.2,0.6", "--kernel", "ddim(0.7)")
     code, out, err = genscale("generate", *words, *options, "--out", str(tmp_path / "smc"))

@@ -1,4 +1,4 @@
-"""Verifiers of clips on clips whose scores are known: still, moving, flickering."""
+"""Verifiers of videos on videos whose scores are known: still, moving, flickering."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_a_clip_plays(tab: Tab) -> None:
 def test_bad_input_is_one_sentence_on_the_page(tab: Tab) -> None:
     tab.fill(prompt=" ")
     tab.search()
-    assert "there is no prompt: say what the picture should show." in tab.until_over()
+    assert "there is no prompt: say what the image should show." in tab.until_over()
     tab.fill(prompt="a red star", options="candidate=4")
     tab.search()
     tab.page.wait_for_function(

@@ -235,7 +235,7 @@ def test_the_first_step_alone_is_mutated_as_noise() -> None:
 
 
 def test_mutants_of_a_prior_that_is_no_standard_normal() -> None:
-    """Image-to-image: the noise is mutated, the picture behind it is not."""
+    """Image-to-image: the noise is mutated, the image behind it is not."""
     parts = process_of(STEPS)
     offset, scale = torch.tensor([3.0, -1.0, 0.5]), torch.tensor([0.5, 2.0, 0.0])
     own = offset + scale * parts["prior"].own

@@ -1,4 +1,4 @@
-"""`genscale show` and `genscale rescore`, in process, on the embedded model with tiny settings; and the preview."""
+"""`genscale show` and `genscale rescore`, in process, on the bundled toy model with tiny settings; and the preview."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ def test_show_writes_pictures_and_tells_what_the_run_found(run, genscale):
 
 
 def test_show_of_a_run_that_was_killed(run, genscale):
-    """As a kill leaves it: no record, no pictures, a torn line, some candidates without a score."""
+    """As a kill leaves it: no record, no images, a torn line, some candidates without a score."""
     for path in run.glob("*.png"):
         path.unlink()
     (run / "run.json").unlink()
@@ -104,7 +104,7 @@ def test_a_folder_without_a_candidate_is_refused_in_one_sentence(command, gensca
     )
     for folder, sentence in (
         (empty, "holds no run"),
-        (tmp_path / "gone", "is no folder"),
+        (tmp_path / "gone", "is not a folder"),
         (begun, "has no finished candidate yet"),
     ):
         code, out, err = genscale(name, folder, *options)

@@ -28,7 +28,7 @@ from genscale.protocol.particles import draw
 from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
 from tests.zoo import ZOO, text
 
-FAMILIES = ("flux", "sd3", "sdxl", "wan")  # sdxl is guided, wan makes clips
+FAMILIES = ("flux", "sd3", "sdxl", "wan")  # sdxl is guided, wan makes videos
 STEPS = 3
 # Directional differences in float64. Wan clamps what it decodes, so that only small steps meet no kink, and computes in
 # float32 in places, so that small steps are seen less exactly.

@@ -567,7 +567,7 @@ def not_a_number(media: Media, prompts: Sequence[str]) -> Tensor:
 
 
 class OnTensors:
-    """A verifier whose pictures are judged by a function of tensors."""
+    """A verifier whose images are judged by a function of tensors."""
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> list[float]:
         return self.score_tensor(media.pixels, prompts).tolist()  # type: ignore[no-any-return]
@@ -609,7 +609,7 @@ class Detached(Mixture):
         ({"roles": panel(closeness, "rank")}, "ranks have no gradient: use the weighted ensemble"),
         ({"roles": Roles()}, "name one for the search"),
         ({"roles": panel(not_a_number)}, r"the gradient at candidate 0 of 'prompt 0' is not finite"),
-        ({"decode": lambda x, p: Media(x.detach()[:, :, None, None])}, "pictures keep no graph"),
+        ({"decode": lambda x, p: Media(x.detach()[:, :, None, None])}, "images keep no graph"),
         ({"mixture": Detached()}, "model's answer keeps no graph"),
     ],
 )

@@ -91,7 +91,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def published(x: Tensor, prompts: list[str], state: dict[str, Tensor]) -> Tensor:
-    """The paper's forward of pictures [n, 3, 32, 32] that need no resizing."""
+    """The paper's forward of images [n, 3, 32, 32] that need no resizing."""
 
     def lin(name: str, x: Tensor) -> Tensor:
         return F.linear(x, state[name + ".weight"], state[name + ".bias"])
@@ -179,7 +179,7 @@ def test_order_batches_and_frames(folder: Path) -> None:
     words = [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
     frames = ImageReward(str(folder))(Media(pictures[:4]), words).reshape(2, 2).mean(1)
     torch.testing.assert_close(clips, frames, atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="5 pictures and 1 prompts"):
+    with pytest.raises(ValueError, match="5 images and 1 prompts"):
         ImageReward(str(folder))(Media(pictures), PROMPTS[:1])
 
 

@@ -1,4 +1,4 @@
-"""Decoded pictures and clips, as verifiers see them."""
+"""Decoded images and videos, as verifiers see them."""
 
 from __future__ import annotations
 

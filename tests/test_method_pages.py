@@ -52,7 +52,7 @@ def test_a_page_has_its_sections_and_says_something_in_each(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda p: p.stem)
 def test_what_is_computed_is_up_to_date(path: Path) -> None:
-    """Options, costs on the embedded model, measured tables and the index; mended by benchmarks.method_pages."""
+    """Options, costs on the bundled toy model, measured tables and the index; mended by benchmarks.method_pages."""
     assert path.read_text() == method_pages.filled(path), MEND
 
 

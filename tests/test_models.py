@@ -1,4 +1,4 @@
-"""The embedded models: ordinary folders, loadable by diffusers and transformers alone, and really trained."""
+"""The bundled toy models: ordinary folders, loadable by diffusers and transformers alone, and really trained."""
 
 from pathlib import Path
 from typing import Any

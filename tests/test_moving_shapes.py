@@ -1,4 +1,4 @@
-"""The world of moving shapes and its exact judge: right clips score 1, and each way of being wrong does not."""
+"""The world of moving shapes and its exact judge: right videos score 1, and each way of being wrong does not."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -166,7 +166,7 @@ def test_objects_lie_where_they_were_drawn() -> None:
 
 
 def test_pictures_and_short_clips_are_refused() -> None:
-    with pytest.raises(UsageError, match="was given a picture"):
+    with pytest.raises(UsageError, match="was given an image"):
         MovingShapes()([Image.new("RGB", (SIZE, SIZE))], ["a red circle moving up"])
     with pytest.raises(UsageError, match="1 frame"):
         MovingShapes()([CLIP_60[0][:1]], ["a red circle moving up"])

@@ -156,7 +156,7 @@ def test_injected_noises_are_optimised_too() -> None:
 
 
 def test_the_hybrid_estimate_points_uphill() -> None:
-    """Of an affine map with J J^T a multiple of 1 the mean direction is that of the gradient by the picture."""
+    """Of an affine map with J J^T a multiple of 1 the mean direction is that of the gradient by the image."""
     rows, batch, mu, n = 1, 4, 0.01, 600
     x0 = torch.tensor([[0.2, -0.5, 0.9]])
     wanted = -2 * (x0[0] - GOAL)

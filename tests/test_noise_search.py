@@ -153,7 +153,7 @@ def test_packed_latents_are_a_square_or_what_the_user_says_or_a_row() -> None:
     assert Plane.of((16, 3)) == Plane((16, 3), (4, 4, 3), (-3, -2))
     assert Plane.of((12, 3), rows=3).grid == (3, 4, 3)
     assert Plane.of((12, 3)).grid == (1, 12, 3)
-    grid = Key((2,)).normal((4, 8, 8))  # the same picture, packed token by token and not
+    grid = Key((2,)).normal((4, 8, 8))  # the same image, packed token by token and not
     packed = grid.permute(1, 2, 0).reshape(64, 4)
     low = Plane.of((64, 4)).split(packed, 2)[0]
     assert torch.allclose(low.permute(2, 0, 1), Plane.of(grid.shape).split(grid, 2)[0])

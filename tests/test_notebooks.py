@@ -55,7 +55,7 @@ def test_runs_from_start_to_end(path: Path, tmp_path: Path) -> None:
     notebook = executed(read(path), tmp_path)
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
-    assert any("image/png" in o.get("data", {}) for o in outputs), "it shows no picture"
+    assert any("image/png" in o.get("data", {}) for o in outputs), "it shows no image"
     told = [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"]
     assert not [t for t in told if "TqdmWarning" not in t and t.strip()], (
         told

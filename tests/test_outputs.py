@@ -1,4 +1,4 @@
-"""The run folder and what is in it: whole files or none, pictures that know their origin, a contact sheet."""
+"""The run folder and what is in it: whole files or none, images that know their origin, a contact sheet."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def test_what_is_no_request_is_refused(data, tmp_path):
         load_folder(tmp_path)
 
 
-# -------------------------------------------------------------------------------------------- the pictures
+# -------------------------------------------------------------------------------------------- the images
 
 
 def test_infotext_has_the_form_that_viewers_read():

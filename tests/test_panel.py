@@ -133,7 +133,7 @@ def test_what_is_no_number_names_its_candidate(value: float, place: int) -> None
 )
 def test_a_wrong_count_or_kind_names_the_candidates_and_what_was_found(raw: Any, found: str) -> None:
     message = failure(raw)
-    assert f"given 3 pictures ({LABELS[0]} to {LABELS[2]})" in message
+    assert f"given 3 images ({LABELS[0]} to {LABELS[2]})" in message
     assert f"returned {found}: it must return one number for each." in message
 
 

@@ -40,7 +40,7 @@ def process(steps: int = STEPS) -> PromptProcess:
         ((0.2, 0.8), 0.2, 100, [20, 40, 60, 80]),  # FK steering's of 100
         ((0.2, 0.8), 0.2, 10, [2, 4, 6, 8]),
         ((0.2, 0.8), 0.2, 28, [6, 11, 17, 22]),
-        ((0.5, 0.875), 0.125, 8, [4, 5, 6]),  # the last step's estimate is the picture itself
+        ((0.5, 0.875), 0.125, 8, [4, 5, 6]),  # the last step's estimate is the image itself
         ((0.0, 1.0), 0.0, 6, [1, 2, 3, 4]),
         ((0.5, 1.0), 0.0, 8, [4, 5, 6]),
         ((0.0, 1.0), 1.0, 8, []),
@@ -98,7 +98,7 @@ def test_copies_part_and_originals_stay() -> None:
     made = run(Smc(8, ess=1.0), steps=STEPS, seed=2)
     finals = [e for e in made.archive.entries if e.final]
     assert len({round(e.total, 9) for e in finals}) == len(finals)  # no two are the same
-    assert all(e.candidate.id != 0 for e in finals)  # candidate 0 would be the pipeline's own picture
+    assert all(e.candidate.id != 0 for e in finals)  # candidate 0 would be the pipeline's own image
 
 
 def test_rebirth_leaves_survivors_on_the_ode() -> None:

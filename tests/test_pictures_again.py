@@ -1,4 +1,4 @@
-"""`genscale replay` and `genscale score`, in process, on the embedded model with tiny settings."""
+"""`genscale replay` and `genscale score`, in process, on the bundled toy model with tiny settings."""
 
 import json
 
@@ -15,7 +15,7 @@ PROMPTS = ("a red star", "a blue ring")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """One run for each sampler: two prompts, the two best pictures."""
+    """One run for each sampler: two prompts, the two best images."""
     folder = tmp_path_factory.mktemp("runs")
 
     def run(sampler):
@@ -49,7 +49,7 @@ def test_a_runner_up_is_replayed_as_itself(runs, genscale, tmp_path):
 
 
 def test_what_differs_is_counted_and_is_exit_code_1(runs, genscale, tmp_path):
-    """The broken twin: three pixels of the picture are changed, its metadata is not."""
+    """The broken twin: three pixels of the image are changed, its metadata is not."""
     with Image.open(runs("best_of_n") / "000-best.png") as image:
         pixels = np.array(image)
         pixels[:3, 0, 1] ^= 1
@@ -103,7 +103,7 @@ def test_a_picture_from_elsewhere_cannot_switch_code_on(genscale, tmp_path, monk
 
 
 def request_again(picture, sampler, shows):
-    """The picture with other metadata."""
+    """The image with other metadata."""
     from PIL.PngImagePlugin import PngInfo
 
     with Image.open(picture) as image:
@@ -121,7 +121,7 @@ def test_replay_refuses_in_one_sentence(runs, genscale, tmp_path):
     for words, sentence in (
         ((tmp_path / "plain.png",), "carries no genscale metadata"),
         ((tmp_path / "gone.png",), "cannot be read: No such file"),
-        ((picture, "--out", picture), "is the picture itself"),
+        ((picture, "--out", picture), "is the image itself"),
     ):
         code, out, err = genscale("replay", *words)
         assert (code, out, err.count("\n")) == (2, "", 1)
@@ -169,11 +169,11 @@ def test_score_of_a_film(genscale, tmp_path):
 
 def test_score_refuses_in_one_sentence(genscale, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_text("no picture")
+    (tmp_path / "b.png").write_text("no image")
     for words, sentence in (
         ((tmp_path / "a.png",), "does not say what it shows"),
-        ((tmp_path / "gone.png", "--prompt", "x", "--verifier", "compressibility"), "is no file"),
-        ((tmp_path / "b.png", "--prompt", "x", "--verifier", "compressibility"), "it is no picture"),
+        ((tmp_path / "gone.png", "--prompt", "x", "--verifier", "compressibility"), "is not a file"),
+        ((tmp_path / "b.png", "--prompt", "x", "--verifier", "compressibility"), "it is not an image"),
         ((tmp_path / "a.png", "--prompt", "x", "--verifier", "clipp"), "did you mean 'clip'"),
     ):
         code, out, err = genscale("score", *words)

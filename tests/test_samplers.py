@@ -203,7 +203,7 @@ def test_best_of_n_refuses(options: dict[str, Any]) -> None:
 
 
 def scores_of(order: list[float]) -> Any:
-    """A verifier that gives the k-th picture it sees the k-th of these scores."""
+    """A verifier that gives the k-th image it sees the k-th of these scores."""
     given = iter(order)
     return lambda media, prompts: [next(given) for _ in prompts]
 

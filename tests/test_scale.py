@@ -375,7 +375,7 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         (lambda: genscale.scale(pipe, candidats=3), "did you mean 'candidates'"),
         (lambda: genscale.scale(pipe, candidates=0), "at least 1 candidate"),
         (lambda: genscale.scale(pipe, verifier="clop"), "did you mean 'clip'"),
-        (lambda: genscale.scale(pipe, verifier=3), "is no verifier"),
+        (lambda: genscale.scale(pipe, verifier=3), "is not a verifier"),
         (lambda: genscale.scale(pipe, ensemble="sum"), "ensemble 'sum' is unknown"),
         (lambda: genscale.scale(pipe, budget="lots"), "cannot read 'lots'"),
         (lambda: genscale.scale(pipe, budget="5nfe")(**call), "too small: one sample of"),

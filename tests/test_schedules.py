@@ -423,7 +423,7 @@ def test_float32_as_pipelines_use_it() -> None:
 
 
 def test_flags_of_other_classes_count_for_nothing() -> None:
-    """`from_config` keeps what it does not know: DDIM clips, DPM-Solver made from it does not."""
+    """`from_config` keeps what it does not know: DDIM videos, DPM-Solver made from it does not."""
     made = diffusers.DPMSolverMultistepScheduler.from_config(diffusers.DDIMScheduler(clip_sample=True).config)
     made.set_timesteps(STEPS)
     assert made.config["clip_sample"]

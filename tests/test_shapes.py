@@ -32,7 +32,7 @@ from genscale.verifiers.shapes import Shapes, detect, fraction, satisfies
 
 
 def drawn(n: int, seed: int) -> tuple[list[Requirement], list[Scene], list[Image.Image]]:
-    """`n` requirements, the categories in turn, with a scene and a picture of each."""
+    """`n` requirements, the categories in turn, with a scene and an image of each."""
     rng = np.random.default_rng(seed)
     requirements = [sample_requirement(rng, CATEGORIES[i % len(CATEGORIES)]) for i in range(n)]
     scenes = [sample_scene(r, rng) for r in requirements]

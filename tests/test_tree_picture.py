@@ -135,7 +135,7 @@ def test_what_was_given_up_keeps_its_last_preview(tmp_path: Path) -> None:
     assert sum(line.total is None for line in lines) == 6
 
 
-# ---------------------------------------------------------------- the picture
+# ---------------------------------------------------------------- the image
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_several_prompts_have_a_picture_each(tmp_path: Path) -> None:
 
 
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         draw_trees(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="holds no run"):
         draw_trees(tmp_path)
@@ -189,7 +189,7 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         draw_trees(tmp_path)
     archive.write_text("{\n")
-    with pytest.raises(UsageError, match="is no JSON"):
+    with pytest.raises(UsageError, match="is not JSON"):
         draw_trees(tmp_path)
     archive.write_text(text)
     (tmp_path / "run.json").write_text("[")

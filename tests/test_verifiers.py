@@ -42,7 +42,7 @@ from genscale.verifiers.clip_checkpoints import choose
 from genscale.verifiers.clip_image import Preparation, from_open_clip
 from genscale.verifiers.compressibility import Compressibility
 
-SIDE, LENGTH, WIDTH = 32, 12, 16  # of the tiny models: picture, tokens, embedding
+SIDE, LENGTH, WIDTH = 32, 12, 16  # of the tiny models: image, tokens, embedding
 PROMPTS = ["a red cat", "two dogs", "a red cat", "", "blue"]
 EXACT = 2e-6  # cosines in float32, the same arithmetic in another order
 ROUNDED = 0.02  # cosines where one side rounds pixels to 8 bits: these random towers magnify half a level
@@ -53,7 +53,7 @@ FLOATS = ROUNDED if transformers.__version__.startswith("4.") else EXACT  # vers
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Weights large enough that pictures and texts differ in their embeddings."""
+    """Weights large enough that images and texts differ in their embeddings."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if parameter.ndim > 1:
@@ -132,17 +132,17 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def noise(n: int, *shape: int, seed: int = 1) -> Tensor:
-    """Pictures of whole levels of 255, so that PIL sees the same."""
+    """Images of whole levels of 255, so that PIL sees the same."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, *shape), generator=generator).float() / 255
 
 
 def smooth(n: int, height: int, width: int, low: float = 0.2, high: float = 0.8) -> Tensor:
-    """Pictures whose resizing overshoots nowhere."""
+    """Images whose resizing overshoots nowhere."""
     coarse = low + (high - low) * noise(n, 3, 4, 4)
     big = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True)
     return (big * 255).round() / 255
@@ -316,7 +316,7 @@ def test_weights_are_shared_by_equal_settings_and_freed_with_the_last(tmp_path: 
 
 
 def test_the_number_of_prompts_must_be_that_of_the_pictures(tiny: str) -> None:
-    with pytest.raises(ValueError, match="5 pictures and 4 prompts"):
+    with pytest.raises(ValueError, match="5 images and 4 prompts"):
         Clip(tiny)(Media(noise(5, 3, SIDE, SIDE)), PROMPTS[:4])
 
 
@@ -324,7 +324,7 @@ def test_the_number_of_prompts_must_be_that_of_the_pictures(tiny: str) -> None:
 
 
 def transform(fit: str = "shortest") -> Any:
-    """open_clip's preprocessing of a PIL picture."""
+    """open_clip's preprocessing of a PIL image."""
     settings = open_clip.transform.PreprocessCfg(size=SIDE, resize_mode=fit)
     return open_clip.transform.image_transform_v2(settings, is_train=False)
 

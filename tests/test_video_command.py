@@ -1,4 +1,4 @@
-"""`genscale video`: on the embedded model, and on tiny random-weight pipelines of four families."""
+"""`genscale video`: on the bundled toy model, and on tiny random-weight pipelines of four families."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def shapes(run):
     return run(*CAPTIONS, "--candidates", 3, "--steps", 3)
 
 
-# ------------------------------------------------------------------------------------- the embedded model
+# ------------------------------------------------------------------------------------- the bundled toy model
 
 
 def test_every_prompt_gets_a_picture_and_both_films(shapes):
@@ -128,7 +128,7 @@ def test_replay_makes_every_frame_again(shapes, genscale, tmp_path, name):
 
 
 def test_replay_sees_a_later_frame_that_is_another(shapes, genscale, tmp_path):
-    """The broken twin: the first frame is the same, the fingerprint of the clip is not."""
+    """The broken twin: the first frame is the same, the fingerprint of the video is not."""
     from PIL.PngImagePlugin import PngInfo
 
     folder, _ = shapes
@@ -206,7 +206,7 @@ def test_pictures_are_refused(genscale, folders, tmp_path):
         words = ("--verifier", "compressibility", "--held-out", "none", "--out", tmp_path / "out")
         code, out, err = genscale("video", "a dog", "--model", model, *words)
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert "makes pictures" in err
+        assert "makes images" in err
         assert not (tmp_path / "out").exists()
 
 
@@ -231,14 +231,14 @@ def test_bad_options_are_one_sentence(genscale, tmp_path, words, sentence):
 
 
 def brightness(media, prompts):
-    """Knows pictures only."""
+    """Knows images only."""
     assert not media.is_video
     assert len(media) == len(prompts)
     return [float(np.asarray(picture).mean()) for picture in media]
 
 
 def motion(media, prompts):
-    """Knows clips only."""
+    """Knows videos only."""
     assert media.is_video
     return [float(m) for m in media.pixels.diff(dim=1).abs().mean((1, 2, 3, 4))]
 

@@ -1,4 +1,4 @@
-"""The embedded video model and its learned verifier: loadable by diffusers alone, and really trained."""
+"""The bundled toy video model and its learned verifier: loadable by diffusers alone, and really trained."""
 
 import json
 import pickle
@@ -88,7 +88,7 @@ def test_a_plain_call_gives_a_clip_and_the_seed_decides(pipe: Any) -> None:
 
 
 def test_captions_decide_what_is_seen(pipe: Any) -> None:
-    """Far more clips are right by their own captions than by those of their neighbours, none of which fits."""
+    """Far more videos are right by their own captions than by those of their neighbours, none of which fits."""
     texts = [p.text for p in PROMPTS if p.category == "one"]
     generator = torch.Generator().manual_seed(0)
     frames = pipe(texts, generator=generator, max_sequence_length=16, **CALL).frames
@@ -149,8 +149,8 @@ def test_the_verifier_refuses_what_it_cannot_read() -> None:
     verifier = ShapesVideoClip()
     with pytest.raises(UsageError, match="'an'"):
         verifier(Media(pixels[:1]), ["an owl moving left"])
-    with pytest.raises(UsageError, match="given pictures"):
+    with pytest.raises(UsageError, match="given images"):
         verifier(Media(pixels[0, :1]), texts[:1])
-    with pytest.raises(ValueError, match="4 clips and 3 prompts"):
+    with pytest.raises(ValueError, match="4 videos and 3 prompts"):
         verifier(Media(pixels), texts[:3])
     assert pickle.loads(pickle.dumps(verifier)) == verifier

@@ -94,7 +94,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def plain(folder: str, pixels: Tensor, prompts: list[str], dtype: torch.dtype = torch.float32) -> Tensor:
-    """P(first token) [n, vocabulary] by the processor's own preprocessing of each picture alone, in float64."""
+    """P(first token) [n, vocabulary] by the processor's own preprocessing of each image alone, in float64."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype).eval()
     found = []
@@ -154,7 +154,7 @@ def test_order_batches_and_frames(folder: str) -> None:
     named = [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
     frames = VqaScore(folder)(Media(pictures[:4]), named).reshape(2, 2).mean(1)
     torch.testing.assert_close(clips, frames, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="5 pictures and 1 prompts"):
+    with pytest.raises(ValueError, match="5 images and 1 prompts"):
         VqaScore(folder)(Media(pictures), PROMPTS[:1])
 
 
@@ -220,7 +220,7 @@ def test_what_is_missing_or_wrong_is_refused(folder: str, tmp_path: Path) -> Non
     for settings, said in (
         ({"question": "Is it good?"}, "does not name the prompt"),
         ({"scale": "odds"}, "is unknown"),
-        ({"max_pixels": 0}, "leaves no picture"),
+        ({"max_pixels": 0}, "leaves no image"),
         ({"dtype": "float17"}, "is unknown"),
     ):
         with pytest.raises(UsageError, match=said):

@@ -61,7 +61,7 @@ def text(n):
 
 
 def pictures(n, size=16):
-    """`n` distinct smooth pictures, [n, 3, size, size] in 0..1."""
+    """`n` distinct smooth images, [n, 3, size, size] in 0..1."""
     ramp = torch.linspace(0, 3, size)
     phase = torch.arange(3 * n, dtype=torch.float32).reshape(n, 3, 1, 1)
     return (torch.sin(ramp[:, None] * 2 + ramp + phase) + 1) / 2
@@ -198,7 +198,7 @@ ZOO = {
     "wan22": video(videos.wan22, FLOW_HEUN),
     "wan_i2v": Entry(
         videos.wan_i2v,
-        lambda n: video_arguments(n, image=pictures(1)),  # one picture for all prompts
+        lambda n: video_arguments(n, image=pictures(1)),  # one image for all prompts
         video=True,
         schedulers=FLOW_HEUN,
     ),

@@ -39,7 +39,7 @@ def enliven(model, seed=0):
 
 
 def dim(layer, factor=0.3):
-    """Shrink the last layer of a decoder whose pictures would be mostly black and white."""
+    """Shrink the last layer of a decoder whose images would be mostly black and white."""
     layer.weight.data *= factor
 
 

@@ -1,4 +1,4 @@
-"""Train the autoencoder of both models: 64 x 64 x 3 pictures to 8 x 8 x 8 latents and back.
+"""Train the autoencoder of both models: 64 x 64 x 3 images to 8 x 8 x 8 latents and back.
 
 The latents are held at zero mean and unit variance in every channel, so that the models need no
 scaling factor, and a little noise on them while training makes the decoder forgiving. Pixels of

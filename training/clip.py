@@ -1,8 +1,8 @@
 """Train the verifier: a small CLIP of the shapes world, contrastively, with hard negatives.
 
-The pictures are drawn ones and what the autoencoder makes of them (from latents with noise, too),
-blurred and noised at random, so that the verifier carries over to generated pictures. Beside the
-other captions of the batch every picture is held against captions that are wrong in one thing: a
+The images are drawn ones and what the autoencoder makes of them (from latents with noise, too),
+blurred and noised at random, so that the verifier carries over to generated images. Beside the
+other captions of the batch every image is held against captions that are wrong in one thing: a
 colour, a kind, a number, a relation, or colours exchanged.
 """
 
@@ -25,7 +25,7 @@ from training.optimiser import optimisers
 from training.run import Run
 from training.text import LENGTH, WIDTH, text_config, tokenizer
 
-HARD = 3  # hard negatives a picture
+HARD = 3  # hard negatives an image
 
 
 def build(folder: Path) -> CLIPModel:
@@ -45,7 +45,7 @@ def build(folder: Path) -> CLIPModel:
 
 
 def spoiled(requirement: Requirement, rng: np.random.Generator) -> str:
-    """A caption that is wrong of `requirement`'s pictures in one thing."""
+    """A caption that is wrong of `requirement`'s images in one thing."""
     r = requirement
     ways = ["colour", "kind"] + {
         "single": ["add"],
@@ -91,7 +91,7 @@ def spoiled(requirement: Requirement, rng: np.random.Generator) -> str:
 
 @torch.no_grad()
 def soften(pictures: torch.Tensor, vae: AutoencoderTiny) -> torch.Tensor:
-    """Pictures [n, 3, 64, 64] in [-1, 1] through the autoencoder.
+    """Images [n, 3, 64, 64] in [-1, 1] through the autoencoder.
 
     Its latents carry noise of a random strength up to 0.6.
     """
@@ -101,7 +101,7 @@ def soften(pictures: torch.Tensor, vae: AutoencoderTiny) -> torch.Tensor:
 
 
 def worsen(pictures: torch.Tensor) -> torch.Tensor:
-    """Some pictures blurred, some noised."""
+    """Some images blurred, some noised."""
     n = len(pictures)
     blurred = nn.functional.avg_pool2d(nn.functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
     share = (torch.rand(n, 1, 1, 1, device=pictures.device) - 0.5).clamp(min=0) * 2

@@ -1,4 +1,4 @@
-"""Training pairs of the shapes world: what is asked for and a picture of it."""
+"""Training pairs of the shapes world: what is asked for and an image of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw_requirement(rng: np.random.Generator) -> Requirement:
 
 
 def draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, list[Requirement]]:
-    """`n` pictures [n, 64, 64, 3], uint8, and what each shows."""
+    """`n` images [n, 64, 64, 3], uint8, and what each shows."""
     requirements = [draw_requirement(rng) for _ in range(n)]
     return render([sample_scene(r, rng) for r in requirements]), requirements
 

@@ -1,4 +1,4 @@
-"""Encode pictures once, so that training a denoiser costs no rendering and no encoder.
+"""Encode images once, so that training a denoiser costs no rendering and no encoder.
 
 Writes `part-<seed>.npz` with latents [n, 8, 8, 8] (float16), captions (as token ids [n, 10]) and,
 for the auxiliary loss, the colour and kind at the middle of each of the 8 x 8 cells (0: ground).

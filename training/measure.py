@@ -1,9 +1,9 @@
-"""Measure a pipeline by the exact judge: the part of pictures that satisfy their caption.
+"""Measure a pipeline by the exact judge: the part of images that satisfy their caption.
 
-The pictures of one caption are not independent, so the intervals come from the means of the
-captions (two standard errors), not from single pictures. `any` is the part of captions that some
+The images of one caption are not independent, so the intervals come from the means of the
+captions (two standard errors), not from single images. `any` is the part of captions that some
 seed gets right: the ceiling of best-of-n for this n. With `--clip`, `chosen` is the accuracy of the
-pictures that the small CLIP likes best of n, and its AUC is how often it prefers a right picture to
+images that the small CLIP likes best of n, and its AUC is how often it prefers a right image to
 a wrong one of the same caption.
 """
 
@@ -27,7 +27,7 @@ from genscale.verifiers.shapes import Shapes
 def generate(
     pipeline: Any, texts: list[str], seed: int, batch: int = 50, **options: Any
 ) -> list[Image.Image]:
-    """One picture a text, with the default generator seeded by `seed`."""
+    """One image a text, with the default generator seeded by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     pictures: list[Image.Image] = []
     for start in range(0, len(texts), batch):
@@ -37,7 +37,7 @@ def generate(
 
 @torch.no_grad()
 def likings(folder: Path, texts: list[str], runs: list[list[Image.Image]]) -> np.ndarray:
-    """Cosine similarity [prompts, seeds] of texts and pictures by the CLIP in `folder`."""
+    """Cosine similarity [prompts, seeds] of texts and images by the CLIP in `folder`."""
     model, processor = CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
     scores = []
     for pictures in runs:
@@ -47,7 +47,7 @@ def likings(folder: Path, texts: list[str], runs: list[list[Image.Image]]) -> np
 
 
 def auc(scores: np.ndarray, right: np.ndarray) -> float:
-    """How often a right picture has a higher score than a wrong one of the same caption."""
+    """How often a right image has a higher score than a wrong one of the same caption."""
     mixed = [(s, r > 0) for s, r in zip(scores, right, strict=True) if 0 < r.sum() < len(r)]
     return float(np.mean([(s[r][:, None] > s[~r][None]).mean() for s, r in mixed])) if mixed else float("nan")
 
@@ -78,7 +78,7 @@ def table(
 
 
 def sheet(pictures: list[Image.Image], right: list[bool], columns: int = 10) -> Image.Image:
-    """Contact sheet; a green or red line under each picture says what the judge found."""
+    """Contact sheet; a green or red line under each image says what the judge found."""
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (columns * 68, rows * 72), "white")
     for i, (picture, good) in enumerate(zip(pictures, right, strict=True)):

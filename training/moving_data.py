@@ -1,4 +1,4 @@
-"""Training pairs of the world of moving shapes: what is asked for and a clip of it."""
+"""Training pairs of the world of moving shapes: what is asked for and a video of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def draw_prompt(rng: np.random.Generator) -> Prompt:
 
 
 def draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, list[Prompt]]:
-    """`n` clips [n, 5, 32, 32, 3], uint8, and what each shows."""
+    """`n` videos [n, 5, 32, 32, 3], uint8, and what each shows."""
     prompts = [draw_prompt(rng) for _ in range(n)]
     return render([sample_scene(p, rng) for p in prompts]), prompts
 

@@ -7,7 +7,7 @@ two path measures. With it the optimum is near base(x) exp(reward(x) / beta), wh
 
     python -m training.reward_lora --out genscale/models/shapes-flow-reward
 
-The reward is the embedded CLIP; the exact judge sees nothing of it. Captions that benchmarks use are left out.
+The reward is the bundled CLIP; the exact judge sees nothing of it. Captions that benchmarks use are left out.
 """
 
 from __future__ import annotations

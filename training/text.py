@@ -36,7 +36,7 @@ def merges(known: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def tokenizer(folder: Path, known: Sequence[str] | None = None, length: int = LENGTH) -> CLIPTokenizer:
-    """The tokenizer of `known` words (None: of the pictures' world), by way of its two files in `folder`.
+    """The tokenizer of `known` words (None: of the images' world), by way of its two files in `folder`.
 
     Other words fall into letters. length: tokens that fit.
     """

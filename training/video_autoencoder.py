@@ -1,8 +1,8 @@
-"""Train the video model's autoencoder: clips [3, 5, 32, 32] to latents [48, 2, 2, 2] and back.
+"""Train the video model's autoencoder: videos [3, 5, 32, 32] to latents [48, 2, 2, 2] and back.
 
 A small AutoencoderKLWan on patches of 4 x 4 pixels (Wan 2.2: 2 x 2): causal in time, one latent frame for the first
 frame and one for every four more. Its mean is trained and its variance is not (set to almost nothing), so it is used
-as a plain autoencoder. As for pictures (training.autoencoder), latents are held near zero mean and unit variance,
+as a plain autoencoder. As for images (training.autoencoder), latents are held near zero mean and unit variance,
 carry a little noise in training, and the pixels of shapes count more than those of the ground.
 """
 
@@ -44,7 +44,7 @@ def build(mean: list[float] | None = None, std: list[float] | None = None) -> Au
         scale_factor_temporal=4,
         scale_factor_spatial=4 * PATCH,
     )
-    with torch.no_grad():  # the variance, exp(-20) whatever the clip
+    with torch.no_grad():  # the variance, exp(-20) whatever the video
         model.quant_conv.weight[CHANNELS:].zero_()
         model.quant_conv.bias[CHANNELS:].fill_(-20.0)
     return model

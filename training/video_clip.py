@@ -1,9 +1,9 @@
-"""Train the learned judge of clips: contrastively, with captions that are wrong in one word and clips that go wrong.
+"""Train the learned judge of videos: contrastively, with captions that are wrong in one word and videos that go wrong.
 
-Clips are drawn ones, blurred and noised at random and, with --autoencoder, a part as the autoencoder gives them back
-from noisy latents, so that the judge carries over to generated clips. Beside the other captions of the batch each
-clip is held against captions that are wrong in one thing; beside the other clips each caption is held against its own
-clip spoiled: another clip takes over, or shines through, from some frame on.
+Videos are drawn ones, blurred and noised at random and, with --autoencoder, a part as the autoencoder gives them back
+from noisy latents, so that the judge carries over to generated videos. Beside the other captions of the batch each
+clip is held against captions that are wrong in one thing; beside the other videos each caption is held against its own
+clip spoiled: another video takes over, or shines through, from some frame on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.optimiser import optimisers
 from training.run import Run
 from training.video_autoencoder import encode, load
 
-HARD = 2  # wrong captions a clip
+HARD = 2  # wrong captions a video
 
 
 def wrong(prompt: Prompt, rng: np.random.Generator) -> Prompt:
@@ -45,7 +45,7 @@ def wrong(prompt: Prompt, rng: np.random.Generator) -> Prompt:
 
 
 def worsen(clips: torch.Tensor) -> torch.Tensor:
-    """Some clips [n, frames, 3, h, w] in [0, 1] blurred, some noised."""
+    """Some videos [n, frames, 3, h, w] in [0, 1] blurred, some noised."""
     n = len(clips)
     flat = nn.functional.pad(clips.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
     blurred = nn.functional.avg_pool2d(flat, 3, 1).view_as(clips)
@@ -55,7 +55,7 @@ def worsen(clips: torch.Tensor) -> torch.Tensor:
 
 
 def spoil(clips: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """From some frame on another clip of the batch takes over, or shines through by half."""
+    """From some frame on another video of the batch takes over, or shines through by half."""
     n = len(clips)
     first = torch.from_numpy(rng.integers(0, FRAMES, n)).view(n, 1, 1, 1, 1)
     share = torch.from_numpy(np.where(rng.random(n) < 0.5, 0.5, 1.0)).float().view(n, 1, 1, 1, 1)
@@ -65,7 +65,7 @@ def spoil(clips: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 @torch.no_grad()
 def softened(clips: np.ndarray, checkpoint: Path) -> torch.Tensor:
-    """uint8 clips as the autoencoder gives them back, from latents with noise of a strength up to 0.6."""
+    """uint8 videos as the autoencoder gives them back, from latents with noise of a strength up to 0.6."""
     model = load(checkpoint)
     parts = []
     for start in range(0, len(clips), 64):
@@ -125,7 +125,7 @@ def main() -> None:
 def contrast(
     scale: torch.Tensor, seen: torch.Tensor, named: torch.Tensor, texts: list[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss both ways, and how often the right caption beats its wrong ones. seen: [2 n, d], clips and spoiled ones."""
+    """Loss both ways, and how often the right caption beats its wrong ones. seen: [2 n, d], videos and spoiled ones."""
     n = len(texts)
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     group = torch.tensor([numbers[t] for t in texts])

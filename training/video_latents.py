@@ -1,4 +1,4 @@
-"""Encode clips once, so that training the video denoiser costs no rendering and no encoder.
+"""Encode videos once, so that training the video denoiser costs no rendering and no encoder.
 
 Writes `part-<seed>.npz` with latents [n, 48, 2, 2, 2] (float16), captions (token ids [n, 13]) and, for the auxiliary
 loss, the colour and kind at the middle of each cell of 4 x 4 pixels at the end of each latent frame (0: ground).

@@ -35,14 +35,14 @@ _PLACE = re.compile(r"(?:layers\.|predictor\.)?(?:(\d+)\.)?(weight|bias)")
 
 @dataclass(frozen=True)
 class Aesthetic:
-    """How much people would like the look of a picture, about 1 to 10, whatever the prompt.
+    """How much people would like the look of an image, about 1 to 10, whatever the prompt.
 
     Schuhmann et al. 2022, LAION-5B (arXiv 2210.08402). v1: one linear layer on the unit embedding of CLIP
     ViT-L/14, typical 3 to 7; v2: five linear layers without activations between, typical 4 to 7, above 6
-    good. So both are affine, and computed as one vector and one number. For clips the mean over frames.
+    good. So both are affine, and computed as one vector and one number. For videos the mean over frames.
 
-    Blind spots: does not read the prompt, and used alone lowers how well pictures follow it; prefers
-    painterly, saturated pictures; has one direction to climb in CLIP's space, so it is easily overdone.
+    Blind spots: does not read the prompt, and used alone lowers how well images follow it; prefers
+    painterly, saturated images; has one direction to climb in CLIP's space, so it is easily overdone.
 
     version: "v1" or "v2" of the head.
     head: file of the head (.pth, .safetensors). Where None: the file that the environment variable
@@ -84,7 +84,7 @@ class Aesthetic:
         return scores.flatten(1).mean(1) if scores.ndim > 1 else scores
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load everything now, for pictures on `device`: what is missing is refused here."""
+        """Fetch and load everything now, for images on `device`: what is missing is refused here."""
         self._head  # noqa: B018
         self._clip.load(device)
 

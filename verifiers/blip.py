@@ -1,4 +1,4 @@
-"""BLIP as ImageReward saves it, in transformers' modules: a picture and a prompt read together.
+"""BLIP as ImageReward saves it, in transformers' modules: an image and a prompt read together.
 
 BLIP: Li et al. 2022 (arXiv 2201.12086). The original checkpoints name a timm vision transformer and a BERT with
 cross-attention; transformers names the same weights otherwise. All sizes are read off the weights.
@@ -42,7 +42,7 @@ def renamed(key: str) -> str:
 
 
 class Blip(nn.Module):
-    """The hidden state of a prompt's first token, after it has looked at the picture."""
+    """The hidden state of a prompt's first token, after it has looked at the image."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         """state: tensors by their original names (`blip.visual_encoder...`, `blip.text_encoder...`)."""
@@ -63,7 +63,7 @@ class Blip(nn.Module):
         self.side: int = self.vision.config.image_size
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """[n, width] of prepared pictures [n, 3, side, side] and tokens and their mask [n, length]."""
+        """[n, width] of prepared images [n, 3, side, side] and tokens and their mask [n, length]."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         read: Any = self.text(
             input_ids=ids,

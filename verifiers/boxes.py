@@ -1,4 +1,4 @@
-"""Boxes: a verifier that looks at regions of the picture, too, each with a text of its own."""
+"""Boxes: a verifier that looks at regions of the image, too, each with a text of its own."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ BY = ("box", "area")
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """(1 - share) x the score of the whole picture + share x the mean score of its regions, by any other verifier.
+    """(1 - share) x the score of the whole image + share x the mean score of its regions, by any other verifier.
 
-    The reward of SceneGenie (Farshad et al. 2023, arXiv 2304.14573), which adds to the CLIP distance of the picture
+    The reward of SceneGenie (Farshad et al. 2023, arXiv 2304.14573), which adds to the CLIP distance of the image
     those of its boxes' crops, weighted by area. Differentiable where the other verifier is. A prompt without boxes gets
-    the score of the whole picture.
+    the score of the whole image.
 
     verifier: the other one, a name or an object. boxes: a list of `Box`, the same for all prompts; or a mapping from a
         prompt's text to its list; or a JSON file of either (genscale.verifiers.boxes_file).
     share: of the regions, in [0, 1]. by: "box", every region counts alike, or "area", by its size, as in the paper.
-    view: "crop", a region is enlarged to the picture's size; or "mask", it stays where it is, and the rest is painted
+    view: "crop", a region is enlarged to the image's size; or "mask", it stays where it is, and the rest is painted
         over. None: what the verifier says of itself in `regions`, else "crop". shapes_clip, which has not seen
         close-ups, says mask. fill: the grey of what is painted over in [0, 1], or "mean", the mean colour inside (where
         None and the verifier says nothing).
 
     Blind spots: those of the other verifier; nothing is said against the same thing outside its box but by the
-    score of the whole. A crop is stretched to the picture's proportions.
+    score of the whole. A crop is stretched to the image's proportions.
     """
 
     verifier: Any
@@ -54,7 +54,9 @@ class Boxes:
         if isinstance(self.verifier, str):
             object.__setattr__(self, "verifier", registry.make("verifier", self.verifier, {}))
         if not callable(self.verifier):
-            raise UsageError(f"{self.verifier!r} is no verifier: give a name or a callable (media, prompts).")
+            raise UsageError(
+                f"{self.verifier!r} is not a verifier: give a name or a callable (media, prompts)."
+            )
         self._settle_view()
         if isinstance(self.boxes, str | Path):
             object.__setattr__(self, "boxes", read_boxes(Path(self.boxes)))
@@ -115,7 +117,7 @@ class Boxes:
         return self.verifier(Media(pixels), prompts)
 
     def _scores(self, pixels: Tensor, prompts: Sequence[str], judge: Any) -> Tensor:
-        """All pictures and all their regions are judged in one call."""
+        """All images and all their regions are judged in one call."""
         check_pairs(pixels, prompts)
         owners, texts, views, weights = list[int](), list[str](), list[Tensor](), list[float]()
         for i, prompt in enumerate(prompts):
@@ -148,6 +150,6 @@ def _vector(raw: Any, n: int) -> Tensor:
     )
     if vector.numel() != n:
         raise ValueError(
-            f"the verifier under the boxes gave {vector.numel()} scores for {n} pictures and regions"
+            f"the verifier under the boxes gave {vector.numel()} scores for {n} images and regions"
         )
     return vector.reshape(n)

@@ -5,7 +5,7 @@
     {"a red star and a blue ring": [{"text": "a red star", "box": [0, 0, 0.5, 0.5]}], "1": []}
 
 A key is a prompt's text or its number in the run, from 0 as in run.json; a text comes first. Edges of a box are left,
-upper, right and lower, as fractions of width and height; a mask is a grey picture, beside the file or by its full path.
+upper, right and lower, as fractions of width and height; a mask is a grey image, beside the file or by its full path.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_boxes(path: Path, prompts: Sequence[str] | None = None) -> list[Box] | 
         raise UsageError(f"boxes file '{path}' is no UTF-8 text.") from None
     except json.JSONDecodeError as error:
         raise UsageError(
-            f"boxes file '{path}' is no JSON (line {error.lineno}: {error.msg}): {_FORM}."
+            f"boxes file '{path}' is not JSON (line {error.lineno}: {error.msg}): {_FORM}."
         ) from None
     if isinstance(data, list):
         return _boxes(data, path, "")
@@ -85,7 +85,7 @@ def _box(item: Any, path: Path, which: str) -> Box:
         raise UsageError(f"boxes file '{path}', {which}: it needs a text and a box or a mask: {_FORM}.")
     mask = item.get("mask")
     if mask is not None and not isinstance(mask, str):
-        raise UsageError(f"boxes file '{path}', {which}: a mask is the name of a picture file.")
+        raise UsageError(f"boxes file '{path}', {which}: a mask is the name of an image file.")
     box = item.get("box")
     if box is not None and not isinstance(box, list):
         raise UsageError(f"boxes file '{path}', {which}: a box is a list of four numbers.")

@@ -37,9 +37,9 @@ def runs_on(device: str | None, pixels: torch.device) -> torch.device:
 
 
 def check_pairs(pixels: Tensor, prompts: Sequence[str]) -> None:
-    """ValueError unless there is a prompt for each picture."""
+    """ValueError unless there is a prompt for each image."""
     if len(pixels) != len(prompts):
-        raise ValueError(f"{len(pixels)} pictures and {len(prompts)} prompts: give one for each.")
+        raise ValueError(f"{len(pixels)} images and {len(prompts)} prompts: give one for each.")
 
 
 def is_path(checkpoint: str) -> bool:
@@ -50,7 +50,7 @@ def is_path(checkpoint: str) -> bool:
 def weights_file(verifier: str, checkpoint: str, files: Sequence[str], source: str) -> Path:
     """The file of weights that `checkpoint` means: itself, one of `files` in its folder, or on the hub.
 
-    What is cached already is taken before the hub is asked. source: the hub id to name in a refusal.
+    What is cached already is taken before the hub is asked. source: the Hugging Face id to name in a refusal.
     """
     path, advice = Path(checkpoint).expanduser(), f"download {files[0]} of {source} and give it as checkpoint"
     if path.is_file():

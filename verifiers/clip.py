@@ -1,4 +1,4 @@
-"""CLIPScore: how well a picture fits its prompt, as the cosine of two embeddings."""
+"""CLIPScore: how well an image fits its prompt, as the cosine of two embeddings."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ SHAPES_CLIP = Path(genscale.__file__).parent / "models" / "shapes-clip"
 
 @dataclass(frozen=True)
 class Clip(Weightless):
-    """Cosine of the CLIP embeddings of picture and prompt; for clips the mean over frames.
+    """Cosine of the CLIP embeddings of image and prompt; for videos the mean over frames.
 
     Hessel et al. 2021, "CLIPScore" (arXiv 2104.08718); CLIP: Radford et al. 2021 (arXiv 2103.00020). The
     paper prints 2.5 max(cos, 0), and others 100 cos. Both only stretch the scale, which is what a weight is
     for, and max(., 0) makes ties and stops gradients; so this is the cosine itself. Typical: 0.15 to 0.35
-    for ViT-L/14, 0.2 to 0.45 for ViT-H/14. Only pictures of one prompt, by one checkpoint, compare.
+    for ViT-L/14, 0.2 to 0.45 for ViT-H/14. Only images of one prompt, by one checkpoint, compare.
 
     Blind spots: counts, left and right, which adjective goes with which noun; nearly blind to anatomy and to
     image quality; likes rendered text; reads 77 tokens of the prompt (longer ones warn, once).
 
     model, pretrained: an open_clip name with a tag or with a file (.pt, .safetensors). Or, where `pretrained`
-        does not count: a transformers hub id (owner/name), hf-hub:NAME for open_clip, or a folder of either.
+        does not count: a transformers Hugging Face id (owner/name), hf-hub:NAME for open_clip, or a folder of either.
         A file of OpenAI's weights needs a name that ends in -quickgelu; the tag `openai` sees to it itself.
     backend: "open_clip" or "transformers"; chosen by the look of `model` where None.
-    device: where it runs; None: where the pictures are. dtype: "float32" where None.
-    batch_size: pictures or frames that are embedded at once.
-    processor: for transformers: hub id or folder of the preprocessor and tokenizer; None: those of `model`.
+    device: where it runs; None: where the images are. dtype: "float32" where None.
+    batch_size: images or frames that are embedded at once.
+    processor: for transformers: Hugging Face id or folder of the preprocessor and tokenizer; None: those of `model`.
     """
 
     model: str = "ViT-L-14"
@@ -83,11 +83,11 @@ class Clip(Weightless):
         return scale.to(device)
 
     def box(self, device: torch.device) -> tuple[int, int]:
-        """Height and width of the pictures that the checkpoint takes."""
+        """Height and width of the images that the checkpoint takes."""
         return self._towers(device).prepare.size
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
+        """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""
         self._towers(torch.device(device))
 
     def _towers(self, pixels: torch.device) -> Towers:
@@ -106,9 +106,9 @@ class Clip(Weightless):
 
 @dataclass(frozen=True)
 class ShapesClip:
-    """CLIPScore of the small CLIP that comes with genscale, trained on pictures of the shapes world.
+    """CLIPScore of the small CLIP that comes with genscale, trained on images of the shapes world.
 
-    Cosine of picture and caption (Hessel et al. 2021, arXiv 2104.08718): near 0.9 where they fit, down to
+    Cosine of image and caption (Hessel et al. 2021, arXiv 2104.08718): near 0.9 where they fit, down to
     -0.7 where not. It knows the words of `genscale.toy.shapes` only, reads 10 tokens, and like any learned judge
     errs: hold `shapes`, the exact one, against it.
 
@@ -131,7 +131,7 @@ class ShapesClip:
         return self._clip.score_tensor(pixels, prompts)
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Load the model now, for pictures on `device`."""
+        """Load the model now, for images on `device`."""
         self._clip.load(device)
 
     @cached_property

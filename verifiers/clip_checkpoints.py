@@ -55,7 +55,7 @@ def choose(model: str) -> str:
     if (folder / "open_clip_config.json").is_file() or model.startswith(("hf-hub:", "local-dir:")):
         return "open_clip"
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise UsageError(f"'{model}' is no folder with a CLIP's config.json: give one, or a model's name.")
+        raise UsageError(f"'{model}' is not a folder with a CLIP's config.json: give one, or a model's name.")
     return "transformers" if "/" in model and not model.startswith("ViT-") else "open_clip"
 
 
@@ -141,6 +141,6 @@ def _weights(model: str, pretrained: str | None) -> str:
         tags = open_clip.list_pretrained_tags_by_model(model)
         raise UsageError(
             f"CLIP '{model}' has no weights '{pretrained}'{did_you_mean(pretrained, tags)}: "
-            f"it is no file, and the tags are {', '.join(tags) or 'none'}."
+            f"it is not a file, and the tags are {', '.join(tags) or 'none'}."
         )
     return pretrained

@@ -1,6 +1,6 @@
-"""What a CLIP checkpoint wants done to its pictures, on float tensors and with gradients.
+"""What a CLIP checkpoint wants done to its images, on float tensors and with gradients.
 
-The usual preprocessors work on 8-bit pictures and round after resizing. Here the same steps are taken in
+The usual preprocessors work on 8-bit images and round after resizing. Here the same steps are taken in
 floating point, so that one path serves scoring and gradient guidance. The two agree to about half a level
 of 255.
 """
@@ -27,7 +27,7 @@ class Preparation:
     size: height and width that the image tower takes: the middle is cut out, or padded with black.
     box: height and width that are resized to. fit: "shortest" brings the short side to the box, "longest" the
         long side, "squash" both.
-    cut: whether anything is cut at all (a checkpoint may leave it out where pictures are square).
+    cut: whether anything is cut at all (a checkpoint may leave it out where images are square).
     rounds: whether half a pixel of margin is rounded (torchvision) or dropped (transformers).
     """
 
@@ -43,19 +43,19 @@ class Preparation:
     def __post_init__(self) -> None:
         if self.fit not in FITS or self.interpolation not in RESAMPLE.values():
             raise UsageError(
-                f"pictures cannot be prepared with '{self.interpolation}' resizing to fit '{self.fit}': "
+                f"images cannot be prepared with '{self.interpolation}' resizing to fit '{self.fit}': "
                 f"give a checkpoint that uses one of {', '.join(RESAMPLE.values())} and {', '.join(FITS)}."
             )
         if self.fit == "shortest" and self.box[0] != self.box[1]:
             raise UsageError(
-                f"pictures cannot be cut to {self.box[0]} x {self.box[1]}: give a checkpoint of square ones."
+                f"images cannot be cut to {self.box[0]} x {self.box[1]}: give a checkpoint of square ones."
             )
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float32, or float64 where the pixels are. Gradients pass everywhere.
 
         A cubic kernel overshoots at hard edges. That is cut off to [0, 1], as 8 bits would: it brings drawn
-        pictures ten times nearer to what the checkpoint saw in training. The gradient ignores the cut, or
+        images ten times nearer to what the checkpoint saw in training. The gradient ignores the cut, or
         white and black areas would lose it by chance of rounding.
         """
         x = pixels.to(torch.promote_types(pixels.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The image tower and the text tower of a CLIP, as unit embeddings of pictures and prompts."""
+"""The image tower and the text tower of a CLIP, as unit embeddings of images and prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REMEMBERED = 4096  # prompts whose embeddings are kept
 
 @dataclass(eq=False)
 class Towers:
-    """Unit embeddings of pictures and texts. Parameters are frozen; pictures keep their gradients."""
+    """Unit embeddings of images and texts. Parameters are frozen; images keep their gradients."""
 
     name: str
     module: torch.nn.Module

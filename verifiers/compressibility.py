@@ -1,4 +1,4 @@
-"""The size of a picture as a JPEG: a verifier without weights, to try a search with."""
+"""The size of an image as a JPEG: a verifier without weights, to try a search with."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SIGNS = {"compressible": -1.0, "incompressible": 1.0}
 
 @dataclass(frozen=True)
 class Compressibility:
-    """Minus the kilobytes of the picture as a JPEG, or plus; for clips the mean over frames.
+    """Minus the kilobytes of the image as a JPEG, or plus; for videos the mean over frames.
 
     Black et al. 2023, "Training Diffusion Models with Reinforcement Learning" (arXiv 2305.13301), with its
     quality 95 and 1,000 bytes to the kB. At 512 x 512 flat colour has 5 kB and noise 300.
 
     Blind to everything but detail: compressible ends in flat colour, incompressible in noise. It grows with
-    the picture, so only pictures of one size compare. Not differentiable.
+    the image, so only images of one size compare. Not differentiable.
 
     direction: "compressible", minus the size, or "incompressible", plus. quality: of the JPEG.
     """

@@ -1,4 +1,4 @@
-"""How much happens in a clip: a verifier without weights that a still clip does not win."""
+"""How much happens in a video: a verifier without weights that a still video does not win."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class DynamicDegree:
     VBench's, and it is 1 minus VBench's temporal flickering score, on floats.
 
     Blind spots: flicker, noise and cuts count as motion, and a moving flat area does not. So it is a weight
-    against still clips, beside `temporal_consistency`, never an aim. Grows with motion in pixels a frame, so only
-    clips of one frame rate and prompt compare. A clip that is wholly still has gradient 0.
+    against still videos, beside `temporal_consistency`, never an aim. Grows with motion in pixels a frame, so only
+    videos of one frame rate and prompt compare. A video that is wholly still has gradient 0.
     """
 
     name: ClassVar[str] = "dynamic_degree"
@@ -35,8 +35,8 @@ class DynamicDegree:
             return self.score_tensor(media.pixels, prompts)
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        """Scores [n] of clips [n, frames, 3, h, w] in [0, 1], float32 or better; differentiable in the pixels."""
+        """Scores [n] of videos [n, frames, 3, h, w] in [0, 1], float32 or better; differentiable in the pixels."""
         if pixels.ndim != 5 or pixels.shape[1] < 2:
-            raise UsageError("dynamic_degree compares frames: give clips of at least 2.")
+            raise UsageError("dynamic_degree compares frames: give videos of at least 2.")
         x = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
         return (x[:, 1:] - x[:, :-1]).abs().flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""Any verifier of pictures as one of clips: some frames, judged each by itself."""
+"""Any verifier of images as one of videos: some frames, judged each by itself."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Frames:
-    """The scores of k frames of a clip, evenly spaced from the first to the last, made into one.
+    """The scores of k frames of a video, evenly spaced from the first to the last, made into one.
 
-    The learned verifiers judge every frame of a clip; k frames cost k scores, however long it is, and also lift
-    a verifier that knows pictures only. Pictures are passed on as they are. k = 3 is first, middle and last.
+    The learned verifiers judge every frame of a video; k frames cost k scores, however long it is, and also lift
+    a verifier that knows images only. Images are passed on as they are. k = 3 is first, middle and last.
 
     Blind to time: a shuffled clip scores the same. Hold `temporal_consistency` and `dynamic_degree` beside it.
 
     verifier: name of a registered one, or any callable `(media, prompts) -> scores`.
-    k: frames; a clip of fewer is judged whole. reduce: "mean", "median", or "min", the worst frame.
+    k: frames; a video of fewer is judged whole. reduce: "mean", "median", or "min", the worst frame.
     """
 
     verifier: str | Callable[..., Any] = "clip"
@@ -43,7 +43,7 @@ class Frames:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UsageError(f"{self.k} frames of a clip cannot be judged: give k of at least 1.")
+            raise UsageError(f"{self.k} frames of a video cannot be judged: give k of at least 1.")
         if self.reduce not in REDUCE:
             raise UsageError(f"reduce '{self.reduce}' is unknown: choose one of {', '.join(REDUCE)}.")
 

@@ -1,4 +1,4 @@
-"""HPSv2.1: which picture of a prompt people prefer, by open_clip's ViT-H/14 tuned on their rankings."""
+"""HPSv2.1: which image of a prompt people prefer, by open_clip's ViT-H/14 tuned on their rankings."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ REPOSITORY, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 
 @dataclass(frozen=True)
 class Hps:
-    """Cosine of picture and prompt in HPSv2.1; for clips the mean over frames.
+    """Cosine of image and prompt in HPSv2.1; for videos the mean over frames.
 
     Wu et al. 2023, "Human Preference Score v2" (arXiv 2306.09341). The authors' benchmark prints 100 times
-    this; models lie between 0.14 and 0.32 on average. Unlike a CLIP's, its pictures are not cut: the long side
-    is resized, and the rest padded with black. Only pictures of one prompt compare.
+    this; models lie between 0.14 and 0.32 on average. Unlike a CLIP's, its images are not cut: the long side
+    is resized, and the rest padded with black. Only images of one prompt compare.
 
     Blind spots: those of `clip`, on whose ViT-H/14 it stands; reads 77 tokens; likes saturated, polished
-    pictures, and is easily overdone where it is optimised.
+    images, and is easily overdone where it is optimised.
 
-    checkpoint: file of the weights (.pt, .safetensors), or folder or hub id that has HPS_v2.1_compressed.pt.
+    checkpoint: file of the weights (.pt, .safetensors), or folder or Hugging Face id that has HPS_v2.1_compressed.pt.
     model: open_clip's name of the architecture.
     device, dtype, batch_size: as for `Clip`.
     """
@@ -58,7 +58,7 @@ class Hps:
         return self._clip.score_tensor(square.reshape(*pixels.shape[:-3], *square.shape[1:]), prompts)
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
+        """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""
         self._clip.load(device)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""ImageReward: how much people would rank a picture of a prompt above others, by a BLIP tuned on rankings."""
+"""ImageReward: how much people would rank an image of a prompt above others, by a BLIP tuned on rankings."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class ImageReward(Weightless):
-    """The reward of picture and prompt, in standard deviations about its mean; for clips the mean over frames.
+    """The reward of image and prompt, in standard deviations about its mean; for videos the mean over frames.
 
     Xu et al. 2023, "ImageReward" (arXiv 2304.05977): BLIP (ViT-L/16 at 224, BERT-base with cross-attention), the
     first token's state, five linear layers; about -2.3 to 2. Short side resized (bicubic), middle cut. Built
     on other data and another backbone than `clip`, `hps` and `pickscore`, so a good one to hold out.
 
-    Blind spots: reads 35 tokens of the prompt (longer ones warn, once), and the middle of the picture; prefers
-    polished pictures; is easily overdone where it is optimised by gradients.
+    Blind spots: reads 35 tokens of the prompt (longer ones warn, once), and the middle of the image; prefers
+    polished images; is easily overdone where it is optimised by gradients.
 
-    checkpoint: file of the weights (.pt, .safetensors), or folder or hub id that has ImageReward.pt.
-    tokenizer: folder or hub id of BERT's tokenizer; None: that of the folder `checkpoint` if it has one, else
+    checkpoint: file of the weights (.pt, .safetensors), or folder or Hugging Face id that has ImageReward.pt.
+    tokenizer: folder or Hugging Face id of BERT's tokenizer; None: that of the folder `checkpoint` if it has one, else
         bert-base-uncased.
     device, dtype, batch_size: as for `Clip`; the head is always computed in float32.
     """
@@ -86,7 +86,7 @@ class ImageReward(Weightless):
         return rewards.reshape(len(pixels), -1).mean(1)
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
+        """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""
         self._judge(torch.device(device))
 
     def _judge(self, pixels: torch.device) -> _Judge:
@@ -108,7 +108,7 @@ class ImageReward(Weightless):
 
 @dataclass(eq=False)
 class _Judge:
-    """The loaded model. Parameters are frozen; pictures keep their gradients."""
+    """The loaded model. Parameters are frozen; images keep their gradients."""
 
     blip: Blip
     head: tuple[Tensor, float]  # weight [width], bias
@@ -126,7 +126,7 @@ class _Judge:
         return self
 
     def rewards(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """[n] of pictures [n, 3, h, w] in [0, 1] and tokens with their mask [n, 2, 35]."""
+        """[n] of images [n, 3, h, w] in [0, 1] and tokens with their mask [n, 2, 35]."""
         x = self.prepare(pixels.to(self.device)).to(self.dtype)
         features: Tensor = self.blip(x, tokens[:, 0], tokens[:, 1])
         features = features.to(torch.promote_types(features.dtype, torch.float32))

@@ -1,6 +1,6 @@
-"""The exact judge of the world of moving shapes: what moves where in a clip, by geometry.
+"""The exact judge of the world of moving shapes: what moves where in a video, by geometry.
 
-Every frame's objects are found as the judge of pictures finds them (`genscale.verifiers.shapes`). Objects of
+Every frame's objects are found as the judge of images finds them (`genscale.verifiers.shapes`). Objects of
 consecutive frames are joined into tracks by nearness alone, so that a change of colour or kind is seen as one. No
 network is involved, so the judge can be held out while a learned verifier steers a search.
 """
@@ -28,7 +28,7 @@ LEAST = 3  # frames that show a motion
 ZOOM = 2
 JUMP = 5.5  # pixels that an object may move between two frames
 BACK = 0.5  # pixels that it may fall back in one frame: the centre of a small shape is known to about half a pixel
-SLOWEST = 1.2  # pixels a frame, on the mean over the clip; clips are drawn with 2 to 3
+SLOWEST = 1.2  # pixels a frame, on the mean over the video; videos are drawn with 2 to 3
 STRAY = 0.5  # of the way that may be gone across it
 HELD = 0.75  # of the frames in which an object must have its colour, and of those in which its kind
 SWELL = 1.4  # largest radius by smallest
@@ -111,7 +111,7 @@ def verdicts(track: Track, motion: Motion, frames: int) -> dict[str, bool]:
 
 
 def fraction(found: Sequence[Sequence[Shape]], prompt: Prompt) -> float:
-    """The part of the caption that a clip's objects meet, in [0, 1]; 1 exactly where all of it is met.
+    """The part of the caption that a video's objects meet, in [0, 1]; 1 exactly where all of it is met.
 
     Every object asked for has four parts, and every track beyond those asked for counts as four
     that are not met. Of the ways to take tracks for objects the best counts.
@@ -129,7 +129,7 @@ def fraction(found: Sequence[Sequence[Shape]], prompt: Prompt) -> float:
 
 @dataclass(frozen=True)
 class MovingShapes:
-    """1 where a clip shows what its caption says and nothing else, all the time, else 0; with `graded`, the fraction
+    """1 where a video shows what its caption says and nothing else, all the time, else 0; with `graded`, the fraction
     of the caption that is met.
 
     Each object must be there in every frame, keep its colour and its kind in three quarters of the frames, keep its
@@ -145,7 +145,7 @@ class MovingShapes:
     judges_clips: ClassVar[bool] = True
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
-        """Scores [n], float32 in [0, 1], of `n` clips (lists of PIL pictures, or uint8 arrays [frames, h, w, 3])."""
+        """Scores [n], float32 in [0, 1], of `n` videos (lists of PIL images, or uint8 arrays [frames, h, w, 3])."""
         wanted = [parse(prompt) for prompt in prompts]
         scores = [fraction(detect(_frames(clip)), w) for clip, w in zip(media, wanted, strict=True)]
         return torch.tensor(scores if self.graded else [float(s == 1) for s in scores])
@@ -154,7 +154,7 @@ class MovingShapes:
 def _frames(clip: Any) -> npt.NDArray[np.uint8]:
     if isinstance(clip, Image.Image):
         raise UsageError(
-            "moving_shapes judges clips and was given a picture: take a model of clips, or shapes as judge."
+            "moving_shapes judges videos and was given an image: take a model of videos, or shapes as judge."
         )
     frames = clip if isinstance(clip, np.ndarray) else np.stack([np.asarray(f.convert("RGB")) for f in clip])
     if len(frames) < LEAST:

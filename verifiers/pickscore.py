@@ -1,4 +1,4 @@
-"""PickScore: which picture of a prompt people would pick, by a CLIP tuned on their choices."""
+"""PickScore: which image of a prompt people would pick, by a CLIP tuned on their choices."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 @dataclass(frozen=True)
 class PickScore:
-    """exp(logit_scale) times the cosine of picture and prompt in PickScore_v1; for clips the mean over frames.
+    """exp(logit_scale) times the cosine of image and prompt in PickScore_v1; for videos the mean over frames.
 
     Kirstain et al. 2023, "Pick-a-Pic" (arXiv 2305.01569). This is the raw score of the paper, about 18 to 24,
-    not the cosine and not divided by 26 as some trainers do: between two pictures of one prompt, the sigmoid
-    of the difference is the chance that people pick the first (1 point: 73 %). Only pictures of one prompt
+    not the cosine and not divided by 26 as some trainers do: between two images of one prompt, the sigmoid
+    of the difference is the chance that people pick the first (1 point: 73 %). Only images of one prompt
     compare.
 
     Blind spots: those of `clip`, on whose ViT-H/14 it stands; reads 77 tokens; leans to the taste of the
     users of one web site in 2023.
 
-    checkpoint: hub id or folder of a transformers CLIPModel.
-    processor: hub id or folder of its preprocessor and tokenizer; None: those in the folder `checkpoint`, or
-        for a hub id those of the CLIP it was tuned from, as its authors use it.
+    checkpoint: Hugging Face id or folder of a transformers CLIPModel.
+    processor: Hugging Face id or folder of its preprocessor and tokenizer; None: those in the folder `checkpoint`, or
+        for a Hugging Face id those of the CLIP it was tuned from, as its authors use it.
     device, dtype, batch_size: as for `Clip`.
     """
 
@@ -59,11 +59,11 @@ class PickScore:
         return cosines * self._clip.scale(pixels.device).to(cosines.device)
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
+        """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""
         folder = Path(self.checkpoint).expanduser()
         if (folder.is_absolute() or self.checkpoint.startswith((".", "~"))) and not folder.is_dir():
             raise UsageError(
-                f"there is no folder '{self.checkpoint}' for pickscore: give one with a CLIPModel, or a hub id."
+                f"there is no folder '{self.checkpoint}' for pickscore: give a folder or a Hugging Face id."
             )
         self._clip.load(device)
 

@@ -1,7 +1,7 @@
-"""Pictures as a Qwen-VL takes them: sides in whole tokens, cut into patches; on float tensors, with gradients.
+"""Images as a Qwen-VL takes them: sides in whole tokens, cut into patches; on float tensors, with gradients.
 
 Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1. One path serves scoring and gradient guidance, as in
-`clip_image`; it agrees with transformers' own processors exactly where those are fed floats, and on 8-bit pictures to
+`clip_image`; it agrees with transformers' own processors exactly where those are fed floats, and on 8-bit images to
 about a level of 255 (they round after each direction of resizing, and there cut what overshoots).
 """
 
@@ -21,10 +21,10 @@ SLENDER = 200  # proportions beyond which the model was not trained
 
 @dataclass(frozen=True)
 class Patches:
-    """[n, 3, h, w] in [0, 1] to rows of patches, of the size that comes nearest to the pictures' own.
+    """[n, 3, h, w] in [0, 1] to rows of patches, of the size that comes nearest to the images' own.
 
-    patch: side of a patch. merge: patches along a side of a token. frames: times that a picture is repeated, for
-    a model made for clips. least, most: pixels that a picture may have.
+    patch: side of a patch. merge: patches along a side of a token. frames: times that an image is repeated, for
+    a model made for videos. least, most: pixels that an image may have.
     """
 
     patch: int
@@ -37,9 +37,9 @@ class Patches:
     interpolation: str = "bicubic"
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Patches down and across of a picture of so many pixels."""
+        """Patches down and across of an image of so many pixels."""
         if max(height, width) > SLENDER * min(height, width):
-            raise UsageError(f"pictures of {width} x {height} are too slender: give at most {SLENDER} : 1.")
+            raise UsageError(f"images of {width} x {height} are too slender: give at most {SLENDER} : 1.")
         unit = self.patch * self.merge
         rows, columns = (max(1, round(side / unit)) for side in (height, width))
         area = height * width
@@ -52,7 +52,7 @@ class Patches:
         return rows * self.merge, columns * self.merge
 
     def tokens(self, height: int, width: int) -> int:
-        """Tokens that the language model sees of a picture of so many pixels."""
+        """Tokens that the language model sees of an image of so many pixels."""
         down, across = self.grid(height, width)
         return down * across // self.merge**2
 

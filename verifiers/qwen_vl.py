@@ -1,4 +1,4 @@
-"""A Qwen-VL that is asked one question about one picture: the logits of its answer's first token."""
+"""A Qwen-VL that is asked one question about one image: the logits of its answer's first token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def qwen_vl(checkpoint: str, max_pixels: int | None, device: torch.device, dtype
 
 @dataclass(eq=False)
 class QwenVl:
-    """The loaded model. Parameters are frozen; pictures keep their gradients."""
+    """The loaded model. Parameters are frozen; images keep their gradients."""
 
     module: Any
     processor: Any
@@ -57,7 +57,7 @@ class QwenVl:
         return int(ids[0])
 
     def logits(self, pixels: Tensor, questions: Sequence[str]) -> Tensor:
-        """[n, vocabulary], float32 or better, of pictures [n, 3, h, w] in [0, 1] with a question each."""
+        """[n, vocabulary], float32 or better, of images [n, 3, h, w] in [0, 1] with a question each."""
         seen = self.patches(pixels.to(self.device)).to(self.module.dtype)
         down, across = self.patches.grid(*pixels.shape[-2:])
         ids, mask = self._padded(questions, self.patches.tokens(*pixels.shape[-2:]))
@@ -72,7 +72,7 @@ class QwenVl:
         return self._answer(inputs)
 
     def _answer(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The head is applied here, in float32: half precision has one level of 8, and pictures would tie."""
+        """The head is applied here, in float32: half precision has one level of 8, and images would tie."""
         head, caught = self.module.get_output_embeddings(), []
         hook = head.register_forward_pre_hook(lambda _, args: caught.append(args[0][:, -1]))
         try:
@@ -115,14 +115,14 @@ def _load(checkpoint: str, max_pixels: int | None, dtype: torch.dtype) -> QwenVl
 
     folder = Path(checkpoint).expanduser()
     if is_path(checkpoint) and not folder.is_dir():
-        raise UsageError(f"there is no folder '{checkpoint}': give one with a Qwen-VL, or a hub id.")
+        raise UsageError(f"there is no folder '{checkpoint}': give one with a Qwen-VL, or a Hugging Face id.")
     where = str(folder) if folder.is_dir() else checkpoint
     advice = "fetch it where there is a network, or give a folder with a Qwen-VL in safetensors"
     with refusing(f"the vision-language model '{checkpoint}'", advice):
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
         eye = getattr(processor, "image_processor", None)
         if not all(hasattr(eye, part) for part in ("patch_size", "merge_size", "temporal_patch_size")):
-            raise UsageError(f"'{checkpoint}' prepares its pictures unlike a Qwen-VL: give one of these.")
+            raise UsageError(f"'{checkpoint}' prepares its images unlike a Qwen-VL: give one of these.")
         patches = from_processor(eye, max_pixels)
         module, report = AutoModelForImageTextToText.from_pretrained(
             where,

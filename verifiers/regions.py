@@ -1,4 +1,4 @@
-"""A region of a picture with a text of its own: a box, or a mask; and what a verifier is shown of it."""
+"""A region of an image with a text of its own: a box, or a mask; and what a verifier is shown of it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Box:
     """What should be where.
 
     text: what the region shows. box: (x0, y0, x1, y1), left, upper, right and lower edge as fractions of width and
-    height, y downwards. mask: instead of a box, [h, w] in [0, 1] or a grey picture file; 1 (white) is inside. For
-    clips the region is the same in every frame.
+    height, y downwards. mask: instead of a box, [h, w] in [0, 1] or a grey image file; 1 (white) is inside. For
+    videos the region is the same in every frame.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Box:
 
     @property
     def area(self) -> float:
-        """Share of the picture, in (0, 1]."""
+        """Share of the image, in (0, 1]."""
         if self.box is not None:
             x0, y0, x1, y1 = self.box
             return (x1 - x0) * (y1 - y0)
@@ -81,10 +81,10 @@ class Box:
         )
 
     def seen(self, pixels: Tensor, view: str, fill: float | str) -> Tensor:
-        """What is judged [..., 3, h, w] of pictures or frames [..., 3, h, w]; differentiable.
+        """What is judged [..., 3, h, w] of images or frames [..., 3, h, w]; differentiable.
 
-        view: "crop", the region alone, enlarged to the picture's size (bilinear, antialiased); or "mask", the whole
-        picture with everything outside painted over. fill: what is painted outside: a grey in [0, 1], or "mean", the
+        view: "crop", the region alone, enlarged to the image's size (bilinear, antialiased); or "mask", the whole
+        image with everything outside painted over. fill: what is painted outside: a grey in [0, 1], or "mean", the
         mean colour inside. A crop shows that only where a mask leaves some of its bounding box out.
         """
         h, w = pixels.shape[-2:]
@@ -141,6 +141,6 @@ def _read(path: Path, text: str) -> Tensor:
         with Image.open(path) as image:
             grey = np.asarray(image.convert("L"), np.float32) / 255
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is no picture"
+        reason = getattr(error, "strerror", None) or "it is not an image"
         raise UsageError(f"the mask '{path}' of '{text}' cannot be read: {reason}.") from None
     return torch.from_numpy(grey)

@@ -1,4 +1,4 @@
-"""The exact judge of the shapes world: what is in a picture, by geometry, and whether it is what
+"""The exact judge of the shapes world: what is in an image, by geometry, and whether it is what
 the caption asks for.
 
 Connected components of what is not ground come first, then the colour that most of a component's
@@ -75,7 +75,7 @@ def _fit(box: Pixels) -> Pixels:
 def detect(image: Image.Image) -> list[Shape]:
     """The objects in `image`, largest first; kind "blob" or colour "mixed" where it is none of the world's.
 
-    Pictures of another size are brought to SIZE x SIZE first, so positions are always in the world's pixels.
+    Images of another size are brought to SIZE x SIZE first, so positions are always in the world's pixels.
     """
     image = image.convert("RGB")
     if image.size != (SIZE, SIZE):
@@ -175,7 +175,7 @@ def _likeness(a: Noun, b: Noun) -> float:
 
 @dataclass(frozen=True)
 class Shapes:
-    """1 where a picture satisfies its caption, else 0; with `graded`, the fraction of the caption
+    """1 where an image satisfies its caption, else 0; with `graded`, the fraction of the caption
     that is met.
 
     Knows the captions of `genscale.toy.shapes` only; another caption is a ValueError that says which
@@ -189,7 +189,7 @@ class Shapes:
     name: ClassVar[str] = "shapes"
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
-        """Scores [n], float32 in [0, 1], of `n` pictures (PIL images) with as many captions."""
+        """Scores [n], float32 in [0, 1], of `n` images (PIL images) with as many captions."""
         requirements = [parse(prompt) for prompt in prompts]
         judge = fraction if self.graded else satisfies
         return torch.tensor(

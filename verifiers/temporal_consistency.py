@@ -1,4 +1,4 @@
-"""How much a clip stays itself from frame to frame, in CLIP's eyes."""
+"""How much a video stays itself from frame to frame, in CLIP's eyes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TemporalConsistency:
     the like as background consistency, which also compares each frame with the first and drops cosines
     below 0. Those are kept here: dropping them makes ties and stops gradients.
 
-    Blind spots: a still clip has 1, the most there is: never search by it alone, but with
+    Blind spots: a still video has 1, the most there is: never search by it alone, but with
     `dynamic_degree` and a verifier of the prompt.
 
     model, pretrained, backend, device, dtype, batch_size: as for `Clip`; weights are shared with it.
@@ -48,14 +48,14 @@ class TemporalConsistency:
             return self.score_tensor(media.pixels, prompts)
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        """Scores [n] of clips [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
+        """Scores [n] of videos [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         if pixels.ndim != 5 or pixels.shape[1] < 2:
-            raise UsageError("temporal_consistency compares frames: give clips of at least 2.")
+            raise UsageError("temporal_consistency compares frames: give videos of at least 2.")
         seen = self._clip.embed(pixels)
         return (seen[:, 1:] * seen[:, :-1]).sum(-1).mean(1)
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for clips on `device`: what is missing is refused here."""
+        """Fetch and load the checkpoint now, for videos on `device`: what is missing is refused here."""
         self._clip.load(device)
 
     @cached_property

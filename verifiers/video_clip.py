@@ -1,4 +1,4 @@
-"""A small learned judge of moving shapes: the cosine of a clip's and a caption's embedding."""
+"""A small learned judge of moving shapes: the cosine of a video's and a caption's embedding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDTH = 128
 
 
 class Towers(nn.Module):
-    """Clips and captions to unit vectors of WIDTH numbers."""
+    """Videos and captions to unit vectors of WIDTH numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ def word_numbers(prompts: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class ShapesVideoClip:
-    """Cosine of clip and caption by a small model that comes with genscale, trained on clips of moving shapes.
+    """Cosine of video and caption by a small model that comes with genscale, trained on videos of moving shapes.
 
-    In the manner of CLIPScore (Hessel et al. 2021, arXiv 2104.08718), but it sees the whole clip at once, so it can
+    In the manner of CLIPScore (Hessel et al. 2021, arXiv 2104.08718), but it sees the whole video at once, so it can
     tell a motion. It knows the words of `genscale.toy.moving_shapes` only and, like any learned judge, errs: hold
     `moving_shapes`, the exact one, against it.
 
-    device: where it runs; None: where the clips are.
+    device: where it runs; None: where the videos are.
     """
 
     device: str | None = None
@@ -100,10 +100,10 @@ class ShapesVideoClip:
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [n] of [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         if len(pixels) != len(prompts):
-            raise ValueError(f"{len(pixels)} clips and {len(prompts)} prompts: give one for each.")
+            raise ValueError(f"{len(pixels)} videos and {len(prompts)} prompts: give one for each.")
         if pixels.ndim != 5:
             raise UsageError(
-                "shapes_video_clip judges clips and was given pictures: take shapes_clip for those."
+                "shapes_video_clip judges videos and was given images: take shapes_clip for those."
             )
         towers = self._towers(pixels.device)
         device = towers.logit_scale.device
@@ -112,7 +112,7 @@ class ShapesVideoClip:
         return (seen * named).sum(-1).to(pixels.device)
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Load the model now, for clips on `device`."""
+        """Load the model now, for videos on `device`."""
         self._towers(torch.device(device))
 
     def _towers(self, pixels: torch.device) -> Towers:
@@ -143,7 +143,7 @@ def read(folder: Path) -> Towers:
 
 
 def _fitted(pixels: Tensor) -> Tensor:
-    """Clips of FRAMES frames of SIZE x SIZE: the frames nearest in time, sizes by area."""
+    """Videos of FRAMES frames of SIZE x SIZE: the frames nearest in time, sizes by area."""
     n, frames, channels, height, width = pixels.shape
     if frames != FRAMES:
         places = torch.linspace(0, frames - 1, FRAMES, device=pixels.device).round().long()

@@ -1,4 +1,4 @@
-"""VQAScore: how sure a vision-language model is that a picture shows its prompt."""
+"""VQAScore: how sure a vision-language model is that an image shows its prompt."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ SCALES = ("log_odds", "probability", "margin")
 
 @dataclass(frozen=True)
 class VqaScore(Weightless):
-    """Log-odds of the answer Yes to "Does this figure show ...?"; for clips the mean over frames.
+    """Log-odds of the answer Yes to "Does this figure show ...?"; for videos the mean over frames.
 
     Lin et al. 2024, "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (arXiv 2404.01291).
     The paper's score is P(Yes) among all first tokens, by its own CLIP-FlanT5; here it is read off a Qwen-VL, as the
-    authors' later code does. The log-odds, log P - log(1 - P), order pictures exactly as P does, and do
+    authors' later code does. The log-odds, log P - log(1 - P), order images exactly as P does, and do
     not tie or lose their gradient where P comes near 0 or 1. Reads counts, relations and attributes better than
     any `clip`; its gradients cost about three times its scores, and much memory.
 
-    Blind spots: how good the picture looks; fine detail, where `max_pixels` is low.
+    Blind spots: how good the image looks; fine detail, where `max_pixels` is low.
 
-    checkpoint: hub id or folder of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or later (safetensors).
+    checkpoint: Hugging Face id or folder of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or later (safetensors).
     question: what is asked, with {prompt}. answer: the answer whose first token counts; refusal: the one that
         `margin` holds against it.
     scale: "log_odds", "probability" (the paper's), or "margin", log P(answer) - log P(refusal), which other
         answers do not disturb.
-    max_pixels: larger pictures are shrunk to so many; None: the checkpoint's own limit. A Qwen3-VL makes a
+    max_pixels: larger images are shrunk to so many; None: the checkpoint's own limit. A Qwen3-VL makes a
         token of every 32 x 32.
-    device: where it runs; None: where the pictures are. dtype: None is bfloat16 on an accelerator, else float32.
-    batch_size: pictures or frames that are asked about at once.
+    device: where it runs; None: where the images are. dtype: None is bfloat16 on an accelerator, else float32.
+    batch_size: images or frames that are asked about at once.
     """
 
     checkpoint: str = "Qwen/Qwen3-VL-2B-Instruct"
@@ -61,7 +61,7 @@ class VqaScore(Weightless):
         if self.scale not in SCALES:
             raise UsageError(f"scale '{self.scale}' is unknown: choose one of {', '.join(SCALES)}.")
         if self.max_pixels is not None and self.max_pixels < 1:
-            raise UsageError(f"max_pixels {self.max_pixels} leaves no picture: give at least 1.")
+            raise UsageError(f"max_pixels {self.max_pixels} leaves no image: give at least 1.")
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""
@@ -80,7 +80,7 @@ class VqaScore(Weightless):
         return torch.cat(scores).reshape(len(pixels), -1).mean(1)
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for pictures on `device`: what is missing is refused here."""
+        """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""
         self._model(torch.device(device))
 
     def _scores(self, model: QwenVl, logits: Tensor) -> Tensor:

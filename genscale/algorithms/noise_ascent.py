@@ -4,7 +4,7 @@ G is the whole run of the model, or a few of its calls as a stand-in; r is what 
 Several starts go up side by side, in one batch, with a state of their own each. What is common to reno, carinox, ditto,
 ditto2, dno and dflow, which say what is published and what differs.
 
-What a turn of gradients passes on its way, the clean estimate of its last call, is a finished picture where all calls
+What a turn of gradients passes on its way, the clean estimate of its last call, is a finished image where all calls
 were unrolled: it is scored as one, for nothing but a verifier call. After the last turn the noises that were never
 evaluated are carried to the end by a plain run, which costs a fraction of a gradient.
 """
@@ -114,7 +114,7 @@ class NoiseGradient:
         return process.gradient_nfe(0, self.calls(process), each=self.each)
 
     def turn_calls(self, process: Process, shows: bool) -> int:
-        """Verifier calls of one row of a turn, that shows a finished picture or none."""
+        """Verifier calls of one row of a turn, that shows a finished image or none."""
         return process.calls(1, int(shows))
 
     def ends(self, process: Process, starts: int) -> int:
@@ -141,7 +141,7 @@ class NoiseGradient:
         return tuple(i * steps // k for i in range(1, k))
 
     def whole(self, process: Process) -> bool:
-        """Whether what a gradient passes is the finished picture."""
+        """Whether what a gradient passes is the finished image."""
         return len(self.calls(process)) + 1 == process.model_steps
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
@@ -192,12 +192,12 @@ class NoiseAscent:
 
     @property
     def warm(self) -> int:
-        """Runs that may become starts: injected noises make another picture of the pipeline's own noise."""
+        """Runs that may become starts: injected noises make another image of the pipeline's own noise."""
         return self.runs - int(self.own and self.spec.kernel is not None)
 
     @property
     def shows(self) -> bool:
-        """Whether the next turn passes finished pictures that are not known yet."""
+        """Whether the next turn passes finished images that are not known yet."""
         new = self.turns == 0 and not self.known if self.spec.tries else self.turns > 0 or not self.known
         return new and self.spec.whole(self.process)
 
@@ -258,14 +258,14 @@ class NoiseAscent:
         self.points = self.origins = self.steps = torch.stack([self._noises(c) for c in self.roots])
 
     def _start(self, candidate: Candidate) -> Candidate:
-        """The start at a candidate's noise: what a gradient passes there is not quite the plain run's picture."""
+        """The start at a candidate's noise: what a gradient passes there is not quite the plain run's image."""
         details = {"iteration": 0.0}
         if candidate.id != OWN:
             return replace(candidate, details=details)
         return Candidate(self.number(), "ascent", candidate.key, OWN, details=details)
 
     def _run(self, start: Particles, kernel: Kernel | None) -> Generator[Query, Any, Scores]:
-        if kernel is not None and start.candidates[0].id == OWN:  # it will not be the pipeline's own picture
+        if kernel is not None and start.candidates[0].id == OWN:  # it will not be the pipeline's own image
             other = branch(self.key, self.number(), start.candidates[0], 0)
             start = replace(start, candidates=(other, *start.candidates[1:]))
         finished = yield Solve(start, None, kernel)
@@ -372,7 +372,7 @@ class NoiseAscent:
         )
 
     def finish_estimates(self, graded: Graded, rows: Rows) -> Generator[Query, Any, None]:
-        """The pictures that the gradients passed, as candidates."""
+        """The images that the gradients passed, as candidates."""
         rows = list(rows)[: len(graded)]
         shown = self.process.start([self.lead[i] for i in rows], self.points[rows, 0])
         clean = Prediction(graded.x0, torch.zeros_like(graded.x0))

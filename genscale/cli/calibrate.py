@@ -30,7 +30,7 @@ Then: `genscale generate ... --calibration runs/calibrated`.
     option_groups.JSON,
 )
 def calibrate_steps(ctx: typer.Context, **given: Any) -> int:
-    """Measure from which step on scores of previews foretell those of the finished pictures."""
+    """Measure from which step on scores of previews predict those of the finished images."""
     from genscale.cli import calibration_report
     from genscale.commands.calibrate import calibrate
     from genscale.runs.progress import Display, plain_warnings

@@ -56,8 +56,8 @@ def recommendation(found: Calibration) -> str:
     start, end = found.window()
     if start >= end:
         return (
-            f"Previews foretell nothing here (mean rho does not stay at {found.threshold:g} or above): "
-            "use best_of_n, which looks at finished pictures only."
+            f"Previews predict nothing here (mean rho does not stay at {found.threshold:g} or above): "
+            "use best_of_n, which looks at finished images only."
         )
     return (
         f"Trust previews from {start:.2g} of the run on (mean rho stays at {found.threshold:g} or above): "

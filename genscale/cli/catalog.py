@@ -52,5 +52,8 @@ def show_models(records: list[dict[str, Any]], console: Console) -> None:
         table.add_row(*(Text(str(cell)) for cell in row))
     console.print(table)
     console.print(
-        Text("\nAny diffusers folder, .safetensors or .ckpt file, or hub id (owner/name) works too.", "dim")
+        Text(
+            "\nAny diffusers folder, .safetensors or .ckpt file, or Hugging Face id (owner/name) works too.",
+            "dim",
+        )
     )

@@ -36,7 +36,7 @@ def demo(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A model to offer beside the embedded ones: hub id, folder or file. Repeatable.",
+            help="A model to offer beside the embedded ones: Hugging Face id, folder or file. Repeatable.",
             metavar="NAME",
         ),
     ] = None,
@@ -68,7 +68,7 @@ def demo(
     from genscale.runs.request import Request
 
     place = request_fields({"dtype": dtype, "device": device, "offload": offload})
-    shape = request_fields({"size": size, "frames": frames})  # of the embedded models they are known
+    shape = request_fields({"size": size, "frames": frames})  # of the bundled toy models they are known
     out = out.expanduser()
     models: dict[str, Request] = {}
     for name in (*(model or ()), *EMBEDDED):

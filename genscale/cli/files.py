@@ -1,4 +1,4 @@
-"""Commands about picture files: `genscale replay` and `genscale score`."""
+"""Commands about image files: `genscale replay` and `genscale score`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def replay(
     trust_remote_code: options.Trust = None,
     as_json: options.Json = False,
 ) -> int:
-    """Make a picture of genscale again from its metadata, and say whether its pixels are the same."""
+    """Make an image of genscale again from its metadata, and say whether its pixels are the same."""
     from genscale.commands import replay as replaying
     from genscale.runs.progress import Display, plain_warnings
 
@@ -77,7 +77,7 @@ def score(
     ] = None,
     as_json: options.Json = False,
 ) -> int:
-    """Score pictures and clips that are there already."""
+    """Score images and videos that are there already."""
     from genscale.commands import score_files
     from genscale.runs.progress import plain_warnings
 

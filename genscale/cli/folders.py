@@ -47,7 +47,7 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: opti
 
 
 def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
-    """Draw who came from whom in a run, as a picture in its folder: one a prompt."""
+    """Draw who came from whom in a run, as an image in its folder: one a prompt."""
     from genscale.commands.draw_tree import draw_trees
 
     files = draw_trees(folder)

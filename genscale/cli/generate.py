@@ -54,7 +54,7 @@ WRITE = {"out": o.Out, "metadata": o.Metadata, "dry_run": o.DryRun}
 
 @option_groups.takes(*SEARCH, WRITE, option_groups.JSON)
 def generate(ctx: typer.Context, **given: Any) -> int:
-    """Search for the best pictures of a prompt, and write them beside the base picture."""
+    """Search for the best images of a prompt, and write them beside the base image."""
     request = request_of(ctx)
     if given["dry_run"]:
         return tell_plan(request, given["as_json"])

@@ -28,7 +28,7 @@ def verifiers(
 
 
 def models(as_json: options.Json = False) -> int:
-    """List the embedded models."""
+    """List the bundled toy models."""
     from genscale.cli import catalog
 
     records = model_records()

@@ -10,7 +10,7 @@ import typer
 
 from genscale.errors import UsageError
 
-SEARCH, PICTURE, MODEL, RUN = "The search", "The picture", "The model", "The run"
+SEARCH, PICTURE, MODEL, RUN = "The search", "The image", "The model", "The run"
 
 
 Completion = Callable[[str], list[str]]
@@ -39,7 +39,7 @@ def complete_verifier(incomplete: str) -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Embedded models that begin so; hub ids and folders are the user's."""
+    """Bundled toy models that begin so; hub ids and folders are the user's."""
     from genscale.pipelines.loading import EMBEDDED
 
     return _beginning(EMBEDDED, incomplete)
@@ -73,7 +73,7 @@ Prompts = Annotated[
 From = Annotated[
     Path | None,
     _option(
-        "--from", "Do again what this picture of genscale came from; other options override it.", RUN, "PNG"
+        "--from", "Do again what this image of genscale came from; other options override it.", RUN, "PNG"
     ),
 ]
 
@@ -171,7 +171,7 @@ Mix = Annotated[
     _option(
         "--mix",
         "A further prediction at every step, and its weight; the model's own has what is left to 1. MODEL:WEIGHT of an "
-        "embedded model, hub id or folder that shares the latent space; base:WEIGHT, the model without its LoRA "
+        "toy model, Hugging Face id or folder that shares the latent space; base:WEIGHT, the model without its LoRA "
         "(base:-0.6 is reinforcement-learning guidance of scale 1.6); adapter:NAME:WEIGHT; 'prompt=TEXT:WEIGHT'. "
         "Repeatable.",
         SEARCH,
@@ -195,19 +195,19 @@ Steps = Annotated[int | None, _option("--steps", "Denoising steps.", PICTURE)]
 Guidance = Annotated[float | None, _option("--guidance", "Guidance scale.", PICTURE)]
 Seed = Annotated[int | None, _option("--seed", "Seed; drawn and written down where none is given.", PICTURE)]
 Size = Annotated[str | None, _option("--size", "Width and height, such as 1024x768.", PICTURE, "WxH")]
-Frames = Annotated[int | None, _option("--frames", "Frames of a clip.", PICTURE)]
+Frames = Annotated[int | None, _option("--frames", "Frames of a video.", PICTURE)]
 Fps = Annotated[
     float | None,
-    _option("--fps", "Frames a second of the clip's files (the model's own, or 16).", PICTURE),
+    _option("--fps", "Frames a second of the video's files (the model's own, or 16).", PICTURE),
 ]
 Formats = Annotated[
-    str | None, _option("--formats", "Files of a clip: mp4,gif (both), mp4 or gif.", PICTURE, "NAMES")
+    str | None, _option("--formats", "Files of a video: mp4,gif (both), mp4 or gif.", PICTURE, "NAMES")
 ]
 PerFrame = Annotated[
     int | None,
     _option(
         "--per-frame",
-        "Of a clip, how many evenly spaced frames verifiers of pictures see; the mean counts (8).",
+        "Of a video, how many evenly spaced frames verifiers of images see; the mean counts (8).",
         SEARCH,
         "FRAMES",
     ),
@@ -215,10 +215,10 @@ PerFrame = Annotated[
 Images = Annotated[
     int | None, _option("--images", "How many of the best to write for each prompt (1).", PICTURE)
 ]
-Image = Annotated[Path | None, _option("--image", "A picture to start from.", PICTURE, "FILE")]
+Image = Annotated[Path | None, _option("--image", "An image to start from.", PICTURE, "FILE")]
 Mask = Annotated[Path | None, _option("--mask-image", "Where to paint on --image: white.", PICTURE, "FILE")]
 Control = Annotated[
-    Path | None, _option("--control-image", "The picture that steers a ControlNet.", PICTURE, "FILE")
+    Path | None, _option("--control-image", "The image that steers a ControlNet.", PICTURE, "FILE")
 ]
 Extra = Annotated[
     str | None,
@@ -231,7 +231,7 @@ Model = Annotated[
     str | None,
     _option(
         "--model -m",
-        "Embedded (shapes-flow), hub id, diffusers folder, .safetensors or .ckpt file.",
+        "Embedded (shapes-flow), Hugging Face id, diffusers folder, .safetensors or .ckpt file.",
         MODEL,
         "NAME",
         complete_model,
@@ -267,13 +267,13 @@ Offload = Annotated[
 ]
 Tiling = Annotated[
     bool | None,
-    _option("--vae-tiling", "Decode in tiles, clips also in groups of frames: less memory.", MODEL),
+    _option("--vae-tiling", "Decode in tiles, videos also in groups of frames: less memory.", MODEL),
 ]
 Slicing = Annotated[bool | None, _option("--vae-slicing", "Decode one after the other: less memory.", MODEL)]
 Compile = Annotated[bool | None, _option("--compile", "Compile the denoiser.", MODEL)]
 Lora = Annotated[
     list[str] | None,
-    _option("--lora", "A LoRA file or hub id, with :SCALE at will. Repeatable.", MODEL, "NAME"),
+    _option("--lora", "A LoRA file or Hugging Face id, with :SCALE at will. Repeatable.", MODEL, "NAME"),
 ]
 Variant = Annotated[str | None, _option("--variant", "Weights' variant, such as fp16.", MODEL, "NAME")]
 Revision = Annotated[str | None, _option("--revision", "Hub revision.", MODEL, "NAME")]
@@ -289,26 +289,26 @@ Batch = Annotated[
 DecodeBatch = Annotated[
     int | None,
     _option(
-        "--decode-batch", "Decoded and judged at once, at most (clips: 1, pictures: as --batch-size).", RUN
+        "--decode-batch", "Decoded and judged at once, at most (videos: 1, images: as --batch-size).", RUN
     ),
 ]
 Out = Annotated[
     Path | None,
     _option(
         "--out --output -o",
-        "Folder to write to (runs/DATE); the folder of this very run is gone on with.",
+        "Folder to write to (runs/DATE); the folder of this very run is continued.",
         RUN,
         "DIR",
     ),
 ]
 Fresh = Annotated[Path | None, _option("--out", "Folder to write to (runs/DATE).", RUN, "DIR")]
 Metadata = Annotated[
-    bool | None, _option("--metadata/--no-metadata", "Whether pictures say how they were made (yes).", RUN)
+    bool | None, _option("--metadata/--no-metadata", "Whether images say how they were made (yes).", RUN)
 ]
 DryRun = Annotated[bool, _option("--dry-run", "Print plan and cost; generate nothing.", RUN)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)]
 
-Candidates = Annotated[int, _option("--candidates", "Pictures of each prompt (16).", SEARCH)]
+Candidates = Annotated[int, _option("--candidates", "Images of each prompt (16).", SEARCH)]
 Threshold = Annotated[
     float, _option("--threshold", "Mean rank correlation from which on previews are trusted (0.5).", SEARCH)
 ]

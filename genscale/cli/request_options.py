@@ -112,7 +112,7 @@ def _json_object(text: str) -> dict[str, Any]:
         found = json.loads(text)
     except json.JSONDecodeError as error:
         raise UsageError(
-            f"--pipeline-args is no JSON ({error.msg}): write '{{\"strength\": 0.6}}'."
+            f"--pipeline-args is not JSON ({error.msg}): write '{{\"strength\": 0.6}}'."
         ) from None
     if not isinstance(found, dict):
         raise UsageError("--pipeline-args must be a JSON object, such as '{\"strength\": 0.6}'.")

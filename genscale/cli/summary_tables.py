@@ -12,7 +12,7 @@ LINES = 20  # prompts listed; all of them are in run.json
 
 
 def show_record(record: dict[str, Any], console: Console) -> None:
-    """Base against best for each prompt, what it cost, and where the pictures are."""
+    """Base against best for each prompt, what it cost, and where the images are."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
     for title in ("prompt", "score", "base", "best"):
         table.add_column(title, justify="right" if title in ("base", "best") else "left")
@@ -62,7 +62,7 @@ def show_plan(plan: dict[str, Any], console: Console) -> None:
 
 
 def show_replay(found: dict[str, Any], console: Console) -> None:
-    """Whether the pixels are the same, how the picture was made, and where it is."""
+    """Whether the pixels are the same, how the image was made, and where it is."""
     how = {
         "candidate": "its candidate alone was made again",
         "search": "the whole search was run again",

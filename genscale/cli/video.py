@@ -1,4 +1,4 @@
-"""The command `genscale video`: searches over clips."""
+"""The command `genscale video`: searches over videos."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Examples:
 
   genscale video --prompts prompts.txt --model owner/name --sampler successive_halving --offload model --vae-tiling
 
-Of each prompt: best.mp4, best.gif and best.png (the first frame), the same of the base clip, and contact.png, clips
-over time. A judge of pictures sees --per-frame frames; temporal_consistency and dynamic_degree see the clip.
+Of each prompt: best.mp4, best.gif and best.png (the first frame), the same of the base clip, and contact.png, videos
+over time. A judge of images sees --per-frame frames; temporal_consistency and dynamic_degree see the video.
 """
 
 DEFAULT = "shapes-video"
 VERIFIER, REPORT = ("clip",), ("temporal_consistency", "dynamic_degree")
-"""For a model that brings no judges: what steers, and what tells whether clips stand still or fall apart."""
+"""For a model that brings no judges: what steers, and what tells whether videos stand still or fall apart."""
 
 
 @option_groups.takes(*SEARCH, WRITE, option_groups.JSON)
 def video(ctx: typer.Context, **given: Any) -> int:
-    """Search for the best clips of a prompt, and write them beside the base clip."""
+    """Search for the best videos of a prompt, and write them beside the base clip."""
     request = for_clips(request_of(ctx, {"model": DEFAULT}), given)
     if given["dry_run"]:
         return tell_plan(request, given["as_json"])
@@ -43,12 +43,12 @@ def video(ctx: typer.Context, **given: Any) -> int:
 
 
 def for_clips(request: Any, given: dict[str, Any]) -> Any:
-    """With what goes well with clips where neither the user nor an embedded model says: judges, one clip at once."""
+    """With what goes well with videos where neither user nor toy model says: judges, one video at once."""
     from genscale.pipelines.loading import EMBEDDED
 
     known = EMBEDDED.get(request.model)
     if known is not None and known.frames is None:
-        raise UsageError(f"model '{request.model}' makes pictures: use `genscale generate`, or {DEFAULT}.")
+        raise UsageError(f"model '{request.model}' makes images: use `genscale generate`, or {DEFAULT}.")
     request = replace(request, clips=True)
     if known is not None:
         return request

@@ -47,7 +47,7 @@ def _search(request: Request, parts: prepare.Parts, display: Display) -> Any:
     """The search result; nothing of it is kept on disk, since every preview's latents would be."""
 
     def on_event(event: Event) -> None:
-        if not isinstance(event, Scored):  # which picture is best is not the question
+        if not isinstance(event, Scored):  # which image is best is not the question
             display(event)
 
     pipe = generate.load_pipe(request, parts)

@@ -110,7 +110,7 @@ def _shared(parts: Sequence[Parts]) -> list[Parts]:
 
 
 def _settled(folder: RunFolder, axis: str, entries: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """The entries with one seed: that of the folder where it is gone on with, as given, or drawn."""
+    """The entries with one seed: that of the folder where it is continued, as given, or drawn."""
     seed = entries[0].request.seed
     path = folder.path / ASKED
     if path.is_file():

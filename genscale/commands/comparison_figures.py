@@ -1,4 +1,4 @@
-"""The pictures of a comparison: its image_grid, a page every ROWS prompts, and the curves of score against NFE."""
+"""The images of a comparison: its image_grid, a page every ROWS prompts, and the curves of score against NFE."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from genscale.runs import saved_run, video_files
 from genscale.runs.run_folder import RunFolder
 
 ROWS = 12  # prompts on one page
-FEW, LARGE, SMALL = 4, 192, 128  # so few columns have large pictures
+FEW, LARGE, SMALL = 4, 192, 128  # so few columns have large images
 
 
 def write(
@@ -52,7 +52,7 @@ def title(found: Comparison, entries: Sequence[ComparedRun]) -> str:
 
 
 def _files(folder: Path, record: dict[str, Any], which: str) -> list[Path | None]:
-    """The picture of each prompt."""
+    """The image of each prompt."""
     found = []
     for told in record["prompts"]:
         names = told["files"].get(which) or []

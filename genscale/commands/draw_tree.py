@@ -1,4 +1,4 @@
-"""Carrying out `genscale tree`: a picture of every prompt's candidates, in the folder of their run."""
+"""Carrying out `genscale tree`: an image of every prompt's candidates, in the folder of their run."""
 
 from __future__ import annotations
 

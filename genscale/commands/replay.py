@@ -1,6 +1,6 @@
-"""Carrying out `genscale replay`: a picture or clip again from what it says of itself; are its pixels the same?
+"""Carrying out `genscale replay`: an image or clip again from what it says of itself; are its pixels the same?
 
-A picture that started from a key of its own and ran on the pipeline's own scheduler is made alone. Batched kernels
+An image that started from a key of its own and ran on the pipeline's own scheduler is made alone. Batched kernels
 may round otherwise than in the search's batches; where that shows, and for every other kind of candidate (branches,
 neighbours, mutants, kernels of their own), the whole search is run again as it was.
 """
@@ -69,7 +69,7 @@ class Origin:
             index = int(data.get("index", 0))
             request.prompts[index]
         except (KeyError, TypeError, ValueError, IndexError):
-            raise UsageError(f"picture '{picture}' carries genscale metadata that cannot be read.") from None
+            raise UsageError(f"image '{picture}' carries genscale metadata that cannot be read.") from None
         stem = "base" if data.get("is_base") else "best"
         stem = f"{index:03d}-{stem}" if len(request.prompts) > 1 else stem
         file, versions, clip = data.get("file", f"{stem}.png"), data.get("versions", {}), data.get("clip")
@@ -88,7 +88,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Copy:
-    """What was made. still: the picture, or a clip's first frame; clip: of all frames; file: what is written."""
+    """What was made. still: the image, or a video's first frame; clip: of all frames; file: what is written."""
 
     still: Image.Image
     clip: dict[str, Any] | None
@@ -111,9 +111,9 @@ class Copy:
 def replay(
     picture: Path, out: Path | None, display: Display, *, device: str | None = None, trust: bool = False
 ) -> dict[str, Any]:
-    """Make the picture again, write it, compare: same, differing (pixels), of, largest (difference of 255), how.
+    """Make the image again, write it, compare: same, differing (pixels), of, largest (difference of 255), how.
 
-    Of a clip, `same` is about all its frames (`frames`), the other numbers about the first.
+    Of a video, `same` is about all its frames (`frames`), the other numbers about the first.
     """
     origin = Origin.read(picture)
     request = replace(origin.request, trust_remote_code=trust)
@@ -121,7 +121,7 @@ def replay(
     wanted = _wanted(picture, origin)
     path = (out or picture.with_name(f"{picture.stem}-replay{picture.suffix}")).expanduser()
     if path.resolve() == picture.expanduser().resolve():
-        raise UsageError(f"--out '{path}' is the picture itself: choose another file.")
+        raise UsageError(f"--out '{path}' is the image itself: choose another file.")
     kind = _kind(path, origin)
     folder = RunFolder(path.parent)
     folder.claim()
@@ -139,7 +139,7 @@ def replay(
 
 
 def _wanted(picture: Path, origin: Origin) -> Image.Image | None:
-    """The picture, or a clip's first frame, as it is without loss; None where the file has lost some."""
+    """The image, or a video's first frame, as it is without loss; None where the file has lost some."""
     if picture.suffix.lower() != ".png":
         if origin.clip is None:
             raise UsageError(f"'{picture}' does not say what its frames were: replay the PNG beside it.")
@@ -158,7 +158,7 @@ def _kind(path: Path, origin: Origin) -> str:
 
 
 def difference(wanted: Image.Image, made: Image.Image) -> dict[str, Any]:
-    """Pixels that differ in any channel, and by how much at most; of pictures of two sizes all differ."""
+    """Pixels that differ in any channel, and by how much at most; of images of two sizes all differ."""
     total = wanted.width * wanted.height
     if wanted.size != made.size:
         return {"same": False, "differing": total, "of": total, "largest": None}
@@ -218,7 +218,7 @@ def _copy(item: Any, kind: str, request: Request) -> Copy:
 
 
 def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
-    """The picture of that name after the whole search, all prompts of it, in a folder that is thrown away."""
+    """The image of that name after the whole search, all prompts of it, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
         record = generate.generate(request, Path(folder), display)

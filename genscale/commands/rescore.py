@@ -27,7 +27,7 @@ from genscale.runs.saved_run import Final, SavedRun, Show
 
 
 def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[str, Any]:
-    """What is printed, and written as rescore-NAME.json with a picture of both winners of each prompt."""
+    """What is printed, and written as rescore-NAME.json with an image of both winners of each prompt."""
     panel = panel_of(verifiers)  # refuses before anything is read
     run = saved_run.read(folder)
     panel = panel_of(verifiers, run.request.per_frame)

@@ -1,4 +1,4 @@
-"""Carrying out `genscale score`: what verifiers say of picture files and clips."""
+"""Carrying out `genscale score`: what verifiers say of image files and videos."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Scored:
 
 
 def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> VerifierSet:
-    """Verifiers, as they are written on the command line, that judge apart; of clips so many frames each."""
+    """Verifiers, as they are written on the command line, that judge apart; of videos so many frames each."""
     from genscale.engine.verifier_roles import panel
 
     return panel(verifier_specs.lifted(verifier_specs.jury(specs), per_frame), "weighted")
 
 
 def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:
-    """In the order of the files. Prompt and verifiers are those in the pictures' metadata where none are given."""
+    """In the order of the files. Prompt and verifiers are those in the images' metadata where none are given."""
     told = [None if prompt and verifiers else _metadata(file) for file in files]
     prompts = [prompt or _prompt(file, data) for file, data in zip(files, told, strict=True)]
     panel = panel_of(verifiers or _verifiers(told))
@@ -58,9 +58,9 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
 
 
 def read(path: Path) -> Tensor:
-    """Pixels in [0, 1]: [3, h, w] of a picture, [frames, 3, h, w] of a clip. UsageError where it cannot be read."""
+    """Pixels in [0, 1]: [3, h, w] of an image, [frames, 3, h, w] of a video. UsageError where it cannot be read."""
     if not path.is_file():
-        raise UsageError(f"'{path}' is no file: name pictures or clips.")
+        raise UsageError(f"'{path}' is not a file: name images or videos.")
     frames = video_files.read(path) if path.suffix.lower() in video_files.CLIPS else _pictures(path)
     tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
@@ -95,7 +95,7 @@ def _prompt(file: Path, data: dict[str, Any] | None) -> str:
 
 
 def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
-    """Those of the pictures' own searches; code from a module only where it is asked for by name."""
+    """Those of the images' own searches; code from a module only where it is asked for by name."""
     found: dict[str, None] = {}
     for data in told:
         request = {} if data is None else data["request"]
@@ -114,7 +114,7 @@ def _alike(pixels: Sequence[Tensor]) -> list[list[int]]:
 
 
 def _pictures(path: Path) -> list[np.ndarray]:
-    """The frames of a picture file: one, or those of an animation."""
+    """The frames of an image file: one, or those of an animation."""
     from PIL import Image, ImageSequence
 
     try:
@@ -123,5 +123,5 @@ def _pictures(path: Path) -> list[np.ndarray]:
             return [np.array(frame.convert("RGB")) for frame in frames]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(
-            f"'{path}' cannot be read: {getattr(error, 'strerror', None) or 'it is no picture'}."
+            f"'{path}' cannot be read: {getattr(error, 'strerror', None) or 'it is not an image'}."
         ) from None

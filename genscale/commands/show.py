@@ -20,7 +20,7 @@ from genscale.runs.saved_run import Final, SavedRun, Show
 
 
 def show(folder: Path) -> dict[str, Any]:
-    """What is printed; the pictures are written into the folder: contact.png, curve.png, tree.png."""
+    """What is printed; the images are written into the folder: contact.png, curve.png, tree.png."""
     run = saved_run.read(folder)
     target = RunFolder(run.folder)
     ended = _ended(run.folder)
@@ -55,7 +55,7 @@ def best_so_far(finals: Sequence[Final]) -> list[Final]:
 
 
 def _bases(run: SavedRun, ended: dict[str, Any] | None) -> dict[int, dict[str, Any]]:
-    """Scores of the pipeline's own picture; of a search that gave it up, from the record at the end of the run."""
+    """Scores of the pipeline's own image; of a search that gave it up, from the record at the end of the run."""
     told = {p["index"]: p.get("base") for p in (ended or {}).get("prompts", [])}
     own = {i: base for i in range(len(run.finals)) if (base := run.base(i)) is not None}
     found = {i: told.get(i) or (_told(own[i]) if i in own else None) for i in range(len(run.finals))}

@@ -1,4 +1,4 @@
-"""The tree of a run as a picture: steps from left to right, a row a candidate, what was finished at the right end."""
+"""The tree of a run as an image: steps from left to right, a row a candidate, what was finished at the right end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PICTURE, PLAIN, LOST = (
     0.62,
     0.19,
     0.09,
-)  # a row with a picture, of a finished sample, of one that was given up
+)  # a row with an image, of a finished sample, of one that was given up
 TOP, BOTTOM, TALLEST = 0.75, 0.95, 60.0
 LEGIBLE = 0.11  # rows below this height carry no text
 PALE = "#d3dbe6"  # the lowest value; the highest is BLUE
@@ -139,7 +139,7 @@ class _Picture:
         return found
 
     def _end(self, axes: Any, line: Line, span: float) -> None:
-        """The finished sample: its picture or a mark, and its score."""
+        """The finished sample: its image or a mark, and its score."""
         y, won = self.row[line], bool(self.family.best) and line.id == self.family.best[0]
         if line.total is None:
             if not any(c.start >= line.end for c in line.children):
@@ -201,7 +201,7 @@ class _Picture:
         axes.set_yticks([])
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(GRAY)
-        axes.set_xlim(axes.get_xlim())  # pictures set limits of their own
+        axes.set_xlim(axes.get_xlim())  # images set limits of their own
         axes.set_ylim(self.rows, 0)
 
     def _words(self, figure: Any, title: str) -> None:
@@ -243,7 +243,7 @@ def _height(line: Line) -> float:
 
 
 def _factors(lines: Sequence[Line]) -> tuple[float, float]:
-    """How much rows with and without a picture shrink where there are many: first those without."""
+    """How much rows with and without an image shrink where there are many: first those without."""
     room = TALLEST - TOP - BOTTOM
     pictures = sum(_height(c) for c in lines if c.picture is not None)
     others = sum(_height(c) for c in lines if c.picture is None)

@@ -41,7 +41,7 @@ _REPEATED = {
 
 
 def command(request: Request, out: str | None = None) -> str:
-    """`genscale generate ...`, of clips `genscale video ...`, for a POSIX shell; what is at its default is left out.
+    """`genscale generate ...`, of videos `genscale video ...`, for a POSIX shell; what is at its default is left out.
 
     out: a folder to write to.
     """

@@ -91,10 +91,10 @@ class DemoForm:
 
     def _prompts(self, limits: Limits) -> tuple[str, ...]:
         if not isinstance(self.prompt, str):
-            raise UsageError("the prompt is no text.")
+            raise UsageError("the prompt is not a text.")
         prompts = tuple(" ".join(line.split()) for line in self.prompt.splitlines() if line.strip())
         if not prompts:
-            raise UsageError("there is no prompt: say what the picture should show.")
+            raise UsageError("there is no prompt: say what the image should show.")
         if len(prompts) > limits.prompts:
             raise UsageError(
                 f"{len(prompts)} lines are {len(prompts)} prompts: give at most {limits.prompts}."
@@ -165,11 +165,11 @@ def _number(name: str, value: Any, low: float, high: float) -> float | None:
         try:
             value = float(value) if value.strip() else None
         except ValueError:
-            raise UsageError(f"{name} '{said}' is no number.") from None
+            raise UsageError(f"{name} '{said}' is not a number.") from None
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{name} '{said}' is no number.")
+        raise UsageError(f"{name} '{said}' is not a number.")
     if not low <= value <= high:
         raise UsageError(f"{name} {value:g} is out of range: give {low:g} to {high:g}.")
     return float(value)

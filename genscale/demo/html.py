@@ -12,7 +12,7 @@ from genscale.demo.jobs import Job
 from genscale.demo.live_view import CandidateRow, Seen
 from genscale.runs.request import from_dict
 
-FILES = "/search"  # where pictures and files are fetched from
+FILES = "/search"  # where images and files are fetched from
 CLIPS = (".mp4", ".webm")
 
 EMPTY = '<div class="gs-empty">{}</div>'  # a place that nothing is in yet
@@ -79,7 +79,7 @@ def _bar(word: str, text: str, share: float, kind: str, notes: Iterable[str] = (
 
 
 def pair(job: Job | None, index: int) -> str:
-    """The pipeline's own picture beside the best so far; at the end the files themselves, clips as clips."""
+    """The pipeline's own image beside the best so far; at the end the files themselves, videos as videos."""
     if job is None:
         return EMPTY.format(
             "Left what the model gives by itself, right the best that the search found.",
@@ -107,7 +107,7 @@ def _as_told(row: CandidateRow | None) -> dict[str, Any] | None:
 
 
 def _shown(job: Job, told: Mapping[str, Any] | None, name: str, row: CandidateRow | None) -> str:
-    """The picture or clip of one side."""
+    """The image or clip of one side."""
     files = [f for f in ((told or {}).get("files", {}).get(name) or []) if f in job.files]
     clip = next((f for f in files if f.endswith(CLIPS)), None)
     if clip is not None:
@@ -248,7 +248,7 @@ def lineage(job: Job | None, index: int) -> str:
 
 def downloads(job: Job | None, index: int) -> str:
     if job is None or not job.over or not job.record:
-        return EMPTY.format("The best picture with its origin inside, the record, and everything.")
+        return EMPTY.format("The best image with its origin inside, the record, and everything.")
     told = _told(job, index) or {}
     best = [f for f in told.get("files", {}).get("best", []) if f in job.files]
     found = [(name, _WHAT.get(name.rpartition(".")[2], name)) for name in best]
@@ -261,7 +261,7 @@ def downloads(job: Job | None, index: int) -> str:
     return f'<div class="gs-links">{links}</div>'
 
 
-_WHAT = {"png": "Best picture", "mp4": "Best clip", "gif": "Best clip", "webm": "Best clip"}
+_WHAT = {"png": "Best image", "mp4": "Best clip", "gif": "Best clip", "webm": "Best clip"}
 
 
 def _of(job: Job | None, index: int, name: str) -> str | None:

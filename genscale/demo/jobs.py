@@ -29,7 +29,7 @@ from genscale.runs.verifier_specs import Named
 WAITING, LOADING, SEARCHING, WRITING = "waiting", "loading", "searching", "writing"
 DONE, STOPPED, REFUSED = "done", "stopped", "refused"
 OVER = (DONE, STOPPED, REFUSED)
-KEPT = 64  # searches whose pictures and files can still be fetched
+KEPT = 64  # searches whose images and files can still be fetched
 PIPES = 3  # pipelines that stay loaded
 PATIENCE = 20.0  # seconds that a plan may take, with loading
 
@@ -38,7 +38,7 @@ _log = logging.getLogger("genscale.demo.app")
 
 @dataclass(eq=False)
 class Job:
-    """One search. token: what its pictures and files are fetched with; nobody can guess it.
+    """One search. token: what its images and files are fetched with; nobody can guess it.
 
     phase: where it is. sentence: why it was refused or stopped. record: what run.json holds, when it is over.
     """
@@ -148,7 +148,7 @@ class JobQueue:
         return job
 
     def stop(self, job: Job) -> None:
-        """End it: with the best so far, once every prompt has a picture; at once, if it has not begun."""
+        """End it: with the best so far, once every prompt has an image; at once, if it has not begun."""
         job.halt()
         with self._lock:
             if job in self._line and job.begun is None:
@@ -202,7 +202,7 @@ class JobQueue:
                 job.watch.notes.append(self.advice)
             job.end(REFUSED, str(error))
         except KeyboardInterrupt:
-            job.end(REFUSED, "stopped before a picture was finished.")
+            job.end(REFUSED, "stopped before an image was finished.")
         except Exception as error:
             _log.exception("a search failed")
             job.end(REFUSED, f"the search failed ({type(error).__name__}): the server's log says where.")
@@ -218,7 +218,7 @@ class JobQueue:
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
             show.show(job.folder)
-        except UsageError as error:  # a picture of the search is no reason to lose its result
+        except UsageError as error:  # an image of the search is no reason to lose its result
             job.watch.notes.append(str(error))
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         job.end(DONE if job.record["stopped"] is None else STOPPED)
@@ -255,9 +255,9 @@ class JobQueue:
 
 
 def _settled(request: Request, pipe: Any) -> Request:
-    """With what `genscale video` has for a pipeline that makes clips: they are large, so one goes at a time.
+    """With what `genscale video` has for a pipeline that makes videos: they are large, so one goes at a time.
 
-    One that makes pictures has no number of frames, whatever the demo was started with.
+    One that makes images has no number of frames, whatever the demo was started with.
     """
     from genscale.pipelines.loading import EMBEDDED, makes_clips
 

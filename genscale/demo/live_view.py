@@ -1,4 +1,4 @@
-"""A search as it is seen from outside while it runs: its candidates best first, with small pictures, and its cost.
+"""A search as it is seen from outside while it runs: its candidates best first, with small images, and its cost.
 
 The search's own thread tells (`Watch` is the display of a run), any other may look (`shown`).
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from genscale.engine.archive import Entry
     from genscale.media import Media
 
-MOST = 24  # pictures of a prompt that are shown
+MOST = 24  # images of a prompt that are shown
 ROWS = 60  # candidates of a prompt that are listed
-HELD = 400  # pictures of a prompt that are held while the search runs
-SIDE = 320  # of a small picture, the longest
-SMALL = 128  # up to here a picture is kept as it is, without loss
+HELD = 400  # images of a prompt that are held while the search runs
+SIDE = 320  # of a small image, the longest
+SMALL = 128  # up to here an image is kept as it is, without loss
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Seen:
 
     @property
     def tiles(self) -> tuple[CandidateRow, ...]:
-        """Those whose pictures are shown, best first; previews after what is finished."""
+        """Those whose images are shown, best first; previews after what is finished."""
         return (*self.finals[:MOST], *self.previews)[:MOST]
 
 
@@ -134,7 +134,7 @@ class Watch(Display):
                 self._thin(HELD // 2)
 
     def _thin(self, late: int) -> None:
-        """Forget pictures that fell out of the gallery, all but so many of the last: a page may still ask for them."""
+        """Forget images that fell out of the gallery, all but so many of the last: a page may still ask for them."""
         wanted = {r.picture for s in self._seen for r in (*s.finals[:MOST], *s.previews.values())}
         wanted |= {s.base.picture for s in self._seen if s.base is not None}
         others = [key for key in self.pictures if key not in wanted]
@@ -156,7 +156,7 @@ class Watch(Display):
 
 
 def still(media: Media) -> Image.Image:
-    """The first of a batch; of a clip its middle frame."""
+    """The first of a batch; of a video its middle frame."""
     item = media[0]
     return item[len(item) // 2] if isinstance(item, list) else item
 

@@ -47,7 +47,7 @@ def build(queue: JobQueue, curves: dict[str, LiveCurve]) -> gr.Blocks:
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         _html(
-            '<div class="gs-head"><h1>genscale</h1><p>More compute at inference, better pictures: '
+            '<div class="gs-head"><h1>genscale</h1><p>More compute at inference, better images: '
             "draw many, judge them while they form, keep the best.</p></div>"
         )
         with gr.Row(equal_height=False):

@@ -1,4 +1,4 @@
-"""The demo's own addresses: pictures and files of a search, for whoever has its token, and what the page may not do."""
+"""The demo's own addresses: images and files of a search, for whoever has its token, and what the page may not do."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _bytes(data: bytes | None) -> Any:
     from fastapi import Response
 
     if data is None:
-        return Response("there is no such picture", 404)
+        return Response("there is no such image", 404)
     kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
     return Response(data, media_type=kind, headers={"cache-control": "private, max-age=3600, immutable"})
 

@@ -309,7 +309,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield _renamed(json.loads(line))
         except json.JSONDecodeError:
             raise UsageError(
-                f"line {number} of '{path}' is no JSON: the archive was changed by hand."
+                f"line {number} of '{path}' is not JSON: the archive was changed by hand."
             ) from None
 
 

@@ -23,7 +23,7 @@ class Budget:
 
     nfe: denoiser evaluations for each prompt: one row through the denoiser once, so a
         classifier-free-guidance pair counts 2. Never exceeded, not by one.
-    verifier_calls: scores asked of search and select verifiers for each prompt (one picture scored by one
+    verifier_calls: scores asked of search and select verifiers for each prompt (one image scored by one
         verifier). Never exceeded.
     seconds: wall clock of the whole run, all prompts together. Nothing is begun that is not expected to
         be done in time; the first candidate is always finished.

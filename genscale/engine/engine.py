@@ -403,7 +403,7 @@ class Engine:
         )
 
     def _report(self, search: Search, entry: Entry, media: Media, label: str) -> None:
-        """Held-out scores of the pipeline's own picture and of each that may become the best."""
+        """Held-out scores of the pipeline's own image and of each that may become the best."""
         panel = self.roles.held_out
         if panel.members and entry.final and (entry.candidate.id == OWN or search.may_lead(entry)):
             entry.held_out = panel.named(panel.score(media, [search.prompt], [label], self.ledger)[0])

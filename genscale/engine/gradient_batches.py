@@ -240,7 +240,7 @@ class Gradients:
             self.ledger.decodes += len(group)
             if not media.pixels.requires_grad:
                 raise UsageError(
-                    "the decoder's pictures keep no graph to the latents, so their scores have no gradient: use a "
+                    "the decoder's images keep no graph to the latents, so their scores have no gradient: use a "
                     "sampler that needs none."
                 )
             # The verifiers' graph is another one, which is gone before the decoder's is gone back through.

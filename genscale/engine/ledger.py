@@ -19,8 +19,8 @@ class Ledger:
 
     evaluations: rows through the denoiser (a guidance pair counts 2); probes: those of them spent on
     finding out how a pipeline behaves, where it could not be seen without running it. backwards: rows of the denoiser
-    that gradients went back through; what a checkpoint computes again is among the evaluations. decodes: pictures or
-    clips decoded. verifier_calls: pictures scored, by verifier.
+    that gradients went back through; what a checkpoint computes again is among the evaluations. decodes: images or
+    videos decoded. verifier_calls: images scored, by verifier.
     """
 
     evaluations: int = 0

@@ -27,7 +27,7 @@ class Prior:
     """Initial latents as an affine function of standard normal noise: x = offset + scale * noise.
 
     Text-to-image pipelines have offset 0 and a constant scale; image-to-image ones add the encoded
-    picture, image-to-video ones hold some frames fixed (scale 0 there). own: the pipeline's own latents.
+    image, image-to-video ones hold some frames fixed (scale 0 there). own: the pipeline's own latents.
     """
 
     offset: Tensor  # [*latent]

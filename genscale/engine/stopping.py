@@ -5,7 +5,7 @@ other prompt; so a search stops at the same place whatever the batch size and af
 candidate, but candidates in flight are finished: a sampler that asks in waves of 16 ends with the wave in which a rule
 first says stop (best_of_n has `wave` to make them smaller).
 
-What it is worth, measured on the embedded flow model (80 prompts, 8 steps, at most 64 candidates, searched with
+What it is worth, measured on the bundled toy flow model (80 prompts, 8 steps, at most 64 candidates, searched with
 shapes_clip; best score less that of best_of_n with one N for all that costs the same, paired, 95 %): patience:8 takes
 15.6 candidates on average, -0.0008 +- 0.0017; gain:0.002:range=0..1 28.2, -0.0013 +- 0.0014;
 adaptive:0.94:range=0..1 24.2, +0.0002 +- 0.0017, and brings 88 % of the prompts to 0.94 instead of 79 %. So rules find

@@ -93,7 +93,7 @@ class WeightedVerifier:
     def _checked(self, raw: Any, scores: Tensor | None, labels: Sequence[str]) -> Tensor:
         if scores is None:
             raise VerifierError(
-                f"verifier '{self.name}' was given {len(labels)} pictures ({_span(labels)}) and returned "
+                f"verifier '{self.name}' was given {len(labels)} images ({_span(labels)}) and returned "
                 f"{_shape(raw)}: it must return one number for each."
             )
         for label, score in zip(labels, scores.tolist(), strict=True):
@@ -158,7 +158,7 @@ class VerifierSet:
         return self._columns(WeightedVerifier.score_graph, media, prompts, labels, ledger)
 
     def check_differentiable(self) -> None:
-        """Refuse what has no gradient whatever the pictures are."""
+        """Refuse what has no gradient whatever the images are."""
         if not self.members:
             raise UsageError("a gradient is that of a verifier's score: name one for the search.")
         if not self.pointwise:
@@ -197,7 +197,7 @@ class Roles:
 
     @property
     def judging(self) -> bool:
-        """Whether anybody looks at pictures at all."""
+        """Whether anybody looks at images at all."""
         return bool(self.search.members or self.select.members or self.held_out.members)
 
     @property
@@ -248,7 +248,7 @@ def _juror(verifier: Any) -> WeightedVerifier:
         return WeightedVerifier(verifier, registry.make("verifier", verifier, {}), float(weight))
     if not callable(verifier):
         raise UsageError(
-            f"{verifier!r} is no verifier: give a name or a callable (media, prompts) -> scores."
+            f"{verifier!r} is not a verifier: give a name or a callable (media, prompts) -> scores."
         )
     name = getattr(verifier, "name", None) or getattr(verifier, "__name__", None) or type(verifier).__name__
     return WeightedVerifier(str(name), verifier, float(weight))

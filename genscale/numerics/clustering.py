@@ -15,7 +15,7 @@ from genscale.key import Key
 
 RESTARTS = 4  # of k-means, of which the tightest counts
 ITERATIONS = 100
-COLUMNS = 1 << 20  # of latents (clips have many) in float64 at a time
+COLUMNS = 1 << 20  # of latents (videos have many) in float64 at a time
 _SAME = 1e-9  # a squared distance that is only rounding, as a share of the mean one to the centre of all
 
 
@@ -23,7 +23,7 @@ def embedded(x: Tensor) -> Tensor:
     """Latents [n, *latent] as points [n, n] with the same distances between them, float64 on the CPU.
 
     These are all principal components of the pool, so nothing is lost; nothing is understood either: where the papers
-    embed what a picture or a sentence means (DINOv2, a sentence encoder), distances of latents see where which colour
+    embed what an image or a sentence means (DINOv2, a sentence encoder), distances of latents see where which colour
     is. Pooling is not needed: a clean estimate in the middle of a run is a mean over the ways to go on, so smooth.
     """
     gram = torch.zeros(len(x), len(x), dtype=torch.float64)

@@ -32,7 +32,7 @@ class Plane:
     def of(shape: Sequence[int], rows: int | None = None) -> Plane:
         """The plane of latents [*shape], one of them without a batch dimension.
 
-        [..., height, width]: the last two (frames of a clip, whichever axis they are, are left alone). Packed
+        [..., height, width]: the last two (frames of a video, whichever axis they are, are left alone). Packed
         [tokens, channels], as Flux has them: a grid of `rows` rows read row by row; without `rows` a square where the
         number of tokens is one; else the tokens in their order, so that low means alike along a row. [d]: in its order.
         """

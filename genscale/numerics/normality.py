@@ -1,6 +1,6 @@
 """Does noise still look like noise? Length, distance from where it began, and a test for structure.
 
-An optimised noise can carry the picture in itself, on the shell of the right length too: then the sample is no longer
+An optimised noise can carry the image in itself, on the shell of the right length too: then the sample is no longer
 one of the model's. DNO (Tang et al. 2025, arXiv 2405.18881, section 4) bounds mean and covariance of blocks of
 the numbers by concentration inequalities; these are loose, so here the exact laws of the same two statistics are used.
 """

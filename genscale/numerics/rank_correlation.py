@@ -1,4 +1,4 @@
-"""How well early scores foretell the final ones: Spearman's rank correlation, and what halving would keep."""
+"""How well early scores predict the final ones: Spearman's rank correlation, and what halving would keep."""
 
 from __future__ import annotations
 

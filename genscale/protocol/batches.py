@@ -35,4 +35,4 @@ class Output:
 
 
 Decode = Callable[[Tensor, tuple[int, ...]], Media]
-"""Clean latents [n, *latent] and the prompt index of each row, to pictures or clips."""
+"""Clean latents [n, *latent] and the prompt index of each row, to images or videos."""

@@ -141,13 +141,13 @@ class Sampler(Protocol):
 
 
 class Verifier(Protocol):
-    """A judge of pictures: any callable `(media, prompts) -> n scores`, higher is better.
+    """A judge of images: any callable `(media, prompts) -> n scores`, higher is better.
 
-    media is a sequence of PIL pictures (for clips: of lists of PIL frames) that has the tensor as
+    media is a sequence of PIL images (for videos: of lists of PIL frames) that has the tensor as
     `media.pixels`; prompts has one text for each.
 
-    Where it judges clips as a whole it says so by `judges_clips = True`; the commands show every other verifier
-    frames of a clip as pictures (`verifiers/frames.py`).
+    Where it judges videos as a whole it says so by `judges_clips = True`; the commands show every other verifier
+    frames of a video as images (`verifiers/frames.py`).
     """
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Any: ...

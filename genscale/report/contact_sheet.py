@@ -1,4 +1,4 @@
-"""The contact sheet: for every prompt the base picture beside the best and the runners-up, with scores."""
+"""The contact sheet: for every prompt the base image beside the best and the runners-up, with scores."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ACCENT = (22, 128, 74)
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture with a label (`note` is set at its right end) and lines of scores below.
+    """An image with a label (`note` is set at its right end) and lines of scores below.
 
-    strip: it is a clip over time, which takes a line of its own, as it is.
+    strip: it is a video over time, which takes a line of its own, as it is.
     """
 
     picture: Image.Image
@@ -36,7 +36,7 @@ class Tile:
 
     @staticmethod
     def of(item: Item, *more: Any, **named: Any) -> Tile:
-        """Of a picture, or of a clip's frames."""
+        """Of an image, or of a video's frames."""
         if isinstance(item, list):
             return Tile(film_strip.strip(item), *more, **{**named, "strip": True})
         return Tile(item, *more, **named)
@@ -44,7 +44,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A prompt and its tiles: pictures side by side, clips below each other."""
+    """A prompt and its tiles: images side by side, videos below each other."""
 
     prompt: str
     tiles: tuple[Tile, ...]
@@ -114,7 +114,7 @@ def _caption(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, cell: in
 
 
 def scaled(picture: Image.Image, tile: int = TILE) -> Image.Image:
-    """Small pictures are enlarged by a whole factor without smoothing (64 pixels: x4), large ones reduced."""
+    """Small images are enlarged by a whole factor without smoothing (64 pixels: x4), large ones reduced."""
     picture = picture.convert("RGB")
     longest = max(picture.size)
     factor = tile // longest

@@ -1,4 +1,4 @@
-"""A grid of pictures: a row a prompt, a column an entry, scores below each picture."""
+"""A grid of images: a row a prompt, a column an entry, scores below each image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST = 5  # lines of a prompt
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture with lines of scores; the best of its row is framed. None: the entry has no picture there."""
+    """An image with lines of scores; the best of its row is framed. None: the entry has no image there."""
 
     picture: Image.Image | None
     lines: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Cell:
 def grid(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], title: str, note: str, tile: int
 ) -> Image.Image:
-    """columns: headings. rows: (prompt, cells). tile: how large small pictures are made, at most."""
+    """columns: headings. rows: (prompt, cells). tile: how large small images are made, at most."""
     shown = [[None if c.picture is None else scaled(c.picture, tile) for c in cells] for _, cells in rows]
     sizes = [p.size for pictures in shown for p in pictures if p is not None]
     cell = max([w for w, _ in sizes] + [124])

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-WIDTH = 80  # pixels to the inch on the page; the picture has more of them, for sharp screens
+WIDTH = 80  # pixels to the inch on the page; the image has more of them, for sharp screens
 
 
 class ShownFigure(Figure):

@@ -32,7 +32,7 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
     if start >= end:
         raise UsageError(
             f"the calibration trusts no preview (mean rho stays below {calibration.threshold:g}): use best_of_n, "
-            "which looks at finished pictures only."
+            "which looks at finished images only."
         )
     if field == "window":
         return {field: (start, end)}

@@ -1,7 +1,7 @@
 """From which step on the scores of previews mean something: measured once for a model and its verifiers.
 
 Every method that looks at clean estimates on the way (halving, particles, trees) supposes that a better preview
-becomes a better picture. Early in a run that is not so, and how early depends on model, steps and verifier.
+becomes a better image. Early in a run that is not so, and how early depends on model, steps and verifier.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class CalibratedStep:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Levels in the order of the run, without the end, where previews are the pictures themselves.
+    """Levels in the order of the run, without the end, where previews are the images themselves.
 
     threshold: mean rank correlation from which on previews are trusted. about: what was measured: model,
     verifiers, prompts, steps, ...

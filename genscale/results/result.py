@@ -1,4 +1,4 @@
-"""What a run gives beside its pictures."""
+"""What a run gives beside its images."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "cont
 
 
 def pictures(request: Request) -> dict[str, Any]:
-    """The input pictures, opened; of the asked-for size, since not every pipeline resizes."""
+    """The input images, opened; of the asked-for size, since not every pipeline resizes."""
     from PIL import Image, ImageOps
 
     found = {}
@@ -24,7 +24,7 @@ def pictures(request: Request) -> dict[str, Any]:
             with Image.open(path) as image:
                 picture = ImageOps.exif_transpose(image).convert("L" if name == "mask_image" else "RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "it is no picture"
+            reason = getattr(error, "strerror", None) or "it is not an image"
             raise UsageError(f"--{option} '{path}' cannot be read: {reason}.") from None
         if request.width and request.height:
             picture = picture.resize((request.width, request.height), Image.Resampling.LANCZOS)
@@ -75,13 +75,13 @@ def _asked(request: Request, taken: set[str]) -> dict[str, tuple[Any, str]]:
         guidance: (request.guidance, "--guidance"),
         "num_frames": (request.frames, "--frames"),
     }
-    if not (request.image and "width" not in taken):  # the picture already has the size
+    if not (request.image and "width" not in taken):  # the image already has the size
         values |= {"width": (request.width, "--size"), "height": (request.height, "--size")}
     return {name: pair for name, pair in values.items() if pair[0] is not None}
 
 
 def _named_pictures(pictures: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, tuple[Any, str]]:
-    """A ControlNet pipeline without an input picture calls its control picture `image`."""
+    """A ControlNet pipeline without an input image calls its control image `image`."""
     named = {}
     for name, picture in pictures.items():
         word = name

@@ -77,7 +77,7 @@ def generate(
 
 
 def timed(request: Request, pipe: Any) -> Request:
-    """With the frame rate of the pipeline's clips, where neither the user nor the request says one and it does."""
+    """With the frame rate of the pipeline's videos, where neither the user nor the request says one and it does."""
     own = inspect.signature(type(pipe).__call__).parameters.get("frame_rate")
     told = request.fps or request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps")
     if told or own is None or not isinstance(own.default, int | float):
@@ -103,7 +103,7 @@ def _search(
     display: Display,
     halt: Callable[[], bool] | None,
 ) -> tuple[Any, Any, float]:
-    """What was found, the pictures that the scaled pipeline returned (None of clips), and how long it took."""
+    """What was found, the images that the scaled pipeline returned (None of videos), and how long it took."""
     from genscale.pipelines.loading import makes_clips
 
     preview = Preview(folder)
@@ -177,7 +177,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
     )
     if request.clips and not makes_clips(pipe):
         raise UsageError(
-            f"model '{request.model}' is a {type(pipe).__name__}, which makes pictures: use `genscale generate`, or "
+            f"model '{request.model}' is a {type(pipe).__name__}, which makes images: use `genscale generate`, or "
             "name a text-to-video model."
         )
     pipe.set_progress_bar_config(disable=True)

@@ -1,4 +1,4 @@
-"""Pictures and clips as files, with their origin inside."""
+"""Images and videos as files, with their origin inside."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from genscale.runs.run_folder import RunFolder
 if TYPE_CHECKING:
     from genscale.media import Item
 
-RATE = 16.0  # frames a second, as Wan's clips have
+RATE = 16.0  # frames a second, as Wan's videos have
 
 
 def write(
     folder: RunFolder, stem: str, item: Item, request: Request, again: dict[str, Any], scheduler: str
 ) -> list[str]:
-    """The names of the files: a picture; of a clip its first frame, and the clip itself in each of its formats.
+    """The names of the files: an image; of a video its first frame, and the video itself in each of its formats.
 
     All of them carry the metadata, unless the request wants none.
     """

@@ -1,4 +1,4 @@
-"""The best so far as a picture in the run's folder, rewritten as the search goes.
+"""The best so far as an image in the run's folder, rewritten as the search goes.
 
 It looks only at what was decoded for the verifiers anyway: it costs no decode, and the search cannot tell it is there.
 """
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 EVERY = 3.0  # seconds between two writes, at least
 MOST = 36  # prompts on one preview
-TILE, GAP = 256, 8  # of several prompts, the longest side of each picture
+TILE, GAP = 256, 8  # of several prompts, the longest side of each image
 
 
 class Preview:
-    """Listens to the engine's events. `close` removes the picture: the results take its place."""
+    """Listens to the engine's events. `close` removes the image: the results take its place."""
 
     def __init__(
         self, folder: RunFolder, every: float = EVERY, clock: Callable[[], float] = time.monotonic
@@ -69,7 +69,7 @@ def _apart(media: Media) -> Media:
 
 
 def _still(media: Media, alone: bool) -> Image.Image:
-    """The picture; a clip over time where it is alone, else its middle frame."""
+    """The image; a video over time where it is alone, else its middle frame."""
     item = media[0]
     if isinstance(item, list):
         return film_strip.strip(item) if alone else item[len(item) // 2].convert("RGB")

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: pictures that know their origin, a contact sheet, and run.json."""
+"""What a run leaves in its folder: images that know their origin, a contact sheet, and run.json."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(
 ) -> dict[str, Any]:
     """Write everything and return what run.json holds.
 
-    winners: what the scaled pipeline returned, for all prompts; None of clips, which are decoded here one after the
+    winners: what the scaled pipeline returned, for all prompts; None of videos, which are decoded here one after the
     other. plain: the pipeline alone, for prompts whose search did not finish the pipeline's own candidate.
     """
     left = None if winners is None else list(winners)
@@ -75,7 +75,7 @@ def write(
 def _decoded(
     result: SearchResult, base: Base | None, entries: Sequence[Entry], singly: bool
 ) -> dict[int, Item]:
-    """Pictures or clips by their entry's id; one after the other where they are large."""
+    """Images or videos by their entry's id; one after the other where they are large."""
     found: dict[int, Item] = {}
     for owner, some in _owned(result, base, list({id(e): e for e in entries}.values())):
         for part in [[e] for e in some] if singly else [some]:
@@ -133,7 +133,7 @@ def entry_dict(result: SearchResult, entry: Entry | None) -> dict[str, Any] | No
 
 
 def _shows(name: str, entry: Entry) -> dict[str, Any]:
-    """What one picture shows, for `genscale replay`: its file, and the recipe of its candidate."""
+    """What one image shows, for `genscale replay`: its file, and the recipe of its candidate."""
     return {"file": f"{name}.png", "shows": recipe(entry.candidate)}
 
 
@@ -143,7 +143,7 @@ def sampler_record(request: Request, sampler: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of genscale, Python and the libraries that decide what a picture looks like."""
+    """Of genscale, Python and the libraries that decide what an image looks like."""
     found = {"genscale": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""What a picture says of itself: text chunks of its PNG file.
+"""What an image says of itself: text chunks of its PNG file.
 
 `parameters` is in the form of A1111's web UI, which most viewers and galleries read; `genscale` is JSON with
 the whole request, from which the run can be done again.

@@ -30,7 +30,7 @@ class Parts:
     pictures: dict[str, Any]
 
     def lifted(self, k: int) -> Parts:
-        """For clips: verifiers of pictures see k frames."""
+        """For videos: verifiers of images see k frames."""
         panels: dict[str, Any] = {
             role: verifier_specs.lifted(getattr(self, role), k)
             for role in ("verifiers", "select", "held_out")
@@ -63,7 +63,7 @@ def completed(request: Request) -> Request:
         frames=request.frames or goes_with.frames,
         fps=request.fps or goes_with.fps,
         decode_batch=request.decode_batch
-        or (request.batch_size if goes_with.frames else None),  # clips are small
+        or (request.batch_size if goes_with.frames else None),  # videos are small
         pipeline_args={
             **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
             **request.pipeline_args,

@@ -76,4 +76,4 @@ def _prompt(item: Any, path: Path, number: int) -> str:
         raise UsageError(
             f"prompt file '{path}', entry {number}: no field 'prompt' among {', '.join(map(str, item))}."
         )
-    raise UsageError(f"prompt file '{path}', entry {number}: {str(item)[:40]!r} is no prompt.")
+    raise UsageError(f"prompt file '{path}', entry {number}: {str(item)[:40]!r} is not a prompt.")

@@ -1,4 +1,4 @@
-"""Everything that one run was asked for: enough to do it again, from its folder or from its picture."""
+"""Everything that one run was asked for: enough to do it again, from its folder or from its image."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def load_folder(folder: Path) -> Request:
     """The request of a run folder."""
     path = folder / FILE
     if not folder.is_dir():
-        raise UsageError(f"'{folder}' is no folder: name the folder of an earlier run.")
+        raise UsageError(f"'{folder}' is not a folder: name the folder of an earlier run.")
     if not path.is_file():
         raise UsageError(f"'{folder}' holds no run: it has no {FILE}.")
     try:
@@ -134,5 +134,5 @@ def load_folder(folder: Path) -> Request:
 
 
 def load_request(file: Path) -> Request:
-    """The request in a picture or clip that genscale wrote. They travel, so it may not switch foreign code on."""
+    """The request in an image or clip that genscale wrote. They travel, so it may not switch foreign code on."""
     return replace(from_dict(file_metadata.read(file)["request"], str(file)), trust_remote_code=False)

@@ -39,7 +39,7 @@ def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str
 
 
 def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
-    """The same for clips: those that know pictures only (no `judges_clips`) see k frames and give the mean."""
+    """The same for videos: those that know images only (no `judges_clips`) see k frames and give the mean."""
     frames = registry.load("verifier", "frames")
 
     def lift(verifier: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Clips as files: MP4 and GIF with a comment inside, and what players, browsers and `genscale score` read of them."""
+"""Videos as files: MP4 and GIF with a comment inside, and what players, browsers and `genscale score` read of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genscale.report.film_strip import Frames
 
 FORMATS = ("mp4", "gif")
 CLIPS = (".mp4", ".mov", ".webm", ".mkv", ".avi")
-"""Endings of files that are read as films; animated pictures are Pillow's."""
+"""Endings of files that are read as films; animated images are Pillow's."""
 
 
 def write(path: Path, kind: str, frames: Frames, rate: float, comment: str | None = None) -> None:
@@ -54,9 +54,9 @@ def read(path: Path) -> list[np.ndarray]:
     try:
         found = list(_decoded(path))
     except Exception as error:
-        raise UsageError(f"'{path}' cannot be read as a clip: {type(error).__name__}.") from None
+        raise UsageError(f"'{path}' cannot be read as a video: {type(error).__name__}.") from None
     if not found:
-        raise UsageError(f"'{path}' cannot be read as a clip: it has no frames.")
+        raise UsageError(f"'{path}' cannot be read as a video: it has no frames.")
     return found
 
 
@@ -81,7 +81,7 @@ def comment_of(path: Path) -> str | None:
 
 
 def fingerprint(frames: Frames) -> dict[str, Any]:
-    """How many frames a clip has, and a hash of all their pixels: files of clips are lossy, this is not."""
+    """How many frames a video has, and a hash of all their pixels: files of videos are lossy, this is not."""
     digest = hashlib.sha256()
     for frame in frames:
         digest.update(f"{frame.width}x{frame.height}".encode())

@@ -100,7 +100,7 @@ def coordinate(i: int) -> Callable[[Media, Sequence[str]], Tensor]:
 
 
 def latents(media: Media | Tensor) -> Tensor:
-    """Clean latents [n, d] of the bed's pictures, which have one pixel with a latent's d numbers as its channels."""
+    """Clean latents [n, d] of the bed's images, which have one pixel with a latent's d numbers as its channels."""
     return (media.pixels if isinstance(media, Media) else media).flatten(1)
 
 

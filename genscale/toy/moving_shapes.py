@@ -1,7 +1,7 @@
-"""A small world of moving shapes: its captions, its scenes, its clips.
+"""A small world of moving shapes: its captions, its scenes, its videos.
 
-The embedded video model is trained on this world and `genscale.verifiers.moving_shapes` judges it exactly. Clips are
-`FRAMES` frames of `SIZE` x `SIZE` pixels; colours and the ground are those of `genscale.toy.shapes`. Lengths are
+The bundled toy video model is trained on this world and `genscale.verifiers.moving_shapes` judges it exactly. Videos
+are `FRAMES` frames of `SIZE` x `SIZE` pixels; colours and the ground are those of `genscale.toy.shapes`. Lengths are
 in pixels, x grows to the right, y grows downwards; speeds are in pixels a frame.
 
 Captions come in two categories:
@@ -31,7 +31,7 @@ RADIUS = (5.0, 6.5)  # one of two has at most CROWDED
 CROWDED = 5.5
 SPEED = (2.0, 3.0)
 GAP = 2.0  # least distance between the circles of two shapes, in every frame
-EDGE = 1.0  # least distance from the circle to the edge of the picture
+EDGE = 1.0  # least distance from the circle to the edge of the image
 _WINDOW = 18  # pixels of the square in which one shape is drawn
 
 
@@ -163,7 +163,7 @@ def _apart(a: Mover, b: Mover) -> bool:
 
 
 def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
-    """Antialiased clips [n, FRAMES, SIZE, SIZE, 3], uint8; later movers are drawn over earlier ones.
+    """Antialiased videos [n, FRAMES, SIZE, SIZE, 3], uint8; later movers are drawn over earlier ones.
 
     Draws every kind that `genscale.toy.shapes` knows.
     """
@@ -181,7 +181,7 @@ def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
 
 
 def _draw(canvas: npt.NDArray[np.float32], kind: str, clips: list[int], movers: list[Mover]) -> None:
-    """Draw movers of one kind into the frames of their clips."""
+    """Draw movers of one kind into the frames of their videos."""
     centre = np.array([m.path for m in movers], np.float32).reshape(-1, 2)
     radius = np.repeat(np.array([m.radius for m in movers], np.float32), FRAMES)[:, None, None]
     colour = np.repeat(np.array([COLOURS[m.colour] for m in movers], np.float32), FRAMES, axis=0)

@@ -1,7 +1,7 @@
-"""A small world of coloured shapes: its captions, its scenes, its pictures.
+"""A small world of coloured shapes: its captions, its scenes, its images.
 
-The embedded models are trained on this world and `genscale.verifiers.shapes` judges it exactly, so
-a claim of the form "more compute, better pictures" can be measured on a laptop. Pictures are `SIZE`
+The bundled toy models are trained on this world and `genscale.verifiers.shapes` judges it exactly, so
+a claim of the form "more compute, better images" can be measured on a laptop. Images are `SIZE`
 x `SIZE` pixels; lengths are in pixels, x grows to the right, y grows downwards, and (0, 0) is the
 outer corner of the upper left pixel.
 
@@ -72,7 +72,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Requirement:
-    """What must be true of a picture: exactly these objects, and the first in this relation to the second."""
+    """What must be true of an image: exactly these objects, and the first in this relation to the second."""
 
     category: str
     nouns: tuple[Noun, ...]
@@ -273,7 +273,7 @@ def signed_distance(
 
 
 def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
-    """Antialiased pictures [n, SIZE, SIZE, 3], uint8; later shapes are drawn over earlier ones."""
+    """Antialiased images [n, SIZE, SIZE, 3], uint8; later shapes are drawn over earlier ones."""
     pad, window = 20, 2 * 16
     canvas = np.empty((len(scenes), SIZE + 2 * pad, SIZE + 2 * pad, 3), np.float32)
     canvas[:] = GROUND

@@ -1,7 +1,7 @@
 """Best of N with the noise in pairs, z and -z.
 
 Antithetic variates are Hammersley & Morton 1956. That a diffusion model takes negated noise to strongly negatively
-correlated pictures is Jia et al. 2025, "Antithetic Noise in Diffusion Models" (arXiv 2506.06185), where it serves
+correlated images is Jia et al. 2025, "Antithetic Noise in Diffusion Models" (arXiv 2506.06185), where it serves
 estimates of means; here it serves a search.
 """
 

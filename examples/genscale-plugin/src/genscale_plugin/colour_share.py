@@ -1,4 +1,4 @@
-"""How much of a picture has a colour."""
+"""How much of an image has a colour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genscale import Media, UsageError
 
 @dataclass(frozen=True)
 class ColourShare:
-    """The share of a picture that has a colour, in [0, 1]; for clips the mean over frames.
+    """The share of an image that has a colour, in [0, 1]; for videos the mean over frames.
 
     A pixel counts exp(-d^2 / (2 width^2)), d being its distance to the colour in RGB, each channel in [0, 1]: 1 for the
     colour itself, 0.01 three widths away. So the score has a gradient everywhere, and any sampler may search with it.
@@ -23,7 +23,7 @@ class ColourShare:
     colour: a name of CSS or #rrggbb. width: how far a shade may be from it; 0.2 tells the six colours of the embedded
     models apart.
 
-    Blind to the prompt, and to everything but colour: a search for it alone paints the picture in that colour.
+    Blind to the prompt, and to everything but colour: a search for it alone paints the image in that colour.
     """
 
     colour: str = "red"
