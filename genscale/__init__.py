@@ -17,7 +17,7 @@ Queries     Query, Solve, Denoise, Score, Gradient
 Answers     Particles, Prediction, Scores, Graded
 Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp
 Budgeting   affordable, remainder
-Kernels     Kernel, Transition, Ddim, Sde, Glass, parse_kernel
+Kernels     Kernel, Transition, Ddim, Sde, Glass, parse_kernel, NoiseSchedule, NoiseLevel
 Mixes       Mix, Source, MixtureContext, Weighted, Tempered, Guided, Cfg, CfgPlusPlus, rlg, autoguidance, compose, negate
 Regions     Boxes, Box
 Toy models  analytic

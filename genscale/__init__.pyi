@@ -19,6 +19,8 @@ from .diffusion.mixtures import autoguidance as autoguidance
 from .diffusion.mixtures import compose as compose
 from .diffusion.mixtures import negate as negate
 from .diffusion.mixtures import rlg as rlg
+from .diffusion.noise_schedule import NoiseLevel as NoiseLevel
+from .diffusion.noise_schedule import NoiseSchedule as NoiseSchedule
 from .engine.archive import Entry as Entry
 from .engine.budget import Budget as Budget
 from .engine.events import BatchHalved as BatchHalved

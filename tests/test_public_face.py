@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -73,7 +74,8 @@ def test_the_reference_documents_every_public_name() -> None:
     assert sorted(documented) == sorted(genscale.__all__)
 
 
-def test_a_type_checker_sees_the_names(tmp_path) -> None:
+@pytest.mark.slow
+def test_a_type_checker_sees_the_names(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     script = tmp_path / "script.py"
     script.write_text("import genscale\nreveal_type(genscale.Budget.parse('1nfe'))\ngenscale.Bugdet\n")
