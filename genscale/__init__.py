@@ -9,7 +9,7 @@ The public names, all importable from here; everything else in the package is pr
 Scaling     scale, Scaled, load_pipeline, Budget
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
 Results     SearchResult, Entry, Population, Ledger, Plan, compare, SideBySide, Media
-Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop
+Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop, StopRule
 Errors      UsageError, VerifierError, BudgetExhausted
 Events      Event, Denoised, Differentiated, Scored, BatchHalved
 Interfaces  Sampler, Verifier, Process
@@ -18,7 +18,8 @@ Answers     Particles, Prediction, Scores, Graded
 Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp
 Budgeting   affordable, remainder
 Kernels     Kernel, Transition, Ddim, Sde, Glass, parse_kernel, NoiseSchedule, NoiseLevel
-Mixes       Mix, Source, MixtureContext, Weighted, Tempered, Guided, Cfg, CfgPlusPlus, rlg, autoguidance, compose, negate
+Mixes       Mix, Source, MixtureContext, Weighted, Tempered, Guided, compose, negate, rlg, autoguidance
+Guidance    Cfg, CfgPlusPlus
 Regions     Boxes, Box
 Toy models  analytic
 

@@ -34,6 +34,7 @@ from .engine.stopping import AdaptiveN as AdaptiveN
 from .engine.stopping import MarginalGain as MarginalGain
 from .engine.stopping import Patience as Patience
 from .engine.stopping import Stop as Stop
+from .engine.stopping import StopRule as StopRule
 from .engine.stopping import Target as Target
 from .errors import BudgetExhausted as BudgetExhausted
 from .errors import UsageError as UsageError
