@@ -85,7 +85,7 @@ def run(
     with contextlib.suppress(StopIteration):
         batch = next(loop)
         while True:
-            for x, c in zip(batch.x, (c for f in engine._batch for c in f.particles.candidates), strict=True):
+            for x, (_, c) in zip(batch.x, engine.evaluated, strict=True):
                 seen[c.id] = x
             batch = loop.send(Output(torch.zeros_like(batch.x), batch.x, len(batch.x)))
     entries: list[Entry] = [e for e in archive.entries if e.final]

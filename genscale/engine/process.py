@@ -277,7 +277,7 @@ class PromptProcess:
 
     # ---- model calls and steps
 
-    def query(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
+    def model_input(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
         """What the next model call of these particles sees: latents, and their time where it is not the step's."""
         step = particles.step
         time = None if self.places is None or step == self.model_calls else self.places[step].time
@@ -300,7 +300,7 @@ class PromptProcess:
         if particles.step == self.model_calls:
             return Particles(x, particles.step + 1, particles.candidates, None, particles.x0)
         if kernel is not None:
-            asked = self.query(particles, kernel)[0]
+            asked = self.model_input(particles, kernel)[0]
             prediction = Prediction(
                 *self._view().pair(self._asked_level(particles, kernel), output, _kept(asked, x))
             )
@@ -377,7 +377,9 @@ class PromptProcess:
         assert isinstance(kernel, Glass)
         assert particles.memory is not None
         start, stop = (self.schedule.level(particles.step + i) for i in (0, 1))
-        clean, kappa = kernel.query(particles.inner, particles.x, particles.memory.rows["bar"], start, stop)
+        clean, kappa = kernel.observation(
+            particles.inner, particles.x, particles.memory.rows["bar"], start, stop
+        )
         return self.schedule.between(kappa / (1 + kappa)), clean
 
     def _asked_level(self, particles: Particles, kernel: Kernel) -> NoiseLevel:

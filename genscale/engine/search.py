@@ -48,12 +48,12 @@ class Search:
     spent: int = 0
     calls: int = 0
     finished: int = 0
-    ask: Query | None = None
+    query: Query | None = None
     finals: list[Entry] = field(default_factory=list)
     entries: list[Entry | None] = field(default_factory=list)
     population: Population | None = None
     _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # best first; where scores stand alone
-    _looked: int = 0
+    _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
 
     @staticmethod
@@ -112,18 +112,18 @@ class Search:
         """A search computes without a graph, whatever the mode of who drives the engine."""
         try:
             with torch.no_grad():
-                ask = go()
-            self._settle(ask)
+                query = go()
+            self._settle(query)
         except StopIteration as end:
             self.population = end.value
             self._settle(None)
         except BudgetExhausted:
             self._settle(None)
 
-    def _settle(self, ask: Query | None) -> None:
-        if ask is not None:
-            _check(ask, self.process)
-        self.ask, self._answers, self.entries = ask, None, []
+    def _settle(self, query: Query | None) -> None:
+        if query is not None:
+            _check(query, self.process)
+        self.query, self._answers, self.entries = query, None, []
 
     # ---------------------------------------------------------------- the budget's side
 
@@ -140,26 +140,26 @@ class Search:
     @property
     def until(self) -> int | None:
         """The step that the present question leads to; None if it leads to none."""
-        if not isinstance(self.ask, Solve):
+        if not isinstance(self.query, Solve):
             return None
-        return self.process.steps if self.ask.until is None else self.ask.until
+        return self.process.steps if self.query.until is None else self.query.until
 
     @property
     def kernel(self) -> Kernel | None:
         """What the present question steps with; None is the pipeline's own scheduler."""
-        return self.ask.kernel if isinstance(self.ask, Solve) else None
+        return self.query.kernel if isinstance(self.query, Solve) else None
 
     @property
     def branch(self) -> str | None:
         """The branch of classifier-free guidance that the present question is about; None: all."""
-        return self.ask.branch if isinstance(self.ask, Denoise) else None
+        return self.query.branch if isinstance(self.query, Denoise) else None
 
     @property
     def price(self) -> int:
         """Evaluations that one row of the present Solve, Denoise or Gradient takes."""
-        if isinstance(self.ask, Gradient):
-            ask = self.ask
-            return self.process.gradient_nfe(self.particles.step, ask.calls, ask.through, ask.each)
+        if isinstance(self.query, Gradient):
+            query = self.query
+            return self.process.gradient_nfe(self.particles.step, query.calls, query.through, query.each)
         return self.process.price(self.particles, self.until, self.kernel, self.branch)
 
     @property
@@ -170,8 +170,8 @@ class Search:
     @property
     def calls_a_score(self) -> int:
         """Verifier calls that one row of the present Score or Gradient takes."""
-        if isinstance(self.ask, Gradient):
-            return self.process.calls(1, 0) if self.ask.pull is None else 0
+        if isinstance(self.query, Gradient):
+            return self.process.calls(1, 0) if self.query.pull is None else 0
         return self.process.judges[self.particles.step == self.process.steps]
 
     def affordable(self) -> int:
@@ -180,16 +180,16 @@ class Search:
         if self.stopped is not None:
             return 0
         all_rows = rows = len(self.particles)
-        if isinstance(self.ask, Score):
+        if isinstance(self.query, Score):
             return self._judged(rows, self.calls_a_score)
         left = self.nfe_left
         if left is not None and self.price > 0:
             rows = min(rows, left // self.price)
-        if isinstance(self.ask, Gradient):
+        if isinstance(self.query, Gradient):
             return self._judged(rows, self.calls_a_score)
         if self.until == self.process.steps:
             rows = self._judged(rows, self.roles.calls)
-        return rows if isinstance(self.ask, Solve) or rows == all_rows else 0
+        return rows if isinstance(self.query, Solve) or rows == all_rows else 0
 
     def _judged(self, rows: int, calls: int) -> int:
         left = self.calls_left
@@ -219,13 +219,13 @@ class Search:
 
     def answer(self) -> None:
         """Give the sampler what it asked the model for."""
-        answers, ask = self._answers, self.ask
+        answers, query = self._answers, self.query
         assert answers is not None
         if not answers:
             self.throw(BudgetExhausted())
-        elif isinstance(ask, Solve):
+        elif isinstance(query, Solve):
             self.send(cat([a for a in answers if isinstance(a, Particles)]))
-        elif isinstance(ask, Gradient):
+        elif isinstance(query, Gradient):
             self.send(Graded.cat([a for a in answers if isinstance(a, Graded)]))
         else:
             parts = [a for a in answers if isinstance(a, Prediction)]
@@ -234,8 +234,8 @@ class Search:
     @property
     def particles(self) -> Particles:
         """The particles that the present question is about."""
-        assert isinstance(self.ask, Solve | Denoise | Score | Gradient)
-        return self.ask.particles
+        assert isinstance(self.query, Solve | Denoise | Score | Gradient)
+        return self.query.particles
 
     def label(self, row: int) -> str:
         return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
@@ -254,12 +254,12 @@ class Search:
             if loser.candidate.id != OWN:  # the base is kept to be shown beside the best
                 loser.x = None
 
-    def look(self) -> None:
-        """Query the rules about the finished candidates that are new."""
-        if self.rules and self.stopped is None and self._looked < len(self.finals):
+    def check_stop_rules(self) -> None:
+        """Ask the stop rules about the candidates that finished since the last call."""
+        if self.rules and self.stopped is None and self._checked < len(self.finals):
             totals = self.totals(self.finals)
-            self.stopped = first_stop(self.rules, totals, self._looked)
-            self._looked = len(totals)
+            self.stopped = first_stop(self.rules, totals, self._checked)
+            self._checked = len(totals)
 
     def ranking(self) -> list[Entry]:
         """Finished candidates from best to worst; among equals the one finished first."""
@@ -293,19 +293,19 @@ class Search:
         return new > old
 
 
-def _check(ask: Query, process: PromptProcess) -> None:
+def _check(query: Query, process: PromptProcess) -> None:
     """Mistakes in a sampler are told where they are made."""
     steps = process.steps
-    if not isinstance(ask, Solve | Denoise | Score | Gradient):
-        raise TypeError(f"a sampler asks with Solve, Denoise, Score or Gradient, not {ask!r}")
-    step = ask.particles.step
-    if ask.particles.inner and not (isinstance(ask, Solve) and ask.kernel is not None):
+    if not isinstance(query, Solve | Denoise | Score | Gradient):
+        raise TypeError(f"a sampler asks with Solve, Denoise, Score or Gradient, not {query!r}")
+    step = query.particles.step
+    if query.particles.inner and not (isinstance(query, Solve) and query.kernel is not None):
         raise ValueError(
             "particles within a transition of several model calls must be solved on by its kernel"
         )
-    if isinstance(ask, Solve) and ask.until is not None and not step <= ask.until <= steps:
-        raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {ask.until}")
-    if isinstance(ask, Denoise) and step >= steps:
+    if isinstance(query, Solve) and query.until is not None and not step <= query.until <= steps:
+        raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {query.until}")
+    if isinstance(query, Denoise) and step >= steps:
         raise ValueError("particles at the clean end have no model call left: Denoise before it")
-    if isinstance(ask, Gradient):
-        check_gradient(ask, process)
+    if isinstance(query, Gradient):
+        check_gradient(query, process)
