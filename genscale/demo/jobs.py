@@ -259,9 +259,9 @@ def _settled(request: Request, pipe: Any) -> Request:
 
     One that makes images has no number of frames, whatever the demo was started with.
     """
-    from genscale.pipelines.loading import EMBEDDED, makes_clips
+    from genscale.pipelines.loading import EMBEDDED, makes_videos
 
-    if not makes_clips(pipe):
+    if not makes_videos(pipe):
         return replace(request, frames=None)
     if request.model not in EMBEDDED:
         request = replace(request, batch_size=1, decode_batch=1)
