@@ -94,7 +94,7 @@ def test_candidates_is_an_option_of_every_sampler(sampler, option, more, generat
         *words, f"--{option}", 3, "--out", tmp_path / "run"
     )  # the same run: nothing to do
     assert code == 0, err
-    again = ("--from", tmp_path / "run" / "request.json", "--candidates", 2, "--out", tmp_path / "other")
+    again = ("--from", tmp_path / "run" / "best.png", "--candidates", 2, "--out", tmp_path / "other")
     code, _, err = generate(*again)
     assert code == 0, err
     assert record(tmp_path / "other")["sampler"][option] == 2
