@@ -53,6 +53,8 @@ def plugin_details(kind: str, methods: Path) -> Iterator[str]:
         yield f"\n## `{record['name']}` {{#{record['name']}}}\n\n{record['about']}\n"
         if (methods / f"{record['name']}.md").is_file():
             yield f"[The method: idea, formula, and what was measured](../methods/{record['name']}.md)\n"
+        if record.get("candidates"):
+            yield f"`candidates` {record['candidates']}.\n"
         yield from _options(record["options"])
 
 

@@ -31,9 +31,9 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> An
                 f"'{given['from_']}' asks for code from a module: name it again with --{option}."
             )
     name = fields.get("sampler", request.sampler)
-    hints = options.field_types(registry.load("sampler", name))
-    words, own = options.split(given["words"] or [], hints, flags)
-    own |= options.pairs(given["set_"] or [])
+    cls = registry.load("sampler", name)
+    words, texts = options.split(given["words"] or [], options.field_types(cls), flags)
+    own = options.typed("sampler", name, cls, texts | options.pairs(given["set_"] or []))
     prompts = prompts_of(words, given["prompts"], request.prompts)
     kept = request.sampler_fields if name == request.sampler else {}
     found = _calibrated(given["calibration"], name, own)
@@ -50,7 +50,7 @@ def prompts_of(words: Sequence[str], file: Path | None, kept: tuple[str, ...] = 
     return prompts or kept
 
 
-def _calibrated(file: Path | None, sampler: str, given: dict[str, str]) -> dict[str, Any]:
+def _calibrated(file: Path | None, sampler: str, given: dict[str, Any]) -> dict[str, Any]:
     """The sampler's fields that follow from a calibration; those that were given win."""
     if file is None:
         return {}
