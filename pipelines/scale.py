@@ -14,7 +14,7 @@ from genscale.diffusion.mixtures import Mix
 from genscale.engine.budget import Budget
 from genscale.engine.events import Event
 from genscale.engine.plan import Plan, plan
-from genscale.engine.stopping import Rule, Stop
+from genscale.engine.stopping import Stop, StopRule
 from genscale.engine.verifier_roles import Roles, panel
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import Arguments
@@ -72,7 +72,7 @@ class Scaled(SearchSettings):
 def scale(
     pipe: Any, sampler: str | Sampler = "best_of_n", verifier: Any = None, *, select: Any = None,
     held_out: Any = None, ensemble: str = "weighted", budget: Budget | str | None = None,
-    stop: Stop | Rule | Sequence[Rule] | str | None = None, batch_size: int = 16, decode_batch: int | None = None,
+    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16, decode_batch: int | None = None,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, report: Any = None, **options: Any,
