@@ -162,7 +162,9 @@ def cost_in_short(page: str) -> str:
 def use_it_when(page: str) -> str:
     found = re.match(r"Use it when: (.*?)\.(?=\n\n|\Z)", section(page, "When it wins, when not"), re.S)
     if found is None:
-        raise ValueError(f"a page begins its section 'When it wins, when not' with 'Use it when: ...': {page[:40]!r}")
+        raise ValueError(
+            f"a page begins its section 'When it wins, when not' with 'Use it when: ...': {page[:40]!r}"
+        )
     return " ".join(found[1].split())
 
 

@@ -30,7 +30,9 @@ def groups(pages: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name in sorted(registry.found("sampler"), key=lambda n: (n != PLAIN, n)):
         page = pages / f"{name}.md"
-        found[group_of(registry.load("sampler", name), page.read_text() if page.is_file() else "")].append(name)
+        found[group_of(registry.load("sampler", name), page.read_text() if page.is_file() else "")].append(
+            name
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from method_groups import groups
+
 from notebooks import pages_of_notebooks
 
 
