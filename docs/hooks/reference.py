@@ -75,7 +75,7 @@ def model_table(methods: Path) -> Iterator[str]:
     yield "| | what it is | size | steps | guidance | verifier | held out |\n|---|---|---|---|---|---|---|"
     for r in model_records():
         numbers = f"{r['size']} | {r['steps']} | {r['guidance']:g}"
-        yield f"| `{r['name']}` | {r['about']} | {numbers} | `{r['verifier']}` | `{r['report']}` |"
+        yield f"| `{r['name']}` | {r['about']} | {numbers} | `{r['verifier']}` | `{r['held_out']}` |"
 
 
 def _paper(text: str) -> str:
