@@ -81,7 +81,9 @@ class Probe:
 @contextmanager
 def without_checkpoints() -> Iterator[None]:
     call = DifferentiableModels.call
-    DifferentiableModels.call = lambda self, forward, args, kwargs, again: call(self, forward, args, kwargs, False)  # type: ignore[method-assign]
+    DifferentiableModels.call = lambda self, forward, args, kwargs, again: call(
+        self, forward, args, kwargs, False
+    )  # type: ignore[method-assign]
     try:
         yield
     finally:

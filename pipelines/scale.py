@@ -72,7 +72,8 @@ class Scaled(SearchSettings):
 def scale(
     pipe: Any, sampler: str | Sampler = "best_of_n", verifier: Any = None, *, select: Any = None,
     held_out: Any = None, ensemble: str = "weighted", budget: Budget | str | None = None,
-    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16, decode_batch: int | None = None,
+    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16,
+    decode_batch: int | None = None,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, report: Any = None, **options: Any,

@@ -5,7 +5,7 @@ folder, where it stays, and serves it at /gradio_api/file=PATH, an address that 
 the other allowed ones to everybody who can name it. `routes.Gate` therefore blocks that address. The components get
 addresses of this demo's own route instead (`html.link`), with the token of the search in them. Their values have no
 "path" and no "meta", without which Gradio does not take a value for a file and copies nothing, and the event listeners
-say `postprocess=False`. A component that were subclassed to do this would make Gradio write a .pyi file into this package.
+say `postprocess=False`. A subclass of a component that did this would make Gradio write a .pyi file into this package.
 """
 
 from __future__ import annotations
