@@ -14,7 +14,7 @@ from genscale.diffusion.mixtures import Mix
 from genscale.diffusion.prediction import View
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
