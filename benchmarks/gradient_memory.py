@@ -25,7 +25,7 @@ from torch import Tensor
 import genscale
 from benchmarks.live_memory import LiveMemory
 from genscale.diffusion.kernels import Ddim
-from genscale.pipelines.differentiable_models import Graphs, _again, _block
+from genscale.pipelines.differentiable_models import DifferentiableModels, _again, _block
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import BACKWARD, Denoise, Gradient, Score, Solve
 
@@ -80,12 +80,14 @@ class Probe:
 
 @contextmanager
 def without_checkpoints() -> Iterator[None]:
-    call = Graphs.call
-    Graphs.call = lambda self, forward, args, kwargs, again: call(self, forward, args, kwargs, False)  # type: ignore[method-assign]
+    call = DifferentiableModels.call
+    DifferentiableModels.call = lambda self, forward, args, kwargs, again: call(
+        self, forward, args, kwargs, False
+    )  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Graphs.call = call  # type: ignore[method-assign]
+        DifferentiableModels.call = call  # type: ignore[method-assign]
 
 
 def brightness(media: Any, prompts: Any) -> Tensor:

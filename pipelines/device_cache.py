@@ -15,7 +15,7 @@ _PROPERTY, _SEEN = "_execution_device", "_genscale_device"
 
 
 @contextmanager
-def steady_device(pipe: Any, seen: list[Any]) -> Iterator[None]:
+def cached_device(pipe: Any, seen: list[Any]) -> Iterator[None]:
     """Within, `pipe` is an instance of a subclass of its class, whose device is that of the first look, kept in `seen`.
 
     The list is among the pipeline's attributes: whoever puts these away for a while sees the device afresh.

@@ -22,7 +22,7 @@ from genscale.pipelines.noise_interception import Intercept
 _NONE = object()
 
 
-class Graphs:
+class DifferentiableModels:
     """The models of one pipeline while gradients are taken through it.
 
     What is changed until `restore`: parameters that are frozen, methods that lose a decorator, and attributes of

@@ -12,12 +12,12 @@ from torch import Tensor
 Forward = Callable[..., Any]
 
 
-class Memo:
+class EncoderCache:
     """Answers of the prompt and image encoders, by the content of their arguments. prompts: those of the pipeline's own
     method that calls them. device: the pipeline's execution device, if it was looked up."""
 
     def __init__(self) -> None:
-        self.prompts = PromptMemo()
+        self.prompts = PromptCache()
         self.device: list[Any] = []
         self._known: dict[tuple[str, str], Any] = {}
 
@@ -28,7 +28,7 @@ class Memo:
         return self._known[key]
 
 
-class PromptMemo:
+class PromptCache:
     """Answers of a pipeline's `encode_prompt`, which tokenizes and looks for its models' device besides encoding.
 
     GatherCache only where the call is told by its arguments and leaves nothing on the pipeline; given again only while

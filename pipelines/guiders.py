@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from genscale.diffusion.guidance import FORMS, RULES, parse_call
 from genscale.diffusion.mixtures import Mix, MixtureContext, Source
 from genscale.errors import UsageError, did_you_mean
-from genscale.pipelines.model_variants import Perturbed
+from genscale.pipelines.model_variants import PerturbedModules
 
 SHORT = {
     "apg": "AdaptiveProjectedGuidance",
@@ -88,9 +88,11 @@ class Guider(Mix):
             ) from error
         return joined
 
-    def models(self) -> Mapping[str, Perturbed]:
+    def models(self) -> Mapping[str, PerturbedModules]:
         places = [s.model for s in self._all.values() if s.model]
-        return {name: Perturbed(self._hooked(int(name[1:])), self.guider.cleanup_models) for name in places}
+        return {
+            name: PerturbedModules(self._hooked(int(name[1:])), self.guider.cleanup_models) for name in places
+        }
 
     def _hooked(self, place: int) -> Any:
         def prepare(module: nn.Module) -> None:

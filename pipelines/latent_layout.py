@@ -31,18 +31,32 @@ class Layout:
                 continue
             if one.ndim == sample.ndim + 1 and n * one[0].numel() == sample.numel():
                 return Layout(inner=times)
-            if one.shape[1:] == sample.shape[1:] and torch.equal(sample, Layout(times).laid_out(sample[:n])):
+            if one.shape[1:] == sample.shape[1:] and torch.equal(sample, Layout(times).from_rows(sample[:n])):
                 return Layout(copies=times)
         return Layout()
 
-    def rows_first(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
         """[copies x rows x inner, ...] to [rows, inner, ...]; the copies are equal."""
         if self.copies > 1:
             x = x[: x.shape[0] // self.copies]
         return x.reshape(-1, self.inner, *x.shape[1:]) if self.inner > 1 else x
 
-    def laid_out(self, x: Tensor) -> Tensor:
+    def from_rows(self, x: Tensor) -> Tensor:
         """The way back."""
         if self.inner > 1:
             x = x.flatten(0, 1)
         return x.repeat(self.copies, *(1,) * (x.ndim - 1)) if self.copies > 1 else x
+
+
+def as_own_latents(x: Tensor, own: Tensor | None) -> Tensor:
+    """`x` in the dtype and the memory format of the pipeline's own latents.
+
+    A search keeps stochastic states in float32. The memory format decides the last bits of a convolution's result.
+    """
+    if x.requires_grad:  # not the leaf itself: a pipeline may write into its latents
+        x = x.clone()
+    if own is not None:
+        x = x.to(own.dtype)
+    if own is not None and own.ndim == 4 and x.ndim == 4 and not own.is_contiguous():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x

@@ -125,7 +125,7 @@ def takes(pipe: Any) -> set[str]:
     return set(inspect.signature(type(pipe).__call__).parameters) - {"self"}
 
 
-def makes_clips(pipe: Any) -> bool:
+def makes_videos(pipe: Any) -> bool:
     """Whether a pipeline gives videos: those that do take a number of frames, or of videos."""
     return bool(takes(pipe) & {"num_frames", "num_videos_per_prompt", "video_length"})
 

@@ -14,7 +14,7 @@ from genscale.diffusion.prediction import View
 from genscale.engine.mixture_batches import Mixer
 from genscale.errors import UsageError
 from genscale.pipelines.guiders import Guider, guider
-from genscale.pipelines.model_variants import ADAPTER, BASE, Exchanged, Variant, variants
+from genscale.pipelines.model_variants import ADAPTER, BASE, ReplacedModules, Variant, variants
 
 
 class Mixing:
@@ -41,7 +41,7 @@ class Mixing:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """Models of other pipelines."""
-        others = [(n, v) for n, v in self.variants.items() if isinstance(v, Exchanged)]
+        others = [(n, v) for n, v in self.variants.items() if isinstance(v, ReplacedModules)]
         return {f"{name} of '{n}'": m for n, v in others for name, m in v.modules.items()}
 
     def row(self, prompt: int, text: str | None) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from genscale.errors import UsageError, did_you_mean
-from genscale.pipelines.intercepted_call import is_denoiser
+from genscale.pipelines.watched_models import is_denoiser
 
 BASE, ADAPTER = "base", "adapter:"
 
@@ -28,7 +28,7 @@ class Variant(Protocol):
 
 
 @dataclass(frozen=True)
-class Exchanged:
+class ReplacedModules:
     """Other modules under the names of the pipeline's components."""
 
     modules: Mapping[str, nn.Module]
@@ -41,7 +41,7 @@ class Exchanged:
 
 
 @dataclass(frozen=True)
-class Switched:
+class SwitchedAdapters:
     """The pipeline's own modules with only some of their adapters on (LoRA through PEFT); none: the base model."""
 
     adapters: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Switched:
 
 
 @dataclass(frozen=True, eq=False)
-class Perturbed:
+class PerturbedModules:
     """The pipeline's own modules while `prepare` has changed something in them (skipped layers), until `restore`."""
 
     prepare: Callable[[nn.Module], None]
@@ -107,7 +107,7 @@ def variants(pipe: Any, names: set[str], models: Mapping[str, Any]) -> dict[str,
 def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
     if name in models:
         given = models[name]
-        return given if isinstance(given, Perturbed) else Exchanged(_fitting(pipe, name, given))
+        return given if isinstance(given, PerturbedModules) else ReplacedModules(_fitting(pipe, name, given))
     loaded = {a for m in denoisers(pipe).values() for layer in _adapted(m) for a in layer.scaling}
     if name == BASE:
         if not loaded:
@@ -115,7 +115,7 @@ def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
                 "model 'base' is the pipeline with its adapters off, but none are loaded (or they are fused): "
                 "load a LoRA, or give models={'base': ...}."
             )
-        return Switched()
+        return SwitchedAdapters()
     if name.startswith(ADAPTER):
         adapter = name.removeprefix(ADAPTER)
         if adapter not in loaded:
@@ -123,7 +123,7 @@ def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
                 f"adapter '{adapter}' is not loaded{did_you_mean(adapter, loaded)}: there "
                 f"{'is none' if not loaded else 'are ' + ', '.join(sorted(loaded))}."
             )
-        return Switched((adapter,))
+        return SwitchedAdapters((adapter,))
     known = {*models, BASE}
     raise UsageError(
         f"the mix asks for model '{name}', which was not given{did_you_mean(name, known)}: give "

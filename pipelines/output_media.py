@@ -25,7 +25,7 @@ def as_media(output: Any) -> Media:
     return Media(_three_channels(pixels))
 
 
-def joined_outputs(outputs: list[Any]) -> Any:
+def join_outputs(outputs: list[Any]) -> Any:
     """Outputs of one pipeline for some rows each as its output for all of them, of the same class."""
     first = outputs[0]
     if isinstance(first, dict):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class OwnNoise:
+class PipelineNoise:
     """Draws from the user's generator as the pipeline alone would: all rows at once, once a step.
 
     Searches of several prompts ask for their own row at different times; the draw is made when the

@@ -17,7 +17,7 @@ _SAMPLE = ("hidden_states", "sample", "x", "latents", "model_input")
 _POSITIONS = ("img_ids", "txt_ids", "rotary")  # tables of positions, the same for every row
 
 
-class NotElastic(Exception):
+class NeedsRowPerLatent(Exception):
     """This call cannot evaluate that batch: the pipeline must be called with one row a latent instead."""
 
 
@@ -66,13 +66,13 @@ class Gather:
 
     prompts: prompt index of each latent. sample: the latents as the model is given them: their rows tell k, the
     guidance copies in this call; their other sizes matter, since some families fold one of them (frames)
-    into the conditioning's first dimension. NotElastic where it cannot be told what belongs to a row.
+    into the conditioning's first dimension. NeedsRowPerLatent where it cannot be told what belongs to a row.
     """
 
     def __init__(self, rows: int, prompts: tuple[int, ...], sample: Any) -> None:
         self.rows, self.n, self.sample = rows, len(prompts), sample
         if rows_of(sample) % self.n:
-            raise NotElastic
+            raise NeedsRowPerLatent
         self.blocks = rows_of(sample) // self.n
         self.sizes = () if isinstance(sample, list) else tuple(sample.shape[1:])
         self.prompts = torch.tensor(prompts)
@@ -102,7 +102,7 @@ class Gather:
             return value
         size, wanted = value.shape[0], self.rows * self.blocks
         if value.ndim >= 4 and value.shape[1] == wanted and value.shape[2:] != self.sizes[1:]:
-            raise NotElastic  # rows may be in the second dimension (HiDream's stacked text layers)
+            raise NeedsRowPerLatent  # rows may be in the second dimension (HiDream's stacked text layers)
         if size == self.n * self.blocks and not (name.startswith("encoder") and self._folds(value)):
             return value  # already made of the latents
         if size == wanted:

@@ -36,20 +36,20 @@ class SchedulerDriver(TimestepDriver, Protocol):
     def position(self) -> int | None: ...
 
 
-def stand_in(scheduler: Any, driver: SchedulerDriver) -> Any:
+def make_proxy(scheduler: Any, driver: SchedulerDriver) -> Any:
     """A copy of `scheduler` that hands its calls to `driver`."""
-    double = copy.deepcopy(scheduler)
-    timesteps = double.__dict__.pop("timesteps", None)
-    double.__class__ = _subclass(type(scheduler))  # type: ignore[arg-type]
-    double.__dict__["_driver"] = driver
-    double.__dict__["_timesteps"] = timesteps
-    return double
+    proxy = copy.deepcopy(scheduler)
+    timesteps = proxy.__dict__.pop("timesteps", None)
+    proxy.__class__ = _subclass(type(scheduler))  # type: ignore[arg-type]
+    proxy.__dict__["_driver"] = driver
+    proxy.__dict__["_timesteps"] = timesteps
+    return proxy
 
 
-def own(double: Any) -> Any:
+def plain_scheduler(proxy: Any) -> Any:
     """The plain scheduler behind a stand-in, with all that the pipeline set on it."""
-    scheduler = copy.copy(double)
-    scheduler.__class__ = type(double).__mro__[1]
+    scheduler = copy.copy(proxy)
+    scheduler.__class__ = type(proxy).__mro__[1]
     scheduler.__dict__.pop("_driver")
     scheduler.__dict__["timesteps"] = scheduler.__dict__.pop("_timesteps")
     if "is_scale_input_called" in scheduler.__dict__:
@@ -96,12 +96,12 @@ def _subclass(cls: type) -> type:
 
 
 @contextmanager
-def _level(double: Any, position: int | None, off_grid: OffGrid | None) -> Iterator[None]:
+def _level(proxy: Any, position: int | None, off_grid: OffGrid | None) -> Iterator[None]:
     """Let the scheduler scale its input for another noise level than the grid's at this position.
 
     Those that scale it at all are of the k-diffusion kind, whose sigmas are sigma / alpha.
     """
-    state = double.__dict__
+    state = proxy.__dict__
     kept = {
         name: state[name] for name in ("sigmas", "sigmas_interpol") if isinstance(state.get(name), Tensor)
     }
@@ -129,7 +129,7 @@ class StepResult(tuple):  # type: ignore[type-arg]
     pred_original_sample = denoised = prev_sample
 
 
-def index_of(timesteps: Tensor, full: Tensor) -> int:
+def start_index(timesteps: Tensor, full: Tensor) -> int:
     """Where a loop's timesteps begin among the scheduler's: 0, or later if a pipeline skips some."""
     n = len(timesteps)
     starts = [i for i in range(len(full) - n + 1) if torch.equal(full[i : i + n].cpu(), timesteps.cpu())]

@@ -23,7 +23,7 @@ CARRIED = {"old_pred_original_sample": 1}
 MAX_STORED = 4096  # numbers in a tensor that is part of every row's memory; larger ones are never per-run
 
 
-class OwnSolver:
+class SchedulerSolver:
     """Steps copies of a scheduler (implements `protocol.Solver`).
 
     scheduler: the pipeline's, after the pipeline has set its timesteps; never changed. start: index of the

@@ -21,7 +21,7 @@ _visits: Counter[int] = Counter()  # of each module, by id: several threads may 
 
 
 @contextmanager
-def true_indices(pipe: Any) -> Iterator[None]:
+def enumerate_by_step(pipe: Any) -> Iterator[None]:
     module = inspect.unwrap(type(pipe).__call__).__globals__
     with _lock:
         _visits[id(module)] += 1

@@ -68,6 +68,7 @@ class Evolution:
     kernel: str | Kernel = "ddim(1)"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "start"
 
     def __post_init__(self) -> None:
         if list(self.levels) != sorted(self.levels) or not all(0 <= f < 1 for f in self.levels):
@@ -92,6 +93,12 @@ class Evolution:
                 f"mutation_rule='{self.mutation_rule}' is unknown: it is one of {', '.join(RULES)}."
             )
         self._check_kernel()
+
+    @classmethod
+    def sized(cls, n: int) -> dict[str, Any]:
+        """Later generations and elites in their published proportion to the founders, 26 and 5 of 42."""
+        elites = n * 5 // 42
+        return {"sizes": max(elites + 1, round(n * 26 / 42)), "elites": elites}
 
     def _check_kernel(self) -> None:
         """Where children are made, their futures must differ."""

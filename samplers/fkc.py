@@ -68,6 +68,7 @@ class Fkc:
     clamp: float = math.inf
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "mix"})
+    size_option: ClassVar[str] = "particles"
 
     def __post_init__(self) -> None:
         if self.particles is not None and self.particles < 1:

@@ -102,9 +102,9 @@ def test_the_conditional_branch_is_the_pipeline_without_guidance() -> None:
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_the_other_way_round_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: with the branches taken for each other, the fit gives 1 - w."""
-    right = branches.told_apart
+    right = branches.identify_branches
     monkeypatch.setattr(
-        "genscale.pipelines.run.told_apart",
+        "genscale.pipelines.pipeline_call.identify_branches",
         lambda *a: branches.Branches((b := right(*a)).together, 1 - b.cond),
     )
     seen, _ = look(name)

@@ -16,7 +16,7 @@ from genscale.engine.process import PromptProcess
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.pipelines.scheduler_levels import timestep_of
-from genscale.pipelines.scheduler_proxy import OffGrid, stand_in
+from genscale.pipelines.scheduler_proxy import OffGrid, make_proxy
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
@@ -75,12 +75,12 @@ def test_the_input_is_scaled_for_the_level(name: str) -> None:
     scheduler = Case(name).build(exact=False)
     x = torch.randn(1, 3, 4, 4)
     kappa = 1.7
-    made = stand_in(scheduler, LoopDriver(OffGrid(100.0, kappa)))
+    made = make_proxy(scheduler, LoopDriver(OffGrid(100.0, kappa)))
     scaled = made.scale_model_input(x, torch.tensor(100.0))
     wanted = x if name == "DDIM" else x / (kappa**2 + 1) ** 0.5
     assert torch.allclose(scaled, wanted, atol=1e-6)
     # ... and nothing of it stays
-    again = stand_in(scheduler, LoopDriver(None)).scale_model_input(x, scheduler.timesteps[2])
+    again = make_proxy(scheduler, LoopDriver(None)).scale_model_input(x, scheduler.timesteps[2])
     if hasattr(scheduler, "sigmas"):
         assert torch.allclose(again, x / (scheduler.sigmas[2] ** 2 + 1) ** 0.5, atol=1e-6)
 

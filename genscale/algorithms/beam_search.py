@@ -85,6 +85,7 @@ class BeamSearch:
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
     previews_at: ClassVar[str] = "levels"
+    size_option: ClassVar[str] = "width"
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -124,6 +125,13 @@ class BeamSearch:
                 f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
                 "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or branch=1 with kernel='ode'."
             )
+
+    @classmethod
+    def sized(cls, n: int) -> dict[str, Any]:
+        """Of n noises a preset with a number of survivors keeps the same share."""
+        if cls.width is None or isinstance(cls.survivors, tuple) or not 1 <= cls.survivors < math.inf:
+            return {}
+        return {"survivors": max(1, round(cls.survivors * n / cls.width))}
 
     # ---------------------------------------------------------------- the search
 

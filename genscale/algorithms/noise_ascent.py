@@ -60,6 +60,7 @@ class NoiseGradient:
     reg: float = 0.01
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
+    size_option: ClassVar[str] = "starts"
     PUBLISHED: ClassVar[int] = 50
     each: ClassVar[bool] = False  # ask for every verifier's gradient by itself
     kernel: ClassVar[Ddim | None] = None  # of the transitions whose noises are optimised, too

@@ -79,6 +79,7 @@ class TreeSearch:
     scale: float | str = "pool"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "rollouts"
 
     def __post_init__(self) -> None:
         if self.rollouts is not None and self.rollouts < 1:

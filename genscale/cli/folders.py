@@ -19,7 +19,7 @@ Examples:
 
   genscale show runs/star --json
 
-Also of a run that goes on, or was killed: what is finished is shown.
+It also works while a run is going on and after it was killed: it shows what is finished.
 """
 
 RESCORE = """
@@ -29,12 +29,12 @@ Examples:
 
   genscale rescore runs/star --verifier pickscore --verifier "aesthetic" --json
 
-Nothing is generated: the latents in DIR/latents are decoded and judged.
+Nothing is generated: the latents in DIR/latents are decoded and scored.
 """
 
 
 def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
-    """Go on with a run or a comparison that was killed or interrupted, from its folder."""
+    """Continue a run or a comparison that was interrupted or killed, from its folder."""
     from genscale.commands import compare_runs
     from genscale.runs.request import load_folder
 
@@ -47,7 +47,7 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: opti
 
 
 def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
-    """Draw who came from whom in a run, as an image in its folder: one a prompt."""
+    """Draw the tree of a run's candidates, with their scores, as one image per prompt in its folder."""
     from genscale.commands.draw_tree import draw_trees
 
     files = draw_trees(folder)
@@ -60,7 +60,7 @@ def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: option
 
 
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
-    """Contact sheet, score-against-NFE curve, lineage and a table of a run, finished or not."""
+    """Contact sheet, score-against-NFE curve, lineage and score table of a run, finished or not."""
     from genscale.cli.folder_tables import show_run
     from genscale.commands import show as showing
     from genscale.runs.progress import plain_warnings
@@ -79,14 +79,14 @@ def rescore(
     verifier: Annotated[
         list[str],
         typer.Option(
-            help="Who judges: NAME, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable; each by itself.",
+            help="What scores them: NAME, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable; each by itself.",
             metavar="NAME",
             autocompletion=options.complete_verifier,
         ),
     ],
     as_json: options.Json = False,
 ) -> int:
-    """Have other verifiers judge what a run kept: do they agree, and who would have won?"""
+    """Score the candidates of a run with other verifiers: do they agree, and which would have won?"""
     from genscale.cli.folder_tables import show_rescored
     from genscale.commands import rescore as rescoring
     from genscale.runs.progress import Display, plain_warnings

@@ -6,8 +6,7 @@ from typing import Any
 
 import typer
 
-from genscale.cli import option_groups
-from genscale.cli import options as o
+from genscale.cli import options
 from genscale.cli.execute import carry_out, tell_plan
 from genscale.cli.request_options import request_of
 
@@ -40,19 +39,16 @@ All options of `genscale generate`; nothing is generated or written.
 """
 
 SEARCH = (
-    option_groups.PROMPT,
-    option_groups.STEER,
-    option_groups.DRAW,
-    option_groups.INPUTS,
-    option_groups.LOAD,
-    {"from_": o.From},
+    options.extra("prompts"),
+    options.of_request("sampler"),
+    options.extra("candidates", "set_", "calibration"),
+    options.of_request(),
+    options.extra("token"),
 )
-"""What every command that searches takes."""
-
-WRITE = {"out": o.Out, "metadata": o.Metadata, "dry_run": o.DryRun}
+"""Options of every command that searches."""
 
 
-@option_groups.takes(*SEARCH, WRITE, option_groups.JSON)
+@options.takes(*SEARCH, options.extra("from_", "out", "dry_run"), words=True)
 def generate(ctx: typer.Context, **given: Any) -> int:
     """Search for the best images of a prompt, and write them beside the base image."""
     request = request_of(ctx)
@@ -61,7 +57,7 @@ def generate(ctx: typer.Context, **given: Any) -> int:
     return carry_out(request, given["out"], given["as_json"])
 
 
-@option_groups.takes(*SEARCH, option_groups.JSON)
+@options.takes(*SEARCH, options.extra("from_"), words=True)
 def plan(ctx: typer.Context, **given: Any) -> int:
     """What a search would cost, before anything is generated; with the options of `generate`."""
     return tell_plan(request_of(ctx), given["as_json"])

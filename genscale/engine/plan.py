@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +57,8 @@ def plan(
     cost = sampler.cost(seen)
     endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None
     if not endless:
-        _count(search)
+        for _ in simulate(search):
+            pass
     return Plan(
         seen.steps,
         seen.nfe(),
@@ -68,7 +70,8 @@ def plan(
     )
 
 
-def _count(search: Search) -> None:
+def simulate(search: Search) -> Iterator[bool]:
+    """Run the search with made-up answers, counting. Yields at every Score whether it is one of previews."""
     panel, steps = search.roles.search, search.process.steps
     while search.query is not None:
         rows, until, particles = search.affordable(), search.until, search.particles
@@ -80,6 +83,7 @@ def _count(search: Search) -> None:
         elif isinstance(search.query, Score):
             search.calls += search.calls_a_score * rows
             search.finished += rows if particles.step == steps else 0
+            yield particles.step < steps
             search.send(Scores(torch.zeros(rows, len(panel.members), dtype=torch.float64), panel.combine))
         elif isinstance(search.query, Gradient):
             search.spent += search.price * rows

@@ -14,7 +14,7 @@ from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.gradient_checks import check_gradient
 from genscale.engine.process import PromptProcess
-from genscale.engine.stopping import Rule, Stop, Stopped, Target, first_stop
+from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
@@ -42,7 +42,7 @@ class Search:
     budget: Budget
     roles: Roles
     keep: int = 1
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[StopRule, ...] = ()
     independent: bool = False
     stopped: Stopped | None = None
     spent: int = 0

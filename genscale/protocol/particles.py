@@ -119,6 +119,11 @@ class Particles:
             x0=None if self.x0 is None else self.x0[index.to(self.x0.device)],
         )
 
+    @staticmethod
+    def cat(parts: Sequence[Particles]) -> Particles:
+        """Join particles of one step. ValueError: steps differ, or the solver memories do."""
+        return cat(parts)
+
 
 def cat(parts: Sequence[Particles]) -> Particles:
     """Join particles that are at one step; their solvers must remember the same kind of things.

@@ -104,7 +104,7 @@ def _search(
     halt: Callable[[], bool] | None,
 ) -> tuple[Any, Any, float]:
     """What was found, the images that the scaled pipeline returned (None of videos), and how long it took."""
-    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.loading import makes_videos
 
     preview = Preview(folder)
 
@@ -118,7 +118,7 @@ def _search(
     display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
     try:
         started, call = time.perf_counter(), arguments(pipe, request, parts.pictures)
-        if makes_clips(pipe):
+        if makes_videos(pipe):
             return scaled.search(**call), None, time.perf_counter() - started
         output = scaled(**call)
         made = output.frames if hasattr(output, "frames") else output.images
@@ -154,7 +154,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
     import diffusers
     import transformers
 
-    from genscale.pipelines.loading import load_pipeline, makes_clips
+    from genscale.pipelines.loading import load_pipeline, makes_videos
 
     for library in (diffusers, transformers):  # bars of loading weights go, those of downloads stay
         library.utils.logging.disable_progress_bar()
@@ -175,7 +175,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         vae_slicing=request.vae_slicing,
         pictures=[name for name in parts.pictures if name != "control_image"],
     )
-    if request.clips and not makes_clips(pipe):
+    if request.clips and not makes_videos(pipe):
         raise UsageError(
             f"model '{request.model}' is a {type(pipe).__name__}, which makes images: use `genscale generate`, or "
             "name a text-to-video model."
@@ -193,10 +193,10 @@ def scaled_pipe(
     halt: Callable[[], bool] | None = None,
 ) -> Any:
     from genscale.pipelines import scale
-    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.loading import makes_videos
     from genscale.pipelines.mixture_sources import named_models
 
-    if makes_clips(pipe):
+    if makes_videos(pipe):
         parts = parts.lifted(request.per_frame)
 
     place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}
