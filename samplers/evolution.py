@@ -22,7 +22,7 @@ from genscale.key import Key
 from genscale.numerics.noise_sphere import mix
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, cat, draw
+from genscale.protocol.particles import Candidate, Particles, cat, draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 RULES = ("exchange", "paper")
@@ -230,10 +230,7 @@ class _Run:
     def _founders(self) -> tuple[Particles, list[Tensor]]:
         candidates = [draw(self.key, self._number()) for _ in range(self.schedule.founders)]
         particles, noise = self.process.start(candidates), [self.process.noise(c) for c in candidates]
-        if self.kernel is not None and candidates[0].id == OWN:  # it will not be the pipeline's own image
-            i = self._number()
-            candidates[0] = Candidate(i, "branch", self.key.fold("candidate", i).path, OWN)
-        return replace(particles, candidates=tuple(candidates)), noise
+        return particles, noise
 
     def _live(
         self, particles: Particles, noise: list[Tensor], generation: int

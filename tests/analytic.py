@@ -20,7 +20,7 @@ from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.mixture_batches import Mixer
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier

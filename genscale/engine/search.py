@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler
-from genscale.protocol.particles import OWN, Particles, cat
+from genscale.protocol.particles import OWN, Candidate, Particles, cat
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
@@ -55,6 +55,9 @@ class Search:
     _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # best first; where scores stand alone
     _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
+    _scored_as: Candidate | None = (
+        None  # what the sampler scored as candidate 0, though it is not the pipeline's own
+    )
 
     @staticmethod
     def open(
@@ -103,6 +106,8 @@ class Search:
     # ---------------------------------------------------------------- the sampler's side
 
     def send(self, answer: Particles | Prediction | Graded | Scores) -> None:
+        if isinstance(answer, Particles):
+            self.process.own_path.record(answer)
         self._move(lambda: self.generator.send(answer))
 
     def throw(self, error: BudgetExhausted) -> None:
@@ -115,7 +120,7 @@ class Search:
                 query = go()
             self._settle(query)
         except StopIteration as end:
-            self.population = end.value
+            self.population = self._with_own_ids(end.value)
             self._settle(None)
         except BudgetExhausted:
             self._settle(None)
@@ -123,7 +128,27 @@ class Search:
     def _settle(self, query: Query | None) -> None:
         if query is not None:
             _check(query, self.process)
+            query = self._off_own_path(query)
         self.query, self._answers, self.entries = query, None, []
+
+    def _off_own_path(self, query: Query) -> Query:
+        """The query; candidate 0 has a new id where it leaves, or has left, the pipeline's own path."""
+        process, particles = self.process, self.process.own_path.checked(query.particles)
+        if isinstance(query, Score) and particles.step == process.steps:
+            pairs = zip(query.particles.candidates, particles.candidates, strict=True)
+            self._scored_as = next((new for old, new in pairs if new.id != old.id), self._scored_as)
+        if isinstance(query, Solve) and query.kernel is not None:
+            until = process.steps if query.until is None else query.until
+            if until > particles.step < process.model_steps:
+                particles = process.off_path(particles, repr(query.kernel))
+        return query if particles is query.particles else replace(query, particles=particles)
+
+    def _with_own_ids(self, population: Population | None) -> Population | None:
+        """The population, which names candidates as they were scored."""
+        if population is None or self._scored_as is None or any(e.candidate.id == OWN for e in self.finals):
+            return population
+        named = tuple(self._scored_as if c.id == OWN else c for c in population.candidates)
+        return replace(population, candidates=named)
 
     # ---------------------------------------------------------------- the budget's side
 

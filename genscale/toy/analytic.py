@@ -26,7 +26,7 @@ from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles, panel
 from genscale.errors import UsageError
