@@ -78,7 +78,10 @@ def test_a_circle_is_found() -> None:
         ("genscale/key.py", "from genscale.protocol.queries import Solve"),
         ("genscale/protocol/particles.py", "from genscale.engine.engine import Engine"),
         ("genscale/engine/engine.py", "import genscale.samplers.best_of_n"),
-        ("genscale/engine/engine.py", "def f():\n    from genscale.pipelines.pipeline_call import PipelineCall"),
+        (
+            "genscale/engine/engine.py",
+            "def f():\n    from genscale.pipelines.pipeline_call import PipelineCall",
+        ),
         ("genscale/engine/plan.py", "from genscale import cli"),
         ("genscale/engine/plan.py", "from genscale.algorithms.tempering import joined"),
         (
