@@ -173,7 +173,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         device_map=request.device_map,
         vae_tiling=request.vae_tiling,
         vae_slicing=request.vae_slicing,
-        pictures=[name for name in parts.pictures if name != "control_image"],
+        images=[name for name in parts.pictures if name != "control_image"],
     )
     if request.clips and not makes_videos(pipe):
         raise UsageError(
