@@ -155,7 +155,8 @@ def scale(
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
     select: what picks the winner, if not the same.
     held_out: a second score that the search never sees; it only measures. report: its former name.
-    budget: a Budget, or text such as "480nfe", "60s", "480nfe,60s"; NFE are counted per prompt.
+    budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s",
+        "480nfe,60s"; all but seconds are per prompt.
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
         joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
         budget comes first. Looked at after each wave of the sampler: best_of_n(wave=4) stops sooner than the default.
@@ -191,13 +192,11 @@ def scale(
     held_out = report if held_out is None else held_out
     roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(held_out, "weighted"))
     _warn_of_overlap(roles)
-    if isinstance(budget, str):
-        budget = Budget.parse(budget)
     return Scaled(
         pipe,
         sampler,  # type: ignore[arg-type]
         roles,
-        budget or Budget(),
+        Budget.of(budget),
         batch_size,
         decode_batch,
         None if out is None else Path(out),

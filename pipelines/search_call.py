@@ -44,6 +44,7 @@ def open_run(
     run.judged = roles.calls > 0
     processes = run.processes()
     each = sum(processes[0]["evaluations"])
+    budget = budget.resolved(each)
     if budget.nfe is not None and budget.nfe < each:
         raise UsageError(
             f"a budget of {budget.nfe}nfe is too small: one sample of {len(run.probe.evaluations)} steps takes {each}."

@@ -26,7 +26,7 @@ def fail(message: str, code: int, as_json: bool) -> int:
 
 def carry_out(request: Request, out: Path | None, as_json: bool) -> int:
     """Search, write, print."""
-    from genscale.cli.summary_tables import show_record
+    from genscale.cli.summary_tables import print_record
     from genscale.runs import generate
     from genscale.runs.progress import Display, plain_warnings
 
@@ -38,13 +38,13 @@ def carry_out(request: Request, out: Path | None, as_json: bool) -> int:
     if as_json:
         print_json(record)
     else:
-        show_record(record, Console())
+        print_record(record, Console())
     return INTERRUPTED if record["stopped"] == "interrupted" else 0
 
 
 def tell_plan(request: Request, as_json: bool) -> int:
     """Print what a request would cost; nothing is generated or written."""
-    from genscale.cli.summary_tables import show_plan
+    from genscale.cli.summary_tables import print_plan
     from genscale.runs import generate
     from genscale.runs.progress import plain_warnings
 
@@ -53,5 +53,5 @@ def tell_plan(request: Request, as_json: bool) -> int:
     if as_json:
         print_json(found)
     else:
-        show_plan(found, Console())
+        print_plan(found, Console())
     return 0

@@ -41,14 +41,16 @@ All options of `genscale generate`; nothing is generated or written.
 SEARCH = (
     options.extra("prompts"),
     options.of_request("sampler"),
-    options.extra("candidates", "set_", "calibration"),
-    options.of_request(),
-    options.extra("token"),
+    options.extra("search_size", "set_", "calibration"),
+    options.of_request(without=("metadata",)),
+    options.extra("token", "from_"),
 )
 """Options of every command that searches."""
 
+WRITE = options.of_request("metadata"), options.extra("out", "dry_run")
 
-@options.takes(*SEARCH, options.extra("from_", "out", "dry_run"), words=True)
+
+@options.takes(*SEARCH, *WRITE, words=True)
 def generate(ctx: typer.Context, **given: Any) -> int:
     """Search for the best images of a prompt, and write them beside the base image."""
     request = request_of(ctx)
@@ -57,7 +59,7 @@ def generate(ctx: typer.Context, **given: Any) -> int:
     return carry_out(request, given["out"], given["as_json"])
 
 
-@options.takes(*SEARCH, options.extra("from_"), words=True)
+@options.takes(*SEARCH, words=True)
 def plan(ctx: typer.Context, **given: Any) -> int:
     """What a search would cost, before anything is generated; with the options of `generate`."""
     return tell_plan(request_of(ctx), given["as_json"])

@@ -9,7 +9,7 @@ import typer
 
 from genscale.cli import options
 from genscale.cli.execute import carry_out, tell_plan
-from genscale.cli.generate import SEARCH
+from genscale.cli.generate import SEARCH, WRITE
 from genscale.cli.request_options import request_of
 from genscale.errors import UsageError
 
@@ -33,7 +33,7 @@ VERIFIER, REPORT = ("clip",), ("temporal_consistency", "dynamic_degree")
 """For a model that brings no judges: what steers, and what tells whether videos stand still or fall apart."""
 
 
-@options.takes(*SEARCH, options.extra("from_", "out", "dry_run"), words=True)
+@options.takes(*SEARCH, *WRITE, words=True)
 def video(ctx: typer.Context, **given: Any) -> int:
     """Search for the best videos of a prompt, and write them beside the base clip."""
     request = for_clips(request_of(ctx, {"model": DEFAULT}), given)
