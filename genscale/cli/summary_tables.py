@@ -73,7 +73,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
 def print_replay(found: dict[str, Any], console: Console) -> None:
     """Whether the pixels are the same, how the image was made again, and its file."""
     how = {
-        "candidate": "its candidate alone was generated again",
+        "candidate": "its candidate alone was made again",
         "search": "the whole search was run again",
     }[found["how"]]
     if found.get("frames"):
