@@ -1,9 +1,9 @@
-"""What a run will cost, before it is begun."""
+"""What a run will cost, before it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,10 +24,10 @@ from genscale.protocol.queries import Gradient, Score
 class Plan:
     """The cost of a run.
 
-    steps: model calls of one candidate. nfe_per_candidate: its evaluations, guidance counted. cost: NFE a
-    prompt that the sampler spends when no budget stops it, None where it runs until the budget ends. nfe,
-    verifier_calls: what will be spent a prompt under the budget, at most where it also limits seconds, sets a
-    target or a stop rule looks at the scores; None where only these end it. candidates: how many will be finished.
+    steps: denoising steps of one candidate. nfe_per_candidate: its NFE, guidance counted. cost: NFE per prompt that
+    the sampler spends without a budget; None if it runs until the budget ends. nfe, verifier_calls: what each prompt
+    will spend under the budget; an upper limit where seconds, a target or a stop rule may end it earlier, None where
+    only these end it. candidates: how many will be finished per prompt. budget: with `images` resolved to NFE.
     """
 
     steps: int
@@ -37,6 +37,7 @@ class Plan:
     verifier_calls: int | None
     candidates: int | None
     prompts: int
+    budget: Budget = field(default_factory=Budget)
 
 
 def plan(
@@ -47,10 +48,10 @@ def plan(
     prompts: int,
     stop: Stop | None = None,
 ) -> Plan:
-    """Run the sampler without a model, counting what it asks for, as if all scores were equal.
+    """Run the sampler without a model, counting its queries, as if all scores were equal.
 
-    That is exact for samplers whose cost does not depend on scores; of the others (`rollover`) it is what they spend
-    when nothing improves.
+    That is exact for samplers whose cost does not depend on scores; for the others (`rollover`) it is their cost when
+    no score improves.
     """
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     seen = search.process
@@ -67,6 +68,7 @@ def plan(
         None if endless else search.calls,
         None if endless else search.finished,
         prompts,
+        search.budget,
     )
 
 
