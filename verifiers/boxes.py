@@ -30,7 +30,7 @@ class Boxes:
     the score of the whole image.
 
     verifier: the verifier that scores image and regions, a name or an object. boxes: a list of `Box`, the same for all
-        prompts; or a mapping from a prompt's text to its list; or a JSON file of either (genscale.verifiers.boxes_file).
+        prompts; or a mapping from a prompt's text to its list; or a JSON file of either (see boxes_file.py).
     share: of the regions, in [0, 1]. by: "box", every region counts alike, or "area", by its size, as in the paper.
     view: "crop", a region is enlarged to the image's size; or "mask", it stays where it is, and the rest is painted
         over. None: what the verifier says of itself in `regions`, else "crop". shapes_clip, which has not seen

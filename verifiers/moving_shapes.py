@@ -1,8 +1,8 @@
 """The exact verifier of the toy world of moving shapes: what moves where in a video, by geometry.
 
 The objects of every frame are found as in images (`genscale.verifiers.shapes`). Objects of consecutive frames are
-joined into tracks by distance alone, so that a change of colour or kind is noticed. No network is involved, so it can be
-held out while a learned verifier steers a search.
+joined into tracks by distance alone, so that a change of colour or kind is noticed. No network is involved, so it can
+be held out while a learned verifier steers a search.
 """
 
 from __future__ import annotations
