@@ -65,8 +65,9 @@ def name_of(kind: str, cls: type[Any]) -> str:
 
 
 def options(cls: type[Any]) -> dict[str, Field[Any]]:
-    """The hyperparameters of a plug-in: its dataclass fields."""
-    return {f.name: f for f in fields(cls) if f.init} if is_dataclass(cls) else {}
+    """The hyperparameters of a plug-in: its dataclass fields, in the order of the constructor."""
+    found = [f for f in fields(cls) if f.init] if is_dataclass(cls) else []
+    return {f.name: f for f in sorted(found, key=lambda f: f.kw_only is True)}
 
 
 def described(plugin: Any) -> dict[str, Any]:

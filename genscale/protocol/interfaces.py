@@ -149,7 +149,7 @@ class Verifier(Protocol):
     media is a sequence of PIL images (for videos: of lists of PIL frames) that has the tensor as
     `media.pixels`; prompts has one text for each.
 
-    Where it judges videos as a whole it says so by `judges_clips = True`; the commands show every other verifier
+    Where it scores videos as a whole it says so by `judges_videos = True`; the commands show every other verifier
     frames of a video as images (`verifiers/frames.py`).
     """
 
