@@ -14,7 +14,7 @@ from torch import Tensor
 
 import genscale
 from genscale.samplers.best_of_n import BestOfN
-from tests.test_passthrough import TOLERANCE, Collect, pixels
+from tests.test_passthrough import TOLERANCE, Collect, equal, pixels
 from tests.test_scale import arguments, brightness, seeded
 from tests.zoo import ZOO, picture_arguments, pictures
 from tests.zoo_parts import clip, clip_tokenizer, make, pipeline, stable, vae
@@ -24,7 +24,7 @@ from tests.zoo_transformers import AXES, HEADS, flux, sd3
 def solved(pipe: Any, call: Any, n: int, batch_size: int) -> list[Tensor]:
     torch.manual_seed(0)
     sampler = Collect(n)
-    genscale.scale(pipe, sampler, batch_size=batch_size)(**call(), generator=seeded())
+    genscale.scale(pipe, sampler, equal, batch_size=batch_size)(**call(), generator=seeded())
     return sampler.latents
 
 

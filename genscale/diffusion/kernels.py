@@ -222,7 +222,7 @@ class Glass:
         """The inner latents xbar at q = 0."""
         return self._path(start, stop)[0] * x + noise.to(x)
 
-    def query(
+    def observation(
         self, j: int, x: Tensor, bar: Tensor, start: NoiseLevel, stop: NoiseLevel
     ) -> tuple[Tensor, float]:
         """Where the model is called for inner step j: (the observation of x0, x0 + kappa eps, and its kappa)."""

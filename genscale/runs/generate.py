@@ -21,18 +21,19 @@ from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
 
 
-def plan(request: Request) -> dict[str, Any]:
+def plan(request: Request, display: Display) -> dict[str, Any]:
     """What a request would spend; the model is loaded, nothing is generated and nothing written."""
     request = completed(request)
     parts = check(request)
-    pipe = load_pipe(request, parts)
+    with display.busy(f"loading {request.model}"):
+        pipe = load_pipe(request, parts)
     request = replace(request, seed=request.seed or 0)
     found = planned(scaled_pipe(pipe, request, parts), pipe, request, parts)
     return {
         "model": request.model,
         "sampler": outputs.sampler_record(request, parts.sampler),
         "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
-        "budget": None if parts.budget is None else str(parts.budget),
+        "budget": None if parts.budget is None else str(found.budget),
         "stop": None if parts.stop is None else str(parts.stop),
         "prompts": found.prompts,
         "steps": found.steps,
@@ -60,7 +61,8 @@ def generate(
     folder.claim()
     try:
         request = folder.settle(request)
-        pipe = load_pipe(request, parts) if loaded is None else loaded[0]
+        with display.busy(f"loading {request.model}"):
+            pipe = load_pipe(request, parts) if loaded is None else loaded[0]
         request = timed(request, pipe)
         result, winners, seconds = _search(folder, request, pipe, parts, display, halt)
         scheduler = type(pipe.scheduler).__name__
@@ -104,7 +106,7 @@ def _search(
     halt: Callable[[], bool] | None,
 ) -> tuple[Any, Any, float]:
     """What was found, the images that the scaled pipeline returned (None of videos), and how long it took."""
-    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.loading import makes_videos
 
     preview = Preview(folder)
 
@@ -113,12 +115,14 @@ def _search(
         preview(event)
 
     scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event, halt=halt)
-    found = planned(scaled, pipe, request, parts)
+    with display.busy("preparing the search"):
+        found = planned(scaled, pipe, request, parts)
     folder.begin(request)
-    display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
+    nfe = None if found.nfe is None else found.nfe * found.prompts
+    display.start(nfe, found.prompts, found.candidates, found.budget.seconds)
     try:
         started, call = time.perf_counter(), arguments(pipe, request, parts.pictures)
-        if makes_clips(pipe):
+        if makes_videos(pipe):
             return scaled.search(**call), None, time.perf_counter() - started
         output = scaled(**call)
         made = output.frames if hasattr(output, "frames") else output.images
@@ -154,7 +158,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
     import diffusers
     import transformers
 
-    from genscale.pipelines.loading import load_pipeline, makes_clips
+    from genscale.pipelines.loading import load_pipeline, makes_videos
 
     for library in (diffusers, transformers):  # bars of loading weights go, those of downloads stay
         library.utils.logging.disable_progress_bar()
@@ -173,9 +177,9 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         device_map=request.device_map,
         vae_tiling=request.vae_tiling,
         vae_slicing=request.vae_slicing,
-        pictures=[name for name in parts.pictures if name != "control_image"],
+        images=[name for name in parts.pictures if name != "control_image"],
     )
-    if request.clips and not makes_clips(pipe):
+    if request.clips and not makes_videos(pipe):
         raise UsageError(
             f"model '{request.model}' is a {type(pipe).__name__}, which makes images: use `genscale generate`, or "
             "name a text-to-video model."
@@ -193,10 +197,10 @@ def scaled_pipe(
     halt: Callable[[], bool] | None = None,
 ) -> Any:
     from genscale.pipelines import scale
-    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.loading import makes_videos
     from genscale.pipelines.mixture_sources import named_models
 
-    if makes_clips(pipe):
+    if makes_videos(pipe):
         parts = parts.lifted(request.per_frame)
 
     place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}

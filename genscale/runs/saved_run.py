@@ -133,11 +133,11 @@ Show = Callable[[Sequence[Final]], "Media"]
 
 def shower(kept: SavedRun) -> Show:
     """Load the run's pipeline; a function that decodes finished candidates whose latents were kept."""
-    from genscale.pipelines.decoding import decoder
+    from genscale.pipelines.decode import latent_decoder
 
     pipe, parts = generate.pipe_alone(kept.request)
     call = arguments(pipe, replace(kept.request, images=1), parts.pictures)
-    decode = decoder(pipe, **call)
+    decode = latent_decoder(pipe, **call)
 
     def show(finals: Sequence[Final]) -> Media:
         return decode(torch.stack([f.latents() for f in finals]), [f.prompt for f in finals])
