@@ -11,7 +11,7 @@ from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import UsageError
 from genscale.key import Key
-from genscale.protocol.interfaces import Sampler
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 
 ENOUGH = 32  # finished candidates after which a search without an end is not followed further
 CURE = 'give a verifier, such as verifier="clip" or a function (images, prompts) -> scores'
@@ -36,7 +36,11 @@ def check_choice(
         return
     name = type(sampler).__name__
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
-    endless = sampler.cost(search.process) is None and search.nfe_left is None and search.process.open_ended
+    endless = (
+        SamplerHooks.of(sampler).cost(search.process) is None
+        and search.nfe_left is None
+        and search.process.open_ended
+    )
     for preview in simulate(search):
         if preview:
             raise UsageError(
