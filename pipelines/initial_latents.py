@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 
 Begin = Callable[[list[Tensor]], Tensor]
 """Initial latents [R, *latent] that the pipeline makes when its draws are replaced by these."""

@@ -13,7 +13,7 @@ from genscale.diffusion.interpolants import LINEAR
 from genscale.diffusion.mixtures import Mix
 from genscale.diffusion.prediction import View
 from genscale.engine.ledger import Ledger
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.pipelines.bound_call import Arguments, root_seeds

@@ -17,13 +17,13 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
-from genscale.engine.engine import Engine, Roles
+from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.mixture_batches import Mixer
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
-from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.key import Key
 from genscale.media import Media
 from genscale.protocol.batches import Batch, Output
@@ -283,10 +283,7 @@ def price_of(batch: Batch, passes: int = 1) -> int:
 
 def under_way(engine: Engine) -> list[tuple[int, int]]:
     """(prompt, candidate id) of the rows of the open batch."""
-    group = engine._gradients.under_way
-    if group is not None:
-        return [(s.index, s.particles.candidates[row].id) for s, row in group.jobs]
-    return [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
+    return [(prompt, candidate.id) for prompt, candidate in engine.evaluated]
 
 
 MIX = Weighted((Source(), Source(model="broad")), (1.5, -0.5))

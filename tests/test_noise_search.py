@@ -18,7 +18,8 @@ from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
-from genscale.engine.process import Prior, PromptProcess
+from genscale.engine.prior import Prior
+from genscale.engine.process import PromptProcess
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
@@ -85,7 +86,7 @@ def run(
     with contextlib.suppress(StopIteration):
         batch = next(loop)
         while True:
-            for x, c in zip(batch.x, (c for f in engine._batch for c in f.particles.candidates), strict=True):
+            for x, (_, c) in zip(batch.x, engine.evaluated, strict=True):
                 seen[c.id] = x
             batch = loop.send(Output(torch.zeros_like(batch.x), batch.x, len(batch.x)))
     entries: list[Entry] = [e for e in archive.entries if e.final]

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.plugins import candidates
 
 KINDS = ("sampler", "verifier")
 
@@ -93,6 +94,8 @@ def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
     """Build a plug-in from its name and settings; unknown settings and bad values are refused."""
     cls = load(kind, name)
     known = options(cls)
+    if kind == "sampler":
+        settings = candidates.resolved(name, cls, settings)
     for option in settings:
         if known and option not in known:
             raise UsageError(

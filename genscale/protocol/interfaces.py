@@ -126,6 +126,9 @@ class Sampler(Protocol):
     It may say `independent`: its finished candidates are independent draws of the model, as they come.
     It may name in `previews_at` the field that says at which fractions of the run it looks at previews: a calibration
     moves these to where previews mean something (`window` and `rungs` are known).
+    Every sampler takes `candidates=N`, about how many images it explores side by side. One that has no field
+    `candidates` names its own in `size_option: ClassVar[str] = "particles"`; values of other fields that have to
+    follow come from a class method `sized(n) -> dict` (genscale/plugins/candidates.py).
     """
 
     needs: ClassVar[frozenset[str]]
