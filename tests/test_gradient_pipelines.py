@@ -26,6 +26,7 @@ from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.protocol.answers import Graded
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
+from tests.quick import quick
 from tests.zoo import ZOO, text
 
 FAMILIES = ("flux", "sd3", "sdxl", "wan")  # sdxl is guided, wan makes videos
@@ -152,9 +153,7 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in OTHERS]
-)
+@pytest.mark.parametrize("name", quick(OTHERS, QUICK))
 def test_other_families(name: str) -> None:
     dtype = torch.float32 if name in FLOAT32 else torch.float64
     for kind in ("one call", "the whole run"):

@@ -20,6 +20,7 @@ from genscale.engine.archive import read
 from genscale.engine.events import BatchHalved
 from genscale.plugins.registry import found, load
 from genscale.samplers.best_of_n import BestOfN
+from tests.quick import quick
 from tests.zoo import ZOO, with_scheduler
 
 
@@ -47,7 +48,11 @@ def light(media: Any, prompts: Any) -> torch.Tensor:
 DIFFERENTIATED = ("stable_diffusion", "sdxl", "sd3", "flux", "wan")
 
 
-@pytest.mark.parametrize("name", ZOO)
+# The default run has a UNet that predicts noise, a flow transformer with packed latents, and a video model.
+USUAL = ("stable_diffusion", "flux", "wan")
+
+
+@pytest.mark.parametrize("name", quick(ZOO, USUAL))
 def test_every_sampler_runs_on_every_pipeline(name: str) -> None:
     pipe = ZOO[name].build()
     for sampler in found("sampler"):
@@ -294,6 +299,7 @@ print("best", output.search.best.candidate.id, output.search.best.total, output.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["best_of_n", "search_over_paths"])
 def test_killed_and_resumed_with_a_multistep_solver(tmp_path: Path, sampler: str) -> None:
     def start(folder: str) -> subprocess.Popen[str]:
