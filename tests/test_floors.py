@@ -26,7 +26,7 @@ ONLY_IN = {
     "rich": {"cli", "runs", "commands"},
 }  # library: the folders that may know it
 # Carrying out a request quiets the loading bars of the libraries and writes down versions.
-EXEMPT = {"genscale.runs.generate"}
+EXEMPT = {"genscale.runs.model_pipeline"}
 
 
 def broken(path: Path, source: str) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image
 import genscale as library
 from genscale.media import Media
 from genscale.pipelines.run import Run
+from genscale.report import film_strip
 from genscale.runs import file_metadata, generate, verifier_specs, video_files
 from genscale.toy.moving_shapes import PROMPTS
 from genscale.verifiers.frames import Frames
@@ -160,11 +161,11 @@ def test_contact_sheet_and_show_have_clips_over_time(shapes, genscale):
     with Image.open(folder / "contact.png") as sheet:
         assert sheet.width > 4 * 160
     assert genscale("show", folder)[0] == 0
-    strip = video_files.strip([Image.new("RGB", (32, 32), (60 * i, 0, 0)) for i in range(5)])
+    strip = film_strip.strip([Image.new("RGB", (32, 32), (60 * i, 0, 0)) for i in range(5)])
     starts = [i * (strip.width + 4) // 5 for i in range(5)]
     assert [strip.getpixel((x, 5)) for x in starts] == [(60 * i, 0, 0) for i in range(5)]
     assert [strip.getpixel((x - 2, 5)) for x in starts[1:]] == [(255, 255, 255)] * 4
-    long = video_files.strip([Image.new("RGB", (1280, 720), (i, 0, 0)) for i in range(81)], most=8)
+    long = film_strip.strip([Image.new("RGB", (1280, 720), (i, 0, 0)) for i in range(81)], most=8)
     assert long.width <= 1000
     assert long.getpixel((0, 9))[0] == 0
     assert long.getpixel((long.width - 1, 9))[0] == 80  # from the first to the last
@@ -254,7 +255,7 @@ def test_judges_of_pictures_see_frames_and_those_of_clips_see_clips():
         (verifier_specs.Named("b", brightness), 1.0),
     ]
     members += [(verifier_specs.Named("m", motion), 1.0)]
-    lifted = verifier_specs.lifted(members, 3)
+    lifted = verifier_specs.on_frames(members, 3)
     assert [w for _, w in lifted] == [2.0, 1.0, 1.0, 1.0]
     assert [getattr(v, "name", v) for v, _ in lifted] == ["compressibility", "dynamic_degree", "b", "m"]
     seen = Media(pixels[:, [0, 4, 8]].flatten(0, 1))

@@ -28,11 +28,12 @@ def carry_out(request: Request, out: Path | None, as_json: bool) -> int:
     """Search, write, print."""
     from genscale.cli.summary_tables import show_record
     from genscale.runs import generate
+    from genscale.runs.prepared_run import PreparedRun
     from genscale.runs.progress import Display, plain_warnings
 
     try:
         with plain_warnings():
-            record = generate.generate(request, out, Display(quiet=as_json))
+            record = generate.generate(PreparedRun.of(request), out, Display(quiet=as_json))
     except KeyboardInterrupt:
         return fail("interrupted before anything was finished.", INTERRUPTED, as_json)
     if as_json:
@@ -46,10 +47,11 @@ def tell_plan(request: Request, as_json: bool) -> int:
     """Print what a request would cost; nothing is generated or written."""
     from genscale.cli.summary_tables import show_plan
     from genscale.runs import generate
+    from genscale.runs.prepared_run import PreparedRun
     from genscale.runs.progress import plain_warnings
 
     with plain_warnings():
-        found = generate.plan(request)
+        found = generate.plan(PreparedRun.of(request))
     if as_json:
         print_json(found)
     else:

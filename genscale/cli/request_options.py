@@ -26,7 +26,7 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> An
     request = Request(**(start or {})) if given["from_"] is None else load_request(given["from_"])
     fields = request_fields(given)
     for role, option in (("verifiers", "verifier"), ("select", "select"), ("held_out", "held_out")):
-        if role not in fields and verifier_specs.foreign(getattr(request, role)):
+        if role not in fields and verifier_specs.imports_code(getattr(request, role)):
             raise UsageError(
                 f"'{given['from_']}' asks for code from a module: name it again with --{option}."
             )

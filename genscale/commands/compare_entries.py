@@ -10,7 +10,7 @@ from typing import Any
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.plugins import options as sampler_options
-from genscale.runs.prepare import completed
+from genscale.runs.complete_request import completed
 from genscale.runs.request import Request, from_dict
 
 SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"

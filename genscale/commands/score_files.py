@@ -40,7 +40,7 @@ def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> Verifi
     """Verifiers, as they are written on the command line, that judge apart; of videos so many frames each."""
     from genscale.engine.verifier_roles import panel
 
-    return panel(verifier_specs.lifted(verifier_specs.jury(specs), per_frame), "weighted")
+    return panel(verifier_specs.on_frames(verifier_specs.weighted_verifiers(specs), per_frame), "weighted")
 
 
 def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:
@@ -100,7 +100,7 @@ def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
     for data in told:
         request = {} if data is None else data["request"]
         names = [n for role in ("verifiers", "select", "held_out") for n in request.get(role, ())]
-        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.foreign([n]))
+        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.imports_code([n]))
     bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]
 

@@ -16,9 +16,10 @@ from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.protocol.particles import OWN, Candidate
-from genscale.runs import generate, prepare, verifier_specs
 from genscale.runs import request as requests
-from genscale.runs.call_arguments import arguments
+from genscale.runs import verifier_specs
+from genscale.runs.complete_request import completed
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class SavedRun:
 def read(folder: Path) -> SavedRun:
     """UsageError where the folder holds no run, or none of its candidates is finished."""
     folder = folder.expanduser()
-    request = prepare.completed(requests.load_folder(folder))
+    request = completed(requests.load_folder(folder))
     try:
         records = archive.read(folder)[1:]
         finals = tuple(_finals(folder, i, records, request) for i in range(len(request.prompts)))
@@ -135,9 +136,8 @@ def shower(kept: SavedRun) -> Show:
     """Load the run's pipeline; a function that decodes finished candidates whose latents were kept."""
     from genscale.pipelines.decoding import decoder
 
-    pipe, parts = generate.pipe_alone(kept.request)
-    call = arguments(pipe, replace(kept.request, images=1), parts.pictures)
-    decode = decoder(pipe, **call)
+    run = PreparedRun.without_search(replace(kept.request, images=1))
+    decode = decoder(run.pipe, **run.call())
 
     def show(finals: Sequence[Final]) -> Media:
         return decode(torch.stack([f.latents() for f in finals]), [f.prompt for f in finals])

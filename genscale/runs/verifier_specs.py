@@ -26,37 +26,39 @@ _FORM = re.compile(
 )
 
 
-def jury(specs: Sequence[str]) -> list[tuple[Any, float]]:
+def weighted_verifiers(specs: Sequence[str]) -> list[tuple[Any, float]]:
     """(verifier, weight) of each; names and options are checked, a plain name is left to `scale`."""
     return [_member(spec) for spec in specs]
 
 
-def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str]) -> list[tuple[Any, float]]:
+def with_boxes(
+    members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str]
+) -> list[tuple[Any, float]]:
     """The same, looking at the regions of a boxes file, too; each by the texts of these prompts."""
     cls = registry.load("verifier", "boxes")
     boxes = cls.read(Path(file), prompts)
-    return [(cls(made(v) if isinstance(v, str) else v, boxes), weight) for v, weight in members]
+    return [(cls(named_verifier(v) if isinstance(v, str) else v, boxes), weight) for v, weight in members]
 
 
-def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
+def on_frames(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
     """The same for videos: those that know images only (no `judges_clips`) see k frames and give the mean."""
     frames = registry.load("verifier", "frames")
 
-    def lift(verifier: Any) -> Any:
+    def on_frames_of(verifier: Any) -> Any:
         cls = registry.load("verifier", verifier) if isinstance(verifier, str) else verifier
         if getattr(cls, "judges_clips", False):
             return verifier
         return Named(verifier if isinstance(verifier, str) else verifier.name, frames(verifier, k=k))
 
-    return [(lift(verifier), weight) for verifier, weight in members]
+    return [(on_frames_of(verifier), weight) for verifier, weight in members]
 
 
-def made(name: str) -> Named:
+def named_verifier(name: str) -> Named:
     """A registered verifier with its defaults."""
     return Named(name, registry.make("verifier", name, {}))
 
 
-def foreign(specs: Sequence[str]) -> list[str]:
+def imports_code(specs: Sequence[str]) -> list[str]:
     """Those that would import code by its module's name."""
     return [s for s in specs if ":" in _parts(s)[0]]
 
