@@ -28,8 +28,9 @@ from genscale.demo.live_curve import LiveCurve
 from genscale.demo.live_view import Seen
 from genscale.errors import UsageError
 from genscale.plugins import registry
-from genscale.runs import file_metadata, request
+from genscale.runs import request
 from genscale.runs.complete_request import completed
+from genscale.runs.file_metadata import read_metadata
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 
@@ -183,7 +184,7 @@ def test_particles_are_seen_on_the_way(queue: JobQueue) -> None:
 def test_what_is_left_is_a_whole_run(queue: JobQueue, capsys: pytest.CaptureFixture[str]) -> None:
     job = done(queue.submit(queue.session("a"), form()))
     assert {"best.png", "base.png", "run.json", "contact.png", "curve.png", "tree.png"} <= set(job.files)
-    assert file_metadata.read(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
+    assert read_metadata(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
     assert main(["show", str(job.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True
 

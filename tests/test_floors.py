@@ -90,7 +90,7 @@ def test_a_circle_is_found() -> None:
         ("samplers/new.py", "from genscale.samplers.best_of_n import BestOfN"),
         ("samplers/new.py", "from genscale.pipelines.run import Run"),
         ("samplers/new.py", "def f():\n    import diffusers"),
-        ("verifiers/new.py", "from genscale.pipelines.scale import scale\nfrom genscale.runs import outputs"),
+        ("verifiers/new.py", "from genscale.pipelines.scale import scale\nfrom genscale.runs import lineage"),
         ("verifiers/new.py", "from transformers import CLIPModel"),
         ("pipelines/new.py", "import diffusers.utils"),
         ("pipelines/new.py", "if True:\n    import diffusers"),

@@ -11,7 +11,7 @@ from genscale.errors import UsageError
 from genscale.results import calibration, calibration_plot
 from genscale.results.calibration import Calibration, Previews
 from genscale.results.result import SearchResult
-from genscale.runs import outputs
+from genscale.results.run_files import versions
 from genscale.runs.complete_request import NONE
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
@@ -73,6 +73,6 @@ def _about(request: Request, candidates: int, result: SearchResult) -> dict[str,
         "prompts": list(request.prompts),
         "candidates": candidates,
         **asked,
-        "versions": outputs.versions(),
+        "versions": versions(),
         "ledger": result.ledger.as_dict(),
     }

@@ -23,9 +23,12 @@ from genscale.plugins import registry
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.queries import Query, Score, Solve
-from genscale.runs import file_metadata, image_files, outputs, verifier_specs, video_files
+from genscale.report import image_files, video_files
+from genscale.results.run_files import versions
 from genscale.runs import request as requests
+from genscale.runs import verifier_specs
 from genscale.runs.complete_request import NONE, completed
+from genscale.runs.file_metadata import read_metadata
 from genscale.runs.generate import generate
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
@@ -64,7 +67,7 @@ class Origin:
 
     @staticmethod
     def read(picture: Path) -> Origin:
-        data = file_metadata.read(picture)
+        data = read_metadata(picture)
         request = requests.load_request(picture)
         try:
             shows = archive.candidate_of(data["shows"]) if "shows" in data else None
@@ -129,7 +132,7 @@ def replay(
     folder.claim()
     made, how, nfe = _made(origin, wanted, kind, display)
     folder.write(path.name, made.save)
-    here = outputs.versions()
+    here = versions()
     return {
         "picture": str(picture),
         "replay": str(path),
@@ -213,7 +216,7 @@ def _copy(item: Any, kind: str, request: Request) -> Copy:
         if kind == "png":
             frames[0].save(file)
         else:
-            video_files.write(file, kind, frames, image_files.rate(request))
+            video_files.write_video(file, kind, frames, image_files.frame_rate(request.as_dict()))
         clip = video_files.fingerprint(frames) if isinstance(item, list) else None
         return Copy(frames[0].convert("RGB"), clip, file.read_bytes())
 

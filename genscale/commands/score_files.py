@@ -18,7 +18,9 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import UsageError
 from genscale.media import Media
-from genscale.runs import file_metadata, verifier_specs, video_files
+from genscale.report import video_files
+from genscale.runs import verifier_specs
+from genscale.runs.file_metadata import read_metadata
 from genscale.runs.request import Request
 
 BATCH = 16
@@ -61,7 +63,7 @@ def read(path: Path) -> Tensor:
     """Pixels in [0, 1]: [3, h, w] of an image, [frames, 3, h, w] of a video. UsageError where it cannot be read."""
     if not path.is_file():
         raise UsageError(f"'{path}' is not a file: name images or videos.")
-    frames = video_files.read(path) if path.suffix.lower() in video_files.CLIPS else _pictures(path)
+    frames = video_files.read_frames(path) if path.suffix.lower() in video_files.VIDEOS else _pictures(path)
     tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
 
@@ -83,7 +85,7 @@ def show(rows: Sequence[Scored], console: Console) -> None:
 
 def _metadata(file: Path) -> dict[str, Any] | None:
     try:
-        return file_metadata.read(file)
+        return read_metadata(file)
     except UsageError:
         return None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from genscale.commands import show
+from genscale.commands.show import show_folder
 from genscale.demo.form import DemoForm, Offer
 from genscale.demo.live_view import Watch
 from genscale.errors import UsageError
@@ -217,7 +217,7 @@ class JobQueue:
         job.record = generation.generate(run, job.folder, job.watch, halt=lambda: job.halting)
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
-            show.show(job.folder)
+            show_folder(job.folder)
         except UsageError as error:  # an image of the search is no reason to lose its result
             job.watch.notes.append(str(error))
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genscale.errors import UsageError
-from genscale.report import html_table
-from genscale.results import result_figures
+from genscale.report import html_table, score_curves
+from genscale.report.prompt_summary import curve_panels
 from genscale.results.comparison import BASE, ComparedRow, Comparison, ScoreSummary
 from genscale.results.result import SearchResult
 
@@ -52,7 +52,8 @@ class SideBySide:
 
     def plot(self, title: str = "") -> Figure:
         """Best score so far against NFE, searched and held out: means over prompts with 95 % intervals."""
-        return result_figures.plot(self.results, title)
+        panels = curve_panels({name: result.summaries for name, result in self.results.items()})
+        return score_curves.figure(panels, title)
 
     @property
     def _note(self) -> str:
@@ -92,7 +93,7 @@ def compare(results: Mapping[str, Any]) -> SideBySide:
         Comparison(
             axis="search",
             prompts=first.prompts,
-            searched=result_figures.searched(first) if common else None,
+            searched=first.summary().searched if common else None,
             budget=str(first.budget) if len({str(r.budget) for r in found.values()}) == 1 else None,
             seed=first.seed,
             rows=tuple(rows),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
@@ -14,16 +14,12 @@ from genscale.engine.stopping import Stopped, kl_of_best
 from genscale.media import Media
 from genscale.protocol.particles import OWN
 from genscale.protocol.population import Population
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-ROWS = 10  # of a table in a notebook
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
+from genscale.report.search_report import SearchReport
 
 
 @dataclass(frozen=True, repr=False)
-class SearchResult:
+class SearchResult(SearchReport):
     """All that a search found, for every prompt.
 
     entries: everything that was scored, previews included, in order. stopped: why the run ended before its
@@ -94,63 +90,47 @@ class SearchResult:
             )
         return self.decode(entries)
 
-    def curve(self, prompt: int = 0) -> list[dict[str, Any]]:
-        """Best so far against cost: nfe, seconds, candidate, total and held-out report of each new best."""
-        search, points, best = self.searches[prompt], [], -float("inf")
-        for entry, total in zip(search.finals, search.totals(search.finals), strict=True):
-            if total > best:
-                best = total
-                points.append(
-                    {
-                        "nfe": entry.nfe,
-                        "seconds": entry.seconds,
-                        "candidate": entry.candidate.id,
-                        "total": total,
-                        "held_out": entry.held_out,
-                    }
-                )
-        return points
+    # ---------------------------------------------------------------- as plain data
 
-    # ---------------------------------------------------------------- to look at
+    def summary(self, prompt: int = 0) -> PromptSummary:
+        """One prompt's candidates and scores as plain data."""
+        search = self.searches[prompt]
+        totals = search.totals(search.finals)
+        finals = tuple(
+            scored_candidate(n, e, t) for n, (e, t) in enumerate(zip(search.finals, totals, strict=True))
+        )
+        base = next((c for c, e in zip(finals, search.finals, strict=True) if e.candidate.id == OWN), None)
+        judge = "+".join(search.roles.judge.names)
+        return PromptSummary(search.prompt, judge, finals, base, search.roles.held_out.names, search.spent)
 
-    def plot(self, title: str = "") -> Figure:
-        """Best score so far against NFE, and what held-out verifiers say of that best: a matplotlib figure.
-
-        Of several prompts the mean with its 95 % interval, of one all candidates.
-        """
-        from genscale.results import result_figures
-
-        many = len(self.prompts)
-        name = "best so far" if many == 1 else f"mean best of {many} prompts, 95 % interval"
-        return result_figures.plot({name: self}, title or (self.prompts[0] if many == 1 else ""))
-
-    def sheet(self, runners: int = 3, title: str = "") -> Image.Image:
-        """A contact sheet of the first prompts: base, best, and as many runners-up as `scale(keep=)` has kept."""
-        from genscale.results import result_figures
-
-        return result_figures.sheet(self, runners, title)
-
-    def table(self, prompt: int = 0) -> list[dict[str, Any]]:
-        """Finished candidates of a prompt, best first, as records (for a pandas.DataFrame, say)."""
-        from genscale.results import result_figures
-
-        return result_figures.records(self, prompt)
+    def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:
+        """Images or videos of candidates of a summary whose latents are kept."""
+        finals = self.searches[prompt].finals
+        return self.media([finals[c.place] for c in candidates])
 
     def __repr__(self) -> str:
         finished = sum(s.finished for s in self.searches)
         ended = "" if self.stopped is None else f", {self.stopped}"
-        return f"SearchResult({self._told}, {finished} candidates, {self.ledger.nfe} NFE{ended})"
+        count = "1 prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} prompts"
+        return f"SearchResult({count}, {finished} candidates, {self.ledger.nfe} NFE{ended})"
 
     @property
-    def _told(self) -> str:
-        return "1 prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} prompts"
+    def _sheet_title(self) -> str:
+        return f"{self.ledger.nfe} NFE"
 
-    def _repr_html_(self) -> str:
-        from genscale.report import html_table
-        from genscale.results import result_figures
 
-        if len(self.prompts) > 1:
-            return html_table.table(result_figures.summaries(self), repr(self))
-        shown = result_figures.records(self)
-        more = f"; {len(shown) - ROWS} more candidates in .table()" if len(shown) > ROWS else ""
-        return html_table.table(shown[:ROWS], f"{self.prompts[0]}: {self!r}{more}")
+def scored_candidate(place: int, entry: Entry, total: float) -> ScoredCandidate:
+    """An entry as plain data."""
+    return ScoredCandidate(
+        place=place,
+        id=entry.candidate.id,
+        total=total,
+        search=entry.scores,
+        select=entry.select,
+        held_out=entry.held_out,
+        nfe=entry.nfe,
+        seconds=entry.seconds,
+        origin=entry.candidate.origin,
+        parent=entry.candidate.parent,
+        kept=entry.x is not None,
+    )

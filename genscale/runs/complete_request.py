@@ -7,7 +7,7 @@ from dataclasses import replace
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import options, registry
-from genscale.runs import video_files
+from genscale.report import video_files
 from genscale.runs.request import Request
 
 NONE = ("none",)  # --held-out none

@@ -10,8 +10,10 @@ from typing import Any
 
 from genscale.engine.events import Event
 from genscale.errors import UsageError
+from genscale.plugins import registry
 from genscale.results.result import SearchResult
-from genscale.runs import outputs
+from genscale.results.run_description import RunDescription
+from genscale.results.run_files import write_run_files
 from genscale.runs.live_preview import Preview
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
@@ -24,7 +26,7 @@ def plan(run: PreparedRun) -> dict[str, Any]:
     request, found = run.request, run.plan()
     return {
         "model": request.model,
-        "sampler": outputs.sampler_record(request, run.sampler),
+        "sampler": sampler_record(run),
         "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
         "budget": None if run.budget is None else str(run.budget),
         "stop": None if run.stop is None else str(run.stop),
@@ -51,18 +53,27 @@ def generate(
     folder.claim()
     try:
         run = replace(run, request=folder.settle(run.request)).with_frame_rate()
-        result, winners, seconds = _search(folder, run, display, halt)
-        scheduler = type(run.pipe.scheduler).__name__
+        result, images, seconds = _search(folder, run, display, halt)
         plain = _search_of_base(result, run)
-        record = outputs.write(
-            folder, run.request, result, winners, run.sampler, run.budget, scheduler, seconds, plain
-        )
+        record = write_run_files(folder, _description(run), result, seconds, images, plain)
     except BaseException as error:
         kept = folder.abandon()
         if kept and isinstance(error, UsageError | KeyboardInterrupt):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     return {"folder": str(folder.path), **record}
+
+
+def sampler_record(run: PreparedRun) -> dict[str, Any]:
+    """The sampler's name and all its options, defaults too."""
+    return {"name": run.request.sampler, **registry.described(run.sampler)}
+
+
+def _description(run: PreparedRun) -> RunDescription:
+    from genscale.pipelines.loading import makes_clips
+
+    scheduler, videos = type(run.pipe.scheduler).__name__, makes_clips(run.pipe)
+    return RunDescription(run.request.as_dict(), sampler_record(run), scheduler, videos)
 
 
 def _search(

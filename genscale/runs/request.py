@@ -11,7 +11,7 @@ from typing import Any
 
 from genscale.errors import UsageError
 from genscale.plugins import options, registry
-from genscale.runs import file_metadata
+from genscale.runs.file_metadata import read_metadata
 
 FILE = "request.json"
 # Fields that change how a run is done, not what comes out of it.
@@ -135,4 +135,4 @@ def load_folder(folder: Path) -> Request:
 
 def load_request(file: Path) -> Request:
     """The request in an image or clip that genscale wrote. They travel, so it may not switch foreign code on."""
-    return replace(from_dict(file_metadata.read(file)["request"], str(file)), trust_remote_code=False)
+    return replace(from_dict(read_metadata(file)["request"], str(file)), trust_remote_code=False)

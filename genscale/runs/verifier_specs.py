@@ -69,11 +69,6 @@ def unweighted(spec: str) -> str:
     return name if options is None else f"{name}({options})"
 
 
-def weights(specs: Sequence[str]) -> dict[str, float]:
-    """The weight of each, by the name that its scores are filed under; nothing is imported."""
-    return {unweighted(spec): _parts(spec)[2] for spec in specs}
-
-
 def _parts(spec: str) -> tuple[str, str | None, float]:
     match = _FORM.fullmatch(spec.strip())
     try:
