@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from genscale.engine.stopping import Rule, Stop
 from genscale.engine.verifier_roles import Roles, panel
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import Arguments
+from genscale.pipelines.describe_search import describe_search, replayable
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.run import Run
 from genscale.pipelines.search_call import open_run
@@ -48,6 +50,7 @@ class Scaled:
     mix: Mix | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
     halt: Callable[[], bool] = _never
+    mix_given: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call as the pipeline itself. Returns its output class, best first, with the search as `.search`.
@@ -73,7 +76,10 @@ class Scaled:
     def _searched(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], finish: bool
     ) -> tuple[SearchResult, Any]:
-        run = Run(self.pipe, Arguments(self.pipe, args, kwargs), self.mix, self.models)
+        call = Arguments(self.pipe, args, kwargs)
+        fresh = replayable(call.generator)  # before anything is drawn from it
+        run = Run(self.pipe, call, self.mix, self.models)
+        heading = self._heading(run)
         return open_run(
             run,
             self.sampler,
@@ -82,12 +88,13 @@ class Scaled:
             batch_size=self.batch_size,
             decode_batch=self.decode_batch,
             folder=self.out,
-            heading=self._heading(run),
+            heading=heading,
             keep=self.keep,
             on_event=self.on_event,
             stop=self.stop,
             halt=self.halt,
             finish=finish,
+            describe=partial(describe_search, self, call, run.texts, run.seeds[0], fresh, heading),
         )
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
@@ -207,6 +214,7 @@ def scale(
         mix_of(mix, guide),
         dict(models or {}),
         halt or _never,
+        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None},
     )
 
 

@@ -22,6 +22,7 @@ from genscale.pipelines.loading import makes_clips
 from genscale.pipelines.run import Run
 from genscale.protocol.interfaces import Sampler
 from genscale.results.result import SearchResult
+from genscale.results.run_description import RunDescription
 
 
 def open_run(
@@ -39,6 +40,7 @@ def open_run(
     stop: Stop | None = None,
     halt: Callable[[], bool] = lambda: False,
     finish: bool = True,
+    describe: Callable[[], RunDescription] | None = None,
 ) -> tuple[SearchResult, Any]:
     """Search, and let the pipeline finish, unless told not to: (result, the pipeline's output or None)."""
     run.judged = roles.calls > 0
@@ -86,7 +88,7 @@ def open_run(
         return run.decode(x, tuple(e.prompt for e in entries))
 
     result = SearchResult(
-        tuple(searches), tuple(archive.entries), run.ledger, budget, run.seeds[0], decode, stopped
+        tuple(searches), tuple(archive.entries), run.ledger, budget, run.seeds[0], decode, stopped, describe
     )
     if not finish:
         return result, None

@@ -17,8 +17,8 @@ from genscale.report.contact_sheet import SheetRow
 from genscale.report.model_names import short_model_name
 from genscale.report.output_folder import OutputFolder
 from genscale.report.prompt_summary import FOREIGN_BASE, ROWS, RUNNERS_UP, PromptSummary, sheet_row
-from genscale.results.result import SearchResult, scored_candidate
 from genscale.results.run_description import RunDescription
+from genscale.results.search_outcome import SearchOutcome, scored_candidate
 
 if TYPE_CHECKING:
     from genscale.media import Item
@@ -31,12 +31,12 @@ _PACKAGES = ("torch", "diffusers", "transformers")
 class FoundPrompt:
     """One prompt's result. base: the pipeline's own candidate, and the search that finished it."""
 
-    result: SearchResult
+    result: SearchOutcome
     index: int
-    base: tuple[SearchResult, Entry] | None
+    base: tuple[SearchOutcome, Entry] | None
 
     @staticmethod
-    def of(result: SearchResult, plain: SearchResult | None, index: int) -> FoundPrompt:
+    def of(result: SearchOutcome, plain: SearchOutcome | None, index: int) -> FoundPrompt:
         """plain: a search of the pipeline alone, for a base that the search itself did not finish."""
         for owner in (result, plain):
             entry = None if owner is None else owner.base(index)
@@ -76,10 +76,10 @@ class FoundPrompt:
 def write_run_files(
     folder: OutputFolder,
     about: RunDescription,
-    result: SearchResult,
+    result: SearchOutcome,
     seconds: float,
     images: Sequence[Item] | None = None,
-    plain: SearchResult | None = None,
+    plain: SearchOutcome | None = None,
 ) -> dict[str, Any]:
     """Write everything and return what run.json holds. seconds: wall clock of the search.
 
@@ -139,7 +139,7 @@ def _write_prompt(
     return summary
 
 
-def entry_dict(result: SearchResult, entry: Entry | None) -> dict[str, Any] | None:
+def entry_dict(result: SearchOutcome, entry: Entry | None) -> dict[str, Any] | None:
     """A candidate with its scores in each role."""
     if entry is None:
         return None
@@ -194,7 +194,7 @@ def prompt_record(found: FoundPrompt) -> dict[str, Any]:
 
 
 def _record(
-    about: RunDescription, result: SearchResult, seconds: float, plain: SearchResult | None
+    about: RunDescription, result: SearchOutcome, seconds: float, plain: SearchOutcome | None
 ) -> dict[str, Any]:
     request, one = about.request, len(result.prompts) == 1
     first = prompt_record(FoundPrompt.of(result, plain, 0)) if one else {}
@@ -223,7 +223,7 @@ def _record(
     }
 
 
-def _title(about: RunDescription, result: SearchResult) -> str:
+def _title(about: RunDescription, result: SearchOutcome) -> str:
     spent = max((s.spent for s in result.searches), default=0)
     parts = (short_model_name(about.request["model"]), about.request["sampler"], f"{spent} NFE a prompt")
     return " · ".join((f"genscale {__version__}", *parts, f"seed {about.request.get('seed')}"))
