@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from genscale.protocol.particles import Candidate, Particles
     from genscale.protocol.queries import Denoise, Score, Solve
     from genscale.results.compare import compare as compare
+    from genscale.runs.load_result import load_result
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _HOMES = {
         "Verifier",
     ),
     "results.compare": ("compare",),
+    "runs.load_result": ("load_result",),
 }
 
 
@@ -77,5 +79,6 @@ __all__ = [
     "Verifier",
     "VerifierError",
     "load_pipeline",
+    "load_result",
     "scale",
 ]

@@ -68,6 +68,10 @@ class Origin:
     @staticmethod
     def read(picture: Path) -> Origin:
         data = read_metadata(picture)
+        missing = data.get("missing", {})
+        if missing:
+            names = " and ".join(name for names in missing.values() for name in names)
+            raise UsageError(f"'{picture}' cannot be made again: its search does not hold {names}.")
         request = requests.load_request(picture)
         try:
             shows = archive.candidate_of(data["shows"]) if "shows" in data else None

@@ -11,6 +11,7 @@ from genscale.errors import UsageError
 from genscale.report.output_folder import OutputFolder
 from genscale.runs import request as requests
 from genscale.runs.request import Request
+from genscale.runs.run_record import read_record
 
 PREVIEW = "preview.png"
 _OURS = (requests.FILE, "archive.jsonl", "latents")
@@ -31,6 +32,12 @@ class RunFolder(OutputFolder):
     def settle(self, request: Request) -> Request:
         """The request with its seed: the folder's where it holds this very run, else as given or drawn."""
         if requests.FILE in self._found:
+            missing = (read_record(self.path) or {}).get("missing", {})
+            if missing:
+                names = " and ".join(name for names in missing.values() for name in names)
+                raise UsageError(
+                    f"the run in '{self.path}' cannot be searched again: it does not hold {names}."
+                )
             earlier = requests.load_folder(self.path)
             if request.seed is None:
                 request = replace(request, seed=earlier.seed)
