@@ -313,3 +313,11 @@ def test_names_of_registered_plugins():
     assert describe_search.registered_name("sampler", BestOfN()) == "best_of_n"
     assert describe_search.changed_options(BestOfN(candidates=3)) == {"candidates": 3}
     assert describe_search.registered_name("verifier", brightness) is None
+
+
+def test_loaded_and_live_results_compare(saved, result):
+    both = library.compare({"live": result, "loaded": library.load_result(saved)})
+    live, loaded = both["live"], both["loaded"]
+    assert (live.searched.mean, live.nfe) == (loaded.searched.mean, loaded.nfe)
+    assert loaded.searched.gain.mean == 0
+    assert loaded.held_out["shapes"].gain.mean == 0

@@ -44,6 +44,15 @@ class ScoredCandidate:
     parent: int | None = None
     kept: bool = False
 
+    @staticmethod
+    def of_record(record: Mapping[str, Any] | None) -> ScoredCandidate | None:
+        """The best or the base of a prompt, as run.json has it; None where it says none."""
+        if not record:
+            return None
+        roles = {role: record.get(role, {}) for role in ("search", "select", "held_out")}
+        place, number, total = FOREIGN_BASE, record.get("candidate", 0), record["total"]
+        return ScoredCandidate(place, number, total, **roles, nfe=record.get("nfe", 0))
+
 
 @dataclass(frozen=True)
 class PromptSummary:

@@ -28,13 +28,38 @@ if TYPE_CHECKING:
 
 LINES = 10  # of a table in a notebook
 
+Judges = tuple[str, tuple[tuple[str, float], ...]]
+"""The ensemble, and the names and weights of the verifiers that rank."""
+
 
 class SearchReport(ABC):
     """What can be shown of a search, from its summaries and its decoded candidates."""
 
+    seed: int | None
+
     @property
     @abstractmethod
     def prompts(self) -> tuple[str, ...]: ...
+
+    @property
+    @abstractmethod
+    def judges(self) -> Judges:
+        """What the candidates were ranked by."""
+
+    @property
+    @abstractmethod
+    def limit(self) -> str:
+        """The budget as text, "none" without one."""
+
+    @property
+    @abstractmethod
+    def base_nfe(self) -> float | None:
+        """NFE of the pipeline alone, where it is known."""
+
+    @property
+    @abstractmethod
+    def wall_seconds(self) -> float | None:
+        """What the search took."""
 
     @abstractmethod
     def summary(self, prompt: int = 0) -> PromptSummary:

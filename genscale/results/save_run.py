@@ -31,7 +31,7 @@ def save_run(result: SearchOutcome, folder: Path) -> Path:
     staging = OutputFolder(target.parent / f".{target.name}.saving-{os.getpid()}")
     staging.claim()
     try:
-        write_run_files(staging, about, result, sum(result.ledger.seconds.values()))
+        write_run_files(staging, about, result, result.wall_seconds)
         staging.write_json("request.json", dict(about.request))
         _write_archive(target if (target / ARCHIVE).exists() else staging.path, about, result)
         _move(staging.path, target)

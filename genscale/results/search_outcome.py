@@ -15,7 +15,7 @@ from genscale.media import Media
 from genscale.protocol.particles import OWN
 from genscale.protocol.population import Population
 from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
-from genscale.report.search_report import SearchReport
+from genscale.report.search_report import Judges, SearchReport
 from genscale.results.run_description import RunDescription
 
 
@@ -94,6 +94,23 @@ class SearchOutcome(SearchReport):
         return self.decode(entries)
 
     # ---------------------------------------------------------------- as plain data
+
+    @property
+    def judges(self) -> Judges:
+        judge = self.searches[0].roles.judge
+        return judge.ensemble, tuple((member.name, member.weight) for member in judge.members)
+
+    @property
+    def limit(self) -> str:
+        return str(self.budget)
+
+    @property
+    def base_nfe(self) -> float:
+        return float(self.searches[0].process.nfe())
+
+    @property
+    def wall_seconds(self) -> float:
+        return sum(self.ledger.seconds.values())
 
     def summary(self, prompt: int = 0) -> PromptSummary:
         """One prompt's candidates and scores as plain data."""

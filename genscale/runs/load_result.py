@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from genscale.errors import UsageError
 from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
-from genscale.report.search_report import SearchReport
+from genscale.report.search_report import Judges, SearchReport
 from genscale.runs.saved_run import Decode, Final, SavedRun, decoder_of, read_run
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class LoadedResult(SearchReport):
     """
 
     run: SavedRun
+    seed: int | None
     pipe: Any = field(default=None, compare=False)
 
     @property
@@ -34,10 +35,6 @@ class LoadedResult(SearchReport):
     @property
     def prompts(self) -> tuple[str, ...]:
         return self.run.request.prompts
-
-    @property
-    def seed(self) -> int | None:
-        return self.run.request.seed
 
     @property
     def stopped(self) -> str | None:
@@ -82,16 +79,28 @@ class LoadedResult(SearchReport):
     def _decode(self) -> Decode:
         return decoder_of(self.run, self.pipe)
 
-    def summary(self, prompt: int = 0) -> PromptSummary:
-        names = self._judges
-        summary = self.run.summary(prompt)
-        return replace(summary, searched="+".join(names)) if names else summary
+    @property
+    def judges(self) -> Judges:
+        roles = self.run.heading.get("verifiers", {})
+        members = roles.get("select") or roles.get("search") or ()
+        return self.run.request.ensemble, tuple((str(name), float(weight)) for name, weight in members)
 
     @property
-    def _judges(self) -> list[str]:
-        """Names of the verifiers that rank, as the search called them."""
-        roles = self.run.heading.get("verifiers", {})
-        return [name for name, _ in roles.get("select") or roles.get("search") or ()]
+    def limit(self) -> str:
+        return self.run.request.budget or "none"
+
+    @property
+    def base_nfe(self) -> float | None:
+        return None
+
+    @property
+    def wall_seconds(self) -> float | None:
+        seconds: float | None = self.record.get("wall_seconds")
+        return seconds
+
+    def summary(self, prompt: int = 0) -> PromptSummary:
+        _, members = self.judges  # under the names that the search had for them
+        return replace(self.run.summary(prompt), searched="+".join(name for name, _ in members))
 
     def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:
         finals = self.run.finals[prompt]
@@ -110,4 +119,5 @@ def load_result(folder: str | Path, pipe: Any = None) -> LoadedResult:
     pipe: the pipeline that made it, to decode with; None loads it by the name in the folder when it is first needed.
     UsageError: the folder holds no run, or no candidate of it is finished.
     """
-    return LoadedResult(read_run(Path(folder), shares=False), pipe)
+    run = read_run(Path(folder), shares=False)
+    return LoadedResult(run, run.request.seed, pipe)

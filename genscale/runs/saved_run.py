@@ -16,7 +16,7 @@ from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.protocol.particles import OWN, Candidate
-from genscale.report.prompt_summary import FOREIGN_BASE, PromptSummary, ScoredCandidate
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.runs import request as requests
 from genscale.runs.complete_request import completed
 from genscale.runs.prepared_run import PreparedRun
@@ -105,8 +105,7 @@ class SavedRun:
         own = self.base(prompt)
         base = next((c for c, f in zip(finals, self.finals[prompt], strict=True) if f is own), None)
         record = self.prompt_record(prompt)
-        if base is None and record.get("base"):
-            base = _foreign_base(record["base"])
+        base = base or ScoredCandidate.of_record(record.get("base"))  # the pipeline alone has made it
         best = finals[0] if finals else None
         spent = max([record.get("nfe", 0), *(c.nfe for c in finals)])
         held_out = () if best is None else tuple(best.held_out)
@@ -116,14 +115,6 @@ class SavedRun:
         """What run.json says of a prompt; empty where it says nothing."""
         prompts = (self.record or {}).get("prompts", ())
         return next((p for p in prompts if p["index"] == prompt), {})
-
-
-def _foreign_base(record: Mapping[str, Any]) -> ScoredCandidate:
-    """The base of a search that dropped it: the pipeline alone has made it."""
-    scores = {role: record[role] for role in ("search", "select", "held_out")}
-    return ScoredCandidate(
-        FOREIGN_BASE, record["candidate"], record["total"], **scores, nfe=record["nfe"], origin="own"
-    )
 
 
 def read_run(folder: Path, shares: bool = True) -> SavedRun:
