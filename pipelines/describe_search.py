@@ -22,7 +22,7 @@ from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import CALLBACKS, COUNTS, Arguments
-from genscale.pipelines.loading import EMBEDDED, folder_of, makes_clips
+from genscale.pipelines.loading import EMBEDDED, folder_of, makes_videos
 from genscale.plugins import registry
 from genscale.results.run_description import RunDescription
 
@@ -66,7 +66,7 @@ class Description:
         dtype = getattr(pipe, "dtype", None)
         if isinstance(dtype, torch.dtype):
             self.fields["dtype"] = str(dtype).removeprefix("torch.")
-        if makes_clips(pipe):
+        if makes_videos(pipe):
             self.fields["clips"] = True
 
     def add_call(self, pipe: Any, call: Arguments) -> None:
@@ -97,9 +97,9 @@ class Description:
         if call.results > 1:
             self.fields["images"] = call.results
 
-    def add_seed(self, seed: int, replayable: bool) -> None:
+    def add_seed(self, seed: int, known: bool) -> None:
         self.fields["seed"] = seed
-        if not replayable:
+        if not known:
             self.missing_search.append("a new torch.Generator on the CPU as generator= of its call")
 
     # ---------------------------------------------------------------- the search
@@ -160,14 +160,14 @@ class Description:
 
 
 def describe_search(
-    scaled: Any, call: Arguments, texts: list[str], seed: int, replayable: bool, heading: Mapping[str, Any]
+    scaled: Any, call: Arguments, texts: list[str], seed: int, heading: Mapping[str, Any]
 ) -> RunDescription:
-    """One call of a scaled pipeline. replayable: whether its generator was `replayable`."""
+    """One call of a scaled pipeline."""
     found, pipe = Description(), scaled.pipe
     found.fields["prompts"] = list(texts)
     found.add_model(pipe)
     found.add_call(pipe, call)
-    found.add_seed(seed, replayable)
+    found.add_seed(seed, call.generator_is_new)
     found.add_sampler(scaled.sampler)
     for role, members in (("verifiers", "search"), ("select", "select"), ("held_out", "held_out")):
         found.add_verifiers(role, getattr(scaled.roles, members))
@@ -181,21 +181,11 @@ def describe_search(
         request=json.loads(json.dumps(registry.plain(found.fields))),
         sampler={"name": found.fields["sampler"], **registry.described(scaled.sampler)},
         scheduler=type(pipe.scheduler).__name__,
-        videos=makes_clips(pipe),
+        videos=makes_videos(pipe),
         heading=heading,
         missing_call=tuple(found.missing_call),
         missing_search=tuple(found.missing_search),
     )
-
-
-def replayable(generator: Any) -> bool:
-    """Whether the command line would draw the same: one generator on the CPU that has drawn nothing yet."""
-    if isinstance(generator, list | tuple) and len(generator) == 1:
-        generator = generator[0]
-    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
-        return False
-    fresh = torch.Generator("cpu").manual_seed(generator.initial_seed())
-    return torch.equal(fresh.get_state(), generator.get_state())
 
 
 def registered_name(kind: str, plugin: Any) -> str | None:

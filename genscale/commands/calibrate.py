@@ -53,7 +53,7 @@ def _search(run: PreparedRun, display: Display) -> SearchResult:
             display(event)
 
     plan = run.plan()
-    display.start(plan.nfe * plan.prompts, plan.prompts)
+    display.start(plan.nfe * plan.prompts, plan.prompts, plan.candidates)
     try:
         result: SearchResult = run.scaled(on_event=on_event)(**run.call()).search
     finally:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from genscale.numerics.intervals import Mean
 from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.report.score_curves import Curve, CurvePanel
 
@@ -152,8 +151,8 @@ def curve_name(prompts: int) -> str:
 def base_level(values: Sequence[float | None]) -> tuple[str, float] | None:
     """The mean over prompts of the pipeline's own candidates; None unless every prompt has one."""
     known = [v for v in values if v is not None]
-    mean = Mean.of(known).mean
-    return None if mean is None or len(known) < len(values) else ("base", mean)
+    whole = known and len(known) == len(values)
+    return ("base", sum(known) / len(known)) if whole else None
 
 
 def _points(summary: PromptSummary, judge: str | None) -> list[tuple[float, float]]:

@@ -20,15 +20,17 @@ from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
 
 
-def plan(run: PreparedRun) -> dict[str, Any]:
+def plan(run: PreparedRun, display: Display) -> dict[str, Any]:
     """What a run would spend; the model is loaded, nothing is generated and nothing written."""
     run = replace(run, request=replace(run.request, seed=run.request.seed or 0))
+    with display.busy(f"loading {run.request.model}"):
+        run.load()
     request, found = run.request, run.plan()
     return {
         "model": request.model,
         "sampler": sampler_record(run),
         "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
-        "budget": None if run.budget is None else str(run.budget),
+        "budget": None if run.budget is None else str(found.budget),
         "stop": None if run.stop is None else str(run.stop),
         "prompts": found.prompts,
         "steps": found.steps,
@@ -52,7 +54,9 @@ def generate(
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
     try:
-        run = replace(run, request=folder.settle(run.request)).with_frame_rate()
+        run = replace(run, request=folder.settle(run.request))
+        with display.busy(f"loading {run.request.model}"):
+            run = run.with_frame_rate()
         result, images, seconds = _search(folder, run, display, halt)
         plain = _search_of_base(result, run)
         record = write_run_files(folder, _description(run), result, seconds, images, plain)
@@ -70,9 +74,9 @@ def sampler_record(run: PreparedRun) -> dict[str, Any]:
 
 
 def _description(run: PreparedRun) -> RunDescription:
-    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.loading import makes_videos
 
-    scheduler, videos = type(run.pipe.scheduler).__name__, makes_clips(run.pipe)
+    scheduler, videos = type(run.pipe.scheduler).__name__, makes_videos(run.pipe)
     return RunDescription(run.request.as_dict(), sampler_record(run), scheduler, videos)
 
 
@@ -80,7 +84,7 @@ def _search(
     folder: RunFolder, run: PreparedRun, display: Display, halt: Callable[[], bool] | None
 ) -> tuple[SearchResult, Any, float]:
     """The result, the images that the scaled pipeline returned (None of videos), and the seconds it took."""
-    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.loading import makes_videos
 
     preview = Preview(folder)
 
@@ -88,13 +92,15 @@ def _search(
         display(event)
         preview(event)
 
-    found = run.plan()
+    with display.busy("preparing the search"):
+        found = run.plan()
     scaled = run.scaled(out=folder.path, on_event=on_event, halt=halt)
     folder.begin(run.request)
-    display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
+    nfe = None if found.nfe is None else found.nfe * found.prompts
+    display.start(nfe, found.prompts, found.candidates, found.budget.seconds)
     try:
         started, call = time.perf_counter(), run.call()
-        if makes_clips(run.pipe):
+        if makes_videos(run.pipe):
             return scaled.search(**call), None, time.perf_counter() - started
         output = scaled(**call)
         made = output.frames if hasattr(output, "frames") else output.images

@@ -20,16 +20,14 @@ def load_model(request: Request, images: Collection[str] = ()) -> Any:
     import diffusers
     import transformers
 
-    from genscale.pipelines.loading import load_pipeline, makes_clips
+    from genscale.pipelines.loading import load_pipeline, makes_videos
 
     for library in (diffusers, transformers):  # hides the bars of loading weights; those of downloads stay
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     given = {name: getattr(request, name) for name in _LOADING}
-    pipe = load_pipeline(
-        request.model, **given, pictures=[name for name in images if name != "control_image"]
-    )
-    if request.clips and not makes_clips(pipe):
+    pipe = load_pipeline(request.model, **given, images=[name for name in images if name != "control_image"])
+    if request.clips and not makes_videos(pipe):
         raise UsageError(
             f"model '{request.model}' is a {type(pipe).__name__}, which makes images: use `genscale generate`, or "
             "name a text-to-video model."

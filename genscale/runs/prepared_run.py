@@ -110,12 +110,12 @@ class PreparedRun:
         halt: Callable[[], bool] | None = None,
     ) -> Any:
         """The pipeline with the search inside; arguments as of `genscale.scale`."""
-        from genscale.pipelines.loading import makes_clips
+        from genscale.pipelines.loading import makes_videos
         from genscale.pipelines.mixture_sources import named_models
         from genscale.pipelines.scale import scale
 
         request, roles = self.request, [self.verifiers, self.select, self.held_out]
-        if makes_clips(self.pipe):
+        if makes_videos(self.pipe):
             roles = [verifier_specs.on_frames(members, request.per_frame) for members in roles]
         verifiers, select, held_out = roles
         models = named_models(

@@ -15,6 +15,7 @@ from genscale.engine.archive import candidate_of
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError
 from genscale.plugins import registry
+from genscale.protocol.interfaces import SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
 from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.runs import request as requests
@@ -172,11 +173,10 @@ def _finals(folder: Path, records: Sequence[dict[str, Any]], prompt: int) -> lis
 def _independent(request: Request) -> bool:
     """Whether its sampler's candidates are independent draws; unknown samplers' are not."""
     try:
-        cls = registry.load("sampler", request.sampler)
         sampler = registry.make("sampler", request.sampler, dict(request.sampler_fields))
     except UsageError:
         return False
-    return bool(getattr(sampler, "independent", getattr(cls, "independent", False)))
+    return SamplerHooks.of(sampler).independent
 
 
 def _with_shares(finals: list[Final]) -> list[Final]:
@@ -205,7 +205,7 @@ def decoder_of(run: SavedRun, pipe: Any = None) -> Decode:
 
     UsageError: the folder does not say with which model or arguments they were made.
     """
-    from genscale.pipelines.decoding import decoder
+    from genscale.pipelines.decode import latent_decoder
 
     missing = [
         name for name in run.missing.get("call", ()) if pipe is None or not name.startswith("the model")
@@ -216,7 +216,7 @@ def decoder_of(run: SavedRun, pipe: Any = None) -> Decode:
         )
     prepared = PreparedRun.without_search(replace(run.request, images=1))
     prepared = prepared if pipe is None else prepared.with_pipe(pipe)
-    decode = decoder(prepared.pipe, **prepared.call())
+    decode = latent_decoder(prepared.pipe, **prepared.call())
 
     def decoded(finals: Sequence[Final]) -> Media:
         return decode(torch.stack([f.latents() for f in finals]), [f.prompt for f in finals])
