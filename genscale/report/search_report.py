@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from genscale.report import contact_sheet, html_table, score_curves
 from genscale.report.prompt_summary import (
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 LINES = 10  # of a table in a notebook
 
+C = TypeVar("C")  # a candidate, as its owner has it
 Judges = tuple[str, tuple[tuple[str, float], ...]]
 """The ensemble, and the names and weights of the verifiers that rank."""
 
 
-class SearchReport(ABC):
+class SearchReport(ABC, Generic[C]):
     """What can be shown of a search, from its summaries and its decoded candidates."""
 
     seed: int | None
@@ -60,6 +61,15 @@ class SearchReport(ABC):
     @abstractmethod
     def wall_seconds(self) -> float | None:
         """What the search took."""
+
+    @abstractmethod
+    def ranking(self, prompt: int = 0) -> list[C]:
+        """Finished candidates of a prompt, best first."""
+
+    @property
+    def best(self) -> C:
+        """The winner of the first prompt; `ranking(prompt)[0]` is any other's."""
+        return self.ranking(0)[0]
 
     @abstractmethod
     def summary(self, prompt: int = 0) -> PromptSummary:

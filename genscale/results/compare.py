@@ -27,7 +27,7 @@ class SideBySide:
     """What `compare` found. found: the numbers, as `genscale compare` has them; results: the searches."""
 
     found: Comparison
-    results: Mapping[str, SearchReport]
+    results: Mapping[str, SearchReport[Any]]
 
     def __getitem__(self, name: str) -> ComparedRow:
         """The numbers of one search, or of "base": `nfe`, `searched`, `held_out`; each with `mean` and `gain`."""
@@ -80,7 +80,7 @@ def compare(results: Mapping[str, Any]) -> SideBySide:
     results: {name: a scaled pipeline's output, its search, or what `genscale.load_result` reads}.
     UsageError: fewer than two, other prompts or another seed, or no score that all of them have.
     """
-    found: dict[str, SearchReport] = {name: getattr(r, "search", r) for name, r in results.items()}
+    found: dict[str, SearchReport[Any]] = {name: getattr(r, "search", r) for name, r in results.items()}
     if len(found) < 2:
         raise UsageError("give at least two searches to compare, as {name: result}.")
     first = next(iter(found.values()))

@@ -52,7 +52,7 @@ class FoundPrompt:
         summary = self.result.summary(self.index)
         if self.base is not None and self.foreign_base:
             owner, entry = self.base
-            return replace(summary, base=scored_candidate(FOREIGN_BASE, entry, owner.total(entry)))
+            return replace(summary, base=scored_candidate(FOREIGN_BASE, entry, owner.total(entry), kept=True))
         return summary if self.base is not None else replace(summary, base=None)
 
     def entry(self, place: int) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
@@ -12,7 +12,7 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stopped, kl_of_best
 from genscale.media import Media
-from genscale.protocol.particles import OWN
+from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.population import Population
 from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.report.search_report import Judges, SearchReport
@@ -20,7 +20,7 @@ from genscale.results.run_description import RunDescription
 
 
 @dataclass(frozen=True, repr=False)
-class SearchOutcome(SearchReport):
+class SearchOutcome(SearchReport[Entry]):
     """All that a search found, for every prompt.
 
     entries: everything that was scored, previews included, in order. stopped: why the run ended before its
@@ -41,13 +41,7 @@ class SearchOutcome(SearchReport):
     def prompts(self) -> tuple[str, ...]:
         return tuple(s.prompt for s in self.searches)
 
-    @property
-    def best(self) -> Entry:
-        """The winner of the first prompt; `ranking(prompt)[0]` is any other's."""
-        return self.ranking(0)[0]
-
     def ranking(self, prompt: int = 0) -> list[Entry]:
-        """Finished candidates of a prompt, best first."""
         return self.searches[prompt].ranking()
 
     def base(self, prompt: int = 0) -> Entry | None:
@@ -117,7 +111,8 @@ class SearchOutcome(SearchReport):
         search = self.searches[prompt]
         totals = search.totals(search.finals)
         finals = tuple(
-            scored_candidate(n, e, t) for n, (e, t) in enumerate(zip(search.finals, totals, strict=True))
+            scored_candidate(n, e, t, e.x is not None)
+            for n, (e, t) in enumerate(zip(search.finals, totals, strict=True))
         )
         base = next((c for c, e in zip(finals, search.finals, strict=True) if e.candidate.id == OWN), None)
         judge = "+".join(search.roles.judge.names)
@@ -139,18 +134,25 @@ class SearchOutcome(SearchReport):
         return f"{self.ledger.nfe} NFE"
 
 
-def scored_candidate(place: int, entry: Entry, total: float) -> ScoredCandidate:
-    """An entry as plain data."""
-    return ScoredCandidate(
-        place=place,
-        id=entry.candidate.id,
-        total=total,
-        search=entry.scores,
-        select=entry.select,
-        held_out=entry.held_out,
-        nfe=entry.nfe,
-        seconds=entry.seconds,
-        origin=entry.candidate.origin,
-        parent=entry.candidate.parent,
-        kept=entry.x is not None,
-    )
+class Scored(Protocol):
+    """A finished candidate: an Entry of a live search, or one from a folder."""
+
+    @property
+    def candidate(self) -> Candidate: ...
+    @property
+    def scores(self) -> dict[str, float]: ...
+    @property
+    def select(self) -> dict[str, float]: ...
+    @property
+    def held_out(self) -> dict[str, float]: ...
+    @property
+    def nfe(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+def scored_candidate(place: int, entry: Scored, total: float, kept: bool) -> ScoredCandidate:
+    """It as plain data."""
+    candidate, scores = entry.candidate, (entry.scores, entry.select, entry.held_out)
+    recipe = {"origin": candidate.origin, "parent": candidate.parent}
+    return ScoredCandidate(place, candidate.id, total, *scores, entry.nfe, entry.seconds, **recipe, kept=kept)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class LoadedResult(SearchReport):
+class LoadedResult(SearchReport[Final]):
     """A search from its folder, to look at like a SearchResult: ranking, base, best, curve, table, plot, sheet, media.
 
     run: its request and finished candidates. pipe: what decodes its latents; None loads the run's own when needed.
@@ -49,13 +49,7 @@ class LoadedResult(SearchReport):
         """What run.json holds; empty of a run that is not finished."""
         return self.run.record or {}
 
-    @property
-    def best(self) -> Final:
-        """The winner of the first prompt; `ranking(prompt)[0]` is any other's."""
-        return self.ranking(0)[0]
-
     def ranking(self, prompt: int = 0) -> list[Final]:
-        """Finished candidates of a prompt, best first."""
         return self.run.ranking(prompt)
 
     def base(self, prompt: int = 0) -> Final | None:

@@ -18,6 +18,7 @@ from genscale.plugins import registry
 from genscale.protocol.interfaces import SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
 from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
+from genscale.results.search_outcome import scored_candidate
 from genscale.runs import request as requests
 from genscale.runs.complete_request import completed
 from genscale.runs.prepared_run import PreparedRun
@@ -53,22 +54,6 @@ class Final:
         latents: Tensor = load_file(self.file)["x"][0]
         return latents
 
-    def scored(self, place: int) -> ScoredCandidate:
-        """As plain data."""
-        return ScoredCandidate(
-            place=place,
-            id=self.candidate.id,
-            total=self.total,
-            search=self.scores,
-            select=self.select,
-            held_out=self.held_out,
-            nfe=self.nfe,
-            seconds=self.seconds,
-            origin=self.candidate.origin,
-            parent=self.candidate.parent,
-            kept=self.file is not None,
-        )
-
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -102,7 +87,9 @@ class SavedRun:
 
     def summary(self, prompt: int) -> PromptSummary:
         """One prompt's candidates and scores as plain data."""
-        finals = tuple(f.scored(n) for n, f in enumerate(self.finals[prompt]))
+        finals = tuple(
+            scored_candidate(n, f, f.total, f.file is not None) for n, f in enumerate(self.finals[prompt])
+        )
         own = self.base(prompt)
         base = next((c for c, f in zip(finals, self.finals[prompt], strict=True) if f is own), None)
         record = self.prompt_record(prompt)
