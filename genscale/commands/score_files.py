@@ -39,7 +39,7 @@ class Scored:
 
 
 def verifier_set(specs: Sequence[str], per_frame: int = Request.per_frame) -> VerifierSet:
-    """Verifiers as written on the command line, scoring separately. per_frame: frames of a video for image verifiers."""
+    """Verifiers as on the command line, scoring separately. per_frame: frames of a video for image verifiers."""
     from genscale.engine.verifier_roles import panel
 
     return panel(verifier_specs.on_frames(verifier_specs.weighted_verifiers(specs), per_frame), "weighted")
