@@ -1,4 +1,4 @@
-"""What can go wrong, as the user sees it: one sentence with what was asked, what was found, what to do."""
+"""Errors that users see. Their message is one sentence: what was asked, what was found, what to do."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Refusal = UsageError  # its name before 0.1.0
 
 
 class VerifierError(UsageError):
-    """A verifier failed or gave something that is not a score. Nothing is chosen on such a score."""
+    """A verifier failed, or returned something that is not a score."""
 
 
 class BudgetExhausted(Exception):
-    """Thrown into a sampler when not even one row of what it asked for can be afforded.
+    """Thrown into a sampler when the budget does not pay for a single row of its query.
 
-    A sampler may catch it to ask for something cheaper; by default the search just ends.
+    A sampler may catch it and yield a cheaper query; otherwise the search ends, with the candidates that it has.
     """
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """A question after the nearest known word, as in "... (did you mean 'clip'?)", or nothing."""
+    """ " (did you mean 'clip'?)" with the nearest known word, or "" if none is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,4 +1,4 @@
-"""What a search may spend."""
+"""Limits of a search."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ _PART = re.compile(
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of a search; whichever is reached first ends it. None means no limit.
+    """Limits of a search. The first that is reached ends it; None means no limit.
 
-    nfe: denoiser evaluations for each prompt: one row through the denoiser once, so a
-        classifier-free-guidance pair counts 2. Never exceeded, not by one.
-    verifier_calls: scores asked of search and select verifiers for each prompt (one image scored by one
-        verifier). Never exceeded.
-    seconds: wall clock of the whole run, all prompts together. Nothing is begun that is not expected to
-        be done in time; the first candidate is always finished.
-    target: a search ends when its best total score is this or more.
+    nfe: denoiser evaluations for each prompt; with classifier-free guidance a step counts 2. Never exceeded.
+    verifier_calls: images scored by search and select verifiers for each prompt (one image, one verifier, one call).
+        Never exceeded.
+    seconds: wall clock of the whole run, all prompts together. Nothing begins that is not expected to finish in time;
+        the first candidate of each prompt is always finished.
+    target: a search ends when its best total score is at least this.
 
-    NFE and verifier calls are per prompt, so that a prompt's result does not depend on its company.
+    NFE and verifier calls are limited for each prompt, so that its result does not depend on the other prompts.
     """
 
     nfe: int | None = None
@@ -43,11 +42,11 @@ class Budget:
             if value is not None and not value > 0:
                 raise UsageError(f"a budget of {value} {name} allows nothing: give a number above 0.")
             if name != "seconds" and not (value is None or isinstance(value, Integral)):
-                raise UsageError(f"a budget of {value} {name} is no count: give a whole number.")
+                raise UsageError(f"a budget of {value} {name} is not a count: give a whole number.")
         for name in ("seconds", "target"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
-                raise UsageError(f"a budget of {value} {name} is no limit: give a finite number.")
+                raise UsageError(f"a budget of {value} {name} is not a limit: give a finite number.")
 
     @staticmethod
     def parse(text: str) -> Budget:
@@ -68,12 +67,12 @@ class Budget:
             if name == "minutes":
                 name, number = "seconds", 60 * number
             if name in limits:
-                raise UsageError(f"budget '{text}' limits {name} twice: say it once.")
+                raise UsageError(f"budget '{text}' limits {name} twice: give it once.")
             limits[name] = number
         return Budget(**limits)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        """As `parse` reads it, without loss."""
+        """Text from which `parse` makes an equal budget."""
         units = {"nfe": "{}nfe", "seconds": "{}s", "verifier_calls": "{}calls", "target": "target={}"}
         limits = {f.name: getattr(self, f.name) for f in fields(self)}
         parts = [units[name].format(_short(value)) for name, value in limits.items() if value is not None]
@@ -81,5 +80,5 @@ class Budget:
 
 
 def _short(number: float) -> str:
-    """All its digits, but no ".0" behind a whole number."""
+    """All digits, without ".0" after a whole number."""
     return repr(int(number) if number == int(number) else float(number))

@@ -1,4 +1,4 @@
-"""What a run will cost, before it is begun."""
+"""What a run will cost, computed before it starts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from genscale.protocol.queries import Gradient, Score
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run.
+    """The cost of a run, for each prompt.
 
-    steps: model calls of one candidate. nfe_per_candidate: its evaluations, guidance counted. cost: NFE a
-    prompt that the sampler spends when no budget stops it, None where it runs until the budget ends. nfe,
-    verifier_calls: what will be spent a prompt under the budget, at most where it also limits seconds, sets a
-    target or a stop rule looks at the scores; None where only these end it. candidates: how many will be finished.
+    steps: model calls of one candidate. nfe_per_candidate: its NFE (denoiser evaluations; 2 a step with guidance).
+    cost: NFE that the sampler spends when no budget stops it; None if it runs until the budget is spent.
+    nfe, verifier_calls, candidates: what will be spent, and how many candidates finished, under the budget. Where it
+        also limits seconds or sets a target, or a stop rule is given, these are upper bounds; None if only those end
+        the run. prompts: how many.
     """
 
     steps: int
@@ -47,10 +48,10 @@ def plan(
     prompts: int,
     stop: Stop | None = None,
 ) -> Plan:
-    """Run the sampler without a model, counting what it asks for, as if all scores were equal.
+    """Run the sampler without a model and count what it asks for, as if all scores were equal.
 
-    That is exact for samplers whose cost does not depend on scores; of the others (`rollover`) it is what they spend
-    when nothing improves.
+    That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is what they spend
+    when no candidate improves.
     """
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     seen = search.process
@@ -98,7 +99,7 @@ def simulate(search: Search) -> Iterator[bool]:
 
 
 def _flat(query: Gradient, particles: Particles, search: Search) -> Graded:
-    """Gradients of 0."""
+    """A made-up answer: all gradients and scores are 0."""
     x, panel = particles.x.float(), search.roles.search
     raw = torch.zeros(len(x), len(panel.members), dtype=torch.float64)
     noises = None if query.noises is None else torch.zeros_like(query.noises[:, : len(x)])

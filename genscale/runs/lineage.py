@@ -70,7 +70,7 @@ def families(folder: Path) -> list[Lineage]:
     """The candidates of every prompt of a run, finished or not. UsageError where the folder holds none."""
     asked = request.load_folder(folder)
     try:
-        records = archive.read(folder)[1:]
+        records = archive.read_archive(folder)[1:]
         summaries = _summaries(folder)
         found = [
             _family(folder, i, prompt, [r for r in records if r["prompt"] == i], summaries.get(i, {}))

@@ -71,7 +71,7 @@ def read(folder: Path) -> SavedRun:
     folder = folder.expanduser()
     request = prepare.completed(requests.load_folder(folder))
     try:
-        records = archive.read(folder)[1:]
+        records = archive.read_archive(folder)[1:]
         finals = tuple(_finals(folder, i, records, request) for i in range(len(request.prompts)))
     except (KeyError, TypeError, AttributeError, OSError):
         raise UsageError(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
