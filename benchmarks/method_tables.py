@@ -100,7 +100,7 @@ def corrected() -> str:
     churns = ("0.5", "1.0", "1.5", "2.0")
     lines = [
         "| mix | exact draws | " + " | ".join(f"fkc, churn {float(c):g}" for c in churns)
-        + " | " + " | ".join(f"as it is, {float(c):g}" for c in churns) + " |",
+        + " | " + " | ".join(f"uncorrected, {float(c):g}" for c in churns) + " |",
         "|---" * 10 + "|",
     ]  # fmt: skip
     for row in rows:

@@ -25,6 +25,16 @@ class BudgetExhausted(Exception):
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """ " (did you mean 'clip'?)" with the nearest known word, or "" if none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    """A question after the nearest known word, as in "... (did you mean 'clip'?)", or an empty text if none is near.
+
+    Leading dashes, case, and - or _ make no difference; a beginning of three letters or more is near enough.
+    """
+    names = {_plain(name): str(name) for name in reversed(list(known))}
+    typed = _plain(word)
+    close = difflib.get_close_matches(typed, names, n=1)
+    close = close or [name for name in sorted(names) if len(typed) > 2 and name.startswith(typed)]
+    return f" (did you mean '{names[close[0]]}'?)" if close else ""
+
+
+def _plain(word: Any) -> str:
+    return str(word).lstrip("-").replace("_", "-").lower()

@@ -1,7 +1,8 @@
 """Counter-based random numbers: a path of integers names each draw, so that it can be repeated.
 
 A path says *what* is drawn (prompt, candidate, step), never *where* (row of a batch, device), so that results depend
-neither on the batch size nor on the device nor on the order of evaluation. Bits come from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+neither on the batch size nor on the device nor on the order of evaluation. Bits come from Philox
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 """
 
 from __future__ import annotations

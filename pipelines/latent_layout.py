@@ -1,4 +1,4 @@
-"""How the first dimension of the latents that `step` is given is made of rows."""
+"""How the first dimension of the latents in `scheduler.step` is made of rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Latents [copies x rows x inner, ...] in the pipeline's hands are [rows, inner, ...] in the search's.
+    """Latents are [copies x rows x inner, ...] in the pipeline and [rows, inner, ...] in the search.
 
-    Nearly all pipelines step one row a result. Some fold the frames of a video into the rows (inner), some step
-    both guidance copies of the same latents (copies).
+    Nearly all pipelines step one row for each image or video (1, 1). Some fold the frames of a video into the first
+    dimension (inner), some step the latents twice, once for each branch of guidance (copies).
     """
 
     copies: int = 1
@@ -22,7 +22,7 @@ class Layout:
 
     @staticmethod
     def of(sample: Tensor, noise: list[Tensor], prompt: Any) -> Layout:
-        """What the layout must be, given the noise that latents `sample` were made of, and the call's prompts."""
+        """The layout of latents `sample` that were made of the draws `noise`, in a call with these prompts."""
         rows, prompts = sample.shape[0], len(prompt) if isinstance(prompt, list | tuple) else 0
         for one in noise:
             n = sum(other.shape[0] for other in noise if other.shape[1:] == one.shape[1:])
@@ -42,7 +42,7 @@ class Layout:
         return x.reshape(-1, self.inner, *x.shape[1:]) if self.inner > 1 else x
 
     def from_rows(self, x: Tensor) -> Tensor:
-        """The way back."""
+        """[rows, inner, ...] to [copies x rows x inner, ...]."""
         if self.inner > 1:
             x = x.flatten(0, 1)
         return x.repeat(self.copies, *(1,) * (x.ndim - 1)) if self.copies > 1 else x

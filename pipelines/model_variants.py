@@ -1,7 +1,7 @@
-"""Other models that share a pipeline's latent space, put in its place from one model call to the next.
+"""Other models that share a pipeline's latent space, called in place of its denoiser for single model calls.
 
-No second pipeline runs: its loop, conditioning and decoding stay, only the denoiser's forward is another's, or the
-same with its adapters switched.
+No second pipeline runs: loop, conditioning and decoding stay the same. Only the denoiser's forward is replaced by
+another model's, or by its own with other adapters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Variant(Protocol):
 
 @dataclass(frozen=True)
 class ReplacedModules:
-    """Other modules under the names of the pipeline's components."""
+    """Calls other modules, given under the names of the pipeline's components."""
 
     modules: Mapping[str, nn.Module]
 
@@ -42,7 +42,7 @@ class ReplacedModules:
 
 @dataclass(frozen=True)
 class SwitchedAdapters:
-    """The pipeline's own modules with only some of their adapters on (LoRA through PEFT); none: the base model."""
+    """Calls the pipeline's modules with only these adapters active (LoRA through PEFT); with none: the base model."""
 
     adapters: tuple[str, ...] = ()
 
@@ -55,7 +55,7 @@ class SwitchedAdapters:
 
 @dataclass(frozen=True, eq=False)
 class PerturbedModules:
-    """The pipeline's own modules while `prepare` has changed something in them (skipped layers), until `restore`."""
+    """Calls the pipeline's modules after `prepare` has changed them (skipped layers), then calls `restore`."""
 
     prepare: Callable[[nn.Module], None]
     restore: Callable[[nn.Module], None]
@@ -73,7 +73,7 @@ class PerturbedModules:
 @contextmanager
 def _switched(module: nn.Module, adapters: tuple[str, ...]) -> Iterator[None]:
     layers = _adapted(module)
-    # These two say what a layer's forward adds. PEFT's own switches also change which weights require gradients.
+    # A layer's forward reads only these two. PEFT's public methods also change which weights require gradients.
     before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
     try:
         for layer in layers:
@@ -96,7 +96,7 @@ def _adapted(module: nn.Module) -> list[Any]:
 
 
 def variants(pipe: Any, names: set[str], models: Mapping[str, Any]) -> dict[str, Variant]:
-    """A variant for each of the names that a mix asks for; "" is the pipeline's own and needs none.
+    """A variant for each model that a mix names; "" is the pipeline's own and needs none.
 
     models: pipelines or modules by name. "base" is the pipeline with all adapters off, "adapter:NAME" with just that
     one on. UsageError: a name that is neither, a model that does not fit.
@@ -126,7 +126,7 @@ def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
         return SwitchedAdapters((adapter,))
     known = {*models, BASE}
     raise UsageError(
-        f"the mix asks for model '{name}', which was not given{did_you_mean(name, known)}: give "
+        f"the mix names model '{name}', which was not given{did_you_mean(name, known)}: give "
         f"models={{'{name}': ...}}."
     )
 
@@ -154,7 +154,7 @@ def _fitting(pipe: Any, name: str, other: Any) -> dict[str, nn.Module]:
         found = {n: m for n, m in denoisers(other).items() if n in own}
     else:
         raise UsageError(
-            f"model '{name}' must be a diffusers pipeline or a module, not {type(other).__name__}."
+            f"model '{name}' must be a diffusers pipeline or a torch module, not {type(other).__name__}."
         )
     if not found:
         raise UsageError(

@@ -72,7 +72,8 @@ class Scaled(SearchSettings):
 def scale(
     pipe: Any, sampler: str | Sampler = "best_of_n", verifier: Any = None, *, select: Any = None,
     held_out: Any = None, ensemble: str = "weighted", budget: Budget | str | None = None,
-    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16, decode_batch: int | None = None,
+    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16,
+    decode_batch: int | None = None,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, report: Any = None, **options: Any,
@@ -85,7 +86,8 @@ def scale(
         None: only where nothing is chosen: one candidate, or as many as images are asked for.
     select: what picks the winner, if not the same.
     held_out: a second score that the search never sees; it only measures. report: its former name.
-    budget: a Budget, or text such as "480nfe", "60s", "480nfe,60s"; NFE are counted per prompt.
+    budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s",
+        "480nfe,60s"; all but seconds are per prompt.
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
         joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
         budget comes first. Checked after each wave of the sampler: best_of_n(wave=4) stops sooner than the default.
@@ -108,7 +110,7 @@ def scale(
         raise UsageError("batch_size, decode_batch and keep must be at least 1.")
     return Scaled(
         pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble),
-        Budget.parse(budget) if isinstance(budget, str) else budget or Budget(),
+        Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, Stop.of(stop),
         mix_of(mix, guide), dict(models or {}), halt or never,
     )  # fmt: skip

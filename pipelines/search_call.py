@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class SearchSettings:
 def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -> SearchResult:
     """Search. UsageError, before anything is spent or written, for what cannot be done."""
     processes = call.processes()
+    settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
     _check(call, settings, processes)
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.

@@ -443,7 +443,7 @@ def test_a_rule_stops_each_prompt_and_the_record_says_so(genscale, generate, tmp
         assert found["kl_of_best"]["candidates"] == found["finished"]
         assert found["kl_of_best"]["bound"] is False
     assert "patience:3 stopped 2 of 2 prompts after" in out
-    assert "no bound" in out
+    assert "nats" not in out
     again = json.loads(genscale("resume", tmp_path / "run", "--json")[1])
     assert again["ledger"]["evaluations"] == 0
     assert [p["stopped_by"] for p in again["prompts"]] == [p["stopped_by"] for p in run["prompts"]]
@@ -461,7 +461,7 @@ def test_the_record_says_how_far_the_best_of_n_may_be(generate, tmp_path):
     found = record(tmp_path / "run")["prompts"][0]
     assert found["stopped_by"] is None
     assert found["kl_of_best"] == {"candidates": 4, "nats": pytest.approx(0.6363, abs=1e-4), "bound": True}
-    assert "KL of best of 4: at most 0.64 nats" in out
+    assert "KL" not in out
     words = ("--sampler", "zero_order", "--rounds", 1, "--out", tmp_path / "other")
     assert "KL" not in generate("a red star", *words)[1]
     assert record(tmp_path / "other")["prompts"][0]["kl_of_best"] is None

@@ -279,6 +279,7 @@ def test_plan_has_the_options_of_generate():
     assert told["video"] == told["generate"]
     assert told["plan"] <= told["generate"]
     alone = {"--images", "--stop", "--set", "--calibration", "--from", "--ensemble", "--dry-run"}
+    alone |= {"--candidates", "--n", "--num-images-per-prompt"}
     assert told["generate"] - told["compare"] == alone
     assert told["compare"] - told["generate"] == {"--verifiers", "--budgets"}
 

@@ -22,6 +22,7 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 from tests.analytic import process_of
+from tests.test_passthrough import equal
 from tests.test_schedules import CONVERTED, FIRST_ORDER, WITH_ESTIMATE, Case, _view
 from tests.zoo import ZOO, with_scheduler
 
@@ -133,7 +134,7 @@ def test_the_pipeline_s_own_levels_asked_for_by_time(name: str, scheduler: str |
             "output_type": "np",
             "generator": torch.Generator().manual_seed(0),
         }
-        output = genscale.scale(pipe, sampler, keep=2)(**arguments)
+        output = genscale.scale(pipe, sampler, equal, keep=2)(**arguments)
         results.append((sampler.seen[0], [e.x for e in output.search.ranking()]))
     (a, xs), (b, ys) = results
     # float32 tables of discrete schedulers put a time within 1e-3 of a timestep

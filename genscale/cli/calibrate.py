@@ -55,5 +55,5 @@ def calibrate_steps(
     if as_json:
         print_json({"folder": str(folder), **found.as_dict()})
     else:
-        calibration_report.show(found, folder, Console())
+        calibration_report.print_calibration(found, folder, Console())
     return 0

@@ -25,16 +25,16 @@ Examples:
 
   genscale compare --prompts prompts.txt --sampler smc --budgets 160nfe --budgets 320nfe --budgets 640nfe
 
-The same command again, or `genscale resume DIR`, goes on with a comparison that was killed.
+The same command again, or `genscale resume DIR`, continues a comparison that was interrupted.
 """
 
-_PER_ENTRY = ("sampler", "ensemble", "stop", "images")
-"""Options that a comparison sets itself: --sampler names its entries, and runs must be comparable."""
+_LEFT_OUT = ("sampler", "ensemble", "stop", "images")
+"""Options that a comparison does not take: --sampler names its entries here, and all runs spend the same."""
 
 
 @options.takes(
     options.extra("prompts", "sampler_specs", "verifier_sets", "budgets"),
-    options.of_request(without=_PER_ENTRY),
+    options.of_request(without=_LEFT_OUT),
     options.extra("token", "out"),
     words=True,
 )
@@ -52,15 +52,15 @@ def compare(ctx: typer.Context, **given: Any) -> int:
     axis, found = entries(request, *axes)
     with plain_warnings():
         compared = compare_runs.compare(axis, found, given["out"], Display(quiet=given["as_json"]))
-        return told(compared, given["as_json"])
+        return print_result(compared, given["as_json"])
 
 
-def told(found: Comparison, as_json: bool) -> int:
-    """Print a comparison."""
+def print_result(found: Comparison, as_json: bool) -> int:
+    """Print a comparison; return the exit code."""
     from genscale.cli import comparison_table
 
     if as_json:
         print_json(found.as_dict())
     else:
-        comparison_table.show(found, Console())
+        comparison_table.print_comparison(found, Console())
     return 0

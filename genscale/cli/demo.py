@@ -27,8 +27,8 @@ It listens on this machine only, unless --host says otherwise. Clients choose am
 offered: they cannot name paths, load other models or send files.
 """
 
-FETCHES_NOTHING = (
-    "This demo fetches no weights: they must be on its machine, or it is started with --download."
+NO_DOWNLOADS = (
+    "This demo downloads no weights: they must be on its machine, or it must be started with --download."
 )
 
 
@@ -70,7 +70,7 @@ def demo(
     for name in (*(model or ()), *EMBEDDED):
         own = {} if name in EMBEDDED else shape
         models.setdefault(_label(name, models), Request(model=name, **place, **own))
-    queue = JobQueue(app.offer(models, Limits(nfe=max_nfe)), out, "" if download else FETCHES_NOTHING)
+    queue = JobQueue(app.offer(models, Limits(nfe=max_nfe)), out, "" if download else NO_DOWNLOADS)
     _writable(out)
     queue.load(list(models)[: len(model or ())])
     app.serve(queue, host, port, open_page=open_, as_json=given["as_json"], offline=not download)

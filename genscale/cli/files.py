@@ -53,9 +53,9 @@ def replay(
     if given["as_json"]:
         print_json(found)
     else:
-        from genscale.cli.summary_tables import show_replay
+        from genscale.cli.summary_tables import print_replay
 
-        show_replay(found, Console())
+        print_replay(found, Console())
     return 0 if found["same"] else DIFFERS
 
 

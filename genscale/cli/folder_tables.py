@@ -1,4 +1,4 @@
-"""What a person reads of a run's folder: the tables of `genscale show` and `genscale rescore`."""
+"""The tables of `genscale show` and `genscale rescore`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from rich.text import Text
 from genscale.cli.summary_tables import LINES
 
 
-def show_run(found: dict[str, Any], console: Console) -> None:
-    """Base against best of every prompt, and the files."""
-    state = "finished" if found["finished"] else f"not finished: genscale resume {found['folder']} goes on"
+def print_run(found: dict[str, Any], console: Console) -> None:
+    """Base and best scores of every prompt, and the files."""
+    state = (
+        "finished" if found["finished"] else f"not finished: genscale resume {found['folder']} continues it"
+    )
     heading = f"{found['model']} · {found['sampler']} · seed {found['seed']} · {state}"
     console.print(heading, style="dim", markup=False, highlight=False, soft_wrap=True)
     table = _table(("prompt", "candidates", "NFE", "score", "base", "best"), left=("prompt", "score"))
@@ -31,8 +33,8 @@ def show_run(found: dict[str, Any], console: Console) -> None:
     _files(found, console)
 
 
-def show_rescored(found: dict[str, Any], console: Console) -> None:
-    """Of every verifier: its agreement with the search, and who won and would have won."""
+def print_rescored(found: dict[str, Any], console: Console) -> None:
+    """For each verifier: its agreement with the search, which candidate won, and which would have won."""
     for told in found["verifiers"]:
         console.print(
             Text(f"{told['verifier']} against the search by {found['searched']}: {_agreement(told)}")
@@ -54,7 +56,7 @@ def show_rescored(found: dict[str, Any], console: Console) -> None:
         _more(len(told["prompts"]), console)
     if found["without_latents"]:
         console.print(
-            f"{found['without_latents']} candidates left no latents and are not judged", style="dim"
+            f"{found['without_latents']} candidates left no latents and are not scored", style="dim"
         )
     _files(found, console)
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from genscale.cli import compare, options
-from genscale.cli.execute import carry_out
+from genscale.cli.execute import run_request
 from genscale.cli.request_options import print_json
 
 SHOW = """
@@ -42,8 +42,8 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: opti
         from genscale.runs.progress import Display, plain_warnings
 
         with plain_warnings():
-            return compare.told(compare_runs.resume(folder, Display(quiet=as_json)), as_json)
-    return carry_out(load_folder(folder), folder, as_json)
+            return compare.print_result(compare_runs.resume(folder, Display(quiet=as_json)), as_json)
+    return run_request(load_folder(folder), folder, as_json)
 
 
 def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
@@ -61,7 +61,7 @@ def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: option
 
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
     """Contact sheet, score-against-NFE curve, lineage and score table of a run, finished or not."""
-    from genscale.cli.folder_tables import show_run
+    from genscale.cli.folder_tables import print_run
     from genscale.commands import show as showing
     from genscale.runs.progress import plain_warnings
 
@@ -70,7 +70,7 @@ def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: option
     if as_json:
         print_json(found)
     else:
-        show_run(found, Console())
+        print_run(found, Console())
     return 0
 
 
@@ -87,7 +87,7 @@ def rescore(
     as_json: options.Json = False,
 ) -> int:
     """Score the candidates of a run with other verifiers: do they agree, and which would have won?"""
-    from genscale.cli.folder_tables import show_rescored
+    from genscale.cli.folder_tables import print_rescored
     from genscale.commands import rescore as rescoring
     from genscale.runs.progress import Display, plain_warnings
 
@@ -96,5 +96,5 @@ def rescore(
     if as_json:
         print_json(found)
     else:
-        show_rescored(found, Console())
+        print_rescored(found, Console())
     return 0

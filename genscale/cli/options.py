@@ -56,7 +56,7 @@ _EXTRA = {
         ("--prompts",), "A file of prompts: text (one per line), jsonl, json, csv or tsv.", IMAGE, "FILE",
         completes="file",
     ),
-    "candidates": Option(
+    "search_size": Option(
         ("--candidates", "--n"),
         "How many images the search tries for each prompt. Works with every sampler: each sets its own size by it, as "
         "`genscale samplers NAME` tells.",

@@ -28,10 +28,10 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> An
     hints = options.field_types(cls)
     flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
     words, texts = options.split(given["words"] or [], hints, flags)
-    if "width" in hints and "width" in fields and given.get("height") is None and given.get("size") is None:
-        texts["width"] = str(fields.pop("width"))  # of both that have this name, the sampler's is meant
-    if given.get("candidates") is not None:
-        texts["candidates"] = given["candidates"]
+    if "width" in hints and given["image_width"] is not None and given["image_height"] is None:
+        texts["width"] = str(fields.pop("width"))  # --width alone is the sampler's option
+    if given["search_size"] is not None:
+        texts["candidates"] = given["search_size"]
     own = options.typed("sampler", name, cls, texts | options.pairs(given["set_"] or []))
     prompts = prompts_of(words, given["prompts"], request.prompts)
     kept = request.sampler_fields if name == request.sampler else {}
@@ -84,7 +84,8 @@ def request_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         if given.get(name) in (None, [], ()):
             continue
         value = how.value(given[name])
-        made = dict(zip(how.sets, value, strict=True)) if how.sets else {name: value}
+        fields = how.sets or (name,)
+        made = dict(zip(fields, value if len(fields) > 1 else (value,), strict=True))
         twice = next((field for field in made if field in found), None)
         if twice is not None:
             raise UsageError(f"{flags[twice]} and {how.flag} are both given: give one of the two.")

@@ -74,9 +74,11 @@ def _with(request: Request, axis: str, value: str) -> Request:
 
 def _check(axis: str, requests: Sequence[Request]) -> None:
     for request in requests:
-        if request.budget is not None and Budget.parse(request.budget).nfe is None:
+        budget = Budget.of(request.budget)
+        if request.budget is not None and budget.nfe is None and budget.images is None:
             raise UsageError(
-                f"a comparison is at equal NFE: budget '{request.budget}' sets none, give one such as 480nfe."
+                f"a comparison is at equal NFE: budget '{request.budget}' sets none, give one such as 480nfe or "
+                "16images."
             )
     if axis == VERIFIER and not requests[0].held_out:
         raise UsageError(

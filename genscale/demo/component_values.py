@@ -1,11 +1,11 @@
 """What Gradio's gallery, slider, table and download buttons show of a search, as the JSON that they take.
 
 Gradio's own way to give a component an image is a path or a PIL image: it copies the file into a cache in the temporary
-folder, where it stays, and serves it at /gradio_api/file=PATH, an address that gives out any file of that folder and of
-the other allowed ones to everybody who can name it. `routes.Gate` therefore blocks that address. The components get
-addresses of this demo's own route instead (`html.link`), with the token of the search in them. Their values have no
-"path" and no "meta", without which Gradio does not take a value for a file and copies nothing, and the event listeners
-say `postprocess=False`. A component that were subclassed to do this would make Gradio write a .pyi file into this package.
+folder, where it stays, and serves it at /gradio_api/file=PATH, which gives out any file of the cache to everybody who
+can name it. `routes.Gate` therefore blocks that address. The components get addresses of this demo's own route instead
+(`html.link`), with the token of the search in them. The values have no "path" and no "meta"; without them Gradio does
+not take a value for a file and copies nothing, and the event listeners say `postprocess=False`. (A subclass of the
+component could do the same, but Gradio writes a .pyi file beside the source of every subclass.)
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def image_key(address: Any) -> str:
 
 
 def _caption(row: CandidateRow, place: int) -> str:
-    start = f"{place}." if row.final else f"step {row.step}:"
-    return f"{start} {number(row.total)}" + (" base" if row.own else "")
+    start = "≈" if not row.final else "base" if row.own else f"{place}."
+    return f"{start} {number(row.total)}"
 
 
 # ---------------------------------------------------------------- base against best
@@ -113,10 +113,14 @@ def downloads(job: Job | None, index: int) -> list[tuple[str, dict[str, Any]] | 
         return [None] * DOWNLOADS
     record = prompt_record(job, index) or {}
     best = [name for name in record.get("files", {}).get("best", []) if name in job.files][:BEST_FILES]
-    found: list[tuple[str, dict[str, Any]] | None] = [
-        (f"{_WORDS.get(name.rpartition('.')[2], 'Best')} ({name})", file(job, name)) for name in best
-    ]
+    found: list[tuple[str, dict[str, Any]] | None] = [(_label(name, best), file(job, name)) for name in best]
     found += [None] * (BEST_FILES - len(best))
     for name, label in (("run.json", "Record"), ("contact.png", "Contact sheet")):
-        found.append((f"{label} ({name})", file(job, name)) if name in job.files else None)
-    return [*found, ("Everything (run.zip)", file(job, "run.zip"))]
+        found.append((label, file(job, name)) if name in job.files else None)
+    return [*found, ("All files (zip)", file(job, "run.zip"))]
+
+
+def _label(name: str, files: list[str]) -> str:
+    """With the file's name where there are several."""
+    word = _WORDS.get(name.rpartition(".")[2], "Best")
+    return word if len(files) == 1 else f"{word} ({name})"

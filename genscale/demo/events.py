@@ -34,7 +34,7 @@ AT_ONCE: dict[str, Any] = {**PRIVATE, "queue": False}
 def connect(page: gr.Blocks, queue: JobQueue, fields: FormFields, view: SearchView) -> None:
     """Attach the handlers to their events."""
     handlers = Handlers(queue, fields, view)
-    fields.search.click(
+    searched = fields.search.click(
         handlers.search,
         fields.inputs,
         [fields.search, fields.stop, view.prompts, *view.outputs],
@@ -42,6 +42,7 @@ def connect(page: gr.Blocks, queue: JobQueue, fields: FormFields, view: SearchVi
         trigger_mode="multiple",
         **PRIVATE,
     )
+    searched.then(handlers.plan, fields.inputs, fields.plan, **AT_ONCE)  # the device is free again
     fields.search.click(None, js=TO_STATUS)
     fields.stop.click(handlers.stop, None, fields.stop, **AT_ONCE)
     view.prompts.input(handlers.show_prompt, view.prompts, view.outputs, **AT_ONCE)

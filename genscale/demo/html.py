@@ -104,6 +104,12 @@ def pair(job: Job | None, index: int) -> str:
     return f'<div class="gs-pair">{left}{right}</div>'
 
 
+def slider_note(job: Job | None, index: int) -> str:
+    video = job is not None and job.request.clips
+    text = "The slider shows images only: videos play side by side." if video else "Left: base. Right: best."
+    return f'<p class="gs-note">{text}</p>'
+
+
 def prompt_record(job: Job, index: int) -> dict[str, Any] | None:
     """What run.json says of one prompt; None while the search runs."""
     prompts = (job.record or {}).get("prompts", [])
@@ -175,7 +181,7 @@ def count(job: Job | None, index: int) -> str:
     shown = len(seen.finals[: len(seen.tiles)])
     text = f"{seen.finished} finished" + (f", the best {shown} shown" if shown < seen.finished else "")
     if seen.previews:
-        text += f"; {len(seen.previews)} previews of step {seen.previews[0].step}"
+        text += f"; {len(seen.previews)} previews (≈) of step {seen.previews[0].step}"
     return _note(text)
 
 

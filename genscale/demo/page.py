@@ -34,15 +34,15 @@ def theme() -> Any:
 def build(queue: JobQueue, curves: dict[str, LiveCurve]) -> gr.Blocks:
     """curves: the drawn curves by the token of their search; `routes` serves them."""
     page: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         html_block(
             '<div class="gs-head"><h1>genscale</h1><p>More compute at inference, better images: '
             "draw many, score them, keep the best.</p></div>"
         )
         with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=320, elem_classes="gs-form"):
+            with gr.Column(scale=5, min_width=320, elem_classes="gs-form"):
                 fields = FormFields(queue)
-            with gr.Column(scale=7, min_width=320):
+            with gr.Column(scale=8, min_width=320):
                 view = SearchView(curves)
         connect(page, queue, fields, view)
     return page

@@ -68,9 +68,11 @@ def sampler_choices(samplers: Iterable[str]) -> list[tuple[str, str]]:
     left = list(samplers)
     found = []
     for group, known in GROUPS.items():
-        found += [(f"{group} · {name}: {known[name]}", name) for name in known if name in left]
+        found += [(f"{name}: {known[name]} ({group.lower()})", name) for name in known if name in left]
     grouped = {name for _, name in found}
-    return found + [(f"{OTHERS} · {name}: {_about(name)}", name) for name in left if name not in grouped]
+    return found + [
+        (f"{name}: {_about(name)} ({OTHERS.lower()})", name) for name in left if name not in grouped
+    ]
 
 
 def _about(name: str) -> str:

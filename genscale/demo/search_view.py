@@ -35,7 +35,7 @@ class SearchView:
         with gr.Tabs():
             with gr.Tab("Side by side"):
                 self._add_html("pair", html.pair)
-            with gr.Tab("Slider") as tab:
+            with gr.Tab("Slider"):
                 slider = gr.ImageSlider(
                     interactive=False,
                     show_label=False,
@@ -43,9 +43,8 @@ class SearchView:
                     max_height=420,
                     elem_id="slider",
                 )
-                html_block('<p class="gs-note">Left of the handle: base. Right of it: best.</p>')
-        self.parts.append((slider, values.slider))
-        self.parts.append((tab, lambda job, index: gr.update(visible=job is None or not job.request.clips)))
+                self.parts.append((slider, values.slider))
+                self._add_html("slider-note", html.slider_note)
 
     def _population(self) -> None:
         self._add_html("count", html.count, "Population")
@@ -55,10 +54,10 @@ class SearchView:
         )  # fmt: skip
 
     def _scores(self) -> None:
-        _title("Scores")
+        html_block(_heading("Scores"))
         table = gr.Dataframe(
-            interactive=False, show_label=False, max_height=340, buttons=["fullscreen", "copy"], elem_id="table",
-            wrap=False,
+            headers=values.table(None, 0)["headers"], interactive=False, show_label=False, max_height=340, buttons=[],
+            elem_id="table",
         )  # fmt: skip
         self.parts.append((table, values.table))
 
@@ -66,7 +65,7 @@ class SearchView:
         self._add_html("no-downloads", lambda job, index: html.downloads(job), "Downloads")
         with gr.Row(elem_id="downloads"):
             self.buttons = [
-                gr.DownloadButton(visible=False, size="md", min_width=150) for _ in range(values.DOWNLOADS)
+                gr.DownloadButton(visible=False, size="sm", min_width=110) for _ in range(values.DOWNLOADS)
             ]
         self.same = gr.Textbox(
             "", label="The same on the command line", lines=2, max_lines=6, interactive=False, visible=False,
@@ -74,9 +73,12 @@ class SearchView:
         )  # fmt: skip
 
     def _add_html(self, name: str, draw: Draw, title: str = "") -> None:
-        if title:
-            _title(title)
-        self.parts.append((html_block(draw(None, 0), elem_id=name), draw))
+        head = _heading(title) if title else ""
+
+        def titled(job: Job | None, index: int) -> str:
+            return head + str(draw(job, index))
+
+        self.parts.append((html_block(titled(None, 0), elem_id=name), titled))
 
     def _curve(self, job: Job | None, index: int) -> str:
         if job is None:
@@ -106,8 +108,8 @@ class SearchView:
         ]
 
 
-def _title(text: str) -> None:
-    html_block(f'<h3 class="gs-title">{text}</h3>')
+def _heading(text: str) -> str:
+    return f'<h3 class="gs-title">{text}</h3>'
 
 
 def _button(found: tuple[str, dict[str, Any]] | None) -> Any:

@@ -11,6 +11,7 @@ from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import UsageError
 from genscale.key import Key
+from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler, SamplerHooks
 
 ENOUGH = 32  # finished candidates after which a search without an end is not followed further
@@ -34,7 +35,7 @@ def check_choice(
     """
     if roles.judge.members:
         return
-    name = type(sampler).__name__
+    name = registry.name_of("sampler", type(sampler))
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     endless = (
         SamplerHooks.of(sampler).cost(search.process) is None

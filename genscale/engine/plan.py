@@ -1,9 +1,9 @@
-"""What a run will cost, computed before it starts."""
+"""What a run will cost, before it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,11 +24,11 @@ from genscale.protocol.queries import Gradient, Score
 class Plan:
     """The cost of a run, for each prompt.
 
-    steps: model calls of one candidate. nfe_per_candidate: its NFE (denoiser evaluations; 2 a step with guidance).
-    cost: NFE that the sampler spends when no budget stops it; None if it runs until the budget is spent.
-    nfe, verifier_calls, candidates: what will be spent, and how many candidates finished, under the budget. Where it
-        also limits seconds or sets a target, or a stop rule is given, these are upper bounds; None if only those end
-        the run. prompts: how many.
+    steps: denoising steps of one candidate. nfe_per_candidate: its NFE (denoiser evaluations; 2 a step with guidance).
+    cost: NFE that the sampler spends without a budget; None if it runs until the budget is spent.
+    nfe, verifier_calls, candidates: what will be spent, and how many candidates finished, under the budget. Where
+        seconds, a target or a stop rule may end the run earlier these are upper limits; None if only those end it.
+    prompts: how many. budget: with `images` resolved to NFE.
     """
 
     steps: int
@@ -38,6 +38,7 @@ class Plan:
     verifier_calls: int | None
     candidates: int | None
     prompts: int
+    budget: Budget = field(default_factory=Budget)
 
 
 def plan(
@@ -48,10 +49,10 @@ def plan(
     prompts: int,
     stop: Stop | None = None,
 ) -> Plan:
-    """Run the sampler without a model and count what it asks for, as if all scores were equal.
+    """Run the sampler without a model and count its queries, as if all scores were equal.
 
-    That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is what they spend
-    when no candidate improves.
+    That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is their cost when no
+    score improves.
     """
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     seen = search.process
@@ -68,6 +69,7 @@ def plan(
         None if endless else search.calls,
         None if endless else search.finished,
         prompts,
+        search.budget,
     )
 
 

@@ -94,13 +94,14 @@ class Search:
             )
         judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers this limit ends nothing
-        open_ended = any(v is not None for v in (budget.nfe, budget.seconds, calls, stop))
+        open_ended = any(v is not None for v in (budget.nfe, budget.images, budget.seconds, calls, stop))
         hooks = SamplerHooks.of(sampler)
         if "gradient" in hooks.needs:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
             **process, open_ended=open_ended, left=left, judges=judges, prompt=prompt, verifiers=roles.search.names
         )  # fmt: skip
+        budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
             seen = _regridded(hooks.grid(seen), sampler)
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())

@@ -9,8 +9,8 @@ Measured on the bundled toy flow model (80 prompts, 8 steps, at most 64 candidat
 shapes_clip; best score less that of best_of_n with one N for all that costs the same, paired, 95 %): patience:8 takes
 15.6 candidates on average, -0.0008 +- 0.0017; gain:0.002:range=0..1 28.2, -0.0013 +- 0.0014;
 adaptive:0.94:range=0..1 24.2, +0.0002 +- 0.0017, and brings 88 % of the prompts to 0.94 instead of 79 %. So a rule
-reaches about the mean score of a fixed N of the same cost, and no more; it saves choosing N. Scores of this model have a
-long tail of failures, so that a fitted normal distribution is too wide and the rules that fit one stop late.
+reaches about the mean score of a fixed N of the same cost, and no more; it saves choosing N. Scores of this model have
+a long tail of failures: a fitted normal distribution is too wide, and the rules that fit one stop late.
 """
 
 from __future__ import annotations

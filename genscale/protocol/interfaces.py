@@ -212,7 +212,7 @@ class Verifier(Protocol):
     prompts: one text for each.
 
     Optional:
-    `judges_clips = True`: it scores videos as a whole. Other verifiers get frames of a video as images
+    `judges_videos = True`: it scores videos as a whole. Other verifiers get frames of a video as images
         (`verifiers/frames.py`).
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
     """

@@ -21,18 +21,19 @@ from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
 
 
-def plan(request: Request) -> dict[str, Any]:
+def plan(request: Request, display: Display) -> dict[str, Any]:
     """What a request would spend; the model is loaded, nothing is generated and nothing written."""
     request = completed(request)
     parts = check(request)
-    pipe = load_pipe(request, parts)
+    with display.busy(f"loading {request.model}"):
+        pipe = load_pipe(request, parts)
     request = replace(request, seed=request.seed or 0)
     found = planned(scaled_pipe(pipe, request, parts), pipe, request, parts)
     return {
         "model": request.model,
         "sampler": outputs.sampler_record(request, parts.sampler),
         "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
-        "budget": None if parts.budget is None else str(parts.budget),
+        "budget": None if parts.budget is None else str(found.budget),
         "stop": None if parts.stop is None else str(parts.stop),
         "prompts": found.prompts,
         "steps": found.steps,
@@ -60,7 +61,8 @@ def generate(
     folder.claim()
     try:
         request = folder.settle(request)
-        pipe = load_pipe(request, parts) if loaded is None else loaded[0]
+        with display.busy(f"loading {request.model}"):
+            pipe = load_pipe(request, parts) if loaded is None else loaded[0]
         request = timed(request, pipe)
         result, winners, seconds = _search(folder, request, pipe, parts, display, halt)
         scheduler = type(pipe.scheduler).__name__
@@ -113,9 +115,11 @@ def _search(
         preview(event)
 
     scaled = scaled_pipe(pipe, request, parts, out=folder.path, on_event=on_event, halt=halt)
-    found = planned(scaled, pipe, request, parts)
+    with display.busy("preparing the search"):
+        found = planned(scaled, pipe, request, parts)
     folder.begin(request)
-    display.start(None if found.nfe is None else found.nfe * found.prompts, found.prompts)
+    nfe = None if found.nfe is None else found.nfe * found.prompts
+    display.start(nfe, found.prompts, found.candidates, found.budget.seconds)
     try:
         started, call = time.perf_counter(), arguments(pipe, request, parts.pictures)
         if makes_videos(pipe):
@@ -173,7 +177,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         device_map=request.device_map,
         vae_tiling=request.vae_tiling,
         vae_slicing=request.vae_slicing,
-        pictures=[name for name in parts.pictures if name != "control_image"],
+        images=[name for name in parts.pictures if name != "control_image"],
     )
     if request.clips and not makes_videos(pipe):
         raise UsageError(

@@ -28,7 +28,7 @@ class Option:
     text: the help. panel: the heading that it stands under. metavar: what its value is called in the help.
     completes: what the shell offers for its value: names of a "sampler", "verifier" or "model", or a "file".
     read: text of the command line -> value, where the type of the field does not say how; write: the inverse.
-    check: (test of a value, how a value must be). sets: the fields that it sets together, instead of one.
+    check: (test of a value, how a value must be). sets: the fields that it sets, where it is not one of its own name.
     execution: it changes how a run is computed or stored, not its result. kind: type of the value; list: repeatable.
     """
 

@@ -210,7 +210,7 @@ def _record(
         "sampler": sampler_record(request, sampler),
         "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
         "ensemble": request.ensemble,
-        "budget": None if budget is None else str(budget),
+        "budget": None if budget is None else str(result.budget),
         "stop": None if request.stop is None else str(Stop.parse(request.stop)),
         "stopped": result.stopped,
         "request": request.as_dict(),

@@ -42,9 +42,17 @@ class Request:
         "size": Option(
             ("--size",), "Width and height, such as 1024x768; one number makes a square.", IMAGE, "WxH",
             read=read_size, write=write_size, sets=("width", "height"),
-        )
+        ),
+        "image_width": Option(
+            ("--width",),
+            "Width in pixels. Without --height it is the sampler's own option, where it has one of that name (beam).",
+            IMAGE, kind=int, check=COUNT, sets=("width",),
+        ),
+        "image_height": Option(
+            ("--height",), "Height in pixels.", IMAGE, kind=int, check=COUNT, sets=("height",)
+        ),
     }  # fmt: skip
-    """Options that set several fields at once."""
+    """Options whose name is not that of one field: what they set is in `sets`."""
 
     prompts: tuple[str, ...] = ()
     model: str = option(
@@ -120,12 +128,8 @@ class Request:
         "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE
     )
     seed: int | None = option("--seed", "Seed (a random one, which is recorded).", IMAGE, check=SEED)
-    width: int | None = option(
-        "--width",
-        "Width in pixels. Without --height it is the sampler's own option, where it has one of that name (beam).",
-        IMAGE, check=COUNT,
-    )  # fmt: skip
-    height: int | None = option("--height", "Height in pixels.", IMAGE, check=COUNT)
+    width: int | None = None
+    height: int | None = None
     clips: bool = False
     frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=COUNT)
     fps: float | None = option(

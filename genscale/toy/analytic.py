@@ -132,7 +132,7 @@ def search(
         raise UsageError(f"steps={steps} and runs={runs} must be at least 1.")
     sampler = registry.make("sampler", sampler, {}) if isinstance(sampler, str) else sampler
     roles = Roles(panel(verifier, "weighted"), held_out=panel(held_out, "weighted"))
-    budget = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()
+    budget = Budget.of(budget).resolved(steps)
     keys = [Key.from_seed(seed).fold("prompt", i) for i in range(runs)]
     searches = [
         Search.open(i, f"run {i}", sampler, key, budget, roles, keep=keep, **_process(model, steps, key))
