@@ -38,9 +38,9 @@ class Scored:
 
 def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> VerifierSet:
     """Verifiers, as they are written on the command line, that judge apart; of videos so many frames each."""
-    from genscale.engine.verifier_roles import panel
+    from genscale.engine.verifier_roles import verifier_set
 
-    return panel(verifier_specs.lifted(verifier_specs.jury(specs), per_frame), "weighted")
+    return verifier_set(verifier_specs.lifted(verifier_specs.jury(specs), per_frame), "weighted")
 
 
 def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:

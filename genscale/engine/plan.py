@@ -75,7 +75,7 @@ def plan(
 
 def simulate(search: Search) -> Iterator[bool]:
     """Run the search with made-up answers, counting. Yields at every Score whether it is one of previews."""
-    panel, steps = search.roles.search, search.process.steps
+    verifiers, steps = search.roles.search, search.process.steps
     while search.query is not None:
         rows, until, particles = search.affordable(), search.until, search.particles
         some = particles[:rows]
@@ -87,7 +87,9 @@ def simulate(search: Search) -> Iterator[bool]:
             search.calls += search.calls_a_score * rows
             search.finished += rows if particles.step == steps else 0
             yield particles.step < steps
-            search.send(Scores(torch.zeros(rows, len(panel.members), dtype=torch.float64), panel.combine))
+            search.send(
+                Scores(torch.zeros(rows, len(verifiers.members), dtype=torch.float64), verifiers.combine)
+            )
         elif isinstance(search.query, Gradient):
             search.spent += search.price * rows
             search.calls += search.calls_a_score * rows
@@ -102,15 +104,15 @@ def simulate(search: Search) -> Iterator[bool]:
 
 def _flat(query: Gradient, particles: Particles, search: Search) -> Graded:
     """A made-up answer: all gradients and scores are 0."""
-    x, panel = particles.x.float(), search.roles.search
-    raw = torch.zeros(len(x), len(panel.members), dtype=torch.float64)
+    x, verifiers = particles.x.float(), search.roles.search
+    raw = torch.zeros(len(x), len(verifiers.members), dtype=torch.float64)
     noises = None if query.noises is None else torch.zeros_like(query.noises[:, : len(x)])
     return Graded(
         torch.zeros_like(x),
         x,
         Prediction(x, x),
-        None if query.pull is not None else Scores(raw, panel.combine),
+        None if query.pull is not None else Scores(raw, verifiers.combine),
         noises,
-        torch.zeros(len(panel.members), *x.shape) if query.each else None,
-        None if noises is None or not query.each else torch.zeros(len(panel.members), *noises.shape),
+        torch.zeros(len(verifiers.members), *x.shape) if query.each else None,
+        None if noises is None or not query.each else torch.zeros(len(verifiers.members), *noises.shape),
     )

@@ -217,17 +217,18 @@ class Search:
             return 0
         all_rows = rows = len(self.particles)
         if isinstance(self.query, Score):
-            return self._judged(rows, self.calls_a_score)
+            return self._scored(rows, self.calls_a_score)
         left = self.nfe_left
         if left is not None and self.price > 0:
             rows = min(rows, left // self.price)
         if isinstance(self.query, Gradient):
-            return self._judged(rows, self.calls_a_score)
+            return self._scored(rows, self.calls_a_score)
         if self.until == self.process.steps:
-            rows = self._judged(rows, self.roles.calls)
+            rows = self._scored(rows, self.roles.calls)
         return rows if isinstance(self.query, Solve) or rows == all_rows else 0
 
-    def _judged(self, rows: int, calls: int) -> int:
+    def _scored(self, rows: int, calls: int) -> int:
+        """How many of the rows can be scored, at so many verifier calls each."""
         left = self.calls_left
         return rows if left is None or calls == 0 else min(rows, left // calls)
 

@@ -54,16 +54,16 @@ class WeightedVerifier:
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
         """Scores [n] float64. VerifierError: it failed or gave a NaN; the message names the candidate (labels)."""
-        raw = self._asked(self.verifier, media, prompts, labels)
+        raw = self._call(self.verifier, media, prompts, labels)
         return self._checked(raw, _as_vector(raw, len(labels)), labels)
 
     def score_graph(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
         """The same with the graph to `media.pixels`. UsageError: the verifier is not differentiable."""
-        on_tensors = getattr(self.verifier, "score_tensor", None)
-        if on_tensors is None:
-            raw = self._asked(self.verifier, media, prompts, labels)
+        score_tensor = getattr(self.verifier, "score_tensor", None)
+        if score_tensor is None:
+            raw = self._call(self.verifier, media, prompts, labels)
         else:
-            raw = self._asked(on_tensors, media.pixels, prompts, labels)
+            raw = self._call(score_tensor, media.pixels, prompts, labels)
         if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
             raw = torch.stack([r.reshape(()) for r in raw])
         if not isinstance(raw, Tensor) or not raw.requires_grad:
@@ -75,11 +75,11 @@ class WeightedVerifier:
         self._checked(raw, _as_vector(raw, len(labels)), labels)
         return raw.cpu().double().reshape(len(labels))
 
-    def _asked(
-        self, judge: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str]
+    def _call(
+        self, score: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str]
     ) -> Any:
         try:
-            return judge(media, prompts)
+            return score(media, prompts)
         except (
             UsageError,
             torch.cuda.OutOfMemoryError,
@@ -114,7 +114,7 @@ class VerifierSet:
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
             raise UsageError(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
-        names = [j.name for j in self.members]
+        names = [m.name for m in self.members]
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"verifier '{name}' is asked for twice in one role: name it once.")
@@ -123,16 +123,16 @@ class VerifierSet:
                 raise UsageError(
                     f"verifier '{member.name}' has weight {member.weight}: give a finite number."
                 )
-        if self.ensemble == "rank" and any(j.weight < 0 for j in self.members):
+        if self.ensemble == "rank" and any(m.weight < 0 for m in self.members):
             raise UsageError("a rank ensemble cannot use a negative weight: use the weighted ensemble.")
-        if self.ensemble == "rank" and self.members and not any(j.weight for j in self.members):
+        if self.ensemble == "rank" and self.members and not any(m.weight for m in self.members):
             raise UsageError(
                 "a rank ensemble of weights 0 ranks nothing: give one verifier a weight above 0."
             )
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(j.name for j in self.members)
+        return tuple(m.name for m in self.members)
 
     def named(self, raw: Tensor) -> dict[str, float]:
         """One row of raw scores [verifiers], by verifier."""
@@ -144,7 +144,7 @@ class VerifierSet:
         return self.ensemble != "rank"
 
     def combine(self, raw: Tensor) -> Tensor:
-        weights = torch.tensor([j.weight for j in self.members], dtype=torch.float64)
+        weights = torch.tensor([m.weight for m in self.members], dtype=torch.float64)
         return ENSEMBLES[self.ensemble](raw, weights)
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
@@ -168,7 +168,7 @@ class VerifierSet:
 
     def _columns(
         self,
-        ask: Callable[..., Tensor],
+        score: Callable[..., Tensor],
         media: Media,
         prompts: Sequence[str],
         labels: Sequence[str],
@@ -177,7 +177,7 @@ class VerifierSet:
         columns = []
         for member in self.members:
             with ledger.clock("verify"):
-                columns.append(ask(member, media, prompts, labels))
+                columns.append(score(member, media, prompts, labels))
             ledger.count_scores(member.name, len(labels))
         return torch.stack(columns, dim=1) if columns else torch.zeros(len(labels), 0, dtype=torch.float64)
 
@@ -231,16 +231,16 @@ def _span(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
 
 
-def panel(verifiers: Any, ensemble: str) -> VerifierSet:
+def verifier_set(verifiers: Any, ensemble: str) -> VerifierSet:
     """The verifiers of one role, from None, a name, a callable, a pair (verifier, weight), or a list of these."""
     if verifiers is None:
         return VerifierSet((), ensemble)
     if not isinstance(verifiers, list):
         verifiers = [verifiers]
-    return VerifierSet(tuple(_juror(v) for v in verifiers), ensemble)
+    return VerifierSet(tuple(_weighted_verifier(v) for v in verifiers), ensemble)
 
 
-def _juror(verifier: Any) -> WeightedVerifier:
+def _weighted_verifier(verifier: Any) -> WeightedVerifier:
     weight = 1.0
     if isinstance(verifier, tuple):
         verifier, weight = verifier

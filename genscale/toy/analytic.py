@@ -29,7 +29,7 @@ from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.prior import Prior
 from genscale.engine.search import Search
-from genscale.engine.verifier_roles import Roles, panel
+from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
@@ -131,7 +131,7 @@ def search(
     if steps < 1 or runs < 1:
         raise UsageError(f"steps={steps} and runs={runs} must be at least 1.")
     sampler = registry.make("sampler", sampler, {}) if isinstance(sampler, str) else sampler
-    roles = Roles(panel(verifier, "weighted"), held_out=panel(held_out, "weighted"))
+    roles = Roles(verifier_set(verifier, "weighted"), held_out=verifier_set(held_out, "weighted"))
     budget = Budget.of(budget).resolved(steps)
     keys = [Key.from_seed(seed).fold("prompt", i) for i in range(runs)]
     searches = [
