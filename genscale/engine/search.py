@@ -12,14 +12,14 @@ import torch
 from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
-from genscale.engine.gradient_checks import check_gradient
 from genscale.engine.process import PromptProcess
+from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
-from genscale.protocol.interfaces import Process, Sampler, SamplerHooks
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.protocol.particles import OWN, Candidate, Particles, cat
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
@@ -103,7 +103,7 @@ class Search:
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
-            seen = _regridded(hooks.grid(seen), sampler)
+            seen = check_grid(hooks.grid(seen), sampler)
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
@@ -136,7 +136,7 @@ class Search:
 
     def _settle(self, query: Query | None) -> None:
         if query is not None:
-            _check(query, self.process)
+            check_query(query, self.process)
             query = self._off_own_path(query)
         self.query, self._answers, self.entries = query, None, []
 
@@ -332,27 +332,3 @@ class Search:
             return True
         old, new = self.totals([best, entry])
         return new > old
-
-
-def _regridded(process: Process, sampler: Sampler) -> PromptProcess:
-    if not isinstance(process, PromptProcess):
-        raise TypeError(f"{type(sampler).__name__}.grid must return process.regridded(...), not {process!r}")
-    return process
-
-
-def _check(query: Query, process: PromptProcess) -> None:
-    """Raise the sampler's mistakes at the query that has them."""
-    steps = process.steps
-    if not isinstance(query, Solve | Denoise | Score | Gradient):
-        raise TypeError(f"a sampler yields Solve, Denoise, Score or Gradient, not {query!r}")
-    step = query.particles.step
-    if query.particles.inner and not (isinstance(query, Solve) and query.kernel is not None):
-        raise ValueError(
-            "particles inside a transition of several model calls must be solved with its kernel"
-        )
-    if isinstance(query, Solve) and query.until is not None and not step <= query.until <= steps:
-        raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {query.until}")
-    if isinstance(query, Denoise) and step >= steps:
-        raise ValueError("particles at the clean end have no model call left: Denoise before it")
-    if isinstance(query, Gradient):
-        check_gradient(query, process)
