@@ -15,7 +15,7 @@ from genscale.engine.budget import Budget
 from genscale.engine.events import Event
 from genscale.engine.plan import Plan, plan
 from genscale.engine.stopping import Stop, StopRule
-from genscale.engine.verifier_roles import Roles, panel
+from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
@@ -135,7 +135,9 @@ def _roles(verifier: Any, select: Any, held_out: Any, report: Any, ensemble: str
     if report is not None and held_out is not None:
         raise UsageError("held_out= and its former name report= are both given: give held_out= alone.")
     held_out = report if held_out is None else held_out
-    roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(held_out, "weighted"))
+    roles = Roles(
+        verifier_set(verifier, ensemble), verifier_set(select, ensemble), verifier_set(held_out, "weighted")
+    )
     both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names}
     if both:
         import warnings

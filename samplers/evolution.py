@@ -209,6 +209,10 @@ class Member:
     noise: Tensor | None = None
     prediction: Prediction | None = None
 
+    def of(self, candidate: Candidate) -> Member:
+        """The state as that of the finished candidate which it became: under a kernel candidate 0 has another id."""
+        return replace(self, particles=replace(self.particles, candidates=(candidate,)))
+
 
 class _Run:
     """One evolution from fresh noise; its candidates count up from `first`. Afterwards: next_id."""
@@ -252,8 +256,12 @@ class _Run:
         finished = yield Solve(particles, None, self.kernel)
         scores: Scores = yield Score(finished)
         self.scores = scores if self.scores is None else Scores.cat([self.scores, scores])
-        for step, states in kept.items():  # those that a budget of time has cut off leave no descendants
-            self.states.setdefault(step, []).extend(states[: len(scores)])
+        named = finished[
+            : len(scores)
+        ].candidates  # states of candidates that were cut off have no descendants
+        for step, states in kept.items():
+            known = [s.of(candidate) for s, candidate in zip(states, named, strict=False)]
+            self.states.setdefault(step, []).extend(known)
 
     def _children(self, step: int, size: int) -> tuple[Particles, list[Tensor]]:
         """Mutants of the winners of tournaments among all states at a step, with their noise at the first step."""

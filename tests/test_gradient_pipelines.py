@@ -139,7 +139,7 @@ FLOAT32 = ("sana",)  # their encoders give NaN in float64
 REFUSED = {
     "kandinsky": "decoding gives no tensors of pixels",
     "kandinsky3": "decoding gives no tensors of pixels",
-    "hidream": "denoiser cannot be gone back through",
+    "hidream": "denoiser is not differentiable",
 }
 OTHERS = [n for n in ZOO if n not in FAMILIES and n not in REFUSED]
 QUICK = (

@@ -16,7 +16,7 @@ import torch
 import genscale
 from genscale import Budget, UsageError, VerifierError
 from genscale.diffusion.mixtures import Tempered
-from genscale.engine.archive import read
+from genscale.engine.archive import read_archive
 from genscale.engine.events import BatchHalved
 from genscale.plugins.registry import found, load
 from genscale.samplers.best_of_n import BestOfN
@@ -322,7 +322,7 @@ def test_killed_and_resumed_with_a_multistep_solver(tmp_path: Path, sampler: str
     assert len(resumed) < len(whole)
 
     def content(folder: str) -> list[Any]:
-        records = [{k: v for k, v in r.items() if k != "seconds"} for r in read(tmp_path / folder)]
+        records = [{k: v for k, v in r.items() if k != "seconds"} for r in read_archive(tmp_path / folder)]
         return sorted(map(repr, records))
 
     assert content("whole") == content("killed")
