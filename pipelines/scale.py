@@ -83,7 +83,7 @@ def scale(
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
-        None: only where nothing is chosen: one candidate, or as many as images are asked for.
+        None only where nothing is chosen: one candidate, or as many candidates as images.
     select: what picks the winner, if not the same.
     held_out: a second score that the search never sees; it only measures. report: its former name.
     budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s",

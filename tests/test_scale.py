@@ -423,7 +423,8 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         ("best_of_n", {"budget": "60s"}, "would finish more than 1 candidates"),
         ("zero_order", {"rounds": 2}, "zero_order would finish"),
         ("nlg", {"candidates": 2}, "nlg would finish 2 candidates"),
-        ("smc", {"particles": 4}, "compares candidates during the run"),
+        ("smc", {"particles": 4}, "would finish 4 candidates"),
+        ("bfs", {}, "bfs compares candidates during the run"),
         ("reno", {}, "a gradient is that of a verifier's score"),
     ],
 )
