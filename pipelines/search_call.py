@@ -26,7 +26,7 @@ from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.serve import serve
 from genscale.plugins import registry
-from genscale.protocol.interfaces import Sampler
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.results.result import SearchResult
 
 
@@ -58,7 +58,7 @@ class SearchSettings:
 
     def needs(self, what: str) -> bool:
         """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""
-        return what in getattr(self.sampler, "needs", ())
+        return what in SamplerHooks.of(self.sampler).needs
 
 
 def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -> SearchResult:

@@ -120,7 +120,7 @@ class Evolution:
 
     # ---------------------------------------------------------------- the search
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process if isinstance(parse(self.kernel), Own) else process.regridded()
 

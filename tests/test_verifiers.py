@@ -445,7 +445,7 @@ def test_names_and_settings_that_are_not_there_are_refused_in_a_sentence(tmp_pat
     assert "no weights 'opnai'" in refusal(Clip("ViT-L-14", "opnai").load)
     assert "did you mean 'openai'" in refusal(Clip("ViT-L-14", "opnai").load)
     assert "needs weights" in refusal(Clip("ViT-Tiny", None).load)
-    assert "no folder with a CLIP" in refusal(Clip("./nothing/here").load)
+    assert "not a folder with a CLIP" in refusal(Clip("./nothing/here").load)
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     assert "of type 'siglip'" in refusal(Clip(str(tmp_path)).load)
     assert "backend 'tensorflow'" in refusal(lambda: Clip(backend="tensorflow"))

@@ -132,7 +132,7 @@ class NoiseGradient:
 
     # ---------------------------------------------------------------- the search
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         return process.regridded()
 
     def calls(self, process: Process) -> tuple[int, ...]:

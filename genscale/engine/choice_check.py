@@ -12,7 +12,7 @@ from genscale.engine.verifier_roles import Roles
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.plugins import registry
-from genscale.protocol.interfaces import Sampler
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 
 ENOUGH = 32  # finished candidates after which a search without an end is not followed further
 CURE = 'give a verifier, such as verifier="clip" or a function (images, prompts) -> scores'
@@ -37,7 +37,11 @@ def check_choice(
         return
     name = registry.name_of("sampler", type(sampler))
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
-    endless = sampler.cost(search.process) is None and search.nfe_left is None and search.process.open_ended
+    endless = (
+        SamplerHooks.of(sampler).cost(search.process) is None
+        and search.nfe_left is None
+        and search.process.open_ended
+    )
     for preview in simulate(search):
         if preview:
             raise UsageError(

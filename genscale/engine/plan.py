@@ -15,7 +15,7 @@ from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
-from genscale.protocol.interfaces import Sampler
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.protocol.particles import Particles
 from genscale.protocol.queries import Gradient, Score
 
@@ -55,7 +55,7 @@ def plan(
     """
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     seen = search.process
-    cost = sampler.cost(seen)
+    cost = SamplerHooks.of(sampler).cost(seen)
     endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None
     if not endless:
         for _ in simulate(search):

@@ -19,7 +19,7 @@ from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
-from genscale.protocol.interfaces import Sampler
+from genscale.protocol.interfaces import Process, Sampler, SamplerHooks
 from genscale.protocol.particles import OWN, Candidate, Particles, cat
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
@@ -88,18 +88,19 @@ class Search:
         judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers it ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.images, budget.seconds, calls, stop))
-        if "gradient" in getattr(sampler, "needs", ()):
+        hooks = SamplerHooks.of(sampler)
+        if "gradient" in hooks.needs:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
             **process, open_ended=open_ended, left=left, judges=judges, prompt=prompt, verifiers=roles.search.names
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
-        regrid = getattr(sampler, "grid", None)
-        seen = seen if regrid is None else regrid(seen)
+        if hooks.grid is not None:
+            seen = _regridded(hooks.grid(seen), sampler)
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
-            bool(getattr(sampler, "independent", False)),
+            hooks.independent,
         )  # fmt: skip
         search._move(lambda: next(search.generator))
         return search
@@ -317,6 +318,12 @@ class Search:
             return True
         old, new = self.totals([best, entry])
         return new > old
+
+
+def _regridded(process: Process, sampler: Sampler) -> PromptProcess:
+    if not isinstance(process, PromptProcess):
+        raise TypeError(f"{type(sampler).__name__}.grid must return process.regridded(...), not {process!r}")
+    return process
 
 
 def _check(query: Query, process: PromptProcess) -> None:
