@@ -38,6 +38,9 @@ class StopRule(Protocol):
         """Whether to stop after these (at least one), of which the last is new."""
 
 
+Rule = StopRule  # its name before it was public
+
+
 @dataclass(frozen=True)
 class Stopped:
     """Why a search ended before its sampler and budget did: the rule, and after how many candidates it said so."""
