@@ -38,6 +38,9 @@ class StopRule(Protocol):
         """Whether to stop after these totals (at least one), of which the last is new."""
 
 
+Rule = StopRule  # its name before it was public
+
+
 @dataclass(frozen=True)
 class Stopped:
     """The rule that ended a search, and after how many finished candidates."""
