@@ -142,7 +142,7 @@ def test_the_citation_file_and_the_bibtex_entry_agree() -> None:
     import genscale
 
     cff = (ROOT / "CITATION.cff").read_text()
-    found = dict(re.findall(r'^(?:  - )?([\w-]+): "?(.*?)"?$', cff, re.M))
+    found = dict(re.findall(r'^(?:  - )?([\w-]+): ?"?(.*?)"?$', cff, re.M))
     assert {"cff-version", "message", "title", "authors", "version"} <= found.keys()
     assert found["cff-version"] == "1.2.0"
     assert found["version"] == genscale.__version__
