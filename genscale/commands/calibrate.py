@@ -53,7 +53,7 @@ def _search(request: Request, parts: prepare.Parts, display: Display) -> Any:
     pipe = generate.load_pipe(request, parts)
     scaled = generate.scaled_pipe(pipe, request, parts, on_event=on_event)
     plan = generate.planned(scaled, pipe, request, parts)
-    display.start(plan.nfe * plan.prompts, plan.prompts, plan.candidates)
+    display.start(plan.nfe * plan.prompts, plan.prompts)
     try:
         result = scaled(**arguments(pipe, request, parts.pictures)).search
     finally:

@@ -90,9 +90,7 @@ class Watch(Display):
 
     # ---------------------------------------------------------------- told by the search
 
-    def start(
-        self, nfe: int | None, prompts: int, candidates: int | None = None, seconds: float | None = None
-    ) -> None:
+    def start(self, nfe: int | None, prompts: int, *more: int | float | None) -> None:
         self.planned, self.began = nfe or 0, True
         self.changes += 1
 

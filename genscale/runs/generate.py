@@ -119,7 +119,7 @@ def _search(
         found = planned(scaled, pipe, request, parts)
     folder.begin(request)
     nfe = None if found.nfe is None else found.nfe * found.prompts
-    display.start(nfe, found.prompts, found.candidates, found.budget.seconds)
+    display.start(nfe, found.prompts, found.candidates, found.budget.seconds, found.nfe_per_candidate)
     try:
         started, call = time.perf_counter(), arguments(pipe, request, parts.pictures)
         if makes_clips(pipe):
