@@ -51,6 +51,7 @@ class Annealing:
     rounds: int | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+    size_option: ClassVar[str] = "proposals"
 
     def __post_init__(self) -> None:
         if self.proposals < 1:

@@ -56,6 +56,7 @@ class CemLowfreq:
     rows: int | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+    size_option: ClassVar[str] = "population"
 
     def __post_init__(self) -> None:
         if self.population < 2 or not 1 <= self.elites <= self.population:
@@ -69,6 +70,11 @@ class CemLowfreq:
             raise UsageError(f"spread={self.spread} must be between 0 and 1.")
         if self.rounds is not None and self.rounds < 1:
             raise UsageError(f"rounds={self.rounds} must be at least 1.")
+
+    @classmethod
+    def sized(cls, n: int) -> dict[str, Any]:
+        """Half of the candidates are elites, as published."""
+        return {"elites": max(1, n // 2)}
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         own = draw(key, OWN)

@@ -63,6 +63,7 @@ class Dfs:
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
     previews_at: ClassVar[str] = "checks"
+    size_option: ClassVar[str] = "paths"
 
     def __post_init__(self) -> None:
         if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):

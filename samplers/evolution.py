@@ -22,7 +22,7 @@ from genscale.key import Key
 from genscale.numerics.noise_sphere import mix
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, cat, draw
+from genscale.protocol.particles import Candidate, Particles, cat, draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 RULES = ("exchange", "paper")
@@ -68,6 +68,7 @@ class Evolution:
     kernel: str | Kernel = "ddim(1)"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "start"
 
     def __post_init__(self) -> None:
         if list(self.levels) != sorted(self.levels) or not all(0 <= f < 1 for f in self.levels):
@@ -93,6 +94,12 @@ class Evolution:
             )
         self._check_kernel()
 
+    @classmethod
+    def sized(cls, n: int) -> dict[str, Any]:
+        """Later generations and elites in their published proportion to the founders, 26 and 5 of 42."""
+        elites = n * 5 // 42
+        return {"sizes": max(elites + 1, round(n * 26 / 42)), "elites": elites}
+
     def _check_kernel(self) -> None:
         """Where children are made, their futures must differ."""
         kernel, below = parse(self.kernel), any(f > 0 for f in self.levels)
@@ -113,7 +120,7 @@ class Evolution:
 
     # ---------------------------------------------------------------- the search
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process if isinstance(parse(self.kernel), Own) else process.regridded()
 
@@ -223,10 +230,7 @@ class _Run:
     def _founders(self) -> tuple[Particles, list[Tensor]]:
         candidates = [draw(self.key, self._number()) for _ in range(self.schedule.founders)]
         particles, noise = self.process.start(candidates), [self.process.noise(c) for c in candidates]
-        if self.kernel is not None and candidates[0].id == OWN:  # it will not be the pipeline's own image
-            i = self._number()
-            candidates[0] = Candidate(i, "branch", self.key.fold("candidate", i).path, OWN)
-        return replace(particles, candidates=tuple(candidates)), noise
+        return particles, noise
 
     def _live(
         self, particles: Particles, noise: list[Tensor], generation: int

@@ -22,7 +22,7 @@ from genscale.key import Key
 from genscale.numerics.resampling import SCHEMES, ess, normalised, resample
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Particles, branch, draw
+from genscale.protocol.particles import Particles, branch, draw
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
@@ -68,6 +68,7 @@ class Fkc:
     clamp: float = math.inf
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "mix"})
+    size_option: ClassVar[str] = "particles"
 
     def __post_init__(self) -> None:
         if self.particles is not None and self.particles < 1:
@@ -99,7 +100,7 @@ class Fkc:
 
     # ---------------------------------------------------------------- the process
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         weights = process.mix_weights(0)
         if weights is None:
             raise UsageError(
@@ -202,10 +203,7 @@ class _Pass:
         if whole != 1:
             assert whole is not None
             noise = torch.stack([self.process.noise(c) for c in candidates]) / math.sqrt(whole)
-        particles = self.process.start(candidates, noise)
-        # Candidate 0 is not what the pipeline alone would have given.
-        own = [branch(self.numbers, self._number(), c, 0) if c.id == OWN else c for c in candidates]
-        return replace(particles, candidates=tuple(own))
+        return self.process.start(candidates, noise)
 
     def _number(self) -> int:
         self.next_id += 1

@@ -82,7 +82,7 @@ class GradientGuidance:
             raise UsageError(f"kernel '{self.kernel}' cannot be guided: use ode or ddim(eta).")
         parse(self.rest)
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process.regridded()
 
@@ -91,10 +91,9 @@ class GradientGuidance:
         with suppress(BudgetExhausted):
             while n := self._wave(process, plan, done):
                 yield from plan.run(process, key, done, n)
-                # The number after the first wave is that of candidate 0, guided.
-                done += n + (1 if done == 0 else 0)
+                done += n
         with suppress(BudgetExhausted):
-            yield from remainder(process, key, max(done, 0))
+            yield from remainder(process, key, done)
 
     def plan(self, process: Process) -> GuidedSteps:
         steps = self._guided(process)
@@ -114,9 +113,8 @@ class GradientGuidance:
 
     def _wave(self, process: Process, plan: GuidedSteps, done: int) -> int:
         """Candidates that are begun next."""
-        finished = max(done - 1, 0)
         wanted = self.candidates if self.candidates or process.open_ended else UNLIMITED
-        n = WAVE if wanted is None else min(wanted - finished, WAVE)
+        n = WAVE if wanted is None else min(wanted - done, WAVE)
         limits = ((process.nfe_left, plan.nfe(process)), (process.calls_left, plan.calls(process)))
         return max(min([n, *(left // max(each, 1) for left, each in limits if left is not None)]), 0)
 

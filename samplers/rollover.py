@@ -88,6 +88,7 @@ class Rollover:
     window: tuple[float, float] = (0.5, 1.0)
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "chains"
 
     def __post_init__(self) -> None:
         if self.chains < 1 or self.batch < 1 or self.calls < 1:
@@ -110,7 +111,7 @@ class Rollover:
                 "kernel='sde(rbf)', 'ddim(0.5)', or 'ode' to search initial noises only."
             )
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         if self.levels == "pipeline":
             return process.regridded()
         start = process.schedule.level(0).kappa

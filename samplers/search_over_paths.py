@@ -48,6 +48,7 @@ class SearchOverPaths:
     backward: float = 0.81
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "paths"
 
     def __post_init__(self) -> None:
         if self.paths < 1 or self.branches < 1:

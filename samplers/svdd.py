@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.diffusion.kernels import Kernel
@@ -32,3 +33,5 @@ class Svdd(ParticleFilter):
     window: tuple[float, float] = (0.0, 1.0)
     kernel: str | Kernel = "ddim(1)"
     rest: str | Kernel = "ddim(1)"
+
+    size_option: ClassVar[str] = "children"

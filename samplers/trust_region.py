@@ -56,6 +56,7 @@ class TrustRegion:
     rounds: int | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+    size_option: ClassVar[str] = "batch"
 
     def __post_init__(self) -> None:
         for name in ("regions", "batch", "patience"):

@@ -43,6 +43,7 @@ class ZeroOrder:
     patience: int = 1
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+    size_option: ClassVar[str] = "neighbours"
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.patience < 1:

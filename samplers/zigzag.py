@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.algorithms.budget_planning import cost_of, wave
@@ -13,7 +13,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Particles, branch, draw
+from genscale.protocol.particles import Particles, branch, draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 ODE = Ddim(0.0)
@@ -43,7 +43,7 @@ class Zigzag:
         if not 0 < self.until <= 1:
             raise UsageError(f"until={self.until} must be a fraction of the run in (0, 1].")
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers DDIM steps over the levels at which a step begins."""
         return process.regridded()
 
@@ -68,13 +68,6 @@ class Zigzag:
                     particles = particles[: len(prediction)]
                     ahead = process.move(particles, prediction, ODE)
                 particles = ahead
-            own = particles.candidates[0]
-            if own.id == OWN:  # DDIM may not be the pipeline's own scheduler
-                other = branch(key, number, own, 0)
-                particles, number = (
-                    replace(particles, candidates=(other, *particles.candidates[1:])),
-                    number + 1,
-                )
             finished = yield Solve(particles)
             yield Score(finished)
             done += n

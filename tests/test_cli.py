@@ -74,6 +74,36 @@ def test_a_run_leaves_pictures_a_contact_sheet_and_a_record(generate, tmp_path):
     assert set(run["versions"]) == {"genscale", "python", "torch", "diffusers", "transformers"}
 
 
+@pytest.mark.parametrize(
+    ("sampler", "option", "more"),
+    [
+        ("smc", "particles", ()),
+        ("search_over_paths", "paths", ()),
+        ("zero_order", "neighbours", ("--rounds", 1)),
+    ],
+)
+def test_candidates_is_an_option_of_every_sampler(sampler, option, more, generate, tmp_path):
+    words = ("a red star", "--sampler", sampler, *more, "--steps", 4)
+    code, _, err = generate(*words, "--candidates", 3, "--out", tmp_path / "run")
+    assert code == 0, err
+    run, asked = record(tmp_path / "run"), json.loads((tmp_path / "run" / "request.json").read_text())
+    assert run["sampler"][option] == 3
+    assert asked["sampler_fields"][option] == 3
+    assert "candidates" not in run["sampler"] | asked["sampler_fields"]
+    code, _, err = generate(
+        *words, f"--{option}", 3, "--out", tmp_path / "run"
+    )  # the same run: nothing to do
+    assert code == 0, err
+    again = ("--from", tmp_path / "run" / "best.png", "--candidates", 2, "--out", tmp_path / "other")
+    code, _, err = generate(*again)
+    assert code == 0, err
+    assert record(tmp_path / "other")["sampler"][option] == 2
+    code, out, err = generate(*words, "--candidates", 3, f"--{option}", 3, "--out", tmp_path / "third")
+    assert (code, out) == (2, "")
+    assert "give one of them" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_json_is_the_record_with_the_folder(generate, tmp_path):
     code, out, err = generate("a red star", "--candidates", 2, "--out", tmp_path / "run", "--json")
     assert (code, err) == (0, "")

@@ -217,11 +217,12 @@ def test_ranks_do_not_compare():
 def test_gains_are_paired():
     """A difference that is the same for every prompt has no interval, however much prompts differ."""
     scores = ScoreSummary.of([1.5, 10.5, 100.5], [1.0, 10.0, 100.0])
-    assert (scores.gain.mean, scores.gain.half) == (0.5, 0.0)
-    assert scores.mean.half > 50
+    assert (scores.gain.mean, scores.gain.low, scores.gain.high) == (0.5, None, None)
+    assert scores.gain.text(signed=True) == "+0.500"
+    assert (scores.mean.high - scores.mean.low) / 2 > 50
     unpaired = ScoreSummary.of([100.5, 1.5, 10.5], [1.0, 10.0, 100.0])
     assert unpaired.gain.mean == pytest.approx(0.5)
-    assert unpaired.gain.half > 50
+    assert (unpaired.gain.high - unpaired.gain.low) / 2 > 50
 
 
 def test_a_prompt_without_a_base_is_left_out_of_its_means():

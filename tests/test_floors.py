@@ -78,7 +78,10 @@ def test_a_circle_is_found() -> None:
         ("genscale/key.py", "from genscale.protocol.queries import Solve"),
         ("genscale/protocol/particles.py", "from genscale.engine.engine import Engine"),
         ("genscale/engine/engine.py", "import genscale.samplers.best_of_n"),
-        ("genscale/engine/engine.py", "def f():\n    from genscale.pipelines.run import Run"),
+        (
+            "genscale/engine/engine.py",
+            "def f():\n    from genscale.pipelines.pipeline_call import PipelineCall",
+        ),
         ("genscale/engine/plan.py", "from genscale import cli"),
         ("genscale/engine/plan.py", "from genscale.algorithms.tempering import joined"),
         (
@@ -88,7 +91,7 @@ def test_a_circle_is_found() -> None:
         ("genscale/__init__.py", "from genscale.pipelines.scale import scale"),
         ("samplers/new.py", "from genscale.verifiers.clip import Clip"),
         ("samplers/new.py", "from genscale.samplers.best_of_n import BestOfN"),
-        ("samplers/new.py", "from genscale.pipelines.run import Run"),
+        ("samplers/new.py", "from genscale.pipelines.pipeline_call import PipelineCall"),
         ("samplers/new.py", "def f():\n    import diffusers"),
         ("verifiers/new.py", "from genscale.pipelines.scale import scale\nfrom genscale.runs import outputs"),
         ("verifiers/new.py", "from transformers import CLIPModel"),

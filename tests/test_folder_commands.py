@@ -168,11 +168,12 @@ def test_a_curve_holds_its_value_until_the_next_best_and_begins_where_all_have_o
     assert [(x, m.mean) for x, m in curve.means()] == [(20, 3.0), (30, 4.0)]
 
 
-def test_an_interval_is_students():
+def test_an_interval_of_few_values_is_students():
     mean = Mean.of([1.0, 2.0, 3.0])
     assert (mean.mean, mean.n) == (2.0, 3)
-    assert mean.half == pytest.approx(4.302653 * 1.0 / 3**0.5, rel=1e-6)
-    assert Mean.of([4.0]).half is None
+    assert mean.high - 2 == pytest.approx(4.302653 * 1.0 / 3**0.5, rel=1e-6)
+    assert 2 - mean.low == pytest.approx(mean.high - 2)
+    assert Mean.of([4.0]).low is Mean.of([4.0]).high is None
     assert Mean.of([]).text() == ""
     assert Mean.of([0.01, 0.02]).text(signed=True) == "+0.015 ± 0.064"
 

@@ -22,7 +22,7 @@ from genscale.diffusion.mixtures import Source, Weighted
 from genscale.diffusion.prediction import View
 from genscale.errors import UsageError
 from genscale.key import Key
-from genscale.pipelines.differentiable_models import Graphs
+from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.protocol.answers import Graded
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
@@ -401,9 +401,9 @@ def test_small_gradients_are_not_lost_in_float16(sized: bool, monkeypatch: pytes
 
 @pytest.mark.parametrize("kind", ["one call", "the whole run"])
 def test_what_does_not_fit_goes_in_halves(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    call, tried = Graphs.call, list[int]()
+    call, tried = DifferentiableModels.call, list[int]()
 
-    def small(self: Graphs, forward: Any, args: Any, kwargs: Any, again: bool) -> Any:
+    def small(self: DifferentiableModels, forward: Any, args: Any, kwargs: Any, again: bool) -> Any:
         tried.append(len(kwargs["hidden_states"]))
         if tried[-1] > 2 and len(tried) % 2 == 0:  # the first call of a run fits, the second does not
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -411,7 +411,7 @@ def test_what_does_not_fit_goes_in_halves(kind: str, monkeypatch: pytest.MonkeyP
 
     whole, parts = Keep(n=6, **KINDS[kind]), Keep(n=6, **KINDS[kind])
     called(built("flux"), "flux", whole, batch_size=8)
-    monkeypatch.setattr(Graphs, "call", small)
+    monkeypatch.setattr(DifferentiableModels, "call", small)
     tried.append(0) if kind == "one call" else None
     called(built("flux"), "flux", parts, batch_size=8)
     assert 6 in tried
@@ -468,7 +468,7 @@ def test_offloaded_models(name: str, kind: str) -> None:
 
 def test_without_holding_weights_offloading_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken twin of the above: plain autograd looks for the weights where they no longer are."""
-    monkeypatch.setattr(Graphs, "offloaded", False)
+    monkeypatch.setattr(DifferentiableModels, "offloaded", False)
     pipe = built("flux")
     offload(pipe.transformer)
     with pytest.raises(UsageError, match="not finite"):

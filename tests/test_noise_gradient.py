@@ -15,7 +15,8 @@ from torch import Tensor
 from genscale.algorithms.noise_ascent import FAILS
 from genscale.engine.archive import read
 from genscale.engine.budget import Budget
-from genscale.engine.process import Prior, PromptProcess
+from genscale.engine.prior import Prior
+from genscale.engine.process import PromptProcess
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
 from genscale.key import Key

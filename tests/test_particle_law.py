@@ -22,14 +22,16 @@ from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
+from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
-from genscale.engine.process import Prior, PromptProcess
+from genscale.engine.prior import Prior
+from genscale.engine.process import PromptProcess
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.key import Key
 from genscale.media import Media
-from genscale.protocol.batches import Output
+from genscale.protocol.batches import Batch, Output
 from genscale.protocol.population import Population
 from genscale.samplers.bfs import Bfs
 from genscale.samplers.das import Das
@@ -122,16 +124,13 @@ def populations(
         every, roles, lambda x, prompts: Media(x[:, :, None, None].clone()), budget=budget, archive=Archive(None, {}),
         ledger=Ledger(), batch_size=batch_size,
     )  # fmt: skip
-    loop = engine.run()
-    try:
-        batch = next(loop)
-        while True:
-            level = LEVELS.level(batch.step)
-            with torch.set_grad_enabled(batch.grad):
-                x0, eps = line.pair(batch.x, level)
-            batch = loop.send(Output((eps - x0).to(batch.x.dtype), batch.x, len(batch.prompts)))
-    except StopIteration:
-        pass
+
+    def evaluate(batch: Batch) -> Output:
+        with torch.set_grad_enabled(batch.grad):
+            x0, eps = line.pair(batch.x, LEVELS.level(batch.step))
+        return Output((eps - x0).to(batch.x.dtype), batch.x, len(batch.prompts))
+
+    drive(engine, evaluate)
     return every
 
 

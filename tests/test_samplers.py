@@ -464,17 +464,17 @@ def test_schedulers_of_pipelines_are_restarted_only_where_they_can(
     scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import genscale
-    from genscale.pipelines.solver import OwnSolver
+    from genscale.pipelines.solver import SchedulerSolver
     from tests.zoo import ZOO, with_scheduler
 
     seen: list[bool] = []
-    step = OwnSolver.step
+    step = SchedulerSolver.step
 
     def watched(self: Any, particles: Any, output: Any, draw: Any) -> Any:
         seen.append(particles.step > 0 and particles.memory is None)
         return step(self, particles, output, draw)
 
-    monkeypatch.setattr(OwnSolver, "step", watched)
+    monkeypatch.setattr(SchedulerSolver, "step", watched)
     pipe = with_scheduler(ZOO["stable_diffusion"].build(), scheduler)
     pipe.scheduler.register_to_config(skip_prk_steps=False)  # only PNDM reads it
     sampler = SearchOverPaths(start=0.4, forward=0.3, backward=0.5)  # to levels between the noise and the end

@@ -11,7 +11,7 @@ from PIL import Image
 
 import genscale as library
 from genscale.media import Media
-from genscale.pipelines.run import Run
+from genscale.pipelines.decode import Decoder
 from genscale.runs import file_metadata, generate, verifier_specs, video_files
 from genscale.toy.moving_shapes import PROMPTS
 from genscale.verifiers.frames import Frames
@@ -300,10 +300,10 @@ def test_no_more_clips_are_decoded_at_once_than_allowed(given, monkeypatch):
     pipe = ZOO["wan"].build()
     call = ZOO["wan"].arguments(3) | {"output_type": "np"}
     seen = []
-    tail = Run._tail
+    tail = Decoder._run
     monkeypatch.setattr(
-        Run,
-        "_tail",
+        Decoder,
+        "_run",
         lambda self, given, latents, *more: seen.append(len(latents)) or tail(self, given, latents, *more),
     )
 
@@ -332,13 +332,13 @@ def test_no_more_clips_are_decoded_at_once_than_allowed(given, monkeypatch):
 
 def test_the_command_never_holds_more_than_one_clip_as_pixels(folders, run, monkeypatch):
     """Judging, base, best and runners-up of every prompt; and no decode of all results at the end."""
-    seen, tail = [], Run._tail
+    seen, tail = [], Decoder._run
 
     def counted(self, given, latents, *more):
         seen.append(len(latents))
         return tail(self, given, latents, *more)
 
-    monkeypatch.setattr(Run, "_tail", counted)
+    monkeypatch.setattr(Decoder, "_run", counted)
     words = ("--size", 16, "--frames", 5, "--steps", 2, "--verifier", "compressibility", "--candidates", 3)
     folder, _ = run("a", "b", "--model", folders("wan"), *words, "--held-out", "none", "--images", 2)
     assert set(seen) == {1}
@@ -347,7 +347,7 @@ def test_the_command_never_holds_more_than_one_clip_as_pixels(folders, run, monk
 
 def test_results_that_do_not_fit_are_decoded_one_by_one(monkeypatch):
     pipe = ZOO["wan"].build()
-    tail, seen = Run._tail, []
+    tail, seen = Decoder._run, []
 
     def small(self, given, latents, *more):
         seen.append(len(latents))
@@ -355,7 +355,7 @@ def test_results_that_do_not_fit_are_decoded_one_by_one(monkeypatch):
             raise torch.cuda.OutOfMemoryError("full")
         return tail(self, given, latents, *more)
 
-    monkeypatch.setattr(Run, "_tail", small)
+    monkeypatch.setattr(Decoder, "_run", small)
     output = library.scale(pipe, "best_of_n", candidates=1)(**ZOO["wan"].arguments(2))
     assert seen == [2, 1, 1]
     assert len(output.frames) == 2

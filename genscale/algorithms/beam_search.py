@@ -29,7 +29,7 @@ from genscale.key import Key
 from genscale.numerics.clustering import covering, embedded, kmeans
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
+from genscale.protocol.particles import Candidate, Particles, branch, draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 UNLIMITED = 16  # noises of a beam when neither the user nor a budget says how many
@@ -85,6 +85,7 @@ class BeamSearch:
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
     previews_at: ClassVar[str] = "levels"
+    size_option: ClassVar[str] = "width"
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -125,9 +126,16 @@ class BeamSearch:
                 "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or branch=1 with kernel='ode'."
             )
 
+    @classmethod
+    def sized(cls, n: int) -> dict[str, Any]:
+        """Of n noises a preset with a number of survivors keeps the same share."""
+        if cls.width is None or isinstance(cls.survivors, tuple) or not 1 <= cls.survivors < math.inf:
+            return {}
+        return {"survivors": max(1, round(cls.survivors * n / cls.width))}
+
     # ---------------------------------------------------------------- the search
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         if any(isinstance(k, Glass) and k.inner > 1 for k in map(parse, (self.kernel, self.rest))):
             process.check_off_grid("glass")
@@ -239,8 +247,6 @@ class BeamPass:
         kernel, rest = self.spec.kernels(process)
         levels = self.spec.schedule(process)
         particles: Particles = process.start([draw(self.numbers, self._number()) for _ in range(self.n)])
-        if rest is not None:
-            particles = self._children(particles, 1)
         if levels:
             particles = yield Solve(particles, levels[0].step, rest)
         for level, until in zip(levels, _ends(levels), strict=True):
@@ -283,18 +289,14 @@ class BeamPass:
         return prediction.x0
 
     def _children(self, particles: Particles, children: int) -> Particles:
-        """So many of each, the first of whom goes on with its parent's recipe; but where a kernel takes over, candidate
-        0 is no longer what the pipeline alone would have given."""
+        """`children` of each particle: the first keeps its parent's candidate, the others branch off."""
         rows = [row for row in range(len(particles)) for _ in range(children)]
         candidates = list[Candidate]()
         for i, row in enumerate(rows):
             parent, copy = particles.candidates[row], i % children > 0
-            made = (
-                branch(self.numbers, self._number(), parent, particles.step)
-                if copy or parent.id == OWN
-                else parent
+            candidates.append(
+                branch(self.numbers, self._number(), parent, particles.step) if copy else parent
             )
-            candidates.append(made)
         return replace(particles[rows], candidates=tuple(candidates), x0=None)
 
     def _number(self) -> int:

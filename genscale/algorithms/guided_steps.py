@@ -23,7 +23,7 @@ from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
+from genscale.protocol.particles import Candidate, Particles, draw
 from genscale.protocol.queries import Gradient, Query, Score, Solve
 
 NORMALISE = ("row", "each", "none")
@@ -108,7 +108,6 @@ class GuidedSteps:
         particles = process.start([draw(key, first + i) for i in range(n)])
         if self.window is not None:
             particles = yield Solve(particles, self.window[0], self.rest)
-            particles = _disowned(particles, key, first + n)
             with suppress(BudgetExhausted):  # of time: what is there goes on unguided
                 for step in self.steps:
                     for again in range(self.recurrence):
@@ -129,14 +128,6 @@ class GuidedSteps:
         particles, found = particles[: len(graded)], graded.prediction
         moved = Prediction(found.x0 + self.push.move(graded, process.schedule.level(step)), found.eps)
         return process.take(particles, process.transition(particles, moved, self.kernel))
-
-
-def _disowned(particles: Particles, key: Key, number: int) -> Particles:
-    """A guided candidate 0 is no longer what the pipeline alone would have given: it gets a number of its own."""
-    candidates = tuple(
-        branch(key, number, c, particles.step) if c.id == OWN else c for c in particles.candidates
-    )
-    return replace(particles, candidates=candidates)
 
 
 def _again(candidate: Candidate, step: int, again: int) -> Candidate:

@@ -10,7 +10,7 @@ from genscale.algorithms.budget_planning import WAVE, affordable
 from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, branch, draw
+from genscale.protocol.particles import OWN, Candidate, draw
 from genscale.protocol.queries import Query, Score, Solve
 
 
@@ -23,9 +23,6 @@ def remainder(process: Process, key: Key, first: int) -> Generator[Query, Any, N
     while n := _affordable(process, first):
         start = process.start([_plain(draw(key, first + i)) for i in range(n)])
         first += n
-        if kernel is not None and start.candidates[0].id == OWN:  # it will not be the pipeline's own image
-            other = branch(key, first, start.candidates[0], 0)
-            start, first = replace(start, candidates=(other, *start.candidates[1:])), first + 1
         finished = yield Solve(start, None, kernel)
         yield Score(finished)
 

@@ -28,7 +28,7 @@ from genscale.numerics.normality import measured
 from genscale.numerics.optimisers import Optimiser, clipped, shell_gradient, shell_penalty
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
+from genscale.protocol.particles import OWN, Candidate, Particles, draw
 from genscale.protocol.queries import Gradient, Query, Score, Solve
 
 Rows = Sequence[int]
@@ -60,6 +60,7 @@ class NoiseGradient:
     reg: float = 0.01
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
+    size_option: ClassVar[str] = "starts"
     PUBLISHED: ClassVar[int] = 50
     each: ClassVar[bool] = False  # ask for every verifier's gradient by itself
     kernel: ClassVar[Ddim | None] = None  # of the transitions whose noises are optimised, too
@@ -131,7 +132,7 @@ class NoiseGradient:
 
     # ---------------------------------------------------------------- the search
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         return process.regridded()
 
     def calls(self, process: Process) -> tuple[int, ...]:
@@ -265,9 +266,6 @@ class NoiseAscent:
         return Candidate(self.number(), "ascent", candidate.key, OWN, details=details)
 
     def _run(self, start: Particles, kernel: Kernel | None) -> Generator[Query, Any, Scores]:
-        if kernel is not None and start.candidates[0].id == OWN:  # it will not be the pipeline's own image
-            other = branch(self.key, self.number(), start.candidates[0], 0)
-            start = replace(start, candidates=(other, *start.candidates[1:]))
         finished = yield Solve(start, None, kernel)
         scores: Scores = yield Score(finished)
         return scores

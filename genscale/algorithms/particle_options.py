@@ -73,6 +73,7 @@ class ParticleOptions:
     proposal: Proposal | None = field(default=None, metadata={"python_only": True})
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "particles"
 
     def __post_init__(self) -> None:
         for option, known in (

@@ -24,7 +24,7 @@ from genscale.key import Key
 from genscale.numerics.resampling import ess, flatten, normalised, resample, resample_segments
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, cat, draw
+from genscale.protocol.particles import Candidate, Particles, branch, cat, draw
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
@@ -109,8 +109,6 @@ class Pass:
         kernel, rest = self.spec.kernels(self.process)
         scoring = self.spec.scoring_steps(self.process)
         pool = self._start()
-        if rest is not None:
-            self._disown(pool)
         if scoring:
             pool.particles = yield from self._solve(pool, scoring[0], rest)
         for i, step in enumerate(scoring):
@@ -119,7 +117,6 @@ class Pass:
                 pool, prediction = yield from self._judge(pool, step)
                 self._weigh(pool, step)
                 pool, prediction, copies = self._select(pool, prediction, step, last)
-                self._disown(pool)
                 until = step + 1 if last else scoring[i + 1]
                 yield from self._carry(pool, prediction, copies, until, kernel)
             except BudgetExhausted:
@@ -141,14 +138,6 @@ class Pass:
         zeros, size = torch.zeros(n + held, dtype=torch.float64), n + held
         parents = torch.arange(size) // self.children
         return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size)
-
-    def _disown(self, pool: Pool) -> None:
-        """Where a kernel takes over, candidate 0 is no longer what the pipeline alone would have given."""
-        particles = pool.particles
-        candidates = tuple(
-            self._branch(c, particles.step) if c.id == OWN else c for c in particles.candidates
-        )
-        pool.particles = replace(particles, candidates=candidates)
 
     def _number(self) -> int:
         self.next_id += 1

@@ -97,6 +97,7 @@ class SubspaceRun:
     rounds: int | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
+    size_option: ClassVar[str] = "population"
 
     def __post_init__(self) -> None:
         for name, least in (("population", 2), ("dimensions", 1), ("generations", 1)):

@@ -27,7 +27,7 @@ from genscale.key import Key
 from genscale.numerics.thompson import Belief
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, cat
+from genscale.protocol.particles import Candidate, Particles, branch, cat
 from genscale.protocol.particles import draw as fresh
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Query, Score, Solve
@@ -79,6 +79,7 @@ class TreeSearch:
     scale: float | str = "pool"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "rollouts"
 
     def __post_init__(self) -> None:
         if self.rollouts is not None and self.rollouts < 1:
@@ -133,7 +134,7 @@ class TreeSearch:
             return Thompson(Belief(*self.prior))
         return Progressive(Widening(*(WIDENINGS[given] if isinstance(given, str) else given)))
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process.regridded()
 
@@ -267,7 +268,7 @@ class Growth:
     def _branch(self, state: TreeState, step: int, born: bool) -> Candidate:
         """The recipe of a child; a rollout that only goes on keeps its parent's."""
         parent = state.particles.candidates[0]
-        if not born and parent.id != OWN:
+        if not born:
             return parent
         return branch(self.key, self._number(), parent, step)
 

@@ -84,6 +84,8 @@ def print_details(record: dict[str, Any], console: Console) -> None:
         table.add_row(
             Text(flag, style="bold"), Text(f"{option['type']}, {option['default']}"), Text(option["about"])
         )
+    if record.get("candidates"):
+        table.add_row(Text("--candidates", style="bold"), Text("a whole number"), Text(record["candidates"]))
     if record["options"]:
         console.print()
         console.print(table)

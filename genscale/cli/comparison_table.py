@@ -18,7 +18,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
     for judge in found.entries[0].held_out:
         console.print(_table(found, f"{judge} (held out)", [row.held_out[judge] for row in found.rows]))
     n = len(found.prompts)
-    how = "mean ± 95 % interval over prompts" if n > 1 else "one prompt gives no interval"
+    how = "mean with 95 % interval over prompts" if n > 1 else "one prompt gives no interval"
     for line in (
         f"{n} prompts, seed {found.seed}; {how}",
         f"gain: paired by prompt, over {found.entries[0].name}",

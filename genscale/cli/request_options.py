@@ -24,14 +24,15 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> An
     fields = request_fields(given)
     _check_imports(request, fields, given["from_"])
     name = fields.get("sampler", request.sampler)
-    hints = options.field_types(registry.load("sampler", name))
+    cls = registry.load("sampler", name)
+    hints = options.field_types(cls)
     flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
-    words, own = options.split(given["words"] or [], hints, flags)
+    words, texts = options.split(given["words"] or [], hints, flags)
     if "width" in hints and given["image_width"] is not None and given["image_height"] is None:
-        own["width"] = str(fields.pop("width"))  # --width alone is the sampler's option
+        texts["width"] = str(fields.pop("width"))  # --width alone is the sampler's option
     if given["search_size"] is not None:
-        own["candidates"] = given["search_size"]
-    own |= options.pairs(given["set_"] or [])
+        texts["candidates"] = given["search_size"]
+    own = options.typed("sampler", name, cls, texts | options.pairs(given["set_"] or []))
     prompts = prompts_of(words, given["prompts"], request.prompts)
     kept = request.sampler_fields if name == request.sampler else {}
     found = _calibrated(given["calibration"], name, own)
@@ -57,7 +58,7 @@ def prompts_of(words: Sequence[str], file: Path | None, kept: tuple[str, ...] = 
     return prompts or kept
 
 
-def _calibrated(file: Path | None, sampler: str, given: dict[str, str]) -> dict[str, Any]:
+def _calibrated(file: Path | None, sampler: str, given: dict[str, Any]) -> dict[str, Any]:
     """The sampler's fields that follow from a calibration; options that were given override them."""
     if file is None:
         return {}

@@ -20,7 +20,7 @@ from genscale.engine import archive
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.plugins import registry
-from genscale.protocol.interfaces import Process
+from genscale.protocol.interfaces import Process, SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.queries import Query, Score, Solve
 from genscale.runs import file_metadata, generate, image_files, outputs, prepare, verifier_specs, video_files
@@ -82,7 +82,7 @@ class Origin:
             return None
         sampler = registry.load("sampler", self.request.sampler)
         kernel = self.request.sampler_fields.get("kernel", getattr(sampler, "kernel", None))
-        own = kernel in (None, "own") and getattr(sampler, "grid", None) is None
+        own = kernel in (None, "own") and SamplerHooks.of(sampler).grid is None
         return self.shows if own or (self.shows.id == OWN and self.file.endswith("base.png")) else None
 
 

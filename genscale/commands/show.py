@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from genscale.commands import draw_tree
-from genscale.numerics.intervals import Mean
 from genscale.report import contact_sheet, score_curves
 from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.report.score_curves import Curve, CurvePanel
@@ -96,8 +95,7 @@ def _to(
 
 
 def _base(values: Sequence[float], whole: bool) -> tuple[str, float] | None:
-    mean = Mean.of(values).mean
-    return None if mean is None or not whole else ("base", mean)
+    return ("base", sum(values) / len(values)) if values and whole else None
 
 
 def _summary(run: SavedRun, i: int, base: dict[str, Any] | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The demo without its page: searches of many sessions, one at a time on the device, each in a folder of its own."""
+"""The searches of the demo, without its page: many sessions, one search at a time, a folder for each search."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from genscale.runs.verifier_specs import Named
 WAITING, LOADING, SEARCHING, WRITING = "waiting", "loading", "searching", "writing"
 DONE, STOPPED, REFUSED = "done", "stopped", "refused"
 OVER = (DONE, STOPPED, REFUSED)
-KEPT = 64  # searches whose images and files can still be fetched
+KEPT = 64  # latest searches whose images and files can be fetched
 PIPES = 3  # pipelines that stay loaded
-PATIENCE = 20.0  # seconds that a plan may take, with loading
+PATIENCE = 20.0  # seconds to wait for a plan, loading included
 
 _log = logging.getLogger("genscale.demo.app")
 
 
 @dataclass(eq=False)
 class Job:
-    """One search. token: what its images and files are fetched with; nobody can guess it.
+    """One search. token: the unguessable part of the addresses of its images and files.
 
-    phase: where it is. sentence: why it was refused or stopped. record: what run.json holds, when it is over.
+    phase: one of the constants above. sentence: why it was refused. record: the content of run.json, at the end.
     """
 
     request: Request
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def stage(self) -> str:
-        """The phase, as its display knows it more exactly."""
+        """The phase; once a run has begun, its display knows more exactly which."""
         if self.phase == LOADING and self.watch.began:
             return WRITING if self.watch.ended else SEARCHING
         return self.phase
@@ -75,7 +75,7 @@ class Job:
         return self._halt.is_set()
 
     def halt(self) -> None:
-        """Query the search to end. `JobQueue.stop` does, also for one that waits."""
+        """Ask the search to end. `JobQueue.stop` does this too, and removes a search that still waits."""
         self._halt.set()
 
     def end(self, phase: str, sentence: str = "") -> None:
@@ -84,23 +84,27 @@ class Job:
 
 @dataclass
 class Session:
-    """One open page. id: the name of its folder. index: the prompt it looks at."""
+    """One open page. id: the name of its folder. index: the prompt shown.
+
+    enlarged: the key of the image that is open in the gallery.
+    """
 
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     job: Job | None = None
     index: int = 0
+    enlarged: str | None = None
 
 
 class JobQueue:
-    """Takes wishes, runs them one after the other in a thread of its own, and keeps what they gave.
+    """Takes forms, runs their searches one after the other in its own thread, and keeps the results.
 
-    advice: what to say beside a refusal for want of weights.
+    advice: a note for a search that fails because weights are missing.
     """
 
     def __init__(self, offer: Offer, out: Path, advice: str = "") -> None:
         self.offer, self.out, self.advice = offer, out, advice
-        self._worker = ThreadPoolExecutor(1, "genscale-demo")  # first come, first served
-        self._line: list[Job] = []  # that runs and those that wait
+        self._worker = ThreadPoolExecutor(1, "genscale-demo")  # one thread: in order of submission
+        self._line: list[Job] = []  # the running search and the waiting ones
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._jobs: OrderedDict[str, Job] = OrderedDict()
@@ -114,7 +118,7 @@ class JobQueue:
             return self._sessions.setdefault(name, Session())
 
     def leave(self, name: str) -> None:
-        """The page was closed: nobody waits for its search any more."""
+        """The page was closed: stop its search."""
         with self._lock:
             session = self._sessions.pop(name, None)
         if session is not None and session.job is not None:
@@ -126,7 +130,7 @@ class JobQueue:
     # ---------------------------------------------------------------- searches
 
     def submit(self, session: Session, form: DemoForm) -> Job:
-        """UsageError: what is asked for cannot be, or the session or everybody has enough under way."""
+        """UsageError: the form is rejected, the session has a search under way, or too many searches wait."""
         request = form.request(self.offer)
         with self._lock:
             if session.job is not None and not session.job.over:
@@ -139,7 +143,7 @@ class JobQueue:
                 if old.over:
                     old.watch.settle()
             job = Job(request, RunFolder.fresh(self.out / session.id), Watch(len(request.prompts)))
-            session.job, session.index = job, 0
+            session.job, session.index, session.enlarged = job, 0, None
             self._line.append(job)
             self._jobs[job.token] = job
             while len(self._jobs) > KEPT and next(iter(self._jobs.values())).over:
@@ -148,7 +152,7 @@ class JobQueue:
         return job
 
     def stop(self, job: Job) -> None:
-        """End it: with the best so far, once every prompt has an image; at once, if it has not begun."""
+        """End it: at once if it waits, else with the best so far, once every prompt has an image."""
         job.halt()
         with self._lock:
             if job in self._line and job.begun is None:
@@ -156,12 +160,12 @@ class JobQueue:
                 job.end(REFUSED, "stopped before it began.")
 
     def ahead(self, job: Job) -> int:
-        """How many searches run or wait before it."""
+        """How many searches run or wait before this one."""
         with self._lock:
             return self._line.index(job) if job in self._line else 0
 
     def plan(self, form: DemoForm) -> tuple[Request, Any]:
-        """(the request, its Plan). The Plan is None while the device is busy: it takes a look at the pipeline."""
+        """(the request, its Plan). The Plan is None while the device is busy, because it needs the pipeline."""
         request = form.request(self.offer)
         with self._lock:
             if self._line:
@@ -173,21 +177,21 @@ class JobQueue:
             return request, None
 
     def load(self, models: list[str]) -> None:
-        """Load pipelines by the names they are offered under, before anybody asks. UsageError where one cannot be."""
+        """Load offered models in advance, by name. UsageError: one cannot be loaded."""
         for name in models[-PIPES:]:
             request = prepare.completed(replace(self.offer.models[name], prompts=("",)))
             bare = Parts(None, [], [], [], None, None, {})
             self._worker.submit(self._pipe, request, bare).result()
 
     def close(self) -> None:
-        """End all searches; what was found is written."""
+        """Stop all searches; the best so far is written."""
         with self._lock:
             line = list(self._line)
         for job in line:
             self.stop(job)
         self._worker.shutdown(wait=True)
 
-    # ---------------------------------------------------------------- in the worker's thread
+    # ---------------------------------------------------------------- run in the worker thread
 
     def _run(self, job: Job) -> None:
         with self._lock:
@@ -218,7 +222,7 @@ class JobQueue:
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
             show.show(job.folder)
-        except UsageError as error:  # an image of the search is no reason to lose its result
+        except UsageError as error:  # a drawing that fails must not lose the result
             job.watch.notes.append(str(error))
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         job.end(DONE if job.record["stopped"] is None else STOPPED)
@@ -230,11 +234,13 @@ class JobQueue:
             return generate.planned(generate.scaled_pipe(pipe, request, parts), pipe, request, parts)
 
     def _loaded(self, request: Request) -> tuple[Any, Parts]:
-        """The pipeline and the parts of a request; what was loaded before is taken again."""
+        """The pipeline and the parts of a request; pipelines and verifiers in memory are used again."""
         parts = prepare.check(request)
         pipe = self._pipe(request, parts)
         return pipe, replace(
-            parts, verifiers=self._panel(parts.verifiers), held_out=self._panel(parts.held_out)
+            parts,
+            verifiers=self._shared_verifiers(parts.verifiers),
+            held_out=self._shared_verifiers(parts.held_out),
         )
 
     def _pipe(self, request: Request, parts: Parts) -> Any:
@@ -246,8 +252,8 @@ class JobQueue:
             self._pipes.popitem(last=False)
         return pipe
 
-    def _panel(self, members: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
-        """Verifiers of one name are one object in all searches: their weights are loaded once."""
+    def _shared_verifiers(self, members: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
+        """All searches share one object for each verifier, so its weights are loaded once."""
         for name, _ in members:
             if name not in self._verifiers:
                 self._verifiers[name] = Named(name, registry.make("verifier", name, {}))
@@ -255,13 +261,13 @@ class JobQueue:
 
 
 def _settled(request: Request, pipe: Any) -> Request:
-    """With what `genscale video` has for a pipeline that makes videos: they are large, so one goes at a time.
+    """For a video pipeline the settings of `genscale video`: videos are large, so they are made one at a time.
 
-    One that makes images has no number of frames, whatever the demo was started with.
+    An image pipeline has no frames, whatever the demo was started with.
     """
-    from genscale.pipelines.loading import EMBEDDED, makes_clips
+    from genscale.pipelines.loading import EMBEDDED, makes_videos
 
-    if not makes_clips(pipe):
+    if not makes_videos(pipe):
         return replace(request, frames=None)
     if request.model not in EMBEDDED:
         request = replace(request, batch_size=1, decode_batch=1)
@@ -270,7 +276,7 @@ def _settled(request: Request, pipe: Any) -> Request:
 
 @contextmanager
 def _noted(notes: list[str]) -> Iterator[None]:
-    """Warnings for people go to `notes`, those for developers nowhere."""
+    """Collect user warnings in `notes`; silence those for developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning)

@@ -1,12 +1,13 @@
-"""A search as it is seen from outside while it runs: its candidates best first, with small images, and its cost.
+"""A running search as other threads see it: its candidates best first, with images, and its cost.
 
-The search's own thread tells (`Watch` is the display of a run), any other may look (`shown`).
+The thread of the search reports to `Watch`, the display of the run; every other thread may call `shown`.
 """
 
 from __future__ import annotations
 
 import io
 import threading
+import time
 from bisect import insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
     from genscale.engine.archive import Entry
     from genscale.media import Media
 
-MOST = 24  # images of a prompt that are shown
-ROWS = 60  # candidates of a prompt that are listed
-HELD = 400  # images of a prompt that are held while the search runs
-SIDE = 320  # of a small image, the longest
-SMALL = 128  # up to here an image is kept as it is, without loss
+MOST = 24  # images of a prompt in the gallery
+ROWS = 60  # candidates of a prompt in the table
+HELD = 400  # small images of a prompt held in memory while the search runs
+SIDE = 320  # longest side of a small image, in pixels
+SMALL = 128  # images up to this side are kept as they are, as PNG
 
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """A scored candidate. step: how far it is, for one that is not final. picture: its key in `Watch.pictures`."""
+    """A scored candidate. step: steps done, for a preview. image: its key in `Watch.images`."""
 
     id: int
     step: int
@@ -39,17 +40,17 @@ class CandidateRow:
     scores: dict[str, float]
     held_out: dict[str, float]
     nfe: int
-    picture: str
+    image: str
 
     @property
     def own(self) -> bool:
-        """Whether it is the pipeline's own, which it alone would have given."""
+        """Whether it is candidate 0, the image of the pipeline without a search."""
         return self.id == OWN
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One prompt's candidates at a moment: the best finished ones, the pipeline's own, previews on the way."""
+    """The candidates of one prompt at one moment: the best finished ones, the base, previews."""
 
     finals: tuple[CandidateRow, ...] = ()
     base: CandidateRow | None = None
@@ -62,35 +63,49 @@ class Seen:
 
     @property
     def tiles(self) -> tuple[CandidateRow, ...]:
-        """Those whose images are shown, best first; previews after what is finished."""
+        """The rows of the gallery, best first; previews after finished ones."""
         return (*self.finals[:MOST], *self.previews)[:MOST]
 
 
 @dataclass
 class _Prompt:
-    finals: list[CandidateRow] = field(default_factory=list)  # best first, among equals the one scored first
+    finals: list[CandidateRow] = field(default_factory=list)  # best first; of equals the one scored first
     base: CandidateRow | None = None
     previews: dict[int, CandidateRow] = field(default_factory=dict)
-    step: int = -1  # that of the previews
+    step: int = -1  # of the previews
     finished: int = 0
 
 
 class Watch(Display):
-    """Listens to a run. changes: grows with everything that is worth a new look."""
+    """Listens to a run.
+
+    changes: a counter that grows with every event. images: small images by key. large: the same in full size, for
+    finished candidates in the gallery whose image is larger than the small one.
+    """
 
     def __init__(self, prompts: int) -> None:
         super().__init__(quiet=True)
         self.nfe, self.planned = 0, 0
         self.began = self.ended = False
         self.notes: list[str] = []
-        self.pictures: dict[str, bytes] = {}
+        self.images: dict[str, bytes] = {}
+        self.large: dict[str, bytes] = {}
         self.changes = 0
         self._seen = [_Prompt() for _ in range(prompts)]
         self._lock = threading.Lock()
+        self._started = 0.0
 
-    # ---------------------------------------------------------------- told by the search
+    # ---------------------------------------------------------------- called by the thread of the search
 
-    def start(self, nfe: int | None, prompts: int, *more: int | float | None) -> None:
+    def start(
+        self,
+        nfe: int | None,
+        prompts: int,
+        candidates: int | None = None,
+        seconds: float | None = None,
+        each: int | None = None,
+    ) -> None:
+        self._started = time.monotonic()
         self.planned, self.began = nfe or 0, True
         self.changes += 1
 
@@ -99,7 +114,7 @@ class Watch(Display):
         self.changes += 1
 
     def say(self, text: str) -> None:
-        """Meant for a terminal: it names folders of this machine."""
+        """Nothing: this text is for a terminal and names folders of this machine."""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Denoised | Differentiated):
@@ -125,26 +140,37 @@ class Watch(Display):
             del seen.finals[ROWS:]
             seen.base = row if row.own else seen.base
         else:
-            if entry.step != seen.step:  # the population has moved on
+            if entry.step != seen.step:  # the population has moved on to another step
                 seen.previews, seen.step = {}, entry.step
             seen.previews[row.id] = row
         if media is not None and (row.own or not entry.final or row in seen.finals[:MOST]):
-            self.pictures[key] = encoded(still(media))
-            if len(self.pictures) > HELD * len(self._seen):
-                self._thin(HELD // 2)
+            self._keep_image(row, still(media))
+
+    def _keep_image(self, row: CandidateRow, image: Image.Image) -> None:
+        self.images[row.image] = encoded(image)
+        if len(self.images) > HELD * len(self._seen):
+            self._thin(HELD // 2)
+        if row.final and max(image.size) > SMALL:
+            self.large[row.image] = jpeg(image)
+            wanted = self._wanted()
+            self.large = {key: data for key, data in self.large.items() if key in wanted}
+
+    def _wanted(self) -> set[str]:
+        """The keys of images that the gallery and the pair show."""
+        wanted = {r.image for s in self._seen for r in (*s.finals[:MOST], *s.previews.values())}
+        return wanted | {s.base.image for s in self._seen if s.base is not None}
 
     def _thin(self, late: int) -> None:
-        """Forget images that fell out of the gallery, all but so many of the last: a page may still ask for them."""
-        wanted = {r.picture for s in self._seen for r in (*s.finals[:MOST], *s.previews.values())}
-        wanted |= {s.base.picture for s in self._seen if s.base is not None}
-        others = [key for key in self.pictures if key not in wanted]
+        """Drop images that left the gallery, except the latest `late` ones: a page may still ask for them."""
+        wanted = self._wanted()
+        others = [key for key in self.images if key not in wanted]
         for key in others[: max(len(others) - late, 0)]:
-            del self.pictures[key]
+            del self.images[key]
 
-    # ---------------------------------------------------------------- for those who look
+    # ---------------------------------------------------------------- called by any thread
 
     def settle(self) -> None:
-        """Hold only what the last look shows."""
+        """Keep only the images that are shown."""
         with self._lock:
             self._thin(0)
 
@@ -154,19 +180,32 @@ class Watch(Display):
             previews = () if self.ended else sorted(seen.previews.values(), key=lambda r: -r.total)[:MOST]
             return Seen(tuple(seen.finals), seen.base, tuple(previews), seen.finished)
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated from the NFE so far; None where the plan is unknown or little was spent."""
+        if not self.began or self.ended or not 0 < self.nfe <= self.planned:
+            return None
+        return (time.monotonic() - self._started) * (self.planned - self.nfe) / self.nfe
+
 
 def still(media: Media) -> Image.Image:
-    """The first of a batch; of a video its middle frame."""
+    """The first image of a batch; of a video its middle frame."""
     item = media[0]
     return item[len(item) // 2] if isinstance(item, list) else item
 
 
-def encoded(picture: Image.Image) -> bytes:
-    """A file of it for the page: a PNG if it is small, else a smaller JPEG."""
-    picture, file = picture.convert("RGB"), io.BytesIO()
-    if max(picture.size) <= SMALL:
-        picture.save(file, "PNG")
-    else:
-        picture.thumbnail((SIDE, SIDE))
-        picture.save(file, "JPEG", quality=88)
+def encoded(image: Image.Image) -> bytes:
+    """A small file for the page: PNG up to SMALL pixels, else a JPEG of at most SIDE pixels."""
+    image = image.convert("RGB")
+    if max(image.size) <= SMALL:
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
+    image.thumbnail((SIDE, SIDE))
+    return jpeg(image)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=90)
     return file.getvalue()

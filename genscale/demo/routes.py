@@ -1,7 +1,8 @@
-"""The demo's own addresses: images and files of a search, for whoever has its token, and what the page may not do."""
+"""The addresses of images and files of a search, and the gate that closes whatever the page does not need."""
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 import zipfile
@@ -22,7 +23,8 @@ TYPES = {
     ".gif": "image/gif",
 }
 ARCHIVE = "run.zip"
-HEAVY = 256 * 2**20  # bytes; latents beyond that stay out of the archive
+HEAVY = 256 * 2**20  # bytes; a larger folder is packed without its subfolders (latents)
+BODY = 2**18  # bytes that a page may send at once
 
 # All that the page needs: no uploads, no files by path, no proxy, no list of functions.
 _NEEDED = re.compile(
@@ -53,7 +55,7 @@ HEADERS = {
 
 
 class Gate:
-    """ASGI middleware: what the page does not need is not there, and the browser asks no other host for anything."""
+    """ASGI middleware: answers only the addresses that the page needs, and forbids the browser to ask other hosts."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -62,11 +64,15 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"]
-        if not _NEEDED.fullmatch(path):
-            await send({"type": "http.response.start", "status": 404, "headers": list(HEADERS.items())})
-            await send({"type": "http.response.body", "body": b"not offered here"})
+        if not _NEEDED.fullmatch(scope["path"]):
+            await _refuse(send, 404, b"not offered here")
             return
+        if scope["method"] == "POST":
+            body = await _body(receive)
+            if body is None or not plain_fields(body):
+                await _refuse(send, 400, b"a field is a text, a number or a list")
+                return
+            receive = _replayed(body, receive)
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -76,8 +82,56 @@ class Gate:
         await self.app(scope, receive, guarded)
 
 
+def plain_fields(body: bytes) -> bool:
+    """Whether a request to Gradio's queue has no object among its fields.
+
+    Gradio takes an object with a path and "meta" for a file, in any field, also in one for text: it would fetch it from
+    a URL, or read it from the upload folder. No field of the page sends an object.
+    """
+    try:
+        found = json.loads(body) if body else {}
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and _is_plain(found.get("data"))
+
+
+def _is_plain(value: Any, depth: int = 2) -> bool:
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(v, depth - 1) for v in value)
+    return not isinstance(value, dict)
+
+
+async def _refuse(send: Any, status: int, text: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": list(HEADERS.items())})
+    await send({"type": "http.response.body", "body": text})
+
+
+async def _body(receive: Any) -> bytes | None:
+    """The whole body; None where it is too long or the client has gone."""
+    parts, length, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        length, more = length + len(parts[-1]), message.get("more_body", False)
+        if length > BODY:
+            return None
+    return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Any) -> Any:
+    """A `receive` that gives the body once more."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Any:
+        return messages.pop() if messages else await receive()
+
+    return again
+
+
 def add_routes(app: Any, queue: JobQueue, curves: Mapping[str, LiveCurve]) -> None:
-    """Names are looked up among what a search left, never joined to a path. curves: by token."""
+    """Names are looked up in `Job.files` and `Watch`, never joined to a path. curves: by token."""
     from fastapi import Response
     from fastapi.responses import FileResponse
 
@@ -86,8 +140,8 @@ def add_routes(app: Any, queue: JobQueue, curves: Mapping[str, LiveCurve]) -> No
         if job is None:
             return Response("there is no such search", 404)
         kind = name.rpartition(".")[2]
-        if kind == "tile":
-            return _bytes(job.watch.pictures.get(name.removesuffix(".tile")))
+        if kind in ("tile", "full"):
+            return _image(job, name.rpartition(".")[0], kind == "full")
         if kind == "live":
             return _bytes(curves[token].png if token in curves else None)
         if name == ARCHIVE and job.over and job.files:
@@ -103,6 +157,12 @@ def add_routes(app: Any, queue: JobQueue, curves: Mapping[str, LiveCurve]) -> No
     app.add_api_route(FILES + "/{token}/{name}", answer, methods=["GET"], include_in_schema=False)
 
 
+def _image(job: Job, key: str, large: bool) -> Any:
+    """A candidate's image; in full size where that was kept."""
+    small = job.watch.images.get(key)
+    return _bytes(job.watch.large.get(key, small) if large else small)
+
+
 def _bytes(data: bytes | None) -> Any:
     from fastapi import Response
 
@@ -113,7 +173,7 @@ def _bytes(data: bytes | None) -> Any:
 
 
 def pack(job: Job) -> Path:
-    """The whole folder of a search as a zip in a temporary file."""
+    """The folder of a search as a zip in a temporary file."""
     files = sorted(path for path in job.folder.rglob("*") if path.is_file())
     if sum(path.stat().st_size for path in files) > HEAVY:
         files = [path for path in files if path.parent == job.folder]

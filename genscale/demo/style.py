@@ -1,4 +1,4 @@
-"""How the demo's page looks, on top of the theme: its colours and type are the theme's, also in the dark."""
+"""The style sheet of the demo's page. Colours and fonts come from the theme, light and dark."""
 
 CSS = """
 .gradio-container .html-container { padding: 0; }
@@ -57,52 +57,36 @@ CSS = """
 .gs-pair dl em { font-style: normal; color: #16804a; } .dark .gs-pair dl em { color: #4cc38a; }
 .gs-held { color: var(--body-text-color-subdued); border-top: 1px dashed var(--border-color-primary); }
 .gs-held em { color: inherit !important; }
-.gs-held small, th small { text-transform: none; font-size: 0.75rem; padding: 0 5px; border-radius: 8px;
+.gs-held small { text-transform: none; font-size: 0.75rem; padding: 0 5px; border-radius: 8px;
   margin-left: 3px;
   background: var(--background-fill-secondary); color: var(--body-text-color-subdued); white-space: nowrap; }
 
-.gs-tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 10px; }
-.gs-tile { position: relative; display: grid; grid-template-columns: auto 1fr; font-size: 0.78rem; min-width: 0;
-  color: var(--body-text-color-subdued) !important; text-decoration: none !important;
-  font-variant-numeric: tabular-nums; }
-.gs-tile img { grid-column: 1 / 3; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 6px;
-  margin-bottom: 2px;
-  image-rendering: pixelated; border: 1px solid var(--border-color-primary); box-sizing: border-box; }
-.gs-tile span:last-child { text-align: right; color: var(--body-text-color); }
-.gs-top img { border: 3px solid #16804a; } .gs-top span { color: #16804a !important; font-weight: 600; }
-.dark .gs-top span { color: #4cc38a !important; }
-.gs-preview img { border-style: dashed; opacity: 0.75; }
-.gs-tile b { position: absolute; left: 5px; top: 5px; padding: 0 6px; border-radius: 8px; font-weight: 600;
-  font-size: 0.7rem;
-  color: #fff; background: rgba(20, 24, 32, 0.78); }
+/* Gradio's gallery: as many columns as fit, the score below each image */
+#gallery .grid-wrap { max-height: none; min-height: 0; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); grid-auto-rows: auto;
+  height: auto; padding: 10px; gap: 10px; }
+#gallery .gallery-container:has(.preview) { min-height: 420px; }
+#gallery .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; height: auto; min-width: 0; }
+#gallery .thumbnail-lg img { aspect-ratio: 1; height: auto; }
+#gallery .caption-label { position: static; width: 100%; max-width: 100%; border: 0; padding: 2px 4px;
+  background: transparent; font-size: 0.75rem; text-align: center; font-variant-numeric: tabular-nums; }
+#gallery img, #slider img { image-rendering: pixelated; }
+#gallery .empty { min-height: 84px; }
+#sampler input { text-overflow: ellipsis; margin-right: 18px; }
+#table { width: 0; min-width: 100%; }  /* as wide as there is room for, whatever its columns */
+#table .header-row { display: none; }
 
-/* as wide as there is room for, whatever is in it */
-.gs-table { width: 0; min-width: 100%; box-sizing: border-box;
-  max-height: 340px; overflow: auto; border: 1px solid var(--border-color-primary); border-radius: 10px; }
-.gs-table table { width: 100%; border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-.gs-table th { position: sticky; top: 0; text-align: right; font-weight: 600; padding: 7px 10px;
-  background: var(--background-fill-secondary); vertical-align: bottom; }
-.gs-table td { text-align: right; padding: 4px 10px; border-top: 1px solid var(--border-color-primary);
-  white-space: nowrap; }
-.gs-table th:nth-child(2), .gs-table td:nth-child(2) { text-align: left; }
-.gs-table tbody tr:first-child td { font-weight: 600; color: #16804a; }
-.dark .gs-table tbody tr:first-child td { color: #4cc38a; }
 .gs-paper { background: #fff; border-radius: 10px; padding: 6px; border: 1px solid var(--border-color-primary); }
 .gs-paper img { display: block; width: 100%; max-width: 900px; margin: 0 auto; }
 .gs-paper { max-height: 620px; overflow: auto; }
 #curve img { width: auto; max-width: 100%; max-height: 340px; }
-.gs-links { display: flex; flex-wrap: wrap; gap: 10px; }
-.gs-links a { display: flex; flex-direction: column; padding: 8px 14px; border-radius: 8px;
-  text-decoration: none !important;
-  border: 1px solid var(--border-color-primary); background: var(--button-secondary-background-fill);
-  color: var(--body-text-color) !important; }
-.gs-links a:hover { border-color: var(--color-accent); }
-.gs-links span { font-size: 0.78rem; color: var(--body-text-color-subdued); }
 .gs-command textarea { font-family: var(--font-mono) !important; font-size: 0.85rem !important; }
 footer { display: none !important; }
 @media (max-width: 520px) {
-  .gradio-container .app { padding: 8px !important; } .gs-pair figure.gs-best { padding: 6px !important; }
-  .gs-pair { gap: 8px; } .gs-pair figure { padding: 7px;
-  } .gs-pair figcaption span { display: none; }
-  .gs-tiles { grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); } }
+  .gradio-container .app { padding: 8px !important; }
+  .gs-pair figure.gs-best { padding: 6px !important; }
+  .gs-pair { gap: 8px; }
+  .gs-pair figure { padding: 7px; }
+  .gs-pair figcaption span { display: none; }
+  #gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); } }
 """

@@ -222,7 +222,7 @@ class Glass:
         """The inner latents xbar at q = 0."""
         return self._path(start, stop)[0] * x + noise.to(x)
 
-    def query(
+    def observation(
         self, j: int, x: Tensor, bar: Tensor, start: NoiseLevel, stop: NoiseLevel
     ) -> tuple[Tensor, float]:
         """Where the model is called for inner step j: (the observation of x0, x0 + kappa eps, and its kappa)."""
@@ -257,7 +257,7 @@ class Glass:
 KERNELS: dict[str, type[Own | Ddim | Sde | Glass]] = {"own": Own, "ddim": Ddim, "sde": Sde, "glass": Glass}
 
 
-def parse(text: str | Kernel) -> Kernel:
+def parse_kernel(text: str | Kernel) -> Kernel:
     """A kernel from "ode", "ddim(0.5)", "sde(rbf, vp)", "sde(churn=0.5)", "glass(inner=4, rho=0.4)", or itself."""
     if not isinstance(text, str):
         return text
@@ -279,6 +279,9 @@ def parse(text: str | Kernel) -> Kernel:
         values[option] = _value(option, value.strip(), text)
     made: Kernel = cls(**values)
     return made
+
+
+parse = parse_kernel  # the short name that samplers use
 
 
 def _value(option: str, value: str, text: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
-from genscale.protocol.interfaces import Sampler
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.protocol.particles import Particles
 from genscale.protocol.queries import Gradient, Score
 
@@ -54,10 +55,11 @@ def plan(
     """
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     seen = search.process
-    cost = sampler.cost(seen)
+    cost = SamplerHooks.of(sampler).cost(seen)
     endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None
     if not endless:
-        _count(search)
+        for _ in simulate(search):
+            pass
     return Plan(
         seen.steps,
         seen.nfe(),
@@ -70,23 +72,25 @@ def plan(
     )
 
 
-def _count(search: Search) -> None:
+def simulate(search: Search) -> Iterator[bool]:
+    """Run the search with made-up answers, counting. Yields at every Score whether it is one of previews."""
     panel, steps = search.roles.search, search.process.steps
-    while search.ask is not None:
+    while search.query is not None:
         rows, until, particles = search.affordable(), search.until, search.particles
         some = particles[:rows]
         if until == particles.step:
             search.send(particles)
         elif rows == 0:
             search.throw(BudgetExhausted())
-        elif isinstance(search.ask, Score):
+        elif isinstance(search.query, Score):
             search.calls += search.calls_a_score * rows
             search.finished += rows if particles.step == steps else 0
+            yield particles.step < steps
             search.send(Scores(torch.zeros(rows, len(panel.members), dtype=torch.float64), panel.combine))
-        elif isinstance(search.ask, Gradient):
+        elif isinstance(search.query, Gradient):
             search.spent += search.price * rows
             search.calls += search.calls_a_score * rows
-            search.send(_flat(search.ask, some, search))
+            search.send(_flat(search.query, some, search))
         else:
             search.spent += search.price * rows
             x = some.x.float()
@@ -95,17 +99,17 @@ def _count(search: Search) -> None:
             search.send(Prediction(x, x, rate) if until is None else moved)
 
 
-def _flat(ask: Gradient, particles: Particles, search: Search) -> Graded:
+def _flat(query: Gradient, particles: Particles, search: Search) -> Graded:
     """Gradients of 0."""
     x, panel = particles.x.float(), search.roles.search
     raw = torch.zeros(len(x), len(panel.members), dtype=torch.float64)
-    noises = None if ask.noises is None else torch.zeros_like(ask.noises[:, : len(x)])
+    noises = None if query.noises is None else torch.zeros_like(query.noises[:, : len(x)])
     return Graded(
         torch.zeros_like(x),
         x,
         Prediction(x, x),
-        None if ask.pull is not None else Scores(raw, panel.combine),
+        None if query.pull is not None else Scores(raw, panel.combine),
         noises,
-        torch.zeros(len(panel.members), *x.shape) if ask.each else None,
-        None if noises is None or not ask.each else torch.zeros(len(panel.members), *noises.shape),
+        torch.zeros(len(panel.members), *x.shape) if query.each else None,
+        None if noises is None or not query.each else torch.zeros(len(panel.members), *noises.shape),
     )

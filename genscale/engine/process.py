@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,44 +13,15 @@ from genscale.diffusion.mixture_arithmetic import total
 from genscale.diffusion.mixtures import Mix, MixtureContext
 from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
+from genscale.engine.grid import Place, restart_grid, timed_grid
+from genscale.engine.own_path import OwnPath
+from genscale.engine.prior import Prior
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Solver
 from genscale.protocol.particles import OWN, Candidate, Memory, Particles
 from genscale.protocol.queries import BACKWARD
-
-
-@dataclass(frozen=True)
-class Prior:
-    """Initial latents as an affine function of standard normal noise: x = offset + scale * noise.
-
-    Text-to-image pipelines have offset 0 and a constant scale; image-to-image ones add the encoded
-    image, image-to-video ones hold some frames fixed (scale 0 there). own: the pipeline's own latents.
-    """
-
-    offset: Tensor  # [*latent]
-    scale: Tensor  # [*latent]
-    own: Tensor  # [*latent], in the pipeline's dtype, on its device
-    refusal: str | None = None  # why no other initial latents can be made
-
-    def own_noise(self) -> Tensor:
-        """The noise behind the own latents [*latent], float32, on the CPU; 0 where it has no influence."""
-        scale, offset = self.scale.float().cpu(), self.offset.float().cpu()
-        return torch.where(scale == 0, 0.0, (self.own.float().cpu() - offset) / scale)
-
-    def latents(self, noise: Tensor) -> Tensor:
-        """[n, *latent] noise on the CPU to initial latents in the pipeline's dtype, on its device."""
-        x = self.offset.cpu() + self.scale.cpu() * noise.to(self.scale.dtype)
-        return x.to(self.own.device, self.own.dtype)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a model call is on the pipeline's grid: the nearest step, and the linear time if that differs."""
-
-    step: int
-    time: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +62,7 @@ class PromptProcess:
     judges: tuple[int, int] = (0, 0)
     prompt: str = ""
     verifiers: tuple[str, ...] = ()
+    own_path: OwnPath = field(default_factory=OwnPath, compare=False)
 
     @property
     def steps(self) -> int:
@@ -195,31 +166,20 @@ class PromptProcess:
         view, calls = self._view(), self.model_steps
         levels = view.schedule
         if times is None:
-            rows = [*self.restarts, calls]
-            places = tuple(Place(i) for i in self.restarts)
-            alpha, sigma = levels.alpha[rows], levels.sigma[rows]
+            places, schedule = restart_grid(levels, self.restarts, calls)
         else:
             self.check_off_grid("a time grid of its own")
-            first = levels.level(0).time
-            kept = [float(t) for t in times if t <= first + 1e-9]
-            if not kept or any(b >= a for a, b in pairwise(kept)):
-                raise UsageError(
-                    f"a time grid must decrease from {first:.3g} or below, unlike {list(times)}."
-                )
-            between = [levels.between(t) for t in kept]
-            places = tuple(Place(self.nearest(t), t) for t in kept)
-            end = levels.level(calls)
-            alpha = torch.tensor([*(b.alpha for b in between), end.alpha], dtype=torch.float64)
-            sigma = torch.tensor([*(b.sigma for b in between), end.sigma], dtype=torch.float64)
-        settle = self.evaluations[calls:]
-        if settle:
-            alpha, sigma = torch.cat([alpha, alpha[-1:]]), torch.cat([sigma, sigma[-1:]])
-            places = (*places, Place(calls))
+            places, schedule = timed_grid(levels, times, calls, self.nearest)
+        after = self.evaluations[calls:]  # of the step in which the pipeline's loop edits the clean latents
+        made = len(places)
+        if after:
+            alpha, sigma = (torch.cat([t, t[-1:]]) for t in (schedule.alpha, schedule.sigma))
+            places, schedule = (*places, Place(calls)), NoiseSchedule(alpha, sigma)
         return replace(
             self,
-            evaluations=(*(self.evaluations[p.step] for p in places[: len(places) - len(settle)]), *settle),
-            view=replace(view, schedule=NoiseSchedule(alpha, sigma)),
-            model_calls=len(places) - len(settle),
+            evaluations=(*(self.evaluations[p.step] for p in places[:made]), *after),
+            view=replace(view, schedule=schedule),
+            model_calls=made,
             restarts=(),
             places=places,
             own_grid=self.own_grid or (view, calls),
@@ -241,15 +201,17 @@ class PromptProcess:
         return gradient.cpu().float() * self._at_first_level(self.prior.scale.float().cpu())
 
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
+        if noise is not None:
+            candidates = self.own_path.leave(candidates, 0, "noise")
         if self.prior.refusal and any(c.id != OWN for c in candidates):
             raise UsageError(self.prior.refusal)
         rows = []
         for i, c in enumerate(candidates):
-            if c.id == OWN and noise is None:
+            if c.id == OWN:
                 rows.append(self.prior.own)
             else:
                 rows.append(self.prior.latents(self.noise(c) if noise is None else noise[i]))
-        return Particles(self._at_first_level(torch.stack(rows)), 0, tuple(candidates))
+        return self.own_path.record(Particles(self._at_first_level(torch.stack(rows)), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
         """Initial latents, which are those of the pipeline's first level, at the first of this grid.
@@ -267,6 +229,7 @@ class PromptProcess:
         return min(allowed, key=lambda i: abs(float(times[i]) - time))
 
     def renoise(self, particles: Particles, step: int, candidates: Sequence[Candidate]) -> Particles:
+        candidates = self.own_path.leave(candidates, step, "renoise", "renoised")
         noise = torch.stack(
             [Key(c.key).fold("renoise", step).normal(tuple(self.prior.own.shape)) for c in candidates]
         )
@@ -277,7 +240,7 @@ class PromptProcess:
 
     # ---- model calls and steps
 
-    def query(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
+    def model_input(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
         """What the next model call of these particles sees: latents, and their time where it is not the step's."""
         step = particles.step
         time = None if self.places is None or step == self.model_calls else self.places[step].time
@@ -300,7 +263,7 @@ class PromptProcess:
         if particles.step == self.model_calls:
             return Particles(x, particles.step + 1, particles.candidates, None, particles.x0)
         if kernel is not None:
-            asked = self.query(particles, kernel)[0]
+            asked = self.model_input(particles, kernel)[0]
             prediction = Prediction(
                 *self._view().pair(self._asked_level(particles, kernel), output, _kept(asked, x))
             )
@@ -324,14 +287,20 @@ class PromptProcess:
         return Prediction(*self._view().clean_and_noise(particles.step, output, _kept(particles.x, x)))
 
     def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
-        return self._step(particles, prediction, kernel, preview=False)
+        return self._step(self.off_path(particles, repr(kernel)), prediction, kernel, preview=False)
+
+    def off_path(self, particles: Particles, how: str) -> Particles:
+        """The particles, candidate 0 with a new id: at this step they leave the pipeline's own path."""
+        candidates = self.own_path.leave(particles.candidates, particles.step, how)
+        return particles if candidates == particles.candidates else replace(particles, candidates=candidates)
 
     def estimate(
         self, particles: Particles, prediction: Prediction, candidates: Sequence[Candidate]
     ) -> Particles:
         end = self.schedule.level(self.model_steps)
         x = ddim_step(prediction.x0, prediction.eps, end, 0.0).mean
-        return Particles(x, self.model_steps, tuple(candidates), None, prediction.x0)
+        candidates = self.own_path.leave(candidates, self.model_steps, "estimate", "estimate")
+        return Particles(x, self.model_steps, candidates, None, prediction.x0)
 
     def transition(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Transition:
         levels, step = self.schedule, particles.step
@@ -339,6 +308,7 @@ class PromptProcess:
         return kernel.transition(x, prediction.x0, prediction.eps, levels.level(step), levels.level(step + 1))
 
     def take(self, particles: Particles, transition: Transition) -> Particles:
+        particles = self.off_path(particles, "transition")
         mean, step = transition.mean, particles.step
         x = mean if transition.std == 0 else transition.sample(self._noise(particles, step, mean.device))
         return Particles(x, step + 1, particles.candidates)
@@ -377,7 +347,9 @@ class PromptProcess:
         assert isinstance(kernel, Glass)
         assert particles.memory is not None
         start, stop = (self.schedule.level(particles.step + i) for i in (0, 1))
-        clean, kappa = kernel.query(particles.inner, particles.x, particles.memory.rows["bar"], start, stop)
+        clean, kappa = kernel.observation(
+            particles.inner, particles.x, particles.memory.rows["bar"], start, stop
+        )
         return self.schedule.between(kappa / (1 + kappa)), clean
 
     def _asked_level(self, particles: Particles, kernel: Kernel) -> NoiseLevel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,13 +14,13 @@ from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.gradient_checks import check_gradient
 from genscale.engine.process import PromptProcess
-from genscale.engine.stopping import Rule, Stop, Stopped, Target, first_stop
+from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
-from genscale.protocol.interfaces import Sampler
-from genscale.protocol.particles import OWN, Particles, cat
+from genscale.protocol.interfaces import Process, Sampler, SamplerHooks
+from genscale.protocol.particles import OWN, Candidate, Particles, cat
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
@@ -42,19 +42,22 @@ class Search:
     budget: Budget
     roles: Roles
     keep: int = 1
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[StopRule, ...] = ()
     independent: bool = False
     stopped: Stopped | None = None
     spent: int = 0
     calls: int = 0
     finished: int = 0
-    ask: Query | None = None
+    query: Query | None = None
     finals: list[Entry] = field(default_factory=list)
     entries: list[Entry | None] = field(default_factory=list)
     population: Population | None = None
     _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # best first; where scores stand alone
-    _looked: int = 0
+    _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
+    _scored_as: Candidate | None = (
+        None  # what the sampler scored as candidate 0, though it is not the pipeline's own
+    )
 
     @staticmethod
     def open(
@@ -85,18 +88,19 @@ class Search:
         judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers it ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.images, budget.seconds, calls, stop))
-        if "gradient" in getattr(sampler, "needs", ()):
+        hooks = SamplerHooks.of(sampler)
+        if "gradient" in hooks.needs:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
             **process, open_ended=open_ended, left=left, judges=judges, prompt=prompt, verifiers=roles.search.names
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
-        regrid = getattr(sampler, "grid", None)
-        seen = seen if regrid is None else regrid(seen)
+        if hooks.grid is not None:
+            seen = _regridded(hooks.grid(seen), sampler)
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
-            bool(getattr(sampler, "independent", False)),
+            hooks.independent,
         )  # fmt: skip
         search._move(lambda: next(search.generator))
         return search
@@ -104,6 +108,8 @@ class Search:
     # ---------------------------------------------------------------- the sampler's side
 
     def send(self, answer: Particles | Prediction | Graded | Scores) -> None:
+        if isinstance(answer, Particles):
+            self.process.own_path.record(answer)
         self._move(lambda: self.generator.send(answer))
 
     def throw(self, error: BudgetExhausted) -> None:
@@ -113,18 +119,38 @@ class Search:
         """A search computes without a graph, whatever the mode of who drives the engine."""
         try:
             with torch.no_grad():
-                ask = go()
-            self._settle(ask)
+                query = go()
+            self._settle(query)
         except StopIteration as end:
-            self.population = end.value
+            self.population = self._with_own_ids(end.value)
             self._settle(None)
         except BudgetExhausted:
             self._settle(None)
 
-    def _settle(self, ask: Query | None) -> None:
-        if ask is not None:
-            _check(ask, self.process)
-        self.ask, self._answers, self.entries = ask, None, []
+    def _settle(self, query: Query | None) -> None:
+        if query is not None:
+            _check(query, self.process)
+            query = self._off_own_path(query)
+        self.query, self._answers, self.entries = query, None, []
+
+    def _off_own_path(self, query: Query) -> Query:
+        """The query; candidate 0 has a new id where it leaves, or has left, the pipeline's own path."""
+        process, particles = self.process, self.process.own_path.checked(query.particles)
+        if isinstance(query, Score) and particles.step == process.steps:
+            pairs = zip(query.particles.candidates, particles.candidates, strict=True)
+            self._scored_as = next((new for old, new in pairs if new.id != old.id), self._scored_as)
+        if isinstance(query, Solve) and query.kernel is not None:
+            until = process.steps if query.until is None else query.until
+            if until > particles.step < process.model_steps:
+                particles = process.off_path(particles, repr(query.kernel))
+        return query if particles is query.particles else replace(query, particles=particles)
+
+    def _with_own_ids(self, population: Population | None) -> Population | None:
+        """The population, which names candidates as they were scored."""
+        if population is None or self._scored_as is None or any(e.candidate.id == OWN for e in self.finals):
+            return population
+        named = tuple(self._scored_as if c.id == OWN else c for c in population.candidates)
+        return replace(population, candidates=named)
 
     # ---------------------------------------------------------------- the budget's side
 
@@ -141,26 +167,26 @@ class Search:
     @property
     def until(self) -> int | None:
         """The step that the present question leads to; None if it leads to none."""
-        if not isinstance(self.ask, Solve):
+        if not isinstance(self.query, Solve):
             return None
-        return self.process.steps if self.ask.until is None else self.ask.until
+        return self.process.steps if self.query.until is None else self.query.until
 
     @property
     def kernel(self) -> Kernel | None:
         """What the present question steps with; None is the pipeline's own scheduler."""
-        return self.ask.kernel if isinstance(self.ask, Solve) else None
+        return self.query.kernel if isinstance(self.query, Solve) else None
 
     @property
     def branch(self) -> str | None:
         """The branch of classifier-free guidance that the present question is about; None: all."""
-        return self.ask.branch if isinstance(self.ask, Denoise) else None
+        return self.query.branch if isinstance(self.query, Denoise) else None
 
     @property
     def price(self) -> int:
         """Evaluations that one row of the present Solve, Denoise or Gradient takes."""
-        if isinstance(self.ask, Gradient):
-            ask = self.ask
-            return self.process.gradient_nfe(self.particles.step, ask.calls, ask.through, ask.each)
+        if isinstance(self.query, Gradient):
+            query = self.query
+            return self.process.gradient_nfe(self.particles.step, query.calls, query.through, query.each)
         return self.process.price(self.particles, self.until, self.kernel, self.branch)
 
     @property
@@ -171,8 +197,8 @@ class Search:
     @property
     def calls_a_score(self) -> int:
         """Verifier calls that one row of the present Score or Gradient takes."""
-        if isinstance(self.ask, Gradient):
-            return self.process.calls(1, 0) if self.ask.pull is None else 0
+        if isinstance(self.query, Gradient):
+            return self.process.calls(1, 0) if self.query.pull is None else 0
         return self.process.judges[self.particles.step == self.process.steps]
 
     def affordable(self) -> int:
@@ -181,16 +207,16 @@ class Search:
         if self.stopped is not None:
             return 0
         all_rows = rows = len(self.particles)
-        if isinstance(self.ask, Score):
+        if isinstance(self.query, Score):
             return self._judged(rows, self.calls_a_score)
         left = self.nfe_left
         if left is not None and self.price > 0:
             rows = min(rows, left // self.price)
-        if isinstance(self.ask, Gradient):
+        if isinstance(self.query, Gradient):
             return self._judged(rows, self.calls_a_score)
         if self.until == self.process.steps:
             rows = self._judged(rows, self.roles.calls)
-        return rows if isinstance(self.ask, Solve) or rows == all_rows else 0
+        return rows if isinstance(self.query, Solve) or rows == all_rows else 0
 
     def _judged(self, rows: int, calls: int) -> int:
         left = self.calls_left
@@ -220,13 +246,13 @@ class Search:
 
     def answer(self) -> None:
         """Give the sampler what it asked the model for."""
-        answers, ask = self._answers, self.ask
+        answers, query = self._answers, self.query
         assert answers is not None
         if not answers:
             self.throw(BudgetExhausted())
-        elif isinstance(ask, Solve):
+        elif isinstance(query, Solve):
             self.send(cat([a for a in answers if isinstance(a, Particles)]))
-        elif isinstance(ask, Gradient):
+        elif isinstance(query, Gradient):
             self.send(Graded.cat([a for a in answers if isinstance(a, Graded)]))
         else:
             parts = [a for a in answers if isinstance(a, Prediction)]
@@ -235,8 +261,8 @@ class Search:
     @property
     def particles(self) -> Particles:
         """The particles that the present question is about."""
-        assert isinstance(self.ask, Solve | Denoise | Score | Gradient)
-        return self.ask.particles
+        assert isinstance(self.query, Solve | Denoise | Score | Gradient)
+        return self.query.particles
 
     def label(self, row: int) -> str:
         return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
@@ -255,12 +281,12 @@ class Search:
             if loser.candidate.id != OWN:  # the base is kept to be shown beside the best
                 loser.x = None
 
-    def look(self) -> None:
-        """Query the rules about the finished candidates that are new."""
-        if self.rules and self.stopped is None and self._looked < len(self.finals):
+    def check_stop_rules(self) -> None:
+        """Ask the stop rules about the candidates that finished since the last call."""
+        if self.rules and self.stopped is None and self._checked < len(self.finals):
             totals = self.totals(self.finals)
-            self.stopped = first_stop(self.rules, totals, self._looked)
-            self._looked = len(totals)
+            self.stopped = first_stop(self.rules, totals, self._checked)
+            self._checked = len(totals)
 
     def ranking(self) -> list[Entry]:
         """Finished candidates from best to worst; among equals the one finished first."""
@@ -294,19 +320,25 @@ class Search:
         return new > old
 
 
-def _check(ask: Query, process: PromptProcess) -> None:
+def _regridded(process: Process, sampler: Sampler) -> PromptProcess:
+    if not isinstance(process, PromptProcess):
+        raise TypeError(f"{type(sampler).__name__}.grid must return process.regridded(...), not {process!r}")
+    return process
+
+
+def _check(query: Query, process: PromptProcess) -> None:
     """Mistakes in a sampler are told where they are made."""
     steps = process.steps
-    if not isinstance(ask, Solve | Denoise | Score | Gradient):
-        raise TypeError(f"a sampler asks with Solve, Denoise, Score or Gradient, not {ask!r}")
-    step = ask.particles.step
-    if ask.particles.inner and not (isinstance(ask, Solve) and ask.kernel is not None):
+    if not isinstance(query, Solve | Denoise | Score | Gradient):
+        raise TypeError(f"a sampler asks with Solve, Denoise, Score or Gradient, not {query!r}")
+    step = query.particles.step
+    if query.particles.inner and not (isinstance(query, Solve) and query.kernel is not None):
         raise ValueError(
             "particles within a transition of several model calls must be solved on by its kernel"
         )
-    if isinstance(ask, Solve) and ask.until is not None and not step <= ask.until <= steps:
-        raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {ask.until}")
-    if isinstance(ask, Denoise) and step >= steps:
+    if isinstance(query, Solve) and query.until is not None and not step <= query.until <= steps:
+        raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {query.until}")
+    if isinstance(query, Denoise) and step >= steps:
         raise ValueError("particles at the clean end have no model call left: Denoise before it")
-    if isinstance(ask, Gradient):
-        check_gradient(ask, process)
+    if isinstance(query, Gradient):
+        check_gradient(query, process)

@@ -31,7 +31,7 @@ _ALL: Range = (-math.inf, math.inf)
 
 
 @runtime_checkable
-class Rule(Protocol):
+class StopRule(Protocol):
     """One reason to stop. `str` of it is how the record names it."""
 
     def stops(self, totals: Sequence[float]) -> bool:
@@ -165,7 +165,7 @@ class AdaptiveN:
 class Stop:
     """Rules, of which the first to say so ends a prompt's search."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[StopRule, ...]
 
     @staticmethod
     def of(given: Any) -> Stop | None:
@@ -176,7 +176,7 @@ class Stop:
             return Stop.parse(given)
         rules = tuple(given) if isinstance(given, Iterable) else (given,)
         for rule in rules:
-            if not isinstance(rule, Rule):
+            if not isinstance(rule, StopRule):
                 raise UsageError(
                     f"{rule!r} is no stop rule: write {FORMS}, or give an object with stops(totals)."
                 )
@@ -191,7 +191,7 @@ class Stop:
         return ",".join(map(str, self.rules))
 
 
-def first_stop(rules: Sequence[Rule], totals: Sequence[float], seen: int = 0) -> Stopped | None:
+def first_stop(rules: Sequence[StopRule], totals: Sequence[float], seen: int = 0) -> Stopped | None:
     """The first candidate after which a rule says stop, and that rule; the first `seen` were looked at before."""
     for n in range(seen + 1, len(totals) + 1):
         for rule in rules:
@@ -222,7 +222,7 @@ _KINDS: dict[str, tuple[type[Any], str]] = {
 _OPTIONS = {"patience": (), "gain": ("peek", "most", "range"), "adaptive": ("p", "peek", "most", "range")}
 
 
-def _parse(text: str, part: str) -> Rule:
+def _parse(text: str, part: str) -> StopRule:
     refusal = UsageError(f"stop '{text}': cannot read '{part}'; write {FORMS}.")
     name, _, rest = part.partition(":")
     value, *options = rest.split(":")
@@ -246,7 +246,7 @@ def _parse(text: str, part: str) -> Rule:
             ) from None
     if match.groupdict().get("unit"):
         given["unit"] = "sd"
-    rule: Rule = cls((int if cls is Patience else float)(match["value"]), **given)
+    rule: StopRule = cls((int if cls is Patience else float)(match["value"]), **given)
     return rule
 
 

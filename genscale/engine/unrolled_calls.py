@@ -47,7 +47,7 @@ class Unroll:
     def batch(self, prompts: tuple[int, ...]) -> Batch:
         """The next model call."""
         with torch.set_grad_enabled(self.through_model):
-            x, time = self.process.query(self.particles, None)
+            x, time = self.process.model_input(self.particles, None)
         place = self.process.place(self.particles.step)
         return Batch(x, place, prompts, time, grad=self.through_model, checkpoint=self.checkpointed)
 

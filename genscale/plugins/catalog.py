@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field
 from typing import Any
 
 from genscale.errors import UsageError
-from genscale.plugins import options, registry
+from genscale.plugins import candidates, options, registry
 from genscale.plugins.docstrings import explained
 
 
@@ -41,6 +41,7 @@ def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
         },
     }
     if kind == "sampler":
+        record["candidates"] = candidates.described(cls)
         record["cost"] = _cost(text)
         record["paper"] = _paper(text + "\n" + (inspect.getdoc(inspect.getmodule(cls)) or ""))
         record["needs"] = sorted(getattr(cls, "needs", ()))

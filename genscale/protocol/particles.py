@@ -57,6 +57,14 @@ def branch(key: Key, i: int, parent: Candidate, step: int, origin: str = "branch
     return Candidate(i, origin, key.fold("candidate", i).path, parent.id, step, {"line": float(digest)})
 
 
+def off_own_path(parent: Candidate, i: int, step: int, how: str, origin: str = "branch") -> Candidate:
+    """What candidate 0 becomes where it leaves the pipeline's own path at a step; how: what moves it there.
+
+    The engine makes these (`genscale.engine.own_path`), with ids below 0. Its key names step and cause.
+    """
+    return Candidate(i, origin, Key(parent.key).fold("off own path", step, how).path, parent.id, step)
+
+
 @dataclass(frozen=True)
 class Memory:
     """What a solver remembers between steps (past outputs of a multistep method, step counters).
@@ -110,6 +118,11 @@ class Particles:
             memory=None if self.memory is None else self.memory.take(index),
             x0=None if self.x0 is None else self.x0[index.to(self.x0.device)],
         )
+
+    @staticmethod
+    def cat(parts: Sequence[Particles]) -> Particles:
+        """Join particles of one step. ValueError: steps differ, or the solver memories do."""
+        return cat(parts)
 
 
 def cat(parts: Sequence[Particles]) -> Particles:

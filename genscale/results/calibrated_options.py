@@ -7,6 +7,7 @@ from typing import Any
 
 from genscale.errors import UsageError
 from genscale.plugins import registry
+from genscale.protocol.interfaces import SamplerHooks
 from genscale.results.calibration import Calibration
 
 
@@ -20,7 +21,7 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
     """
     cls = registry.load("sampler", sampler)
     known = registry.options(cls)
-    field = next((n for n in ("window", "rungs", getattr(cls, "previews_at", "")) if n in known), None)
+    field = next((n for n in ("window", "rungs", SamplerHooks.of(cls).previews_at) if n in known), None)
     if field is None:
         raise UsageError(
             f"sampler '{sampler}' has no window to calibrate: leave --calibration out, or use one that looks at "

@@ -57,7 +57,11 @@ class SideBySide:
     @property
     def _note(self) -> str:
         n, first = len(self.found.prompts), self.found.entries[0].name
-        how = f"{n} prompts; ± is a 95 % interval over prompts" if n > 1 else "one prompt gives no interval"
+        how = (
+            f"{n} prompts; ± and (... to ...) are 95 % intervals over prompts"
+            if n > 1
+            else "one prompt gives no interval"
+        )
         return f"{how}; gains are paired by prompt, over {first}"
 
     def __repr__(self) -> str:

@@ -25,8 +25,8 @@ class ScoreSummary:
         known = [v for v in each if v is not None]
         gain = None
         if first is not None:
-            pairs = [v - w for v, w in zip(each, first, strict=True) if v is not None and w is not None]
-            gain = Mean.of(pairs) if pairs else None
+            pairs = [(v, w) for v, w in zip(each, first, strict=True) if v is not None and w is not None]
+            gain = Mean.of_gains([v for v, _ in pairs], [w for _, w in pairs]) if pairs else None
         return ScoreSummary(tuple(each), Mean.of(known), gain)
 
 

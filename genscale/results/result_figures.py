@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from genscale.numerics.intervals import Mean
 from genscale.report import contact_sheet, score_curves
 from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.report.score_curves import Curve, CurvePanel
@@ -56,8 +55,8 @@ def _bases(result: SearchResult) -> list[Entry | None]:
 def _level(values: Sequence[float | None]) -> tuple[str, float] | None:
     """The pipeline's own candidates, where every prompt has one."""
     known = [v for v in values if v is not None]
-    mean = Mean.of(known).mean
-    return None if mean is None or len(known) < len(values) else ("base", mean)
+    whole = known and len(known) == len(values)
+    return ("base", sum(known) / len(known)) if whole else None
 
 
 def _curve(name: str, result: SearchResult, judge: str | None) -> Curve:

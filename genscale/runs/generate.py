@@ -106,7 +106,7 @@ def _search(
     halt: Callable[[], bool] | None,
 ) -> tuple[Any, Any, float]:
     """What was found, the images that the scaled pipeline returned (None of videos), and how long it took."""
-    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.loading import makes_videos
 
     preview = Preview(folder)
 
@@ -122,7 +122,7 @@ def _search(
     display.start(nfe, found.prompts, found.candidates, found.budget.seconds, found.nfe_per_candidate)
     try:
         started, call = time.perf_counter(), arguments(pipe, request, parts.pictures)
-        if makes_clips(pipe):
+        if makes_videos(pipe):
             return scaled.search(**call), None, time.perf_counter() - started
         output = scaled(**call)
         made = output.frames if hasattr(output, "frames") else output.images
@@ -158,7 +158,7 @@ def load_pipe(request: Request, parts: Parts) -> Any:
     import diffusers
     import transformers
 
-    from genscale.pipelines.loading import load_pipeline, makes_clips
+    from genscale.pipelines.loading import load_pipeline, makes_videos
 
     for library in (diffusers, transformers):  # bars of loading weights go, those of downloads stay
         library.utils.logging.disable_progress_bar()
@@ -177,9 +177,9 @@ def load_pipe(request: Request, parts: Parts) -> Any:
         device_map=request.device_map,
         vae_tiling=request.vae_tiling,
         vae_slicing=request.vae_slicing,
-        pictures=[name for name in parts.pictures if name != "control_image"],
+        images=[name for name in parts.pictures if name != "control_image"],
     )
-    if request.clips and not makes_clips(pipe):
+    if request.clips and not makes_videos(pipe):
         raise UsageError(
             f"model '{request.model}' is a {type(pipe).__name__}, which makes images: use `genscale generate`, or "
             "name a text-to-video model."
@@ -197,10 +197,10 @@ def scaled_pipe(
     halt: Callable[[], bool] | None = None,
 ) -> Any:
     from genscale.pipelines import scale
-    from genscale.pipelines.loading import makes_clips
+    from genscale.pipelines.loading import makes_videos
     from genscale.pipelines.mixture_sources import named_models
 
-    if makes_clips(pipe):
+    if makes_videos(pipe):
         parts = parts.lifted(request.per_frame)
 
     place = {"dtype": request.dtype, "device": request.device, "offload": request.offload}

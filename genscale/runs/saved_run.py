@@ -15,6 +15,7 @@ from genscale.engine.archive import candidate_of
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError
 from genscale.plugins import registry
+from genscale.protocol.interfaces import SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
 from genscale.runs import generate, prepare, verifier_specs
 from genscale.runs import request as requests
@@ -110,7 +111,7 @@ def _finals(folder: Path, i: int, records: Sequence[dict[str, Any]], request: Re
 def _apart(finals: list[Final], request: Request) -> list[Final]:
     """Where finished candidates are independent draws, each has cost its share: a wave is scored as one."""
     sampler = registry.make("sampler", request.sampler, dict(request.sampler_fields))
-    if not finals or not getattr(sampler, "independent", False):
+    if not finals or not SamplerHooks.of(sampler).independent:
         return finals
     whole = finals[-1].nfe
     return [replace(f, nfe=round(whole * n / len(finals))) for n, f in enumerate(finals, 1)]
@@ -133,11 +134,11 @@ Show = Callable[[Sequence[Final]], "Media"]
 
 def shower(kept: SavedRun) -> Show:
     """Load the run's pipeline; a function that decodes finished candidates whose latents were kept."""
-    from genscale.pipelines.decoding import decoder
+    from genscale.pipelines.decode import latent_decoder
 
     pipe, parts = generate.pipe_alone(kept.request)
     call = arguments(pipe, replace(kept.request, images=1), parts.pictures)
-    decode = decoder(pipe, **call)
+    decode = latent_decoder(pipe, **call)
 
     def show(finals: Sequence[Final]) -> Media:
         return decode(torch.stack([f.latents() for f in finals]), [f.prompt for f in finals])

@@ -39,12 +39,12 @@ def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str
 
 
 def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
-    """The same for videos: those that know images only (no `judges_clips`) see k frames and give the mean."""
+    """The same for videos: those that know images only (no `judges_videos`) see k frames and give the mean."""
     frames = registry.load("verifier", "frames")
 
     def lift(verifier: Any) -> Any:
         cls = registry.load("verifier", verifier) if isinstance(verifier, str) else verifier
-        if getattr(cls, "judges_clips", False):
+        if getattr(cls, "judges_videos", getattr(cls, "judges_clips", False)):
             return verifier
         return Named(verifier if isinstance(verifier, str) else verifier.name, frames(verifier, k=k))
 

@@ -24,9 +24,10 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
+from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles, panel
 from genscale.errors import UsageError
@@ -141,7 +142,7 @@ def search(
     engine = Engine(
         searches, roles, _decoded, budget=budget, archive=archive, ledger=ledger, batch_size=batch_size
     )
-    _drive(engine, model, times(steps))
+    drive(engine, lambda batch: _answer(model, batch, times(steps)))
     return SearchResult(tuple(searches), tuple(archive.entries), ledger, budget, seed, _media)
 
 
@@ -158,24 +159,15 @@ def _process(model: Mixture, steps: int, key: Key) -> dict[str, Any]:
     }
 
 
-def _drive(engine: Engine, model: Mixture, grid: Sequence[float]) -> None:
-    """Answer all that the engine asks."""
-    loop = engine.run()
-    try:
-        batch = next(loop)
-        while True:
-            batch = loop.send(Output(_answered(model, batch, grid), batch.x, len(batch.prompts)))
-    except StopIteration:
-        return
-
-
-def _answered(model: Mixture, batch: Batch, grid: Sequence[float]) -> Tensor:
+def _answer(model: Mixture, batch: Batch, grid: Sequence[float]) -> Output:
+    """The model's velocity for every row, with its graph where the batch asks for one."""
     t = grid[batch.step] if batch.time is None else batch.time
     with torch.set_grad_enabled(batch.grad):
-        if not batch.checkpoint:
-            return model.velocity(batch.x, t)
-        kept: Tensor = checkpoint(model.velocity, batch.x, t, use_reentrant=False)
-        return kept
+        if batch.checkpoint:
+            value = checkpoint(model.velocity, batch.x, t, use_reentrant=False)
+        else:
+            value = model.velocity(batch.x, t)
+    return Output(value, batch.x, len(batch.prompts))
 
 
 @dataclass(frozen=True)
