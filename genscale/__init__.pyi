@@ -71,6 +71,7 @@ from .protocol.queries import Solve as Solve
 from .results.compare import SideBySide as SideBySide
 from .results.compare import compare as compare
 from .results.result import SearchResult as SearchResult
+from .runs.load_result import load_result as load_result
 from .toy import analytic as analytic
 from .verifiers.boxes import Boxes as Boxes
 from .verifiers.regions import Box as Box

@@ -113,6 +113,7 @@ def scale(
         Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, Stop.of(stop),
         mix_of(mix, guide), dict(models or {}), halt or never,
+        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None},
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from genscale.errors import UsageError
 from genscale.report import image_grid
 from genscale.report.contact_sheet import font
 from genscale.results.comparison import ScoreSummary
-from genscale.runs import generate as generation
+from genscale.runs import prepared_run
 from genscale.runs.live_preview import Preview
 from genscale.runs.request import Request
 
@@ -31,13 +31,13 @@ NFE = 4  # of one candidate
 @pytest.fixture
 def loads(monkeypatch):
     """How often a pipeline was loaded."""
-    counted, load = [], generation.load_pipe
+    counted, load = [], prepared_run.load_model
 
-    def counting(request, parts):
+    def counting(request, images):
         counted.append(request.model)
-        return load(request, parts)
+        return load(request, images)
 
-    monkeypatch.setattr(generation, "load_pipe", counting)
+    monkeypatch.setattr(prepared_run, "load_model", counting)
     return counted
 
 
@@ -74,11 +74,11 @@ def test_killed_it_goes_on_where_it_was(genscale, loads, tmp_path, monkeypatch):
     """The second entry is interrupted; the same command then runs it and what is left, and nothing again."""
     out, run, begun = tmp_path / "versus", compare_runs.generation.generate, []
 
-    def generate(request, *others):
-        begun.append(request.sampler)
+    def generate(prepared, *others):
+        begun.append(prepared.request.sampler)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        return run(request, *others)
+        return run(prepared, *others)
 
     monkeypatch.setattr(compare_runs.generation, "generate", generate)
     words = ("compare", "a red star", "--sampler", "best_of_n", "--sampler", "smc", "--budget", "8nfe")

@@ -25,7 +25,7 @@ from genscale.numerics.optimisers import shell_gradient, shell_penalty
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import draw
 from genscale.results.result import SearchResult
-from genscale.runs.outputs import entry_dict
+from genscale.results.run_files import entry_dict
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.carinox import Carinox
 from genscale.samplers.dflow import DFlow

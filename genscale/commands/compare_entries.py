@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from genscale.call_syntax import parse_call
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
-from genscale.plugins import options as sampler_options
-from genscale.runs.prepare import completed
+from genscale.plugins import options
+from genscale.runs.complete_request import completed
 from genscale.runs.request import Request, from_dict
 
 SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"
-_FORM = re.compile(r"(?P<name>[\w\-]+)(?:\((?P<options>.*)\))?")
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,10 @@ def _with(request: Request, axis: str, value: str) -> Request:
         return replace(request, verifiers=tuple(part.strip() for part in re.split(r"\+(?![^()]*\))", value)))
     if axis == BUDGET:
         return replace(request, budget=value)
-    match = _FORM.fullmatch(value.strip())
-    if match is None:
+    call = parse_call(value)
+    if call is None:
         raise UsageError(f"sampler '{value}' cannot be read: write NAME or 'NAME(OPTION=VALUE, ...)'.")
-    options = re.split(r",\s*(?=\w+\s*=)", match["options"] or "")
-    fields = sampler_options.pairs([option for option in options if option.strip()])
-    return replace(request, sampler=match["name"], sampler_fields=fields)
+    return replace(request, sampler=call.name, sampler_fields=options.pairs(call.settings()))
 
 
 def _check(axis: str, requests: Sequence[Request]) -> None:

@@ -23,9 +23,14 @@ from genscale.plugins import registry
 from genscale.protocol.interfaces import Process, SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.queries import Query, Score, Solve
-from genscale.runs import file_metadata, generate, image_files, outputs, prepare, verifier_specs, video_files
+from genscale.report import image_files, video_files
+from genscale.results.run_files import versions
 from genscale.runs import request as requests
-from genscale.runs.call_arguments import arguments
+from genscale.runs import verifier_specs
+from genscale.runs.complete_request import NONE, completed
+from genscale.runs.file_metadata import read_metadata
+from genscale.runs.generate import generate
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
@@ -62,7 +67,11 @@ class Origin:
 
     @staticmethod
     def read(picture: Path) -> Origin:
-        data = file_metadata.read(picture)
+        data = read_metadata(picture)
+        missing = data.get("missing", {})
+        if missing:
+            names = " and ".join(name for names in missing.values() for name in names)
+            raise UsageError(f"'{picture}' cannot be made again: its search does not hold {names}.")
         request = requests.load_request(picture)
         try:
             shows = archive.candidate_of(data["shows"]) if "shows" in data else None
@@ -127,7 +136,7 @@ def replay(
     folder.claim()
     made, how, nfe = _made(origin, wanted, kind, display)
     folder.write(path.name, made.save)
-    here = outputs.versions()
+    here = versions()
     return {
         "picture": str(picture),
         "replay": str(path),
@@ -176,33 +185,32 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
             return made, CANDIDATE, spent
         display.say("made alone, its pixels are not the same (batches round otherwise): searching again")
     request = origin.request
-    foreign = verifier_specs.foreign([*request.verifiers, *request.select])
-    if foreign:
+    imported = verifier_specs.imports_code([*request.verifiers, *request.select])
+    if imported:
         raise UsageError(
-            f"its search asks for code from a module ({foreign[0]}): name it again, with genscale generate --from "
+            f"its search asks for code from a module ({imported[0]}): name it again, with genscale generate --from "
             "PICTURE --verifier."
         )
     held_out = tuple(
-        name for name in request.held_out if not verifier_specs.foreign([name])
+        name for name in request.held_out if not verifier_specs.imports_code([name])
     )  # they decide nothing
-    origin = replace(origin, request=replace(request, held_out=held_out or prepare.NONE))
+    origin = replace(origin, request=replace(request, held_out=held_out or NONE))
     made, nfe = _searched(origin, kind, display)
     return made, SEARCH, spent + nfe
 
 
 def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, int]:
-    """The one candidate. The pipeline's own latents are a row of the whole call's; other noises are the key's alone."""
-    request = replace(prepare.completed(origin.request), images=1)
+    """The candidate alone. The pipeline's own latents are a row of the whole call's; others depend on the key alone."""
+    request = replace(completed(origin.request), images=1)
     index = origin.index
     if candidate.id != OWN:
         request, index = replace(request, prompts=(request.prompts[index],)), 0
-    pipe, parts = generate.pipe_alone(request)
-    scaled = generate.scaled_pipe(pipe, request, replace(parts, sampler=One(candidate)))
-    output = scaled(**arguments(pipe, request, parts.pictures))
+    run = replace(PreparedRun.without_search(request), sampler=One(candidate)).with_frame_rate()
+    output = run.scaled()(**run.call())
     if output.search.stopped is not None:
         raise KeyboardInterrupt
     items = output.frames if hasattr(output, "frames") else output.images
-    return _copy(items[index], kind, generate.timed(request, pipe)), output.search.ledger.evaluations
+    return _copy(items[index], kind, run.request), output.search.ledger.evaluations
 
 
 def _copy(item: Any, kind: str, request: Request) -> Copy:
@@ -212,7 +220,7 @@ def _copy(item: Any, kind: str, request: Request) -> Copy:
         if kind == "png":
             frames[0].save(file)
         else:
-            video_files.write(file, kind, frames, image_files.rate(request))
+            video_files.write_video(file, kind, frames, image_files.frame_rate(request.as_dict()))
         clip = video_files.fingerprint(frames) if isinstance(item, list) else None
         return Copy(frames[0].convert("RGB"), clip, file.read_bytes())
 
@@ -221,7 +229,7 @@ def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
     """The image of that name after the whole search, all prompts of it, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
-        record = generate.generate(request, Path(folder), display)
+        record = generate(PreparedRun.of(request), Path(folder), display)
         if record["stopped"] is not None:
             raise KeyboardInterrupt
         path = Path(folder) / origin.file

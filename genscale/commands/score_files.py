@@ -18,7 +18,9 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import UsageError
 from genscale.media import Media
-from genscale.runs import file_metadata, verifier_specs, video_files
+from genscale.report import video_files
+from genscale.runs import verifier_specs
+from genscale.runs.file_metadata import read_metadata
 from genscale.runs.request import Request
 
 BATCH = 16
@@ -40,7 +42,7 @@ def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> Verifi
     """Verifiers, as they are written on the command line, that judge apart; of videos so many frames each."""
     from genscale.engine.verifier_roles import panel
 
-    return panel(verifier_specs.lifted(verifier_specs.jury(specs), per_frame), "weighted")
+    return panel(verifier_specs.on_frames(verifier_specs.weighted_verifiers(specs), per_frame), "weighted")
 
 
 def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:
@@ -61,7 +63,7 @@ def read(path: Path) -> Tensor:
     """Pixels in [0, 1]: [3, h, w] of an image, [frames, 3, h, w] of a video. UsageError where it cannot be read."""
     if not path.is_file():
         raise UsageError(f"'{path}' is not a file: name images or videos.")
-    frames = video_files.read(path) if path.suffix.lower() in video_files.CLIPS else _pictures(path)
+    frames = video_files.read_frames(path) if path.suffix.lower() in video_files.VIDEOS else _pictures(path)
     tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
 
@@ -83,7 +85,7 @@ def show(rows: Sequence[Scored], console: Console) -> None:
 
 def _metadata(file: Path) -> dict[str, Any] | None:
     try:
-        return file_metadata.read(file)
+        return read_metadata(file)
     except UsageError:
         return None
 
@@ -100,7 +102,7 @@ def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
     for data in told:
         request = {} if data is None else data["request"]
         names = [n for role in ("verifiers", "select", "held_out") for n in request.get(role, ())]
-        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.foreign([n]))
+        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.imports_code([n]))
     bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+from genscale.call_syntax import Call, parse_call
 from genscale.diffusion.mixtures import Mix, MixtureContext, Source, Weighted, check_window
 from genscale.errors import UsageError
 
@@ -92,24 +92,18 @@ RULES: dict[str, type[Cfg] | type[CfgPlusPlus]] = {"cfg": Cfg, "cfg++": CfgPlusP
 FORMS = "cfg(7.5), cfg(7.5, 0.2, 0.8), cfg(scale=7.5, schedule=linear), cfg++(0.6)"
 
 
-def parse_call(text: str) -> tuple[str, list[str], dict[str, str]]:
-    """Name, values by place and by name of "name(1, other=2)". UsageError: cannot be read."""
-    match = re.fullmatch(r"\s*([\w+*-]+)\s*(?:\((.*)\))?\s*", text)
-    if match is None:
+def parse_guidance(text: str) -> Call:
+    """The name, in lower case, and arguments of "name(1, other=2)". UsageError: cannot be read."""
+    call = parse_call(text)
+    if call is None:
         raise UsageError(f"guidance '{text}' cannot be read: write {FORMS}.")
-    placed, named = list[str](), dict[str, str]()
-    for part in (p.strip() for p in (match[2] or "").split(",") if p.strip()):
-        option, equals, value = (s.strip() for s in part.partition("="))
-        if equals:
-            named[option] = value
-        else:
-            placed.append(option)
-    return match[1].lower(), placed, named
+    return replace(call, name=call.name.lower())
 
 
 def rule(text: str) -> Mix | None:
     """The rule that a text such as "cfg(7.5, 0.2, 0.8)" names; None: it names none of these."""
-    name, placed, named = parse_call(text)
+    call = parse_guidance(text)
+    name, placed, named = call.name, call.by_place, call.by_name
     if name not in RULES:
         return None
     cls = RULES[name]

@@ -12,7 +12,6 @@ noise away, and with it all that a search over noise has found. Into the clean e
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
@@ -20,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from genscale.call_syntax import parse_call
 from genscale.diffusion.interpolants import Interpolant, named
 from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.errors import UsageError
@@ -261,22 +261,21 @@ def parse_kernel(text: str | Kernel) -> Kernel:
     """A kernel from "ode", "ddim(0.5)", "sde(rbf, vp)", "sde(churn=0.5)", "glass(inner=4, rho=0.4)", or itself."""
     if not isinstance(text, str):
         return text
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
-    name = match[1].lower() if match else ""
+    call = parse_call(text)
+    name = "" if call is None else call.name.lower()
     if name == "ode":
         return Ddim(0.0)
-    if match is None or name not in KERNELS:
+    if call is None or name not in KERNELS:
         raise UsageError(f"kernel '{text}' is unknown: write one of {FORMS}.")
     cls = KERNELS[name]
     names, values = [f.name for f in fields(cls)], dict[str, Any]()
-    for place, part in enumerate(p for p in (match[2] or "").split(",") if p.strip()):
-        option, equals, value = part.partition("=")
-        option, value = (option.strip(), value) if equals else ("", option)
-        if not equals and place < len(names):
+    for place, (option, value) in enumerate(call.arguments):
+        where = f"{option}={value}" if option else value
+        if not option and place < len(names):
             option = names[place]
         if option not in names or option in values:
-            raise UsageError(f"kernel '{text}' cannot be read at '{part.strip()}': write one of {FORMS}.")
-        values[option] = _value(option, value.strip(), text)
+            raise UsageError(f"kernel '{text}' cannot be read at '{where}': write one of {FORMS}.")
+        values[option] = _value(option, value, text)
     made: Kernel = cls(**values)
     return made
 

@@ -269,6 +269,6 @@ def load_folder(folder: Path) -> Request:
 
 def load_request(file: Path) -> Request:
     """The request in an image or video that genscale wrote. Files are passed on, so it cannot turn remote code on."""
-    from genscale.runs import file_metadata  # loads PIL, which options and help do not need
+    from genscale.runs.file_metadata import read_metadata  # loads PIL, which options and help do not need
 
-    return replace(from_dict(file_metadata.read(file)["request"], str(file)), trust_remote_code=False)
+    return replace(from_dict(read_metadata(file)["request"], str(file)), trust_remote_code=False)
