@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms import particle_pass
-from genscale.algorithms.particle_pass import Pass, Pool
+from genscale.algorithms.particle_pass import Pass
+from genscale.algorithms.particle_pool import Pool
 from genscale.diffusion.kernels import Ddim, Transition
 from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
@@ -223,7 +224,7 @@ def test_potentials_left_behind_are_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def twin(self: Pool, rows: Any) -> Pool:
         taken = whole(self, rows)
-        taken.paid = self.paid[: len(taken.paid)]
+        taken.applied_potential = self.applied_potential[: len(taken.applied_potential)]
         return taken
 
     assert broken(monkeypatch, exactly(Smc(ess=1.0)), Pool, "take", twin) > 4

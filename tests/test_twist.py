@@ -13,7 +13,8 @@ from torch import Tensor
 
 from genscale.algorithms.guided_proposal import twisted
 from genscale.algorithms.particle_filter import ParticleFilter
-from genscale.algorithms.particle_pass import Pass, Pool
+from genscale.algorithms.particle_pass import Pass
+from genscale.algorithms.particle_pool import Pool
 from genscale.diffusion.kernels import Ddim, Transition
 from genscale.engine.budget import Budget
 from genscale.engine.search import Search
