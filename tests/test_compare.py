@@ -214,6 +214,16 @@ def test_ranks_do_not_compare():
         entries(Request(("x",), ensemble="rank"), ["smc", "snes"], [], [])
 
 
+def test_a_budget_of_images_is_one_of_equal_nfe():
+    request = Request(("x",), budget="8images", verifiers=("shapes_clip",))
+    axis, found = entries(request, ["best_of_n", "smc"], [], [])
+    assert (axis, [e.request.budget for e in found]) == ("sampler", ["8images", "8images"])
+    axis, found = entries(request, [], [], ["4images", "8images"])
+    assert (axis, [e.request.budget for e in found]) == ("budget", ["4images", "8images"])
+    with pytest.raises(UsageError, match="sets none, give one such as 480nfe or 16images"):
+        entries(Request(("x",), budget="9s"), ["best_of_n", "smc"], [], [])
+
+
 def test_gains_are_paired():
     """A difference that is the same for every prompt has no interval, however much prompts differ."""
     scores = ScoreSummary.of([1.5, 10.5, 100.5], [1.0, 10.0, 100.0])

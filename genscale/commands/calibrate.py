@@ -52,8 +52,9 @@ def _search(run: PreparedRun, display: Display) -> SearchResult:
         if not isinstance(event, Scored):  # a calibration does not show which candidate leads
             display(event)
 
-    plan = run.plan()
-    display.start(plan.nfe * plan.prompts, plan.prompts, plan.candidates)
+    with display.busy(f"loading {run.request.model}"):
+        plan = run.plan()
+    display.start(plan.nfe * plan.prompts, plan.prompts, each=plan.nfe_per_candidate)
     try:
         result: SearchResult = run.scaled(on_event=on_event)(**run.call()).search
     finally:

@@ -38,18 +38,20 @@ class Scored:
         return asdict(self)
 
 
-def verifier_set(specs: Sequence[str], per_frame: int = Request.per_frame) -> VerifierSet:
+def verifiers_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> VerifierSet:
     """Verifiers as on the command line, scoring separately. per_frame: frames of a video for image verifiers."""
-    from genscale.engine.verifier_roles import panel
+    from genscale.engine.verifier_roles import verifier_set
 
-    return panel(verifier_specs.on_frames(verifier_specs.weighted_verifiers(specs), per_frame), "weighted")
+    return verifier_set(
+        verifier_specs.on_frames(verifier_specs.weighted_verifiers(specs), per_frame), "weighted"
+    )
 
 
 def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:
     """In the order of the files. Prompt and verifiers are those in the images' metadata where none are given."""
     told = [None if prompt and verifiers else _metadata(file) for file in files]
     prompts = [prompt or _prompt(file, data) for file, data in zip(files, told, strict=True)]
-    panel = verifier_set(verifiers or _verifiers(told))
+    panel = verifiers_of(verifiers or _verifiers(told))
     pixels = [read_pixels(file) for file in files]
     scores: dict[int, dict[str, float]] = {}
     for some in _alike(pixels):
