@@ -132,8 +132,8 @@ class Fkc:
             )
         if any(w != weights[0] for w in weights):
             warnings.warn(
-                "the weights of the mix change along the run: fkc then corrects each step, but the law that it samples has "
-                "no closed form; it is exact for weights that stay the same",
+                "the weights of the mix change along the run: fkc then corrects each step, but the law that it "
+                "samples has no closed form; it is exact for weights that stay the same",
                 stacklevel=2,
             )
         return kernel

@@ -120,8 +120,8 @@ class Rollover:
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         if not process.open_ended and self.calls < process.model_steps:
             raise UsageError(
-                f"calls={self.calls} do not suffice for the {process.model_steps} steps of one chain: give more calls or "
-                "fewer steps."
+                f"calls={self.calls} do not suffice for the {process.model_steps} steps of one chain: give more "
+                "calls or fewer steps."
             )
         first, spent = 0, 0
         try:

@@ -80,7 +80,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class SubspaceRun:
-    """The fields and the search that the strategies share: generations on one basis, then a basis through the best noise.
+    """The fields and search of all strategies: generations on one basis, then a basis through the best noise.
 
     population: candidates a generation; None is 4 + floor(3 ln dimensions), as published. dimensions: random directions
     in a basis (ours). share: of the noise's variance that the directions have at first; 0 leaves the pipeline's own

@@ -54,5 +54,5 @@ class Belief:
         return replace(self, kappa=self.kappa + n, nu=nu, tau2=self.nu * self.tau2 / nu)
 
     def draw(self, u: float) -> float:
-        """A mean drawn from the belief by a uniform number: Student's t with nu degrees of freedom, m and tau2 / kappa."""
+        """A mean drawn by a uniform number: Student's t with nu degrees of freedom, m and tau2 / kappa."""
         return self.m + math.sqrt(self.tau2 / self.kappa) * float(special.stdtrit(self.nu, u))
