@@ -120,7 +120,7 @@ class Evolution:
 
     # ---------------------------------------------------------------- the search
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process if isinstance(parse(self.kernel), Own) else process.regridded()
 
@@ -203,6 +203,10 @@ class Member:
     noise: Tensor | None = None
     prediction: Prediction | None = None
 
+    def of(self, candidate: Candidate) -> Member:
+        """The state as that of the finished candidate which it became: under a kernel candidate 0 has another id."""
+        return replace(self, particles=replace(self.particles, candidates=(candidate,)))
+
 
 class _Run(Numbered):
     """One evolution from fresh noise; its candidates count up from `first`. Afterwards: next_id."""
@@ -247,8 +251,10 @@ class _Run(Numbered):
         finished = yield Solve(particles, None, self.kernel)
         scores: Scores = yield Score(finished)
         self.scores = scores if self.scores is None else Scores.cat([self.scores, scores])
-        for step, states in kept.items():  # candidates that a time budget cut off are no parents
-            self.states.setdefault(step, []).extend(states[: len(scores)])
+        named = finished[: len(scores)].candidates  # candidates that a time budget cut off are no parents
+        for step, states in kept.items():
+            known = [s.of(candidate) for s, candidate in zip(states, named, strict=False)]
+            self.states.setdefault(step, []).extend(known)
 
     def _children(self, step: int, size: int) -> tuple[Particles, list[Tensor]]:
         """Mutants of the winners of tournaments among all states at a step, with their noise at the first step."""

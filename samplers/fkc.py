@@ -96,7 +96,7 @@ class Fkc:
 
     # ---------------------------------------------------------------- the process
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         weights = process.mix_weights(0)
         if weights is None:
             raise UsageError(

@@ -78,7 +78,7 @@ class GradientGuidance:
             raise UsageError(f"kernel '{self.kernel}' cannot be guided: use ode or ddim(eta).")
         parse(self.rest)
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process.regridded()
 

@@ -111,7 +111,7 @@ class Rollover:
                 "kernel='sde(rbf)', 'ddim(0.5)', or 'ode' to search initial noises only."
             )
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         if self.levels == "pipeline":
             return process.regridded()
         start = process.schedule.level(0).kappa

@@ -44,7 +44,7 @@ class Zigzag:
         if not 0 < self.until <= 1:
             raise UsageError(f"until={self.until} must be a fraction of the run in (0, 1].")
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers DDIM steps over the levels at which a step begins."""
         return process.regridded()
 

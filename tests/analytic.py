@@ -17,6 +17,7 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
+from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.mixture_batches import Mixer
@@ -364,27 +365,23 @@ def run(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
         batch_size=batch_size, on_event=on_event,
     )  # fmt: skip
-    loop = engine.run()
+
+    def evaluate(batch: Batch) -> Output:
+        if fits is not None and len(batch.prompts) > fits:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        batches.append(batch)
+        if on_batch is not None:
+            on_batch(batch, under_way(engine))
+        asked = batch if mixer is None else mixer.open(batch)
+        while isinstance(asked, Batch):
+            model = (models or {}).get(asked.branch or asked.model, mixture)
+            each = 1 if batch.branch else own[asked.step]
+            output = Output(answered(model, asked, times), asked.x, each * len(asked.prompts))
+            asked = output if mixer is None else mixer.absorb(output)
+        return asked
+
     try:
-        batch = next(loop)
-        while True:
-            if fits is not None and len(batch.prompts) > fits:
-                smaller = engine.halve(len(batch.prompts))
-                assert smaller is not None
-                batch = smaller
-                continue
-            batches.append(batch)
-            if on_batch is not None:
-                on_batch(batch, under_way(engine))
-            asked = batch if mixer is None else mixer.open(batch)
-            while isinstance(asked, Batch):
-                model = (models or {}).get(asked.branch or asked.model, mixture)
-                each = 1 if batch.branch else own[asked.step]
-                output = Output(answered(model, asked, times), asked.x, each * len(asked.prompts))
-                asked = output if mixer is None else mixer.absorb(output)
-            batch = loop.send(asked)
-    except StopIteration:
-        pass
+        drive(engine, evaluate)
     finally:
         archive.close()
     return Run(engine, searches, archive, ledger, batches)

@@ -63,7 +63,7 @@ def test_folder(folders):
         ("shape-flow", r"model 'shape-flow' is unknown \(did you mean 'shapes-flow'\?\)"),
         ("./nowhere", "is unknown"),
         ("nowhere.ckpt", "does not exist"),
-        ("FOLDER", "no diffusers pipeline: it has no model_index.json"),
+        ("FOLDER", "not a diffusers pipeline: it has no model_index.json"),
         ("FOLDER/notes.txt", "must be a .safetensors or .ckpt file"),
         ("FOLDER/torn.safetensors", "cannot be read"),
     ],

@@ -204,7 +204,7 @@ def test_layer_guidance_of_diffusers_leaves_no_hooks() -> None:
         ({"mix": autoguidance("w", 2.0), "models": {"w": 3}}, "must be a diffusers pipeline or a module"),
         ({"guide": "cgf(3)"}, "'cgf' is unknown"),
         ({"guide": "cfg(a)"}, "write numbers"),
-        ({"guide": "apg(adaptive_projected_guidance_momentum=-0.5)"}, "remembers earlier steps"),
+        ({"guide": "apg(adaptive_projected_guidance_momentum=-0.5)"}, "depends on earlier steps"),
         ({"guide": "cfg(3)", "guidance_scale": 1.0}, "no two branches"),
     ],
 )

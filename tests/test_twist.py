@@ -29,6 +29,7 @@ from genscale.samplers.svdd import Svdd
 from genscale.samplers.tds import Tds
 from tests.analytic import first_coordinate, run
 from tests.mixture import Line
+from tests.quick import quick
 from tests.test_particle_law import BED, LEVELS, STEPS, STRENGTH, populations, z_scores
 
 KERNEL = Ddim(1.0)
@@ -83,7 +84,7 @@ TWISTED = {
 }
 
 
-@pytest.mark.parametrize("name", TWISTED)
+@pytest.mark.parametrize("name", quick(TWISTED, ("tds", "das")))
 def test_evidence_and_mean_are_unbiased(name: str) -> None:
     assert z_of(found(TWISTED[name])) < 4
 

@@ -445,7 +445,7 @@ def test_names_and_settings_that_are_not_there_are_refused_in_a_sentence(tmp_pat
     assert "no weights 'opnai'" in refusal(Clip("ViT-L-14", "opnai").load)
     assert "did you mean 'openai'" in refusal(Clip("ViT-L-14", "opnai").load)
     assert "needs weights" in refusal(Clip("ViT-Tiny", None).load)
-    assert "no folder with a CLIP" in refusal(Clip("./nothing/here").load)
+    assert "not a folder with a CLIP" in refusal(Clip("./nothing/here").load)
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     assert "of type 'siglip'" in refusal(Clip(str(tmp_path)).load)
     assert "backend 'tensorflow'" in refusal(lambda: Clip(backend="tensorflow"))
@@ -614,9 +614,7 @@ def test_a_missing_or_other_head_is_refused_in_a_sentence(tiny: str, tmp_path: P
         assert f"GENSCALE_AESTHETIC_{version.upper()}" in message
     v1 = saved(tmp_path, "v1", ".pth")
     assert "linear layers at [0]" in refusal(Aesthetic("v2", v1, tiny).load)
-    assert "there is not an aesthetic head" in refusal(
-        Aesthetic(head=str(tmp_path / "no.pth"), clip=tiny).load
-    )
+    assert "there is no aesthetic head" in refusal(Aesthetic(head=str(tmp_path / "no.pth"), clip=tiny).load)
     (tmp_path / "broken.pth").write_bytes(b"nothing of the kind")
     assert "is not an aesthetic head" in refusal(Aesthetic(head=str(tmp_path / "broken.pth"), clip=tiny).load)
     torch.save(head("v1", 2 * WIDTH)[0].state_dict(), tmp_path / "wide.pth")

@@ -106,7 +106,7 @@ class AscentOptions:
 
     # ---------------------------------------------------------------- the search
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         return process.regridded()
 
     def calls(self, process: Process) -> tuple[int, ...]:

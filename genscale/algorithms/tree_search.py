@@ -133,7 +133,7 @@ class TreeSearch:
             return Thompson(Belief(*self.prior))
         return Progressive(Widening(*(WIDENINGS[given] if isinstance(given, str) else given)))
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process.regridded()
 

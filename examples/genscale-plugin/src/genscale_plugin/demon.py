@@ -33,6 +33,7 @@ class Demon:
     kernel: str = "ddim(1)"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "noises"  # what candidates=N sets
     bibtex: ClassVar[str] = """@inproceedings{yeh2025demon,
   title = {Training-Free Diffusion Model Alignment with Sampling Demons},
   author = {Yeh, Po-Hung and Lee, Kuang-Huei and Chen, Jun-Cheng},
