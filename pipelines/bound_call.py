@@ -45,7 +45,7 @@ class Arguments:
                 self.results = int(given.get(name) or 1)
                 given[name] = 1
         if self.results < 1:
-            raise UsageError(f"at least 1 result a prompt must be asked for, not {self.results}.")
+            raise UsageError(f"at least 1 image or video a prompt must be generated, not {self.results}.")
         # Copies of lists, since some pipelines write into the ones they are given.
         self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
         self.generator = given.get("generator")

@@ -75,8 +75,8 @@ class Guider(Mix):
 
     def _wanted(self, moment: MixtureContext) -> list[str]:
         self.guider.set_state(moment.step, moment.steps, torch.tensor(0))
-        asked = self.guider.prepare_inputs({"branch": (torch.tensor(0), torch.tensor(1))})
-        return [getattr(block, self.guider._identifier_key) for block in asked]
+        blocks = self.guider.prepare_inputs({"branch": (torch.tensor(0), torch.tensor(1))})
+        return [getattr(block, self.guider._identifier_key) for block in blocks]
 
     def join(self, moment: MixtureContext, outputs: Mapping[Source, Tensor]) -> Tensor | None:
         given = {name: outputs[self._all[name]] for name in self._wanted(moment)}

@@ -538,7 +538,7 @@ BAD = {
     "stop that never does": (["--stop", "gain:0"], "must be a number above 0"),
     "stop by ranks": (
         ["--stop", "patience:8", "--ensemble", "rank"],
-        "stop 'patience:8' needs scores that stand alone, not ranks",
+        "stop 'patience:8' needs scores that do not depend on the other candidates",
     ),
     "missing image": (["--image", "nowhere.png"], "--image 'nowhere.png' cannot be read: No such file"),
     "unreadable image": (["--image", __file__], "cannot be read: it is not an image"),

@@ -1,4 +1,4 @@
-"""What `genscale compare` compares: one request for each sampler, verifier or budget, alike in everything else."""
+"""The entries of `genscale compare`: one request for each sampler, verifier or budget, otherwise the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of those that are compared. folder: the name of its run's folder, in that of the comparison."""
+    """One entry. folder: the name of its run's folder, inside that of the comparison."""
 
     name: str
     folder: str
@@ -46,7 +46,7 @@ def entries(
             + (f" (not {' and '.join(several)} at once)." if several else ".")
         )
     if request.ensemble == "rank":
-        raise UsageError("ranks in one run say nothing of another's: compare with the weighted ensemble.")
+        raise UsageError("ranks within one run do not compare with another run's: use the weighted ensemble.")
     for axis, values in given.items():
         if axis != several[0] and values:
             request = _with(request, axis, values[0])
@@ -85,7 +85,7 @@ def _check(axis: str, requests: Sequence[Request]) -> None:
 
 
 def _folders(names: Sequence[str]) -> list[str]:
-    """Names that every file system takes, all different."""
+    """Distinct names that every file system allows."""
     found: list[str] = []
     for name in names:
         stem = re.sub(r"[^\w.]+", "-", name).strip("-.")[:60] or "entry"

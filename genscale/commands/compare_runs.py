@@ -33,7 +33,7 @@ ASKED, FOUND = "compare.json", "comparison.json"
 def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display: Display) -> Comparison:
     """Run what is not there yet, then compare: comparison.json, grid.png and curves.png in the folder.
 
-    KeyboardInterrupt: what was done is kept, and `resume` goes on.
+    KeyboardInterrupt: finished work is kept, and `resume` goes on.
     """
     runs = _with_shared_models([PreparedRun.of(entry.request) for entry in entries])
     folder = RunFolder(out or RunFolder.fresh())
@@ -60,7 +60,7 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     found = comparison_of_runs(axis, entries, records)
-    files = comparison_figures.write(folder, found, entries, records)
+    files = comparison_figures.write_figures(folder, found, entries, records)
     found = replace(found, folder=str(folder.path), files=(*files, FOUND))
     folder.write_json(FOUND, found.as_dict())
     return found

@@ -1,4 +1,4 @@
-"""The images of a comparison: its image_grid, a page every ROWS prompts, and the curves of score against NFE."""
+"""The images of a comparison: a grid of the best images, ROWS prompts a page, and curves of score against NFE."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = 12  # prompts on one page
 FEW, LARGE, SMALL = 4, 192, 128  # so few columns have large images
 
 
-def write(
+def write_figures(
     folder: RunFolder, found: Comparison, entries: Sequence[ComparedRun], records: Sequence[dict[str, Any]]
 ) -> tuple[str, ...]:
     """The names of the files."""
@@ -33,8 +33,8 @@ def write(
     files += [_files(folder.path / e.folder, r, "best") for e, r in zip(entries, records, strict=True)]
     for page, start in enumerate(range(0, len(found.prompts), ROWS), 1):
         name = "grid.png" if page == 1 else f"grid-{page}.png"
-        picture = _page(found, files, range(start, min(start + ROWS, len(found.prompts))), entries)
-        folder.write(name, partial(picture.save, format="PNG"))
+        image = _page(found, files, range(start, min(start + ROWS, len(found.prompts))), entries)
+        folder.write(name, partial(image.save, format="PNG"))
         names.append(name)
     panels = _panels(folder.path, found, entries)
     if panels:
@@ -86,7 +86,7 @@ def _page(
 
 
 def _best(found: Comparison, i: int) -> list[str]:
-    """Who has the highest searched score of a prompt, as it is printed; nobody where the scores do not compare."""
+    """The entries with the highest searched score of a prompt, as printed; none where the scores do not compare."""
     if found.searched is None:
         return []
     told = {row.name: row.searched.each[i] for row in found.rows if row.searched is not None}
@@ -104,9 +104,9 @@ def _lines(row: ComparedRow, i: int) -> tuple[str, ...]:
 def _opened(path: Path | None) -> Image.Image | None:
     if path is None:
         return None
-    clip = path.with_suffix(".mp4")
-    if clip.is_file():
-        return film_strip.strip([Image.fromarray(frame) for frame in video_files.read_frames(clip)], most=4)
+    video = path.with_suffix(".mp4")
+    if video.is_file():
+        return film_strip.strip([Image.fromarray(frame) for frame in video_files.read_frames(video)], most=4)
     with Image.open(path) as image:
         return image.convert("RGB")
 

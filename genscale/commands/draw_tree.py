@@ -1,4 +1,4 @@
-"""`genscale tree`: an image of every prompt's candidates, in the folder of their run."""
+"""`genscale tree`: draws every prompt's candidates, into the folder of the run."""
 
 from __future__ import annotations
 

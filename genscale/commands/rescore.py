@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from genscale.commands.score_files import panel_of
+from genscale.commands.score_files import verifiers_of
 from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import UsageError
@@ -26,10 +26,10 @@ from genscale.runs.saved_run import Decode, Final, SavedRun, decoder_of, read_ru
 
 
 def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[str, Any]:
-    """What is printed, and written as rescore-NAME.json with an image of both winners of each prompt."""
-    panel = panel_of(verifiers)  # may refuse, before anything is read
+    """What is printed, and written as rescore-NAME.json with a contact sheet of the old and new winners."""
+    panel = verifiers_of(verifiers)  # may refuse, before anything is read
     run = read_run(folder)
-    panel = panel_of(verifiers, run.request.per_frame)
+    panel = verifiers_of(verifiers, run.request.per_frame)
     pools = [[f for f in finals if f.file is not None] for finals in run.finals]
     if not any(pools):
         raise UsageError(

@@ -66,6 +66,10 @@ class SearchReport(ABC, Generic[C]):
     def ranking(self, prompt: int = 0) -> list[C]:
         """Finished candidates of a prompt, best first."""
 
+    @abstractmethod
+    def base(self, prompt: int = 0) -> C | None:
+        """The pipeline's own candidate, which it alone would have given; None if it was not finished."""
+
     @property
     def best(self) -> C:
         """The winner of the first prompt; `ranking(prompt)[0]` is any other's."""

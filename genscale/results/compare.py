@@ -1,9 +1,9 @@
-"""Searches of the same prompts side by side: who is better, by how much, and is it more than chance.
+"""Compares searches of the same prompts: which is better, by how much, and whether it is more than chance.
 
     results = {name: genscale.scale(pipe, name, "clip", budget="480nfe")(prompts, ...) for name in ("best_of_n", "smc")}
     genscale.compare(results)
 
-The same numbers as those of `genscale compare`, for searches that were run in Python.
+The same numbers as `genscale compare`, for searches that were run in Python or read by `genscale.load_result`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SideBySide:
-    """What `compare` found. found: the numbers, as `genscale compare` has them; results: the searches."""
+    """The result of `compare`. found: the numbers, as `genscale compare` has them; results: the searches."""
 
     found: Comparison
     results: Mapping[str, SearchReport[Any]]

@@ -1,4 +1,4 @@
-"""What a comparison found: means over prompts with 95 % intervals, and paired gains over the first entry."""
+"""The numbers of a comparison: means over prompts with 95 % intervals, and paired gains over the first entry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Of one kind of score: its value for each prompt, their mean, and the mean gain over the first entry's."""
+    """One kind of score: its value for each prompt, their mean, and the mean gain over the first entry."""
 
     each: tuple[float | None, ...]
     mean: Mean

@@ -45,13 +45,12 @@ class SearchOutcome(SearchReport[Entry]):
         return self.searches[prompt].ranking()
 
     def base(self, prompt: int = 0) -> Entry | None:
-        """The pipeline's own candidate, which it alone would have given; None if it was not finished."""
         return next((e for e in self.searches[prompt].finals if e.candidate.id == OWN), None)
 
     def total(self, entry: Entry) -> float:
-        """The number that picks, of one entry; under a rank ensemble it is its rank in the whole pool.
+        """The number that ranks an entry; under a rank ensemble its rank among all finished candidates.
 
-        Of a preview, which is never picked, what the search verifiers made of it (NaN under ranks).
+        Of a preview, which cannot win, its search score (NaN under ranks).
         """
         if not entry.final:
             return float("nan") if entry.total is None else entry.total
@@ -63,14 +62,14 @@ class SearchOutcome(SearchReport[Entry]):
         return self.searches[prompt].population
 
     def stopped_by(self, prompt: int = 0) -> Stopped | None:
-        """The stop rule or target that ended a prompt's search; None where its sampler or budget came to an end."""
+        """The stop rule or target that ended a prompt's search; None where its sampler or budget ended it."""
         return self.searches[prompt].stopped
 
     def kl(self, prompt: int = 0) -> dict[str, Any] | None:
-        """How far the best can be from the model's own law, of samplers that draw independently; None of others.
+        """How far the best can be from the model's distribution, for samplers of independent draws; else None.
 
-        candidates: N that were finished. nats: log N - (N - 1) / N. bound: whether KL(best || model) is at most that;
-        where the scores may end the search (a stop rule, a target), N is chosen by them, and it is not.
+        candidates: N, those finished. nats: log N - (N - 1) / N. bound: whether KL(best || model) is at most that;
+        not where scores may end the search (a stop rule, a target), since N then depends on them.
         """
         search = self.searches[prompt]
         if not search.independent or not search.finished:
@@ -82,9 +81,7 @@ class SearchOutcome(SearchReport[Entry]):
         """Decode entries whose latents were kept: the pipeline's own and the best (`keep`)."""
         lost = [e.candidate.id for e in entries if e.x is None]
         if lost:
-            raise ValueError(
-                f"the latents of candidate {lost[0]} were not kept: ask scale() for a larger keep="
-            )
+            raise ValueError(f"the latents of candidate {lost[0]} were not kept: give scale() a larger keep=")
         return self.decode(entries)
 
     # ---------------------------------------------------------------- as plain data
@@ -110,10 +107,8 @@ class SearchOutcome(SearchReport[Entry]):
         """One prompt's candidates and scores as plain data."""
         search = self.searches[prompt]
         totals = search.totals(search.finals)
-        finals = tuple(
-            scored_candidate(n, e, t, e.x is not None)
-            for n, (e, t) in enumerate(zip(search.finals, totals, strict=True))
-        )
+        each = enumerate(zip(search.finals, totals, strict=True))
+        finals = tuple(scored_candidate(n, e, t, e.x is not None) for n, (e, t) in each)
         base = next((c for c, e in zip(finals, search.finals, strict=True) if e.candidate.id == OWN), None)
         judge = "+".join(search.roles.judge.names)
         return PromptSummary(search.prompt, judge, finals, base, search.roles.held_out.names, search.spent)
@@ -153,6 +148,7 @@ class Scored(Protocol):
 
 def scored_candidate(place: int, entry: Scored, total: float, kept: bool) -> ScoredCandidate:
     """It as plain data."""
-    candidate, scores = entry.candidate, (entry.scores, entry.select, entry.held_out)
-    recipe = {"origin": candidate.origin, "parent": candidate.parent}
-    return ScoredCandidate(place, candidate.id, total, *scores, entry.nfe, entry.seconds, **recipe, kept=kept)
+    made, scores = entry.candidate, (entry.scores, entry.select, entry.held_out)
+    return ScoredCandidate(
+        place, made.id, total, *scores, entry.nfe, entry.seconds, made.origin, made.parent, kept
+    )

@@ -70,7 +70,7 @@ def families(folder: Path) -> list[Lineage]:
     """The candidates of every prompt of a run, finished or not. UsageError where the folder holds none."""
     asked = load_folder(folder)
     try:
-        records = archive.read(folder)[1:]
+        records = archive.read_archive(folder)[1:]
         told = {p["index"]: p for p in (read_record(folder) or {}).get("prompts", ())}
         found = [
             _family(folder, i, prompt, [r for r in records if r["prompt"] == i], told.get(i, {}))

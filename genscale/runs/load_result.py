@@ -49,17 +49,6 @@ class LoadedResult(SearchReport[Final]):
         """What run.json holds; empty of a run that is not finished."""
         return self.run.record or {}
 
-    def ranking(self, prompt: int = 0) -> list[Final]:
-        return self.run.ranking(prompt)
-
-    def base(self, prompt: int = 0) -> Final | None:
-        """The pipeline's own candidate; None if it was not finished."""
-        return self.run.base(prompt)
-
-    def total(self, final: Final) -> float:
-        """The number that ranks."""
-        return final.total
-
     def media(self, finals: Sequence[Final]) -> Media:
         """Decode candidates whose latents are in the folder. UsageError: they are not, or the model is not known."""
         lost = [f.candidate.id for f in finals if f.file is None]
@@ -68,6 +57,16 @@ class LoadedResult(SearchReport[Final]):
                 f"the latents of candidate {lost[0]} are not in '{self.folder}': it was not kept."
             )
         return self._decode(finals)
+
+    def total(self, final: Final) -> float:
+        """The number that ranks."""
+        return final.total
+
+    def ranking(self, prompt: int = 0) -> list[Final]:
+        return self.run.ranking(prompt)
+
+    def base(self, prompt: int = 0) -> Final | None:
+        return self.run.base(prompt)
 
     @cached_property
     def _decode(self) -> Decode:

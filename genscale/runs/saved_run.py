@@ -114,7 +114,7 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
     request, record = requests.load_folder(folder), read_record(folder)
     request = request if (record or {}).get("missing") else completed(request)
     try:
-        heading, *records = archive.read(folder) or [{}]
+        heading, *records = archive.read_archive(folder) or [{}]
         finals = [
             _finals(folder, [r for r in records if r["prompt"] == i], i) for i in range(len(request.prompts))
         ]
