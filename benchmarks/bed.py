@@ -17,14 +17,15 @@ from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
+from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.key import Key
 from genscale.media import Media
-from genscale.protocol.batches import Output
+from genscale.protocol.batches import Batch, Output
 from genscale.protocol.interfaces import Verifier
 from genscale.protocol.particles import Memory, Particles
 
@@ -135,15 +136,14 @@ def _searched(
         searches, roles, lambda x, _: Media(bed.decode(x)), budget=budget, archive=Archive(), ledger=Ledger(),
         batch_size=batch_size,
     )  # fmt: skip
-    loop = engine.run()
-    try:
-        batch = next(loop)
-        while True:
-            with torch.set_grad_enabled(batch.grad):
-                value = bed.model(batch.x, bed.schedule.level(batch.step))
-            batch = loop.send(Output(value, batch.x, len(batch.prompts)))
-    except StopIteration:
-        return list(zip(searches, keys, strict=True))
+
+    def evaluate(batch: Batch) -> Output:
+        with torch.set_grad_enabled(batch.grad):
+            value = bed.model(batch.x, bed.schedule.level(batch.step))
+        return Output(value, batch.x, len(batch.prompts))
+
+    drive(engine, evaluate)
+    return list(zip(searches, keys, strict=True))
 
 
 def _own_draw(key: Key, shape: tuple[int, ...]) -> Callable[[int, int], Tensor]:

@@ -25,7 +25,7 @@ from torch import Tensor
 import genscale
 from benchmarks.live_memory import LiveMemory
 from genscale.diffusion.kernels import Ddim
-from genscale.pipelines.differentiable_models import Graphs, _again, _block
+from genscale.pipelines.differentiable_models import DifferentiableModels, _block, _checkpointed
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import BACKWARD, Denoise, Gradient, Score, Solve
 
@@ -80,12 +80,14 @@ class Probe:
 
 @contextmanager
 def without_checkpoints() -> Iterator[None]:
-    call = Graphs.call
-    Graphs.call = lambda self, forward, args, kwargs, again: call(self, forward, args, kwargs, False)  # type: ignore[method-assign]
+    call = DifferentiableModels.call
+    DifferentiableModels.call = lambda self, forward, args, kwargs, again: call(
+        self, forward, args, kwargs, False
+    )  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Graphs.call = call  # type: ignore[method-assign]
+        DifferentiableModels.call = call  # type: ignore[method-assign]
 
 
 def brightness(media: Any, prompts: Any) -> Tensor:
@@ -150,7 +152,7 @@ def seconds_of(name: str, rows: int, repeats: int) -> dict[str, Any]:
         "rows": rows,
         "forward_seconds": round(statistics.median(forwards), 5),
         "backward": spread([(b - f) / f for f, b, _ in pairs]),
-        "forward_again_and_backward": spread([(e - f) / f for f, _, e in pairs]),
+        "forward_checkpointed_and_backward": spread([(e - f) / f for f, _, e in pairs]),
         "charged_backward": BACKWARD,
     }
 
@@ -169,7 +171,10 @@ def decoder(size: int) -> dict[str, Any]:
     ).eval()
     vae.requires_grad_(False)
     found: dict[str, Any] = {"pixels": size}
-    ways: dict[str, Callable[[Tensor], Any]] = {"no checkpoint": vae.decode, "as a whole": _again(vae.decode)}
+    ways: dict[str, Callable[[Tensor], Any]] = {
+        "no checkpoint": vae.decode,
+        "as a whole": _checkpointed(vae.decode),
+    }
     for name, decode in ways.items():
         found[name] = _decoded(decode, size)
     vae.enable_gradient_checkpointing(_block)

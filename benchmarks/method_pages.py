@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import genscale
-from benchmarks.method_tables import index, measured
+from benchmarks.method_tables import gains, index, measured
 from genscale.plugins import registry
 from genscale.plugins.docstrings import explained
 
@@ -138,6 +138,7 @@ PARTS: dict[str, Callable[[str], str]] = {
     "cost": cost,
     "measured": measured,
     "index": lambda _: index(PAGES),
+    "gains": lambda _: gains(PAGES),
 }
 
 if __name__ == "__main__":

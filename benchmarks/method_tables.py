@@ -9,22 +9,7 @@ from typing import Any
 
 from benchmarks.method_results import OLDER, PLAIN, Row, Table, correctors, drawn, law, sampler_of, tables
 from benchmarks.shapes import interval
-
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "Candidates": ("best_of_n", "successive_halving", "search_over_paths"),
-    "Search over the initial noise": (
-        "zero_order", "annealing", "trust_region", "snes", "cma_es", "cem_lowfreq",
-    ),
-    "Particles": (
-        "smc", "fk_steering", "bfs", "vasr", "rebirth", "das", "tds", "svdd", "code", "particle_gibbs", "importance",
-        "fkc", "rollover",
-    ),
-    "Beams, trees and populations": (
-        "beam", "dlbs", "treeg", "dts_star", "dts", "ab_mcts", "dfs", "evolution",
-    ),
-    "Without a reward": ("nlg", "zigzag"),
-    "Gradients": ("gradient_guidance", "reno", "carinox", "ditto", "ditto2", "dno", "dflow"),
-}  # fmt: skip
+from docs.hooks.method_groups import GROUPS, groups
 
 
 def measured(name: str) -> str:
@@ -115,7 +100,7 @@ def corrected() -> str:
     churns = ("0.5", "1.0", "1.5", "2.0")
     lines = [
         "| mix | exact draws | " + " | ".join(f"fkc, churn {float(c):g}" for c in churns)
-        + " | " + " | ".join(f"as it is, {float(c):g}" for c in churns) + " |",
+        + " | " + " | ".join(f"uncorrected, {float(c):g}" for c in churns) + " |",
         "|---" * 10 + "|",
     ]  # fmt: skip
     for row in rows:
@@ -130,20 +115,57 @@ def corrected() -> str:
 
 
 def index(pages: Path) -> str:
-    """A table a family: every method with the first sentence of its page, and what it gained."""
+    """A table for each group: every method with its idea, its cost and when to use it."""
     parts = []
-    for family, names in FAMILIES.items():
-        lines = [f"## {family}", "", "| method | what it does | searched | judge |", "|---|---|---|---|"]
+    for group, names in groups(pages).items():
+        lines = [f"## {group}", "", GROUPS[group], ""]
+        lines += ["| method | what it does | cost in NFE | use it when |", "|---|---|---|---|"]
         for name in names:
-            first = first_sentence((pages / f"{name}.md").read_text())
-            lines.append(f"| [`{name}`]({name}.md) | {first} | {' | '.join(gained(name))} |")
+            page = (pages / f"{name}.md").read_text()
+            cells = (first_sentence(page, "Idea"), cost_in_short(page), use_it_when(page))
+            lines.append(f"| [`{name}`]({name}.md) | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def first_sentence(page: str) -> str:
-    idea = " ".join(page.split("## Idea\n", 1)[1].split("\n## ", 1)[0].split())
-    return re.split(r"(?<=\.) (?=[A-Z`])", idea, maxsplit=1)[0].removesuffix(".")
+def gains(pages: Path) -> str:
+    """What each measured method gained over the baseline, and the names of those that were not measured."""
+    lines = ["| method | needs | searched | judge |", "|---|---|---|---|"]
+    others: dict[str, list[str]] = {}
+    for group, names in groups(pages).items():
+        for name in names:
+            searched, judge = gained(name)
+            if judge:
+                lines.append(f"| [`{name}`]({name}.md) | {group.lower()} | {searched} | {judge} |")
+            else:
+                others.setdefault(searched, []).append(f"[`{name}`]({name}.md)")
+    others.pop("the baseline", None)
+    said = [f"{what[0].upper()}{what[1:]}: {', '.join(names)}." for what, names in others.items()]
+    return "\n".join(lines) + "\n\n" + "\n\n".join(said)
+
+
+def section(page: str, heading: str) -> str:
+    """The text below a heading, up to the next."""
+    return page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0].strip()
+
+
+def first_sentence(page: str, heading: str) -> str:
+    text = " ".join(section(page, heading).split())
+    return re.split(r"(?<=\.) (?=[A-Z`])", text, maxsplit=1)[0].removesuffix(".")
+
+
+def cost_in_short(page: str) -> str:
+    """What stands behind "In short:" in the section on cost, or else its first sentence."""
+    return first_sentence(page, "Cost").removeprefix("In short: ")
+
+
+def use_it_when(page: str) -> str:
+    found = re.match(r"Use it when: (.*?)\.(?=\n\n|\Z)", section(page, "When it wins, when not"), re.S)
+    if found is None:
+        raise ValueError(
+            f"a page begins its section 'When it wins, when not' with 'Use it when: ...': {page[:40]!r}"
+        )
+    return " ".join(found[1].split())
 
 
 def gained(name: str) -> tuple[str, str]:

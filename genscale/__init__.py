@@ -4,78 +4,38 @@
     better = genscale.scale(pipe, sampler="best_of_n", candidates=16, verifier="clip")
     image = better("a red star left of a blue ring").images[0]
 
-Importing this is light: diffusers and transformers are imported when a pipeline is scaled.
+The public names, all importable from here; everything else in the package is private and may change:
+
+Scaling     scale, Scaled, load_pipeline, Budget
+Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
+Results     SearchResult, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
+Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop, StopRule
+Errors      UsageError, VerifierError, BudgetExhausted
+Events      Event, Denoised, Differentiated, Scored, BatchHalved
+Interfaces  Sampler, Verifier, Process
+Queries     Query, Solve, Denoise, Score, Gradient
+Answers     Particles, Prediction, Scores, Graded
+Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp
+Budgeting   affordable, spend_leftover_budget
+Kernels     Kernel, Transition, Ddim, Sde, Glass, parse_kernel, NoiseSchedule, NoiseLevel
+Mixes       Mix, Source, MixtureContext, Weighted, Tempered, Guided, compose, negate, rlg, autoguidance
+Guidance    Cfg, CfgPlusPlus
+Regions     Boxes, Box
+Toy models  analytic, toy
+
+A name is imported when it is first used (`__init__.pyi` says from where), so `import genscale` loads no torch.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from genscale.engine.budget import Budget
-    from genscale.errors import BudgetExhausted, UsageError, VerifierError
-    from genscale.key import Key
-    from genscale.media import Media
-    from genscale.pipelines.loading import load_pipeline
-    from genscale.pipelines.scale import Scaled, scale
-    from genscale.protocol.answers import Prediction, Scores
-    from genscale.protocol.interfaces import Process, Sampler, Verifier
-    from genscale.protocol.particles import Candidate, Particles
-    from genscale.protocol.queries import Denoise, Score, Solve
-    from genscale.results.compare import compare as compare
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "engine.budget": ("Budget",),
-    "errors": ("BudgetExhausted", "UsageError", "VerifierError"),
-    "key": ("Key",),
-    "media": ("Media",),
-    "protocol.particles": ("Candidate", "Particles"),
-    "pipelines.loading": ("load_pipeline",),
-    "pipelines.scale": ("Scaled", "scale"),
-    "protocol.interfaces": (
-        "Denoise",
-        "Prediction",
-        "Process",
-        "Sampler",
-        "Score",
-        "Scores",
-        "Solve",
-        "Verifier",
-    ),
-    "results.compare": ("compare",),
-}
+_lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that `genscale --help` need not wait for torch."""
-    from importlib import import_module
-
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"genscale.{module}"), name)
-    raise AttributeError(f"module 'genscale' has no attribute '{name}'")
-
-
-__all__ = [
-    "Budget",
-    "BudgetExhausted",
-    "Candidate",
-    "Denoise",
-    "Key",
-    "Media",
-    "Particles",
-    "Prediction",
-    "Process",
-    "Sampler",
-    "Scaled",
-    "Score",
-    "Scores",
-    "Solve",
-    "UsageError",
-    "Verifier",
-    "VerifierError",
-    "load_pipeline",
-    "scale",
-]
+    return _lazy("UsageError" if name == "Refusal" else name)  # Refusal: its name before 0.1.0

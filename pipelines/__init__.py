@@ -1,4 +1,51 @@
-"""The drop-in for diffusers: the inverted loop, `scale()`, loading and the bundled toy models."""
+"""The drop-in for diffusers: `scale(pipe)` puts a search into a pipeline's own denoising loop.
+
+A call of a scaled pipeline passes through five files; read them in this order:
+
+1. `pipelines/scale.py`: `scale` turns its arguments into a `Scaled` pipeline. Calling that binds the arguments of the
+   pipeline call and probes the pipeline, and hands a `PipelineCall` on.
+2. `pipelines/search_call.py`: `run_search` opens a `Search` (a sampler on one prompt) for each row of the call and an
+   archive, makes an `Engine` of them, and at the end `finish_best` lets the pipeline decode the best latents.
+3. `pipelines/serve.py`: `serve` calls the pipeline once more, with its scheduler replaced by a proxy. A
+   `ServingDriver` feeds latents to the pipeline's loop and takes its model outputs: the loop is now a service that
+   evaluates any `Batch`.
+4. `pipelines/batch_exchange.py`: `BatchExchange` hands each `Batch` from the engine to the driver, and each `Output`
+   from the driver to the engine.
+5. `genscale/engine/engine.py`: `Engine` answers the queries of all samplers within the budget: it joins them to
+   batches, steps the latents with each output, and has candidates decoded and scored.
+
+Under these lie, for the call of a pipeline:
+
+- `bound_call.py`: the arguments of a pipeline call, and the same call with other rows.
+- `pipeline_call.py`: what one call is like: its rows, noise, noise levels and NFE.
+- `probe.py`: finds that out by walking through the loop without evaluating the denoiser.
+- `intercepted_call.py`: runs the pipeline's `__call__` under a `LoopDriver`, the base of all drivers.
+- `scheduler_proxy.py`, `timesteps.py`, `step_numbering.py`: the scheduler, the timesteps and the `enumerate` that the
+  loop sees in such a call.
+- `watched_models.py`: routes calls of the pipeline's models through the driver; placeholder outputs.
+- `noise_interception.py`, `pipeline_noise.py`, `initial_latents.py`: the pipeline's random draws, and how its initial
+  latents are made of them.
+- `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
+- `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
+- `user_callbacks.py`: the user's `callback_on_step_end` during a search.
+- `decode.py`, `output_media.py`: latents to images or videos by the pipeline's own code; its output as tensors.
+
+For the steps:
+
+- `scheduler_levels.py`: noise levels and prediction type of every diffusers scheduler.
+- `solver.py`: the pipeline's scheduler as a function of explicit state.
+
+For guidance, mixes and gradients:
+
+- `branches.py`: which rows of a model call are conditional; one branch of guidance alone.
+- `mixture_sources.py`, `model_variants.py`: the rows and models that a mix needs.
+- `guiders.py`: the guidance rules of `diffusers.guiders` as a mix.
+- `differentiable_models.py`: frozen weights and checkpointed calls, while gradients are taken.
+
+Without a search:
+
+- `loading.py`, `checkpoints.py`, `placement.py`: `load_pipeline`: pipelines by name, their weights, device and dtype.
+"""
 
 if __name__ == "pipelines":
     raise ImportError("import genscale.pipelines, not pipelines: the folder is a part of genscale")

@@ -1,4 +1,4 @@
-"""The exchange between an engine and a pipeline's loop."""
+"""Hands an engine's batches to a pipeline's loop, and the loop's outputs to the engine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from collections.abc import Callable
 from genscale.engine.engine import Engine
 from genscale.engine.mixture_batches import Mixer
 from genscale.errors import UsageError
-from genscale.pipelines.intercepted_call import Done
+from genscale.pipelines.intercepted_call import LeaveLoop
 from genscale.protocol.batches import Batch, Output
 
 
 class BatchExchange:
-    """Where the pipeline's loop fetches batches: keeps the open one, and what went wrong behind it.
+    """Drives the engine's generator from inside a pipeline's loop.
 
-    prepare: makes the pipeline's models ready for a batch with a graph. mixer: makes several of each of the engine's
-    batches, and one output of theirs.
+    The loop may be left and entered again (memory ran out, another call is needed), so the batch that is not yet
+    evaluated is kept here. Exceptions of the engine (a verifier's) are kept, too, since the pipeline must not handle
+    them as its own.
+
+    prepare: makes the pipeline's models differentiable, before the first batch with a graph. mixer: turns each batch of
+    the engine into one for each prediction of a mix, and their outputs into one.
+
+    batch: the batch to evaluate. closed: the engine has ended. error: what the engine raised.
     """
 
     def __init__(self, engine: Engine, prepare: Callable[[], None], mixer: Mixer | None = None) -> None:
@@ -24,21 +30,21 @@ class BatchExchange:
         self.batch: Batch | None = None
         self.error: BaseException | None = None
         self.closed = False
-        self._handed_out = 0.0
+        self._started = 0.0  # when the batch was handed out
         self._advance(self._first)
 
-    def ask(self, output: Output | None) -> Batch:
-        """The open batch, or after its output the next one; leaves the loop when there is none."""
+    def next_batch(self, output: Output | None) -> Batch:
+        """The batch to evaluate (output None), or the one that follows this output. LeaveLoop: there is none."""
         if output is not None:
-            self.engine.ledger.add_seconds("denoise", time.perf_counter() - self._handed_out)
-            self._advance(lambda: self._answer(output))
+            self.engine.ledger.add_seconds("denoise", time.perf_counter() - self._started)
+            self._advance(lambda: self._following(output))
         if self.batch is None or self.closed or self.error:
-            raise Done
-        self._handed_out = time.perf_counter()
+            raise LeaveLoop
+        self._started = time.perf_counter()
         return self.batch
 
-    def _answer(self, output: Output) -> Batch:
-        """The next batch: another part of the mix, or what the engine asks next."""
+    def _following(self, output: Output) -> Batch:
+        """The batch of the mix's next prediction, or of the engine."""
         if self.mixer is None:
             return self.loop.send(output)
         following = self.mixer.absorb(output)
@@ -48,17 +54,18 @@ class BatchExchange:
         batch = next(self.loop)
         return batch if self.mixer is None else self.mixer.open(batch)
 
-    def _advance(self, go: Callable[[], Batch]) -> None:
+    def _advance(self, make: Callable[[], Batch]) -> None:
         try:
-            self.batch = go()
+            self.batch = make()
             if self.batch.grad:
                 self.prepare()
         except StopIteration:
             self.batch, self.closed = None, True
-        except BaseException as error:  # a verifier's, say: the pipeline must not see it as its own
+        except BaseException as error:
             self.error = error
 
     def halve(self, error: Exception) -> None:
+        """After the accelerator's memory ran out: replace the batch by a smaller one."""
         assert self.batch is not None
         smaller = self.engine.halve(len(self.batch.prompts))
         if smaller is None:

@@ -1,4 +1,4 @@
-"""The arguments of a pipeline call: which rows they make, and how to ask for other rows."""
+"""The arguments of a pipeline call, and the same call with other rows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from genscale.errors import UsageError, did_you_mean
 
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
-PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # perhaps with a number behind
+PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # also prompt_2, prompt_3, ...
 CALLBACKS = ("callback_on_step_end", "callback", "callback_steps")
 
 
 class Arguments:
-    """A bound call of a pipeline.
+    """The arguments of one call of a pipeline, bound to the names of its `__call__`.
 
-    given: arguments by name, the count of results a prompt replaced by 1. results: that count. prompts: the texts
-    that verifiers see; extended to one a row by `texts`.
+    given: arguments by name, with num_images_per_prompt (or its like) replaced by 1. results: that number. names: of
+    all arguments that the pipeline takes.
     """
 
     def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -33,7 +33,7 @@ class Arguments:
         given = dict(zip(self.names, args, strict=False))
         for name, value in kwargs.items():
             if name in given:
-                raise UsageError(f"'{name}' is given twice, by place and by name.")
+                raise UsageError(f"'{name}' is given twice, by position and by name.")
             if name not in self.names and name not in CALLBACKS:
                 meant = did_you_mean(name, set(self.names) - {"kwargs"})
                 if "kwargs" not in self.names or meant:
@@ -45,10 +45,11 @@ class Arguments:
                 self.results = int(given.get(name) or 1)
                 given[name] = 1
         if self.results < 1:
-            raise UsageError(f"at least 1 result a prompt must be asked for, not {self.results}.")
+            raise UsageError(f"at least 1 image or video a prompt must be generated, not {self.results}.")
         # Copies of lists, since some pipelines write into the ones they are given.
         self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
         self.generator = given.get("generator")
+        self.generator_is_new = is_new(self.generator)
 
     def texts(self, rows: int) -> list[str]:
         """One prompt text for each of the rows that the call makes; empty where only embeddings are given."""
@@ -59,13 +60,13 @@ class Arguments:
         return texts * rows if len(texts) == 1 else texts
 
     def quiet(self, **changes: Any) -> dict[str, Any]:
-        """For calls of our own: without the user's callbacks and generator."""
+        """The arguments for a call that the user does not see: without callbacks and generator, and with `changes`."""
         dropped = (*CALLBACKS, "generator")
         kept = {k: v for k, v in self.given.items() if k not in dropped}
         return kept | {k: v for k, v in changes.items() if k in self.names}
 
     def extended(self, rows: int, more: Sequence[tuple[int, str]]) -> dict[str, Any]:
-        """The call with further rows: each repeats an old row (its number below `rows`) under another prompt."""
+        """The call with further rows: each of `more` repeats a row (0 to rows - 1) with another prompt text."""
         if not more:
             return dict(self.given)
         if self.given.get("prompt") is None:
@@ -89,7 +90,7 @@ class Arguments:
         return made
 
     def composed(self, given: Mapping[str, Any], rows: int, composition: tuple[int, ...]) -> dict[str, Any]:
-        """The call that makes one row for each entry of `composition` (prompt indices below `rows`)."""
+        """The call that makes one row for each entry of `composition` (prompt indices 0 to rows - 1)."""
         made = dict(given)
         count = next((name for name in COUNTS if name in self.names), None)
         if rows == 1 and count is not None:
@@ -105,10 +106,10 @@ class Arguments:
 
 
 def root_seeds(generator: Any, latents: Tensor) -> list[int]:
-    """The seed that each row's keys derive from: its generator's; without one, the latents themselves.
+    """The seed that each row's keys derive from: its generator's; without a generator, a hash of the latents.
 
-    Without a generator the pipeline draws from torch's global one; hashing what it drew makes the run
-    reproducible under torch.manual_seed and takes nothing from that stream.
+    Without a generator the pipeline draws from torch's global one. Hashing what it drew makes the run reproducible
+    under torch.manual_seed and draws nothing more from that generator.
     """
     rows = latents.shape[0]
     if isinstance(generator, list | tuple):
@@ -120,3 +121,13 @@ def root_seeds(generator: Any, latents: Tensor) -> list[int]:
 
     content = latents.detach().float().cpu().contiguous().numpy().tobytes()
     return [zlib.crc32(content)] * rows
+
+
+def is_new(generator: Any) -> bool:
+    """Whether its seed says what it draws: one torch.Generator on the CPU that has drawn nothing yet."""
+    if isinstance(generator, list | tuple) and len(generator) == 1:
+        generator = generator[0]
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        return False
+    fresh = torch.Generator("cpu").manual_seed(generator.initial_seed())
+    return torch.equal(fresh.get_state(), generator.get_state())

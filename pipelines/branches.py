@@ -1,8 +1,8 @@
-"""The branches of classifier-free guidance: which of a step's rows are conditional, and how to ask for one alone.
+"""The branches of classifier-free guidance: which of a step's rows are conditional, and how to evaluate one branch.
 
-Pipelines evaluate both branches in one call of the denoiser (its rows are [uncond, cond], or the other way round)
-or in two calls. What they combine them to is linear in each, so what they make of two equal outputs is that output:
-one branch alone is what comes out when its output stands in for the other's, too.
+Pipelines evaluate both branches in one call of the denoiser (rows [uncond, cond], or the other way round) or in two
+calls. They combine them linearly, with weights that add up to 1, so two equal outputs are combined to that output. To
+evaluate one branch alone, its output is returned for the other branch, too.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from genscale.errors import UsageError
-from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.intercepted_call import Done, LoopDriver, Templates, is_denoiser
+from genscale.pipelines.encoder_cache import EncoderCache
+from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.noise_interception import Replay
 from genscale.pipelines.row_gather import is_position, rows_of, sample_of
+from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser
 
 
 @dataclass(frozen=True)
 class Branches:
-    """How a pipeline evaluates the two: in one call or two, and which comes first.
+    """How a pipeline evaluates the two branches.
 
-    together: both in one call of the denoiser. cond: 0 or 1, the place of the conditional one.
+    together: both in one call of the denoiser. cond: 0 or 1, the place of the conditional branch.
     """
 
     together: bool
@@ -37,87 +38,87 @@ class Branches:
 
 
 class BranchProbe(LoopDriver):
-    """One pass over one step, with made-up outputs: a pattern in the branches `filled`, zeros in the others.
+    """Runs one step with made-up outputs: a fixed pattern in the branches `filled`, zeros in the others.
 
     Afterwards: calls, the rows of every call of a denoiser in that step; value, what the pipeline combined.
     """
 
     def __init__(
         self,
-        memo: Memo,
-        templates: Templates,
+        encoder_cache: EncoderCache,
+        placeholders: PlaceholderOutputs,
         replay: Replay,
         layout: Layout,
         step: int,
         rows: int,
         filled: tuple[int, ...],
     ) -> None:
-        super().__init__(memo, templates)
-        self.replay, self.layout, self.at, self.rows, self.filled = replay, layout, step, rows, filled
+        super().__init__(encoder_cache, placeholders)
+        self.replay, self.layout, self.probed, self.rows, self.filled = replay, layout, step, rows, filled
         self.calls: list[int] = []
         self.value: Tensor | None = None
 
-    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+    def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
 
-    def first_index(self) -> int:
-        return self.at
+    def first_step(self) -> int:
+        return self.probed
 
-    def evaluate(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        output = self.templates.skip(name, module, forward, args, kwargs)
+    def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        output = self.placeholders.get(name, module, forward, args, kwargs)
         if not is_denoiser(name):
             return output
         rows, before = rows_of(sample_of(args, kwargs)), sum(self.calls)
         self.calls.append(rows)
-        marks = [i for i in range(rows) if (before + i) // self.rows in self.filled]
-        return _patterned(output, rows, marks)
+        filled = [i for i in range(rows) if (before + i) // self.rows in self.filled]
+        return _with_pattern(output, rows, filled)
 
-    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
-        self.value = self.layout.rows_first(call["model_output"]).detach().float()
-        raise Done
+    def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        self.value = self.layout.to_rows(call["model_output"]).detach().float()
+        raise LeaveLoop
 
 
-def _patterned(output: Any, rows: int, marks: list[int]) -> Any:
-    """The structure with a fixed pattern of positive numbers in some of its rows, zeros in the others."""
+def _with_pattern(output: Any, rows: int, filled: list[int]) -> Any:
+    """The structure of an output, with a pattern of positive numbers in the rows `filled` and zeros in the others."""
     if isinstance(output, Tensor):
         made = torch.zeros_like(output)
         if made.ndim and made.shape[0] % rows == 0:
             parts = made.reshape(rows, -1)
-            parts[marks] = torch.linspace(0.5, 1.5, parts.shape[1]).to(parts)
+            parts[filled] = torch.linspace(0.5, 1.5, parts.shape[1]).to(parts)
         return made
     if isinstance(output, dict):
-        filled = {k: _patterned(v, rows, marks) for k, v in output.items()}
-        return type(output)(**filled) if type(output) is not dict else filled
+        fields = {k: _with_pattern(v, rows, filled) for k, v in output.items()}
+        return type(output)(**fields) if type(output) is not dict else fields
     if type(output) is list and len(output) == rows:
-        return [_patterned(x[None], 1, [0] if i in marks else [])[0] for i, x in enumerate(output)]
+        return [_with_pattern(x[None], 1, [0] if i in filled else [])[0] for i, x in enumerate(output)]
     if isinstance(output, list | tuple):
-        return type(output)(_patterned(v, rows, marks) for v in output)
+        return type(output)(_with_pattern(v, rows, filled) for v in output)
     return output
 
 
-def told_apart(whole: BranchProbe, second: BranchProbe, rows: int) -> Branches:
-    """Branches of a step, from what came of a pattern in both of its branches, and in the second alone.
+def identify_branches(both: BranchProbe, second: BranchProbe, rows: int) -> Branches:
+    """How a pipeline evaluates its branches, from a probe with the pattern in both and one with it in the second only.
 
     With guidance u + w (c - u), w > 1, the second alone gives w times the pattern if it is the conditional one, else
-    1 - w times; also where the norm is put back afterwards, or the sign is turned.
+    1 - w times. The sign of that factor holds also where a pipeline rescales the result or negates it.
     """
-    if sum(whole.calls) != 2 * rows or len(whole.calls) > 2:
+    if sum(both.calls) != 2 * rows or len(both.calls) > 2:
         raise UsageError(
-            f"a step of {sum(whole.calls) // rows or 'no'} model calls a row in place of 2 has no two branches of "
+            f"a step of {sum(both.calls) // rows or 'no'} model calls a row in place of 2 has no two branches of "
             "classifier-free guidance: give the call a guidance scale above 1 (and a negative prompt, where the "
             "pipeline wants one for that)."
         )
-    assert whole.value is not None
+    assert both.value is not None
     assert second.value is not None
-    both, one = whole.value.flatten(), second.value.flatten()
-    share = float(one @ both / (both @ both))
-    return Branches(len(whole.calls) == 1, int(share > 0.5))
+    whole, part = both.value.flatten(), second.value.flatten()
+    share = float(part @ whole / (whole @ whole))
+    return Branches(len(both.calls) == 1, int(share > 0.5))
 
 
 class BranchRows:
-    """One branch's rows of what both were given.
+    """Selects the rows of one branch in what the denoiser is given for both.
 
-    n: rows of one branch. sample: the denoiser's latents, of both.
+    place: 0 or 1, the branch. n: rows of one branch. sample: the denoiser's latents, of both branches.
     """
 
     def __init__(self, place: int, n: int, sample: Any) -> None:
@@ -141,9 +142,8 @@ class BranchRows:
         if value.ndim == 0:
             return value
         if value.ndim >= 4 and value.shape[1] == 2 * self.n and value.shape[2:] != self.sizes[1:]:
-            return value[
-                :, self.place * self.n : (self.place + 1) * self.n
-            ]  # HiDream stacks text layers before rows
+            # HiDream stacks text layers in the first dimension, before the rows
+            return value[:, self.place * self.n : (self.place + 1) * self.n]
         inner, rest = divmod(value.shape[0], 2 * self.n)
         if rest or (inner != 1 and not (value.ndim >= 3 and inner in self.sizes)):
             return value
@@ -152,12 +152,12 @@ class BranchRows:
 
 
 def doubled(output: Any, n: int) -> Any:
-    """A denoiser's output for n rows in the structure of 2 n rows, each of them twice."""
+    """A denoiser's output for n rows in the structure of 2 n rows: all rows, then all rows again."""
     if isinstance(output, Tensor):
         return torch.cat([output, output]) if output.ndim and output.shape[0] % n == 0 else output
     if isinstance(output, dict):
-        filled = {k: doubled(v, n) for k, v in output.items()}
-        return type(output)(**filled) if type(output) is not dict else filled
+        fields = {k: doubled(v, n) for k, v in output.items()}
+        return type(output)(**fields) if type(output) is not dict else fields
     if type(output) is list and len(output) == n:
         return [*output, *output]
     if isinstance(output, list | tuple):

@@ -1,4 +1,4 @@
-"""Weights from where they lie: a diffusers folder, a single file or the hub. Failures are one sentence."""
+"""Loads a pipeline from a diffusers folder, a single file or Hugging Face. Failures are one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load(model: str, dtype: Any, hub: dict[str, Any], known: Collection[str] = (
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():
-            raise UsageError(f"folder '{model}' is no diffusers pipeline: it has no model_index.json.")
+            raise UsageError(f"folder '{model}' is not a diffusers pipeline: it has no model_index.json.")
         return _from_pretrained(str(path), dtype, hub)
     if path.is_file():
         return _single_file(path, dtype, hub)
@@ -45,7 +45,7 @@ def _from_pretrained(model: str, dtype: Any, hub: dict[str, Any]) -> Any:
 
 
 def _single_file(path: Path, dtype: Any, hub: dict[str, Any]) -> Any:
-    """A file holds weights only: diffusers infers of which pipeline; settings come from the hub's cache."""
+    """A file has weights only: diffusers infers the kind of pipeline and takes its settings from the hub's cache."""
     if path.suffix.lower() not in (".safetensors", ".ckpt"):
         raise UsageError(f"model file '{path}' must be a .safetensors or .ckpt file of a whole pipeline.")
     import diffusers
@@ -77,7 +77,7 @@ def _dtype_word() -> str:
 
 
 def _refusal(model: str, error: Exception) -> UsageError:
-    """What went wrong at a load, in one sentence."""
+    """The reason why a model cannot be loaded, in one sentence."""
     names, cause = set(), error
     while cause is not None and type(cause).__name__ not in names:
         names.add(type(cause).__name__)
@@ -98,6 +98,6 @@ def _refusal(model: str, error: Exception) -> UsageError:
         return UsageError(f"model '{model}' is not on this machine, and the hub cannot be reached.")
     if "trust_remote_code" in str(error):
         return UsageError(
-            f"model '{model}' brings code of its own: look at it, then pass --trust-remote-code."
+            f"model '{model}' contains Python code of its own: read it, then pass --trust-remote-code."
         )
     return UsageError(f"model '{model}' cannot be loaded: {first_line(error)}")

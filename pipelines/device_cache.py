@@ -1,7 +1,6 @@
-"""A pipeline's execution device, looked up once a search.
+"""Looks up a pipeline's execution device once a search.
 
-diffusers walks every module of the pipeline for it in each call: milliseconds, which a search that calls its pipeline
-for every wave would pay again and again.
+diffusers walks through every module of the pipeline for it: some milliseconds in each of a search's pipeline calls.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ _PROPERTY, _SEEN = "_execution_device", "_genscale_device"
 
 
 @contextmanager
-def steady_device(pipe: Any, seen: list[Any]) -> Iterator[None]:
-    """Within, `pipe` is an instance of a subclass of its class, whose device is that of the first look, kept in `seen`.
+def cached_device(pipe: Any, seen: list[Any]) -> Iterator[None]:
+    """Inside, `pipe` is an instance of a subclass of its class that keeps the device of the first look-up in `seen`.
 
-    The list is among the pipeline's attributes: whoever puts these away for a while sees the device afresh.
+    The list is one of the pipeline's attributes: while these are replaced, the device is looked up anew.
     """
     cls: type = type(pipe)
     steady = isinstance(getattr(cls, _PROPERTY, None), property)
@@ -34,7 +33,7 @@ def steady_device(pipe: Any, seen: list[Any]) -> Iterator[None]:
 
 @functools.cache
 def _subclass(cls: type) -> type:
-    if _SEEN in cls.__dict__:  # a visit within a visit
+    if _SEEN in cls.__dict__:  # a call within an intercepted call
         return cls
     look = getattr(cls, _PROPERTY).fget
 

@@ -1,7 +1,7 @@
-"""What makes a pipeline differentiable for as long as a run takes gradients, and puts everything back.
+"""Makes a pipeline's models differentiable while a search takes gradients, and restores them.
 
-Weights are frozen, so that only the latents have a graph. Denoiser calls of an unrolled run, and decoders, are
-checkpointed: their activations are computed again on the way back, when those of no other call are held.
+Weights are frozen, so that only the latents have an autograd graph. Denoiser calls of an unrolled run, and decoders,
+use gradient checkpointing: their activations are computed again in the backward pass, one call at a time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from genscale.pipelines.noise_interception import Intercept
 _NONE = object()
 
 
-class Graphs:
+class DifferentiableModels:
     """The models of one pipeline while gradients are taken through it.
 
-    What is changed until `restore`: parameters that are frozen, methods that lose a decorator, and attributes of
-    decoders that checkpoint block by block. others: models that are called in place of the pipeline's.
+    From `prepare` to `restore` parameters are frozen, methods lose a no_grad decorator, and decoders checkpoint
+    block by block. others: models that are called in place of the pipeline's.
     """
 
     def __init__(self, pipe: Any, others: Mapping[str, nn.Module] | None = None) -> None:
@@ -42,13 +42,13 @@ class Graphs:
         return own | dict(self.others)
 
     def prepare(self) -> None:
-        """Freeze, and let decoders checkpoint. UsageError: a model cannot be gone back through."""
+        """Freeze, and let decoders checkpoint. UsageError: a model is not differentiable."""
         if self.prepared:
             return
         for name, model in self.models.items():
             if getattr(model, "is_cache_enabled", False):
                 raise UsageError(
-                    f"the pipeline's {name} caches parts of earlier answers, which have no gradient: call "
+                    f"the pipeline's {name} caches parts of earlier outputs, which have no gradient: call "
                     f"pipe.{name}.disable_cache() first."
                 )
             if any(p.is_inference() for p in model.parameters()):
@@ -70,32 +70,32 @@ class Graphs:
                 self._checkpoint_blocks(model)
 
     def restore(self) -> None:
-        # By name: what offloads a model may have exchanged its parameters meanwhile.
+        # By name: offloading may have replaced the parameters meanwhile.
         for part, name in self._frozen:
             _parameter(part, name).requires_grad_(True)
         for part, name, old in self._blocks:
-            _put_back(part, name, old)
+            _restore_attribute(part, name, old)
         for part, name in self._open:
             del part.__dict__[name]
         self._frozen, self._blocks, self._open, self.prepared = [], [], [], False
 
     @property
     def offloaded(self) -> bool:
-        """Whether weights come and go with every call."""
+        """Whether weights move to the accelerator and back in every call."""
         hooks = ("_hf_hook", "_diffusers_hook")
         return any(hasattr(part, h) for m in self.models.values() for part in m.modules() for h in hooks)
 
     def call(self, forward: Callable[..., Any], args: Any, kwargs: Any, again: bool) -> Any:
-        """A denoiser's forward with its graph. again: keep the arguments only, and compute it again on the way back."""
-        args, kwargs = _normal(args), _normal(kwargs)
-        forward = _holding(forward) if self.offloaded else forward
+        """A denoiser's forward with its graph. again: checkpointed, that is, computed again in the backward pass."""
+        args, kwargs = _without_inference_tensors(args), _without_inference_tensors(kwargs)
+        forward = _keeping_weights(forward) if self.offloaded else forward
         return (
             checkpoint(forward, *args, use_reentrant=False, **kwargs) if again else forward(*args, **kwargs)
         )
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Decoders that cannot be checkpointed block by block are as a whole, offloading included."""
+        """Decoders that cannot checkpoint block by block (or are offloaded) are checkpointed as a whole."""
         whole = [
             m
             for m in self._decoders()
@@ -104,18 +104,18 @@ class Graphs:
         saved = [(m, m.__dict__.get("decode", _NONE)) for m in whole]
         for model in whole:
             decode: Any = model.decode
-            model.__dict__["decode"] = _again(_holding(decode) if self.offloaded else decode)
+            model.__dict__["decode"] = _checkpointed(_keeping_weights(decode) if self.offloaded else decode)
         try:
             yield
         finally:
             for model, old in saved:
-                _put_back(model, "decode", old)
+                _restore_attribute(model, "decode", old)
 
     def _decoders(self) -> list[nn.Module]:
         return [m for m in self.models.values() if callable(getattr(m, "decode", None))]
 
     def _undecorate(self, model: nn.Module) -> None:
-        """Methods under @torch.no_grad would cut the graph within a model without a word (HiDream's experts)."""
+        """Remove @torch.no_grad from methods, which would silently cut the graph inside a model (HiDream's experts)."""
         for part in model.modules():
             kind: Any = type(part)
             for name, method in _without_graph(kind):
@@ -135,11 +135,11 @@ class Graphs:
 
 
 def _block(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return _again(module.__call__)(*args, **kwargs)
+    return _checkpointed(module.__call__)(*args, **kwargs)
 
 
-def _again(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Checkpointed where there is a graph; normal draws inside are the same again, wherever they came from."""
+def _checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Checkpointed where there is a graph; normal draws inside are repeated in the second computation."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -155,49 +155,49 @@ def _again(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-class _Holding(TorchFunctionMode):
-    """Weights that a graph needs stay where they are, though offloading exchanges the data of the parameters.
+class _KeepWeights(TorchFunctionMode):
+    """Keeps weights that a graph needs alive although offloading replaces the data of parameters.
 
-    A graph keeps the very parameter of a frozen layer (a checkpoint, too); it is shown another tensor of the same data.
+    A graph (or a checkpoint) refers to the parameter of a frozen layer; here it gets another tensor of the same data.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func.__name__ not in ("__get__", "__set__") and not func.__name__.endswith("_"):
-            args = tuple(_shown(a) for a in args)
-            kwargs = {k: _shown(v) for k, v in (kwargs or {}).items()}
+            args = tuple(_detached(a) for a in args)
+            kwargs = {k: _detached(v) for k, v in (kwargs or {}).items()}
         return func(*args, **(kwargs or {}))
 
 
-def _shown(value: Any) -> Any:
+def _detached(value: Any) -> Any:
     if isinstance(value, nn.Parameter):
         return value.detach()
-    return type(value)(_shown(v) for v in value) if type(value) in (list, tuple) else value
+    return type(value)(_detached(v) for v in value) if type(value) in (list, tuple) else value
 
 
-def _holding(function: Callable[..., Any]) -> Callable[..., Any]:
+def _keeping_weights(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        with _Holding():
+        with _KeepWeights():
             return function(*args, **kwargs)
 
     return run
 
 
-def _normal(value: Any) -> Any:
-    """Without inference tensors, which no graph may hold."""
+def _without_inference_tensors(value: Any) -> Any:
+    """Inference tensors cloned, since a graph cannot save them."""
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
     if type(value) is dict:
-        return {k: _normal(v) for k, v in value.items()}
+        return {k: _without_inference_tensors(v) for k, v in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_normal(v) for v in value)
+        return type(value)(_without_inference_tensors(v) for v in value)
     return value
 
 
 @cache
 def _without_graph(cls: type) -> tuple[tuple[str, Any], ...]:
-    """Methods that a grad mode decorates, as they are without it; the decorator's wrapper has a name of its own."""
+    """Methods that torch.no_grad or its like decorates, undecorated; the wrapper is known by its code's name."""
     found = {}
     for base in reversed(cls.__mro__):
         for name, method in vars(base).items():
@@ -208,7 +208,7 @@ def _without_graph(cls: type) -> tuple[tuple[str, Any], ...]:
     return tuple((name, method) for name, method in found.items() if method is not None)
 
 
-def _put_back(part: nn.Module, name: str, old: Any) -> None:
+def _restore_attribute(part: nn.Module, name: str, old: Any) -> None:
     if old is _NONE:
         del part.__dict__[name]
     else:

@@ -1,4 +1,4 @@
-"""What a pipeline's call finds out before its loop, to be found out once however often the pipeline is called."""
+"""Caches for what a pipeline computes before its loop, since a search calls the pipeline several times."""
 
 from __future__ import annotations
 
@@ -12,68 +12,70 @@ from torch import Tensor
 Forward = Callable[..., Any]
 
 
-class Memo:
-    """Answers of the prompt and image encoders, by the content of their arguments. prompts: those of the pipeline's own
-    method that calls them. device: the pipeline's execution device, if it was looked up."""
+class EncoderCache:
+    """Outputs of the prompt and image encoders, by the content of their arguments.
+
+    prompts: results of the pipeline's `encode_prompt`. device: the pipeline's execution device, once looked up.
+    """
 
     def __init__(self) -> None:
-        self.prompts = PromptMemo()
+        self.prompts = PromptCache()
         self.device: list[Any] = []
         self._known: dict[tuple[str, str], Any] = {}
 
     def __call__(self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        key = (name, _told_by((args, kwargs)))
+        key = (name, _content_hash((args, kwargs)))
         if key not in self._known:
             self._known[key] = forward(*args, **kwargs)
         return self._known[key]
 
 
-class PromptMemo:
-    """Answers of a pipeline's `encode_prompt`, which tokenizes and looks for its models' device besides encoding.
+class PromptCache:
+    """Results of a pipeline's `encode_prompt`, which also tokenizes and looks up devices.
 
-    GatherCache only where the call is told by its arguments and leaves nothing on the pipeline; given again only while
-    nobody has written into the answer.
+    Cached only if the arguments can be hashed by content and the call changes nothing on the pipeline; reused only
+    while no result tensor was written to.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Any, list[tuple[Tensor, int]]]] = {}
 
     def __call__(self, pipe: Any, encode: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not _plain((args, kwargs)):
+        if not _hashable((args, kwargs)):
             return encode(*args, **kwargs)
-        key = _told_by((args, kwargs))
-        answer, tensors = self._known.get(key, (None, []))
+        key = _content_hash((args, kwargs))
+        result, tensors = self._known.get(key, (None, []))
         if tensors and all(t._version == version for t, version in tensors):
-            return _copied(answer)
+            return _copied(result)
         before = dict(pipe.__dict__)
-        answer = encode(*args, **kwargs)
-        made = list(_tensors(answer))
+        result = encode(*args, **kwargs)
+        made = list(_tensors(result))
         if _same(before, pipe.__dict__) and not any(t.is_inference() for t in made):
-            self._known[key] = (_copied(answer), [(t, t._version) for t in made])
-        return answer
+            self._known[key] = (_copied(result), [(t, t._version) for t in made])
+        return result
 
 
-def _plain(value: Any) -> bool:
-    """Whether `_digest` tells a value by its content."""
+def _hashable(value: Any) -> bool:
+    """Whether `_digest` hashes a value by its content."""
     if isinstance(value, dict):
-        return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+        return all(isinstance(k, str) and _hashable(v) for k, v in value.items())
     if isinstance(value, list | tuple):
-        return all(_plain(v) for v in value)
+        return all(_hashable(v) for v in value)
     return value is None or isinstance(value, str | int | float | Tensor | torch.device | torch.dtype)
 
 
-def _copied(answer: Any) -> Any:
-    """Lists anew, since some pipelines write into those they are given."""
-    if type(answer) in (list, tuple):
-        return type(answer)(_copied(a) for a in answer)
-    return answer
+def _copied(result: Any) -> Any:
+    """Copies of lists, since some pipelines write into those they are given."""
+    if type(result) in (list, tuple):
+        return type(result)(_copied(a) for a in result)
+    return result
 
 
-def _tensors(answer: Any) -> Iterator[Tensor]:
-    if isinstance(answer, Tensor):
-        yield answer
-    elif isinstance(answer, list | tuple):
-        for part in answer:
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, list | tuple):
+        for part in result:
             yield from _tensors(part)
 
 
@@ -81,7 +83,7 @@ def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:
     return before.keys() == after.keys() and all(after[k] is v for k, v in before.items())
 
 
-def _told_by(arguments: Any) -> str:
+def _content_hash(arguments: Any) -> str:
     digest = hashlib.blake2b(digest_size=16)
     _digest(arguments, digest)
     return digest.hexdigest()

@@ -1,7 +1,8 @@
-"""The guidance rules that diffusers has (`diffusers.guiders`), as a mix: any pipeline, with any sampler.
+"""The guidance rules of `diffusers.guiders` as a mix, for any pipeline and any sampler.
 
-There they serve modular pipelines only. Here a rule is asked which predictions it wants at a step, these are evaluated
-as sources, and its own `forward` joins them. Rules that perturb layers put their hooks in for just that source.
+In diffusers they work with modular pipelines only. Here the guider says which predictions it needs at a step, these
+are evaluated as sources of a mix, and its own `forward` combines them. Guiders that perturb layers install their hooks
+only while their source is evaluated.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.diffusion.guidance import FORMS, RULES, parse_call
+from genscale.diffusion.guidance import FORMS, RULES, parse_guidance
 from genscale.diffusion.mixtures import Mix, MixtureContext, Source
 from genscale.errors import UsageError, did_you_mean
-from genscale.pipelines.model_variants import Perturbed
+from genscale.pipelines.model_variants import PerturbedModules
 
 SHORT = {
     "apg": "AdaptiveProjectedGuidance",
@@ -38,7 +39,7 @@ SHORT = {
 class Guider(Mix):
     """A guider of diffusers: an instance of `diffusers.guiders.BaseGuidance`.
 
-    UsageError: one that remembers earlier steps (momentum), since a search evaluates in another order.
+    UsageError: one that depends on earlier steps (momentum), since a search evaluates steps in any order.
     """
 
     guider: Any
@@ -46,8 +47,8 @@ class Guider(Mix):
     def __post_init__(self) -> None:
         if any("momentum" in option and value for option, value in self.guider.config.items()):
             raise UsageError(
-                f"{type(self.guider).__name__} with momentum remembers earlier steps, which a search does not take in "
-                "order: leave the momentum out."
+                f"{type(self.guider).__name__} with momentum depends on earlier steps, and a search does not evaluate "
+                "steps in order: leave the momentum out."
             )
 
     def __repr__(self) -> str:
@@ -55,7 +56,7 @@ class Guider(Mix):
 
     @cached_property
     def _all(self) -> dict[str, Source]:
-        """Every prediction that it may ask for, in the order in which it counts them."""
+        """Every prediction that it may need, in the order in which it counts them."""
         found = {}
         perturbs = type(self.guider).prepare_models is not _base().prepare_models
         for place, name in enumerate(self.guider._input_predictions):
@@ -68,14 +69,14 @@ class Guider(Mix):
         return tuple(self._all.values())
 
     def weights(self, moment: MixtureContext) -> tuple[float, ...]:
-        """1 for what it wants at this moment. The model is called right after, with hooks that depend on it, too."""
+        """1 for each prediction that it needs at this step. Its hooks in the model depend on this call, too."""
         wanted = self._wanted(moment)
         return tuple(float(name in wanted) for name in self._all)
 
     def _wanted(self, moment: MixtureContext) -> list[str]:
         self.guider.set_state(moment.step, moment.steps, torch.tensor(0))
-        asked = self.guider.prepare_inputs({"branch": (torch.tensor(0), torch.tensor(1))})
-        return [getattr(block, self.guider._identifier_key) for block in asked]
+        blocks = self.guider.prepare_inputs({"branch": (torch.tensor(0), torch.tensor(1))})
+        return [getattr(block, self.guider._identifier_key) for block in blocks]
 
     def join(self, moment: MixtureContext, outputs: Mapping[Source, Tensor]) -> Tensor | None:
         given = {name: outputs[self._all[name]] for name in self._wanted(moment)}
@@ -88,9 +89,11 @@ class Guider(Mix):
             ) from error
         return joined
 
-    def models(self) -> Mapping[str, Perturbed]:
+    def models(self) -> Mapping[str, PerturbedModules]:
         places = [s.model for s in self._all.values() if s.model]
-        return {name: Perturbed(self._hooked(int(name[1:])), self.guider.cleanup_models) for name in places}
+        return {
+            name: PerturbedModules(self._hooked(int(name[1:])), self.guider.cleanup_models) for name in places
+        }
 
     def _hooked(self, place: int) -> Any:
         def prepare(module: nn.Module) -> None:
@@ -102,9 +105,9 @@ class Guider(Mix):
                 ) from error
 
         def put_in(module: nn.Module) -> None:
-            self.guider._count_prepared = place  # it tells by the count which prediction is next
+            self.guider._count_prepared = place  # the guider knows by this count which prediction is next
             self.guider.prepare_models(module)
-            if self.guider._count_prepared == place:  # SmoothedEnergyGuidance forgets to count
+            if self.guider._count_prepared == place:  # SmoothedEnergyGuidance does not count
                 self.guider._count_prepared = place + 1
                 self.guider.prepare_models(module)
 
@@ -121,7 +124,8 @@ def guider(text: str) -> Guider:
     """A guider from text such as "apg(guidance_scale=7.5, eta=0.0)" or "slg(skip_layer_guidance_layers=2+3)"."""
     import diffusers.guiders as module
 
-    name, placed, named = parse_call(text)
+    call = parse_guidance(text)
+    name, placed, named = call.name, call.by_place, call.by_name
     classes = {n.lower(): c for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, _base())}
     classes |= {short: classes[long.lower()] for short, long in SHORT.items() if long.lower() in classes}
     classes.pop("baseguidance", None)

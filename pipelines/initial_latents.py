@@ -1,8 +1,8 @@
-"""How a pipeline makes its initial latents out of noise, found by asking it.
+"""How a pipeline makes its initial latents of noise, found by two short calls.
 
-Initial latents are an affine function of one standard normal draw: of nothing else for text-to-image, of an
-encoded image too for image-to-image, with parts held fixed for image-to-video. So two calls that stop
-before the first step, with that draw replaced by zeros and by ones, tell the function for any family.
+Initial latents are an affine function of one standard normal draw: a multiple of it for text-to-image, plus an encoded
+image for image-to-image, with fixed parts for image-to-video. Two calls that stop before the first step, with that
+draw replaced by zeros and by ones, give the function's offset and scale, whatever the pipeline.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 
 Begin = Callable[[list[Tensor]], Tensor]
 """Initial latents [R, *latent] that the pipeline makes when its draws are replaced by these."""
 
 FIXED = (
-    "this call starts from latents that no noise enters, so there is only one candidate: "
+    "the initial latents of this call do not depend on noise, so there is only one candidate: "
     "use candidates=1, or leave out what fixes them."
 )
 
@@ -43,7 +43,7 @@ def find_prior(latents: Tensor, draws: list[Tensor], begin: Begin) -> list[Prior
 
 
 def _plain_scale(latents: Tensor, draws: list[Tensor]) -> float | None:
-    """The constant c if the latents are c times the only draw, perhaps rearranged (packed)."""
+    """The constant c if the latents are c times the only draw, possibly in another order (packed)."""
     if len(draws) != 1 or draws[0].numel() != latents.numel():
         return None
     x, noise = latents.float().flatten(), draws[0].to(latents.device).float().flatten()

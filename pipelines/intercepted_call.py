@@ -1,9 +1,18 @@
-"""One call of a pipeline with its loop in our hands (DESIGN 1.1).
+"""Runs a pipeline's own `__call__` while a driver decides what its denoising loop does.
 
-A visit swaps the scheduler for a stand-in, watches the models and runs the pipeline's own `__call__`. What the
-loop does is decided by one of three conductors: Probe finds out what the loop is like without running
-the denoiser; Serve answers an engine's batches; Decode only lets the pipeline's tail turn latents into media.
-Everything is put back afterwards, also after an exception.
+`intercept` replaces the pipeline's scheduler by a proxy (scheduler_proxy.py), routes the forward of its models through
+the driver (watched_models.py) and calls the pipeline. The pipeline then prepares prompts, latents and timesteps as
+always. In its loop it meets the driver at three places:
+
+    for t in scheduler.timesteps    LoopDriver.iterate yields the timesteps, in the order the driver wants
+    denoiser(latents, t, ...)       LoopDriver.call_model evaluates the model, or returns a placeholder
+    scheduler.step(output, t, x)    LoopDriver.on_step takes the model output and returns the next latents
+
+So the loop body becomes a service: on_step hands over one batch's output and returns the latents of the next batch,
+at whatever step that is. The drivers are Probe (probe.py) and BranchProbe (branches.py), which find out how the loop
+works without evaluating the denoiser, ServingDriver (serve.py), which evaluates an engine's batches, and
+DecodingDriver (decode.py), which only uses the code behind the loop. Everything on the pipeline is restored
+afterwards, also after an exception.
 """
 
 from __future__ import annotations
@@ -16,211 +25,200 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.pipelines.device_cache import steady_device
-from genscale.pipelines.encoder_cache import Memo
+from genscale.pipelines.device_cache import cached_device
+from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.noise_interception import Intercept
-from genscale.pipelines.row_gather import rows_of, sample_of
-from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, index_of, stand_in
-from genscale.pipelines.step_numbering import numbered, true_indices
-from genscale.pipelines.watched_models import guess, watched, zeros_like
+from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, make_proxy, start_index
+from genscale.pipelines.step_numbering import enumerate_by_step, numbered
+from genscale.pipelines.watched_models import PlaceholderOutputs, watched
 
 BEFORE, LOOP, AFTER = "before", "loop", "after"
 
 
-class Done(BaseException):
-    """Ends a pipeline's call from inside its loop; not an Exception, so that no pipeline swallows it."""
+class LeaveLoop(BaseException):
+    """Ends a pipeline's call from inside its loop; not an Exception, so that no pipeline catches it."""
 
 
-class Interrupted(Exception):
+class PipelineInterrupted(Exception):
     """The pipeline was told to stop (`pipe._interrupt`), usually by the user's callback."""
 
 
-class Templates:
-    """Outputs that models of the loop gave once, to skip them later with zeros of the right structure."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, tuple[Any, int]] = {}
-        self.guessing = True  # False: the likely shape did not do, so the first call must be real
-        self.real_rows = 0  # denoiser rows that were spent on finding out
-
-    def skip(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        rows = rows_of(sample_of(args, kwargs))
-        if name in self.known:
-            output, old = self.known[name]
-            return zeros_like(output, old, rows)
-        if self.guessing and is_denoiser(name):
-            return guess(module, sample_of(args, kwargs))
-        output = forward(*args, **kwargs)
-        self.known[name] = (output, rows)
-        if is_denoiser(name):
-            self.real_rows += rows
-        return output
-
-
-def is_denoiser(name: str) -> bool:
-    return not any(word in name for word in ("controlnet", "adapter", "vae", "encoder"))
+class UnsupportedLoop(Exception):
+    """The pipeline does not loop over `scheduler.timesteps` with one `scheduler.step` each; the message says why."""
 
 
 class LoopDriver:
-    """Base of the three: phases, the position in the loop, and the pipeline's draws.
+    """Base class of the drivers: keeps the phase of the call and the position in the loop.
 
-    draws: what the loop's preparation draws, in order; None records real draws instead.
+    encoder_cache: outputs of the prompt encoders, shared by all calls of one search. placeholders: how to skip a model.
     """
 
-    def __init__(self, memo: Memo, templates: Templates) -> None:
-        self.memo, self.templates = memo, templates
+    def __init__(self, encoder_cache: EncoderCache, placeholders: PlaceholderOutputs) -> None:
+        self.encoder_cache, self.placeholders = encoder_cache, placeholders
         self.phase = BEFORE
         self.index = 0  # step of the grid that the loop is at
-        self.stepped = self.any_step = False
-        self.readings = self.read = 0  # iterations over the timesteps before the loop: known, done
-        self.off_grid: OffGrid | None = None  # the noise level that the loop is at, if it is not of its grid
+        self.stepped = self.any_step = False  # `step` was called in this iteration; in this pipeline call
+        # Some pipelines iterate over the timesteps before their loop, only to read them:
+        self.reads_expected = self.reads_done = 0
+        self.off_grid: OffGrid | None = None  # the noise level to show to the loop instead of the grid's
         self.start = 0  # the scheduler's index of the loop's first timestep
         self.timesteps: Tensor | None = None
         self.scheduler: Any = None
         self.pipe: Any = None
-        self.outside: dict[str, Any] = {}  # the pipeline's attributes before the visit
-        self.is_parked = self.cached = False
+        self.pipe_state: dict[str, Any] = {}  # the pipeline's attributes before the call
+        self.suspended = False  # the pipeline is as it was before the call, for a while
+        self.has_model_caches = False
         self._noise: Intercept | None = None
-        self._mode: bool | None = None  # the loop's own grad mode
+        self._grad_mode: bool | None = None  # the loop's own
 
     # ---- what the subclasses decide
 
     @property
-    def graph(self) -> bool:
-        """Whether what is handed out shall have a graph."""
+    def needs_graph(self) -> bool:
+        """Whether the latents that `step` returns need an autograd graph."""
         return False
 
-    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
-        """The j-th draw before the loop; None draws it for real."""
+    def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+        """The result of the j-th normal draw before the loop; None draws from the pipeline's generator."""
         return None
 
-    def seen(self, noise: Tensor) -> None:
-        """Told of every draw before the loop."""
+    def on_draw(self, noise: Tensor) -> None:
+        """Called with the result of every normal draw before the loop."""
 
-    def tail_source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+    def draw_after_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return None
 
-    def evaluate(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """A model called inside the loop."""
-        return self.templates.skip(name, module, forward, args, kwargs)
+    def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """The output of a model that is called inside the loop."""
+        return self.placeholders.get(name, module, forward, args, kwargs)
 
-    def first_index(self) -> int:
-        """The step that the loop is told it begins at."""
+    def first_step(self) -> int:
+        """The step at which the loop begins."""
         return 0
 
-    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
-        """The latents to hand out and the step to go on with (None: leave the loop)."""
+    def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        """The latents that `scheduler.step` returns, and the step to go to next (None: leave the loop).
+
+        call: the arguments of `step` by name.
+        """
         raise NotImplementedError
 
-    # ---- the pipeline's side
+    # ---- called by the scheduler proxy
 
     @property
-    def counter(self) -> int:
-        """The loop variable i: -1 in a pass that only leads up to step 0."""
+    def loop_counter(self) -> int:
+        """The loop variable i of `for i, t in enumerate(timesteps)`; -1 in the warm-up pass before step 0."""
         assert self.timesteps is not None
         return min(self.index, len(self.timesteps) - 1)
 
     def iterate(self, timesteps: Tensor) -> Iterator[Tensor]:
-        """Iteration over the timesteps: in the loop, one value for each step that is taken."""
-        if self.any_step or self.read < self.readings:  # these only read the values
-            self.read += 1
+        """Iteration over the timesteps: in the loop, one value for each call of `step`."""
+        if self.any_step or self.reads_done < self.reads_expected:  # not the loop: the values are only read
+            self.reads_done += 1
             yield from timesteps
             return
-        if self.phase == LOOP:  # a reading that was left early
+        if self.phase == LOOP:  # an earlier iteration that was left early
             self._leave_loop()
-        index: int | None = self.first_index()
+        index: int | None = self.first_step()
         while index is not None and (index < len(timesteps) or self.stepped):
             self._enter_loop(timesteps, index)
-            yield numbered(self._timestep(timesteps, index), self.counter)
+            yield numbered(self._timestep(timesteps, index), self.loop_counter)
             if self.stepped:
                 index = self.next
-            else:  # nothing was evaluated: somebody only reads the values
+            else:  # no call of `step`: perhaps the values are only read
                 index += 1
                 if getattr(self.pipe, "_interrupt", False):
-                    raise Interrupted
+                    raise PipelineInterrupted
         self._leave_loop()
 
     def _timestep(self, timesteps: Tensor, index: int) -> Tensor:
-        own = timesteps[min(max(index, 0), len(timesteps) - 1)]
+        on_grid = timesteps[min(max(index, 0), len(timesteps) - 1)]
         if self.off_grid is None:
-            return own
-        dtype = own.dtype if own.is_floating_point() else torch.float32
-        return torch.full_like(own, self.off_grid.timestep, dtype=dtype)
+            return on_grid
+        dtype = on_grid.dtype if on_grid.is_floating_point() else torch.float32
+        return torch.full_like(on_grid, self.off_grid.timestep, dtype=dtype)
 
     def step(self, call: dict[str, Any]) -> StepResult:
+        """`scheduler.step` of the proxy."""
         if self.phase == AFTER:
-            raise NotInvertible("it runs more than one loop over scheduler.timesteps")
+            raise UnsupportedLoop("it runs more than one loop over scheduler.timesteps")
         if self.phase != LOOP:
-            raise NotInvertible("it calls scheduler.step outside a loop over scheduler.timesteps")
+            raise UnsupportedLoop("it calls scheduler.step outside a loop over scheduler.timesteps")
         self.stepped = self.any_step = True
-        # Pipelines run under no_grad, which sets the mode once, where they begin: it can be another from here to the
-        # next step. What the search does in between is without a graph; `intercept` puts back the caller's mode.
-        if self._mode is None:
-            self._mode = torch.is_grad_enabled()
-        torch.set_grad_enabled(self._mode)
-        x, self.next = self.after_step(call)
-        torch.set_grad_enabled(self._mode or self.graph)
-        if "_step_index" in self.scheduler.__dict__:  # add_noise reads it, where loops blend after a step
+        # Pipelines set no_grad once, where they begin, so the mode can be changed from here to the next step. Code of
+        # the search in between runs in the loop's own mode; `intercept` restores the caller's.
+        if self._grad_mode is None:
+            self._grad_mode = torch.is_grad_enabled()
+        torch.set_grad_enabled(self._grad_mode)
+        x, self.next = self.on_step(call)
+        torch.set_grad_enabled(self._grad_mode or self.needs_graph)
+        if (
+            "_step_index" in self.scheduler.__dict__
+        ):  # read by add_noise, where loops blend latents after a step
             following = self.index + 1 if self.next is None else self.next
             self.scheduler._step_index = self.start + following
         return StepResult(x)
 
     def position(self) -> int | None:
-        """The scheduler's own index of the step that the loop is at."""
+        """The scheduler's own index of the step that the loop is at; None outside the loop."""
         if self.phase != LOOP or self.timesteps is None:
             return None
         return self.start + min(max(self.index, 0), len(self.timesteps) - 1)
 
     @contextmanager
-    def parked(self) -> Iterator[None]:
-        """The pipeline as it was before the visit, while the search decodes and judges in the midst of a step.
+    def pipeline_restored(self) -> Iterator[None]:
+        """The pipeline as it was before the call, while the search decodes and scores in the middle of a step.
 
         A verifier may use the pipeline itself, or another one with the same models.
         """
         inside, state = dict(self.pipe.__dict__), self.pipe.__dict__
-        _replace(state, self.outside | {k: False for k in ("_interrupt",) if k in inside})
-        self.is_parked = True
+        _replace(state, self.pipe_state | {k: False for k in ("_interrupt",) if k in inside})
+        self.suspended = True
         try:
             yield
         finally:
-            self.is_parked = False
+            self.suspended = False
             interrupt = state.get("_interrupt") or inside.get("_interrupt")
             _replace(state, inside | ({"_interrupt": True} if interrupt else {}))
 
-    def watch(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if self.is_parked:
+    # ---- called by the models
+
+    def on_model_call(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if self.suspended:
             return forward(*args, **kwargs)
         if self.phase == LOOP:
-            return self.evaluate(name, module, forward, args, kwargs)
+            return self.call_model(name, module, forward, args, kwargs)
         if self.phase == BEFORE and "vae" not in name and not torch.is_grad_enabled():
-            return self.memo(name, self._unheard(forward), args, kwargs)
+            return self.encoder_cache(name, self._without_interception(forward), args, kwargs)
         return forward(*args, **kwargs)
 
     def _enter_loop(self, timesteps: Tensor, index: int) -> None:
         self.stop_drawing()
         if self.phase == BEFORE:
-            self.start = index_of(timesteps, self.scheduler.__dict__["_timesteps"])
+            self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
         self.phase, self.index, self.stepped, self.timesteps = LOOP, index, False, timesteps
 
     def _leave_loop(self) -> None:
         if self.any_step:
             self.phase = AFTER
-            self._intercept(self.tail_source, None)
-        else:  # that was no loop, the values were only read
+            self._intercept_draws(self.draw_after_loop, None)
+        else:  # not the loop: the values were only read
             self.phase = BEFORE
-            self.readings += 1
-            self.read += 1
+            self.reads_expected += 1
+            self.reads_done += 1
             self.start_drawing()
 
     # ---- random draws
 
-    def _intercept(self, source: Callable[..., Tensor | None], seen: Callable[[Tensor], None] | None) -> None:
+    def _intercept_draws(
+        self, source: Callable[..., Tensor | None], on_draw: Callable[[Tensor], None] | None
+    ) -> None:
         self.stop_drawing()
-        self._noise = Intercept(source, seen)
+        self._noise = Intercept(source, on_draw)
         self._noise.__enter__()  # type: ignore[no-untyped-call]
 
-    def _unheard(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """An encoder, run without listening for draws: every tensor operation would pay for it."""
+    def _without_interception(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """An encoder's forward without the interception of draws, which would slow down every tensor operation."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:
@@ -231,7 +229,7 @@ class LoopDriver:
         return run
 
     def start_drawing(self) -> None:
-        self._intercept(self.source, self.seen)
+        self._intercept_draws(self.draw_before_loop, self.on_draw)
 
     def stop_drawing(self) -> None:
         if self._noise is not None:
@@ -239,48 +237,44 @@ class LoopDriver:
             self._noise = None
 
 
-class NotInvertible(Exception):
-    """The pipeline's loop is not the loop of DESIGN 1.1; the message says which call broke the contract."""
-
-
 def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
     """Call the pipeline under a driver. Returns its output, or None when the driver ended the call."""
-    driver.pipe, driver.outside = pipe, dict(pipe.__dict__)
-    driver.cached = forget_caches(pipe)  # of a call that was left in its loop
+    driver.pipe, driver.pipe_state = pipe, dict(pipe.__dict__)
+    driver.has_model_caches = reset_model_caches(pipe)  # an earlier call may have been left inside its loop
     with ExitStack() as stack:
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
-        # Whatever a call leaves on the pipeline (guidance scale, step counts, the scheduler) is put back.
-        stack.callback(_replace, pipe.__dict__, driver.outside)
-        stack.enter_context(steady_device(pipe, driver.memo.device))
-        driver.scheduler = stand_in(pipe.scheduler, driver)
+        # Restores what a call leaves on the pipeline: guidance scale, step counts, the scheduler.
+        stack.callback(_replace, pipe.__dict__, driver.pipe_state)
+        stack.enter_context(cached_device(pipe, driver.encoder_cache.device))
+        driver.scheduler = make_proxy(pipe.scheduler, driver)
         pipe.__dict__["scheduler"] = driver.scheduler
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
-        stack.enter_context(watched(dict(pipe.components), driver.watch))
+        stack.enter_context(watched(dict(pipe.components), driver.on_model_call))
         if hasattr(pipe, "encode_prompt"):
-            pipe.__dict__["encode_prompt"] = _remembering(pipe, driver)
-        stack.enter_context(true_indices(pipe))
+            pipe.__dict__["encode_prompt"] = _cached_encode_prompt(pipe, driver)
+        stack.enter_context(enumerate_by_step(pipe))
         stack.callback(driver.stop_drawing)
         driver.start_drawing()
         try:
             # Copies, since some pipelines write into the lists that they are given.
             return pipe(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
-        except Done:
+        except LeaveLoop:
             return None
 
 
-def _remembering(pipe: Any, driver: LoopDriver) -> Callable[..., Any]:
+def _cached_encode_prompt(pipe: Any, driver: LoopDriver) -> Callable[..., Any]:
     encode = pipe.encode_prompt
 
     @functools.wraps(encode)
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
         if driver.phase != BEFORE or torch.is_grad_enabled():
             return encode(*args, **kwargs)
-        return driver.memo.prompts(pipe, encode, args, kwargs)
+        return driver.encoder_cache.prompts(pipe, encode, args, kwargs)
 
     return encode_prompt
 
 
-def forget_caches(pipe: Any) -> bool:
+def reset_model_caches(pipe: Any) -> bool:
     """Reset what cached models (`enable_cache`) keep from step to step; whether there are any."""
     cached = [m for m in pipe.components.values() if getattr(m, "is_cache_enabled", False)]
     for model in cached:

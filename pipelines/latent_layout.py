@@ -1,4 +1,4 @@
-"""How the first dimension of the latents that `step` is given is made of rows."""
+"""How the first dimension of the latents in `scheduler.step` is made of rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Latents [copies x rows x inner, ...] in the pipeline's hands are [rows, inner, ...] in the search's.
+    """Latents are [copies x rows x inner, ...] in the pipeline and [rows, inner, ...] in the search.
 
-    Nearly all pipelines step one row a result. Some fold the frames of a video into the rows (inner), some step
-    both guidance copies of the same latents (copies).
+    Nearly all pipelines step one row for each image or video (1, 1). Some fold the frames of a video into the first
+    dimension (inner), some step the latents twice, once for each branch of guidance (copies).
     """
 
     copies: int = 1
@@ -22,7 +22,7 @@ class Layout:
 
     @staticmethod
     def of(sample: Tensor, noise: list[Tensor], prompt: Any) -> Layout:
-        """What the layout must be, given the noise that latents `sample` were made of, and the call's prompts."""
+        """The layout of latents `sample` that were made of the draws `noise`, in a call with these prompts."""
         rows, prompts = sample.shape[0], len(prompt) if isinstance(prompt, list | tuple) else 0
         for one in noise:
             n = sum(other.shape[0] for other in noise if other.shape[1:] == one.shape[1:])
@@ -31,18 +31,32 @@ class Layout:
                 continue
             if one.ndim == sample.ndim + 1 and n * one[0].numel() == sample.numel():
                 return Layout(inner=times)
-            if one.shape[1:] == sample.shape[1:] and torch.equal(sample, Layout(times).laid_out(sample[:n])):
+            if one.shape[1:] == sample.shape[1:] and torch.equal(sample, Layout(times).from_rows(sample[:n])):
                 return Layout(copies=times)
         return Layout()
 
-    def rows_first(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
         """[copies x rows x inner, ...] to [rows, inner, ...]; the copies are equal."""
         if self.copies > 1:
             x = x[: x.shape[0] // self.copies]
         return x.reshape(-1, self.inner, *x.shape[1:]) if self.inner > 1 else x
 
-    def laid_out(self, x: Tensor) -> Tensor:
-        """The way back."""
+    def from_rows(self, x: Tensor) -> Tensor:
+        """[rows, inner, ...] to [copies x rows x inner, ...]."""
         if self.inner > 1:
             x = x.flatten(0, 1)
         return x.repeat(self.copies, *(1,) * (x.ndim - 1)) if self.copies > 1 else x
+
+
+def as_own_latents(x: Tensor, own: Tensor | None) -> Tensor:
+    """`x` in the dtype and the memory format of the pipeline's own latents.
+
+    A search keeps stochastic states in float32. The memory format decides the last bits of a convolution's result.
+    """
+    if x.requires_grad:  # not the leaf itself: a pipeline may write into its latents
+        x = x.clone()
+    if own is not None:
+        x = x.to(own.dtype)
+    if own is not None and own.ndim == 4 and x.ndim == 4 and not own.is_contiguous():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x

@@ -1,7 +1,6 @@
-"""Pipelines from a name: the bundled toy models, a diffusers folder, a single file or the hub.
+"""`load_pipeline`: a bundled toy model, a diffusers folder, a single file or a Hugging Face model by its name.
 
-Nothing here is needed to scale a pipeline of your own: `genscale.scale` takes any. This is the one call that
-the command line and the demo make.
+The command line and the demo load pipelines so. `genscale.scale` takes any pipeline, however it was loaded.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ from genscale.quiet_libraries import quietly
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What goes well with a bundled toy model where the user does not say.
+class BundledModel:
+    """Default settings of a bundled toy model.
 
-    size: of a side, in pixels. frames: of a video; None for models of images. tokens: of the longest caption, the
-    pipeline's `max_sequence_length`, where it has one and it matters (WanPipeline fills up to 512). fps: frames a
-    second of a video's file.
+    size: of a side, in pixels. frames: of a video; None for models of images. tokens: the pipeline's
+    `max_sequence_length`, where it matters (WanPipeline pads captions to 512). fps: frames a second of the video file.
     """
 
     about: str
@@ -41,10 +39,10 @@ class Embedded:
     fps: float | None = None
 
 
-EMBEDDED: dict[str, Embedded] = {
-    "shapes-flow": Embedded("a flow transformer", steps=20, guidance=3.0),
-    "shapes-diffusion": Embedded("a diffusion U-Net", steps=20, guidance=3.0),
-    "shapes-video": Embedded(
+EMBEDDED: dict[str, BundledModel] = {
+    "shapes-flow": BundledModel("a flow transformer", steps=20, guidance=3.0),
+    "shapes-diffusion": BundledModel("a diffusion U-Net", steps=20, guidance=3.0),
+    "shapes-video": BundledModel(
         "a flow transformer of videos",
         steps=12,
         guidance=2.0,
@@ -59,7 +57,7 @@ EMBEDDED: dict[str, Embedded] = {
 
 
 def folder_of(name: str) -> Path:
-    """Where a bundled toy model lies."""
+    """The folder of a bundled toy model."""
     return Path(genscale.__file__).parent / "models" / name
 
 
@@ -79,7 +77,7 @@ def load_pipeline(
     revision: str | None = None,
     token: str | None = None,
     trust_remote_code: bool = False,
-    pictures: Collection[str] = (),
+    images: Collection[str] = (),
 ) -> Any:
     """A ready DiffusionPipeline.
 
@@ -91,8 +89,8 @@ def load_pipeline(
     device_map: "balanced" over the accelerators, or a device, as diffusers has it; in the place of device and offload.
     vae_tiling: decode in tiles, and videos in groups of frames (seams can show). vae_slicing: decode one image of a
         batch after the other.
-    pictures: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
-        its image-to-image or inpainting sister, on the same weights.
+    images: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
+        the image-to-image or inpainting pipeline on the same weights.
     """
     if device_map is not None and (device is not None or offload is not None):
         raise UsageError("device_map places the whole pipeline: leave device and offload out.")
@@ -105,7 +103,7 @@ def load_pipeline(
     source = str(folder_of(model)) if model in EMBEDDED else model
     with quietly("diffusers", "transformers") if model in EMBEDDED else nullcontext():
         pipe = checkpoints.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
-    pipe = _sister(pipe, pictures)
+    pipe = _pipeline_for(pipe, images)
     _load_loras(pipe, lora, token)
     if vae_tiling or vae_slicing:
         placement.decode_in_parts(pipe, vae_tiling, vae_slicing)
@@ -125,23 +123,23 @@ def takes(pipe: Any) -> set[str]:
     return set(inspect.signature(type(pipe).__call__).parameters) - {"self"}
 
 
-def makes_clips(pipe: Any) -> bool:
+def makes_videos(pipe: Any) -> bool:
     """Whether a pipeline gives videos: those that do take a number of frames, or of videos."""
     return bool(takes(pipe) & {"num_frames", "num_videos_per_prompt", "video_length"})
 
 
-def _sister(pipe: Any, pictures: Collection[str]) -> Any:
+def _pipeline_for(pipe: Any, images: Collection[str]) -> Any:
     """The pipeline on the same weights that takes these images."""
     controlled = getattr(pipe, "controlnet", None) is not None  # there, `image` may be the control image
     mine = takes(pipe) - ({"image"} if controlled and "control_image" not in takes(pipe) else set())
-    missing = [p for p in pictures if p not in mine]
+    missing = [p for p in images if p not in mine]
     if not missing:
         return pipe
     import diffusers
 
     auto = (
         diffusers.AutoPipelineForInpainting
-        if "mask_image" in pictures
+        if "mask_image" in images
         else diffusers.AutoPipelineForImage2Image
     )
     try:

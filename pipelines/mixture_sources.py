@@ -1,4 +1,4 @@
-"""A mix on a pipeline: which rows, models and branches its sources need, and what they cost."""
+"""A mix on a pipeline: the rows, models and branches of guidance that its sources need, and their NFE."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from genscale.diffusion.prediction import View
 from genscale.engine.mixture_batches import Mixer
 from genscale.errors import UsageError
 from genscale.pipelines.guiders import Guider, guider
-from genscale.pipelines.model_variants import ADAPTER, BASE, Exchanged, Variant, variants
+from genscale.pipelines.model_variants import ADAPTER, BASE, ReplacedModules, Variant, variants
 
 
 class Mixing:
-    """The mix of one call.
+    """The mix of one pipeline call.
 
-    texts: the call's prompts. more: (row, text) of every further row that the call must have, for sources with a prompt
-    of their own. variants: how to call the other models.
+    texts: the call's prompts. more: (row, text) of every further row that the call needs, for sources with another
+    prompt. variants: how to call the models that the sources name.
     """
 
     def __init__(self, pipe: Any, mix: Mix, models: Mapping[str, Any], texts: list[str]) -> None:
@@ -32,20 +32,20 @@ class Mixing:
         self.more: list[tuple[int, str]] = []
         for source in mix.sources:
             for row, text in enumerate(texts):
-                asked = (row, source.prompt or "")
-                if source.prompt is None or asked in self._places:
+                key = (row, source.prompt or "")
+                if source.prompt is None or key in self._places:
                     continue
-                self._places[asked] = len(texts) + len(self.more)
+                self._places[key] = len(texts) + len(self.more)
                 self.more.append((row, source.prompt.replace("{prompt}", text)))
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         """Models of other pipelines."""
-        others = [(n, v) for n, v in self.variants.items() if isinstance(v, Exchanged)]
+        others = [(n, v) for n, v in self.variants.items() if isinstance(v, ReplacedModules)]
         return {f"{name} of '{n}'": m for n, v in others for name, m in v.modules.items()}
 
     def row(self, prompt: int, text: str | None) -> int:
-        """The row of the call for a source's prompt in place of a row's own."""
+        """The row of the call with a source's prompt `text` in place of that of row `prompt`; None: that row itself."""
         return prompt if text is None else self._places[prompt, text]
 
     def evaluations(self, each: list[int], view: View | str, of_branch: Callable[[int], int]) -> list[int]:
@@ -57,12 +57,12 @@ class Mixing:
             totals.append(sum(own if s.branch is None else of_branch(step) for s in active))
         return totals
 
-    def mixer(self, view: View | str, steps: int, rated: bool) -> Mixer:
-        return Mixer(self.mix, view, steps, self.row, rated)
+    def mixer(self, view: View | str, steps: int, with_rates: bool) -> Mixer:
+        return Mixer(self.mix, view, steps, self.row, with_rates)
 
 
 def mix_of(mix: Mix | str | Sequence[str] | None, guide: Any) -> Mix | None:
-    """One mix of what the user gave: a mix, a rule of guidance, or both (then every part of the mix is so guided).
+    """One mix of what the user gave: a mix, a guidance rule, or both (then the rule guides every part of the mix).
 
     guide: a Mix, a guider of diffusers, or text that names one of either.
     """
@@ -72,7 +72,7 @@ def mix_of(mix: Mix | str | Sequence[str] | None, guide: Any) -> Mix | None:
     elif guide is not None and not isinstance(guide, Mix):
         if not hasattr(guide, "prepare_inputs"):
             raise UsageError(
-                f"guide={guide!r} is no rule of guidance: give text such as {FORMS}, or a guider of diffusers."
+                f"guide={guide!r} is not a guidance rule: give text such as {FORMS}, or a guider of diffusers."
             )
         guide = Guider(guide)
     if guide is None or mixed is None:
@@ -81,7 +81,7 @@ def mix_of(mix: Mix | str | Sequence[str] | None, guide: Any) -> Mix | None:
 
 
 def named_models(terms: Sequence[str], **loading: Any) -> dict[str, Any]:
-    """The pipelines that terms of a mix name and that must be loaded, by these names; each is loaded once."""
+    """The pipelines that the terms of a mix name, loaded by these names; each is loaded once."""
     mixed = weighted(terms)
     names = {s.model for s in mixed.sources} - {"", BASE} if mixed else set()
     return {n: _loaded(n, **loading) for n in sorted(names) if not n.startswith(ADAPTER)}

@@ -1,7 +1,7 @@
-"""Other models that share a pipeline's latent space, put in its place from one model call to the next.
+"""Other models that share a pipeline's latent space, called in place of its denoiser for single model calls.
 
-No second pipeline runs: its loop, conditioning and decoding stay, only the denoiser's forward is another's, or the
-same with its adapters switched.
+No second pipeline runs: loop, conditioning and decoding stay the same. Only the denoiser's forward is replaced by
+another model's, or by its own with other adapters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from genscale.errors import UsageError, did_you_mean
-from genscale.pipelines.intercepted_call import is_denoiser
+from genscale.pipelines.watched_models import is_denoiser
 
 BASE, ADAPTER = "base", "adapter:"
 
@@ -28,8 +28,8 @@ class Variant(Protocol):
 
 
 @dataclass(frozen=True)
-class Exchanged:
-    """Other modules under the names of the pipeline's components."""
+class ReplacedModules:
+    """Calls other modules, given under the names of the pipeline's components."""
 
     modules: Mapping[str, nn.Module]
 
@@ -41,8 +41,8 @@ class Exchanged:
 
 
 @dataclass(frozen=True)
-class Switched:
-    """The pipeline's own modules with only some of their adapters on (LoRA through PEFT); none: the base model."""
+class SwitchedAdapters:
+    """Calls the pipeline's modules with only these adapters active (LoRA through PEFT); with none: the base model."""
 
     adapters: tuple[str, ...] = ()
 
@@ -54,8 +54,8 @@ class Switched:
 
 
 @dataclass(frozen=True, eq=False)
-class Perturbed:
-    """The pipeline's own modules while `prepare` has changed something in them (skipped layers), until `restore`."""
+class PerturbedModules:
+    """Calls the pipeline's modules after `prepare` has changed them (skipped layers), then calls `restore`."""
 
     prepare: Callable[[nn.Module], None]
     restore: Callable[[nn.Module], None]
@@ -73,7 +73,7 @@ class Perturbed:
 @contextmanager
 def _switched(module: nn.Module, adapters: tuple[str, ...]) -> Iterator[None]:
     layers = _adapted(module)
-    # These two say what a layer's forward adds. PEFT's own switches also change which weights require gradients.
+    # A layer's forward reads only these two. PEFT's public methods also change which weights require gradients.
     before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
     try:
         for layer in layers:
@@ -96,7 +96,7 @@ def _adapted(module: nn.Module) -> list[Any]:
 
 
 def variants(pipe: Any, names: set[str], models: Mapping[str, Any]) -> dict[str, Variant]:
-    """A variant for each of the names that a mix asks for; "" is the pipeline's own and needs none.
+    """A variant for each model that a mix names; "" is the pipeline's own and needs none.
 
     models: pipelines or modules by name. "base" is the pipeline with all adapters off, "adapter:NAME" with just that
     one on. UsageError: a name that is neither, a model that does not fit.
@@ -107,7 +107,7 @@ def variants(pipe: Any, names: set[str], models: Mapping[str, Any]) -> dict[str,
 def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
     if name in models:
         given = models[name]
-        return given if isinstance(given, Perturbed) else Exchanged(_fitting(pipe, name, given))
+        return given if isinstance(given, PerturbedModules) else ReplacedModules(_fitting(pipe, name, given))
     loaded = {a for m in denoisers(pipe).values() for layer in _adapted(m) for a in layer.scaling}
     if name == BASE:
         if not loaded:
@@ -115,7 +115,7 @@ def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
                 "model 'base' is the pipeline with its adapters off, but none are loaded (or they are fused): "
                 "load a LoRA, or give models={'base': ...}."
             )
-        return Switched()
+        return SwitchedAdapters()
     if name.startswith(ADAPTER):
         adapter = name.removeprefix(ADAPTER)
         if adapter not in loaded:
@@ -123,10 +123,10 @@ def _variant(pipe: Any, name: str, models: Mapping[str, Any]) -> Variant:
                 f"adapter '{adapter}' is not loaded{did_you_mean(adapter, loaded)}: there "
                 f"{'is none' if not loaded else 'are ' + ', '.join(sorted(loaded))}."
             )
-        return Switched((adapter,))
+        return SwitchedAdapters((adapter,))
     known = {*models, BASE}
     raise UsageError(
-        f"the mix asks for model '{name}', which was not given{did_you_mean(name, known)}: give "
+        f"the mix names model '{name}', which was not given{did_you_mean(name, known)}: give "
         f"models={{'{name}': ...}}."
     )
 
@@ -154,7 +154,7 @@ def _fitting(pipe: Any, name: str, other: Any) -> dict[str, nn.Module]:
         found = {n: m for n, m in denoisers(other).items() if n in own}
     else:
         raise UsageError(
-            f"model '{name}' must be a diffusers pipeline or a module, not {type(other).__name__}."
+            f"model '{name}' must be a diffusers pipeline or a torch module, not {type(other).__name__}."
         )
     if not found:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Where a pipeline's random numbers come from: its own generator once, then what was drawn or asked for."""
+"""Intercepts a pipeline's normal draws: records them, repeats them in a later call, or replaces them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _LIKE = (torch.randn_like,)
 
 
 class Intercept(TorchFunctionMode):
-    """While active, every normal draw is answered by `source(j, shape)`, j counting the draws.
+    """While active, `torch.randn` and `randn_like` return `source(j, shape)`, j counting the draws.
 
-    source returns float numbers of that shape on any device, or None for the real draw. `seen` is told the
-    result of each. Uniform and integer draws are left alone: no scheduler or latent is made of them.
+    source returns a float tensor of that shape on any device, or None for a real draw. on_draw is called with each
+    result. Uniform and integer draws are not intercepted: no latents or scheduler noise are made of them.
     """
 
     def __init__(
         self,
         source: Callable[[int, tuple[int, ...]], Tensor | None],
-        seen: Callable[[Tensor], None] | None = None,
+        on_draw: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()
-        self.source, self.seen, self.count = source, seen, 0
+        self.source, self.on_draw, self.count = source, on_draw, 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -48,13 +48,13 @@ class Intercept(TorchFunctionMode):
         given = self.source(self.count, shape)
         self.count += 1
         result: Tensor = func(*args, **kwargs) if given is None else given.to(like.device, like.dtype)
-        if self.seen is not None:
-            self.seen(result)
+        if self.on_draw is not None:
+            self.on_draw(result)
         return result
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Not listening; where another mode lies on top of this one, it goes on listening."""
+        """Without interception, unless another torch function mode was entered after this one."""
         if _get_current_function_mode() is not self:  # type: ignore[no-untyped-call]
             yield
             return
@@ -66,11 +66,11 @@ class Intercept(TorchFunctionMode):
 
 
 class Replay:
-    """A call's draws again, for a call that may have other rows.
+    """The draws of one pipeline call as the source of another that may have other rows.
 
-    draws: what a call with `rows` rows drew, in order. composition: for each row of the new call the old row that it
-    repeats; None: the same rows. A pipeline may draw for all rows at once or row by row, and for a
-    condition that all share only once: what it asks for tells which.
+    draws: what a call with `rows` rows drew, in order. composition: for each row of the new call the row of the old
+    call that it repeats; None: the same rows. A pipeline may draw for all rows at once, row by row, or once for a
+    condition that all rows share: the shape of each draw tells which.
     """
 
     def __init__(self, draws: list[Tensor], rows: int, composition: tuple[int, ...] | None = None) -> None:
@@ -89,9 +89,7 @@ class Replay:
             if shape[0] == noise.shape[0] and self.composition == tuple(range(self.rows)):
                 self._at += 1
                 return noise
-            blocks, rest = divmod(
-                noise.shape[0], self.rows
-            )  # 2 where a condition is drawn for both guidances
+            blocks, rest = divmod(noise.shape[0], self.rows)  # 2 where a condition is drawn for both branches
             if rest == 0 and shape[0] == blocks * n > 1:
                 self._at += 1
                 starts = self.rows * torch.arange(blocks)[:, None]
@@ -106,13 +104,13 @@ class Replay:
                     self._at, self._row = self._at + 1, 0
                 return noise[row : row + 1]
         raise UsageError(
-            f"the pipeline draws other noise at every call (draw {j + 1} now has shape {list(shape)}): "
+            f"the pipeline draws other noise in every call (draw {j + 1} now has shape {list(shape)}): "
             "it cannot be searched."
         )
 
 
 def joined(draws: list[Tensor], rows: int) -> list[Tensor]:
-    """Draws that were made row by row joined to draws of all rows."""
+    """The draws, with those made row by row concatenated to one for all rows."""
     whole: list[Tensor] = []
     i = 0
     while i < len(draws):

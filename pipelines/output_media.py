@@ -1,4 +1,4 @@
-"""A pipeline's output as pixels."""
+"""A pipeline's output object as tensors of pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genscale.media import Media
 
 
 def as_media(output: Any) -> Media:
-    """The images or videos of a pipeline's output object (its first field), as tensors in [0, 1].
+    """The images or videos of a pipeline's output (its first field), as tensors in [0, 1].
 
     Takes tensors [n, c, h, w] or [n, frames, c, h, w], arrays with channels last, and lists of either.
     """
@@ -25,8 +25,8 @@ def as_media(output: Any) -> Media:
     return Media(_three_channels(pixels))
 
 
-def joined_outputs(outputs: list[Any]) -> Any:
-    """Outputs of one pipeline for some rows each as its output for all of them, of the same class."""
+def join_outputs(outputs: list[Any]) -> Any:
+    """Several outputs of one pipeline as one output with all their rows, of the same class."""
     first = outputs[0]
     if isinstance(first, dict):
         joined = {name: _joined([output[name] for output in outputs]) for name in first}
@@ -41,7 +41,7 @@ def _joined(values: list[Any]) -> Any:
         return np.concatenate(values)
     if isinstance(values[0], list | tuple):
         return type(values[0])(item for value in values for item in value)
-    return values[0]  # None, or what does not belong to a row
+    return values[0]  # None, or a value that is not one a row
 
 
 def length(output: Any) -> int:
@@ -55,7 +55,7 @@ def _tensor(value: Any) -> Tensor:
         return value
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value).movedim(-1, -3)
-    raise ValueError(f"a pipeline returned {type(value).__name__} where pixels were asked for")
+    raise ValueError(f"a pipeline returned {type(value).__name__} instead of pixels")
 
 
 def _three_channels(pixels: Tensor) -> Tensor:

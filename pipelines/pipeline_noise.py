@@ -1,4 +1,4 @@
-"""The noise that a pipeline's own run would draw inside its scheduler's steps."""
+"""The noise that a pipeline would draw inside its scheduler's steps, for candidate 0."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 
-class OwnNoise:
+class PipelineNoise:
     """Draws from the user's generator as the pipeline alone would: all rows at once, once a step.
 
-    Searches of several prompts ask for their own row at different times; the draw is made when the
-    first of them needs it and kept.
+    Searches of several prompts need their rows at different times; a draw is made for the first and kept.
     """
 
     def __init__(self, generator: Any, latents: Tensor) -> None:

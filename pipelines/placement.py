@@ -1,4 +1,4 @@
-"""Where a pipeline runs and how: device, precision, offload, attention, compilation."""
+"""Device, dtype, offloading, attention and compilation of a pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DTYPES = {
 
 
 def device_of(device: Any) -> Any:
-    """A torch.device: the one named, else the best there is."""
+    """A torch.device: the one named, else CUDA, else MPS, else the CPU."""
     import torch
 
     if device is None:
@@ -31,12 +31,12 @@ def device_of(device: Any) -> Any:
     try:
         torch.empty(0, device=place)
     except Exception:
-        raise UsageError(f"device '{device}' is not there: torch sees no such accelerator.") from None
+        raise UsageError(f"device '{device}' is not available: torch finds no such accelerator.") from None
     return place
 
 
 def dtype_of(dtype: Any, place: Any) -> Any:
-    """A torch.dtype: the one named, else what suits the device."""
+    """A torch.dtype: the one named; else float32 on the CPU, bfloat16 where CUDA supports it, else float16."""
     import torch
 
     if isinstance(dtype, torch.dtype):
@@ -53,7 +53,7 @@ def dtype_of(dtype: Any, place: Any) -> Any:
 
 
 def check_offload(how: str, place: Any) -> None:
-    """Refuse before anything is loaded."""
+    """UsageError for an offload that is unknown or impossible here, before anything is loaded."""
     if how not in OFFLOADS:
         hint = did_you_mean(how, OFFLOADS)
         raise UsageError(f"offload '{how}' is unknown{hint}: give one of {', '.join(OFFLOADS)}.")
@@ -75,7 +75,7 @@ def offload(pipe: Any, how: str, place: Any) -> None:
 
 
 def decode_in_parts(pipe: Any, tiling: bool, slicing: bool) -> None:
-    """Less memory for decoding. UsageError where the autoencoder cannot."""
+    """Decode in tiles or image by image, to save memory. UsageError where the autoencoder cannot."""
     vae: Any = getattr(pipe, "vae", None)
     for asked, method in ((tiling, "enable_tiling"), (slicing, "enable_slicing")):
         if not asked:
@@ -84,7 +84,7 @@ def decode_in_parts(pipe: Any, tiling: bool, slicing: bool) -> None:
             option = f"vae_{method.removeprefix('enable_')}"
             raise UsageError(f"{type(pipe).__name__} has no autoencoder that can do {option}: leave it out.")
         getattr(vae, method)()
-    if tiling and hasattr(vae, "use_framewise_decoding"):  # tiles over time: some frames after the other
+    if tiling and hasattr(vae, "use_framewise_decoding"):  # tiles in time: groups of frames
         vae.use_framewise_decoding = True
 
 
@@ -94,7 +94,7 @@ def _denoisers(pipe: Any) -> list[Any]:
 
 
 def set_attention(pipe: Any, attention: str) -> None:
-    """Let a pipeline's denoisers compute attention with this backend."""
+    """Set the attention backend of a pipeline's denoisers."""
     from diffusers.models.attention_dispatch import AttentionBackendName
 
     known = sorted(backend.value for backend in AttentionBackendName)
@@ -118,15 +118,15 @@ def set_attention(pipe: Any, attention: str) -> None:
 
 
 def _set_unet_attention(unet: Any, attention: str) -> None:
-    """U-Nets know xformers and torch's own; the newer backends belong to transformers."""
+    """U-Nets support xformers and torch's own attention; other backends are for transformers."""
     if attention == "xformers":
         unet.enable_xformers_memory_efficient_attention()
-    elif attention != "native":  # native is what they start with
+    elif attention != "native":  # native is their default
         raise UsageError(f"attention '{attention}' is for transformers: a U-Net takes xformers or native.")
 
 
 def compile_denoisers(pipe: Any) -> None:
-    """Repeated blocks only where a model names them: much faster to compile, as fast to run."""
+    """Compile only the repeated blocks where a model names them: faster to compile, as fast to run."""
     for module in _denoisers(pipe):
         if getattr(module, "_repeated_blocks", None):
             module.compile_repeated_blocks()
@@ -135,6 +135,6 @@ def compile_denoisers(pipe: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short enough for one sentence."""
+    """The first line of an error's message, of at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0] if lines else type(error).__name__}"[:300]

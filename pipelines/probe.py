@@ -1,4 +1,4 @@
-"""Finds out what a pipeline's loop does, in one call that evaluates as little as possible."""
+"""Finds out what a pipeline's loop does, in one call that does not evaluate the denoiser."""
 
 from __future__ import annotations
 
@@ -7,73 +7,76 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.intercepted_call import Done, LoopDriver, Templates, is_denoiser
+from genscale.pipelines.encoder_cache import EncoderCache
+from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.noise_interception import Replay
 from genscale.pipelines.row_gather import rows_of, sample_of
-from genscale.pipelines.scheduler_proxy import own
+from genscale.pipelines.scheduler_proxy import plain_scheduler
+from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser
 
 
 class Probe(LoopDriver):
-    """Walks the loop once with the denoiser skipped, to learn what a run needs to know.
+    """Walks through the loop once with placeholder outputs and records what a search must know.
 
-    latents: the pipeline's own initial latents [R, *latent]. evaluations: rows through the denoiser at each step.
-    edits: whether the loop changes the latents after `step` (inpainting
-    puts back what is not painted). drifts: whether the user's callback changes what later steps see, learned while
-    serving. draws: what was drawn before the loop. replay: what to draw instead. given: the call's arguments.
-    whole: False ends at once, after the initial latents.
+    Arguments. given: those of the pipeline call. replay: results of the draws before the loop; None draws them.
+    whole: False ends at the first step, when the initial latents are known.
+
+    Afterwards. latents: the pipeline's initial latents [rows, *latent]. layout: how `step` sees them. draws: what was
+    drawn before the loop. evaluations: rows through the denoiser at each step. own_scheduler: the pipeline's scheduler
+    with its timesteps set. edits_latents: whether the loop changes latents after `step` (inpainting restores what is
+    not painted). callback_edits: whether the user's callback changes what later steps see; learned while serving.
     """
 
     def __init__(
         self,
-        memo: Memo,
-        templates: Templates,
+        encoder_cache: EncoderCache,
+        placeholders: PlaceholderOutputs,
         given: dict[str, Any],
         replay: Replay | None = None,
         whole: bool = True,
     ) -> None:
-        super().__init__(memo, templates)
+        super().__init__(encoder_cache, placeholders)
         self.given, self.replay, self.whole = given, replay, whole
         self.layout = Layout()
         self.draws: list[Tensor] = []
         self.latents: Tensor | None = None
         self.evaluations: list[int] = []
         self.own_scheduler: Any = None
-        self.edits = self.drifts = False
+        self.edits_latents = self.callback_edits = False
         self._rows = 0
 
-    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+    def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return None if self.replay is None else self.replay(j, shape)
 
-    def seen(self, noise: Tensor) -> None:
+    def on_draw(self, noise: Tensor) -> None:
         self.draws.append(noise)
 
     def replay_for(self, composition: tuple[int, ...] | None) -> Replay:
-        """These draws again, for a call with the same rows or with one row for each of `composition`."""
+        """These draws again, for a call with the same rows or with one row for each entry of `composition`."""
         assert self.latents is not None
         return Replay(self.draws, self.latents.shape[0], composition)
 
-    def evaluate(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        output = super().evaluate(name, module, forward, args, kwargs)
+    def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        output = super().call_model(name, module, forward, args, kwargs)
         if is_denoiser(name):
             self._rows += rows_of(sample_of(args, kwargs))
         return output
 
-    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+    def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         assert self.timesteps is not None
         if self.latents is None:
-            self.layout = Layout.of(call["sample"], self._noise_drawn(), self.given.get("prompt"))
-            self.latents = self.layout.rows_first(call["sample"].detach().clone())
-            self.own_scheduler = own(self.scheduler)
-        elif not torch.equal(self.layout.rows_first(call["sample"]), self.latents):
-            self.edits = True
+            self.layout = Layout.of(call["sample"], self._initial_noise(), self.given.get("prompt"))
+            self.latents = self.layout.to_rows(call["sample"].detach().clone())
+            self.own_scheduler = plain_scheduler(self.scheduler)
+        elif not torch.equal(self.layout.to_rows(call["sample"]), self.latents):
+            self.edits_latents = True
         self.evaluations.append(self._rows)
         self._rows = 0
         if not self.whole or self.index + 1 == len(self.timesteps):
-            raise Done
-        return self.layout.laid_out(self.latents), self.index + 1
+            raise LeaveLoop
+        return self.layout.from_rows(self.latents), self.index + 1
 
-    def _noise_drawn(self) -> list[Tensor]:
+    def _initial_noise(self) -> list[Tensor]:
         given = self.given.get("latents")
         return [given, *self.draws] if isinstance(given, Tensor) else self.draws

@@ -1,8 +1,8 @@
-"""The elastic batch: any number of latents of any prompts through a call made for one row a prompt.
+"""Gathers conditioning, so that a call with one row a prompt evaluates any number of latents of any prompts.
 
-A pipeline is called with R rows, one a prompt. When n latents are evaluated, every conditioning tensor
-that reaches the denoiser with a leading dimension of k R (k = 2 under classifier-free guidance) is gathered
-to k n, by the prompt of each latent.
+A pipeline is called with R rows, one for each prompt. To evaluate n latents, every conditioning tensor that reaches
+the denoiser with a first dimension of k R (k = 2 with classifier-free guidance) is gathered to k n rows, by the prompt
+of each latent.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _SAMPLE = ("hidden_states", "sample", "x", "latents", "model_input")
 _POSITIONS = ("img_ids", "txt_ids", "rotary")  # tables of positions, the same for every row
 
 
-class NotElastic(Exception):
-    """This call cannot evaluate that batch: the pipeline must be called with one row a latent instead."""
+class NeedsRowPerLatent(Exception):
+    """This call cannot evaluate the batch: the pipeline must be called with one row for each latent instead."""
 
 
 def sample_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The latents among the arguments of a denoiser: the first, or the one with a usual name."""
+    """The latents among the arguments of a denoiser: the first argument, or one with a usual name."""
     if args and isinstance(args[0], Tensor | list):
         return args[0]
     for name in _SAMPLE:
@@ -32,7 +32,7 @@ def sample_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def is_position(name: str) -> bool:
-    """Whether an argument of this name holds positions, which are not made of rows."""
+    """Whether an argument of this name is a table of positions, which has no rows."""
     return any(word in name for word in _POSITIONS)
 
 
@@ -41,20 +41,20 @@ def rows_of(sample: Any) -> int:
 
 
 class GatherCache:
-    """What was gathered at one step, for the next: pipelines give their models the same conditioning at every step."""
+    """Reuses what was gathered at an earlier step: pipelines pass the same conditioning at every step."""
 
     def __init__(self) -> None:
         self._slots: dict[tuple[str, str], tuple[Tensor, Tensor, tuple[Any, ...]]] = {}
 
     def __call__(self, gather: Gather, module: str, name: str, value: Any) -> Any:
-        """`gather(value, name)`, from the step before where nothing it is made of has changed."""
-        if not isinstance(value, Tensor) or value.is_inference():  # those do not count changes in place
+        """`gather(value, name)`, or its earlier result if nothing that it depends on has changed."""
+        if not isinstance(value, Tensor) or value.is_inference():  # inference tensors have no version counter
             return gather(value, name)
         old, made, state = self._slots.get((module, name), (None, None, ()))
         if old is value and made is not None and state == (gather.state, value._version, made._version):
             return made
         made = gather(value, name)
-        if made is value or made.is_inference() or made.requires_grad:  # or a graph would live on
+        if made is value or made.is_inference() or made.requires_grad:  # a graph must not outlive its batch
             self._slots.pop((module, name), None)
         else:
             self._slots[module, name] = (value, made, (gather.state, value._version, made._version))
@@ -64,19 +64,19 @@ class GatherCache:
 class Gather:
     """Gathers conditioning made for `rows` rows to the latents of a batch.
 
-    prompts: prompt index of each latent. sample: the latents as the model is given them: their rows tell k, the
-    guidance copies in this call; their other sizes matter, since some families fold one of them (frames)
-    into the conditioning's first dimension. NotElastic where it cannot be told what belongs to a row.
+    prompts: prompt index of each latent. sample: the latents as the model gets them: their number of rows gives k, the
+    guidance copies in this call; their other sizes matter, since some pipelines fold one of them (frames)
+    into the conditioning's first dimension. NeedsRowPerLatent where the rows of a tensor are ambiguous.
     """
 
     def __init__(self, rows: int, prompts: tuple[int, ...], sample: Any) -> None:
         self.rows, self.n, self.sample = rows, len(prompts), sample
         if rows_of(sample) % self.n:
-            raise NotElastic
+            raise NeedsRowPerLatent
         self.blocks = rows_of(sample) // self.n
         self.sizes = () if isinstance(sample, list) else tuple(sample.shape[1:])
         self.prompts = torch.tensor(prompts)
-        self.state = (rows, prompts, self.blocks, self.sizes)  # all that its answers depend on
+        self.state = (rows, prompts, self.blocks, self.sizes)  # all that its results depend on
 
     def __call__(self, value: Any, name: str = "") -> Any:
         if value is self.sample or is_position(name):
@@ -102,9 +102,9 @@ class Gather:
             return value
         size, wanted = value.shape[0], self.rows * self.blocks
         if value.ndim >= 4 and value.shape[1] == wanted and value.shape[2:] != self.sizes[1:]:
-            raise NotElastic  # rows may be in the second dimension (HiDream's stacked text layers)
+            raise NeedsRowPerLatent  # rows may be in the second dimension (HiDream's stacked text layers)
         if size == self.n * self.blocks and not (name.startswith("encoder") and self._folds(value)):
-            return value  # already made of the latents
+            return value  # computed from the latents: already one row a latent
         if size == wanted:
             return value[self._index(self.blocks, 1).to(value.device)]
         if size == self.rows and self.rows > 1:

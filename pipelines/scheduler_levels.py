@@ -1,7 +1,7 @@
-"""Reads what a diffusers scheduler knows: the noise level of every model call, and what the outputs mean.
+"""Reads from a diffusers scheduler the noise level of every model call, and its prediction type.
 
-Every scheduler class keeps this in its own way, so the table FAMILIES at the end names each class once.
-Checked against the classes' own arithmetic, diffusers 0.42.1.
+Every scheduler class stores these differently, so the table FAMILIES at the end lists each class.
+Checked against the arithmetic of the classes in diffusers 0.42.1.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def read_schedule(scheduler: Any, timesteps: Tensor, start: int = 0) -> View:
         raise _unreadable(scheduler, "nothing is known about this class")
     if getattr(scheduler, "timesteps", None) is None:
         raise _unreadable(scheduler, "set_timesteps was not called")
-    own, asked = _double(scheduler.timesteps), _double(timesteps)
-    part = own[start : start + len(asked)] if start >= 0 and asked.ndim == 1 else own[:0]
-    if part.shape != asked.shape or not torch.allclose(part, asked):
+    full, wanted = _double(scheduler.timesteps), _double(timesteps)
+    part = full[start : start + len(wanted)] if start >= 0 and wanted.ndim == 1 else full[:0]
+    if part.shape != wanted.shape or not torch.allclose(part, wanted):
         raise _unreadable(scheduler, f"the loop's timesteps are not its own ones from index {start} on")
     if getattr(scheduler, "order", 1) == 2 and start % 2:
         raise _unreadable(scheduler, f"a loop from index {start} begins in the middle of a second-order step")
     alpha, sigma = family.levels(scheduler)
-    end = start + len(asked) + 1
+    end = start + len(wanted) + 1
     if len(alpha) < end:
         raise _unreadable(scheduler, f"the loop needs {end} noise levels and it has {len(alpha)}")
     return View(
@@ -64,11 +64,11 @@ def read_schedule(scheduler: Any, timesteps: Tensor, start: int = 0) -> View:
 
 
 def timestep_of(scheduler: Any, timesteps: Tensor, view: View, time: float) -> float:
-    """The timestep that a model is told for a noise level between those of its grid.
+    """The timestep that a model is given for a noise level between those of its grid.
 
-    time: linear time in (0, 1). Flow models: timesteps are affine in the time of their grid. Models with a table of
-    alphas_cumprod were trained on whole timesteps; their embeddings take the ones between, which are
-    interpolated in log SNR as k-diffusion does. ValueError: the scheduler has no such rule.
+    time: linear time sigma / (alpha + sigma) in (0, 1). Flow models: timesteps are affine in the time of their grid.
+    Models with a table of alphas_cumprod were trained on whole timesteps; the ones between are interpolated in log SNR
+    as in k-diffusion. ValueError: the scheduler has no such rule.
     """
     kappa = LINEAR.kappa(time)
     name = next((c.__name__ for c in type(scheduler).__mro__ if c.__name__ in FAMILIES), "")
@@ -91,7 +91,7 @@ def timestep_of(scheduler: Any, timesteps: Tensor, view: View, time: float) -> f
 
 
 def _affine(times: Tensor, timesteps: Tensor, time: float) -> float:
-    """On the line through the grid's first and last call; of one call alone, through the origin."""
+    """Linear through the grid's first and last call; through the origin if there is only one call."""
     n = len(timesteps)
     if n == 1:
         return float(timesteps[0] / times[0]) * time
@@ -100,7 +100,7 @@ def _affine(times: Tensor, timesteps: Tensor, time: float) -> float:
 
 
 def _discrete(end: Callable[[Any], Any]) -> Callable[[Any], Levels]:
-    """Variance preserving, levels looked up by timestep. end: alpha^2 of what the last step returns."""
+    """Variance preserving, levels looked up by timestep. end: alpha^2 after the last step."""
 
     def levels(scheduler: Any) -> Levels:
         square = _double(scheduler.alphas_cumprod)[_double(scheduler.timesteps).long()]
@@ -111,14 +111,14 @@ def _discrete(end: Callable[[Any], Any]) -> Callable[[Any], Levels]:
 
 
 def _one_jump_on(scheduler: Any) -> Any:
-    """DDIM and its kin step by a fixed number of timesteps, not to the next entry."""
+    """DDIM and similar schedulers step by a fixed number of timesteps, not to the next entry."""
     jump = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     last = int(scheduler.timesteps[-1]) - jump
     return scheduler.alphas_cumprod[last] if last >= 0 else scheduler.final_alpha_cumprod
 
 
 def _exploding(middle: Callable[[Any, Tensor], Tensor] | None = None) -> Callable[[Any], Levels]:
-    """k-diffusion, alpha = 1. middle: the level of second-order solvers' odd calls, if between two others."""
+    """k-diffusion, alpha = 1. middle: the level of odd calls of second-order solvers, if between two others."""
 
     def levels(scheduler: Any) -> Levels:
         calls = len(scheduler.timesteps)
@@ -175,7 +175,7 @@ def _as_configured(scheduler: Any) -> Meaning:
 
 
 def _on_either(scheduler: Any) -> Meaning:
-    """A config may pair v with flow levels, or the reverse; what `step` then computes fits no model."""
+    """A config may combine v-prediction with flow levels, or the reverse; `step` then fits no model."""
     kind, flow = _as_configured(scheduler)["kind"], bool(scheduler.config.get("use_flow_sigmas"))
     if kind == ("v_prediction" if flow else "flow"):
         raise _unreadable(scheduler, f"this has no meaning with use_flow_sigmas={flow}")
@@ -191,7 +191,7 @@ def _edm(scheduler: Any) -> Meaning:
 
 
 def _scaled_v(scheduler: Any) -> Meaning:
-    std = float(scheduler.config.sigma_data)  # SANA-Sprint hands over outputs that are multiplied by it
+    std = float(scheduler.config.sigma_data)  # SANA-Sprint passes outputs multiplied by it to `step`
     return {"kind": "v_prediction", "gain": 1 / std, "data_std": std}
 
 
@@ -208,7 +208,7 @@ def _velocity_either_way(scheduler: Any) -> Meaning:
 
 
 def _limit(config: Any, obeys: tuple[str, ...]) -> Limit | None:
-    in_noise_space = config.get("predict_x0") is False  # of UniPC, which then skips thresholding
+    in_noise_space = config.get("predict_x0") is False  # UniPC then skips thresholding
     if "thresholding" in obeys and config.get("thresholding") and not in_noise_space:
         return Limit(config.sample_max_value, config.dynamic_thresholding_ratio)
     if "clip_sample" in obeys and config.get("clip_sample"):
@@ -232,8 +232,8 @@ def _unreadable(scheduler: Any, found: str) -> ValueError:
 class SchedulerFamily:
     """How one kind of scheduler class is read.
 
-    obeys: the limits on clean estimates that `step` applies, of {"thresholding", "clip_sample"}; flags of
-    other classes linger in a config after `from_config` and count for nothing.
+    obeys: the limits on clean estimates that `step` applies, of {"thresholding", "clip_sample"}; after `from_config` a
+    config may hold such flags of another class, which have no effect.
     """
 
     levels: Callable[[Any], Levels]

@@ -1,8 +1,11 @@
-"""A scheduler that asks: stands in for a pipeline's own while genscale owns the loop.
+"""A proxy for a pipeline's scheduler: the pipeline's loop calls it, and it calls a driver.
 
-It is an instance of a subclass of the scheduler's class, so that `isinstance` checks, signatures and
-attributes (sigmas, order, init_noise_sigma, ...) stay what the pipeline expects; only `timesteps`,
-`step` and `scale_model_input` are in the hands of a driver.
+It is a copy of the scheduler whose class is a subclass of the scheduler's own, so `isinstance` checks, signatures and
+attributes (sigmas, order, init_noise_sigma, ...) are as the pipeline expects. Only three members differ:
+
+- `timesteps` is a tensor whose iteration is decided by the driver (timesteps.py);
+- `step` passes its arguments to the driver and returns the driver's latents, instead of computing a step;
+- `scale_model_input` scales for the noise level that the driver is at.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from genscale.pipelines.timesteps import TimestepDriver, Timesteps
 
 @dataclass(frozen=True)
 class OffGrid:
-    """A noise level between those of the grid: the timestep that the model is told, and sigma / alpha."""
+    """A noise level between those of the grid: the timestep for the model, and kappa = sigma / alpha."""
 
     timestep: float
     kappa: float
@@ -36,24 +39,24 @@ class SchedulerDriver(TimestepDriver, Protocol):
     def position(self) -> int | None: ...
 
 
-def stand_in(scheduler: Any, driver: SchedulerDriver) -> Any:
-    """A copy of `scheduler` that hands its calls to `driver`."""
-    double = copy.deepcopy(scheduler)
-    timesteps = double.__dict__.pop("timesteps", None)
-    double.__class__ = _subclass(type(scheduler))  # type: ignore[arg-type]
-    double.__dict__["_driver"] = driver
-    double.__dict__["_timesteps"] = timesteps
-    return double
+def make_proxy(scheduler: Any, driver: SchedulerDriver) -> Any:
+    """A copy of `scheduler` that passes its calls to `driver`."""
+    proxy = copy.deepcopy(scheduler)
+    timesteps = proxy.__dict__.pop("timesteps", None)
+    proxy.__class__ = _subclass(type(scheduler))  # type: ignore[arg-type]
+    proxy.__dict__["_driver"] = driver
+    proxy.__dict__["_timesteps"] = timesteps
+    return proxy
 
 
-def own(double: Any) -> Any:
-    """The plain scheduler behind a stand-in, with all that the pipeline set on it."""
-    scheduler = copy.copy(double)
-    scheduler.__class__ = type(double).__mro__[1]
+def plain_scheduler(proxy: Any) -> Any:
+    """The scheduler behind a proxy, with all that the pipeline has set on it."""
+    scheduler = copy.copy(proxy)
+    scheduler.__class__ = type(proxy).__mro__[1]
     scheduler.__dict__.pop("_driver")
     scheduler.__dict__["timesteps"] = scheduler.__dict__.pop("_timesteps")
     if "is_scale_input_called" in scheduler.__dict__:
-        scheduler.is_scale_input_called = True  # its input was scaled by the stand-in
+        scheduler.is_scale_input_called = True  # the proxy scaled its input
     return scheduler
 
 
@@ -66,7 +69,9 @@ def _subclass(cls: type) -> type:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         call = dict(zip(names, args, strict=False)) | kwargs
         if len(call) != len(args) + len(kwargs) or not call.keys() <= set(names):
-            call = dict(signature.bind(self, *args, **kwargs).arguments)  # or it says what is wrong
+            call = dict(
+                signature.bind(self, *args, **kwargs).arguments
+            )  # raises TypeError if the arguments are wrong
             call.pop("self", None)
         return self.__dict__["_driver"].step(call)
 
@@ -86,7 +91,7 @@ def _subclass(cls: type) -> type:
         def scale_model_input(self: Any, *args: Any, **kwargs: Any) -> Any:
             position = self.__dict__["_driver"].position()
             if position is not None and "_step_index" in self.__dict__:
-                # The scheduler counts its own steps, but a search visits noise levels in any order.
+                # The scheduler counts its own steps, but a search evaluates steps in any order.
                 self._step_index = position
             with _level(self, position, self.__dict__["_driver"].off_grid):
                 return cls.scale_model_input(self, *args, **kwargs)  # type: ignore[attr-defined]
@@ -96,12 +101,12 @@ def _subclass(cls: type) -> type:
 
 
 @contextmanager
-def _level(double: Any, position: int | None, off_grid: OffGrid | None) -> Iterator[None]:
-    """Let the scheduler scale its input for another noise level than the grid's at this position.
+def _level(proxy: Any, position: int | None, off_grid: OffGrid | None) -> Iterator[None]:
+    """While active, `scale_model_input` scales for an off-grid noise level at this position of the grid.
 
-    Those that scale it at all are of the k-diffusion kind, whose sigmas are sigma / alpha.
+    Only k-diffusion schedulers scale their input; their sigmas are sigma / alpha.
     """
-    state = double.__dict__
+    state = proxy.__dict__
     kept = {
         name: state[name] for name in ("sigmas", "sigmas_interpol") if isinstance(state.get(name), Tensor)
     }
@@ -117,7 +122,7 @@ def _level(double: Any, position: int | None, off_grid: OffGrid | None) -> Itera
 
 
 class StepResult(tuple):  # type: ignore[type-arg]
-    """What `step` returns, however a pipeline reads it: [0], two values, or by attribute."""
+    """The result of `step`, however a pipeline reads it: by [0], as two values, or by attribute."""
 
     def __new__(cls, x: Tensor) -> StepResult:
         return super().__new__(cls, (x, x))
@@ -129,8 +134,8 @@ class StepResult(tuple):  # type: ignore[type-arg]
     pred_original_sample = denoised = prev_sample
 
 
-def index_of(timesteps: Tensor, full: Tensor) -> int:
-    """Where a loop's timesteps begin among the scheduler's: 0, or later if a pipeline skips some."""
+def start_index(timesteps: Tensor, full: Tensor) -> int:
+    """The index of a loop's first timestep among the scheduler's `full` ones: not 0 if a pipeline skips some."""
     n = len(timesteps)
     starts = [i for i in range(len(full) - n + 1) if torch.equal(full[i : i + n].cpu(), timesteps.cpu())]
     return starts[-1] if starts else 0

@@ -1,114 +1,186 @@
-"""The three ways to conduct a pipeline's loop: probe it, serve an engine with it, decode with it."""
+"""Evaluates an engine's batches inside a pipeline's own loop.
+
+`serve` calls the pipeline again and again until the engine has no batch left; most searches need one call. In each
+call a ServingDriver stands behind the pipeline's loop:
+
+1. Warm-up pass: the first iteration runs with placeholder outputs, so that the loop is set up without any evaluation.
+   Its `step` returns the latents of the engine's first batch.
+2. The loop body now prepares and evaluates these latents as if they were its own. Conditioning has one row a prompt;
+   before it reaches the denoiser it is gathered to one row a latent (row_gather.py), so a batch may hold any number
+   of latents of any prompts.
+3. `scheduler.step` receives the model output. The driver sends it to the engine through the BatchExchange and returns
+   the latents of the next batch, at whatever step of the grid that is. The engine steps the latents itself, with
+   copies of the pipeline's scheduler (solver.py) or with a kernel of its own.
+
+Where the gathering cannot work, `NeedsRowPerLatent` ends the call, and the pipeline is called with the prompts of the
+batch's latents instead of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from genscale.engine.engine import Engine
 from genscale.errors import UsageError
-from genscale.pipelines.branches import Branches, BranchRows, doubled
-from genscale.pipelines.decode import formatted
-from genscale.pipelines.differentiable_models import Graphs
-from genscale.pipelines.encoder_cache import Memo
-from genscale.pipelines.intercepted_call import Done, LoopDriver, Templates, forget_caches, is_denoiser
-from genscale.pipelines.mixture_sources import Mixing
-from genscale.pipelines.noise_interception import Replay
-from genscale.pipelines.probe import Probe
-from genscale.pipelines.row_gather import Gather, GatherCache, NotElastic, rows_of, sample_of
-from genscale.pipelines.scheduler_proxy import OffGrid
-from genscale.pipelines.solver import OwnSolver
-from genscale.pipelines.watched_models import zeros_like
+from genscale.pipelines.batch_exchange import BatchExchange
+from genscale.pipelines.branches import BranchRows, doubled
+from genscale.pipelines.intercepted_call import (
+    LeaveLoop,
+    LoopDriver,
+    PipelineInterrupted,
+    intercept,
+    reset_model_caches,
+)
+from genscale.pipelines.latent_layout import as_own_latents
+from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
+from genscale.pipelines.user_callbacks import search_callbacks
+from genscale.pipelines.watched_models import is_denoiser, zeros_like
 from genscale.protocol.batches import Batch, Output
 
 
-class Serve(LoopDriver):
-    """Answers an engine's batches with the pipeline's own loop body.
+def serve(call: PipelineCall, engine: Engine, with_rates: bool = False) -> str | None:
+    """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did.
 
-    rows: rows that the pipeline was called with, one a prompt; or one a latent when `composition`, the prompt
-    index of every row, is given: then only batches of just that composition are served. replay: what these rows draw
-    before the loop. probe: what is known of the loop. ask: gives the open batch, or for an output the next one.
-    level_of: what the loop is shown for a noise level between those of its grid. graphs: calls models with a graph.
-    branches: how the two branches of classifier-free guidance are evaluated. mixing: what else is evaluated beside the
-    pipeline's own predictions.
+    with_rates: predictions of a mix carry the rate of the Feynman-Kac corrector.
+    """
+    try:
+        mixer = None
+        if call.mixing is not None:
+            mixer = call.mixing.mixer(call.view(), len(call.probe.evaluations), with_rates)
+        exchange = BatchExchange(engine, call.models.prepare, mixer)
+        while not exchange.closed and exchange.error is None:
+            _serve_once(call, exchange)
+    except (KeyboardInterrupt, PipelineInterrupted):
+        return _interrupted(engine)
+    finally:
+        call.models.restore()
+    if isinstance(exchange.error, KeyboardInterrupt):
+        return _interrupted(engine)
+    if exchange.error is not None:
+        raise exchange.error
+    return None
+
+
+def _interrupted(engine: Engine) -> str:
+    """An interrupt ends the search with the best so far; before every prompt has a candidate there is none."""
+    if not all(search.finals for search in engine.searches):
+        raise KeyboardInterrupt
+    return "interrupted"
+
+
+def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
+    """One call of the pipeline: serves batches until there are none, or until another kind of call is needed."""
+    more = () if call.mixing is None else tuple(call.mixing.more)
+    sources = (*range(call.rows), *(row for row, _ in more))  # row of the probed call that each row repeats
+    given = call.arguments.extended(call.rows, more) | {"generator": None}
+    given = {k: v for k, v in given.items() if k in call.arguments.names}
+    composition = exchange.batch.prompts if call.row_per_latent and exchange.batch else None
+    if composition is not None:
+        given = call.arguments.composed(given, len(sources), composition)
+        sources = tuple(sources[i] for i in composition)
+    driver = ServingDriver(call, exchange, sources, composition)
+    given |= search_callbacks(call.arguments, driver)
+    try:
+        intercept(call.pipe, given, driver)
+        if not exchange.closed and exchange.error is None and not driver.prompts:
+            raise call.unsupported("its loop ends before a batch was evaluated")
+    except torch.cuda.OutOfMemoryError as error:
+        exchange.halve(error)
+    except NeedsRowPerLatent:
+        call.row_per_latent = True
+    except (KeyboardInterrupt, PipelineInterrupted):
+        raise
+    except Exception:
+        own_rows = exchange.batch is not None and exchange.batch.prompts == tuple(range(len(sources)))
+        if exchange.error is not None or composition is not None or own_rows:
+            raise
+        call.row_per_latent = True  # the pipeline may only fail on other rows than its call's
+
+
+class ServingDriver(LoopDriver):
+    """Evaluates the batches of one exchange in one call of the pipeline.
+
+    sources: for each row of this pipeline call, the row of the probed call whose noise and conditioning it repeats.
+    composition: prompt index of every row, if the call has one row a latent; then it serves only batches of just these
+    prompts, in this order.
     """
 
     def __init__(
         self,
-        memo: Memo,
-        templates: Templates,
-        probe: Probe,
-        solver: OwnSolver,
-        rows: int,
-        ask: Callable[[Output | None], Batch],
-        level_of: Callable[[float], OffGrid],
-        graphs: Graphs,
-        branches: Callable[[], Branches],
-        replay: Replay,
-        mixing: Mixing | None = None,
+        call: PipelineCall,
+        exchange: BatchExchange,
+        sources: tuple[int, ...],
         composition: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(memo, templates)
-        self.probe, self.solver, self.rows, self._ask = probe, solver, rows, ask
-        self.readings = probe.readings
-        self.composition, self.replay = composition, replay
-        self.prompts: tuple[int, ...] = ()
-        self.evaluations = 0
+        super().__init__(call.encoder_cache, call.placeholders)
+        self.call, self.probe, self.mixing = call, call.probe, call.mixing
+        self.exchange, self.rows, self.composition = exchange, len(sources), composition
+        self.reads_expected = call.probe.reads_expected
+        self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)
+        self.warm_up = True  # this pass evaluates nothing: it brings the loop to the step of the next batch
+        self.prompts: tuple[int, ...] = ()  # prompt index of each latent under evaluation
+        self.evaluations = 0  # NFE of the batch so far
+        # For the user's callback: the last `step` was that of a batch; the pass only repeats what callbacks changed;
+        # the next batch is not at the next step.
         self.after_real_step = self.replaying = self.jumped = False
-        self.leading = True  # this pass evaluates nothing, it leads up to the batch that is asked next
-        self.level_of, self.graphs, self.branches, self.mixing = level_of, graphs, branches, mixing
-        self._branch: str | None = None
-        self._calls = 0  # of a denoiser in this iteration
-        self._only: Any = (
-            None  # the output of the one branch that is wanted, where each has a call of its own
-        )
-        self._again = False  # this iteration only hands that on
         self._batch: Batch | None = None
-        self._handed: Tensor | None = None
-        self._kept = GatherCache()
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
+        self._unedited: Tensor | None = None  # latents that the end-of-step callback hands to the loop
+        self._gathered = GatherCache()
+        self._branch: str | None = None  # the only branch of guidance that the batch needs
+        self._branch_output: Any = (
+            None  # its output, where the pipeline calls the denoiser once for each branch
+        )
+        self._branch_calls = 0  # of the denoiser in this iteration
+        self._repeating = False  # this iteration hands `_branch_output` to the pipeline for both branches
 
-    def source(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
+    def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
 
     @property
-    def graph(self) -> bool:
-        return not self.leading and self._batch is not None and self._batch.grad
+    def needs_graph(self) -> bool:
+        return not self.warm_up and self._batch is not None and self._batch.grad
 
-    def ask(self, output: Output | None) -> Batch:
-        self.solver.stepped.clear()
-        with self.parked():
-            return self._ask(output)
+    def next_batch(self, output: Output | None) -> Batch:
+        """The first batch (output None), or the one that follows this output. LeaveLoop: there is none."""
+        self.call.solver.stepped.clear()
+        with self.pipeline_restored():
+            return self.exchange.next_batch(output)
 
-    def first_index(self) -> int:
-        batch = self._batch = self.ask(None)
-        if self.probe.edits and not (self.probe.drifts and batch.step):
-            return batch.step - 1
+    def first_step(self) -> int:
+        batch = self._batch = self.next_batch(None)
+        if self.probe.edits_latents and not (self.probe.callback_edits and batch.step):
+            return batch.step - 1  # the loop edits latents before the batch's step
         return 0
 
-    def evaluate(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if self.leading or self.index == len(self.probe.evaluations):
-            return self.templates.skip(name, module, forward, args, kwargs)
+    # ---------------------------------------------------------------- models
+
+    def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if self.warm_up or self.index == len(self.probe.evaluations):
+            return self.placeholders.get(name, module, forward, args, kwargs)
         sample = sample_of(args, kwargs)
         rows = rows_of(sample)
         if self.prompts != tuple(range(self.rows)) and self.composition is None:
             gather = Gather(self.rows, self.prompts, sample)
-            args = tuple(self._kept(gather, name, str(i), a) for i, a in enumerate(args))
-            kwargs = {k: self._kept(gather, name, k, v) for k, v in kwargs.items()}
+            args = tuple(self._gathered(gather, name, str(i), a) for i, a in enumerate(args))
+            kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
         if self._branch is not None and is_denoiser(name):
-            return self._one_branch(name, module, forward, args, kwargs)
+            return self._call_one_branch(name, module, forward, args, kwargs)
         output = self._forward(name, module, forward, args, kwargs)
         if is_denoiser(name):
             self.evaluations += rows
-        if name not in self.templates.known:  # without the graph, which must not outlive the batch
-            kept = zeros_like(output, rows, rows) if self.graph else output
-            self.templates.known[name] = (kept, rows)
+        if name not in self.placeholders.recorded:  # without the graph, which must not outlive the batch
+            structure = zeros_like(output, rows, rows) if self.needs_graph else output
+            self.placeholders.recorded[name] = (structure, rows)
         return output
 
     def _forward(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """A model's call, by the model that the batch asks for, and with its graph if it asks for one."""
+        """The output of the model that the batch names (a mix has several), with a graph if the batch needs one."""
         run, batch = forward, self._batch
         if batch is not None and batch.model and is_denoiser(name):
             assert self.mixing is not None
@@ -117,131 +189,144 @@ class Serve(LoopDriver):
             def run(*args: Any, **kwargs: Any) -> Any:
                 return variant(name, module, forward, args, kwargs)
 
-        if batch is not None and self.graph:
-            return self.graphs.call(run, args, kwargs, batch.checkpoint)
+        if batch is not None and self.needs_graph:
+            return self.call.models.call(run, args, kwargs, batch.checkpoint)
         return run(*args, **kwargs)
 
-    def _one_branch(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Evaluate one branch, and give its output for the other, too: what the pipeline makes of both is just that."""
-        branches, sample = self.branches(), sample_of(args, kwargs)
+    def _call_one_branch(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Evaluate one branch of guidance and return its output for both: what the pipeline combines is that output."""
+        branches, sample = self.call.branches(), sample_of(args, kwargs)
         assert self._branch is not None
-        place, n, number = branches.place(self._branch), len(self.prompts), self._calls
-        self._calls += 1
+        place, n, number = branches.place(self._branch), len(self.prompts), self._branch_calls
+        self._branch_calls += 1
         if branches.together:
             part = BranchRows(place, n, sample)
             args, kwargs = tuple(part(a) for a in args), {k: part(v, k) for k, v in kwargs.items()}
             self.evaluations += n
             return doubled(self._forward(name, module, forward, args, kwargs), n)
-        if self._only is None and number == place:
+        if self._branch_output is None and number == place:
             self.evaluations += n
-            self._only = self._forward(name, module, forward, args, kwargs)
-        return self.templates.skip(name, module, forward, args, kwargs) if self._only is None else self._only
+            self._branch_output = self._forward(name, module, forward, args, kwargs)
+        if self._branch_output is None:
+            return self.placeholders.get(name, module, forward, args, kwargs)
+        return self._branch_output
 
-    def after_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
-        if self.leading:
-            return self._lead(call["sample"])
-        assert self._parts is not None
-        calls, self._calls = self._calls, 0
-        if self._only is not None and calls and not self.branches().together:
-            if self.branches().place(self._branch or "") == 1 and not self._again:
-                self._again = True  # the first call was made before the output was known
-                self.after_real_step = self.replaying = self.jumped = False
-                return call["sample"], self.index
-            self._only, self._again = None, False
+    def _must_repeat(self) -> bool:
+        """Whether the loop's iteration must run once more: the first of two branch calls had no output to return."""
+        calls, self._branch_calls = self._branch_calls, 0
+        if self._branch_output is None or not calls or self.call.branches().together:
+            return False
+        if self.call.branches().place(self._branch or "") == 1 and not self._repeating:
+            self._repeating = True
+            return True
+        self._branch_output, self._repeating = None, False
+        return False
+
+    # ---------------------------------------------------------------- steps
+
+    def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        if self.warm_up:
+            return self._finish_warm_up(call["sample"])
+        if self._must_repeat():
+            self.after_real_step = self.replaying = self.jumped = False
+            return call["sample"], self.index
         layout = self.probe.layout
-        with torch.set_grad_enabled(self.graph):
-            value, x = layout.rows_first(call["model_output"]), layout.rows_first(call["sample"])
+        with torch.set_grad_enabled(self.needs_graph):
+            value, x = layout.to_rows(call["model_output"]), layout.to_rows(call["sample"])
             if x.shape[0] != len(self.prompts) or value.shape[0] != len(self.prompts):
-                raise NotElastic
+                raise NeedsRowPerLatent
             self.after_real_step = self.index < len(self.probe.evaluations)
             self.replaying = self.jumped = False
-            self.solver.call = call
-            answer = self._answered(value, x)
+            self.call.solver.call = call
+            answer = self._absorb(value, x)
         if isinstance(answer, Tensor):
             return answer, self.index
-        batch = self._batch = self.ask(answer)
+        batch = self._batch = self.next_batch(answer)
         self.jumped = batch.step != self.index + 1
-        if self.jumped and self.probe.edits:
-            self.leading = True
-            return layout.laid_out(batch.x.detach()), batch.step - 1
+        if self.jumped and self.probe.edits_latents:
+            self.warm_up = True
+            return layout.from_rows(batch.x.detach()), batch.step - 1
         return self._open(batch), batch.step
 
-    def _answered(self, value: Tensor, x: Tensor) -> Tensor | Output:
-        """The latents of the batch's next part, or after the last its answer."""
+    def _absorb(self, value: Tensor, x: Tensor) -> Tensor | Output:
+        """The latents of the batch's next part; after its last part, the batch's output."""
         assert self._parts is not None
         try:
             latents, self.prompts = self._parts.send((value, x))
         except StopIteration as finished:
             output: Output = finished.value
             return output
-        return self.probe.layout.laid_out(latents)
+        return self.probe.layout.from_rows(latents)
 
-    def _lead(self, sample: Tensor) -> tuple[Tensor, int | None]:
-        """A pass that evaluates nothing, up to the step of the batch; callbacks that change the loop are called."""
+    def _finish_warm_up(self, sample: Tensor) -> tuple[Tensor, int | None]:
+        """Go to the step of the batch: at once, or step by step where the user's callback changes what follows."""
         batch = self._batch
         assert batch is not None
-        self.after_real_step, self.replaying = False, self.probe.drifts and batch.step > 0
+        self.after_real_step, self.replaying = False, self.probe.callback_edits and batch.step > 0
         if self.replaying and self.index + 1 < batch.step:
             return sample, self.index + 1
         latents = self._open(batch)
-        self._handed = latents if self.probe.edits and batch.step == 0 else None
+        self._unedited = latents if self.probe.edits_latents and batch.step == 0 else None
         return latents, batch.step
 
     def end_of_step(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """What the pipeline's end-of-step callback answers: after a pass that only led up to step 0, the
-        latents as they are, without what the loop makes of latents between two steps.
+        """What the pipeline's `callback_on_step_end` returns.
 
-        Where callbacks change the loop, only a new visit can bring it to where it is at another step.
+        Initial latents reach step 0 without the loop's edits, which belong between two steps. Where the user's
+        callback changes later steps, only a new call of the pipeline can go to another step than the next.
         """
-        if self.jumped and self.probe.drifts:
-            raise Done
-        if self._handed is not None:
-            tensors = tensors | {"latents": self._handed}
-            self._handed = None
+        if self.jumped and self.probe.callback_edits:
+            raise LeaveLoop
+        if self._unedited is not None:
+            tensors = tensors | {"latents": self._unedited}
+            self._unedited = None
         return tensors
 
+    # ---------------------------------------------------------------- batches
+
     def _open(self, batch: Batch) -> Tensor:
+        """Begin a batch; the latents of its first part, as `step` returns them."""
         if self.composition is not None and batch.prompts != self.composition:
-            raise NotElastic
-        if not self._goes_on(batch) or batch.branch is not None or self.mixing is not None:
-            forget_caches(self.pipe)
-        self.leading, self._batch, self._branch = False, batch, batch.branch
-        if self._branch is not None and self.probe.edits and not self.branches().together:
+            raise NeedsRowPerLatent
+        if not self._continues(batch) or batch.branch is not None or self.mixing is not None:
+            reset_model_caches(self.pipe)
+        self.warm_up, self._batch, self._branch = False, batch, batch.branch
+        if self._branch is not None and self.probe.edits_latents and not self.call.branches().together:
             raise UsageError(
                 f"{type(self.pipe).__name__} edits latents in its loop and evaluates the branches of guidance one "
-                "after the other: they cannot be asked for alone."
+                "after the other: they cannot be evaluated alone."
             )
-        self.off_grid = None if batch.time is None else self.level_of(batch.time)
+        self.off_grid = None if batch.time is None else self.call.level_of(batch.time)
         self._parts = self._in_parts(batch)
         with torch.set_grad_enabled(batch.grad):
             latents, self.prompts = next(self._parts)
-            return self.probe.layout.laid_out(latents)
+            return self.probe.layout.from_rows(latents)
 
-    def _goes_on(self, batch: Batch) -> bool:
-        """Whether the batch is just what was made of the last one: then cached models may remember it."""
-        made = self.solver.stepped
-        if not made or sum(len(x) for x in made) != len(batch.x):
+    def _continues(self, batch: Batch) -> bool:
+        """Whether the batch is exactly what the last one was stepped to: then model caches stay valid."""
+        stepped = self.call.solver.stepped
+        if not stepped or sum(len(x) for x in stepped) != len(batch.x):
             return False
-        return not self.cached or torch.equal(batch.x, _join(made))
+        return not self.has_model_caches or torch.equal(batch.x, _join(stepped))
 
     def _in_parts(
         self, batch: Batch
     ) -> Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output]:
-        """A batch with as many rows as the call, but not its prompts in order, goes in two parts.
+        """Evaluate a batch in one part, or in two if it has as many rows as the call but other prompts.
 
-        With equal counts one could not tell conditioning, to be gathered, from what the loop made of the
-        latents, to be left alone.
+        With equal counts, conditioning (to be gathered) and what the loop made of the latents (to be left alone)
+        look the same.
         """
         n, self.evaluations = len(batch.prompts), 0
-        clash = n == self.rows and batch.prompts != tuple(range(n)) and self.composition is None
-        values, seen = [], []
-        for part in (slice(0, n - 1), slice(n - 1, n)) if clash else (slice(0, n),):
-            if clash:
-                forget_caches(self.pipe)
-            value, x = yield formatted(batch.x[part], self.probe.latents), batch.prompts[part]
+        ambiguous = n == self.rows and batch.prompts != tuple(range(n)) and self.composition is None
+        values, samples = [], []
+        for part in (slice(0, n - 1), slice(n - 1, n)) if ambiguous else (slice(0, n),):
+            if ambiguous:
+                reset_model_caches(self.pipe)
+            value, x = yield as_own_latents(batch.x[part], self.probe.latents), batch.prompts[part]
             values.append(value)
-            seen.append(x)
-        return Output(_join(values), _join(seen), self.evaluations)
+            samples.append(x)
+        return Output(_join(values), _join(samples), self.evaluations)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -1,8 +1,8 @@
 """The pipeline's own scheduler as a function of explicit state.
 
-Schedulers keep what they remember in attributes. Here a step takes a pristine copy, puts a particle's
-memory into it, runs the scheduler's own `step`, and takes the memory out again: so histories follow the
-particles when these are pruned, branched or stored, for every scheduler class alike.
+Schedulers keep their history (earlier outputs, step counts) in attributes. Here a step takes an unused copy, sets the
+particles' memory on it, runs its own `step`, and reads the memory off again. So histories belong to particles, which
+can be pruned, branched and stored, with every scheduler class.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from genscale.protocol.particles import Memory, Particles
 
 # CogVideoX's DPM scheduler keeps its history in the pipeline: an argument that is fed from an output.
 CARRIED = {"old_pred_original_sample": 1}
-MAX_STORED = 4096  # numbers in a tensor that is part of every row's memory; larger ones are never per-run
+MAX_STORED = 4096  # largest number of elements in a tensor of the memory that is not one row a particle
 
 
-class OwnSolver:
+class SchedulerSolver:
     """Steps copies of a scheduler (implements `protocol.Solver`).
 
-    scheduler: the pipeline's, after the pipeline has set its timesteps; never changed. start: index of the
-    loop's first timestep among the scheduler's (image-to-image skips some). call: the arguments of the
-    pipeline's latest `step` call by name; they hold the timestep and options such as eta. stepped: the latents that
-    were made since somebody cleared the list.
+    scheduler: the pipeline's, after it has set its timesteps; never changed. start: index of the loop's first timestep
+    among the scheduler's (image-to-image skips some). call: the arguments of the pipeline's latest `step` call by name,
+    such as timestep and eta. stepped: the latents that were computed since the list was cleared.
     """
 
     def __init__(self, scheduler: Any, start: int) -> None:
@@ -50,17 +49,17 @@ class OwnSolver:
             call[name] = None if particles.memory is None else particles.memory.rows.get(f"carried.{name}")
         with Intercept(lambda j, shape: draw(j)):
             result = scheduler.step(**call)
-        memory = self._remember(scheduler, particles.x)
+        memory = self._memory_of(scheduler, particles.x)
         for name in carried:
             memory.rows[f"carried.{name}"] = result[CARRIED[name]]  # type: ignore[index]
         self.stepped.append(result[0])
         return result[0], memory
 
     def _restore(self, particles: Particles) -> Any:
-        """A copy of the scheduler that is where these particles are."""
+        """A copy of the scheduler in the state of these particles."""
         scheduler = copy.copy(self.scheduler)
         state = scheduler.__dict__
-        state.update({k: list(v) for k, v in state.items() if type(v) is list})  # written to in place
+        state.update({k: list(v) for k, v in state.items() if type(v) is list})  # `step` writes into lists
         if particles.memory is not None:
             for name, value in particles.memory.rest.items():
                 state[name] = _decode(value, particles.memory.rows, particles.x.device)
@@ -68,7 +67,7 @@ class OwnSolver:
             state["_step_index"] = self.start + particles.step
         return scheduler
 
-    def _remember(self, scheduler: Any, x: Tensor) -> Memory:
+    def _memory_of(self, scheduler: Any, x: Tensor) -> Memory:
         before, rows, rest = self.scheduler.__dict__, dict[str, Tensor](), dict[str, Any]()
         for name, value in scheduler.__dict__.items():
             old = before.get(name)
@@ -79,10 +78,10 @@ class OwnSolver:
 
 
 def restarts(scheduler: Any) -> bool:
-    """Whether a scheduler can begin in the middle of a run without what it remembers.
+    """Whether a scheduler can begin in the middle of a run without a history.
 
     Most fall back to first order. Linear multistep takes its order from the step number, and PNDM's Runge-Kutta phase
-    counts its model calls from the start: without their history both compute nonsense.
+    counts its model calls from the start: without a history both give wrong results.
     """
     name = type(scheduler).__name__
     return name != "LMSDiscreteScheduler" and not (
@@ -91,14 +90,14 @@ def restarts(scheduler: Any) -> bool:
 
 
 def _encode(value: Any, name: str, x: Tensor, rows: dict[str, Tensor]) -> Any:
-    """To JSON, tensors aligned with the particles aside into `rows`."""
+    """A value as JSON; tensors with one row a particle go into `rows`."""
     if isinstance(value, Tensor):
         if value.ndim == x.ndim and value.shape[0] == x.shape[0] and value.shape[2:] == x.shape[2:]:
             rows[name] = value
             return {"row": name}
         if value.numel() > MAX_STORED:
             raise ValueError(
-                f"the scheduler remembers '{name}' of shape {list(value.shape)}: not of a particle"
+                f"the scheduler keeps '{name}' of shape {list(value.shape)}, which has not one row a particle"
             )
         return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""Let `for i, t in enumerate(timesteps)` count steps of the grid, not iterations.
+"""Makes `for i, t in enumerate(timesteps)` count steps of the grid instead of iterations.
 
-Pipelines index per-step lists by i (controlnet_keep[i], sigmas[i]) although a search makes more iterations
-than there are steps. `enumerate` is shadowed in the pipeline's own module while one of its calls is visited.
+Pipelines index per-step lists by i (controlnet_keep[i], sigmas[i]), and a search runs more iterations than there are
+steps. So `enumerate` is shadowed in the pipeline's module during an intercepted call.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Any
 from torch import Tensor
 
 _lock = threading.Lock()
-_visits: Counter[int] = Counter()  # of each module, by id: several threads may visit pipelines of one class
+_active: Counter[int] = Counter()  # intercepted calls by id of the module: there may be several, in threads
 
 
 @contextmanager
-def true_indices(pipe: Any) -> Iterator[None]:
+def enumerate_by_step(pipe: Any) -> Iterator[None]:
     module = inspect.unwrap(type(pipe).__call__).__globals__
     with _lock:
-        _visits[id(module)] += 1
+        _active[id(module)] += 1
         module["enumerate"] = _enumerate
     try:
         yield
     finally:
         with _lock:
-            _visits[id(module)] -= 1
-            if not _visits[id(module)]:
+            _active[id(module)] -= 1
+            if not _active[id(module)]:
                 module.pop("enumerate", None)
 
 
 def numbered(value: Tensor, index: int) -> Tensor:
-    """A timestep that `enumerate` will count as `index`."""
+    """A timestep that the shadowed `enumerate` counts as `index`."""
     value._genscale_index = index  # type: ignore[attr-defined]
     return value
 

@@ -1,4 +1,4 @@
-"""The timesteps that a pipeline iterates over, as a tensor whose iteration is in the search's hands."""
+"""The timesteps that a pipeline iterates over, as a tensor whose iteration a driver decides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEEP = {
     "clone",
     "detach",
     "contiguous",
-}  # still "the timesteps" after these
+}  # their results are still the timesteps
 
 
 class TimestepDriver(Protocol):
@@ -24,7 +24,7 @@ class TimestepDriver(Protocol):
 
 
 class Timesteps(Tensor):
-    """A 1-D tensor like any other, but `for t in timesteps` asks the driver what comes next."""
+    """A 1-D tensor like any other, but `for t in timesteps` iterates over `driver.iterate(timesteps)`."""
 
     _driver: TimestepDriver
 

@@ -1,4 +1,4 @@
-"""The models inside a pipeline, watched while it runs: denoisers counted or skipped."""
+"""Routes the forward of a pipeline's models through a driver, and makes placeholder outputs for skipped models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from genscale.pipelines.row_gather import rows_of, sample_of
 
 Forward = Callable[..., Any]
 Watch = Callable[[str, nn.Module, Forward, tuple[Any, ...], dict[str, Any]], Any]
@@ -39,32 +41,64 @@ def _route(name: str, module: nn.Module, forward: Forward, watch: Watch) -> Forw
     def routed(*args: Any, **kwargs: Any) -> Any:
         return watch(name, module, forward, args, kwargs)
 
-    routed.__wrapped__ = forward  # type: ignore[attr-defined]  # pipelines ask for a denoiser's signature
+    routed.__wrapped__ = forward  # type: ignore[attr-defined]  # pipelines read a denoiser's signature
     return routed
 
 
-class FakeOutput(tuple):  # type: ignore[type-arg]
-    """What a skipped denoiser returns: a tuple, or an object with `.sample`, of zeros."""
+def is_denoiser(name: str) -> bool:
+    """Whether a component that the loop calls is a denoiser: its rows count as NFE."""
+    return not any(word in name for word in ("controlnet", "adapter", "vae", "encoder"))
+
+
+class PlaceholderOutputs:
+    """Outputs for models that are skipped in a pass of the loop: zeros in the structure of a real output.
+
+    recorded: name of a model -> a real output, and its number of rows. guess: a denoiser whose output is not recorded
+    gets zeros in the likely shape; False evaluates it once. real_rows: denoiser rows that were so evaluated.
+    """
+
+    def __init__(self) -> None:
+        self.recorded: dict[str, tuple[Any, int]] = {}
+        self.guess = True
+        self.real_rows = 0
+
+    def get(self, name: str, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """A placeholder for the output of this call; the real output where its structure is unknown."""
+        rows = rows_of(sample_of(args, kwargs))
+        if name in self.recorded:
+            output, old = self.recorded[name]
+            return zeros_like(output, old, rows)
+        if self.guess and is_denoiser(name):
+            return likely_output(module, sample_of(args, kwargs))
+        output = forward(*args, **kwargs)
+        self.recorded[name] = (output, rows)
+        if is_denoiser(name):
+            self.real_rows += rows
+        return output
+
+
+class LikelyOutput(tuple):  # type: ignore[type-arg]
+    """A denoiser's output as a tuple that also has `.sample`, for pipelines that read either."""
 
     @property
     def sample(self) -> Tensor:
         return self[0]  # type: ignore[no-any-return]
 
 
-def guess(module: nn.Module, sample: Any) -> FakeOutput:
-    """Zeros in the likely shape of a denoiser's output: its input's, with its own number of channels."""
+def likely_output(module: nn.Module, sample: Any) -> LikelyOutput:
+    """Zeros in the shape of a denoiser's input, with the number of output channels of its configuration."""
     if isinstance(sample, list):
-        return FakeOutput(([torch.zeros_like(s) for s in sample],))
+        return LikelyOutput(([torch.zeros_like(s) for s in sample],))
     shape = list(sample.shape)
     config = getattr(module, "config", None)
     channels = getattr(config, "out_channels", None)
     if sample.ndim >= 4 and isinstance(channels, int) and shape[1] == getattr(config, "in_channels", None):
         shape[1] = channels
-    return FakeOutput((sample.new_zeros(shape),))
+    return LikelyOutput((sample.new_zeros(shape),))
 
 
 def zeros_like(output: Any, old: int, new: int) -> Any:
-    """Zeros in the structure of a recorded output, with leading dimensions scaled from old to new rows."""
+    """Zeros in the structure of a recorded output, with first dimensions scaled from `old` to `new` rows."""
     if isinstance(output, Tensor):
         shape = list(output.shape)
         if shape and shape[0] % old == 0:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import within
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.diffusion.kernels import Kernel, Own, parse
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import mix
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, cat, draw
+from genscale.protocol.particles import Candidate, Particles, cat, draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 RULES = ("exchange", "paper")
@@ -68,6 +68,7 @@ class Evolution:
     kernel: str | Kernel = "ddim(1)"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "start"
 
     def __post_init__(self) -> None:
         if list(self.levels) != sorted(self.levels) or not all(0 <= f < 1 for f in self.levels):
@@ -93,6 +94,12 @@ class Evolution:
             )
         self._check_kernel()
 
+    @classmethod
+    def sized(cls, n: int) -> dict[str, Any]:
+        """Later generations and elites in their published proportion to the founders, 26 and 5 of 42."""
+        elites = n * 5 // 42
+        return {"sizes": max(elites + 1, round(n * 26 / 42)), "elites": elites}
+
     def _check_kernel(self) -> None:
         """Where children are made, their futures must differ."""
         kernel, below = parse(self.kernel), any(f > 0 for f in self.levels)
@@ -113,22 +120,16 @@ class Evolution:
 
     # ---------------------------------------------------------------- the search
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers kernels step over the levels at which a step begins."""
         return process if isinstance(parse(self.kernel), Own) else process.regridded()
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        first = 0
-        try:
-            while (schedule := self.plan(process)) is not None:
-                one = _Run(self, schedule, process, key, first)
-                yield from one.evolve()
-                first = one.next_id
-                if not process.open_ended:
-                    break
-        except BudgetExhausted:  # of time, in the midst of a run
-            first = one.next_id
-        yield from remainder(process, key, first)
+        def begin(first: int, before: _Run | None) -> _Run | None:
+            schedule = self.plan(process)
+            return None if schedule is None else _Run(self, schedule, process, key, first)
+
+        yield from repeat_passes(process, key, begin)
 
     # ---------------------------------------------------------------- cost
 
@@ -202,17 +203,22 @@ class Member:
     noise: Tensor | None = None
     prediction: Prediction | None = None
 
+    def of(self, candidate: Candidate) -> Member:
+        """The state as that of the finished candidate which it became: under a kernel candidate 0 has another id."""
+        return replace(self, particles=replace(self.particles, candidates=(candidate,)))
 
-class _Run:
+
+class _Run(Numbered):
     """One evolution from fresh noise; its candidates count up from `first`. Afterwards: next_id."""
 
     def __init__(self, spec: Evolution, schedule: Schedule, process: Process, key: Key, first: int) -> None:
+        super().__init__(first)
         self.spec, self.schedule, self.process, self.key = spec, schedule, process, key
-        self.kernel, self.next_id = stepping(spec.kernel), first
+        self.kernel = stepping(spec.kernel)
         self.scores: Scores | None = None  # of everybody who has lived
         self.states: dict[int, list[Member]] = {}  # step -> states in the same order
 
-    def evolve(self) -> Generator[Query, Any, None]:
+    def run(self) -> Generator[Query, Any, None]:
         yield from self._live(*self._founders(), 0)
         for i, (step, size) in enumerate(self.schedule.generations):
             born, noise = self._children(step, size)
@@ -221,12 +227,9 @@ class _Run:
             self.states = {s: states for s, states in self.states.items() if s in later}
 
     def _founders(self) -> tuple[Particles, list[Tensor]]:
-        candidates = [draw(self.key, self._number()) for _ in range(self.schedule.founders)]
+        candidates = [draw(self.key, self.number()) for _ in range(self.schedule.founders)]
         particles, noise = self.process.start(candidates), [self.process.noise(c) for c in candidates]
-        if self.kernel is not None and candidates[0].id == OWN:  # it will not be the pipeline's own image
-            i = self._number()
-            candidates[0] = Candidate(i, "branch", self.key.fold("candidate", i).path, OWN)
-        return replace(particles, candidates=tuple(candidates)), noise
+        return particles, noise
 
     def _live(
         self, particles: Particles, noise: list[Tensor], generation: int
@@ -248,8 +251,12 @@ class _Run:
         finished = yield Solve(particles, None, self.kernel)
         scores: Scores = yield Score(finished)
         self.scores = scores if self.scores is None else Scores.cat([self.scores, scores])
-        for step, states in kept.items():  # those that a budget of time has cut off leave no descendants
-            self.states.setdefault(step, []).extend(states[: len(scores)])
+        named = finished[
+            : len(scores)
+        ].candidates  # states of candidates that were cut off have no descendants
+        for step, states in kept.items():
+            known = [s.of(candidate) for s, candidate in zip(states, named, strict=False)]
+            self.states.setdefault(step, []).extend(known)
 
     def _children(self, step: int, size: int) -> tuple[Particles, list[Tensor]]:
         """Mutants of the winners of tournaments among all states at a step, with their noise at the first step."""
@@ -257,7 +264,7 @@ class _Run:
         ranking, pool, parents, candidates = self.scores.ranking(), self.states[step], [], []
         b = self.spec.mutation
         for _ in range(size):
-            i = self._number()
+            i = self.number()
             chosen = winner(ranking, self.spec.tournament, self.key.fold("tournament", i))
             recipe = pool[chosen].particles.candidates[0]
             # The key tells the whole lineage, so another budget's child of the same number is another candidate.
@@ -286,10 +293,6 @@ class _Run:
         assert self.kernel is not None
         std = self.process.transition(copies, prediction, self.kernel).std
         return replace(copies, x=copies.x + std * z)
-
-    def _number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
 
 
 def exchanged(x: Tensor, prediction: Prediction, sigma: float, share: float, z: Tensor) -> Tensor:

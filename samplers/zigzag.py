@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genscale.algorithms.budget_planning import cost_of, wave
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.budget_planning import cost_of, next_batch
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import at_least
 from genscale.diffusion.kernels import Ddim
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Particles, branch, draw
+from genscale.protocol.particles import Particles, branch, draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 ODE = Ddim(0.0)
@@ -38,18 +39,17 @@ class Zigzag:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
 
     def __post_init__(self) -> None:
-        if self.candidates is not None and self.candidates < 1:
-            raise UsageError(f"candidates={self.candidates} must be at least 1.")
+        at_least(self, candidates=1)
         if not 0 < self.until <= 1:
             raise UsageError(f"until={self.until} must be a fraction of the run in (0, 1].")
 
-    def grid(self, process: Any) -> Any:
+    def grid(self, process: Process) -> Process:
         """On second-order schedulers DDIM steps over the levels at which a step begins."""
         return process.regridded()
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         number, done = 0, 0
-        while n := wave(process, self.candidates, done, self._price(process)):
+        while n := next_batch(process, self.candidates, done, self._price(process)):
             particles = process.start([draw(key, number + i) for i in range(n)])
             number += n
             for step in range(process.model_steps):
@@ -68,18 +68,11 @@ class Zigzag:
                     particles = particles[: len(prediction)]
                     ahead = process.move(particles, prediction, ODE)
                 particles = ahead
-            own = particles.candidates[0]
-            if own.id == OWN:  # DDIM may not be the pipeline's own scheduler
-                other = branch(key, number, own, 0)
-                particles, number = (
-                    replace(particles, candidates=(other, *particles.candidates[1:])),
-                    number + 1,
-                )
             finished = yield Solve(particles)
             yield Score(finished)
             done += n
         if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
-            yield from remainder(process, key, number)
+            yield from spend_leftover_budget(process, key, number)
 
     def _turns(self, process: Process) -> range:
         """Steps that are taken twice."""

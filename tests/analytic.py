@@ -17,13 +17,14 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
-from genscale.engine.engine import Engine, Roles
+from genscale.engine.drive import drive
+from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.mixture_batches import Mixer
-from genscale.engine.process import Prior
+from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
-from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.key import Key
 from genscale.media import Media
 from genscale.protocol.batches import Batch, Output
@@ -283,10 +284,7 @@ def price_of(batch: Batch, passes: int = 1) -> int:
 
 def under_way(engine: Engine) -> list[tuple[int, int]]:
     """(prompt, candidate id) of the rows of the open batch."""
-    group = engine._gradients.under_way
-    if group is not None:
-        return [(s.index, s.particles.candidates[row].id) for s, row in group.jobs]
-    return [(f.search.index, c.id) for f in engine._batch for c in f.particles.candidates]
+    return [(prompt, candidate.id) for prompt, candidate in engine.evaluated]
 
 
 MIX = Weighted((Source(), Source(model="broad")), (1.5, -0.5))
@@ -367,27 +365,23 @@ def run(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
         batch_size=batch_size, on_event=on_event,
     )  # fmt: skip
-    loop = engine.run()
+
+    def evaluate(batch: Batch) -> Output:
+        if fits is not None and len(batch.prompts) > fits:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        batches.append(batch)
+        if on_batch is not None:
+            on_batch(batch, under_way(engine))
+        asked = batch if mixer is None else mixer.open(batch)
+        while isinstance(asked, Batch):
+            model = (models or {}).get(asked.branch or asked.model, mixture)
+            each = 1 if batch.branch else own[asked.step]
+            output = Output(answered(model, asked, times), asked.x, each * len(asked.prompts))
+            asked = output if mixer is None else mixer.absorb(output)
+        return asked
+
     try:
-        batch = next(loop)
-        while True:
-            if fits is not None and len(batch.prompts) > fits:
-                smaller = engine.halve(len(batch.prompts))
-                assert smaller is not None
-                batch = smaller
-                continue
-            batches.append(batch)
-            if on_batch is not None:
-                on_batch(batch, under_way(engine))
-            asked = batch if mixer is None else mixer.open(batch)
-            while isinstance(asked, Batch):
-                model = (models or {}).get(asked.branch or asked.model, mixture)
-                each = 1 if batch.branch else own[asked.step]
-                output = Output(answered(model, asked, times), asked.x, each * len(asked.prompts))
-                asked = output if mixer is None else mixer.absorb(output)
-            batch = loop.send(asked)
-    except StopIteration:
-        pass
+        drive(engine, evaluate)
     finally:
         archive.close()
     return Run(engine, searches, archive, ledger, batches)

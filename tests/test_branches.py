@@ -15,6 +15,7 @@ from genscale.pipelines import branches
 from genscale.protocol.answers import Prediction
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 from genscale.samplers.best_of_n import draw
+from tests.test_passthrough import equal
 from tests.zoo import ZOO
 
 # Pipelines that do more than u + w (c - u): they restore a norm or a standard deviation.
@@ -44,7 +45,7 @@ class Look:
 
 def look(name: str, prompts: int = 2, **more: Any) -> tuple[dict[str, Any], Any]:
     entry, sampler = ZOO[name], Look()
-    output = genscale.scale(entry.build(), sampler)(
+    output = genscale.scale(entry.build(), sampler, equal)(
         **(entry.arguments(prompts) | more), generator=torch.Generator().manual_seed(0)
     )
     return sampler.seen, output.search
@@ -92,7 +93,7 @@ def test_the_conditional_branch_is_the_pipeline_without_guidance() -> None:
             yield Score((yield Solve(there)))
 
     entry, sampler = ZOO["stable_diffusion"], Same()
-    genscale.scale(entry.build(), sampler)(
+    genscale.scale(entry.build(), sampler, equal)(
         **(entry.arguments(2) | {"guidance_scale": 1.0}), generator=torch.Generator().manual_seed(0)
     )
     alone: Prediction = sampler.seen["alone"]
@@ -102,9 +103,9 @@ def test_the_conditional_branch_is_the_pipeline_without_guidance() -> None:
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_the_other_way_round_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: with the branches taken for each other, the fit gives 1 - w."""
-    right = branches.told_apart
+    right = branches.identify_branches
     monkeypatch.setattr(
-        "genscale.pipelines.run.told_apart",
+        "genscale.pipelines.pipeline_call.identify_branches",
         lambda *a: branches.Branches((b := right(*a)).together, 1 - b.cond),
     )
     seen, _ = look(name)

@@ -51,6 +51,14 @@ from tests.analytic import (
         ("480nfe,60s", Budget(nfe=480, seconds=60)),
         (" 480 nfe, 60 s, 32 calls, target = 1 ", Budget(480, 60, 32, 1)),
         ("480nfe 60s", Budget(nfe=480, seconds=60)),
+        ("16images", Budget(images=16)),
+        ("16 images", Budget(images=16)),
+        ("1image", Budget(images=1)),
+        ("images=8", Budget(images=8)),
+        ("image = 8", Budget(images=8)),
+        ("4videos", Budget(images=4)),
+        ("16images,60s", Budget(images=16, seconds=60)),
+        ("480nfe, 16 images", Budget(nfe=480, images=16)),
     ],
 )
 def test_what_is_read(text: str, budget: Budget) -> None:
@@ -65,13 +73,40 @@ def test_what_cannot_be_read(text: str) -> None:
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("text", ["0nfe", "0s", "0.0s", "0calls", "480nfe,0s"])
+def test_a_bare_number_is_told_what_it_could_mean() -> None:
+    for text in ("8", "60s,8"):
+        with pytest.raises(UsageError, match=r"'8' without its unit \(8images: .* 8nfe: .* 8s: seconds"):
+            Budget.parse(text)
+    for number in (8, np.int64(8)):
+        with pytest.raises(UsageError, match="8images"):
+            Budget.of(number)
+    with pytest.raises(UsageError, match=r"2\.5images"):
+        Budget.of(2.5)
+
+
+def test_what_is_a_budget() -> None:
+    budget = Budget(nfe=3)
+    assert Budget.of(budget) is budget
+    assert Budget.of(None) == Budget()
+    assert Budget.of("3nfe") == budget
+
+
+def test_images_become_nfe_where_the_cost_of_one_is_known() -> None:
+    assert Budget(images=16, seconds=5).resolved(20) == Budget(nfe=320, images=16, seconds=5)
+    assert Budget(nfe=100, images=16).resolved(20) == Budget(nfe=100, images=16)
+    assert Budget(nfe=400, images=16).resolved(20) == Budget(nfe=320, images=16)
+    assert Budget(nfe=400).resolved(20) == Budget(nfe=400)
+    again = Budget(images=16).resolved(20)
+    assert again.resolved(20) == again == Budget.parse(str(again))
+
+
+@pytest.mark.parametrize("text", ["0images", "0nfe", "0s", "0.0s", "0calls", "480nfe,0s"])
 def test_nothing_is_no_budget(text: str) -> None:
     with pytest.raises(UsageError, match="allows nothing"):
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("text", ["60s,2min", "3nfe,4nfe", "target=1,target=1"])
+@pytest.mark.parametrize("text", ["60s,2min", "3nfe,4nfe", "target=1,target=1", "3images,images=4"])
 def test_a_limit_is_said_once(text: str) -> None:
     with pytest.raises(UsageError, match="twice"):
         Budget.parse(text)
@@ -79,7 +114,8 @@ def test_a_limit_is_said_once(text: str) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"nfe": 0}, {"nfe": -1}, {"nfe": 2.5}, {"verifier_calls": 1.5}, {"seconds": 0}, {"seconds": float("inf")},
+    [{"images": 0}, {"images": 1.5},
+     {"nfe": 0}, {"nfe": -1}, {"nfe": 2.5}, {"verifier_calls": 1.5}, {"seconds": 0}, {"seconds": float("inf")},
      {"seconds": float("nan")}, {"target": float("nan")}, {"target": float("inf")}],
 )  # fmt: skip
 def test_bad_limits_are_refused(limits: dict[str, Any]) -> None:
@@ -99,6 +135,7 @@ def test_what_is_printed_loses_nothing() -> None:
             rng.choice((None, 1e6, 60.0, 10 ** rng.uniform(-7, 20))),
             rng.choice((None, rng.randrange(1, 10**9))),
             rng.choice((None, 0.0, -1.0, rng.gauss(0, 1), rng.gauss(0, 1e20), 1e-9)),
+            rng.choice((None, rng.randrange(1, 10**9))),
         )
         if budget != Budget():
             assert Budget.parse(str(budget)) == budget
@@ -235,6 +272,34 @@ def test_samplers_go_on_while_the_budget_lasts(name: str) -> None:
         if sampler.cost(search.process) is None:  # nothing said how many: less than one sample may be left
             assert search.nfe_left is None or search.nfe_left < search.process.nfe()
             assert search.calls_left is None or search.calls_left < search.roles.calls
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_budget_of_images_is_equal_compute_for_every_sampler(name: str) -> None:
+    """So many images of the pipeline alone: the same search as with that many NFE, and never more."""
+    rng, sampler = random.Random(name), SAMPLERS[name]
+    for images in (1, rng.randrange(2, 12)):
+        steps, guided = rng.choice((3, 5)), rng.choice((1, 2))
+        one = sum(parts_for(sampler, steps, guided)["evaluations"])
+        settings: dict[str, Any] = {"steps": steps, "guided": guided, "prompts": 2}
+        made = run(sampler, budget=Budget(images=images), **settings)
+        same = run(sampler, budget=Budget(nfe=images * one), **settings)
+        for search, other in zip(made.searches, same.searches, strict=True):
+            assert search.spent == other.spent <= images * one
+            assert search.best() is not None
+            assert [e.candidate for e in search.finals] == [e.candidate for e in other.finals]
+            assert search.budget == Budget(nfe=images * one, images=images)
+        roles = ROLES["one verifier"]
+        planned = plan(sampler, parts_for(sampler, steps, guided), Budget(images=images), roles, 1)
+        assert planned.budget == Budget(nfe=images * one, images=images)
+
+
+def test_best_of_n_finishes_just_so_many_images() -> None:
+    for images in (1, 5, 16):
+        sampler = replace(SAMPLERS["best_of_n"], candidates=None)
+        search = run(sampler, budget=Budget(images=images), guided=2).searches[0]
+        assert search.finished == images
+        assert search.spent == images * search.process.nfe()
 
 
 def test_a_budget_that_nothing_counts_does_not_go_on_for_ever() -> None:

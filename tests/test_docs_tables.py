@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 
+from benchmarks.shapes import interval
 from genscale.plugins.registry import found, load
 from tests.doc_blocks import ROOT, blocks, commands
 
 README = (ROOT / "README.md").read_text()
+METHODS = (ROOT / "docs" / "methods" / "index.md").read_text()
 VERIFIERS = (ROOT / "docs" / "verifiers.md").read_text()
 
 
 def first_column(table: str) -> set[str]:
     """Names in the first cells of a table's lines."""
-    cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) ", table, re.M)
+    cells = re.findall(r"^\| ((?:\[?`\w+`(?:\]\([\w.]+\))?(?:, )?)+) ", table, re.M)
+    cells = [re.sub(r"\]\([\w.]+\)", "", cell) for cell in cells]
     return {name for cell in cells for name in re.findall(r"\w+", cell)}
 
 
-def test_every_sampler_is_in_the_readme_and_the_reverse() -> None:
-    assert first_column(README.split("## Samplers")[1].split("\n## ")[0]) == set(found("sampler"))
+def test_every_sampler_is_in_the_index_of_methods_and_the_reverse() -> None:
+    assert first_column(METHODS.split("<!-- begin: index -->")[1].split("<!-- end: index -->")[0]) == set(
+        found("sampler")
+    )
+
+
+def test_the_readme_offers_four_samplers_and_every_one_exists() -> None:
+    four = first_column(README.split("## Choose a sampler")[1].split("\n## ")[0])
+    assert four == {"best_of_n", "smc", "rollover", "gradient_guidance"}
+    assert four <= set(found("sampler"))
+
+
+def test_the_readme_is_short() -> None:
+    assert (ROOT / "README.md").stat().st_size <= 9000
+
+
+def test_the_images_of_the_readme_and_its_links_are_there() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(targets) > 15
+    assert [t for t in targets if not (ROOT / t).exists()] == []
 
 
 def test_every_verifier_is_in_its_page_and_the_reverse() -> None:
@@ -51,11 +74,12 @@ def test_no_placeholder_is_left() -> None:
 
 
 MEASURED = (
-    "README.md",
+    "docs/explanation/measured.md",
     "genscale/engine/stopping.py",
     *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.stem != "index"),
 )
 GUIDES = [
+    ROOT / "README.md",
     ROOT / "docs" / "index.md",
     *(p for folder in ("tutorials", "how-to", "explanation") for p in (ROOT / "docs" / folder).glob("*.md")),
 ]
@@ -81,11 +105,55 @@ def test_intervals_are_read() -> None:
     }
 
 
-@pytest.mark.parametrize("gone", ["| `smc` |", "| `svdd` |"])
+def test_the_first_table_of_what_was_measured_is_that_of_the_results() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "shapes-flow.json").read_text())["rows"]
+    page = (ROOT / "docs" / "explanation" / "measured.md").read_text()
+    base = rows[0]["correct"]
+    for row in rows:
+        clip, judge = interval(row["clip"]), interval(row["correct"])
+        gain = interval([a - b for a, b in zip(row["correct"], base, strict=True)])
+        cells = [f"{clip[0]:.3f} ± {clip[1]:.3f}", f"{judge[0]:.3f} ± {judge[1]:.3f}"]
+        cells.append("" if row is rows[0] else f"{gain[0]:+.3f} ± {gain[1]:.3f}")
+        assert re.search(
+            rf"^\| {row['search']} \| {row['nfe']} \| [\d.]+ \| {re.escape(' | '.join(cells))} \|", page, re.M
+        )
+
+
+def test_the_videos_of_the_readme_are_those_of_the_results() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "video.json").read_text())["rows"]
+    means = [f"{statistics.fmean(rows[n]['correct']):.3f}".lstrip("0") for n in ("1", "8")]
+    gain = interval([a - b for a, b in zip(rows["8"]["correct"], rows["1"]["correct"], strict=True)])
+    said = f"from {means[0]} to {means[1]} ({gain[0]:+.3f} ± {gain[1]:.3f}".replace("0.", ".")
+    for page in ("README.md", "docs/explanation/measured.md"):
+        assert said in (ROOT / page).read_text()
+
+
+@pytest.mark.parametrize("gone", ["| [`smc`](smc.md) |", "| [`svdd`](svdd.md) |"])
 def test_a_missing_line_is_seen(gone: str) -> None:
-    assert first_column(README.replace(gone, "| smc |")) != first_column(README)
+    assert first_column(METHODS.replace(gone, "| smc |")) != first_column(METHODS)
 
 
 def test_commands_are_split_as_a_shell_does() -> None:
     code = 'a "b c" && d \\\n  --e f  # not this\n# nor this\ng'
     assert commands(code) == [["a", "b c"], ["d", "--e", "f"], ["g"]]
+
+
+def test_the_citation_file_and_the_bibtex_entry_agree() -> None:
+    import genscale
+
+    cff = (ROOT / "CITATION.cff").read_text()
+    found = dict(re.findall(r'^(?:  - )?([\w-]+): ?"?(.*?)"?$', cff, re.M))
+    assert {"cff-version", "message", "title", "authors", "version"} <= found.keys()
+    assert found["cff-version"] == "1.2.0"
+    assert found["version"] == genscale.__version__
+    entry = genscale.citation()
+    assert f"title = {{{found['title']}}}" in entry
+    assert f"author = {{{{{found['name']}}}}}" in entry
+
+
+def test_contributing_lists_the_folders_on_their_floors() -> None:
+    from tests.import_floors import FLOOR
+
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("| floor | folder |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (\d+) \| ((?:`\w+`(?:, )?)+) \|", table, re.M)
+    assert {name: int(floor) for floor, names in rows for name in re.findall(r"\w+", names)} == FLOOR

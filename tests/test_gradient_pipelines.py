@@ -22,10 +22,11 @@ from genscale.diffusion.mixtures import Source, Weighted
 from genscale.diffusion.prediction import View
 from genscale.errors import UsageError
 from genscale.key import Key
-from genscale.pipelines.differentiable_models import Graphs
+from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.protocol.answers import Graded
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
+from tests.quick import quick
 from tests.zoo import ZOO, text
 
 FAMILIES = ("flux", "sd3", "sdxl", "wan")  # sdxl is guided, wan makes videos
@@ -138,7 +139,7 @@ FLOAT32 = ("sana",)  # their encoders give NaN in float64
 REFUSED = {
     "kandinsky": "decoding gives no tensors of pixels",
     "kandinsky3": "decoding gives no tensors of pixels",
-    "hidream": "denoiser cannot be gone back through",
+    "hidream": "denoiser is not differentiable",
 }
 OTHERS = [n for n in ZOO if n not in FAMILIES and n not in REFUSED]
 QUICK = (
@@ -152,9 +153,7 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in OTHERS]
-)
+@pytest.mark.parametrize("name", quick(OTHERS, QUICK))
 def test_other_families(name: str) -> None:
     dtype = torch.float32 if name in FLOAT32 else torch.float64
     for kind in ("one call", "the whole run"):
@@ -401,9 +400,9 @@ def test_small_gradients_are_not_lost_in_float16(sized: bool, monkeypatch: pytes
 
 @pytest.mark.parametrize("kind", ["one call", "the whole run"])
 def test_what_does_not_fit_goes_in_halves(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    call, tried = Graphs.call, list[int]()
+    call, tried = DifferentiableModels.call, list[int]()
 
-    def small(self: Graphs, forward: Any, args: Any, kwargs: Any, again: bool) -> Any:
+    def small(self: DifferentiableModels, forward: Any, args: Any, kwargs: Any, again: bool) -> Any:
         tried.append(len(kwargs["hidden_states"]))
         if tried[-1] > 2 and len(tried) % 2 == 0:  # the first call of a run fits, the second does not
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -411,7 +410,7 @@ def test_what_does_not_fit_goes_in_halves(kind: str, monkeypatch: pytest.MonkeyP
 
     whole, parts = Keep(n=6, **KINDS[kind]), Keep(n=6, **KINDS[kind])
     called(built("flux"), "flux", whole, batch_size=8)
-    monkeypatch.setattr(Graphs, "call", small)
+    monkeypatch.setattr(DifferentiableModels, "call", small)
     tried.append(0) if kind == "one call" else None
     called(built("flux"), "flux", parts, batch_size=8)
     assert 6 in tried
@@ -468,7 +467,7 @@ def test_offloaded_models(name: str, kind: str) -> None:
 
 def test_without_holding_weights_offloading_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken twin of the above: plain autograd looks for the weights where they no longer are."""
-    monkeypatch.setattr(Graphs, "offloaded", False)
+    monkeypatch.setattr(DifferentiableModels, "offloaded", False)
     pipe = built("flux")
     offload(pipe.transformer)
     with pytest.raises(UsageError, match="not finite"):

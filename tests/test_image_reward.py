@@ -216,7 +216,7 @@ def test_weights_are_shared_and_left_behind_by_copies(folder: Path, tmp_path: Pa
     one.load()
     two.load()
     cpu = torch.device("cpu")
-    assert one._held[cpu] is two._held[cpu]
+    assert one._models[cpu] is two._models[cpu]
     assert len(pickle.dumps(one)) < 2000
     assert copy.deepcopy(one) == one
     save_file(original(), tmp_path / "ImageReward.safetensors")

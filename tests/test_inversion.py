@@ -14,9 +14,9 @@ from torch import Tensor
 
 import genscale
 from genscale.samplers.best_of_n import BestOfN
-from tests.test_passthrough import TOLERANCE, Collect, pixels
+from tests.test_passthrough import TOLERANCE, Collect, equal, pixels
 from tests.test_scale import arguments, brightness, seeded
-from tests.zoo import ZOO, picture_arguments, pictures
+from tests.zoo import ZOO, image_arguments, images
 from tests.zoo_parts import clip, clip_tokenizer, make, pipeline, stable, vae
 from tests.zoo_transformers import AXES, HEADS, flux, sd3
 
@@ -24,7 +24,7 @@ from tests.zoo_transformers import AXES, HEADS, flux, sd3
 def solved(pipe: Any, call: Any, n: int, batch_size: int) -> list[Tensor]:
     torch.manual_seed(0)
     sampler = Collect(n)
-    genscale.scale(pipe, sampler, batch_size=batch_size)(**call(), generator=seeded())
+    genscale.scale(pipe, sampler, equal, batch_size=batch_size)(**call(), generator=seeded())
     return sampler.latents
 
 
@@ -90,11 +90,11 @@ UNUSUAL: dict[str, tuple[Any, Any]] = {
     # both guidance copies are stepped
     "dit": (dit, lambda n: {"class_labels": [*range(1, n + 1)], "num_inference_steps": 3}),
     # frames are folded into the rows before the step
-    "text_to_video": (text_to_video, lambda n: picture_arguments(n, num_frames=4)),
+    "text_to_video": (text_to_video, lambda n: image_arguments(n, num_frames=4)),
     # a condition is drawn once for each guidance copy
     "sd3_controlnet": (
         sd3_controlnet,
-        lambda n: picture_arguments(n, control_image=pictures(n), max_sequence_length=32),
+        lambda n: image_arguments(n, control_image=images(n), max_sequence_length=32),
     ),
 }
 

@@ -56,7 +56,7 @@ def sampled(kernel: Any, kind: str, seed: int = 0, drift: float = 1.0) -> Tensor
         if isinstance(kernel, Glass):
             bar = kernel.begin(x, noise, start, stop)
             for j in range(kernel.inner):
-                clean, kappa = kernel.query(j, x, bar, start, stop)
+                clean, kappa = kernel.observation(j, x, bar, start, stop)
                 level = start if j == 0 else levels.between(kappa / (1 + kappa))
                 x0 = predicted(clean * level.alpha, level)[0]
                 bar = kernel.advance(j, x, bar, x0, start, stop)
@@ -157,7 +157,7 @@ def test_glass_samples_the_exact_transition(rho: float | None) -> None:
     x = torch.full((n, 1), 0.2, dtype=torch.float64)
     bar = kernel.begin(x, Key((5,)).normal((n, 1)).double(), start, stop)
     for j in range(kernel.inner):
-        clean, kappa = kernel.query(j, x, bar, start, stop)
+        clean, kappa = kernel.observation(j, x, bar, start, stop)
         level = NoiseLevel(1 / (1 + kappa), kappa / (1 + kappa))
         bar = kernel.advance(j, x, bar, BED.clean(clean * level.alpha, level), start, stop)
     gbar, abar, sbar = kernel._path(start, stop)

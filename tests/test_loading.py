@@ -63,7 +63,7 @@ def test_folder(folders):
         ("shape-flow", r"model 'shape-flow' is unknown \(did you mean 'shapes-flow'\?\)"),
         ("./nowhere", "is unknown"),
         ("nowhere.ckpt", "does not exist"),
-        ("FOLDER", "no diffusers pipeline: it has no model_index.json"),
+        ("FOLDER", "not a diffusers pipeline: it has no model_index.json"),
         ("FOLDER/notes.txt", "must be a .safetensors or .ckpt file"),
         ("FOLDER/torn.safetensors", "cannot be read"),
     ],
@@ -172,13 +172,13 @@ def test_single_file_whose_settings_are_not_here(tmp_path, monkeypatch):
     ],
 )
 def test_pictures_choose_the_sister(name, given, sister, folders):
-    assert type(load_pipeline(str(folders / name), device="cpu", pictures=given)).__name__ == sister
+    assert type(load_pipeline(str(folders / name), device="cpu", images=given)).__name__ == sister
 
 
 def test_pipeline_without_a_sister(tmp_path):
     ZOO["wan"].build().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="WanPipeline takes no mask_image, and has no sister that does"):
-        load_pipeline(str(tmp_path), device="cpu", pictures=["mask_image"])
+        load_pipeline(str(tmp_path), device="cpu", images=["mask_image"])
 
 
 def test_lora_with_a_scale(folders, tmp_path):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.pipelines.device_cache import steady_device
-from genscale.pipelines.encoder_cache import PromptMemo
+from genscale.pipelines.device_cache import cached_device
+from genscale.pipelines.encoder_cache import PromptCache
 from genscale.pipelines.noise_interception import Intercept
-from genscale.pipelines.row_gather import Gather, SavedRun
+from genscale.pipelines.row_gather import Gather, GatherCache
 
 
 class Pipe:
@@ -33,7 +33,7 @@ class Pipe:
         return f"device {self.looks}"
 
 
-def remembered(memo: PromptMemo, pipe: Pipe, calls: list[Any], *args: Any, **kwargs: Any) -> Any:
+def remembered(memo: PromptCache, pipe: Pipe, calls: list[Any], *args: Any, **kwargs: Any) -> Any:
     def encode(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
         return pipe.encode_prompt(*args, **kwargs)
@@ -42,7 +42,7 @@ def remembered(memo: PromptMemo, pipe: Pipe, calls: list[Any], *args: Any, **kwa
 
 
 def test_a_prompt_is_encoded_once_by_its_content() -> None:
-    memo, pipe, calls = PromptMemo(), Pipe(), []
+    memo, pipe, calls = PromptCache(), Pipe(), []
     first = remembered(memo, pipe, calls, ["a", "b"])
     again = remembered(memo, pipe, calls, ["a", "b"])
     assert len(calls) == 1
@@ -55,7 +55,7 @@ def test_a_prompt_is_encoded_once_by_its_content() -> None:
 
 @pytest.mark.parametrize("spoil", ["written", "attribute", "object"])
 def test_a_prompt_is_encoded_again_where_the_answer_may_be_another(spoil: str) -> None:
-    memo, pipe, calls = PromptMemo(), Pipe(), []
+    memo, pipe, calls = PromptCache(), Pipe(), []
     prompt: Any = ["a"] if spoil != "object" else (object(),)  # told by nothing but its address
     leave = {"leave": True} if spoil == "attribute" else {}
     answer = remembered(memo, pipe, calls, prompt, **leave)
@@ -67,7 +67,7 @@ def test_a_prompt_is_encoded_again_where_the_answer_may_be_another(spoil: str) -
 
 
 def test_conditioning_is_gathered_once_until_something_changes() -> None:
-    kept, value, sample = SavedRun(), torch.arange(4.0).reshape(2, 2), torch.zeros(6, 1)
+    kept, value, sample = GatherCache(), torch.arange(4.0).reshape(2, 2), torch.zeros(6, 1)
     gather = Gather(2, (0, 1, 1), torch.zeros(3, 1))
     first = kept(gather, "unet", "c", value)
     assert first.tolist() == [[0, 1], [2, 3], [2, 3]]
@@ -86,16 +86,16 @@ def test_conditioning_is_gathered_once_until_something_changes() -> None:
 def test_the_device_is_looked_up_once_and_the_class_comes_back() -> None:
     pipe, seen = Pipe(), []
     for _ in range(2):
-        with steady_device(pipe, seen):
+        with cached_device(pipe, seen):
             assert isinstance(pipe, Pipe)
             assert type(pipe).__name__ == "Pipe"
-            with steady_device(pipe, seen):  # a verifier that uses the pipeline itself
+            with cached_device(pipe, seen):  # a verifier that uses the pipeline itself
                 assert pipe._execution_device == "device 1"
             assert type(pipe) is not Pipe
             put_away, pipe.__dict__ = pipe.__dict__, {k: v for k, v in pipe.__dict__.items() if "_" not in k}
             assert pipe._execution_device != "device 1"  # whoever uses it meanwhile sees its device afresh
             pipe.__dict__ = put_away
-            with pytest.raises(KeyError), steady_device(pipe, seen):
+            with pytest.raises(KeyError), cached_device(pipe, seen):
                 raise KeyError
     assert type(pipe) is Pipe
     assert not [name for name in pipe.__dict__ if "genscale" in name]

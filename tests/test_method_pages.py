@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import method_figures, method_pages, method_tables
 from benchmarks.method_results import PLAIN, drawn, tables
+from docs.hooks.method_groups import group_of, groups
 from genscale.plugins import options, registry
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -38,7 +39,33 @@ def by_hand(text: str) -> str:
 
 def test_every_sampler_has_a_page_and_no_page_is_without_one() -> None:
     assert sorted(p.stem for p in PAGES.glob("*.md")) == sorted([*NAMES, "index"])
-    assert sorted(n for names in method_tables.FAMILIES.values() for n in names) == NAMES
+    assert sorted(n for names in groups(PAGES).values() for n in names) == NAMES
+
+
+def test_methods_are_grouped_by_what_they_need() -> None:
+    """One of each kind that could be mistaken: a tree scores no previews, a black box may take gradients."""
+    where = {name: group for group, names in groups(PAGES).items() for name in names}
+    assert {n: where[n] for n in ("best_of_n", "dts_star", "evolution", "snes")}.items() <= dict.fromkeys(
+        NAMES, "Verifier only"
+    ).items()
+    assert {where[n] for n in ("smc", "beam", "rollover", "dfs", "search_over_paths")} == {"Previews"}
+    assert {where[n] for n in ("reno", "dno", "das", "tds", "gradient_guidance")} == {"Gradients"}
+    assert {where[n] for n in ("fkc", "nlg", "zigzag")} == {"No verifier"}
+    assert groups(PAGES)["Verifier only"][0] == PLAIN
+
+
+def test_a_new_sampler_is_grouped_by_its_page() -> None:
+    table = "| none | 128 | {} | 8 |\n"
+    plain = type("Plain", (), {"needs": frozenset({"noise"})})
+    assert group_of(plain, table.format(8)) == "Verifier only"
+    assert group_of(plain, table.format(40)) == "Previews"
+    assert group_of(type("Climbs", (), {"needs": frozenset({"gradient"})}), table.format(40)) == "Gradients"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_says_in_short_when_to_use_it_and_what_it_costs(name: str) -> None:
+    assert 5 < len(method_tables.use_it_when(page(name))) < 160
+    assert 2 < len(method_tables.cost_in_short(page(name))) < 110
 
 
 @pytest.mark.parametrize("name", NAMES)

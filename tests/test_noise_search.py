@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import math
 from itertools import pairwise
 from types import SimpleNamespace
@@ -16,9 +15,11 @@ from torch import Tensor
 from genscale.algorithms.subspace_evolution import Subspace
 from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
+from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
-from genscale.engine.process import Prior, PromptProcess
+from genscale.engine.prior import Prior
+from genscale.engine.process import PromptProcess
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
@@ -26,7 +27,7 @@ from genscale.key import Key
 from genscale.media import Media
 from genscale.numerics.haar import Plane, join, split
 from genscale.numerics.noise_sphere import neighbour
-from genscale.protocol.batches import Output
+from genscale.protocol.batches import Batch, Output
 from genscale.samplers.annealing import Annealing, metropolis
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.cem_lowfreq import CemLowfreq
@@ -81,13 +82,13 @@ def run(
     engine = Engine(
         [search], roles, decode, budget=budget, archive=archive, ledger=Ledger(), batch_size=batch_size
     )
-    loop = engine.run()
-    with contextlib.suppress(StopIteration):
-        batch = next(loop)
-        while True:
-            for x, c in zip(batch.x, (c for f in engine._batch for c in f.particles.candidates), strict=True):
-                seen[c.id] = x
-            batch = loop.send(Output(torch.zeros_like(batch.x), batch.x, len(batch.x)))
+
+    def evaluate(batch: Batch) -> Output:
+        for x, (_, c) in zip(batch.x, engine.evaluated, strict=True):
+            seen[c.id] = x
+        return Output(torch.zeros_like(batch.x), batch.x, len(batch.x))
+
+    drive(engine, evaluate)
     entries: list[Entry] = [e for e in archive.entries if e.final]
     return SimpleNamespace(search=search, entries=entries, noise=seen, best=search.best().total)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,10 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat", reason="notebooks are run with nbclient: pip install -e '.[dev]'")
 nbclient = pytest.importorskip("nbclient", reason="notebooks are run with nbclient: pip install -e '.[dev]'")
+
+pytest.importorskip("mkdocs", reason="docs/hooks/ run the notebooks: pip install -e '.[dev]'")
+
+from docs.hooks.notebooks import executed, store  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -23,36 +25,17 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
-def executed(notebook: Any, folder: Path) -> Any:
-    """The notebook with its outputs; an error in a cell is one here. Offline, on one thread, in an empty folder."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    from jupyter_client.manager import AsyncKernelManager
-
-    # This Python, whatever kernels are registered on the machine; over a local socket, not over TCP.
-    manager = AsyncKernelManager(
-        transport="ipc", connection_file=str(folder / "kernel.json"), ip=str(folder / "k")
-    )
-    manager.kernel_spec.argv[0] = sys.executable
-    client = nbclient.NotebookClient(
-        notebook, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}}
-    )
-    client.execute(env=environment)
-    return notebook
-
-
 def test_all_are_here() -> None:
     assert [p.stem[:2] for p in NOTEBOOKS] == [f"{i:02d}" for i in range(1, len(NOTEBOOKS) + 1)]
     assert len(NOTEBOOKS) >= 6
 
 
+@pytest.mark.slow
 @each
 def test_runs_from_start_to_end(path: Path, tmp_path: Path) -> None:
     """Its last code cell checks what it claims, so a claim that is no longer true is an error."""
     notebook = executed(read(path), tmp_path)
+    store(path, notebook)  # the site shows these outputs
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
     assert any("image/png" in o.get("data", {}) for o in outputs), "it shows no image"

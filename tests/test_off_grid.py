@@ -16,12 +16,13 @@ from genscale.engine.process import PromptProcess
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.pipelines.scheduler_levels import timestep_of
-from genscale.pipelines.scheduler_proxy import OffGrid, stand_in
+from genscale.pipelines.scheduler_proxy import OffGrid, make_proxy
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 from tests.analytic import process_of
+from tests.test_passthrough import equal
 from tests.test_schedules import CONVERTED, FIRST_ORDER, WITH_ESTIMATE, Case, _view
 from tests.zoo import ZOO, with_scheduler
 
@@ -75,12 +76,12 @@ def test_the_input_is_scaled_for_the_level(name: str) -> None:
     scheduler = Case(name).build(exact=False)
     x = torch.randn(1, 3, 4, 4)
     kappa = 1.7
-    made = stand_in(scheduler, LoopDriver(OffGrid(100.0, kappa)))
+    made = make_proxy(scheduler, LoopDriver(OffGrid(100.0, kappa)))
     scaled = made.scale_model_input(x, torch.tensor(100.0))
     wanted = x if name == "DDIM" else x / (kappa**2 + 1) ** 0.5
     assert torch.allclose(scaled, wanted, atol=1e-6)
     # ... and nothing of it stays
-    again = stand_in(scheduler, LoopDriver(None)).scale_model_input(x, scheduler.timesteps[2])
+    again = make_proxy(scheduler, LoopDriver(None)).scale_model_input(x, scheduler.timesteps[2])
     if hasattr(scheduler, "sigmas"):
         assert torch.allclose(again, x / (scheduler.sigmas[2] ** 2 + 1) ** 0.5, atol=1e-6)
 
@@ -133,7 +134,7 @@ def test_the_pipeline_s_own_levels_asked_for_by_time(name: str, scheduler: str |
             "output_type": "np",
             "generator": torch.Generator().manual_seed(0),
         }
-        output = genscale.scale(pipe, sampler, keep=2)(**arguments)
+        output = genscale.scale(pipe, sampler, equal, keep=2)(**arguments)
         results.append((sampler.seen[0], [e.x for e in output.search.ranking()]))
     (a, xs), (b, ys) = results
     # float32 tables of discrete schedulers put a time within 1e-3 of a timestep

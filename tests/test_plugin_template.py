@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,9 @@ def test_the_command_line_lists_them(installed: Path, tmp_path: Path) -> None:
     assert sampler["options"]["pairs"]["about"].lower().startswith("pairs that are drawn at a time")
     assert sampler["cost"].startswith("N f")
     assert sampler["paper"] == "arXiv 2506.06185"
+    demon = json.loads(command(installed, "samplers", "demon", "--json", cwd=tmp_path))
+    assert demon["options"]["noises"]["default"] == 8
+    assert demon["paper"] == "arXiv 2410.05760"
     verifier = json.loads(command(installed, "verifiers", "colour_share", "--json", cwd=tmp_path))
     assert verifier["options"]["colour"]["default"] == "red"
     assert verifier["options"]["width"]["about"].lower().startswith("how far a shade may be from it")
@@ -92,6 +96,41 @@ def test_a_search_with_both(installed: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "archive.jsonl").read_text().splitlines()]
     pairs = {x["candidate"]: x["parent"] for x in lines if x["kind"] == "score"}
     assert pairs == {0: None, 1: 0, 2: None, 3: 2, 4: None, 5: 4}
+
+
+def test_a_published_method_in_one_short_file(installed: Path, tmp_path: Path) -> None:
+    """Written by the documentation alone: it imports from `genscale` and nothing below, and runs everywhere."""
+    source = (TEMPLATE / "src" / "genscale_plugin" / "demon.py").read_text()
+    assert len(source.splitlines()) < 90
+    assert "genscale." not in "".join(re.findall(r"^(?:from|import) .*$", source, re.MULTILINE))
+    for file in (TEMPLATE / "src" / "genscale_plugin").glob("*.py"):
+        assert not re.search(r"^(from|import) genscale\.|def (draw|branch)\b", file.read_text(), re.MULTILINE)
+    words = ["generate", PROMPT, "--sampler", "demon", "--noises", "4", "--steps", "4", "--budget", "100nfe"]
+    told = command(installed, *words, "--verifier", "shapes_clip", "--out", "run", "--json", cwd=tmp_path)
+    record = json.loads(told)
+    assert record["sampler"] == {"name": "demon", "noises": 4, "temperature": 1.0, "kernel": "ddim(1)"}
+    # candidate 0 and the chain, 8 each; 4 tries for steps 1 and 2, 8 each; 68 are left for 8 plain candidates
+    assert record["ledger"]["evaluations"] == 96
+    assert record["prompts"][0]["finished"] == 10
+    assert record["best"]["total"] >= record["base"]["total"]
+
+
+def test_the_same_from_python(installed: Path, tmp_path: Path) -> None:
+    script = f"""
+import genscale, torch
+pipe = genscale.load_pipeline("shapes-diffusion")
+better = genscale.scale(pipe, "demon", "shapes_clip", candidates=4, held_out="shapes")
+call = {{"num_inference_steps": 4, "guidance_scale": 3.0}}
+planned = better.plan({PROMPT!r}, **call)
+search = better({PROMPT!r}, generator=torch.Generator().manual_seed(0), **call).search
+assert planned.nfe == search.ledger.nfe == 40, (planned, search.ledger)  # K tries from the first step on
+assert search.best.total >= search.base().total
+alone = genscale.scale(pipe, candidates=1)({PROMPT!r}, generator=torch.Generator().manual_seed(0), **call).search
+assert torch.equal(search.base().x, alone.best.x)
+assert "2410.05760" in genscale.citation("demon")
+"""
+    done = python(installed, "-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:

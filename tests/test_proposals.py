@@ -15,6 +15,7 @@ from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.nlg import Nlg
 from genscale.samplers.zigzag import Zigzag
 from tests.analytic import Mixture, run
+from tests.test_passthrough import equal
 from tests.zoo import ZOO
 
 HERE, THERE = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[-1.0, 1.0, 0.0]])
@@ -83,7 +84,7 @@ def test_zigzag_lets_more_of_the_guidance_in():
 def test_on_pipelines(name, sampler):
     options = {"nlg": {"repeats": 2}, "zigzag": {}}[sampler]
     cost = {"nlg": 2 * 2 + 6, "zigzag": 6 + 2 * 3}[sampler]
-    scaled = genscale.scale(ZOO[name].build(), sampler, candidates=2, **options)
+    scaled = genscale.scale(ZOO[name].build(), sampler, equal, candidates=2, **options)
     output = scaled(**ZOO[name].arguments(2), output_type="np", generator=torch.Generator().manual_seed(0))
     assert [s.spent for s in output.search.searches] == [2 * cost] * 2
     assert output.search.ledger.evaluations == 4 * cost

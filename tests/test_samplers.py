@@ -98,8 +98,11 @@ def test_the_winner_is_the_best_of_the_archive(name: str) -> None:
     assert made.winners[0].x is not None
     ids = [e.candidate.id for e in finals]
     assert len(set(ids)) == len(ids)
-    for entry in finals:  # parents come before their children
-        assert entry.candidate.parent is None or entry.candidate.parent < entry.candidate.id
+    for candidate in (e.candidate for e in finals):  # parents come before their children
+        if candidate.id < 0:  # what became of candidate 0 off the pipeline's own path
+            assert candidate.parent == 0
+        else:
+            assert candidate.parent is None or candidate.parent < candidate.id
 
 
 @pytest.mark.parametrize(
@@ -464,17 +467,17 @@ def test_schedulers_of_pipelines_are_restarted_only_where_they_can(
     scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import genscale
-    from genscale.pipelines.solver import OwnSolver
+    from genscale.pipelines.solver import SchedulerSolver
     from tests.zoo import ZOO, with_scheduler
 
     seen: list[bool] = []
-    step = OwnSolver.step
+    step = SchedulerSolver.step
 
     def watched(self: Any, particles: Any, output: Any, draw: Any) -> Any:
         seen.append(particles.step > 0 and particles.memory is None)
         return step(self, particles, output, draw)
 
-    monkeypatch.setattr(OwnSolver, "step", watched)
+    monkeypatch.setattr(SchedulerSolver, "step", watched)
     pipe = with_scheduler(ZOO["stable_diffusion"].build(), scheduler)
     pipe.scheduler.register_to_config(skip_prk_steps=False)  # only PNDM reads it
     sampler = SearchOverPaths(start=0.4, forward=0.3, backward=0.5)  # to levels between the noise and the end

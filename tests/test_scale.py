@@ -16,10 +16,11 @@ import torch
 import genscale
 from genscale import Budget, UsageError, VerifierError
 from genscale.diffusion.mixtures import Tempered
-from genscale.engine.archive import read
+from genscale.engine.archive import read_archive
 from genscale.engine.events import BatchHalved
 from genscale.plugins.registry import found, load
 from genscale.samplers.best_of_n import BestOfN
+from tests.quick import quick
 from tests.zoo import ZOO, with_scheduler
 
 
@@ -47,7 +48,11 @@ def light(media: Any, prompts: Any) -> torch.Tensor:
 DIFFERENTIATED = ("stable_diffusion", "sdxl", "sd3", "flux", "wan")
 
 
-@pytest.mark.parametrize("name", ZOO)
+# The default run has a UNet that predicts noise, a flow transformer with packed latents, and a video model.
+USUAL = ("stable_diffusion", "flux", "wan")
+
+
+@pytest.mark.parametrize("name", quick(ZOO, USUAL))
 def test_every_sampler_runs_on_every_pipeline(name: str) -> None:
     pipe = ZOO[name].build()
     for sampler in found("sampler"):
@@ -129,7 +134,7 @@ def test_latents_given_by_the_user_are_candidate_0() -> None:
         own = genscale.scale(pipe, candidates=1)(**given, output_type="np", generator=seeded())
         latents = own.search.searches[0].process.prior.own[None] * 0.9
         alone = pipe(**ZOO[name].arguments(1), output_type="np", latents=latents.clone())[0]
-        output = genscale.scale(pipe, candidates=3, keep=3)(
+        output = genscale.scale(pipe, verifier=brightness, candidates=3, keep=3)(
             **ZOO[name].arguments(1), output_type="np", latents=latents.clone()
         )
         base = output.search.media([output.search.base()]).pixels.movedim(1, -1)
@@ -248,7 +253,8 @@ def test_a_generator_for_each_prompt() -> None:
 def test_candidates_of_every_prompt_differ(name: str, several: bool) -> None:
     pipe = ZOO[name].build()
     generator = [seeded(5), seeded(6)] if several else seeded(5)
-    search = genscale.scale(pipe, candidates=3, keep=3)(**arguments(name, 2, generator=generator)).search
+    scaled = genscale.scale(pipe, verifier=brightness, candidates=3, keep=3)
+    search = scaled(**arguments(name, 2, generator=generator)).search
     latents = [e.x for p in (0, 1) for e in search.ranking(p)]
     assert len(latents) == 6
     for i in range(6):
@@ -293,6 +299,7 @@ print("best", output.search.best.candidate.id, output.search.best.total, output.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["best_of_n", "search_over_paths"])
 def test_killed_and_resumed_with_a_multistep_solver(tmp_path: Path, sampler: str) -> None:
     def start(folder: str) -> subprocess.Popen[str]:
@@ -315,7 +322,7 @@ def test_killed_and_resumed_with_a_multistep_solver(tmp_path: Path, sampler: str
     assert len(resumed) < len(whole)
 
     def content(folder: str) -> list[Any]:
-        records = [{k: v for k, v in r.items() if k != "seconds"} for r in read(tmp_path / folder)]
+        records = [{k: v for k, v in r.items() if k != "seconds"} for r in read_archive(tmp_path / folder)]
         return sorted(map(repr, records))
 
     assert content("whole") == content("killed")
@@ -381,7 +388,7 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         (lambda: genscale.scale(pipe, budget="5nfe")(**call), "too small: one sample of"),
         (lambda: genscale.scale(pipe)(**call, promt="x"), "did you mean 'prompt'"),
         (lambda: genscale.scale(object())(prompt="x"), "has no scheduler"),
-        (lambda: genscale.scale(pipe, out="/dev/null/x")(**call), "cannot write to"),
+        (lambda: genscale.scale(pipe, candidates=1, out="/dev/null/x")(**call), "cannot write to"),
         (
             lambda: genscale.scale(pipe, verifier=lambda m, p: [float("nan")] * len(m))(**call),
             "gave nan for candidate 0",
@@ -396,6 +403,59 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
             work()
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "message"),
+    [
+        ("best_of_n", {"candidates": 4}, "best_of_n would finish 4 candidates a prompt to return 1"),
+        ("best_of_n", {}, "would finish 16 candidates"),
+        (
+            "best_of_n",
+            {"candidates": 4, "held_out": brightness},
+            "would finish 4 candidates",
+        ),  # it only measures
+        (
+            "best_of_n",
+            {"candidates": 4, "prune": (0.5,), "survivors": 0.25},
+            "compares candidates during the run",
+        ),
+        ("best_of_n", {"budget": "60s"}, "would finish more than 1 candidates"),
+        ("zero_order", {"rounds": 2}, "zero_order would finish"),
+        ("nlg", {"candidates": 2}, "nlg would finish 2 candidates"),
+        ("smc", {"particles": 4}, "would finish 4 candidates"),
+        ("bfs", {}, "bfs compares candidates during the run"),
+        ("reno", {}, "a gradient is that of a verifier's score"),
+    ],
+)
+def test_a_choice_without_a_verifier_is_refused(
+    sampler: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """Before anything is evaluated or written; the plan is still there to be looked at."""
+    pipe = ZOO["stable_diffusion"].build()
+    scaled = genscale.scale(pipe, sampler, out=tmp_path / "run", **options)
+    evaluated: list[int] = []
+    pipe.unet.forward = lambda *args, **kwargs: evaluated.append(1)
+    with pytest.raises(UsageError, match=message) as caught:
+        scaled(**arguments("stable_diffusion"))
+    assert "\n" not in str(caught.value)
+    assert "verifier" in str(caught.value)
+    assert not evaluated
+    assert not (tmp_path / "run").exists()
+    if sampler != "reno":
+        assert scaled.plan(**arguments("stable_diffusion")).nfe_per_candidate > 0
+
+
+def test_what_needs_no_verifier_runs_without_one() -> None:
+    """One candidate, as many candidates as images, or a winner picked by the select verifier."""
+    pipe = ZOO["stable_diffusion"].build()
+    for sampler, options in (("best_of_n", {"candidates": 1}), ("nlg", {"repeats": 1}), ("zigzag", {})):
+        assert len(genscale.scale(pipe, sampler, **options)(**arguments("stable_diffusion")).images) == 1
+    three = genscale.scale(pipe, candidates=3)(**arguments("stable_diffusion", num_images_per_prompt=3))
+    assert len({image.tobytes() for image in three.images}) == 3
+    picked = genscale.scale(pipe, select=brightness, candidates=3)(**arguments("stable_diffusion")).search
+    assert len(picked.ranking()) == 3
+    assert picked.best.select["brightness"] == max(e.select["brightness"] for e in picked.ranking())
 
 
 def test_held_out_verifiers_only_report() -> None:

@@ -45,9 +45,17 @@ def page(browser: Any, asked: list[str]) -> Iterator[Any]:
     context.close()
 
 
+@pytest.mark.slow
 def test_pages_fit_a_phone_and_ask_nobody_else(page: Any, address: str, asked: list[str]) -> None:
     page.set_viewport_size(PHONE)
-    for name in ("index", "explanation/which-sampler", "reference/python", "trees"):
+    for name in (
+        "index",
+        "explanation/which-sampler",
+        "reference/python",
+        "trees",
+        "methods/index",
+        "notebooks/01_first_search",
+    ):
         page.goto(f"{address}/{name}.html")
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

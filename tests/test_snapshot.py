@@ -20,7 +20,7 @@ from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
-from tests.test_passthrough import CASES, seeded
+from tests.test_passthrough import CASES, equal, seeded
 from tests.zoo import ZOO, with_scheduler
 
 # Those that compute a step from earlier model outputs: for them a snapshot of the latents alone is not enough.
@@ -79,7 +79,7 @@ def test_a_particle_goes_on_from_a_snapshot_bit_for_bit(scheduler: str, tmp_path
     pipe = with_scheduler(entry.build(), scheduler)
     sampler = Restore(tmp_path / "run", step=3)
     arguments = entry.arguments(1) | {"num_inference_steps": 6}
-    genscale.scale(pipe, sampler)(**arguments, output_type="np", generator=seeded())
+    genscale.scale(pipe, sampler, equal)(**arguments, output_type="np", generator=seeded())
     whole = sampler.ends["in one go"]
     assert torch.isfinite(whole).all()
     for way in ("from memory", "from memory again", "from disk"):

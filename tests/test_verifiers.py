@@ -230,7 +230,7 @@ def test_clips_score_the_mean_of_their_frames(tiny: str) -> None:
 
 def test_a_prompt_is_encoded_once_and_a_batch_is_bounded(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = Clip(tiny, batch_size=2)
-    tower = clip._towers(torch.device("cpu"))
+    tower = clip._model(torch.device("cpu"))
     texts: list[int] = []
     images: list[int] = []
     encode_tokens, encode_images = tower.encode_tokens, tower.encode_images
@@ -248,7 +248,7 @@ def test_remembered_prompts_are_bounded(tiny: str, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(
         clip(media, PROMPTS), reference(tiny, list(media), PROMPTS), atol=EXACT, rtol=0
     )
-    assert len(clip._towers(torch.device("cpu"))._texts) == 2
+    assert len(clip._model(torch.device("cpu"))._texts) == 2
 
 
 def test_a_prompt_that_is_cut_warns_once(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_gradients_work_after_a_first_use_in_inference_mode(
     clip.score_tensor(pixels, PROMPTS[:2]).sum().backward()
     assert pixels.grad is not None
     assert pixels.grad.abs().sum() > 0
-    module = clip._towers(torch.device("cpu")).module
+    module = clip._model(torch.device("cpu")).module
     assert all(p.grad is None and not p.requires_grad for p in module.parameters())
     assert not module.training
     assert not clip(Media(pixels), PROMPTS[:2]).requires_grad
@@ -303,16 +303,16 @@ def test_half_precision_is_near(tiny: str) -> None:
 def test_weights_are_shared_by_equal_settings_and_freed_with_the_last(tmp_path: Path) -> None:
     folder, cpu = str(clip_folder(tmp_path)), torch.device("cpu")
     one, other = Clip(folder), Clip(folder, batch_size=3)
-    tower = one._towers(cpu)
-    assert other._towers(cpu) is tower
-    assert Clip(folder, dtype="bfloat16")._towers(cpu) is not tower
+    tower = one._model(cpu)
+    assert other._model(cpu) is tower
+    assert Clip(folder, dtype="bfloat16")._model(cpu) is not tower
     copied = copy.deepcopy(one)
     assert copied == one
     assert not set(vars(copied)) - {field.name for field in fields(one)}
     module = tower.module
     del one, other, tower
     gc.collect()
-    assert Clip(folder)._towers(cpu).module is not module
+    assert Clip(folder)._model(cpu).module is not module
 
 
 def test_the_number_of_prompts_must_be_that_of_the_pictures(tiny: str) -> None:
@@ -445,7 +445,7 @@ def test_names_and_settings_that_are_not_there_are_refused_in_a_sentence(tmp_pat
     assert "no weights 'opnai'" in refusal(Clip("ViT-L-14", "opnai").load)
     assert "did you mean 'openai'" in refusal(Clip("ViT-L-14", "opnai").load)
     assert "needs weights" in refusal(Clip("ViT-Tiny", None).load)
-    assert "no folder with a CLIP" in refusal(Clip("./nothing/here").load)
+    assert "not a folder with a CLIP" in refusal(Clip("./nothing/here").load)
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     assert "of type 'siglip'" in refusal(Clip(str(tmp_path)).load)
     assert "backend 'tensorflow'" in refusal(lambda: Clip(backend="tensorflow"))
@@ -584,7 +584,7 @@ def test_aesthetic_takes_clips_and_gives_gradients_and_shares_the_tower(tiny: st
     assert frames.grad.isfinite().all()
     assert frames.grad.abs().max() > 1e-5
     cpu = torch.device("cpu")
-    assert verifier._clip._towers(cpu) is clip._towers(cpu)
+    assert verifier._clip._model(cpu) is clip._model(cpu)
 
 
 def test_the_head_is_looked_up(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -616,7 +616,7 @@ def test_a_missing_or_other_head_is_refused_in_a_sentence(tiny: str, tmp_path: P
     assert "linear layers at [0]" in refusal(Aesthetic("v2", v1, tiny).load)
     assert "there is no aesthetic head" in refusal(Aesthetic(head=str(tmp_path / "no.pth"), clip=tiny).load)
     (tmp_path / "broken.pth").write_bytes(b"nothing of the kind")
-    assert "is no aesthetic head" in refusal(Aesthetic(head=str(tmp_path / "broken.pth"), clip=tiny).load)
+    assert "is not an aesthetic head" in refusal(Aesthetic(head=str(tmp_path / "broken.pth"), clip=tiny).load)
     torch.save(head("v1", 2 * WIDTH)[0].state_dict(), tmp_path / "wide.pth")
     wide = Aesthetic("v1", str(tmp_path / "wide.pth"), tiny)
     assert "embeddings of 32 numbers" in refusal(lambda: wide(Media(noise(1, 3, SIDE, SIDE)), [""]))

@@ -207,7 +207,7 @@ def test_weights_are_shared_and_left_behind_by_copies(folder: str) -> None:
     one, two = VqaScore(folder), VqaScore(folder, scale="margin")
     one.load()
     two.load()
-    assert one._held[torch.device("cpu")] is two._held[torch.device("cpu")]
+    assert one._models[torch.device("cpu")] is two._models[torch.device("cpu")]
     assert len(pickle.dumps(one)) < 2000
     assert copy.deepcopy(one) == one
 
@@ -226,7 +226,7 @@ def test_what_is_missing_or_wrong_is_refused(folder: str, tmp_path: Path) -> Non
         with pytest.raises(UsageError, match=said):
             VqaScore(folder, **settings)
     media = Media(noise(1, 3, 48, 36))
-    with pytest.raises(UsageError, match="holds the model's mark"):
+    with pytest.raises(UsageError, match="contains the model's image token"):
         VqaScore(folder)(media, ["a <|image_pad|> cat"])
-    with pytest.raises(UsageError, match="too slender"):
+    with pytest.raises(UsageError, match="too narrow"):
         VqaScore(folder)(Media(noise(1, 3, 2, 500)), ["a cat"])

@@ -60,7 +60,7 @@ def text(n):
     return [f"{THINGS[i % len(THINGS)]} {i}" for i in range(n)]
 
 
-def pictures(n, size=16):
+def images(n, size=16):
     """`n` distinct smooth images, [n, 3, size, size] in 0..1."""
     ramp = torch.linspace(0, 3, size)
     phase = torch.arange(3 * n, dtype=torch.float32).reshape(n, 3, 1, 1)
@@ -74,17 +74,17 @@ def masks(n, size=16):
     return mask
 
 
-def picture_arguments(n, size=16, **more):
+def image_arguments(n, size=16, **more):
     return {"prompt": text(n), "num_inference_steps": 3, "height": size, "width": size} | more
 
 
 def video_arguments(n, size=16, frames=5, **more):
-    return picture_arguments(n, size, num_frames=frames, max_sequence_length=32) | more
+    return image_arguments(n, size, num_frames=frames, max_sequence_length=32) | more
 
 
 def image(build, schedulers=(), **more):
     """The entry of a family that makes images of a prompt."""
-    return Entry(build, partial(picture_arguments, **more), schedulers=schedulers)
+    return Entry(build, partial(image_arguments, **more), schedulers=schedulers)
 
 
 def video(build, schedulers=(), **more):
@@ -94,17 +94,17 @@ def video(build, schedulers=(), **more):
 
 def _kandinsky_arguments(n):
     wanted, unwanted = torch.randn(n, 2, 16, generator=torch.Generator().manual_seed(0)).unbind(1)
-    arguments = picture_arguments(n, image_embeds=wanted, negative_image_embeds=unwanted)
+    arguments = image_arguments(n, image_embeds=wanted, negative_image_embeds=unwanted)
     del arguments["prompt"]
     return arguments
 
 
 def _img2img_arguments(n):
-    return {"prompt": text(n), "image": pictures(n), "num_inference_steps": 4, "strength": 0.75}
+    return {"prompt": text(n), "image": images(n), "num_inference_steps": 4, "strength": 0.75}
 
 
 def _inpaint_arguments(n, **more):
-    return picture_arguments(n, image=pictures(n), mask_image=masks(n), **more)
+    return image_arguments(n, image=images(n), mask_image=masks(n), **more)
 
 
 def _inpaint(**config):
@@ -123,7 +123,7 @@ ZOO = {
     "sd_inpaint4": Entry(_inpaint, _inpaint_arguments, schedulers=DIFFUSION),
     "sdxl_controlnet": Entry(
         unets.sdxl_controlnet,
-        lambda n: picture_arguments(n, image=pictures(n), controlnet_conditioning_scale=0.5),
+        lambda n: image_arguments(n, image=images(n), controlnet_conditioning_scale=0.5),
         schedulers=DIFFUSION,
     ),
     "pag": image(partial(unets.stable_diffusion, "StableDiffusionPAGPipeline"), DIFFUSION),
@@ -145,8 +145,8 @@ ZOO = {
     ),
     "flux_kontext": Entry(
         partial(transformers.flux, "FluxKontextPipeline"),
-        lambda n: picture_arguments(
-            n, image=pictures(n), max_sequence_length=32, max_area=256, _auto_resize=False
+        lambda n: image_arguments(
+            n, image=images(n), max_sequence_length=32, max_area=256, _auto_resize=False
         ),
         schedulers=UNIPC,
     ),
@@ -198,14 +198,14 @@ ZOO = {
     "wan22": video(videos.wan22, FLOW_HEUN),
     "wan_i2v": Entry(
         videos.wan_i2v,
-        lambda n: video_arguments(n, image=pictures(1)),  # one image for all prompts
+        lambda n: video_arguments(n, image=images(1)),  # one image for all prompts
         video=True,
         schedulers=FLOW_HEUN,
     ),
     "ltx": video(videos.ltx, UNIPC, size=32),
     "ltx_i2v": Entry(
         partial(videos.ltx, "LTXImageToVideoPipeline"),
-        lambda n: video_arguments(n, size=32, image=pictures(n, 32)),
+        lambda n: video_arguments(n, size=32, image=images(n, 32)),
         video=True,
     ),
     "cogvideox": video(
@@ -223,7 +223,7 @@ ZOO = {
     ),
     "animatediff": Entry(
         unets.animatediff,
-        lambda n: picture_arguments(n, num_frames=3),
+        lambda n: image_arguments(n, num_frames=3),
         video=True,
         schedulers=DIFFUSION,
     ),

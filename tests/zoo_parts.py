@@ -9,6 +9,15 @@ import string
 import torch
 
 ALPHABET = string.ascii_lowercase + string.ascii_uppercase + string.digits + string.punctuation
+WAN_VAE = {  # sizes of the autoencoders of Wan and Qwen-Image
+    "base_dim": 4,
+    "z_dim": 4,
+    "dim_mult": [1, 1],
+    "num_res_blocks": 1,
+    "temperal_downsample": [True],
+    "latents_mean": [0.1, -0.1, 0.2, 0.0],
+    "latents_std": [1.5, 1.2, 0.9, 1.1],
+}
 VOCABULARY = 320  # rows in the embedding of a language model: every tokenizer below needs fewer
 
 
@@ -224,3 +233,10 @@ def vae(levels=2, latent=4, name="AutoencoderKL", **config):
 def shifted_vae(**config):
     """The image autoencoder of the flow models: a shift, and no convolutions around the latent."""
     return vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False, **config)
+
+
+def text_parts(kind, suffix=""):
+    """A small text encoder ("clip", "t5" or "bert") and its tokenizer, under the names of a pipeline's components."""
+    encoder = {"clip": clip, "t5": t5, "bert": bert}[kind]
+    tokenizer = {"clip": clip_tokenizer, "t5": t5_tokenizer, "bert": bert_tokenizer}[kind]
+    return {f"text_encoder{suffix}": encoder(), f"tokenizer{suffix}": tokenizer()}

@@ -1,8 +1,7 @@
 """Diffusion transformers for images, for `zoo`."""
 
 from tests.zoo_parts import (
-    bert,
-    bert_tokenizer,
+    WAN_VAE,
     clip,
     clip_tokenizer,
     flow,
@@ -17,6 +16,7 @@ from tests.zoo_parts import (
     stable,
     t5,
     t5_tokenizer,
+    text_parts,
     vae,
 )
 
@@ -46,8 +46,7 @@ def sd3():
         tokenizer=clip_tokenizer(),
         text_encoder_2=clip(projection=True, seed=1),
         tokenizer_2=clip_tokenizer(),
-        text_encoder_3=t5(),
-        tokenizer_3=t5_tokenizer(),
+        **text_parts("t5", "_3"),
     )
 
 
@@ -66,14 +65,15 @@ def flux(name="FluxPipeline", in_channels=16, guidance_embeds=True):
     )
     return pipeline(
         name,
-        scheduler=flow(shift=3.0, use_dynamic_shifting=True),
-        vae=shifted_vae(),
-        text_encoder=clip(),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=t5(),
-        tokenizer_2=t5_tokenizer(),
+        **flux_parts(),
+        **text_parts("clip"),
+        **text_parts("t5", "_2"),
         transformer=transformer,
     )
+
+
+def flux_parts():
+    return {"scheduler": flow(shift=3.0, use_dynamic_shifting=True), "vae": shifted_vae()}
 
 
 def chroma():
@@ -91,10 +91,8 @@ def chroma():
     )
     return pipeline(
         "ChromaPipeline",
-        scheduler=flow(shift=3.0, use_dynamic_shifting=True),
-        vae=shifted_vae(),
-        text_encoder=t5(),
-        tokenizer=t5_tokenizer(),
+        **flux_parts(),
+        **text_parts("t5"),
         transformer=transformer,
     )
 
@@ -111,8 +109,7 @@ def pixart_sigma():
     )
     return pipeline(
         "PixArtSigmaPipeline",
-        tokenizer=t5_tokenizer(),
-        text_encoder=t5(),
+        **text_parts("t5"),
         vae=vae(),
         transformer=transformer,
         scheduler=stable("DPMSolverMultistepScheduler", beta_schedule="linear"),
@@ -136,15 +133,13 @@ def hunyuan_dit():
     return pipeline(
         "HunyuanDiTPipeline",
         vae=vae(),
-        text_encoder=bert(),
-        tokenizer=bert_tokenizer(),
+        **text_parts("bert"),
         transformer=transformer,
         scheduler=scheduler("DDPMScheduler", beta_end=0.02, prediction_type="v_prediction"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-        text_encoder_2=t5(),
-        tokenizer_2=t5_tokenizer(),
+        **text_parts("t5", "_2"),
     )
 
 
@@ -249,13 +244,7 @@ def qwen_image():
     )
     autoencoder = make(
         "AutoencoderKLQwenImage",
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[True],
-        latents_mean=[0.1, -0.1, 0.2, 0.0],
-        latents_std=[1.5, 1.2, 0.9, 1.1],
+        **WAN_VAE,
     )
     pipe = pipeline(
         "QwenImagePipeline",
@@ -340,8 +329,7 @@ def hidream():
         tokenizer=clip_tokenizer(),
         text_encoder_2=clip(projection=True, seed=1),
         tokenizer_2=clip_tokenizer(),
-        text_encoder_3=t5(),
-        tokenizer_3=t5_tokenizer(),
+        **text_parts("t5", "_3"),
         text_encoder_4=language_model("LlamaForCausalLM", attn_implementation="eager"),
         tokenizer_4=qwen_tokenizer(),
         transformer=transformer,

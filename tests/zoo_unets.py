@@ -1,6 +1,6 @@
 """UNet families for `zoo`: Stable Diffusion and its kin, Kandinsky, AnimateDiff."""
 
-from tests.zoo_parts import clip, clip_tokenizer, dim, make, pipeline, stable, t5, t5_tokenizer, vae
+from tests.zoo_parts import clip, clip_tokenizer, dim, make, pipeline, stable, text_parts, vae
 
 SMALL = {
     "block_out_channels": (8, 16),
@@ -44,8 +44,7 @@ def sdxl(name="StableDiffusionXLPipeline", **more):
     return pipeline(
         name,
         vae=vae(),
-        text_encoder=clip(),
-        tokenizer=clip_tokenizer(),
+        **text_parts("clip"),
         text_encoder_2=clip(projection=True, seed=1),
         tokenizer_2=clip_tokenizer(),
         unet=unet(**XL),
@@ -80,8 +79,7 @@ def animatediff():
     return pipeline(
         "AnimateDiffPipeline",
         vae=vae(),
-        text_encoder=clip(),
-        tokenizer=clip_tokenizer(),
+        **text_parts("clip"),
         unet=unet(),
         motion_adapter=motion,
         scheduler=stable(clip_sample=False, beta_schedule="linear"),
@@ -117,8 +115,7 @@ def kandinsky3():
     )
     return pipeline(
         "Kandinsky3Pipeline",
-        tokenizer=t5_tokenizer(),
-        text_encoder=t5(),
+        **text_parts("t5"),
         unet=network,
         scheduler=stable("DDPMScheduler", beta_schedule="linear", clip_sample=False),
         movq=_movq(),

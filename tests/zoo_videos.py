@@ -1,8 +1,7 @@
 """Video families for `zoo`."""
 
 from tests.zoo_parts import (
-    clip,
-    clip_tokenizer,
+    WAN_VAE,
     dim,
     flow,
     language_model,
@@ -12,6 +11,7 @@ from tests.zoo_parts import (
     scheduler,
     t5,
     t5_tokenizer,
+    text_parts,
 )
 
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
@@ -20,13 +20,7 @@ HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
 def wan(name="WanPipeline", in_channels=4, **more):
     autoencoder = make(
         "AutoencoderKLWan",
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[True],
-        latents_mean=[0.1, -0.1, 0.2, 0.0],
-        latents_std=[1.5, 1.2, 0.9, 1.1],
+        **WAN_VAE,
         scale_factor_temporal=2,
         scale_factor_spatial=2,
     )
@@ -93,8 +87,7 @@ def ltx(name="LTXPipeline"):
         name,
         scheduler=flow(use_dynamic_shifting=True),
         vae=autoencoder,
-        text_encoder=t5(),
-        tokenizer=t5_tokenizer(),
+        **text_parts("t5"),
         transformer=transformer,
     )
 
@@ -126,8 +119,7 @@ def cogvideox():
     dim(autoencoder.decoder.conv_out.conv)
     return pipeline(
         "CogVideoXPipeline",
-        tokenizer=t5_tokenizer(),
-        text_encoder=t5(),
+        **text_parts("t5"),
         vae=autoencoder,
         transformer=transformer,
         scheduler=scheduler(
@@ -159,8 +151,7 @@ def mochi():
         "MochiPipeline",
         scheduler=flow(),
         vae=autoencoder,
-        text_encoder=t5(),
-        tokenizer=t5_tokenizer(),
+        **text_parts("t5"),
         transformer=transformer,
     )
 
@@ -195,6 +186,5 @@ def hunyuan_video():
         transformer=transformer,
         vae=autoencoder,
         scheduler=flow(shift=7.0),
-        text_encoder_2=clip(),
-        tokenizer_2=clip_tokenizer(),
+        **text_parts("clip", "_2"),
     )

@@ -19,7 +19,7 @@ from torch import nn
 
 from genscale.toy.moving_shapes import DIRECTIONS, FRAMES, Prompt
 from genscale.toy.shapes import COLOURS
-from genscale.verifiers.video_clip import Towers, word_numbers
+from genscale.verifiers.video_clip import Towers, word_indices
 from training.moving_data import draw, to_unit
 from training.optimiser import optimisers
 from training.run import Run
@@ -107,7 +107,7 @@ def main() -> None:
         both = torch.cat([worsen(batch), worsen(spoil(batch, run.rng))])
         texts = [p.text for p in (*chosen, *(wrong(p, run.rng) for p in chosen for _ in range(HARD)))]
         with torch.autocast("cpu", torch.bfloat16):
-            seen, named = model.clips(both).float(), model.captions(word_numbers(texts)).float()
+            seen, named = model.clips(both).float(), model.captions(word_indices(texts)).float()
         loss, best = contrast(model.logit_scale.exp().clamp(max=60), seen, named, texts[: args.batch])
         model.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictors: a linear taste on top of CLIP's image embedding."""
+"""LAION's aesthetic predictors: linear layers on CLIP's image embedding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
-from genscale.media import Media
 from genscale.verifiers.affine import folded
 from genscale.verifiers.clip import Clip
+from genscale.verifiers.differentiable import Differentiable, ModelSettings
 
-LAYERS = {"v1": (0,), "v2": (0, 2, 4, 6, 7)}  # places of the linear layers; dropout lies between
+LAYERS = {"v1": (0,), "v2": (0, 2, 4, 6, 7)}  # indices of the linear layers; dropout layers are between
 FILES = {"v1": "sa_0_4_vit_l_14_linear.pth", "v2": "sac+logos+ava1-l14-linearMSE.pth"}
 SOURCES = {"v1": "LAION-AI/aesthetic-predictor", "v2": "christophschuhmann/improved-aesthetic-predictor"}
-HUB = {  # copies of the heads on the hub: repository, file
+HUB = {  # copies of the heads on Hugging Face: repository, file
     "v1": (("shunk031/aesthetics-predictor-v1-vit-large-patch14", "model.safetensors"),),
     "v2": (
         ("trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth"),
@@ -34,7 +34,7 @@ _PLACE = re.compile(r"(?:layers\.|predictor\.)?(?:(\d+)\.)?(weight|bias)")
 
 
 @dataclass(frozen=True)
-class Aesthetic:
+class Aesthetic(ModelSettings, Differentiable):
     """How much people would like the look of an image, about 1 to 10, whatever the prompt.
 
     Schuhmann et al. 2022, LAION-5B (arXiv 2210.08402). v1: one linear layer on the unit embedding of CLIP
@@ -42,7 +42,7 @@ class Aesthetic:
     good. So both are affine, and computed as one vector and one number. For videos the mean over frames.
 
     Blind spots: does not read the prompt, and used alone lowers how well images follow it; prefers
-    painterly, saturated images; has one direction to climb in CLIP's space, so it is easily overdone.
+    painterly, saturated images; is linear in CLIP's embedding, so it is easily over-optimised.
 
     version: "v1" or "v2" of the head.
     head: file of the head (.pth, .safetensors). Where None: the file that the environment variable
@@ -55,9 +55,6 @@ class Aesthetic:
     clip: str = "ViT-L-14"
     clip_pretrained: str | None = "openai"
     backend: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int = 32
 
     name: ClassVar[str] = "aesthetic"
 
@@ -66,14 +63,9 @@ class Aesthetic:
             raise UsageError(f"aesthetic version '{self.version}' is unknown: choose {' or '.join(LAYERS)}.")
         self._clip  # noqa: B018  refuses its settings now
 
-    def __call__(self, media: Media, prompts: Sequence[str] = ()) -> Tensor:
-        """Scores [n]."""
-        with torch.no_grad():
-            return self.score_tensor(media.pixels, prompts)
-
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
-        weight, bias = self._head  # before the embedding: it is what may be missing
+        weight, bias = self._head  # first, since its file may be missing
         embeddings = self._clip.embed(pixels)
         if weight.numel() != embeddings.shape[-1]:
             raise UsageError(
@@ -90,7 +82,7 @@ class Aesthetic:
 
     @cached_property
     def _clip(self) -> Clip:
-        return Clip(self.clip, self.clip_pretrained, self.backend, self.device, self.dtype, self.batch_size)
+        return Clip(self.clip, self.clip_pretrained, self.backend, **self.model_settings)
 
     @cached_property
     def _head(self) -> tuple[Tensor, float]:
@@ -115,11 +107,11 @@ def fold(path: Path, version: str) -> tuple[Tensor, float]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {shorten(str(error), 200)}"
-        raise UsageError(f"'{path}' is no aesthetic head ({reason}): give {FILES[version]}.") from None
+        raise UsageError(f"'{path}' is not an aesthetic head ({reason}): give {FILES[version]}.") from None
 
 
 def _layers(path: Path) -> dict[int, dict[str, Tensor]]:
-    """Weights and biases of a file's linear head, by place and in order; other weights are left unread."""
+    """Weights and biases of the linear layers in a file, by index and in order; other weights are not read."""
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
@@ -139,14 +131,14 @@ def _from_hub(version: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     reason = ""
-    for local in (True, False):  # what is here already, before asking anybody
+    for local in (True, False):  # the local cache before the network
         for repository, file in HUB[version]:
             try:
                 return Path(hf_hub_download(repository, file, local_files_only=local))
             except Exception as error:
                 reason = f"{type(error).__name__} at {repository}"
                 if not local and isinstance(error, LocalEntryNotFoundError):
-                    break  # no network: the others would wait for it as long again
+                    break  # no network: the others would time out, too
     raise UsageError(
         f"the aesthetic head {version} cannot be fetched ({reason}): download {FILES[version]} of "
         f"{SOURCES[version]} from GitHub and give it as head or in GENSCALE_AESTHETIC_{version.upper()}."

@@ -1,7 +1,7 @@
-"""BLIP as ImageReward saves it, in transformers' modules: an image and a prompt read together.
+"""BLIP as ImageReward saves it, in transformers' modules: features of an image and a prompt together.
 
 BLIP: Li et al. 2022 (arXiv 2201.12086). The original checkpoints name a timm vision transformer and a BERT with
-cross-attention; transformers names the same weights otherwise. All sizes are read off the weights.
+cross-attention; transformers has other names for the same weights. All sizes are read off the weights.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from genscale.errors import UsageError
 
-EYE, MOUTH = "blip.visual_encoder.", "blip.text_encoder."  # prefixes of the two towers
+VISION, TEXT = "blip.visual_encoder.", "blip.text_encoder."  # prefixes of the two encoders
 HEAD_WIDTH = 64  # of an attention head, in ViT-B, ViT-L and BERT-base; weights do not show it
-# Buffers, and what only pre-training used; ImageReward's own loader passes over these, too.
+# Buffers, and weights of pre-training only; ImageReward's own loader ignores these, too.
 UNUSED = re.compile(
     r"blip\.(text_encoder\.embeddings\.position_ids|(vision_proj|text_proj|itm_head|text_decoder|\w+_m)\..*|temp)"
 )
@@ -42,37 +42,39 @@ def renamed(key: str) -> str:
 
 
 class Blip(nn.Module):
-    """The hidden state of a prompt's first token, after it has looked at the image."""
+    """The hidden state of a prompt's first token, after cross-attention to the image."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         """state: tensors by their original names (`blip.visual_encoder...`, `blip.text_encoder...`)."""
         super().__init__()
         from transformers import BlipTextModel, BlipVisionModel
 
-        eye = {renamed(key[len(EYE) :]): value for key, value in state.items() if key.startswith(EYE)}
-        mouth = {
-            key[len(MOUTH) :]: value
+        vision = {
+            renamed(key[len(VISION) :]): value for key, value in state.items() if key.startswith(VISION)
+        }
+        text = {
+            key[len(TEXT) :]: value
             for key, value in state.items()
-            if key.startswith(MOUTH) and not UNUSED.fullmatch(key)
+            if key.startswith(TEXT) and not UNUSED.fullmatch(key)
         }
         with torch.device("meta"):
-            self.vision = BlipVisionModel(_vision(eye))
-            self.text = BlipTextModel(_text(mouth), add_pooling_layer=False)
-        for module, tensors in ((self.vision, eye), (self.text, mouth)):
-            _filled(module, tensors)
+            self.vision = BlipVisionModel(_vision(vision))
+            self.text = BlipTextModel(_text(text), add_pooling_layer=False)
+        for module, tensors in ((self.vision, vision), (self.text, text)):
+            _fill(module, tensors)
         self.side: int = self.vision.config.image_size
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """[n, width] of prepared images [n, 3, side, side] and tokens and their mask [n, length]."""
-        seen = self.vision(pixel_values=pixels).last_hidden_state
-        read: Any = self.text(
+        image = self.vision(pixel_values=pixels).last_hidden_state
+        output: Any = self.text(
             input_ids=ids,
             attention_mask=mask,
-            encoder_hidden_states=seen,
-            encoder_attention_mask=mask.new_ones(seen.shape[:2]),
-            is_decoder=False,  # attends both ways, though built with cross-attention
+            encoder_hidden_states=image,
+            encoder_attention_mask=mask.new_ones(image.shape[:2]),
+            is_decoder=False,  # bidirectional attention
         )
-        first: Tensor = read.last_hidden_state[:, 0]
+        first: Tensor = output.last_hidden_state[:, 0]
         return first
 
 
@@ -105,7 +107,7 @@ def _text(state: Mapping[str, Tensor]) -> Any:
         num_attention_heads=_heads(width),
         max_position_embeddings=state["embeddings.position_embeddings.weight"].shape[0],
         layer_norm_eps=1e-12,
-        is_decoder=True,  # else the modules of cross-attention are not built
+        is_decoder=True,  # otherwise there is no cross-attention
     )
 
 
@@ -121,8 +123,8 @@ def _heads(width: int) -> int:
     return width // HEAD_WIDTH
 
 
-def _filled(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Puts `state` in place of the module's meta tensors; every one must be there, and no other."""
+def _fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Replace the module's meta tensors by those of `state`, which must have exactly the same names."""
     buffers = {name: torch.arange(b.shape[-1]).expand(b.shape) for name, b in module.named_buffers()}
     missing, unexpected = module.load_state_dict({**buffers, **state}, strict=False, assign=True)
     for name, buffer in buffers.items():  # position_ids, which newer versions do not save
@@ -131,6 +133,6 @@ def _filled(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     unexpected = [key for key in unexpected if key not in buffers]
     if missing or unexpected:
         raise UsageError(
-            f"these weights are no ImageReward: {len(missing)} are missing ({', '.join(missing[:2])}), "
-            f"{len(unexpected)} are of something else ({', '.join(unexpected[:2])}): give the original file."
+            f"these weights are not an ImageReward: {len(missing)} are missing ({', '.join(missing[:2])}), "
+            f"{len(unexpected)} belong to something else ({', '.join(unexpected[:2])}): give the original file."
         )

@@ -1,4 +1,4 @@
-"""Boxes: a verifier that looks at regions of the image, too, each with a text of its own."""
+"""Boxes: scores the image and regions of it, each region with a text of its own."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Boxes:
     those of its boxes' crops, weighted by area. Differentiable where the other verifier is. A prompt without boxes gets
     the score of the whole image.
 
-    verifier: the other one, a name or an object. boxes: a list of `Box`, the same for all prompts; or a mapping from a
-        prompt's text to its list; or a JSON file of either (genscale.verifiers.boxes_file).
+    verifier: the verifier that scores image and regions, a name or an object. boxes: a list of `Box`, the same for all
+        prompts; or a mapping from a prompt's text to its list; or a JSON file of either (see boxes_file.py).
     share: of the regions, in [0, 1]. by: "box", every region counts alike, or "area", by its size, as in the paper.
     view: "crop", a region is enlarged to the image's size; or "mask", it stays where it is, and the rest is painted
         over. None: what the verifier says of itself in `regions`, else "crop". shapes_clip, which has not seen
         close-ups, says mask. fill: the grey of what is painted over in [0, 1], or "mean", the mean colour inside (where
         None and the verifier says nothing).
 
-    Blind spots: those of the other verifier; nothing is said against the same thing outside its box but by the
-    score of the whole. A crop is stretched to the image's proportions.
+    Blind spots: those of the other verifier; the same object outside its box lowers the score of the whole image
+    only. A crop is resized to the image's size, which changes its aspect ratio.
     """
 
     verifier: Any
@@ -50,14 +50,14 @@ class Boxes:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise UsageError(f"share={self.share} must be in [0, 1]; 0 does not look at the boxes.")
+            raise UsageError(f"share={self.share} must be in [0, 1]; 0 ignores the boxes.")
         if isinstance(self.verifier, str):
             object.__setattr__(self, "verifier", registry.make("verifier", self.verifier, {}))
         if not callable(self.verifier):
             raise UsageError(
                 f"{self.verifier!r} is not a verifier: give a name or a callable (media, prompts)."
             )
-        self._settle_view()
+        self._complete_view()
         if isinstance(self.boxes, str | Path):
             object.__setattr__(self, "boxes", read_boxes(Path(self.boxes)))
         lists = list(self.boxes.values()) if isinstance(self.boxes, Mapping) else [self.boxes]
@@ -69,7 +69,7 @@ class Boxes:
                     f"boxes are lists of Box(text, (x0, y0, x1, y1)), or prompts with such, not {boxes!r}."
                 )
 
-    def _settle_view(self) -> None:
+    def _complete_view(self) -> None:
         wanted = {"view": "crop", "fill": "mean"} | dict(getattr(self.verifier, "regions", {}))
         for option, value in wanted.items():
             if getattr(self, option) is None:
@@ -84,18 +84,18 @@ class Boxes:
 
     @cached_property
     def name(self) -> str:
-        """Scores are filed under it."""
+        """The name of its scores in results."""
         inner = getattr(self.verifier, "name", None) or getattr(self.verifier, "__name__", None)
         return f"boxes({inner or type(self.verifier).__name__})"
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n], float64."""
         with torch.no_grad():
-            return self._scores(media.pixels, prompts, self._by_pictures)
+            return self._scores(media.pixels, prompts, self._on_images)
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable where the verifier is."""
-        return self._scores(pixels, prompts, getattr(self.verifier, "score_tensor", self._by_pictures))
+        return self._scores(pixels, prompts, getattr(self.verifier, "score_tensor", self._on_images))
 
     @staticmethod
     def read(path: Path, prompts: Sequence[str]) -> list[Box] | dict[str, list[Box]]:
@@ -113,11 +113,11 @@ class Boxes:
         if load is not None:
             load(device)
 
-    def _by_pictures(self, pixels: Tensor, prompts: Sequence[str]) -> Any:
+    def _on_images(self, pixels: Tensor, prompts: Sequence[str]) -> Any:
         return self.verifier(Media(pixels), prompts)
 
-    def _scores(self, pixels: Tensor, prompts: Sequence[str], judge: Any) -> Tensor:
-        """All images and all their regions are judged in one call."""
+    def _scores(self, pixels: Tensor, prompts: Sequence[str], verifier: Any) -> Tensor:
+        """All images and all their regions are scored in one call."""
         check_pairs(pixels, prompts)
         owners, texts, views, weights = list[int](), list[str](), list[Tensor](), list[float]()
         for i, prompt in enumerate(prompts):
@@ -129,7 +129,7 @@ class Boxes:
                 views.append(box.seen(pixels[i], str(self.view), "mean" if self.fill is None else self.fill))
                 weights.append(size / sum(sizes))
         shown = torch.cat([pixels, torch.stack(views)]) if views else pixels
-        raw = _vector(judge(shown, [*prompts, *texts]), len(shown))
+        raw = _vector(verifier(shown, [*prompts, *texts]), len(shown))
         whole, regions = raw[: len(pixels)], raw[len(pixels) :]
         if not views:
             return whole

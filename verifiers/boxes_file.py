@@ -4,8 +4,9 @@
 
     {"a red star and a blue ring": [{"text": "a red star", "box": [0, 0, 0.5, 0.5]}], "1": []}
 
-A key is a prompt's text or its number in the run, from 0 as in run.json; a text comes first. Edges of a box are left,
-upper, right and lower, as fractions of width and height; a mask is a grey image, beside the file or by its full path.
+A key is a prompt's text or its index in the run, from 0 as in run.json; a text takes precedence. Edges of a box are
+left, upper, right and lower, as fractions of width and height; a mask is a grey image, beside the file or by its full
+path.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _FORM = 'write [{"text": "a red star", "box": [x0, y0, x1, y1]}], or {"PROMPT": 
 def read_boxes(path: Path, prompts: Sequence[str] | None = None) -> list[Box] | dict[str, list[Box]]:
     """One list, or lists by the prompts' texts.
 
-    prompts: of the run, which numbers stand for; keys that name none of them are refused.
+    prompts: those of the run, to which index keys refer; other keys are refused.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -32,7 +33,7 @@ def read_boxes(path: Path, prompts: Sequence[str] | None = None) -> list[Box] | 
     except OSError as error:
         raise UsageError(f"boxes file '{path}' cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise UsageError(f"boxes file '{path}' is no UTF-8 text.") from None
+        raise UsageError(f"boxes file '{path}' is not UTF-8 text.") from None
     except json.JSONDecodeError as error:
         raise UsageError(
             f"boxes file '{path}' is not JSON (line {error.lineno}: {error.msg}): {_FORM}."
@@ -54,7 +55,7 @@ def read_boxes(path: Path, prompts: Sequence[str] | None = None) -> list[Box] | 
 
 
 def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    """JSON would keep the last of two equal keys, and say nothing."""
+    """Refuse equal keys, of which JSON would silently keep the last."""
     for i, (key, _) in enumerate(pairs):
         if any(key == earlier for earlier, _ in pairs[:i]):
             raise UsageError(f"boxes file '{path}' has '{key}' twice in one place: join or drop one.")

@@ -1,14 +1,12 @@
-"""Weights of a verifier: finding their file, reading it safely, and refusing in one sentence what fails."""
+"""Weights of a verifier: finds their file and reads it safely; failures are one sentence."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +14,8 @@ from torch import Tensor
 from genscale.errors import UsageError
 
 
-class Weightless:
-    """A copy of such a verifier, also one for another process, takes the settings along and not the weights."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-
-
 def check_settings(dtype: str | None, batch_size: int) -> None:
-    """Refuse a precision that torch does not have and batches of nothing."""
+    """UsageError for a dtype that torch does not have and a batch size below 1."""
     if batch_size < 1:
         raise UsageError(f"batch_size {batch_size} embeds nothing: give at least 1.")
     if not isinstance(getattr(torch, dtype or "float32", None), torch.dtype):
@@ -32,7 +23,7 @@ def check_settings(dtype: str | None, batch_size: int) -> None:
 
 
 def runs_on(device: str | None, pixels: torch.device) -> torch.device:
-    """Where a verifier's model runs: its own device, else the pixels'. With its index: "cuda" and "cuda:0" are one."""
+    """Where a verifier's model runs: its own device, else the pixels'; with its index ("cuda" is "cuda:0")."""
     return torch.empty(0, device=device or pixels).device
 
 
@@ -43,14 +34,14 @@ def check_pairs(pixels: Tensor, prompts: Sequence[str]) -> None:
 
 
 def is_path(checkpoint: str) -> bool:
-    """Whether it can only mean something on this machine, so that asking the hub for it is no use."""
+    """Whether it can only be a path on this machine, and no Hugging Face id."""
     return Path(checkpoint).is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1
 
 
 def weights_file(verifier: str, checkpoint: str, files: Sequence[str], source: str) -> Path:
-    """The file of weights that `checkpoint` means: itself, one of `files` in its folder, or on the hub.
+    """The file of weights of `checkpoint`: a file, a folder that has one of `files`, or a Hugging Face id.
 
-    What is cached already is taken before the hub is asked. source: the Hugging Face id to name in a refusal.
+    A cached file is used before the network. source: the Hugging Face id to name in an error.
     """
     path, advice = Path(checkpoint).expanduser(), f"download {files[0]} of {source} and give it as checkpoint"
     if path.is_file():
@@ -77,8 +68,8 @@ def _from_hub(verifier: str, repository: str, file: str, advice: str) -> Path:
     raise UsageError(f"the weights of {verifier} cannot be fetched ({reason} at {repository}): {advice}.")
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU. A pickle is opened for tensors only, never for code."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU. From a pickle only tensors are read, no code is run."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -88,14 +79,14 @@ def read(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def refusing(what: str, advice: str) -> Iterator[None]:
-    """Whatever a loader runs into becomes one sentence; what it logs on the way is not shown."""
-    root, nobody = logging.getLogger(), logging.NullHandler()
+    """Turns any exception of a loader into one sentence, and hides what it logs."""
+    root, null = logging.getLogger(), logging.NullHandler()
 
     def silent(record: logging.LogRecord) -> bool:
         return False
 
-    root.addFilter(silent)  # of messages to the root logger only, where open_clip puts its own
-    root.addHandler(nobody)  # else the first of them sets up a handler for good
+    root.addFilter(silent)  # only for messages to the root logger, which open_clip uses
+    root.addHandler(null)  # otherwise the first message installs a permanent handler
     try:
         yield
     except UsageError:
@@ -105,4 +96,4 @@ def refusing(what: str, advice: str) -> Iterator[None]:
         raise UsageError(f"{what} cannot be loaded ({reason}): {advice}.") from None
     finally:
         root.removeFilter(silent)
-        root.removeHandler(nobody)
+        root.removeHandler(null)

@@ -13,31 +13,31 @@ from torch import Tensor
 
 import genscale
 from genscale.errors import UsageError
-from genscale.media import Media
 from genscale.toy.shapes import GROUND
-from genscale.verifiers.checkpoints import Weightless, check_pairs, check_settings, runs_on
+from genscale.verifiers.checkpoints import check_pairs, check_settings
 from genscale.verifiers.clip_checkpoints import BACKENDS, towers
 from genscale.verifiers.clip_towers import Towers
+from genscale.verifiers.differentiable import Differentiable, LoadedPerDevice, ModelSettings
 
 SHAPES_CLIP = Path(genscale.__file__).parent / "models" / "shapes-clip"
 
 
 @dataclass(frozen=True)
-class Clip(Weightless):
+class Clip(LoadedPerDevice[Towers], Differentiable):
     """Cosine of the CLIP embeddings of image and prompt; for videos the mean over frames.
 
     Hessel et al. 2021, "CLIPScore" (arXiv 2104.08718); CLIP: Radford et al. 2021 (arXiv 2103.00020). The
-    paper prints 2.5 max(cos, 0), and others 100 cos. Both only stretch the scale, which is what a weight is
-    for, and max(., 0) makes ties and stops gradients; so this is the cosine itself. Typical: 0.15 to 0.35
+    paper prints 2.5 max(cos, 0), and others 100 cos. These only change the scale, as a weight
+    does, and max(., 0) makes ties and stops gradients; so this is the cosine itself. Typical: 0.15 to 0.35
     for ViT-L/14, 0.2 to 0.45 for ViT-H/14. Only images of one prompt, by one checkpoint, compare.
 
     Blind spots: counts, left and right, which adjective goes with which noun; nearly blind to anatomy and to
-    image quality; likes rendered text; reads 77 tokens of the prompt (longer ones warn, once).
+    image quality; prefers rendered text; reads 77 tokens of the prompt (longer ones warn, once).
 
     model, pretrained: an open_clip name with a tag or with a file (.pt, .safetensors). Or, where `pretrained`
         does not count: a transformers Hugging Face id (owner/name), hf-hub:NAME for open_clip, or a folder of either.
-        A file of OpenAI's weights needs a name that ends in -quickgelu; the tag `openai` sees to it itself.
-    backend: "open_clip" or "transformers"; chosen by the look of `model` where None.
+        A file of OpenAI's weights needs a name that ends in -quickgelu; the tag `openai` does not.
+    backend: "open_clip" or "transformers"; None chooses by `model`.
     device: where it runs; None: where the images are. dtype: "float32" where None.
     batch_size: images or frames that are embedded at once.
     processor: for transformers: Hugging Face id or folder of the preprocessor and tokenizer; None: those of `model`.
@@ -58,54 +58,36 @@ class Clip(Weightless):
             raise UsageError(f"backend '{self.backend}' is unknown: choose one of {', '.join(BACKENDS)}.")
         check_settings(self.dtype, self.batch_size)
 
-    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
-        """Scores [n]."""
-        with torch.no_grad():
-            return self.score_tensor(media.pixels, prompts)
-
-    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         check_pairs(pixels, prompts)
-        seen, named = self.embed(pixels), self._towers(pixels.device).texts(prompts)
+        seen, named = self.embed(pixels), self._model(pixels.device).texts(prompts)
         cosines = torch.einsum("n...d,nd->n...", seen, named)
         return cosines.flatten(1).mean(1) if cosines.ndim > 1 else cosines
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Unit image embeddings [n, (frames,) width]; differentiable in the pixels."""
         flat = pixels.flatten(0, -4)
-        tower = self._towers(pixels.device)
+        tower = self._model(pixels.device)
         embeddings = torch.cat([tower.images(some) for some in torch.split(flat, self.batch_size)])
         return embeddings.reshape(*pixels.shape[:-3], -1)
 
     def scale(self, device: torch.device) -> Tensor:
-        """The factor that the checkpoint was trained to put before its cosines."""
-        scale: Tensor = self._towers(device).module.get_parameter("logit_scale").float().exp()
+        """The factor, exp(logit_scale), by which the checkpoint multiplies its cosines."""
+        scale: Tensor = self._model(device).module.get_parameter("logit_scale").float().exp()
         return scale.to(device)
 
     def box(self, device: torch.device) -> tuple[int, int]:
         """Height and width of the images that the checkpoint takes."""
-        return self._towers(device).prepare.size
+        return self._model(device).prepare.size
 
-    def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""
-        self._towers(torch.device(device))
-
-    def _towers(self, pixels: torch.device) -> Towers:
-        device = runs_on(self.device, pixels)
-        if device not in self._held:
-            dtype = getattr(torch, self.dtype or "float32")
-            self._held[device] = towers(
-                self.model, self.pretrained, self.backend, device, dtype, self.processor
-            )
-        return self._held[device]
-
-    @cached_property
-    def _held(self) -> dict[torch.device, Towers]:
-        return {}
+    def _load_on(self, device: torch.device) -> Towers:
+        dtype = getattr(torch, self.dtype or "float32")
+        return towers(self.model, self.pretrained, self.backend, device, dtype, self.processor)
 
 
 @dataclass(frozen=True)
-class ShapesClip:
+class ShapesClip(ModelSettings, Differentiable):
     """CLIPScore of the small CLIP that comes with genscale, trained on images of the shapes world.
 
     Cosine of image and caption (Hessel et al. 2021, arXiv 2104.08718): near 0.9 where they fit, down to
@@ -115,18 +97,13 @@ class ShapesClip:
     device, dtype, batch_size: as for `Clip`.
     """
 
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int = 32
-
     name: ClassVar[str] = "shapes_clip"
-    regions: ClassVar[dict[str, Any]] = {"view": "mask", "fill": GROUND[0] / 255}  # it has not seen close-ups
+    regions: ClassVar[dict[str, Any]] = {
+        "view": "mask",
+        "fill": GROUND[0] / 255,
+    }  # it was not trained on close-ups
 
-    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
-        """Scores [n]."""
-        return self._clip(media, prompts)
-
-    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         return self._clip.score_tensor(pixels, prompts)
 
@@ -138,4 +115,4 @@ class ShapesClip:
     def _clip(self) -> Clip:
         if not SHAPES_CLIP.is_dir():
             raise UsageError(f"shapes_clip needs '{SHAPES_CLIP}', which is missing: install genscale again.")
-        return Clip(str(SHAPES_CLIP), None, "transformers", self.device, self.dtype, self.batch_size)
+        return Clip(str(SHAPES_CLIP), None, "transformers", **self.model_settings)

@@ -30,21 +30,21 @@ def towers(
     dtype: torch.dtype,
     processor: str | None = None,
 ) -> Towers:
-    """The checkpoint's towers; the same object for the same settings, as long as somebody holds it."""
+    """The checkpoint's towers; the same object for the same settings, while it is in use."""
     backend = backend or choose(model)
-    beside = pretrained if backend == "open_clip" else processor
-    key = (model, beside, backend, device, dtype)
+    source = pretrained if backend == "open_clip" else processor
+    key = (model, source, backend, device, dtype)
     found = _loaded.get(key)
     if found is None:
         load = _open_clip if backend == "open_clip" else _transformers
-        hush = quietly("transformers") if Path(model).expanduser().is_dir() else nullcontext()
-        with hush, torch.inference_mode(False):  # else a later gradient could not pass the weights
-            found = _loaded[key] = load(model, beside).to(device, dtype)
+        quiet = quietly("transformers") if Path(model).expanduser().is_dir() else nullcontext()
+        with quiet, torch.inference_mode(False):  # inference tensors would have no gradient later
+            found = _loaded[key] = load(model, source).to(device, dtype)
     return found
 
 
 def choose(model: str) -> str:
-    """The library that a model's name or folder is for."""
+    """The library that loads a model's name or folder."""
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -71,8 +71,10 @@ def _transformers(model: str, processor: str | None) -> Towers:
     )
     with refusing(f"CLIP '{model}'", advice):
         module, report = CLIPModel.from_pretrained(where, output_loading_info=True)
-        if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
-            raise UsageError(f"'{model}' is no whole CLIP: {len(lost)} of its weights are missing: {advice}.")
+        if missing := [*report["missing_keys"], *report["mismatched_keys"]]:
+            raise UsageError(
+                f"'{model}' is not a whole CLIP: {len(missing)} of its weights are missing: {advice}."
+            )
         tokenizer = AutoTokenizer.from_pretrained(words)
         prepare = from_transformers(CLIPImageProcessor.from_pretrained(words))
 
@@ -102,7 +104,7 @@ def _open_clip(model: str, pretrained: str | None) -> Towers:
     if (Path(model).expanduser() / "open_clip_config.json").is_file():
         model = f"local-dir:{Path(model).expanduser()}"
     schema = model.startswith(("hf-hub:", "local-dir:"))
-    model = model if schema else model.replace("/", "-")  # open_clip's own look-ups do so only half the time
+    model = model if schema else model.replace("/", "-")  # open_clip itself does so in some functions only
     source = None if schema else _weights(model, pretrained)
     tag = open_clip.get_pretrained_cfg(model, source) if source else {}
     advice = "fetch it where there is a network, or give a folder, or a file of weights as pretrained"
@@ -126,7 +128,7 @@ def _open_clip(model: str, pretrained: str | None) -> Towers:
 
 
 def _weights(model: str, pretrained: str | None) -> str:
-    """A tag or file that open_clip will find for the model."""
+    """A tag or file of weights that open_clip knows for the model."""
     import open_clip
 
     names = open_clip.list_models()

@@ -1,8 +1,7 @@
-"""What a CLIP checkpoint wants done to its images, on float tensors and with gradients.
+"""The preprocessing of a CLIP checkpoint, on float tensors and differentiable.
 
-The usual preprocessors work on 8-bit images and round after resizing. Here the same steps are taken in
-floating point, so that one path serves scoring and gradient guidance. The two agree to about half a level
-of 255.
+The usual preprocessors work on 8-bit images and round after resizing. Here the same steps use floating point, so that
+scoring and gradient guidance share one path. The two agree to about half a level of 255.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which preprocessor
 
 @dataclass(frozen=True)
 class Preparation:
-    """Resize, cut and normalise: [n, 3, h, w] in [0, 1] to [n, 3, *size].
+    """Resize, crop and normalise: [n, 3, h, w] in [0, 1] to [n, 3, *size].
 
-    size: height and width that the image tower takes: the middle is cut out, or padded with black.
+    size: height and width of the image tower's input: a centre crop, or padded with black.
     box: height and width that are resized to. fit: "shortest" brings the short side to the box, "longest" the
         long side, "squash" both.
-    cut: whether anything is cut at all (a checkpoint may leave it out where images are square).
+    cut: whether there is a centre crop (a checkpoint may have none where images are square).
     rounds: whether half a pixel of margin is rounded (torchvision) or dropped (transformers).
     """
 
@@ -54,9 +53,9 @@ class Preparation:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float32, or float64 where the pixels are. Gradients pass everywhere.
 
-        A cubic kernel overshoots at hard edges. That is cut off to [0, 1], as 8 bits would: it brings drawn
-        images ten times nearer to what the checkpoint saw in training. The gradient ignores the cut, or
-        white and black areas would lose it by chance of rounding.
+        A cubic kernel overshoots at hard edges. Values are clamped to [0, 1], as 8 bits would: for drawn images that is
+        ten times nearer to what the checkpoint saw in training. The gradient ignores the clamp; otherwise rounding
+        would decide whether white and black areas have one.
         """
         x = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
         resized = self._resized(x.shape[-2], x.shape[-1])
@@ -89,12 +88,12 @@ class Preparation:
 
 
 def from_transformers(processor: Any) -> Preparation:
-    """Of a transformers CLIPImageProcessor."""
+    """The preparation of a transformers CLIPImageProcessor."""
     size, crop, plain = processor.size, processor.crop_size, not processor.do_normalize
     edge = size.get("shortest_edge")
     box = (edge, edge) if edge else (size.get("height"), size.get("width"))
     if not processor.do_resize or None in box:
-        raise UsageError("the checkpoint's preprocessor resizes to no fixed size: give a CLIP's.")
+        raise UsageError("the checkpoint's preprocessor resizes to no fixed size: give a CLIP checkpoint.")
     return Preparation(
         size=(crop["height"], crop["width"]) if processor.do_center_crop else box,
         box=box,
@@ -108,7 +107,7 @@ def from_transformers(processor: Any) -> Preparation:
 
 
 def from_open_clip(settings: dict[str, Any]) -> Preparation:
-    """Of the `preprocess_cfg` that open_clip leaves on an image tower."""
+    """The preparation of the `preprocess_cfg` that open_clip sets on an image tower."""
     size = settings["size"]
     box = (size, size) if isinstance(size, int) else (size[0], size[1])
     return Preparation(

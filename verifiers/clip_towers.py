@@ -42,7 +42,7 @@ class Towers:
         return _unit(self.encode_images(self.prepare(pixels.to(self.device)).to(self.dtype)))
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
-        """Unit vectors [n, width] without gradients. A text is encoded once, however often asked for."""
+        """Unit vectors [n, width] without gradients; a text is encoded once."""
         found = {p: self._texts[p] for p in prompts if p in self._texts}
         fresh = [p for p in dict.fromkeys(prompts) if p not in found]
         with torch.no_grad():
@@ -57,7 +57,7 @@ class Towers:
     def _tokens(self, texts: list[str]) -> Tensor:
         ids = self.tokenize(texts, self.length)
         longer = self.tokenize(texts, self.length + 1)[:, self.length - 1]
-        cut = (longer != ids[:, -1]).tolist()  # a text that ends in time has the same end in both
+        cut = (longer != ids[:, -1]).tolist()  # a text that fits ends in the same token in both
         if any(cut) and not self._warned:
             self._warned = True
             warnings.warn(

@@ -25,8 +25,8 @@ class Compressibility:
     Black et al. 2023, "Training Diffusion Models with Reinforcement Learning" (arXiv 2305.13301), with its
     quality 95 and 1,000 bytes to the kB. At 512 x 512 flat colour has 5 kB and noise 300.
 
-    Blind to everything but detail: compressible ends in flat colour, incompressible in noise. It grows with
-    the image, so only images of one size compare. Not differentiable.
+    Blind to everything but detail: compressible leads to flat colour, incompressible to noise. It grows with the
+    size, so only images of one size compare. Not differentiable.
 
     direction: "compressible", minus the size, or "incompressible", plus. quality: of the JPEG.
     """
@@ -40,7 +40,7 @@ class Compressibility:
         if self.direction not in SIGNS:
             raise UsageError(f"direction '{self.direction}' is unknown: choose one of {', '.join(SIGNS)}.")
         if not 1 <= self.quality <= 100:
-            raise UsageError(f"JPEG quality {self.quality} does not exist: give 1 to 100.")
+            raise UsageError(f"JPEG quality {self.quality} is out of range: give 1 to 100.")
 
     def __call__(self, media: Media, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n], float64."""
@@ -50,7 +50,7 @@ class Compressibility:
         ]
         return SIGNS[self.direction] * torch.tensor(sizes, dtype=torch.float64)
 
-    def _kilobytes(self, picture: Image.Image) -> float:
+    def _kilobytes(self, image: Image.Image) -> float:
         buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, format="JPEG", quality=self.quality)
+        image.convert("RGB").save(buffer, format="JPEG", quality=self.quality)
         return len(buffer.getvalue()) / 1000

@@ -1,4 +1,4 @@
-"""Any verifier of images as one of videos: some frames, judged each by itself."""
+"""Any verifier of images as one of videos: some frames, each scored by itself."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
 class Frames:
     """The scores of k frames of a video, evenly spaced from the first to the last, made into one.
 
-    The learned verifiers judge every frame of a video; k frames cost k scores, however long it is, and also lift
-    a verifier that knows images only. Images are passed on as they are. k = 3 is first, middle and last.
+    The learned verifiers score every frame of a video; k frames cost k scores, however long it is, and a
+    verifier that knows images only can be used. Images are scored as they are. k = 3 is first, middle and last.
 
-    Blind to time: a shuffled clip scores the same. Hold `temporal_consistency` and `dynamic_degree` beside it.
+    Blind to time: a shuffled video scores the same. Use it with `temporal_consistency` and `dynamic_degree`.
 
     verifier: name of a registered one, or any callable `(media, prompts) -> scores`.
-    k: frames; a video of fewer is judged whole. reduce: "mean", "median", or "min", the worst frame.
+    k: frames; of a shorter video all frames are scored. reduce: "mean", "median", or "min", the worst frame.
     """
 
     verifier: str | Callable[..., Any] = "clip"
@@ -39,36 +39,36 @@ class Frames:
     reduce: str = "mean"
 
     name: ClassVar[str] = "frames"
-    judges_clips: ClassVar[bool] = True
+    judges_videos: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UsageError(f"{self.k} frames of a video cannot be judged: give k of at least 1.")
+            raise UsageError(f"{self.k} frames of a video cannot be scored: give k of at least 1.")
         if self.reduce not in REDUCE:
             raise UsageError(f"reduce '{self.reduce}' is unknown: choose one of {', '.join(REDUCE)}.")
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n]."""
-        pixels, words = self._pictures(media.pixels, prompts)
-        scores = torch.as_tensor(self._judge(Media(pixels), words))
+        pixels, words = self._images(media.pixels, prompts)
+        scores = torch.as_tensor(self._verifier(Media(pixels), words))
         return self._reduced(scores, len(media))
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1], differentiable if the verifier's are."""
-        frames, words = self._pictures(pixels, prompts)
-        judge = getattr(self._judge, "score_tensor", None)
-        scores = self._judge(Media(frames), words) if judge is None else judge(frames, words)
-        if not isinstance(scores, Tensor) or (judge is None and not scores.requires_grad):
+        frames, words = self._images(pixels, prompts)
+        on_tensors = getattr(self._verifier, "score_tensor", None)
+        scores = self._verifier(Media(frames), words) if on_tensors is None else on_tensors(frames, words)
+        if not isinstance(scores, Tensor) or (on_tensors is None and not scores.requires_grad):
             name = getattr(self.verifier, "name", self.verifier)
             raise UsageError(f"verifier '{name}' gives no gradients: choose one with score_tensor.")
         return self._reduced(scores, len(pixels))
 
     def load(self, device: str | torch.device = "cpu") -> None:
-        """Load the verifier now, if it is one that can."""
-        if (load := getattr(self._judge, "load", None)) is not None:
+        """Load the verifier now, if it has a `load`."""
+        if (load := getattr(self._verifier, "load", None)) is not None:
             load(device)
 
-    def _pictures(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+    def _images(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
         if pixels.ndim == 4:
             return pixels, list(prompts)
         places = torch.linspace(0, pixels.shape[1] - 1, min(self.k, pixels.shape[1])).round().long()
@@ -78,7 +78,7 @@ class Frames:
         return scores if len(scores) == n else REDUCE[self.reduce](scores.reshape(n, -1))
 
     @cached_property
-    def _judge(self) -> Any:
+    def _verifier(self) -> Any:
         return (
             registry.make("verifier", self.verifier, {}) if isinstance(self.verifier, str) else self.verifier
         )

@@ -10,24 +10,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.media import Media
-from genscale.verifiers.checkpoints import check_settings, weights_file
+from genscale.verifiers.checkpoints import weights_file
 from genscale.verifiers.clip import Clip
 from genscale.verifiers.clip_image import Preparation
+from genscale.verifiers.differentiable import Differentiable, ModelSettings
 
 REPOSITORY, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 
 
 @dataclass(frozen=True)
-class Hps:
+class Hps(ModelSettings, Differentiable):
     """Cosine of image and prompt in HPSv2.1; for videos the mean over frames.
 
     Wu et al. 2023, "Human Preference Score v2" (arXiv 2306.09341). The authors' benchmark prints 100 times
     this; models lie between 0.14 and 0.32 on average. Unlike a CLIP's, its images are not cut: the long side
     is resized, and the rest padded with black. Only images of one prompt compare.
 
-    Blind spots: those of `clip`, on whose ViT-H/14 it stands; reads 77 tokens; likes saturated, polished
-    images, and is easily overdone where it is optimised.
+    Blind spots: those of `clip`, since it is a tuned ViT-H/14; reads 77 tokens; prefers saturated, polished
+    images, and is easily over-optimised.
 
     checkpoint: file of the weights (.pt, .safetensors), or folder or Hugging Face id that has HPS_v2.1_compressed.pt.
     model: open_clip's name of the architecture.
@@ -36,21 +36,10 @@ class Hps:
 
     checkpoint: str = REPOSITORY
     model: str = "ViT-H-14"
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int = 32
 
     name: ClassVar[str] = "hps"
 
-    def __post_init__(self) -> None:
-        check_settings(self.dtype, self.batch_size)
-
-    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
-        """Scores [n]."""
-        with torch.no_grad():
-            return self.score_tensor(media.pixels, prompts)
-
-    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         box = self._clip.box(pixels.device)
         letterbox = Preparation(size=box, box=box, mean=(0.0,) * 3, std=(1.0,) * 3, fit="longest")
@@ -64,4 +53,4 @@ class Hps:
     @cached_property
     def _clip(self) -> Clip:
         file = str(weights_file("hps", self.checkpoint, (FILE,), REPOSITORY))
-        return Clip(self.model, file, "open_clip", self.device, self.dtype, self.batch_size)
+        return Clip(self.model, file, "open_clip", **self.model_settings)

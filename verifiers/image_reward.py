@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -14,41 +13,33 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
-from genscale.media import Media
 from genscale.verifiers.affine import folded
 from genscale.verifiers.blip import UNUSED, Blip
-from genscale.verifiers.checkpoints import (
-    Weightless,
-    check_pairs,
-    check_settings,
-    read,
-    refusing,
-    runs_on,
-    weights_file,
-)
+from genscale.verifiers.checkpoints import check_pairs, read_tensors, refusing, weights_file
 from genscale.verifiers.clip_image import Preparation
+from genscale.verifiers.differentiable import Differentiable, LoadedPerDevice, ModelSettings
 
 REPOSITORY, FILES = "THUDM/ImageReward", ("ImageReward.pt", "ImageReward.safetensors")
 TOKENIZER = "bert-base-uncased"
 ADDED = ["[DEC]", "[ENC]"]  # BLIP's two tokens beside BERT's
 LENGTH = 35  # tokens that are read of a prompt, first and last mark included
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw reward, as published
-PLACES = (0, 2, 4, 6, 7)  # of the head's linear layers; dropout lies between, and no activation
+PLACES = (0, 2, 4, 6, 7)  # indices of the head's linear layers; only dropout layers are between
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-REMEMBERED = 4096  # prompts whose tokens are kept
+CACHED = 4096  # prompts whose tokens are kept
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class ImageReward(Weightless):
+class ImageReward(LoadedPerDevice["_RewardModel"], ModelSettings, Differentiable):
     """The reward of image and prompt, in standard deviations about its mean; for videos the mean over frames.
 
     Xu et al. 2023, "ImageReward" (arXiv 2304.05977): BLIP (ViT-L/16 at 224, BERT-base with cross-attention), the
-    first token's state, five linear layers; about -2.3 to 2. Short side resized (bicubic), middle cut. Built
-    on other data and another backbone than `clip`, `hps` and `pickscore`, so a good one to hold out.
+    first token's state, five linear layers; about -2.3 to 2. Short side resized (bicubic), middle cut. Its
+    data and backbone differ from those of `clip`, `hps` and `pickscore`, so it is a good one to hold out.
 
     Blind spots: reads 35 tokens of the prompt (longer ones warn, once), and the middle of the image; prefers
-    polished images; is easily overdone where it is optimised by gradients.
+    polished images; is easily over-optimised by gradients.
 
     checkpoint: file of the weights (.pt, .safetensors), or folder or Hugging Face id that has ImageReward.pt.
     tokenizer: folder or Hugging Face id of BERT's tokenizer; None: that of the folder `checkpoint` if it has one, else
@@ -58,56 +49,34 @@ class ImageReward(Weightless):
 
     checkpoint: str = REPOSITORY
     tokenizer: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int = 32
 
     name: ClassVar[str] = "image_reward"
 
-    def __post_init__(self) -> None:
-        check_settings(self.dtype, self.batch_size)
-
-    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
-        """Scores [n]."""
-        with torch.no_grad():
-            return self.score_tensor(media.pixels, prompts)
-
-    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         check_pairs(pixels, prompts)
-        judge, frames = self._judge(pixels.device), pixels.shape[1] if pixels.ndim == 5 else 1
-        tokens = judge.tokens(prompts).repeat_interleave(frames, dim=0)
+        model, frames = self._model(pixels.device), pixels.shape[1] if pixels.ndim == 5 else 1
+        tokens = model.tokens(prompts).repeat_interleave(frames, dim=0)
         rows = zip(
             torch.split(pixels.flatten(0, -4), self.batch_size),
             torch.split(tokens, self.batch_size),
             strict=True,
         )
-        rewards = torch.cat([judge.rewards(some, words) for some, words in rows])
+        rewards = torch.cat([model.rewards(some, words) for some, words in rows])
         return rewards.reshape(len(pixels), -1).mean(1)
 
-    def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""
-        self._judge(torch.device(device))
-
-    def _judge(self, pixels: torch.device) -> _Judge:
-        device = runs_on(self.device, pixels)
-        if device not in self._held:
-            dtype = getattr(torch, self.dtype or "float32")
-            key = (self.checkpoint, self.tokenizer, device, dtype)
-            found = _loaded.get(key)
-            if found is None:
-                with torch.inference_mode(False):  # else a later gradient could not pass the weights
-                    found = _loaded[key] = _load(self.checkpoint, self.tokenizer).to(device, dtype)
-            self._held[device] = found
-        return self._held[device]
-
-    @cached_property
-    def _held(self) -> dict[torch.device, _Judge]:
-        return {}
+    def _load_on(self, device: torch.device) -> _RewardModel:
+        dtype = getattr(torch, self.dtype or "float32")
+        key = (self.checkpoint, self.tokenizer, device, dtype)
+        found = _loaded.get(key)
+        if found is None:
+            with torch.inference_mode(False):  # inference tensors would have no gradient later
+                found = _loaded[key] = _load(self.checkpoint, self.tokenizer).to(device, dtype)
+        return found
 
 
 @dataclass(eq=False)
-class _Judge:
+class _RewardModel:
     """The loaded model. Parameters are frozen; images keep their gradients."""
 
     blip: Blip
@@ -119,7 +88,7 @@ class _Judge:
     _tokens: dict[str, Tensor] = field(default_factory=dict)
     _warned: bool = False
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> _Judge:
+    def to(self, device: torch.device, dtype: torch.dtype) -> _RewardModel:
         self.blip.eval().requires_grad_(False).to(device=device, dtype=dtype)
         self.device, self.dtype = device, dtype
         self.head = (self.head[0].to(device), self.head[1])
@@ -134,7 +103,7 @@ class _Judge:
         return (raw - MEAN) / STD
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
-        """Ids and mask [n, 2, 35]. A prompt is tokenised once, however often asked for."""
+        """Ids and mask [n, 2, 35]; a prompt is tokenised once."""
         fresh = [p for p in dict.fromkeys(prompts) if p not in self._tokens]
         if fresh:
             found = self.tokenizer(
@@ -144,7 +113,7 @@ class _Judge:
             self._warn_of_cut(fresh)
             self._tokens |= zip(fresh, pairs, strict=True)
         rows = torch.stack([self._tokens[p] for p in prompts])
-        while len(self._tokens) > REMEMBERED:
+        while len(self._tokens) > CACHED:
             del self._tokens[next(iter(self._tokens))]
         return rows
 
@@ -160,13 +129,13 @@ class _Judge:
                 return
 
 
-_loaded: WeakValueDictionary[tuple[Any, ...], _Judge] = WeakValueDictionary()
+_loaded: WeakValueDictionary[tuple[Any, ...], _RewardModel] = WeakValueDictionary()
 
 
-def _load(checkpoint: str, words: str | None) -> _Judge:
+def _load(checkpoint: str, words: str | None) -> _RewardModel:
     path = weights_file("image_reward", checkpoint, FILES, REPOSITORY)
     with refusing(f"ImageReward '{checkpoint}'", f"give {FILES[0]} of {REPOSITORY}"):
-        state = read(path)
+        state = read_tensors(path)
         layers: dict[int, dict[str, Tensor]] = {}
         for place in PLACES:
             layers[place] = {part: state.pop(f"mlp.layers.{place}.{part}") for part in ("weight", "bias")}
@@ -186,7 +155,7 @@ def _load(checkpoint: str, words: str | None) -> _Judge:
         tokenizer = BertTokenizer.from_pretrained(str(folder) if folder.is_dir() else words)
         tokenizer.add_tokens(ADDED, special_tokens=True)
     side = (blip.side, blip.side)
-    return _Judge(blip, folded(layers), tokenizer, Preparation(side, side, CLIP_MEAN, CLIP_STD))
+    return _RewardModel(blip, folded(layers), tokenizer, Preparation(side, side, CLIP_MEAN, CLIP_STD))
 
 
 def _refuse_others(state: dict[str, Tensor]) -> None:
@@ -194,6 +163,6 @@ def _refuse_others(state: dict[str, Tensor]) -> None:
     others = [key for key in state if not key.startswith(prefixes) and not UNUSED.fullmatch(key)]
     if others:
         raise UsageError(
-            f"these weights are no ImageReward: {len(others)} are of something else "
+            f"these weights are not an ImageReward: {len(others)} are of something else "
             f"({', '.join(others[:2])}): give {FILES[0]} of {REPOSITORY}."
         )

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
-from genscale.media import Media
 from genscale.verifiers.clip import Clip
+from genscale.verifiers.differentiable import Differentiable, ModelSettings
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 @dataclass(frozen=True)
-class PickScore:
+class PickScore(ModelSettings, Differentiable):
     """exp(logit_scale) times the cosine of image and prompt in PickScore_v1; for videos the mean over frames.
 
     Kirstain et al. 2023, "Pick-a-Pic" (arXiv 2305.01569). This is the raw score of the paper, about 18 to 24,
@@ -27,8 +27,8 @@ class PickScore:
     of the difference is the chance that people pick the first (1 point: 73 %). Only images of one prompt
     compare.
 
-    Blind spots: those of `clip`, on whose ViT-H/14 it stands; reads 77 tokens; leans to the taste of the
-    users of one web site in 2023.
+    Blind spots: those of `clip`, since it is a tuned ViT-H/14; reads 77 tokens; has the preferences of the users of
+    one web site in 2023.
 
     checkpoint: Hugging Face id or folder of a transformers CLIPModel.
     processor: Hugging Face id or folder of its preprocessor and tokenizer; None: those in the folder `checkpoint`, or
@@ -38,21 +38,13 @@ class PickScore:
 
     checkpoint: str = "yuvalkirstain/PickScore_v1"
     processor: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int = 32
 
     name: ClassVar[str] = "pickscore"
 
     def __post_init__(self) -> None:
         self._clip  # noqa: B018  refuses its settings now
 
-    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
-        """Scores [n]."""
-        with torch.no_grad():
-            return self.score_tensor(media.pixels, prompts)
-
-    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         self.load(pixels.device)
         cosines = self._clip.score_tensor(pixels, prompts)
@@ -71,6 +63,4 @@ class PickScore:
     def _clip(self) -> Clip:
         local = Path(self.checkpoint).expanduser().is_dir()
         words = self.processor or (None if local else PROCESSOR)
-        return Clip(
-            self.checkpoint, None, "transformers", self.device, self.dtype, self.batch_size, processor=words
-        )
+        return Clip(self.checkpoint, None, "transformers", processor=words, **self.model_settings)

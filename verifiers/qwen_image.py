@@ -1,8 +1,8 @@
-"""Images as a Qwen-VL takes them: sides in whole tokens, cut into patches; on float tensors, with gradients.
+"""The image preprocessing of Qwen-VL: sides in whole tokens, cut into patches; on float tensors, differentiable.
 
-Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1. One path serves scoring and gradient guidance, as in
-`clip_image`; it agrees with transformers' own processors exactly where those are fed floats, and on 8-bit images to
-about a level of 255 (they round after each direction of resizing, and there cut what overshoots).
+Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1. Scoring and gradient guidance share one path, as in
+`clip_image`. It agrees with transformers' own processors exactly on float images, and on 8-bit images to about a level
+of 255 (they round and clamp after resizing in each direction).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from genscale.errors import UsageError
 from genscale.verifiers.clip_image import RESAMPLE, Preparation
 
-SLENDER = 200  # proportions beyond which the model was not trained
+MAX_RATIO = 200  # largest aspect ratio; the model was not trained beyond
 
 
 @dataclass(frozen=True)
 class Patches:
-    """[n, 3, h, w] in [0, 1] to rows of patches, of the size that comes nearest to the images' own.
+    """[n, 3, h, w] in [0, 1] to rows of patches, of the size nearest to the images' own.
 
     patch: side of a patch. merge: patches along a side of a token. frames: times that an image is repeated, for
     a model made for videos. least, most: pixels that an image may have.
@@ -37,9 +37,9 @@ class Patches:
     interpolation: str = "bicubic"
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Patches down and across of an image of so many pixels."""
-        if max(height, width) > SLENDER * min(height, width):
-            raise UsageError(f"images of {width} x {height} are too slender: give at most {SLENDER} : 1.")
+        """Rows and columns of patches of an image of this size in pixels."""
+        if max(height, width) > MAX_RATIO * min(height, width):
+            raise UsageError(f"images of {width} x {height} are too narrow: give at most {MAX_RATIO} : 1.")
         unit = self.patch * self.merge
         rows, columns = (max(1, round(side / unit)) for side in (height, width))
         area = height * width
@@ -52,7 +52,7 @@ class Patches:
         return rows * self.merge, columns * self.merge
 
     def tokens(self, height: int, width: int) -> int:
-        """Tokens that the language model sees of an image of so many pixels."""
+        """Number of image tokens that the language model gets for an image of this size."""
         down, across = self.grid(height, width)
         return down * across // self.merge**2
 
@@ -71,7 +71,7 @@ class Patches:
 
 
 def from_processor(processor: Any, max_pixels: int | None = None) -> Patches:
-    """Of a transformers Qwen2VLImageProcessor; `max_pixels` lowers its own limit."""
+    """The preprocessing of a transformers Qwen2VLImageProcessor; `max_pixels` lowers its own limit."""
     size = processor.size
     least, most = (getattr(size, key, None) or size[key] for key in ("shortest_edge", "longest_edge"))
     return Patches(

@@ -1,4 +1,4 @@
-"""A Qwen-VL that is asked one question about one image: the logits of its answer's first token."""
+"""A Qwen-VL with one question about one image: the logits of its answer's first token."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from genscale.verifiers.qwen_image import Patches, from_processor
 
 REMEMBERED = 4096  # questions whose tokens are kept
 CPU = torch.device("cpu")
-ROWS = 16384  # rows of the vocabulary that are raised to float32 at once
+ROWS = 16384  # rows of the vocabulary that are converted to float32 at once
 
 _loaded: WeakValueDictionary[tuple[Any, ...], QwenVl] = WeakValueDictionary()
 
 
 def qwen_vl(checkpoint: str, max_pixels: int | None, device: torch.device, dtype: torch.dtype) -> QwenVl:
-    """The model; the same object for the same settings, as long as somebody holds it."""
+    """The model; the same object for the same settings, while it is in use."""
     key = (checkpoint, max_pixels, device, dtype)
     found = _loaded.get(key)
     if found is None:
-        with torch.inference_mode(False):  # else a later gradient could not pass the weights
+        with torch.inference_mode(False):  # inference tensors would have no gradient later
             found = _loaded[key] = _load(checkpoint, max_pixels, dtype).to(device)
     return found
 
@@ -72,7 +72,7 @@ class QwenVl:
         return self._answer(inputs)
 
     def _answer(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The head is applied here, in float32: half precision has one level of 8, and images would tie."""
+        """Apply the output layer in float32: in bfloat16 logits are rounded so coarsely that images would tie."""
         head, caught = self.module.get_output_embeddings(), []
         hook = head.register_forward_pre_hook(lambda _, args: caught.append(args[0][:, -1]))
         try:
@@ -100,12 +100,14 @@ class QwenVl:
 
     def _tokenised(self, question: str, tokens: int) -> list[int]:
         words = {"type": "text", "text": question}
-        talk = [{"role": "user", "content": [{"type": "image"}, words]}]
-        aloud = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
-        text = self.processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True, **aloud)
+        chat = [{"role": "user", "content": [{"type": "image"}, words]}]
+        options = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
+        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **options)
         mark = self.processor.image_token
         if text.count(mark) != 1:
-            raise UsageError(f"the question '{question[:60]}' holds the model's mark '{mark}': leave it out.")
+            raise UsageError(
+                f"the question '{question[:60]}' contains the model's image token '{mark}': leave it out."
+            )
         ids = self.processor.tokenizer(text.replace(mark, mark * tokens), add_special_tokens=False).input_ids
         return list(ids)
 
@@ -120,10 +122,10 @@ def _load(checkpoint: str, max_pixels: int | None, dtype: torch.dtype) -> QwenVl
     advice = "fetch it where there is a network, or give a folder with a Qwen-VL in safetensors"
     with refusing(f"the vision-language model '{checkpoint}'", advice):
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
-        eye = getattr(processor, "image_processor", None)
-        if not all(hasattr(eye, part) for part in ("patch_size", "merge_size", "temporal_patch_size")):
-            raise UsageError(f"'{checkpoint}' prepares its images unlike a Qwen-VL: give one of these.")
-        patches = from_processor(eye, max_pixels)
+        images = getattr(processor, "image_processor", None)
+        if not all(hasattr(images, part) for part in ("patch_size", "merge_size", "temporal_patch_size")):
+            raise UsageError(f"'{checkpoint}' does not prepare images as a Qwen-VL does: give a Qwen-VL.")
+        patches = from_processor(images, max_pixels)
         module, report = AutoModelForImageTextToText.from_pretrained(
             where,
             torch_dtype=dtype,
@@ -131,8 +133,8 @@ def _load(checkpoint: str, max_pixels: int | None, dtype: torch.dtype) -> QwenVl
             use_safetensors=True,
             output_loading_info=True,
         )
-    if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
+    if missing := [*report["missing_keys"], *report["mismatched_keys"]]:
         raise UsageError(
-            f"'{checkpoint}' is no whole Qwen-VL: {len(lost)} of its weights are missing: {advice}."
+            f"'{checkpoint}' is not a whole Qwen-VL: {len(missing)} of its weights are missing: {advice}."
         )
     return QwenVl(module, processor, patches)

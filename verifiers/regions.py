@@ -1,4 +1,4 @@
-"""A region of an image with a text of its own: a box, or a mask; and what a verifier is shown of it."""
+"""A region of an image with a text of its own: a box or a mask, and the image of it that a verifier scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIEWS = ("crop", "mask")
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """What should be where.
+    """A text and the region that should show it.
 
     text: what the region shows. box: (x0, y0, x1, y1), left, upper, right and lower edge as fractions of width and
     height, y downwards. mask: instead of a box, [h, w] in [0, 1] or a grey image file; 1 (white) is inside. For
@@ -38,11 +38,11 @@ class Box:
         if self.box is not None:
             object.__setattr__(self, "box", _checked(self.box, self.text))
         else:
-            _ = self.cover  # refused here, and not in the midst of a run
+            _ = self.cover  # errors are raised here, not during a run
 
     @cached_property
     def cover(self) -> Tensor | None:
-        """The mask [h, w], float32 in [0, 1]; None of a box."""
+        """The mask [h, w], float32 in [0, 1]; None for a box."""
         mask = self.mask
         if mask is None:
             return None
@@ -63,7 +63,7 @@ class Box:
         return float(self.cover.mean())
 
     def bounds(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """(left, upper, right, lower) in pixels of what holds all of it; at least one pixel each way."""
+        """(left, upper, right, lower) in pixels of the smallest box around the region; at least one pixel each way."""
         x0, y0, x1, y1 = self.box if self.box is not None else self._bounding()
         left, right = _pixels(x0, x1, width)
         upper, lower = _pixels(y0, y1, height)
@@ -81,7 +81,7 @@ class Box:
         )
 
     def seen(self, pixels: Tensor, view: str, fill: float | str) -> Tensor:
-        """What is judged [..., 3, h, w] of images or frames [..., 3, h, w]; differentiable.
+        """The image [..., 3, h, w] that is scored, of images or frames [..., 3, h, w]; differentiable.
 
         view: "crop", the region alone, enlarged to the image's size (bilinear, antialiased); or "mask", the whole
         image with everything outside painted over. fill: what is painted outside: a grey in [0, 1], or "mean", the

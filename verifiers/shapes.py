@@ -1,10 +1,9 @@
-"""The exact judge of the shapes world: what is in an image, by geometry, and whether it is what
-the caption asks for.
+"""The exact verifier of the toy world of shapes: what is in an image, by geometry, and whether its caption says so.
 
-Connected components of what is not ground come first, then the colour that most of a component's
-inner pixels are nearest to, then the best of the kinds' templates on its bounding box. (Labelling
-by colour first fails: an antialiased border looks like other colours.) No network is involved, so
-the judge can be held out while a learned verifier steers a search.
+First the connected components of the foreground are found, then the colour nearest to most of a component's inner
+pixels, then the best matching template of a kind on its bounding box. (Labelling by colour first fails: an antialiased
+border looks like other colours.) No network is involved, so it can be held out while a learned verifier steers a
+search.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,16 +35,15 @@ from genscale.toy.shapes import (
 
 Pixels = npt.NDArray[np.float32]
 
-FOREGROUND = 70.0  # levels, of 255, by which some channel must differ from the ground
-SPECK = 14  # components of fewer pixels are ignored
-OVERLAP = 0.72  # least agreement (intersection over union) with a template; below it the kind is "blob"
-PURITY = 0.6  # least part of a component's inner pixels of one colour; below it the colour is "mixed"
+FOREGROUND = 70.0  # levels, of 255, by which some channel must differ from the background
+MIN_PIXELS = 14  # smaller components are ignored
+MIN_OVERLAP = 0.72  # least agreement (intersection over union) with a template; below it the kind is "blob"
+MIN_PURITY = 0.6  # least part of a component's inner pixels of one colour; below it the colour is "mixed"
 GRID = 24  # templates and components are compared on GRID x GRID points of their bounding boxes
 
 
-@dataclass(frozen=True)
-class Template:
-    """A kind in its bounding box: `cover` [GRID, GRID] in [0, 1]; lengths in units of the radius."""
+class Template(NamedTuple):
+    """A kind of shape in its bounding box: `cover` [GRID, GRID] in [0, 1]; lengths in units of the radius."""
 
     cover: Pixels
     width: float
@@ -73,9 +71,9 @@ def _fit(box: Pixels) -> Pixels:
 
 
 def detect(image: Image.Image) -> list[Shape]:
-    """The objects in `image`, largest first; kind "blob" or colour "mixed" where it is none of the world's.
+    """The objects in `image`, largest first; kind "blob" or colour "mixed" where none of the world's matches.
 
-    Images of another size are brought to SIZE x SIZE first, so positions are always in the world's pixels.
+    Images of another size are resized to SIZE x SIZE first, so positions are always in the world's pixels.
     """
     image = image.convert("RGB")
     if image.size != (SIZE, SIZE):
@@ -90,7 +88,7 @@ def objects(pixels: Pixels) -> list[Shape]:
     shapes = []
     for i, window in enumerate(ndimage.find_objects(labels), 1):
         inside = labels[window] == i
-        if inside.sum() >= SPECK:
+        if inside.sum() >= MIN_PIXELS:
             shapes.append(_shape(pixels[window], contrast[window], inside, window))
     return sorted(shapes, key=lambda shape: -shape.radius)
 
@@ -107,7 +105,7 @@ def _shape(
     radius = (width / template.width + height / template.height) / 2
     x = window[1].start + width / 2
     y = window[0].start + height / 2 - template.middle * radius
-    return Shape(kind if overlap >= OVERLAP else "blob", colour, float(x), float(y), float(radius))
+    return Shape(kind if overlap >= MIN_OVERLAP else "blob", colour, float(x), float(y), float(radius))
 
 
 def _colour(pixels: Pixels, contrast: Pixels, inside: npt.NDArray[np.bool_]) -> tuple[str, float]:
@@ -120,7 +118,7 @@ def _colour(pixels: Pixels, contrast: Pixels, inside: npt.NDArray[np.bool_]) -> 
     votes = np.bincount(nearest, minlength=len(palette))
     best = int(votes.argmax())
     full = float(np.median(contrast[inner][nearest == best]))
-    return (list(COLOURS)[best] if votes[best] >= PURITY * votes.sum() else "mixed"), full
+    return (list(COLOURS)[best] if votes[best] >= MIN_PURITY * votes.sum() else "mixed"), full
 
 
 def _overlap(cover: Pixels, template: Template) -> float:
@@ -132,7 +130,7 @@ def _overlap(cover: Pixels, template: Template) -> float:
 
 
 def satisfies(shapes: Sequence[Shape], requirement: Requirement) -> bool:
-    """Whether these are exactly the objects asked for, in the relation asked for, and nothing else."""
+    """Whether these are exactly the required objects, in the required relation, and nothing else."""
     if Counter(shape.noun for shape in shapes) != Counter(requirement.nouns):
         return False
     return requirement.relation is None or _holds(shapes, requirement)
@@ -149,18 +147,18 @@ def _holds(shapes: Sequence[Shape], requirement: Requirement) -> bool:
 
 
 def fraction(shapes: Sequence[Shape], requirement: Requirement) -> float:
-    """The part of the requirement that is met, in [0, 1], 1 where `satisfies`: for diagnosis.
+    """The part of the requirement that is met, in [0, 1]; 1 exactly where `satisfies`.
 
-    Every object found or asked for counts one part: met by its noun, half met by its colour or kind
-    alone; a relation is one more.
+    Every object that is found or required counts as one part, half met by its colour or kind alone; a relation is one
+    more part.
     """
     wanted, found = list(requirement.nouns), [shape.noun for shape in shapes]
     met = 0.0
-    for worth in (1.0, 0.5):
+    for likeness in (1.0, 0.5):
         for noun in list(wanted):
-            match = next((f for f in found if _likeness(noun, f) == worth), None)
+            match = next((f for f in found if _likeness(noun, f) == likeness), None)
             if match is not None:
-                met += worth
+                met += likeness
                 wanted.remove(noun)
                 found.remove(match)
     parts = max(requirement.count, len(shapes))
@@ -191,7 +189,7 @@ class Shapes:
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
         """Scores [n], float32 in [0, 1], of `n` images (PIL images) with as many captions."""
         requirements = [parse(prompt) for prompt in prompts]
-        judge = fraction if self.graded else satisfies
+        score = fraction if self.graded else satisfies
         return torch.tensor(
-            [float(judge(detect(image), wanted)) for image, wanted in zip(media, requirements, strict=True)]
+            [float(score(detect(image), wanted)) for image, wanted in zip(media, requirements, strict=True)]
         )

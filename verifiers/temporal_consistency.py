@@ -1,4 +1,4 @@
-"""How much a video stays itself from frame to frame, in CLIP's eyes."""
+"""How similar consecutive frames of a video are, by their CLIP embeddings."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.errors import UsageError
-from genscale.media import Media
 from genscale.verifiers.clip import Clip
+from genscale.verifiers.differentiable import Differentiable, ModelSettings, check_frames
 
 
 @dataclass(frozen=True)
-class TemporalConsistency:
+class TemporalConsistency(ModelSettings, Differentiable):
     """Mean cosine of the CLIP embeddings of consecutive frames, -1 to 1; the prompt is not read.
 
-    The frame consistency of Esser et al. 2023 (arXiv 2302.03011); VBench (Huang et al. 2023, arXiv 2311.17982) has
-    the like as background consistency, which also compares each frame with the first and drops cosines
-    below 0. Those are kept here: dropping them makes ties and stops gradients.
+    The frame consistency of Esser et al. 2023 (arXiv 2302.03011); VBench (Huang et al. 2023, arXiv 2311.17982) calls
+    a similar score background consistency; it also compares each frame with the first and drops cosines below 0.
+    These are kept here: dropping them makes ties and stops gradients.
 
-    Blind spots: a still video has 1, the most there is: never search by it alone, but with
+    Blind spots: a still video has the largest score, 1: never search by it alone, but with
     `dynamic_degree` and a verifier of the prompt.
 
     model, pretrained, backend, device, dtype, batch_size: as for `Clip`; weights are shared with it.
@@ -32,25 +31,16 @@ class TemporalConsistency:
     model: str = "ViT-B-32"
     pretrained: str | None = "openai"
     backend: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int = 32
 
     name: ClassVar[str] = "temporal_consistency"
-    judges_clips: ClassVar[bool] = True
+    judges_videos: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._clip  # noqa: B018  refuses its settings now
 
-    def __call__(self, media: Media, prompts: Sequence[str] = ()) -> Tensor:
-        """Scores [n]."""
-        with torch.no_grad():
-            return self.score_tensor(media.pixels, prompts)
-
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of videos [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
-        if pixels.ndim != 5 or pixels.shape[1] < 2:
-            raise UsageError("temporal_consistency compares frames: give videos of at least 2.")
+        check_frames(self.name, pixels)
         seen = self._clip.embed(pixels)
         return (seen[:, 1:] * seen[:, :-1]).sum(-1).mean(1)
 
@@ -60,4 +50,4 @@ class TemporalConsistency:
 
     @cached_property
     def _clip(self) -> Clip:
-        return Clip(self.model, self.pretrained, self.backend, self.device, self.dtype, self.batch_size)
+        return Clip(self.model, self.pretrained, self.backend, **self.model_settings)

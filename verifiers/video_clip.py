@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 import genscale
 from genscale.errors import UsageError
-from genscale.media import Media
 from genscale.toy.moving_shapes import DIRECTIONS, FRAMES, KINDS, SIZE
 from genscale.toy.shapes import COLOURS
-from genscale.verifiers.checkpoints import runs_on
+from genscale.verifiers.differentiable import Differentiable, LoadedPerDevice
 
 FOLDER = Path(genscale.__file__).parent / "models" / "shapes-video-clip"
-WORDS = ("", "a", "and", "moving", *COLOURS, *KINDS, *DIRECTIONS)  # "" fills up
-LENGTH = 11  # words of the longest caption
+WORDS = ("", "a", "and", "moving", *COLOURS, *KINDS, *DIRECTIONS)  # "" is padding
+LENGTH = 11  # words in the longest caption
 WIDTH = 128
 
 
@@ -48,19 +46,19 @@ class Towers(nn.Module):
         self.name = nn.Linear(WIDTH, WIDTH)
         self.logit_scale = nn.Parameter(torch.tensor(2.5))
 
-    def clips(self, pixels: Tensor) -> Tensor:
+    def videos(self, pixels: Tensor) -> Tensor:
         """[n, FRAMES, 3, SIZE, SIZE] in [0, 1] to [n, WIDTH]; differentiable."""
         return nn.functional.normalize(self.see((2 * pixels - 1).flatten(1, 2)), dim=-1)
 
     def captions(self, ids: Tensor) -> Tensor:
-        """Word numbers [n, LENGTH] to [n, WIDTH]."""
+        """Word indices [n, LENGTH] to [n, WIDTH]."""
         read = self.read(self.words(ids) + self.places)
         there = (ids > 0).float()[..., None]
         mean = (read * there).sum(1) / there.sum(1).clamp(min=1)
         return nn.functional.normalize(self.name(mean), dim=-1)
 
 
-def word_numbers(prompts: Sequence[str]) -> Tensor:
+def word_indices(prompts: Sequence[str]) -> Tensor:
     """[n, LENGTH] of captions; a UsageError names the first word that is unknown, or the caption that is too long."""
     rows = []
     for prompt in prompts:
@@ -77,7 +75,7 @@ def word_numbers(prompts: Sequence[str]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ShapesVideoClip:
+class ShapesVideoClip(LoadedPerDevice[Towers], Differentiable):
     """Cosine of video and caption by a small model that comes with genscale, trained on videos of moving shapes.
 
     In the manner of CLIPScore (Hessel et al. 2021, arXiv 2104.08718), but it sees the whole video at once, so it can
@@ -90,48 +88,28 @@ class ShapesVideoClip:
     device: str | None = None
 
     name: ClassVar[str] = "shapes_video_clip"
-    judges_clips: ClassVar[bool] = True
+    judges_videos: ClassVar[bool] = True
 
-    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
-        """Scores [n]."""
-        with torch.no_grad():
-            return self.score_tensor(media.pixels, prompts)
-
-    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         if len(pixels) != len(prompts):
             raise ValueError(f"{len(pixels)} videos and {len(prompts)} prompts: give one for each.")
         if pixels.ndim != 5:
             raise UsageError(
-                "shapes_video_clip judges videos and was given images: take shapes_clip for those."
+                "shapes_video_clip scores videos and was given images: use shapes_clip for those."
             )
-        towers = self._towers(pixels.device)
+        towers = self._model(pixels.device)
         device = towers.logit_scale.device
-        seen = towers.clips(_fitted(pixels.float().to(device)))
-        named = towers.captions(word_numbers(prompts).to(device))
+        seen = towers.videos(_resized(pixels.float().to(device)))
+        named = towers.captions(word_indices(prompts).to(device))
         return (seen * named).sum(-1).to(pixels.device)
 
-    def load(self, device: str | torch.device = "cpu") -> None:
-        """Load the model now, for videos on `device`."""
-        self._towers(torch.device(device))
-
-    def _towers(self, pixels: torch.device) -> Towers:
-        device = runs_on(self.device, pixels)
-        if device not in self._held:
-            self._held[device] = read(FOLDER).to(device)
-        return self._held[device]
-
-    @cached_property
-    def _held(self) -> dict[torch.device, Towers]:
-        return {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy, also one for another process, takes the settings along and not the weights."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def _load_on(self, device: torch.device) -> Towers:
+        return read_towers(FOLDER).to(device)
 
 
-def read(folder: Path) -> Towers:
-    """The trained towers in `folder`, in float32, not to be trained further."""
+def read_towers(folder: Path) -> Towers:
+    """The trained towers in `folder`, in float32, frozen."""
     from safetensors.torch import load_file
 
     path = folder / "model.safetensors"
@@ -142,7 +120,7 @@ def read(folder: Path) -> Towers:
     return towers.eval().requires_grad_(False)
 
 
-def _fitted(pixels: Tensor) -> Tensor:
+def _resized(pixels: Tensor) -> Tensor:
     """Videos of FRAMES frames of SIZE x SIZE: the frames nearest in time, sizes by area."""
     n, frames, channels, height, width = pixels.shape
     if frames != FRAMES:

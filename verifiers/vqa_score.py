@@ -1,18 +1,17 @@
-"""VQAScore: how sure a vision-language model is that an image shows its prompt."""
+"""VQAScore: the probability, by a vision-language model, that an image shows its prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
-from genscale.media import Media
-from genscale.verifiers.checkpoints import Weightless, check_pairs, check_settings, runs_on
+from genscale.verifiers.checkpoints import check_pairs
+from genscale.verifiers.differentiable import Differentiable, LoadedPerDevice, ModelSettings
 from genscale.verifiers.qwen_vl import QwenVl, qwen_vl
 
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'  # the paper's
@@ -20,26 +19,26 @@ SCALES = ("log_odds", "probability", "margin")
 
 
 @dataclass(frozen=True)
-class VqaScore(Weightless):
+class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
     """Log-odds of the answer Yes to "Does this figure show ...?"; for videos the mean over frames.
 
     Lin et al. 2024, "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (arXiv 2404.01291).
     The paper's score is P(Yes) among all first tokens, by its own CLIP-FlanT5; here it is read off a Qwen-VL, as the
-    authors' later code does. The log-odds, log P - log(1 - P), order images exactly as P does, and do
-    not tie or lose their gradient where P comes near 0 or 1. Reads counts, relations and attributes better than
+    authors' later code does. The log-odds, log P - log(1 - P), order images exactly as P does, and
+    neither tie nor lose their gradient where P is near 0 or 1. Reads counts, relations and attributes better than
     any `clip`; its gradients cost about three times its scores, and much memory.
 
     Blind spots: how good the image looks; fine detail, where `max_pixels` is low.
 
     checkpoint: Hugging Face id or folder of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or later (safetensors).
-    question: what is asked, with {prompt}. answer: the answer whose first token counts; refusal: the one that
-        `margin` holds against it.
+    question: what is asked, with {prompt}. answer: the answer whose first token counts; refusal: the answer
+        that `margin` compares it with.
     scale: "log_odds", "probability" (the paper's), or "margin", log P(answer) - log P(refusal), which other
         answers do not disturb.
     max_pixels: larger images are shrunk to so many; None: the checkpoint's own limit. A Qwen3-VL makes a
         token of every 32 x 32.
     device: where it runs; None: where the images are. dtype: None is bfloat16 on an accelerator, else float32.
-    batch_size: images or frames that are asked about at once.
+    batch_size: images or frames in one model call.
     """
 
     checkpoint: str = "Qwen/Qwen3-VL-2B-Instruct"
@@ -48,14 +47,12 @@ class VqaScore(Weightless):
     refusal: str = "No"
     scale: str = "log_odds"
     max_pixels: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int = 8
+    batch_size: int = field(default=8, kw_only=True)
 
     name: ClassVar[str] = "vqa_score"
 
     def __post_init__(self) -> None:
-        check_settings(self.dtype, self.batch_size)
+        super().__post_init__()
         if "{prompt}" not in self.question:
             raise UsageError("the question of vqa_score does not name the prompt: write {prompt} in it.")
         if self.scale not in SCALES:
@@ -63,12 +60,7 @@ class VqaScore(Weightless):
         if self.max_pixels is not None and self.max_pixels < 1:
             raise UsageError(f"max_pixels {self.max_pixels} leaves no image: give at least 1.")
 
-    def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
-        """Scores [n]."""
-        with torch.no_grad():
-            return self.score_tensor(media.pixels, prompts)
-
-    def score_tensor(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         check_pairs(pixels, prompts)
         model, frames = self._model(pixels.device), pixels.shape[1] if pixels.ndim == 5 else 1
@@ -79,10 +71,6 @@ class VqaScore(Weightless):
             scores.append(self._scores(model, model.logits(flat[start:stop], questions[start:stop])))
         return torch.cat(scores).reshape(len(pixels), -1).mean(1)
 
-    def load(self, device: str | torch.device = "cpu") -> None:
-        """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""
-        self._model(torch.device(device))
-
     def _scores(self, model: QwenVl, logits: Tensor) -> Tensor:
         answer = model.token(self.answer)
         if self.scale == "probability":
@@ -92,13 +80,6 @@ class VqaScore(Weightless):
         others = torch.cat([logits[:, :answer], logits[:, answer + 1 :]], dim=1)
         return logits[:, answer] - others.logsumexp(1)
 
-    def _model(self, pixels: torch.device) -> QwenVl:
-        device = runs_on(self.device, pixels)
-        if device not in self._held:
-            dtype = getattr(torch, self.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-            self._held[device] = qwen_vl(self.checkpoint, self.max_pixels, device, dtype)
-        return self._held[device]
-
-    @cached_property
-    def _held(self) -> dict[torch.device, QwenVl]:
-        return {}
+    def _load_on(self, device: torch.device) -> QwenVl:
+        dtype = getattr(torch, self.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+        return qwen_vl(self.checkpoint, self.max_pixels, device, dtype)

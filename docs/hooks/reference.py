@@ -53,6 +53,8 @@ def plugin_details(kind: str, methods: Path) -> Iterator[str]:
         yield f"\n## `{record['name']}` {{#{record['name']}}}\n\n{record['about']}\n"
         if (methods / f"{record['name']}.md").is_file():
             yield f"[The method: idea, formula, and what was measured](../methods/{record['name']}.md)\n"
+        if record.get("candidates"):
+            yield f"`candidates` {record['candidates']}.\n"
         yield from _options(record["options"])
 
 
@@ -73,7 +75,7 @@ def model_table(methods: Path) -> Iterator[str]:
     yield "| | what it is | size | steps | guidance | verifier | held out |\n|---|---|---|---|---|---|---|"
     for r in model_records():
         numbers = f"{r['size']} | {r['steps']} | {r['guidance']:g}"
-        yield f"| `{r['name']}` | {r['about']} | {numbers} | `{r['verifier']}` | `{r['report']}` |"
+        yield f"| `{r['name']}` | {r['about']} | {numbers} | `{r['verifier']}` | `{r['held_out']}` |"
 
 
 def _paper(text: str) -> str:

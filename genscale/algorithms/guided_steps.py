@@ -23,7 +23,7 @@ from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import OWN, Candidate, Particles, branch, draw
+from genscale.protocol.particles import Candidate, Particles, draw
 from genscale.protocol.queries import Gradient, Query, Score, Solve
 
 NORMALISE = ("row", "each", "none")
@@ -99,16 +99,16 @@ class GuidedSteps:
         plain = process.nfe(0, low, self.rest) + process.nfe(high + 1, None, self.rest)
         return plain + self.recurrence * sum(each)
 
-    def calls(self, process: Process) -> int:
-        """Verifier calls of one candidate."""
-        return process.calls(self.recurrence * len(self.steps), 1)
+    @property
+    def previews(self) -> int:
+        """Clean estimates of one candidate that are scored."""
+        return self.recurrence * len(self.steps)
 
     def run(self, process: Process, key: Key, first: int, n: int) -> Generator[Query, Any, Scores]:
         """Candidates from number `first` on, to their final scores."""
         particles = process.start([draw(key, first + i) for i in range(n)])
         if self.window is not None:
             particles = yield Solve(particles, self.window[0], self.rest)
-            particles = _disowned(particles, key, first + n)
             with suppress(BudgetExhausted):  # of time: what is there goes on unguided
                 for step in self.steps:
                     for again in range(self.recurrence):
@@ -129,14 +129,6 @@ class GuidedSteps:
         particles, found = particles[: len(graded)], graded.prediction
         moved = Prediction(found.x0 + self.push.move(graded, process.schedule.level(step)), found.eps)
         return process.take(particles, process.transition(particles, moved, self.kernel))
-
-
-def _disowned(particles: Particles, key: Key, number: int) -> Particles:
-    """A guided candidate 0 is no longer what the pipeline alone would have given: it gets a number of its own."""
-    candidates = tuple(
-        branch(key, number, c, particles.step) if c.id == OWN else c for c in particles.candidates
-    )
-    return replace(particles, candidates=candidates)
 
 
 def _again(candidate: Candidate, step: int, again: int) -> Candidate:

@@ -1,14 +1,15 @@
-"""The command line: its commands, most of them from the modules cli_*, and its exit codes."""
+"""The command line: its commands and exit codes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from genscale.cli import calibrate, compare, demo, files, folders, generate, lists, video
+from genscale.cli.commands import Command, explained
 from genscale.cli.execute import INTERRUPTED, REFUSED, fail
 from genscale.errors import UsageError
 
@@ -25,18 +26,18 @@ NEED_WORDS = (
     "rescore",
     "calibrate-steps",
 )
-"""Commands that are explained where nothing is said after their name."""
+"""Commands that print their help when nothing follows their name."""
 
 _CODES = """
 Exit codes:
 
   0  done
 
-  1  `replay`: the pixels are not the same
+  1  `replay`: the pixels differ
 
   2  refused, with one sentence on stderr
 
-  130  interrupted: what was done is kept, `genscale resume DIR` goes on
+  130  interrupted: what was done is kept, `genscale resume DIR` continues
 
 With --json, stdout is one JSON value: the result, or {"error": SENTENCE}.
 """
@@ -69,21 +70,28 @@ def root(
 WITH_SAMPLER = {"ignore_unknown_options": True, "allow_extra_args": True}
 """Settings of a command that takes the sampler's options by name."""
 
-app.command(context_settings=WITH_SAMPLER, epilog=generate.GENERATE)(generate.generate)
-app.command(context_settings=WITH_SAMPLER, epilog=video.VIDEO)(video.video)
-app.command(context_settings=WITH_SAMPLER, epilog=generate.PLAN)(generate.plan)
-app.command(epilog=compare.COMPARE)(compare.compare)
-app.command(epilog=folders.SHOW)(folders.show)
-app.command()(folders.tree)
-app.command()(folders.resume)
-app.command(epilog=folders.RESCORE)(folders.rescore)
-app.command(epilog=demo.DEMO)(demo.demo)
-app.command(epilog=files.SCORE)(files.score)
-app.command(epilog=files.REPLAY)(files.replay)
-app.command("calibrate-steps", epilog=calibrate.CALIBRATE)(calibrate.calibrate_steps)
-app.command()(lists.samplers)
-app.command()(lists.verifiers)
-app.command()(lists.models)
+
+def _command(
+    function: Callable[..., int], name: str | None = None, epilog: str | None = None, **settings: Any
+) -> None:
+    app.command(name, cls=Command, epilog=epilog, **settings)(function)
+
+
+_command(generate.generate, epilog=generate.GENERATE, context_settings=WITH_SAMPLER)
+_command(video.video, epilog=video.VIDEO, context_settings=WITH_SAMPLER)
+_command(generate.plan, epilog=generate.PLAN, context_settings=WITH_SAMPLER)
+_command(compare.compare, epilog=compare.COMPARE)
+_command(folders.show, epilog=folders.SHOW)
+_command(folders.tree)
+_command(folders.resume)
+_command(folders.rescore, epilog=folders.RESCORE)
+_command(demo.demo, epilog=demo.DEMO)
+_command(files.score, epilog=files.SCORE)
+_command(files.replay, epilog=files.REPLAY)
+_command(calibrate.calibrate_steps, "calibrate-steps", epilog=calibrate.CALIBRATE)
+_command(lists.samplers)
+_command(lists.verifiers)
+_command(lists.models)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,5 +108,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail("interrupted.", INTERRUPTED, "--json" in words)
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's own errors, whichever parser typer is built on
-            return fail(error.format_message(), REFUSED, "--json" in words)
+            return fail(explained(error), REFUSED, "--json" in words)
         raise

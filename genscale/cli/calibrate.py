@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from genscale.cli import option_groups, options
+from genscale.cli import options
 from genscale.cli.request_options import print_json, prompts_of, request_fields
+from genscale.runs.option_metadata import IMAGE, MODEL, RUN, SEARCH
 
 CALIBRATE = """
 Examples:
@@ -21,15 +22,26 @@ Then: `genscale generate ... --calibration runs/calibrated`.
 """
 
 
-@option_groups.takes(
-    option_groups.PROMPT,
-    {"verifier": options.Verifiers, "candidates": options.Candidates, "threshold": options.Threshold},
-    option_groups.DRAW,
-    option_groups.LOAD,
-    {"out": options.Fresh},
-    option_groups.JSON,
+@options.takes(
+    options.extra("prompts"),
+    options.of_request("verifiers"),
+    options.of_request(
+        panels=(IMAGE, MODEL, RUN), without=("images", "image", "mask_image", "control_image", "metadata")
+    ),
+    options.extra("token", "out"),
+    words=True,
 )
-def calibrate_steps(ctx: typer.Context, **given: Any) -> int:
+def calibrate_steps(
+    ctx: typer.Context,
+    candidates: Annotated[int, typer.Option(help="Images of each prompt.", rich_help_panel=SEARCH)] = 16,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            help="Mean rank correlation from which on previews are trusted.", rich_help_panel=SEARCH
+        ),
+    ] = 0.5,
+    **given: Any,
+) -> int:
     """Measure from which step on scores of previews predict those of the finished images."""
     from genscale.cli import calibration_report
     from genscale.commands.calibrate import calibrate
@@ -39,11 +51,9 @@ def calibrate_steps(ctx: typer.Context, **given: Any) -> int:
     as_json = given["as_json"]
     request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(given))
     with plain_warnings():
-        folder, found = calibrate(
-            request, given["candidates"], given["threshold"], given["out"], Display(quiet=as_json)
-        )
+        folder, found = calibrate(request, candidates, threshold, given["out"], Display(quiet=as_json))
     if as_json:
         print_json({"folder": str(folder), **found.as_dict()})
     else:
-        calibration_report.show(found, folder, Console())
+        calibration_report.print_calibration(found, folder, Console())
     return 0

@@ -1,4 +1,4 @@
-"""A calibration as people read it: a table on the terminal, and a plot."""
+"""A calibration as a table on the terminal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.text import Text
 from genscale.results.calibration import CalibratedStep, Calibration
 
 
-def show(found: Calibration, folder: Path, console: Console) -> None:
-    """The table of steps, the recommendation, and where the files are."""
+def print_calibration(found: Calibration, folder: Path, console: Console) -> None:
+    """Print the table of steps, the recommendation and the files."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
     for title in ("step", "of the run", "noise", "mean rho", "95 % interval", "kept", "prompts"):
         table.add_column(title, justify="right")
@@ -52,7 +52,7 @@ def _number(value: float | None) -> str:
 
 
 def recommendation(found: Calibration) -> str:
-    """From where on to trust previews, in a sentence."""
+    """From which step on to trust previews, in one sentence."""
     start, end = found.window()
     if start >= end:
         return (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
-from genscale.cli import option_groups, options
+from genscale.cli import options
 from genscale.cli.request_options import print_json, prompts_of, request_fields
 from genscale.errors import UsageError
 
@@ -25,45 +25,18 @@ Examples:
 
   genscale compare --prompts prompts.txt --sampler smc --budgets 160nfe --budgets 320nfe --budgets 640nfe
 
-The same command again, or `genscale resume DIR`, goes on with a comparison that was killed.
+The same command again, or `genscale resume DIR`, continues a comparison that was interrupted.
 """
 
-Samplers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--sampler", help="NAME or 'NAME(OPTION=VALUE, ...)'; several are compared.", metavar="NAME",
-        rich_help_panel=options.SEARCH, show_default=False, autocompletion=options.complete_sampler,
-    ),
-]  # fmt: skip
-VerifierSets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--verifiers", help="What steers one entry, several joined by +; several are compared.", metavar="NAMES",
-        rich_help_panel=options.SEARCH, show_default=False, autocompletion=options.complete_verifier,
-    ),
-]  # fmt: skip
-Budgets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--budgets", help="The budget of one entry, such as 320nfe; several are compared.", metavar="LIMITS",
-        rich_help_panel=options.SEARCH, show_default=False,
-    ),
-]  # fmt: skip
+_LEFT_OUT = ("sampler", "ensemble", "stop", "images")
+"""Options that a comparison does not take: --sampler names its entries here, and all runs spend the same."""
 
 
-@option_groups.takes(
-    option_groups.PROMPT,
-    {"sampler": Samplers, "verifiers": VerifierSets, "budgets": Budgets},
-    {
-        name: option_groups.STEER[name]
-        for name in ("verifier", "select", "held_out", "per_frame", "budget", "boxes", "mix", "guide")
-    },
-    option_groups.DRAW,
-    option_groups.INPUTS,
-    option_groups.LOAD,
-    {"metadata": options.Metadata, "out": options.Out},
-    option_groups.JSON,
-    without=["images"],
+@options.takes(
+    options.extra("prompts", "sampler_specs", "verifier_sets", "budgets"),
+    options.of_request(without=_LEFT_OUT),
+    options.extra("token", "out"),
+    words=True,
 )
 def compare(ctx: typer.Context, **given: Any) -> int:
     """Compare samplers, verifiers or budgets on the same prompts and seed at equal cost: grid, table, curves."""
@@ -72,22 +45,22 @@ def compare(ctx: typer.Context, **given: Any) -> int:
     from genscale.runs.progress import Display, plain_warnings
     from genscale.runs.request import Request
 
-    if given["verifier"] and len(given["verifiers"] or []) > 1:
-        raise UsageError("--verifier steers all entries, --verifiers tells them apart: give one of the two.")
-    shared = {name: value for name, value in given.items() if name != "sampler"}
-    request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(shared))
-    axis, found = entries(request, *(given[name] or [] for name in ("sampler", "verifiers", "budgets")))
+    if given["verifiers"] and len(given["verifier_sets"] or []) > 1:
+        raise UsageError("--verifier steers all entries, --verifiers only one each: give one of the two.")
+    request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(given))
+    axes = (given[name] or [] for name in ("sampler_specs", "verifier_sets", "budgets"))
+    axis, found = entries(request, *axes)
     with plain_warnings():
         compared = compare_runs.compare(axis, found, given["out"], Display(quiet=given["as_json"]))
-        return told(compared, given["as_json"])
+        return print_result(compared, given["as_json"])
 
 
-def told(found: Comparison, as_json: bool) -> int:
-    """Print a comparison."""
+def print_result(found: Comparison, as_json: bool) -> int:
+    """Print a comparison; return the exit code."""
     from genscale.cli import comparison_table
 
     if as_json:
         print_json(found.as_dict())
     else:
-        comparison_table.show(found, Console())
+        comparison_table.print_comparison(found, Console())
     return 0

@@ -11,14 +11,14 @@ from rich.text import Text
 from genscale.results.comparison import Comparison, ScoreSummary
 
 
-def show(found: Comparison, console: Console) -> None:
-    """Of every score a table: mean and 95 % interval, and those of the paired gain over the first entry."""
+def print_comparison(found: Comparison, console: Console) -> None:
+    """A table for each score: mean with 95 % interval, and the paired gain over the first entry with its own."""
     if found.searched is not None:
         console.print(_table(found, f"{found.searched} (searched)", [row.searched for row in found.rows]))
     for judge in found.entries[0].held_out:
         console.print(_table(found, f"{judge} (held out)", [row.held_out[judge] for row in found.rows]))
     n = len(found.prompts)
-    how = "mean ± 95 % interval over prompts" if n > 1 else "one prompt gives no interval"
+    how = "mean with 95 % interval over prompts" if n > 1 else "one prompt gives no interval"
     for line in (
         f"{n} prompts, seed {found.seed}; {how}",
         f"gain: paired by prompt, over {found.entries[0].name}",
@@ -44,7 +44,7 @@ def _table(found: Comparison, title: str, scores: Sequence[ScoreSummary | None])
 
 
 def short(found: Comparison) -> list[str]:
-    """Entries that spent clearly less than the most costly one: equal cost is then no more than a limit."""
+    """Entries that spent clearly less than the most costly one, so that costs are not equal."""
     if found.axis == "budget":
         return []
     most = max(row.nfe or 0.0 for row in found.entries)

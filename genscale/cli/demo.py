@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,66 +23,62 @@ Examples:
 
   genscale demo --host 0.0.0.0 --port 8080 --no-open
 
-It listens on this machine only, unless --host says otherwise. Clients choose among what is offered: they give no
-paths, load no models of their own and send no files.
+It listens on this machine only, unless --host says otherwise. Clients choose among the models, samplers and verifiers
+offered: they cannot name paths, load other models or send files.
 """
 
-FETCHES_NOTHING = (
-    "This demo fetches no weights: they must be on its machine, or it is started with --download."
+NO_DOWNLOADS = (
+    "This demo downloads no weights: they must be on its machine, or it must be started with --download."
 )
 
 
+@options.takes(options.of_request("size", "frames", "dtype", "device", "offload"))
 def demo(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A model to offer beside the embedded ones: Hugging Face id, folder or file. Repeatable.",
+            help="A model to offer beside the bundled toy models: Hugging Face id, folder or file. Repeatable.",
             metavar="NAME",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 for any that is free.", min=0, max=65535)] = 7860,
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.", min=0, max=65535)] = 7860,
     out: Annotated[
-        Path, typer.Option(help="Folder for the searches: one for each page that is opened.", metavar="DIR")
+        Path, typer.Option(help="Folder to write to; each open page gets its own inside.", metavar="DIR")
     ] = Path("runs/demo"),
-    max_nfe: Annotated[int, typer.Option(help="The most that one search may spend, in NFE.", min=1)] = 4000,
+    max_nfe: Annotated[int, typer.Option(help="Most NFE that one search may spend.", min=1)] = 4000,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     download: Annotated[
         bool,
         typer.Option(
-            "--download/--no-download", help="Let verifiers that a client chooses fetch their weights."
+            "--download/--no-download", help="Let verifiers that a client chooses download their weights."
         ),
     ] = False,
-    size: options.Size = None,
-    frames: options.Frames = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    offload: options.Offload = None,
-    as_json: options.Json = False,
+    **given: Any,
 ) -> int:
-    """Search in a browser: prompt, sampler, verifiers and budget in, the population as it forms out."""
+    """Search in a browser: choose prompt, sampler, verifiers and budget, and watch the candidates appear."""
     from genscale.demo import app
     from genscale.demo.form import Limits
     from genscale.demo.jobs import JobQueue
     from genscale.pipelines.loading import EMBEDDED
     from genscale.runs.request import Request
 
-    place = request_fields({"dtype": dtype, "device": device, "offload": offload})
-    shape = request_fields({"size": size, "frames": frames})  # of the bundled toy models they are known
+    place = request_fields({name: given[name] for name in ("dtype", "device", "offload")})
+    shape = request_fields({name: given[name] for name in ("size", "frames")})  # toy models have their own
     out = out.expanduser()
     models: dict[str, Request] = {}
     for name in (*(model or ()), *EMBEDDED):
         own = {} if name in EMBEDDED else shape
         models.setdefault(_label(name, models), Request(model=name, **place, **own))
-    queue = JobQueue(app.offer(models, Limits(nfe=max_nfe)), out, "" if download else FETCHES_NOTHING)
+    queue = JobQueue(app.offer(models, Limits(nfe=max_nfe)), out, "" if download else NO_DOWNLOADS)
     _writable(out)
     queue.load(list(models)[: len(model or ())])
-    app.serve(queue, host, port, open_page=open_, as_json=as_json, offline=not download)
+    app.serve(queue, host, port, open_page=open_, as_json=given["as_json"], offline=not download)
     return 0
 
 
 def _label(name: str, taken: Collection[str]) -> str:
-    """What clients see of a model: a folder's name without the way to it, and a number where two have one name."""
+    """The name of a model that clients see: of a folder the last part, with a number where two would be the same."""
     if not os.path.exists(name):
         return name
     label = stem = Path(name).expanduser().resolve().name

@@ -1,4 +1,4 @@
-"""Carrying a request out for the command line: what is printed, and with which exit code."""
+"""Runs a request for the command line: what is printed, and the exit code."""
 
 from __future__ import annotations
 
@@ -17,41 +17,43 @@ REFUSED, INTERRUPTED = 2, 130
 
 
 def fail(message: str, code: int, as_json: bool) -> int:
-    """Say in one sentence what is wrong; the exit code."""
+    """Print in one sentence what is wrong; return the exit code."""
     print(f"genscale: {message}", file=sys.stderr)
     if as_json:
         print_json({"error": message})
     return code
 
 
-def carry_out(request: Request, out: Path | None, as_json: bool) -> int:
-    """Search, write, print."""
-    from genscale.cli.summary_tables import show_record
+def run_request(request: Request, out: Path | None, as_json: bool) -> int:
+    """Search, write the results, print a summary; return the exit code."""
+    from genscale.cli.summary_tables import print_record
     from genscale.runs import generate
+    from genscale.runs.prepared_run import PreparedRun
     from genscale.runs.progress import Display, plain_warnings
 
     try:
         with plain_warnings():
-            record = generate.generate(request, out, Display(quiet=as_json))
+            record = generate.generate(PreparedRun.of(request), out, Display(quiet=as_json))
     except KeyboardInterrupt:
         return fail("interrupted before anything was finished.", INTERRUPTED, as_json)
     if as_json:
         print_json(record)
     else:
-        show_record(record, Console())
+        print_record(record, Console())
     return INTERRUPTED if record["stopped"] == "interrupted" else 0
 
 
-def tell_plan(request: Request, as_json: bool) -> int:
+def plan_request(request: Request, as_json: bool) -> int:
     """Print what a request would cost; nothing is generated or written."""
-    from genscale.cli.summary_tables import show_plan
+    from genscale.cli.summary_tables import print_plan
     from genscale.runs import generate
-    from genscale.runs.progress import plain_warnings
+    from genscale.runs.prepared_run import PreparedRun
+    from genscale.runs.progress import Display, plain_warnings
 
     with plain_warnings():
-        found = generate.plan(request)
+        found = generate.plan(PreparedRun.of(request), Display(quiet=as_json))
     if as_json:
         print_json(found)
     else:
-        show_plan(found, Console())
+        print_plan(found, Console())
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,7 +20,7 @@ Examples:
 
   genscale replay best.png --out again.png --device cpu --json
 
-Exit code 0: the same pixels; 1: others, of which it says how many.
+Exit code 0: the pixels are the same; 1: they differ, and it says how many.
 """
 
 SCORE = """
@@ -34,29 +34,28 @@ Examples:
 """
 
 
+@options.takes(options.of_request("device", "trust_remote_code"))
 def replay(
-    picture: Annotated[Path, typer.Argument(metavar="PNG")],
+    image: Annotated[Path, typer.Argument(metavar="FILE", help="An image or video made by genscale.")],
     out: Annotated[
         Path | None, typer.Option(help="File to write to (NAME-replay.png beside it).", metavar="FILE")
     ] = None,
-    device: options.Device = None,
-    trust_remote_code: options.Trust = None,
-    as_json: options.Json = False,
+    **given: Any,
 ) -> int:
-    """Make an image of genscale again from its metadata, and say whether its pixels are the same."""
+    """Make an image again from its metadata, and report whether its pixels are the same."""
     from genscale.commands import replay as replaying
     from genscale.runs.progress import Display, plain_warnings
 
     with plain_warnings():
-        found = replaying.replay(
-            picture, out, Display(quiet=as_json), device=device, trust=bool(trust_remote_code)
-        )
-    if as_json:
+        display = Display(quiet=given["as_json"])
+        trust = bool(given["trust_remote_code"])
+        found = replaying.replay(image, out, display, device=given["device"], trust=trust)
+    if given["as_json"]:
         print_json(found)
     else:
-        from genscale.cli.summary_tables import show_replay
+        from genscale.cli.summary_tables import print_replay
 
-        show_replay(found, Console())
+        print_replay(found, Console())
     return 0 if found["same"] else DIFFERS
 
 
@@ -64,20 +63,20 @@ def score(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...")],
     prompt: Annotated[
         str | None,
-        typer.Option(help="What they should show; that of their metadata by default.", metavar="TEXT"),
+        typer.Option(help="Prompt to score by (that in each file's metadata).", metavar="TEXT"),
     ] = None,
     verifier: Annotated[
         list[str] | None,
         typer.Option(
-            help="Who judges: NAME, 'NAME(OPTION=VALUE)' or package.module:callable; those of the metadata, or clip. "
-            "Repeatable.",
+            help="What scores them: NAME, 'NAME(OPTION=VALUE)' or package.module:callable (those in the metadata, else "
+            "clip). Repeatable.",
             metavar="NAME",
             autocompletion=options.complete_verifier,
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> int:
-    """Score images and videos that are there already."""
+    """Score existing images and videos."""
     from genscale.commands import score_files
     from genscale.runs.progress import plain_warnings
 
@@ -86,5 +85,5 @@ def score(
     if as_json:
         print_json([row.as_dict() for row in rows])
     else:
-        score_files.show(rows, Console())
+        score_files.print_scores(rows, Console())
     return 0

@@ -1,4 +1,4 @@
-"""What a person reads of a run's folder: the tables of `genscale show` and `genscale rescore`."""
+"""The tables of `genscale show` and `genscale rescore`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from rich.text import Text
 from genscale.cli.summary_tables import LINES
 
 
-def show_run(found: dict[str, Any], console: Console) -> None:
-    """Base against best of every prompt, and the files."""
-    state = "finished" if found["finished"] else f"not finished: genscale resume {found['folder']} goes on"
+def print_run(found: dict[str, Any], console: Console) -> None:
+    """Base and best scores of every prompt, and the files."""
+    state = (
+        "finished" if found["finished"] else f"not finished: genscale resume {found['folder']} continues it"
+    )
     heading = f"{found['model']} · {found['sampler']} · seed {found['seed']} · {state}"
     console.print(heading, style="dim", markup=False, highlight=False, soft_wrap=True)
     table = _table(("prompt", "candidates", "NFE", "score", "base", "best"), left=("prompt", "score"))
@@ -24,15 +26,12 @@ def show_run(found: dict[str, Any], console: Console) -> None:
             table.add_row(Text(first[0]), *first[1:], Text(name), base, Text(best, style="bold"))
     console.print(table)
     _more(len(found["prompts"]), console)
-    if found["without_candidate"]:
-        console.print(
-            f"{len(found['without_candidate'])} prompts have no finished candidate yet", style="dim"
-        )
+    _note(len(found["without_candidate"]), "prompts have no finished candidate yet", console)
     _files(found, console)
 
 
-def show_rescored(found: dict[str, Any], console: Console) -> None:
-    """Of every verifier: its agreement with the search, and who won and would have won."""
+def print_rescored(found: dict[str, Any], console: Console) -> None:
+    """For each verifier: its agreement with the search, which candidate won, and which would have won."""
     for told in found["verifiers"]:
         console.print(
             Text(f"{told['verifier']} against the search by {found['searched']}: {_agreement(told)}")
@@ -52,10 +51,7 @@ def show_rescored(found: dict[str, Any], console: Console) -> None:
             )
         console.print(table)
         _more(len(told["prompts"]), console)
-    if found["without_latents"]:
-        console.print(
-            f"{found['without_latents']} candidates left no latents and are not judged", style="dim"
-        )
+    _note(found["without_latents"], "candidates left no latents and are not scored", console)
     _files(found, console)
 
 
@@ -82,6 +78,11 @@ def _table(titles: Sequence[str], left: Sequence[str]) -> Table:
     for title in titles:
         table.add_column(title.strip(), justify="left" if title in left else "right")
     return table
+
+
+def _note(count: int, text: str, console: Console) -> None:
+    if count:
+        console.print(f"{count} {text}", style="dim")
 
 
 def _more(count: int, console: Console) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from genscale.cli import compare, options
-from genscale.cli.execute import carry_out
+from genscale.cli.execute import run_request
 from genscale.cli.request_options import print_json
 
 SHOW = """
@@ -19,7 +19,7 @@ Examples:
 
   genscale show runs/star --json
 
-Also of a run that goes on, or was killed: what is finished is shown.
+It also works while a run is going on and after it was killed: it shows what is finished.
 """
 
 RESCORE = """
@@ -29,12 +29,12 @@ Examples:
 
   genscale rescore runs/star --verifier pickscore --verifier "aesthetic" --json
 
-Nothing is generated: the latents in DIR/latents are decoded and judged.
+Nothing is generated: the latents in DIR/latents are decoded and scored.
 """
 
 
 def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
-    """Go on with a run or a comparison that was killed or interrupted, from its folder."""
+    """Continue a run or a comparison that was interrupted or killed, from its folder."""
     from genscale.commands import compare_runs
     from genscale.runs.request import load_folder
 
@@ -42,12 +42,12 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: opti
         from genscale.runs.progress import Display, plain_warnings
 
         with plain_warnings():
-            return compare.told(compare_runs.resume(folder, Display(quiet=as_json)), as_json)
-    return carry_out(load_folder(folder), folder, as_json)
+            return compare.print_result(compare_runs.resume(folder, Display(quiet=as_json)), as_json)
+    return run_request(load_folder(folder), folder, as_json)
 
 
 def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
-    """Draw who came from whom in a run, as an image in its folder: one a prompt."""
+    """Draw the tree of a run's candidates, with their scores, as one image per prompt in its folder."""
     from genscale.commands.draw_tree import draw_trees
 
     files = draw_trees(folder)
@@ -60,17 +60,17 @@ def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: option
 
 
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
-    """Contact sheet, score-against-NFE curve, lineage and a table of a run, finished or not."""
-    from genscale.cli.folder_tables import show_run
-    from genscale.commands import show as showing
+    """Contact sheet, score-against-NFE curve, lineage and score table of a run, finished or not."""
+    from genscale.cli.folder_tables import print_run
+    from genscale.commands.show import show_folder
     from genscale.runs.progress import plain_warnings
 
     with plain_warnings():
-        found = showing.show(folder)
+        found = show_folder(folder)
     if as_json:
         print_json(found)
     else:
-        show_run(found, Console())
+        print_run(found, Console())
     return 0
 
 
@@ -79,15 +79,15 @@ def rescore(
     verifier: Annotated[
         list[str],
         typer.Option(
-            help="Who judges: NAME, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable; each by itself.",
+            help="What scores them: NAME, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable; each by itself.",
             metavar="NAME",
             autocompletion=options.complete_verifier,
         ),
     ],
     as_json: options.Json = False,
 ) -> int:
-    """Have other verifiers judge what a run kept: do they agree, and who would have won?"""
-    from genscale.cli.folder_tables import show_rescored
+    """Score the candidates of a run with other verifiers: do they agree, and which would have won?"""
+    from genscale.cli.folder_tables import print_rescored
     from genscale.commands import rescore as rescoring
     from genscale.runs.progress import Display, plain_warnings
 
@@ -96,5 +96,5 @@ def rescore(
     if as_json:
         print_json(found)
     else:
-        show_rescored(found, Console())
+        print_rescored(found, Console())
     return 0

@@ -1,4 +1,4 @@
-"""Commands that search: `genscale generate`, and `genscale plan`, which only says what that would cost."""
+"""Commands that search: `genscale generate`, and `genscale plan`, which only prints what it would cost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any
 
 import typer
 
-from genscale.cli import option_groups
-from genscale.cli import options as o
-from genscale.cli.execute import carry_out, tell_plan
+from genscale.cli import options
+from genscale.cli.execute import plan_request, run_request
 from genscale.cli.request_options import request_of
 
 GENERATE = """
@@ -16,7 +15,7 @@ Examples:
 
   genscale generate "a red star left of a blue ring"
 
-  genscale generate "a red star" --budget 640nfe --seed 1 --out runs/star
+  genscale generate "a red star" --budget 32images --seed 1 --out runs/star
 
   genscale generate --prompts prompts.txt --sampler zero_order --neighbours 4 --rounds 8
 
@@ -26,7 +25,7 @@ Examples:
 
   genscale generate "a red star" --lora tuned.safetensors --mix base:-0.6 --guide "cfg(3, 0.1, 0.8)"
 
-Options of the sampler are given by name: `genscale samplers best_of_n` lists them.
+The sampler's own options are given by name, as --neighbours above: `genscale samplers NAME` lists them.
 """
 
 PLAN = """
@@ -40,28 +39,27 @@ All options of `genscale generate`; nothing is generated or written.
 """
 
 SEARCH = (
-    option_groups.PROMPT,
-    option_groups.STEER,
-    option_groups.DRAW,
-    option_groups.INPUTS,
-    option_groups.LOAD,
-    {"from_": o.From},
+    options.extra("prompts"),
+    options.of_request("sampler"),
+    options.extra("search_size", "set_", "calibration"),
+    options.of_request(without=("metadata",)),
+    options.extra("token", "from_"),
 )
-"""What every command that searches takes."""
+"""Options of every command that searches."""
 
-WRITE = {"out": o.Out, "metadata": o.Metadata, "dry_run": o.DryRun}
+WRITE = options.of_request("metadata"), options.extra("out", "dry_run")
 
 
-@option_groups.takes(*SEARCH, WRITE, option_groups.JSON)
+@options.takes(*SEARCH, *WRITE, words=True)
 def generate(ctx: typer.Context, **given: Any) -> int:
     """Search for the best images of a prompt, and write them beside the base image."""
     request = request_of(ctx)
     if given["dry_run"]:
-        return tell_plan(request, given["as_json"])
-    return carry_out(request, given["out"], given["as_json"])
+        return plan_request(request, given["as_json"])
+    return run_request(request, given["out"], given["as_json"])
 
 
-@option_groups.takes(*SEARCH, option_groups.JSON)
+@options.takes(*SEARCH, words=True)
 def plan(ctx: typer.Context, **given: Any) -> int:
-    """What a search would cost, before anything is generated; with the options of `generate`."""
-    return tell_plan(request_of(ctx), given["as_json"])
+    """Print what a search would cost, without generating anything; takes the options of `generate`."""
+    return plan_request(request_of(ctx), given["as_json"])

@@ -1,36 +1,24 @@
-"""The options that commands share, one name each: their types, panels and help."""
+"""Options of the commands for typer: those of a request, from its fields' metadata, and those of commands alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+import typing
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from genscale.errors import UsageError
+from genscale.runs import request
+from genscale.runs.option_metadata import IMAGE, MODEL, PANELS, RUN, SEARCH, Option, options_of
 
-SEARCH, PICTURE, MODEL, RUN = "The search", "The image", "The model", "The run"
-
-
-Completion = Callable[[str], list[str]]
-
-
-def _option(
-    names: str, text: str, panel: str, metavar: str | None = None, complete: Completion | None = None
-) -> Any:
-    return typer.Option(
-        *names.split(),
-        help=text,
-        rich_help_panel=panel,
-        metavar=metavar,
-        show_default=False,
-        autocompletion=complete,
-    )
+# ---------------------------------------------------------------- names for the shell
 
 
 def complete_sampler(incomplete: str) -> list[str]:
-    """Names of samplers that begin so, for the shell."""
+    """Names of samplers that begin so."""
     return _beginning(_names("sampler"), incomplete)
 
 
@@ -39,10 +27,13 @@ def complete_verifier(incomplete: str) -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Bundled toy models that begin so; hub ids and folders are the user's."""
+    """Bundled toy models that begin so; Hugging Face ids and folders are for the user to type."""
     from genscale.pipelines.loading import EMBEDDED
 
     return _beginning(EMBEDDED, incomplete)
+
+
+_COMPLETIONS = {"sampler": complete_sampler, "verifier": complete_verifier, "model": complete_model}
 
 
 def _names(kind: str) -> Iterable[str]:
@@ -50,7 +41,7 @@ def _names(kind: str) -> Iterable[str]:
 
     try:
         return registry.found(kind)
-    except UsageError:  # the shell is told nothing
+    except UsageError:  # completion offers nothing, and prints no error
         return ()
 
 
@@ -58,257 +49,120 @@ def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+# ---------------------------------------------------------------- options of commands alone
+
+_EXTRA = {
+    "prompts": Option(
+        ("--prompts",), "A file of prompts: text (one per line), jsonl, json, csv or tsv.", IMAGE, "FILE",
+        completes="file",
+    ),
+    "search_size": Option(
+        ("--candidates", "--n"),
+        "How many images the search tries for each prompt. Works with every sampler: each sets its own size by it, as "
+        "`genscale samplers NAME` tells.",
+        SEARCH, "N",
+    ),
+    "set_": Option(
+        ("--set",), "An option of the sampler, as --NAME VALUE. Repeatable.", SEARCH, "NAME=VALUE", kind=list
+    ),
+    "calibration": Option(
+        ("--calibration",), "Score previews only from the step on that this file of `genscale calibrate-steps` "
+        "recommends.", SEARCH, "FILE", completes="file",
+    ),
+    "sampler_specs": Option(
+        ("--sampler",), "NAME or 'NAME(OPTION=VALUE, ...)'. Give it several times to compare samplers.", SEARCH,
+        "NAME", completes="sampler", kind=list,
+    ),
+    "verifier_sets": Option(
+        ("--verifiers",), "Verifiers that steer one entry, joined by +. Give it several times to compare them.",
+        SEARCH, "NAMES", completes="verifier", kind=list,
+    ),
+    "budgets": Option(
+        ("--budgets",), "Budget of one entry, such as 320nfe or 16images. Give it several times to compare budgets.",
+        SEARCH, "LIMITS", kind=list,
+    ),
+    "token": Option(
+        ("--token",), "Hugging Face token (HF_TOKEN); it is never written to a file.", MODEL, "TEXT"
+    ),
+    "from_": Option(
+        ("--from",), "Repeat the run that made this image or video; other options override it.", RUN, "FILE",
+        completes="file",
+    ),
+    "out": Option(
+        ("--out", "--output", "-o"), "Folder to write to (runs/DATE). The folder of the same run is resumed.", RUN,
+        "DIR", completes="file",
+    ),
+    "dry_run": Option(("--dry-run",), "Print plan and cost; generate nothing.", RUN, kind=bool),
+}  # fmt: skip
+
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        help="What to generate; several prompts are searched together.",
+        help="What to generate. Several prompts are searched together.",
         metavar="PROMPT...",
         show_default=False,
     ),
 ]
-Prompts = Annotated[
-    Path | None,
-    _option("--prompts", "Prompts from a file: text (one a line), jsonl, json or csv.", PICTURE, "FILE"),
-]
-From = Annotated[
-    Path | None,
-    _option(
-        "--from", "Do again what this image of genscale came from; other options override it.", RUN, "PNG"
-    ),
-]
-
-Sampler = Annotated[
-    str | None,
-    _option(
-        "--sampler",
-        "How to search (best_of_n); `genscale samplers` lists them.",
-        SEARCH,
-        "NAME",
-        complete_sampler,
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    _option("--set", "An option of the sampler, as --NAME VALUE is. Repeatable.", SEARCH, "NAME=VALUE"),
-]
-Verifiers = Annotated[
-    list[str] | None,
-    _option(
-        "--verifier",
-        "What steers: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)' or package.module:callable. Repeatable.",
-        SEARCH,
-        "NAME",
-        complete_verifier,
-    ),
-]
-Select = Annotated[
-    list[str] | None,
-    _option(
-        "--select",
-        "What picks the winner, if not the verifiers. Repeatable.",
-        SEARCH,
-        "NAME",
-        complete_verifier,
-    ),
-]
-HeldOut = Annotated[
-    list[str] | None,
-    _option(
-        "--held-out --report",
-        "What only measures, held out from the search; 'none' for nothing. Repeatable.",
-        SEARCH,
-        "NAME",
-        complete_verifier,
-    ),
-]
-Ensemble = Annotated[
-    str | None,
-    _option(
-        "--ensemble", "How several verifiers make one score: weighted (default) or rank.", SEARCH, "NAME"
-    ),
-]
-Limit = Annotated[
-    str | None,
-    _option(
-        "--budget",
-        "When to stop, for each prompt: 480nfe, 60s, 32calls, target=0.35, or several joined by commas.",
-        SEARCH,
-        "LIMITS",
-    ),
-]
-Stop = Annotated[
-    str | None,
-    _option(
-        "--stop",
-        "When the scores of a prompt say that it is enough: patience:8 (so many without a new best), gain:0.02 (less "
-        "than that to be expected of one more; 0.02sd in standard deviations), adaptive:0.9 (as many as reach that "
-        "score with 95 in 100), or several joined by commas. Looked at after each wave of the sampler (--wave 4).",
-        SEARCH,
-        "RULES",
-    ),
-]
-Calibration = Annotated[
-    Path | None,
-    _option(
-        "--calibration",
-        "Look at previews only where this file of `genscale calibrate-steps` trusts them.",
-        SEARCH,
-        "FILE",
-    ),
-]
-Boxes = Annotated[
-    Path | None,
-    _option(
-        "--boxes",
-        "What should be where: a JSON file of texts with boxes or masks, which the verifiers look at, too.",
-        SEARCH,
-        "FILE",
-    ),
-]
-
-Mix = Annotated[
-    list[str] | None,
-    _option(
-        "--mix",
-        "A further prediction at every step, and its weight; the model's own has what is left to 1. MODEL:WEIGHT of an "
-        "toy model, Hugging Face id or folder that shares the latent space; base:WEIGHT, the model without its LoRA "
-        "(base:-0.6 is reinforcement-learning guidance of scale 1.6); adapter:NAME:WEIGHT; 'prompt=TEXT:WEIGHT'. "
-        "Repeatable.",
-        SEARCH,
-        "MODEL:WEIGHT",
-    ),
-]
-Guide = Annotated[
-    str | None,
-    _option(
-        "--guide",
-        "How the branches of classifier-free guidance combine: 'cfg(7.5, 0.2, 0.8)' (only in that part of the run), "
-        "'cfg(scale=7.5, schedule=linear)', 'cfg++(0.6)', or a rule of diffusers: apg, cfg-zero*, tcfg, fdg, slg, pag, "
-        "seg, auto, such as 'apg(guidance_scale=7.5)'.",
-        SEARCH,
-        "RULE",
-    ),
-]
-
-Negative = Annotated[str | None, _option("--negative", "Negative prompt.", PICTURE, "TEXT")]
-Steps = Annotated[int | None, _option("--steps", "Denoising steps.", PICTURE)]
-Guidance = Annotated[float | None, _option("--guidance", "Guidance scale.", PICTURE)]
-Seed = Annotated[int | None, _option("--seed", "Seed; drawn and written down where none is given.", PICTURE)]
-Size = Annotated[str | None, _option("--size", "Width and height, such as 1024x768.", PICTURE, "WxH")]
-Frames = Annotated[int | None, _option("--frames", "Frames of a video.", PICTURE)]
-Fps = Annotated[
-    float | None,
-    _option("--fps", "Frames a second of the video's files (the model's own, or 16).", PICTURE),
-]
-Formats = Annotated[
-    str | None, _option("--formats", "Files of a video: mp4,gif (both), mp4 or gif.", PICTURE, "NAMES")
-]
-PerFrame = Annotated[
-    int | None,
-    _option(
-        "--per-frame",
-        "Of a video, how many evenly spaced frames verifiers of images see; the mean counts (8).",
-        SEARCH,
-        "FRAMES",
-    ),
-]
-Images = Annotated[
-    int | None, _option("--images", "How many of the best to write for each prompt (1).", PICTURE)
-]
-Image = Annotated[Path | None, _option("--image", "An image to start from.", PICTURE, "FILE")]
-Mask = Annotated[Path | None, _option("--mask-image", "Where to paint on --image: white.", PICTURE, "FILE")]
-Control = Annotated[
-    Path | None, _option("--control-image", "The image that steers a ControlNet.", PICTURE, "FILE")
-]
-Extra = Annotated[
-    str | None,
-    _option(
-        "--pipeline-args --pipeline-kwargs", "Further arguments of the pipeline, as JSON.", PICTURE, "JSON"
-    ),
-]
-
-Model = Annotated[
-    str | None,
-    _option(
-        "--model -m",
-        "Embedded (shapes-flow), Hugging Face id, diffusers folder, .safetensors or .ckpt file.",
-        MODEL,
-        "NAME",
-        complete_model,
-    ),
-]
-Dtype = Annotated[str | None, _option("--dtype", "auto, float32, bfloat16 or float16.", MODEL, "NAME")]
-Device = Annotated[
-    str | None, _option("--device", "cpu, cuda, cuda:1, mps; the best there is by default.", MODEL, "NAME")
-]
-DeviceMap = Annotated[
-    str | None,
-    _option(
-        "--device-map",
-        "Spread the pipeline over the accelerators: balanced; or a device, to load onto it.",
-        MODEL,
-        "MAP",
-    ),
-]
-Attention = Annotated[
-    str | None,
-    _option(
-        "--attention --attention-backend",
-        "Attention backend: xformers, native, flash, sage, ...",
-        MODEL,
-        "NAME",
-    ),
-]
-Offload = Annotated[
-    str | None,
-    _option(
-        "--offload --cpu-offload", "Keep weights off the GPU: model, sequential or group.", MODEL, "NAME"
-    ),
-]
-Tiling = Annotated[
-    bool | None,
-    _option("--vae-tiling", "Decode in tiles, videos also in groups of frames: less memory.", MODEL),
-]
-Slicing = Annotated[bool | None, _option("--vae-slicing", "Decode one after the other: less memory.", MODEL)]
-Compile = Annotated[bool | None, _option("--compile", "Compile the denoiser.", MODEL)]
-Lora = Annotated[
-    list[str] | None,
-    _option("--lora", "A LoRA file or Hugging Face id, with :SCALE at will. Repeatable.", MODEL, "NAME"),
-]
-Variant = Annotated[str | None, _option("--variant", "Weights' variant, such as fp16.", MODEL, "NAME")]
-Revision = Annotated[str | None, _option("--revision", "Hub revision.", MODEL, "NAME")]
-Token = Annotated[
-    str | None,
-    _option("--token", "Token of the hub (HF_TOKEN); never written to a file.", MODEL, "TEXT"),
-]
-Trust = Annotated[bool | None, _option("--trust-remote-code", "Run code that the model brings.", MODEL)]
-
-Batch = Annotated[
-    int | None, _option("--batch-size", "Latents through the model at once, at most (16).", RUN)
-]
-DecodeBatch = Annotated[
-    int | None,
-    _option(
-        "--decode-batch", "Decoded and judged at once, at most (videos: 1, images: as --batch-size).", RUN
-    ),
-]
-Out = Annotated[
-    Path | None,
-    _option(
-        "--out --output -o",
-        "Folder to write to (runs/DATE); the folder of this very run is continued.",
-        RUN,
-        "DIR",
-    ),
-]
-Fresh = Annotated[Path | None, _option("--out", "Folder to write to (runs/DATE).", RUN, "DIR")]
-Metadata = Annotated[
-    bool | None, _option("--metadata/--no-metadata", "Whether images say how they were made (yes).", RUN)
-]
-DryRun = Annotated[bool, _option("--dry-run", "Print plan and cost; generate nothing.", RUN)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)]
 
-Candidates = Annotated[int, _option("--candidates", "Images of each prompt (16).", SEARCH)]
-Threshold = Annotated[
-    float, _option("--threshold", "Mean rank correlation from which on previews are trusted (0.5).", SEARCH)
-]
+
+# ---------------------------------------------------------------- groups of options
+
+
+def of_request(
+    *names: str, panels: Collection[str] = PANELS, without: Collection[str] = ()
+) -> dict[str, Option]:
+    """Options of a request's fields: those named, or all under these headings but those left out."""
+    known = options_of(request.Request)
+    if names:
+        return {name: known[name] for name in names}
+    return {name: how for name, how in known.items() if how.panel in panels and name not in without}
+
+
+def extra(*names: str) -> dict[str, Option]:
+    """Options of commands alone, by name."""
+    return {name: _EXTRA[name] for name in names}
+
+
+Command = TypeVar("Command", bound=Callable[..., int])
+
+
+def takes(*groups: dict[str, Option], words: bool = False) -> Callable[[Command], Command]:
+    """Give a command `(..., **given)` these options and --json: typer reads them off its signature.
+
+    The command's own parameters come first. words: it takes prompts as arguments. The help lists options under their
+    headings, in the order of the groups.
+    """
+    options = {name: how for group in groups for name, how in group.items()}
+    ordered = sorted(options.items(), key=lambda item: PANELS.index(item[1].panel))
+    given = {"words": Words} if words else {}
+    given |= {name: _annotation(how) for name, how in ordered}
+    kinds = inspect.Parameter
+
+    def give(command: Command) -> Command:
+        hints = typing.get_type_hints(command, include_extras=True)
+        first = [
+            p.replace(annotation=hints[p.name])
+            for p in inspect.signature(command).parameters.values()
+            if p.kind is not kinds.VAR_KEYWORD
+        ]
+        more = [kinds(name, kinds.KEYWORD_ONLY, annotation=a, default=None) for name, a in given.items()]
+        json = kinds("as_json", kinds.KEYWORD_ONLY, annotation=Json, default=False)
+        command.__signature__ = inspect.Signature([*first, *more, json])  # type: ignore[attr-defined]
+        return command
+
+    return give
+
+
+def _annotation(how: Option) -> Any:
+    """A parameter of typer: None where the option is not given."""
+    kind: Any = list[str] if how.kind is list else Path if how.completes == "file" else how.kind
+    made = typer.Option(
+        *how.flags,
+        help=how.text,
+        rich_help_panel=how.panel,
+        metavar=how.metavar,
+        show_default=False,
+        autocompletion=_COMPLETIONS.get(how.completes or ""),
+    )
+    return Annotated[kind | None, made]

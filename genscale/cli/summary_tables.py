@@ -1,7 +1,8 @@
-"""What a person reads when a run is over, or before it begins."""
+"""What is printed after a run, or before it: scores, cost, files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +12,8 @@ from rich.text import Text
 LINES = 20  # prompts listed; all of them are in run.json
 
 
-def show_record(record: dict[str, Any], console: Console) -> None:
-    """Base against best for each prompt, what it cost, and where the images are."""
+def print_record(record: dict[str, Any], console: Console) -> None:
+    """Base and best scores of each prompt, what the run cost, and its files."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
     for title in ("prompt", "score", "base", "best"):
         table.add_column(title, justify="right" if title in ("base", "best") else "left")
@@ -28,19 +29,27 @@ def show_record(record: dict[str, Any], console: Console) -> None:
         style="dim",
         highlight=False,
     )
-    for line in (_stops(record["prompts"]), _distance(record["prompts"])):
-        if line:
-            console.print(line, style="dim", highlight=False, soft_wrap=True)
+    if ended := _stops(record["prompts"]):
+        console.print(ended, style="dim", highlight=False, soft_wrap=True)
     if record["stopped"]:
         console.print(f"{record['stopped']}: this is the best so far.", markup=False, highlight=False)
-    for name in (record["prompts"][0]["files"]["best"][:1] if record["prompts"] else []) + record[
-        "contact_sheets"
-    ][:1]:
-        console.print(f"{record['folder']}/{name}", markup=False, highlight=False, soft_wrap=True)
+    names = ", ".join([*files(record["prompts"]), *record["contact_sheets"], "run.json"])
+    console.print(f"{record['folder']}: {names}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_plan(plan: dict[str, Any], console: Console) -> None:
-    # What a stop rule or a target will save is not known before.
+def files(prompts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The files of all prompts in short: "best.png", or "000-best.png to 011-best.png" of several prompts."""
+    found = []
+    for role in ("best", "base"):
+        lists = [p["files"].get(role, []) for p in prompts]
+        for place in range(max(map(len, lists), default=0)):
+            names = [some[place] for some in lists if len(some) > place]
+            found.append(names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}")
+    return found
+
+
+def print_plan(plan: dict[str, Any], console: Console) -> None:
+    # A stop rule or a target may end a search earlier, by scores that are not known yet.
     most = "at most " if plan["stop"] or "target" in (plan["budget"] or "") else ""
     unknown = "until --stop or the budget ends it" if plan["stop"] else "until the budget ends"
     rows = {
@@ -61,8 +70,8 @@ def show_plan(plan: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def show_replay(found: dict[str, Any], console: Console) -> None:
-    """Whether the pixels are the same, how the image was made, and where it is."""
+def print_replay(found: dict[str, Any], console: Console) -> None:
+    """Whether the pixels are the same, how the image was made again, and its file."""
     how = {
         "candidate": "its candidate alone was made again",
         "search": "the whole search was run again",
@@ -83,7 +92,7 @@ def show_replay(found: dict[str, Any], console: Console) -> None:
 
 
 def _stops(prompts: list[dict[str, Any]]) -> str:
-    """How many searches a rule ended, and after how many candidates."""
+    """How many searches a stop rule ended, and after how many candidates."""
     ended = [p for p in prompts if p["stopped_by"]]
     if not ended:
         return ""
@@ -92,19 +101,6 @@ def _stops(prompts: list[dict[str, Any]]) -> str:
     which = "" if len(prompts) == 1 else f" {len(ended)} of {len(prompts)} prompts"
     rest = "" if after == finished else f", {finished} with those in flight"
     return f"{rules} stopped{which} after {after} candidates{rest}"
-
-
-def _distance(prompts: list[dict[str, Any]]) -> str:
-    """How far the best of N may be from what the model gives by itself."""
-    known = [p["kl_of_best"] for p in prompts if p["kl_of_best"]]
-    if not known:
-        return ""
-    least, most = (pick(known, key=lambda kl: kl["nats"])["nats"] for pick in (min, max))
-    nats = f"{most:.2f}" if least == most else f"{least:.2f} to {most:.2f}"
-    best = f"KL of best of {_span([kl['candidates'] for kl in known])}: "
-    if all(kl["bound"] for kl in known):
-        return f"{best}at most {nats} nats"
-    return f"{best}{nats} nats (no bound, where scores choose when to stop)"
 
 
 def _span(numbers: list[int]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from genscale.cli import option_groups
-from genscale.cli.execute import carry_out, tell_plan
+from genscale.cli import options
+from genscale.cli.execute import plan_request, run_request
 from genscale.cli.generate import SEARCH, WRITE
 from genscale.cli.request_options import request_of
 from genscale.errors import UsageError
@@ -24,26 +24,27 @@ Examples:
 
   genscale video --prompts prompts.txt --model owner/name --sampler successive_halving --offload model --vae-tiling
 
-Of each prompt: best.mp4, best.gif and best.png (the first frame), the same of the base clip, and contact.png, videos
-over time. A judge of images sees --per-frame frames; temporal_consistency and dynamic_degree see the video.
+For each prompt it writes best.mp4, best.gif and best.png (the first frame), the same of the base video, and
+contact.png, frames over time. Image verifiers score --per-frame frames; temporal_consistency and dynamic_degree score
+the video.
 """
 
 DEFAULT = "shapes-video"
-VERIFIER, REPORT = ("clip",), ("temporal_consistency", "dynamic_degree")
-"""For a model that brings no judges: what steers, and what tells whether videos stand still or fall apart."""
+VERIFIER, HELD_OUT = ("clip",), ("temporal_consistency", "dynamic_degree")
+"""For models without verifiers of their own: what steers, and what shows whether videos stand still or fall apart."""
 
 
-@option_groups.takes(*SEARCH, WRITE, option_groups.JSON)
+@options.takes(*SEARCH, *WRITE, words=True)
 def video(ctx: typer.Context, **given: Any) -> int:
-    """Search for the best videos of a prompt, and write them beside the base clip."""
-    request = for_clips(request_of(ctx, {"model": DEFAULT}), given)
+    """Search for the best videos of a prompt, and write them beside the base video."""
+    request = with_video_defaults(request_of(ctx, {"model": DEFAULT}), given)
     if given["dry_run"]:
-        return tell_plan(request, given["as_json"])
-    return carry_out(request, given["out"], given["as_json"])
+        return plan_request(request, given["as_json"])
+    return run_request(request, given["out"], given["as_json"])
 
 
-def for_clips(request: Any, given: dict[str, Any]) -> Any:
-    """With what goes well with videos where neither user nor toy model says: judges, one video at once."""
+def with_video_defaults(request: Any, given: dict[str, Any]) -> Any:
+    """Defaults for videos where neither user nor toy model sets them: verifiers, and one video at a time."""
     from genscale.pipelines.loading import EMBEDDED
 
     known = EMBEDDED.get(request.model)
@@ -55,7 +56,7 @@ def for_clips(request: Any, given: dict[str, Any]) -> Any:
     more: dict[str, Any] = {} if request.verifiers else {"verifiers": VERIFIER}
     if not request.held_out and not given["held_out"]:
         steering = {*(more.get("verifiers") or request.verifiers), *request.select}
-        more["held_out"] = tuple(name for name in REPORT if not any(name in spec for spec in steering))
+        more["held_out"] = tuple(name for name in HELD_OUT if not any(name in spec for spec in steering))
     if given["from_"] is None:
         more |= {name: 1 for name in ("batch_size", "decode_batch") if given[name] is None}
     return replace(request, **more)

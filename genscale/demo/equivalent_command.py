@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from genscale.plugins import registry
+from genscale.runs.option_metadata import Option, options_of
 from genscale.runs.request import Request
-
-_FLAGS = {
-    "model": "--model",
-    "sampler": "--sampler",
-    "ensemble": "--ensemble",
-    "budget": "--budget",
-    "stop": "--stop",
-    "boxes": "--boxes",
-    "guide": "--guide",
-    "negative": "--negative",
-    "steps": "--steps",
-    "guidance": "--guidance",
-    "frames": "--frames",
-    "fps": "--fps",
-    "per_frame": "--per-frame",
-    "batch_size": "--batch-size",
-    "seed": "--seed",
-    "dtype": "--dtype",
-    "device": "--device",
-    "offload": "--offload",
-    "attention": "--attention",
-}
-_REPEATED = {
-    "verifiers": "--verifier",
-    "select": "--select",
-    "held_out": "--held-out",
-    "mix": "--mix",
-    "lora": "--lora",
-}
 
 
 def command(request: Request, out: str | None = None) -> str:
-    """`genscale generate ...`, of videos `genscale video ...`, for a POSIX shell; what is at its default is left out.
+    """`genscale generate ...` (of videos `genscale video ...`) for a POSIX shell, without options at their defaults.
 
     out: a folder to write to.
     """
@@ -50,21 +21,28 @@ def command(request: Request, out: str | None = None) -> str:
 
 
 def _words(request: Request) -> Iterator[str]:
-    plain = Request()
-    for name, flag in _FLAGS.items():
-        value = getattr(request, name)
-        if value is not None and (value != getattr(plain, name) or name in ("model", "sampler")):
-            yield from _pair(flag, _text(value))
+    """Options by the metadata of the request's fields."""
+    plain, written = type(request)(), set[str]()
+    for name, how in options_of(type(request)).items():
+        values = [getattr(request, field) for field in how.sets or (name,)]
+        if how.sets and None not in values and not written & set(how.sets):
+            yield from _option(how, values if len(values) > 1 else values[0])
+            written |= set(how.sets)
+        elif not how.sets and (name in ("model", "sampler") or values[0] not in (None, getattr(plain, name))):
+            yield from _option(how, values[0])
         if name == "sampler":
             for option, setting in request.sampler_fields.items():
                 yield from ("--set", f"{option}={_text(setting)}")
-    for name, flag in _REPEATED.items():
-        for value in getattr(request, name):
-            yield from _pair(flag, value)
-    if request.width is not None and request.height is not None:
-        yield from ("--size", f"{request.width}x{request.height}")
-    if request.pipeline_args:
-        yield from ("--pipeline-args", json.dumps(dict(request.pipeline_args)))
+
+
+def _option(how: Option, value: Any) -> Iterator[str]:
+    if isinstance(value, bool):
+        yield how.flag if value else how.flags[0].partition("/")[2]
+    elif how.write is not None:
+        yield from _pair(how.flag, how.write(value))
+    else:
+        for one in value if how.kind is list else [value]:
+            yield from _pair(how.flag, _text(one))
 
 
 def _pair(flag: str, value: str) -> tuple[str, ...]:
@@ -73,7 +51,7 @@ def _pair(flag: str, value: str) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    """As `sampler_options.convert` reads it."""
+    """As `genscale.plugins.options.convert` reads it."""
     value = registry.plain(value)
     if isinstance(value, list):
         return ",".join(map(_text, value))

@@ -1,17 +1,19 @@
-"""What a search may spend."""
+"""Limits on what a search may spend."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
+from typing import Any
 
 from genscale.errors import UsageError
 
-_FORMS = "480nfe, 60s, 32calls, target=0.35, or several joined by commas"
+_FORMS = "480nfe, 60s, 32calls, target=0.35, 16images, or several joined by commas"
+_COUNTS = ("nfe", "verifier_calls", "images")
 _PART = re.compile(
-    r"(?:(?P<nfe>[\d_]+)nfe|(?P<verifier_calls>[\d_]+)calls?|(?P<seconds>[\d.]+(?:e[-+]?\d+)?)s"
+    r"(?:(?P<nfe>[\d_]+)nfe|(?P<images>[\d_]+)(?:image|video)s?|(?:image|video)s?=(?P<many>[\d_]+)|(?P<verifier_calls>[\d_]+)calls?|(?P<seconds>[\d.]+(?:e[-+]?\d+)?)s"
     r"|(?P<minutes>[\d.]+)m(?:in)?|target=(?P<target>[-+\d.e]+))",
     re.IGNORECASE,
 )
@@ -21,24 +23,27 @@ _PART = re.compile(
 class Budget:
     """Limits of a search; whichever is reached first ends it. None means no limit.
 
-    nfe: denoiser evaluations for each prompt: one row through the denoiser once, so a
-        classifier-free-guidance pair counts 2. Never exceeded, not by one.
-    verifier_calls: scores asked of search and select verifiers for each prompt (one image scored by one
+    nfe: denoiser evaluations (NFE) for each prompt: one latent through the denoiser once, so a step with
+        classifier-free guidance counts 2. Never exceeded, not by one.
+    verifier_calls: scores by search and select verifiers for each prompt (one image scored by one
         verifier). Never exceeded.
-    seconds: wall clock of the whole run, all prompts together. Nothing is begun that is not expected to
-        be done in time; the first candidate is always finished.
+    seconds: wall clock of the whole run, all prompts together. No work is started that is not expected to
+        end in time; the first candidate is always finished.
     target: a search ends when its best total score is this or more.
+    images: the NFE that so many images (or videos) of the pipeline alone cost, for each prompt: the same compute for
+        every sampler, whatever it spends it on. It becomes a limit of NFE as soon as the cost of one image is known.
 
-    NFE and verifier calls are per prompt, so that a prompt's result does not depend on its company.
+    All but seconds are per prompt, so that a prompt's result does not depend on the other prompts.
     """
 
     nfe: int | None = None
     seconds: float | None = None
     verifier_calls: int | None = None
     target: float | None = None
+    images: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("nfe", "seconds", "verifier_calls"):
+        for name in (*_COUNTS, "seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"a budget of {value} {name} allows nothing: give a number above 0.")
@@ -50,36 +55,68 @@ class Budget:
                 raise UsageError(f"a budget of {value} {name} is no limit: give a finite number.")
 
     @staticmethod
+    def of(budget: Any) -> Budget:
+        """A budget from what a user gives: a Budget, text for `parse`, or None for no limit."""
+        if isinstance(budget, Budget):
+            return budget
+        if budget is None:
+            return Budget()
+        return Budget.parse(str(budget))
+
+    @staticmethod
     def parse(text: str) -> Budget:
-        """Read "480nfe", "60s", "2min", "32calls", "target=0.35" or several joined by commas."""
+        """Read "480nfe", "16images", "60s", "2min", "32calls", "target=0.35" or several joined by commas."""
         limits: dict[str, float] = {}
         joined = re.sub(
             r"\s*=\s*|(?<=\d)\s+(?=[a-z])", lambda gap: gap[0].strip(), text.strip(), flags=re.IGNORECASE
         )
         for part in re.split(r"[,\s]+", joined):
-            match = _PART.fullmatch(part)
-            if match is None:
-                raise UsageError(f"budget '{text}': cannot read '{part}'; write {_FORMS}.")
-            name, value = next((n, v) for n, v in match.groupdict().items() if v is not None)
-            try:
-                number = int(value) if name in ("nfe", "verifier_calls") else float(value)
-            except ValueError:
-                raise UsageError(f"budget '{text}': cannot read '{part}'; write {_FORMS}.") from None
-            if name == "minutes":
-                name, number = "seconds", 60 * number
+            name, number = _limit(text, part)
             if name in limits:
                 raise UsageError(f"budget '{text}' limits {name} twice: say it once.")
             limits[name] = number
         return Budget(**limits)  # type: ignore[arg-type]
 
+    def resolved(self, nfe: int) -> Budget:
+        """With `images` as a limit of NFE, where one image costs so many; `images` stays, to be shown beside it."""
+        if self.images is None:
+            return self
+        allowed = self.images * nfe
+        return replace(self, nfe=allowed if self.nfe is None else min(self.nfe, allowed))
+
     def __str__(self) -> str:
-        """As `parse` reads it, without loss."""
-        units = {"nfe": "{}nfe", "seconds": "{}s", "verifier_calls": "{}calls", "target": "target={}"}
+        """Text from which `parse` makes an equal budget."""
+        units = {
+            "nfe": "{}nfe",
+            "seconds": "{}s",
+            "verifier_calls": "{}calls",
+            "target": "target={}",
+            "images": "{}images",
+        }
         limits = {f.name: getattr(self, f.name) for f in fields(self)}
         parts = [units[name].format(_short(value)) for name, value in limits.items() if value is not None]
         return ",".join(parts) or "none"
 
 
+def _limit(text: str, part: str) -> tuple[str, float]:
+    """The name of a limit and its value."""
+    match = _PART.fullmatch(part)
+    if match is None and re.fullmatch(r"[\d_.]*\d[\d_.]*", part):
+        raise UsageError(
+            f"budget '{text}': cannot read '{part}' without its unit ({part}images: the compute of {part} images, "
+            f"{part}nfe: denoiser evaluations, {part}s: seconds); write {_FORMS}."
+        )
+    if match is None:
+        raise UsageError(f"budget '{text}': cannot read '{part}'; write {_FORMS}.")
+    name, value = next((n, v) for n, v in match.groupdict().items() if v is not None)
+    name = "images" if name == "many" else name
+    try:
+        number = int(value) if name in _COUNTS else float(value)
+    except ValueError:
+        raise UsageError(f"budget '{text}': cannot read '{part}'; write {_FORMS}.") from None
+    return ("seconds", 60 * number) if name == "minutes" else (name, number)
+
+
 def _short(number: float) -> str:
-    """All its digits, but no ".0" behind a whole number."""
+    """All its digits, without ".0" after a whole number."""
     return repr(int(number) if number == int(number) else float(number))

@@ -1,25 +1,24 @@
-"""The engine's answers to Gradient: whose rows go together, what they cost, and what the verifiers make of them.
+"""Answers to Gradient: which rows share model calls, what they cost, and the backward pass of their scores.
 
-A group of rows has the model to itself from its first call until it has gone back through all of them, since its
-graph must be kept. Verifiers, decoder and denoiser are gone back through one after the other, each from leaves of its
-own, so that their activations are not all held at once.
+A group of rows is evaluated without interruption from its first model call to the end of its backward pass, since its
+graph must be kept. The backward passes of verifiers, decoder and denoiser run one after the other, each from its own
+detached leaves, so that their activations are not all in memory together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from genscale.engine.archive import Archive
+from genscale.engine.capacity import Capacity
 from genscale.engine.events import Denoised, Differentiated
 from genscale.engine.gradient_checks import digest, kind_of
-from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
 from genscale.engine.unrolled_calls import Unroll, pulled_back
+from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.media import Media
 from genscale.protocol.answers import Graded, Scores
@@ -27,36 +26,33 @@ from genscale.protocol.batches import Batch, Decode, Output
 from genscale.protocol.particles import Candidate, Particles
 from genscale.protocol.queries import Gradient
 
-if TYPE_CHECKING:
-    from genscale.engine.engine import Engine
-
 
 @dataclass(frozen=True)
 class QueryRows:
-    """Rows of one search's question."""
+    """Rows of one search's Gradient."""
 
     search: Search
     rows: tuple[int, ...]
 
     @property
-    def ask(self) -> Gradient:
-        return _ask(self.search)
+    def query(self) -> Gradient:
+        return _query(self.search)
 
 
 class Group:
-    """Rows of questions of one kind on their way through the model and back."""
+    """Rows of queries of one kind, between their first model call and the end of their backward pass."""
 
     def __init__(self, parts: list[QueryRows]) -> None:
         self.parts = parts
         self.jobs = [(p.search, row) for p in parts for row in p.rows]
         self.prompts = tuple(s.index for s, _ in self.jobs)
-        asked, process = [p.ask for p in parts], parts[0].search.process
-        self.ask = asked[0]
-        x = torch.cat([a.particles.x[list(p.rows)] for a, p in zip(asked, parts, strict=True)])
-        self.pull = None if self.ask.pull is None else _rows([a.pull for a in asked], parts, 0)
-        noises = None if self.ask.noises is None else _rows([a.noises for a in asked], parts, 1)
-        particles = Particles(x, self.ask.particles.step, tuple(self.candidate(i) for i in range(len(x))))
-        self.unroll = Unroll(process, self.ask, particles, noises)
+        queries, process = [p.query for p in parts], parts[0].search.process
+        self.query = queries[0]
+        x = torch.cat([q.particles.x[list(p.rows)] for q, p in zip(queries, parts, strict=True)])
+        self.pull = None if self.query.pull is None else _rows([q.pull for q in queries], parts, 0)
+        noises = None if self.query.noises is None else _rows([q.noises for q in queries], parts, 1)
+        particles = Particles(x, self.query.particles.step, tuple(self.candidate(i) for i in range(len(x))))
+        self.unroll = Unroll(process, self.query, particles, noises)
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -70,12 +66,15 @@ class Group:
         return search.label(row)
 
 
-class Gradients:
-    """The waiting questions of an engine, and the group under way."""
+class GradientBatches:
+    """Every row that waits for a gradient, and the group that is being evaluated.
 
-    def __init__(self, engine: Engine, decode: Decode, archive: Archive, ledger: Ledger) -> None:
-        self.engine, self.decode, self.archive, self.ledger = engine, decode, archive, ledger
-        self.panel = engine.roles.search
+    verifiers: those that steer the search, whose combined score is differentiated.
+    """
+
+    def __init__(self, verifiers: VerifierSet, decode: Decode, capacity: Capacity) -> None:
+        self.verifiers, self.decode, self.capacity = verifiers, decode, capacity
+        self.archive, self.ledger, self.on_event = capacity.archive, capacity.ledger, capacity.on_event
         self.under_way: Group | None = None
         self._pending: list[QueryRows] = []
 
@@ -84,24 +83,23 @@ class Gradients:
         return bool(self._pending)
 
     def admit(self, search: Search) -> None:
-        """Queue a question's rows; answer it at once where archive or budget already do."""
-        ask = search.ask
-        assert isinstance(ask, Gradient)
-        if ask.pull is None:
-            self.panel.check_differentiable()
+        """Queue the rows of a search's query; answer it now if the archive or the budget already decide the answer."""
+        query = _query(search)
+        if query.pull is None:
+            self.verifiers.check_differentiable()
         rows = search.affordable()
         if rows == 0:
             search.throw(BudgetExhausted())
             return
         search.admit(rows)
-        todo = tuple(row for row in range(rows) if not self._recall(search, ask, row))
+        todo = tuple(row for row in range(rows) if not self._recall(search, query, row))
         if todo:
             self._pending.append(QueryRows(search, todo))
         else:
             search.answer()
 
     def run(self) -> Generator[Batch, Output, None]:
-        """The model calls of one group, and its answers."""
+        """Yield the model calls of one group, then answer its queries."""
         parts = self._next_parts()
         if not parts:
             return
@@ -109,11 +107,11 @@ class Gradients:
         batch = group.unroll.batch(group.prompts)
         while True:
             output = yield batch
-            group = self.under_way  # a smaller one, if memory ran out
+            group = self.under_way  # `again` may have made it smaller
             self.ledger.evaluations += output.evaluations
             with self.ledger.clock("step"):
                 done = group.unroll.absorb(output)
-            self.engine.on_event(Denoised(self.ledger.nfe, len(group)))
+            self.on_event(Denoised(self.ledger.nfe, len(group)))
             if not done:
                 batch = group.unroll.batch(group.prompts)
             elif self._finish(group):
@@ -127,35 +125,31 @@ class Gradients:
                 search.answer()
 
     def again(self) -> Batch:
-        """Begin anew with as many rows as the batch size allows now; the others wait."""
+        """Start over with as many rows as the batch size now allows; the others wait."""
         assert self.under_way is not None
-        places, kept, rest = self.engine.batch_size, list[QueryRows](), list[QueryRows]()
+        places, kept, rest = self.capacity.batch_size, list[QueryRows](), list[QueryRows]()
         for part in self.under_way.parts:
             n = min(places, len(part.rows))
             kept += [QueryRows(part.search, part.rows[:n])] if n else []
             rest += [QueryRows(part.search, part.rows[n:])] if n < len(part.rows) else []
             places -= n
         self._pending = rest + self._pending
-        self.under_way = None  # its graph goes before the next is made
+        self.under_way = None  # frees its graph before the next is built
         self.under_way = group = Group(kept)
         return group.unroll.batch(group.prompts)
 
     # ---------------------------------------------------------------- which rows go
 
     def _next_parts(self) -> list[QueryRows]:
-        """Rows of the first question and of others like it, up to the batch size, as many as time allows."""
+        """Rows of the first query and of others of its kind, up to the batch size, as many as time allows."""
         first = self._pending[0]
-        kind, places, room = (
-            kind_of(first.ask, first.search.process),
-            self.engine.batch_size,
-            self.engine.room(),
-        )
-        places = 1 if self.engine.blind else places
+        kind, places = kind_of(first.query, first.search.process), self.capacity.rows_in_a_call
+        left = self.capacity.evaluations_left()
         taken, rest, late = list[QueryRows](), list[QueryRows](), list[Search]()
         for part in self._pending:
             search, n = part.search, 0
-            if places > 0 and kind_of(part.ask, search.process) == kind:
-                allowed = self._in_time(part, room)
+            if places > 0 and kind_of(part.query, search.process) == kind:
+                allowed = self._in_time(part, left)
                 if allowed < len(part.rows):
                     search.forget(part.rows[allowed:])
                     late.append(search)
@@ -163,48 +157,48 @@ class Gradients:
                 n = min(places, allowed)
             taken += [QueryRows(search, part.rows[:n])] if n else []
             rest += [QueryRows(search, part.rows[n:])] if n < len(part.rows) else []
-            places, room = places - n, room - search.price * n
+            places, left = places - n, left - search.price * n
         self._pending = rest
         for search in late:
             if search.complete:
                 search.answer()
         return taken
 
-    def _in_time(self, part: QueryRows, room: float) -> int:
-        """How many of the rows will be done in time; before a search has a result, with what leads to one."""
+    def _in_time(self, part: QueryRows, left: float) -> int:
+        """How many rows `left` evaluations pay for; before a search has a result, including the way to one."""
         search = part.search
         each = search.price + (0 if search.finals else search.to_the_end)
-        return int(min(max(room, 0) / max(each, 1), len(part.rows)))
+        return int(min(max(left, 0) / max(each, 1), len(part.rows)))
 
     # ---------------------------------------------------------------- answers
 
     def _finish(self, group: Group) -> bool:
-        """Go back through all of it and answer its rows; False if memory ran out and fewer must be tried."""
+        """Run the backward pass and answer the rows; False if memory ran out and fewer must be tried."""
         try:
             graded = self._graded(group)
         except torch.cuda.OutOfMemoryError as error:
-            if len(group) == 1:
-                raise UsageError(
-                    "the gradient of one candidate does not fit into the accelerator's memory: use a smaller size, "
-                    f"a verifier on another device, or gradients through the decoder only ({error})."
-                ) from error
-            self.engine.shrink(len(group))
+            advice = "a smaller size, a verifier on another device, or gradients through the decoder only"
+            self.capacity.shrink(len(group), "the gradient", advice, error)
             return False
-        ask = group.ask
         for i, (search, row) in enumerate(group.jobs):
             one = graded[i : i + 1]
             self._charge(search)
             if self.archive.folder is not None:
-                asked = digest(_ask(search), row)
+                query = _query(search)
                 self.archive.add_graded(
-                    search.index, group.candidate(i), ask.particles.step, asked, one, search.spent
+                    search.index,
+                    group.candidate(i),
+                    query.particles.step,
+                    digest(query, row),
+                    one,
+                    search.spent,
                 )
             search.finish(row, one)
-        self.engine.on_event(Differentiated(self.ledger.nfe, len(group)))
+        self.on_event(Differentiated(self.ledger.nfe, len(group)))
         return True
 
     def _graded(self, group: Group) -> Graded:
-        unroll, ask = group.unroll, group.ask
+        unroll, query = group.unroll, group.query
         assert unroll.x0 is not None
         assert unroll.prediction is not None
         pulls, raw = ([group.pull], None) if group.pull is not None else self._pulls(group)
@@ -217,19 +211,22 @@ class Gradients:
         noises = [z for _, z in found if z is not None]
         each_noises = torch.stack(noises) if noises else None
         graded = Graded(
-            self._combined(each, ask),
+            self._combined(each, query),
             unroll.x0.detach().float(),
             unroll.prediction,
-            None if raw is None else Scores(raw, self.panel.combine),
-            None if each_noises is None else self._combined(each_noises, ask),
-            each if ask.each else None,
-            each_noises if ask.each else None,
+            None if raw is None else Scores(raw, self.verifiers.combine),
+            None if each_noises is None else self._combined(each_noises, query),
+            each if query.each else None,
+            each_noises if query.each else None,
         )
         _check_finite(graded, group)
         return graded
 
     def _pulls(self, group: Group) -> tuple[list[Tensor], Tensor]:
-        """d total / d x0, or d raw / d x0 of every verifier, [n, *latent] each, and raw scores [n, verifiers]."""
+        """Gradients of the scores at the clean estimates, and the raw scores [n, verifiers].
+
+        One gradient [n, *latent] of the combined score, or with `each` one of every verifier's raw score.
+        """
         assert group.unroll.x0 is not None
         leaf = group.unroll.x0.detach().float().requires_grad_()
         texts = [search.prompt for search, _ in group.jobs]
@@ -243,11 +240,11 @@ class Gradients:
                     "the decoder's images keep no graph to the latents, so their scores have no gradient: use a "
                     "sampler that needs none."
                 )
-            # The verifiers' graph is another one, which is gone before the decoder's is gone back through.
+            # The verifiers' graph starts at a detached leaf, so it is freed before the decoder's backward pass.
             pixels = media.pixels.detach()
             pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32)).requires_grad_()
-            raw = self.panel.score_graph(Media(pixels), texts, labels, self.ledger)
-            totals = raw.sum(0).unbind() if group.ask.each else (self.panel.combine(raw).sum(),)
+            raw = self.verifiers.score_graph(Media(pixels), texts, labels, self.ledger)
+            totals = raw.sum(0).unbind() if group.query.each else (self.verifiers.combine(raw).sum(),)
         with self.ledger.clock("backward"):
             n = len(totals)
             seen = [torch.autograd.grad(t, pixels, retain_graph=i + 1 < n)[0] for i, t in enumerate(totals)]
@@ -258,25 +255,26 @@ class Gradients:
             ]
         return pulls, raw
 
-    def _combined(self, each: Tensor, ask: Gradient) -> Tensor:
-        """The combined score's gradient: a weighted sum, as the score is."""
-        if not ask.each:
+    def _combined(self, each: Tensor, query: Gradient) -> Tensor:
+        """The gradient of the combined score, from one gradient or from those of every verifier (a weighted sum)."""
+        if not query.each:
             return each[0]
-        weights = self.panel.combine(torch.eye(len(each), dtype=torch.float64)).to(each)
+        weights = self.verifiers.combine(torch.eye(len(each), dtype=torch.float64)).to(each)
         return torch.einsum("k,k...->...", weights, each)
 
     def _charge(self, search: Search) -> None:
         search.spent += search.price
         search.calls += search.calls_a_score
 
-    def _recall(self, search: Search, ask: Gradient, row: int) -> bool:
-        """Take a row from the archive of an earlier life of this run; it is charged all the same."""
+    def _recall(self, search: Search, query: Gradient, row: int) -> bool:
+        """Take a row's answer from the archive, if this run was resumed and has it. It is charged all the same."""
         if not self.archive.has_gradients:
             return False
-        candidate, step = ask.particles.candidates[row], ask.particles.step
+        particles = query.particles
         found = self.archive.graded(
-            search.index, candidate, step, digest(ask, row), self.panel.combine, ask.particles.x.device
-        )
+            search.index, particles.candidates[row], particles.step, digest(query, row), self.verifiers.combine,
+            particles.x.device,
+        )  # fmt: skip
         if found is None:
             return False
         search.finish(row, found)
@@ -284,9 +282,9 @@ class Gradients:
         return True
 
 
-def _ask(search: Search) -> Gradient:
-    assert isinstance(search.ask, Gradient)
-    return search.ask
+def _query(search: Search) -> Gradient:
+    assert isinstance(search.query, Gradient)
+    return search.query
 
 
 def _check_finite(graded: Graded, group: Group) -> None:
@@ -302,7 +300,7 @@ def _check_finite(graded: Graded, group: Group) -> None:
 
 
 def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int) -> Tensor:
-    """The parts' rows of what each question gave."""
+    """The parts' rows of a tensor of each query, joined along `dim`."""
     picked = []
     for tensor, part in zip(tensors, parts, strict=True):
         assert tensor is not None

@@ -1,8 +1,9 @@
-"""What a run will cost, before it is begun."""
+"""What a run will cost, before it starts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,19 +15,20 @@ from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
-from genscale.protocol.interfaces import Sampler
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.protocol.particles import Particles
 from genscale.protocol.queries import Gradient, Score
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run.
+    """The cost of a run, for each prompt.
 
-    steps: model calls of one candidate. nfe_per_candidate: its evaluations, guidance counted. cost: NFE a
-    prompt that the sampler spends when no budget stops it, None where it runs until the budget ends. nfe,
-    verifier_calls: what will be spent a prompt under the budget, at most where it also limits seconds, sets a
-    target or a stop rule looks at the scores; None where only these end it. candidates: how many will be finished.
+    steps: denoising steps of one candidate. nfe_per_candidate: its NFE (denoiser evaluations; 2 a step with guidance).
+    cost: NFE that the sampler spends without a budget; None if it runs until the budget is spent.
+    nfe, verifier_calls, candidates: what will be spent, and how many candidates finished, under the budget. Where
+        seconds, a target or a stop rule may end the run earlier these are upper limits; None if only those end it.
+    prompts: how many. budget: with `images` resolved to NFE.
     """
 
     steps: int
@@ -36,6 +38,7 @@ class Plan:
     verifier_calls: int | None
     candidates: int | None
     prompts: int
+    budget: Budget = field(default_factory=Budget)
 
 
 def plan(
@@ -46,17 +49,18 @@ def plan(
     prompts: int,
     stop: Stop | None = None,
 ) -> Plan:
-    """Run the sampler without a model, counting what it asks for, as if all scores were equal.
+    """Run the sampler without a model and count its queries, as if all scores were equal.
 
-    That is exact for samplers whose cost does not depend on scores; of the others (`rollover`) it is what they spend
-    when nothing improves.
+    That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is their cost when no
+    score improves.
     """
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     seen = search.process
-    cost = sampler.cost(seen)
+    cost = SamplerHooks.of(sampler).cost(seen)
     endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None
     if not endless:
-        _count(search)
+        for _ in simulate(search):
+            pass
     return Plan(
         seen.steps,
         seen.nfe(),
@@ -65,26 +69,31 @@ def plan(
         None if endless else search.calls,
         None if endless else search.finished,
         prompts,
+        search.budget,
     )
 
 
-def _count(search: Search) -> None:
-    panel, steps = search.roles.search, search.process.steps
-    while search.ask is not None:
+def simulate(search: Search) -> Iterator[bool]:
+    """Run the search with made-up answers, counting. Yields at every Score whether it is one of previews."""
+    verifiers, steps = search.roles.search, search.process.steps
+    while search.query is not None:
         rows, until, particles = search.affordable(), search.until, search.particles
         some = particles[:rows]
         if until == particles.step:
             search.send(particles)
         elif rows == 0:
             search.throw(BudgetExhausted())
-        elif isinstance(search.ask, Score):
+        elif isinstance(search.query, Score):
             search.calls += search.calls_a_score * rows
             search.finished += rows if particles.step == steps else 0
-            search.send(Scores(torch.zeros(rows, len(panel.members), dtype=torch.float64), panel.combine))
-        elif isinstance(search.ask, Gradient):
+            yield particles.step < steps
+            search.send(
+                Scores(torch.zeros(rows, len(verifiers.members), dtype=torch.float64), verifiers.combine)
+            )
+        elif isinstance(search.query, Gradient):
             search.spent += search.price * rows
             search.calls += search.calls_a_score * rows
-            search.send(_flat(search.ask, some, search))
+            search.send(_flat(search.query, some, search))
         else:
             search.spent += search.price * rows
             x = some.x.float()
@@ -93,17 +102,17 @@ def _count(search: Search) -> None:
             search.send(Prediction(x, x, rate) if until is None else moved)
 
 
-def _flat(ask: Gradient, particles: Particles, search: Search) -> Graded:
-    """Gradients of 0."""
-    x, panel = particles.x.float(), search.roles.search
-    raw = torch.zeros(len(x), len(panel.members), dtype=torch.float64)
-    noises = None if ask.noises is None else torch.zeros_like(ask.noises[:, : len(x)])
+def _flat(query: Gradient, particles: Particles, search: Search) -> Graded:
+    """A made-up answer: all gradients and scores are 0."""
+    x, verifiers = particles.x.float(), search.roles.search
+    raw = torch.zeros(len(x), len(verifiers.members), dtype=torch.float64)
+    noises = None if query.noises is None else torch.zeros_like(query.noises[:, : len(x)])
     return Graded(
         torch.zeros_like(x),
         x,
         Prediction(x, x),
-        None if ask.pull is not None else Scores(raw, panel.combine),
+        None if query.pull is not None else Scores(raw, verifiers.combine),
         noises,
-        torch.zeros(len(panel.members), *x.shape) if ask.each else None,
-        None if noises is None or not ask.each else torch.zeros(len(panel.members), *noises.shape),
+        torch.zeros(len(verifiers.members), *x.shape) if query.each else None,
+        None if noises is None or not query.each else torch.zeros(len(verifiers.members), *noises.shape),
     )

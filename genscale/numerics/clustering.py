@@ -1,30 +1,32 @@
-"""Clusters of a pool, and whom to keep of it so that good ones of several kinds go on.
+"""Clusters of clean estimates, and which rows to keep so that good ones of several clusters go on.
 
-The objective is that of ETS (Hooper et al. 2025, arXiv 2502.13575): scores plus a bonus for every cluster that the
-chosen ones cover. Its term for shared memory has no meaning here, and its scores are softmax weights, here the
-verifier's own. TTS-VAR (2025, arXiv 2507.18537) keeps one of each cluster, which is the limit of a large bonus (but it
-takes the one nearest to the centre, here it is the best).
+The objective is that of ETS (Hooper et al. 2025, arXiv 2502.13575): the scores plus a bonus for every cluster that the
+kept rows cover. ETS also has a term for shared memory, which is left out, and uses softmax weights as scores; here they
+are the verifier's own. TTS-VAR (2025, arXiv 2507.18537) keeps one row of each cluster, which is the limit of a large
+bonus (it takes the row nearest to the centre; here it is the best one).
 """
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch import Tensor
 
 from genscale.key import Key
 
-RESTARTS = 4  # of k-means, of which the tightest counts
+RESTARTS = 4  # of k-means; the smallest loss counts
 ITERATIONS = 100
-COLUMNS = 1 << 20  # of latents (videos have many) in float64 at a time
-_SAME = 1e-9  # a squared distance that is only rounding, as a share of the mean one to the centre of all
+COLUMNS = 1 << 20  # latent entries converted to float64 at a time (videos have many)
+_SAME = 1e-9  # squared distances below this share of the mean squared distance to the overall centre are round-off
 
 
 def embedded(x: Tensor) -> Tensor:
     """Latents [n, *latent] as points [n, n] with the same distances between them, float64 on the CPU.
 
-    These are all principal components of the pool, so nothing is lost; nothing is understood either: where the papers
-    embed what an image or a sentence means (DINOv2, a sentence encoder), distances of latents see where which colour
-    is. Pooling is not needed: a clean estimate in the middle of a run is a mean over the ways to go on, so smooth.
+    These are all principal components of the rows, so nothing is lost. The papers embed the content of an image or a
+    sentence (DINOv2, a sentence encoder); distances of latents measure layout and colour instead. No pooling is needed:
+    a clean estimate in the middle of a run is a posterior mean, which is smooth.
     """
     gram = torch.zeros(len(x), len(x), dtype=torch.float64)
     flat = x.detach().flatten(1).cpu()
@@ -38,15 +40,18 @@ def embedded(x: Tensor) -> Tensor:
 
 
 def kmeans(points: Tensor, k: int, key: Key) -> Tensor:
-    """Labels [n] of points [n, d]: Lloyd's algorithm from seeds of k-means++ (Arthur & Vassilvitskii 2007), the best of
-    some restarts. Where fewer than k points differ, there are fewer clusters."""
+    """Cluster labels, long [n], of points [n, d]; the same key gives the same labels.
+
+    Lloyd's algorithm (`scipy.cluster.vq.kmeans2`) from several k-means++ seedings (Arthur & Vassilvitskii 2007), of
+    which the one with the smallest loss counts. There are fewer than k clusters where fewer than k points differ.
+    """
     points = points.double()
     found = [_lloyd(points, _seeds(points, k, key.fold(i))) for i in range(RESTARTS)]
     return min(found, key=lambda labels_and_loss: labels_and_loss[1])[0]
 
 
 def _seeds(points: Tensor, k: int, key: Key) -> Tensor:
-    """The first uniformly, each next in proportion to its squared distance to the nearest one so far."""
+    """k-means++ seeds: the first uniform, each next one in proportion to its squared distance to the nearest seed."""
     u = key.uniform(k)
     chosen = [int(u[0] * len(points))]
     nothing = _SAME * float((points - points.mean(0)).square().sum(1).mean())
@@ -61,17 +66,15 @@ def _seeds(points: Tensor, k: int, key: Key) -> Tensor:
     return points[chosen]
 
 
-def _lloyd(points: Tensor, centres: Tensor) -> tuple[Tensor, float]:
+def _lloyd(points: Tensor, seeds: Tensor) -> tuple[Tensor, float]:
     """(labels, sum of squared distances to the centres)."""
-    labels = torch.full((len(points),), -1)
-    for _ in range(ITERATIONS):
-        nearest = _square(points, centres).argmin(1)
-        if torch.equal(nearest, labels):
-            break
-        labels = nearest
-        means = [points[labels == j].mean(0) for j in range(len(centres))]
-        centres = torch.stack([c if m.isnan().any() else m for m, c in zip(means, centres, strict=True)])
-    return labels, float((points - centres[labels]).square().sum())
+    from scipy.cluster.vq import kmeans2
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)  # its centre stays
+        centres, labels = kmeans2(points.numpy(), seeds.numpy(), iter=ITERATIONS, minit="matrix")
+    loss = float((points - torch.from_numpy(centres)[labels]).square().sum())
+    return torch.from_numpy(labels).long(), loss
 
 
 def _square(points: Tensor, centres: Tensor) -> Tensor:
@@ -80,10 +83,10 @@ def _square(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def covering(scores: Tensor, labels: Tensor, weight: float, keep: int) -> list[int]:
-    """The rows, in their order, that maximise sum of scores + weight * clusters covered; without weight the best.
+    """The `keep` rows, ascending, with the largest sum of scores + weight * clusters covered; weight 0: the best rows.
 
-    The greedy choice is the optimum: who is kept of a cluster may as well be its best, so the bonus is the best one's
-    own, and what remains is a sum. Among equals the first.
+    The greedy choice is optimal: the row kept from a cluster can be its best one, so the bonus is added to that row's
+    score, and the objective becomes a plain sum. Ties go to the first row.
     """
     worth, seen = scores.clone(), set[int]()
     for row in torch.sort(scores, descending=True, stable=True).indices.tolist():

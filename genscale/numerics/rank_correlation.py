@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from genscale.numerics.intervals import Mean
 
 TOP, KEPT = 0.25, 0.5  # whether the best quarter of the finished would survive a halving
 
@@ -19,10 +20,10 @@ Scores = NDArray[np.float64]
 class Agreement:
     """Of early scores with final ones, over prompts.
 
-    rho: mean of Spearman's rank correlations; None where no prompt can be ranked. low, high: 95 % interval of
-    that mean over prompts, by Student's t; None for fewer than two prompts. kept: mean share of the final top
-    quarter that is in the early top half. prompts: how many count. left_out: how many do not, since their
-    early or their final scores are all equal.
+    rho: mean of Spearman's rank correlations; None where no prompt can be ranked. low, high: 95 % interval of that
+    mean over prompts (genscale.numerics.intervals); None for fewer than two prompts, or where all correlate alike.
+    kept: mean share of the final top quarter that is in the early top half. prompts: how many count. left_out: how
+    many do not, since their early or their final scores are all equal.
     """
 
     rho: float | None
@@ -41,7 +42,10 @@ def agreement(early: Scores, final: Scores) -> Agreement:
         return Agreement(None, None, None, None, 0, left_out)
     rhos = [float(stats.spearmanr(a, b).statistic) for a, b in pairs]
     shares = [kept(a, b) for a, b in pairs]
-    return Agreement(_mean(rhos), *_interval(rhos), _mean(shares), len(pairs), left_out)
+    found = Mean.of_numbers(rhos)
+    low = None if found.low is None else max(found.low, -1.0)
+    high = None if found.high is None else min(found.high, 1.0)
+    return Agreement(found.mean, low, high, float(np.mean(shares)), len(pairs), left_out)
 
 
 def kept(early: Scores, final: Scores) -> float:
@@ -59,15 +63,3 @@ def _members(scores: Scores, places: int) -> Scores:
     above, level = (scores > edge).astype(np.float64), (scores == edge).astype(np.float64)
     members: Scores = above + level * (places - above.sum()) / level.sum()
     return members
-
-
-def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    n = len(values)
-    if n < 2:
-        return None, None
-    half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return max(-1.0, _mean(values) - half), min(1.0, _mean(values) + half)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))

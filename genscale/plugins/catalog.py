@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field
 from typing import Any
 
 from genscale.errors import UsageError
-from genscale.plugins import options, registry
+from genscale.plugins import candidates, options, registry
 from genscale.plugins.docstrings import explained
 
 
@@ -29,7 +29,7 @@ def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
     text = inspect.getdoc(cls) or ""
     record: dict[str, Any] = {
         "name": name,
-        "about": text.split("\n")[0],
+        "about": _sentence(text),
         "options": {
             n: {
                 "default": _default(f),
@@ -41,10 +41,18 @@ def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
         },
     }
     if kind == "sampler":
+        record["candidates"] = candidates.described(cls)
         record["cost"] = _cost(text)
         record["paper"] = _paper(text + "\n" + (inspect.getdoc(inspect.getmodule(cls)) or ""))
         record["needs"] = sorted(getattr(cls, "needs", ()))
     return record
+
+
+def _sentence(doc: str) -> str:
+    """The first sentence of a docstring, which may run over several lines."""
+    paragraph = " ".join(doc.split("\n\n")[0].split())
+    match = re.match(r".+?(?<!et al)[.!?](?= [A-Z(]|$)", paragraph)
+    return match[0] if match else paragraph
 
 
 def _default(field: Field[Any]) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from genscale.errors import UsageError, did_you_mean
-from genscale.plugins import registry
+from genscale.plugins import candidates, registry
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -65,7 +65,10 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
 
 
 def field_types(cls: type[Any]) -> dict[str, Any]:
-    """The annotation of every field of a plug-in. UsageError where they cannot be read: its module lacks a name."""
+    """The type of every option of a plug-in: its fields, and `candidates` where a sampler says what that sets.
+
+    UsageError where the annotations cannot be read: the plug-in's module lacks a name.
+    """
     try:
         hints = typing.get_type_hints(cls)
     except (NameError, TypeError, AttributeError) as error:
@@ -73,11 +76,15 @@ def field_types(cls: type[Any]) -> dict[str, Any]:
             f"the options of {getattr(cls, '__name__', cls)!r} cannot be read ({error}): its annotations must name "
             "what its module imports."
         ) from error
-    return {name: hints.get(name, str) for name in registry.options(cls)}
+    found = {name: hints.get(name, str) for name in registry.options(cls)}
+    return found if candidates.size_option(cls) is None else {**found, candidates.OPTION: int | None}
 
 
 def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values (texts or JSON) as the fields' types; unknown names stay, for `registry.make` to refuse."""
+    """Values (texts or JSON) as the fields' types, `candidates` as the field that it sets.
+
+    Unknown names stay, for `registry.make` to refuse.
+    """
     hints = field_types(cls)
     out = {}
     for option, value in values.items():
@@ -88,7 +95,7 @@ def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> di
                 f"option '{option}' of {kind} '{name}' cannot be '{value}': "
                 f"it must be {describe(hints[option])}."
             ) from None
-    return out
+    return candidates.resolved(name, cls, out) if kind == "sampler" else out
 
 
 def convert(value: Any, hint: Any) -> Any:

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.plugins import candidates
 
 KINDS = ("sampler", "verifier")
 
@@ -57,9 +58,16 @@ def _package(point: EntryPoint) -> str:
     return f"package '{point.dist.name}'" if point.dist is not None else f"module '{point.module}'"
 
 
+def name_of(kind: str, cls: type[Any]) -> str:
+    """The name under which a class is registered, else its own."""
+    place = f"{cls.__module__}:{cls.__qualname__}"
+    return next((name for name, point in found(kind).items() if point.value == place), cls.__name__)
+
+
 def options(cls: type[Any]) -> dict[str, Field[Any]]:
-    """The hyperparameters of a plug-in: its dataclass fields."""
-    return {f.name: f for f in fields(cls) if f.init} if is_dataclass(cls) else {}
+    """The hyperparameters of a plug-in: its dataclass fields, in the order of the constructor."""
+    found = [f for f in fields(cls) if f.init] if is_dataclass(cls) else []
+    return {f.name: f for f in sorted(found, key=lambda f: f.kw_only is True)}
 
 
 def described(plugin: Any) -> dict[str, Any]:
@@ -86,6 +94,8 @@ def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
     """Build a plug-in from its name and settings; unknown settings and bad values are refused."""
     cls = load(kind, name)
     known = options(cls)
+    if kind == "sampler":
+        settings = candidates.resolved(name, cls, settings)
     for option in settings:
         if known and option not in known:
             raise UsageError(

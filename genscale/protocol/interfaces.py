@@ -1,14 +1,16 @@
-"""Query and tell: what a sampler may ask, what it is answered, and what it can count on.
+"""The interfaces of the package: what a sampler, a verifier and a solver provide, and what a sampler may rely on.
 
-A sampler never calls a model or a verifier. Its `search` is a generator that yields questions; the
-engine answers them, merges the questions of many samplers into full batches, counts every evaluation
-and stops when the budget does. So one sampler runs on a pipeline, on an analytic model, or remotely.
+A sampler never calls a model or a verifier. Its `search` is a generator that yields queries (`protocol.queries`) and is
+sent their answers. The engine joins the queries of many searches into full batches, counts every evaluation, and ends
+a search when its budget is spent. So one sampler runs on any pipeline, on a closed-form model, or in a plan without
+any model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -23,16 +25,21 @@ from genscale.protocol.queries import Query
 
 
 class Process(Protocol):
-    """The reverse process of one prompt: everything a sampler may know without asking.
+    """The reverse process of one prompt, as a sampler sees it. None of its methods calls the model.
 
-    It evaluates nothing. Steps are model calls: `steps` of them lead from noise to clean latents.
+    A step is one model call. `steps` of them lead from noise (step 0) to clean latents (step `steps`).
+
+    Candidate 0 is the pipeline's own result, bit for bit. Where a method here, or a Solve with a kernel, moves it
+    otherwise, the particles that come back carry a new candidate with an id below 0 in its place.
     """
+
+    # ---- the grid of steps
 
     @property
     def steps(self) -> int: ...
     @property
     def model_steps(self) -> int:
-        """Steps with a model call; one more may follow in which the pipeline's loop edits the latents for nothing."""
+        """Steps with a model call. At most one more follows, without a call: the pipeline's loop edits the latents."""
 
     @property
     def own_steps(self) -> bool:
@@ -40,123 +47,186 @@ class Process(Protocol):
 
     @property
     def own_restarts(self) -> bool:
-        """Whether it can go on from latents that it did not make itself, in the middle of a run."""
+        """Whether that scheduler can continue in the middle of a run from latents that it did not make itself."""
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """Noise levels of the grid. UsageError where the scheduler's cannot be read."""
+        """Noise levels of the grid. UsageError where those of the scheduler cannot be read."""
+
+    def nearest(self, time: float) -> int:
+        """The step whose noise level is nearest to `time`, among those at which a solve may begin; the first of equals.
+
+        time: of the rectified flow, sigma / (alpha + sigma), in [0, 1].
+        """
+
+    @property
+    def off_grid(self) -> str | None:
+        """Why the model cannot be called at noise levels between those of the grid; None if it can."""
+
+    def check_off_grid(self, what: str) -> None:
+        """UsageError, in the name of `what` needs it, if the model cannot be called between the levels of the grid."""
+
+    def regridded(self, times: Sequence[float] | None = None) -> Process:
+        """The same process on other noise levels, on which only kernels can step; for `SamplerHooks.grid`.
+
+        times: decreasing linear times of all model calls; those above the pipeline's first level are left out. None:
+        the pipeline's own levels, without the second model calls of second-order schedulers (and the same process
+        where there are none). UsageError: the model cannot be called at such levels.
+        """
+
+    # ---- budget and costs
 
     @property
     def open_ended(self) -> bool:
-        """Whether a budget (NFE, seconds or verifier calls) or a stop rule will end the search, so it may go on."""
+        """Whether a budget (NFE, seconds or verifier calls) or a stop rule ends the search, so that it may go on."""
 
     @property
     def nfe_left(self) -> int | None:
-        """NFE that the budget still allows this prompt, None if it sets no limit."""
+        """NFE that the budget still allows this prompt; None if it does not limit them."""
 
     @property
     def calls_left(self) -> int | None:
-        """Verifier calls that the budget still allows this prompt, None if it sets no limit."""
+        """Verifier calls that the budget still allows this prompt; None if it does not limit them."""
+
+    def nfe(self, start: int = 0, stop: int | None = None, kernel: Kernel | None = None) -> int:
+        """NFE of one particle from step `start` to `stop` (None: the end).
+
+        NFE are denoiser evaluations; with classifier-free guidance a step counts 2.
+        kernel: what steps, since some kernels call the model several times a step; None: the pipeline's own scheduler.
+        """
+
+    def branch_nfe(self, step: int) -> int:
+        """NFE of one branch of classifier-free guidance for one row. UsageError if the model has no branches."""
+
+    def gradient_nfe(
+        self, step: int, calls: Sequence[int] = (), through: str = "model", each: bool = False
+    ) -> int:
+        """NFE that one row of a Gradient counts.
+
+        Its forward passes, BACKWARD for each pass backward through the model, and where several calls are unrolled one
+        more forward each, since checkpointing computes them again.
+        """
+
+    def calls(self, previews: int, finals: int) -> int:
+        """Verifier calls of scoring that many previews and finished candidates."""
+
+    # ---- the request
 
     @property
     def prompt(self) -> str: ...
     @property
     def verifiers(self) -> tuple[str, ...]:
-        """Names of the verifiers that steer the search, in the order of `Scores.raw`."""
-
-    def nfe(self, start: int = 0, stop: int | None = None, kernel: Kernel | None = None) -> int:
-        """Evaluations of carrying one particle from step start to stop (CFG counted)."""
+        """Names of the search verifiers, in the order of the columns of `Scores.raw`."""
 
     def weight_sum(self, step: int) -> float | None:
-        """Sum of the weights of a mixture's predictions at a step; None without one (genscale.diffusion.mixtures)."""
+        """Sum of the weights of the mix at a step; None without a mix (genscale.diffusion.mixtures)."""
 
     def mix_weights(self, step: int) -> tuple[float, ...] | None:
-        """These weights."""
+        """The weights of the mix at a step, one for each source; None without a mix."""
 
-    def branch_nfe(self, step: int) -> int:
-        """Evaluations of one branch of classifier-free guidance for one row. UsageError where there are none."""
-
-    def calls(self, previews: int, finals: int) -> int:
-        """Verifier calls of judging so many previews and finished candidates."""
-
-    def gradient_nfe(
-        self, step: int, calls: Sequence[int] = (), through: str = "model", each: bool = False
-    ) -> int:
-        """What one row of a Gradient counts: forwards, BACKWARD for each that is gone back through, and one more
-        forward where several calls are unrolled, which are computed again on the way back to save memory."""
+    # ---- noise and starts
 
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
-        """Initial latents of candidates; `noise` [n, *latent] replaces what their keys would draw."""
+        """Particles at step 0. noise: [n, *latent] in place of what the candidates' keys would draw."""
 
     def noise(self, candidate: Candidate) -> Tensor:
-        """The standard normal noise [*latent], float32, that a candidate with a key starts from."""
+        """The standard normal noise [*latent], float32, on the CPU, that a candidate starts from."""
 
     def injected(self, candidate: Candidate, step: int) -> Tensor:
-        """The standard normal noise [*latent] that a kernel adds for a candidate in the transition from a step."""
+        """The standard normal noise [*latent] that a kernel adds for a candidate in the transition from `step`."""
 
     def to_noise(self, gradient: Tensor) -> Tensor:
-        """A gradient with respect to initial latents [n, *latent] as one with respect to their noise, on the CPU."""
+        """A gradient [n, *latent] with respect to initial latents, as one with respect to their noise; on the CPU."""
 
-    def nearest(self, time: float) -> int:
-        """The step whose noise level is nearest to a time of the rectified flow, sigma / (alpha + sigma) in
-        [0, 1], among those at which a solve may begin; among equals the first."""
+    # ---- moves; none of them costs NFE
 
     def renoise(self, particles: Particles, step: int, candidates: Sequence[Candidate]) -> Particles:
-        """Take particles back to a noisier step with fresh noise of the new candidates' keys."""
+        """Particles taken back to a noisier step, with fresh noise from the keys of the new `candidates`."""
 
     def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
-        """Begin the transition to the next step with a prediction that is known already; the noise is drawn from
-        the candidates' keys. Costs nothing; of a kernel with several calls, Solve does the others."""
+        """Step with a kernel and a prediction at the present step; noise is drawn from the candidates' keys.
+
+        Of a kernel with several model calls this is the first; a Solve with the same kernel makes the others.
+        """
 
     def transition(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Transition:
-        """The Gaussian transition to the next step, of a kernel of one model call."""
+        """The Gaussian transition to the next step, of a kernel with one model call."""
 
     def take(self, particles: Particles, transition: Transition) -> Particles:
-        """Step by a transition, with noise drawn from the candidates' keys."""
+        """Step with a transition; noise is drawn from the candidates' keys."""
 
     def estimate(
         self, particles: Particles, prediction: Prediction, candidates: Sequence[Candidate]
     ) -> Particles:
-        """The clean estimates as candidates at the end of the last model call; Solve finishes them at no cost."""
+        """The clean estimates as the states of `candidates` after the last model call; a Solve finishes them."""
 
 
 class Sampler(Protocol):
-    """A search: a frozen dataclass whose fields are its hyperparameters.
+    """A search method. Built-in ones are frozen dataclasses whose fields are their hyperparameters.
 
-    It may say `independent`: its finished candidates are independent draws of the model, as they come.
-    It may name in `previews_at` the field that says at which fractions of the run it looks at previews: a calibration
-    moves these to where previews mean something (`window` and `rungs` are known).
+    `search` is all that is required. What else a sampler may define is listed in `SamplerHooks`; `bibtex`, the BibTeX
+    entries of its paper, is for `genscale.citation`.
     """
 
-    needs: ClassVar[frozenset[str]]
-    """Of {"noise", "schedule", "mix", "branches"}: what the pipeline must be able to give; "gradient": so must the
-    search verifiers."""
-
     def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
-        """Query, and look at the answers. The best scored clean candidate wins; a sampler that weighs its candidates
-        returns them with their weights."""
+        """Yield queries and use their answers. The best scored clean candidate of the search wins.
 
-    def cost(self, process: Process) -> int | None:
-        """NFE that a search spends when no budget stops it; None where it runs until the budget does."""
+        key: where all randomness of the search is drawn from. A sampler that weights its candidates returns them as a
+        Population.
+        """
+
+
+@dataclass(frozen=True)
+class SamplerHooks:
+    """What a sampler may define beside `search`, as class attributes or methods of the same names, and the defaults.
+
+    needs: of {"noise", "schedule", "mix", "branches"}, what the pipeline must provide; "gradient": the search verifiers
+        must be differentiable. Where something is missing, the run ends with a UsageError before anything is spent.
+    cost: (process) -> NFE that a search spends when no budget stops it; None if it runs until the budget is spent, or
+        if that is not known before.
+    grid: (process) -> the process that `search` gets, made by `process.regridded`, for samplers whose kernels step on
+        other noise levels than the pipeline's scheduler. None: the pipeline's own.
+    independent: whether the finished candidates are independent draws of the model. Only then a KL divergence from the
+        model is reported, and calibrations may pool the candidates.
+    previews_at: name of the field that holds the fractions of the run at which previews are scored; a calibration
+        drops those at which scores mean nothing yet. `window` and `rungs` are recognised without it.
+    """
+
+    needs: frozenset[str] = frozenset()
+    cost: Callable[[Process], int | None] = lambda process: None
+    grid: Callable[[Any], Process] | None = None
+    independent: bool = False
+    previews_at: str = ""
+
+    @staticmethod
+    def of(sampler: object) -> SamplerHooks:
+        """What a sampler defines, and the defaults of what it does not. Of a class, only the attributes are of use."""
+        names = [f.name for f in fields(SamplerHooks) if hasattr(sampler, f.name)]
+        return SamplerHooks(**{name: getattr(sampler, name) for name in names})
 
 
 class Verifier(Protocol):
-    """A judge of images: any callable `(media, prompts) -> n scores`, higher is better.
+    """A score of images or videos: any callable `(media, prompts) -> n scores`, higher is better.
 
-    media is a sequence of PIL images (for videos: of lists of PIL frames) that has the tensor as
-    `media.pixels`; prompts has one text for each.
+    media: a sequence of n PIL images (of videos: n lists of PIL frames), with the same as a tensor in `media.pixels`.
+    prompts: one text for each.
 
-    Where it judges videos as a whole it says so by `judges_clips = True`; the commands show every other verifier
-    frames of a video as images (`verifiers/frames.py`).
+    Optional:
+    `judges_videos = True`: it scores videos as a whole. Other verifiers get frames of a video as images
+        (`verifiers/frames.py`).
+    `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
     """
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Any: ...
 
 
 class Solver(Protocol):
-    """One step of an ODE or SDE solver as a function of explicit state."""
+    """One step of an ODE or SDE solver, as a function of explicit state."""
 
     def step(
         self, particles: Particles, output: Tensor, draw: Callable[[int], Tensor]
     ) -> tuple[Tensor, Memory | None]:
-        """New latents and memory; `draw(j)` gives the j-th noise [n, *latent] that this step asks for."""
+        """New latents [n, *latent] and memory.
+
+        output: of the model, [n, ...]. draw(j): the j-th noise [n, *latent] that this step asks for.
+        """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from genscale.numerics.intervals import Mean
+from genscale.numerics.intervals import Mean, is_binary
 from genscale.report.palette import FAINT, INK
 
 if TYPE_CHECKING:
@@ -30,16 +30,20 @@ class Curve:
     prompts: Sequence[Points]
     steps: bool = True
 
-    def means(self) -> list[tuple[float, Mean]]:
-        """Over prompts, wherever any of them changes; from where all of them have a value on."""
+    def values(self) -> list[tuple[float, list[float]]]:
+        """(NFE, the value of each prompt) wherever any of them changes, from where all of them have a value on."""
         places = sorted({x for points in self.prompts for x, _ in points})
         found = []
         for place in places:
             values = [_at(points, place) for points in self.prompts]
             known = [v for v in values if v is not None]
             if known and len(known) == len(values):
-                found.append((place, Mean.of(known)))
+                found.append((place, known))
         return found
+
+    def means(self) -> list[tuple[float, Mean]]:
+        """(NFE, mean over prompts) at the same places."""
+        return [(place, Mean.of(values)) for place, values in self.values()]
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,9 @@ def _draw_panel(axes: Any, panel: CurvePanel) -> None:
     axes.set_title(panel.title, fontsize=11, color=INK, loc="left")
     axes.set_xlabel("NFE a prompt", fontsize=10)
     axes.set_xlim(left=0)
+    if is_binary([y for curve in panel.curves for points in curve.prompts for _, y in points] or [0.5]):
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0.0), min(high, 1.0))  # proportions
     axes.tick_params(labelsize=9)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(color="#e7e9ed", linewidth=0.7)
@@ -108,23 +115,32 @@ def _draw_panel(axes: Any, panel: CurvePanel) -> None:
 
 
 def _draw_curve(axes: Any, curve: Curve, i: int, of: int, span: float) -> None:
-    found = [(x, m) for x, m in curve.means() if m.mean is not None]
+    found = curve.values()
     if not found:
         return
-    x, y = [x for x, _ in found], [m.mean for _, m in found]
+    x, y = [x for x, _ in found], [sum(values) / len(values) for _, values in found]
     colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
     kind, line = "steps-post" if curve.steps else "default", LINES[i // len(COLOURS) % len(LINES)]
     shown = _spread(len(x), i, of)
     aside = [
         x[k] + (i - (of - 1) / 2) * 0.008 * span for k in shown
     ]  # of several that end at one cost, all are seen
-    half = [found[k][1].half or 0.0 for k in shown]
+    bounds = [_bounds(Mean.of(found[k][1])) for k in shown]
+    bars_of = [*zip(*bounds, strict=True)] if any(map(any, bounds)) else None
     axes.plot(x, y, drawstyle=kind, linewidth=1.8, color=colour, linestyle=line, zorder=3)
     bars = axes.errorbar(
-        aside, [y[k] for k in shown], yerr=half if any(half) else None, fmt=marker, color=colour,
+        aside, [y[k] for k in shown], yerr=bars_of, fmt=marker, color=colour,
         markersize=5.5, elinewidth=1, capsize=2.5, label=curve.name, zorder=4,
     )  # fmt: skip
     bars[0].set_linestyle("none")
+    bars[0].set_clip_on(False)  # a marker at the edge of the axes is shown whole
+
+
+def _bounds(mean: Mean) -> tuple[float, float]:
+    """How far the interval reaches below and above its mean; 0 where there is none."""
+    if mean.mean is None or mean.low is None or mean.high is None:
+        return 0.0, 0.0
+    return mean.mean - mean.low, mean.high - mean.mean
 
 
 def _spread(count: int, i: int, of: int) -> list[int]:

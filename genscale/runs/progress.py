@@ -1,15 +1,16 @@
-"""How a run is shown while it goes: a bar on a terminal, elsewhere a line at every new best."""
+"""How a run is shown while it goes: one live line on a terminal, elsewhere a line at every new best."""
 
 from __future__ import annotations
 
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from genscale.engine.archive import Entry
 from genscale.engine.events import BatchHalved, Denoised, Differentiated, Event, Scored
@@ -17,7 +18,7 @@ from genscale.engine.events import BatchHalved, Denoised, Differentiated, Event,
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Warnings as one line without their place in the code; none of what libraries say to developers."""
+    """Warnings as one line without their place in the code; none of those that libraries address to developers."""
     with warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", category)
@@ -25,16 +26,111 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
+class Tally:
+    """What the events of a run add up to, in words.
+
+    nfe: of the whole run; candidates: of each prompt; both None where the search decides when it ends. seconds: the
+    budget's limit of the whole run. each: NFE of one candidate, to give the speed in candidates. clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        nfe: int | None = None,
+        prompts: int = 1,
+        candidates: int | None = None,
+        seconds: float | None = None,
+        each: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.nfe, self.prompts, self.candidates, self.seconds = nfe, prompts, candidates, seconds
+        self.each = each
+        self.best: dict[int, Entry] = {}
+        self._clock, self._started = clock, clock()
+        self._evaluations = 0
+        self._finished: dict[int, int] = {}
+        self._resumed: dict[int, int] = {}  # NFE of each prompt that an earlier process spent
+
+    def add(self, event: Event) -> bool:
+        """Count an event; whether it is a new best of its prompt."""
+        if isinstance(event, Denoised | Differentiated):
+            self._evaluations = event.evaluations
+        if not isinstance(event, Scored):
+            return False
+        prompt = event.entry.prompt
+        if event.media is None:  # restored from the archive
+            self._resumed[prompt] = max(self._resumed.get(prompt, 0), event.entry.nfe)
+        if event.entry.final:
+            self._finished[prompt] = self._finished.get(prompt, 0) + 1
+        fresh = event.best is not None and self.best.get(prompt) is not event.best
+        if event.best is not None:
+            self.best[prompt] = event.best
+        return fresh
+
+    @property
+    def done(self) -> int:
+        """NFE so far, those of an earlier process included."""
+        return self._evaluations + sum(self._resumed.values())
+
+    def text(self) -> str:
+        """Candidates and prompts done, speed, and time left: "12/64 candidates, 1/4 prompts, 3.1/s, 42 s left"."""
+        finished = sum(self._finished.values())
+        if self.candidates is None:
+            parts = [f"{finished} candidate" + ("" if finished == 1 else "s")] if finished else []
+        else:
+            parts = [f"{finished}/{self.candidates * self.prompts} candidates"]
+            full = sum(n >= self.candidates for n in self._finished.values())
+            parts += [f"{full}/{self.prompts} prompts"] if self.prompts > 1 else []
+        elapsed = self._clock() - self._started
+        left = self._left(elapsed)
+        parts.append(self._speed(elapsed))
+        parts.append(f"{elapsed_text(elapsed)} so far" if left is None else f"{elapsed_text(left)} left")
+        return ", ".join(part for part in parts if part)
+
+    def best_text(self) -> str:
+        totals = [best.total for best in self.best.values() if best.total is not None]
+        if not totals:
+            return ""
+        name = "best" if self.prompts == 1 else f"mean best of {len(totals)}/{self.prompts}"
+        return f"{name} {sum(totals) / len(totals):.4g}"
+
+    def _speed(self, elapsed: float) -> str:
+        """Candidates per second, or seconds of each; evaluations per second where the cost of one is not known."""
+        if elapsed <= 0 or self._evaluations == 0:
+            return ""
+        if self.each is None:
+            return f"{self._evaluations / elapsed:.3g} NFE/s"
+        rate = self._evaluations / self.each / elapsed
+        if rate >= 1:
+            return f"{rate:.3g}/s"
+        return f"{1 / rate:.2g} s each" if rate > 0.1 else f"{elapsed_text(1 / rate)} each"
+
+    def _left(self, elapsed: float) -> float | None:
+        """Seconds to the end at the speed so far, and at most what the budget leaves; None where nothing tells."""
+        limits = []
+        if self.nfe is not None and self._evaluations > 0:
+            limits.append(elapsed * max(0, self.nfe - self.done) / self._evaluations)
+        if self.seconds is not None:
+            limits.append(max(0.0, self.seconds - elapsed))
+        return min(limits, default=None)
+
+
+def elapsed_text(seconds: float) -> str:
+    """A duration: "42 s", "3 min 20 s", "1 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 class Display:
-    """Listens to the engine's events. `start` is told what the plan costs, where it is known."""
+    """Listens to the engine's events and shows them on stderr. quiet: it shows nothing."""
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.quiet = quiet
-        self._total: int | None = None
-        self._evaluations = 0
-        self._best: dict[int, Entry] = {}
-        self._prompts = 1
+        self._tally = Tally()
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -43,22 +139,36 @@ class Display:
         if not self.quiet:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def start(self, nfe: int | None, prompts: int) -> None:
-        """nfe: what the whole run will spend, None where only the budget's end tells."""
-        self._total, self._prompts = nfe, prompts
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Show what is being done, such as loading a model, with a spinner; on a terminal only."""
+        if self.quiet or not self.console.is_terminal:
+            yield
+            return
+        with self.console.status(text):
+            yield
+
+    def start(
+        self,
+        nfe: int | None,
+        prompts: int,
+        candidates: int | None = None,
+        seconds: float | None = None,
+        each: int | None = None,
+    ) -> None:
+        """The search begins; arguments as of `Tally`."""
+        self._tally = Tally(nfe, prompts, candidates, seconds, each)
         if self.quiet or not self.console.is_terminal:
             return
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("searching"),
-            BarColumn(bar_width=32),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[left]}"),
             TextColumn("[bold green]{task.fields[best]}"),
-            TimeElapsedColumn(),
             console=self.console,
             transient=True,
         )
-        self._task = self._bar.add_task("search", total=nfe, left=self._left(), best="")
+        self._task = self._bar.add_task("search", total=nfe, left=self._tally.text(), best="")
         self._bar.start()
 
     def stop(self) -> None:
@@ -67,37 +177,21 @@ class Display:
             self._bar = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Denoised | Differentiated):
-            self._evaluations = event.evaluations
-        elif isinstance(event, Scored):
-            self._judged(event)
-        elif isinstance(event, BatchHalved):
+        fresh = self._tally.add(event)
+        if isinstance(event, BatchHalved):
             self.say(f"memory ran out: batches of at most {event.batch_size} from now on")
         if self._bar is not None:
             self._bar.update(
-                self._task, completed=self._evaluations, left=self._left(), best=self._best_text()
+                self._task,
+                completed=self._tally.done,
+                left=self._tally.text(),
+                best=self._tally.best_text(),
             )
+        elif fresh and isinstance(event, Scored) and event.best is not None:
+            self._print_best(event, event.best)
 
-    def _judged(self, event: Scored) -> None:
-        if event.best is None:
-            return
-        prompt = event.entry.prompt
-        fresh = self._best.get(prompt) is not event.best
-        self._best[prompt] = event.best
-        if fresh and self._bar is None:
-            where = f"prompt {prompt + 1}/{self._prompts}  " if self._prompts > 1 else ""
-            score = "" if event.best.total is None else f"  score {event.best.total:.4g}"
-            name = f"candidate {event.best.candidate.id}"
-            self.say(f"{where}{event.entry.nfe} NFE  new best: {name}{score}")
-
-    def _left(self) -> str:
-        if self._total is None:
-            return f"{self._evaluations} NFE spent"
-        return f"{max(0, self._total - self._evaluations)} NFE left"
-
-    def _best_text(self) -> str:
-        known = [best.total for best in self._best.values() if best.total is not None]
-        if not known:
-            return ""
-        name = "best" if self._prompts == 1 else f"mean best of {len(known)}/{self._prompts}"
-        return f"{name} {sum(known) / len(known):.4g}"
+    def _print_best(self, event: Scored, best: Entry) -> None:
+        prompts = self._tally.prompts
+        where = f"prompt {event.entry.prompt + 1}/{prompts}  " if prompts > 1 else ""
+        score = "" if best.total is None else f"  score {best.total:.4g}"
+        self.say(f"{where}{event.entry.nfe} NFE  new best: candidate {best.candidate.id}{score}")

@@ -1,4 +1,4 @@
-"""Everything that one run was asked for: enough to do it again, from its folder or from its image."""
+"""Everything that one run was asked for: enough to repeat it from its folder or from one of its images."""
 
 from __future__ import annotations
 
@@ -7,80 +7,217 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from genscale.errors import UsageError
 from genscale.plugins import options, registry
-from genscale.runs import file_metadata
+from genscale.runs.option_metadata import (
+    COUNT,
+    IMAGE,
+    MODEL,
+    RATE,
+    RUN,
+    SEARCH,
+    SEED,
+    Option,
+    option,
+    options_of,
+    read_names,
+    read_object,
+    read_size,
+    write_size,
+)
 
 FILE = "request.json"
-# Fields that change how a run is done, not what comes out of it.
-_MANNER = (
-    *("device", "device_map", "attention", "offload", "compile", "vae_slicing", "trust_remote_code"),
-    *("decode_batch", "metadata", "images", "formats", "fps"),
-)
-_PATHS = ("image", "mask_image", "control_image", "boxes")
 
 
 @dataclass(frozen=True)
 class Request:
-    """A run in words and numbers that JSON can hold. None, empty: the default of the model or pipeline."""
+    """A run in words and numbers that JSON can hold. None or empty: the default of the model or pipeline.
+
+    A field made by `option` is an option of the command line as well; there is no other place to declare one.
+    """
+
+    JOINT: ClassVar[dict[str, Option]] = {
+        "size": Option(
+            ("--size",), "Width and height, such as 1024x768; one number makes a square.", IMAGE, "WxH",
+            read=read_size, write=write_size, sets=("width", "height"),
+        ),
+        "image_width": Option(
+            ("--width",),
+            "Width in pixels. Without --height it is the sampler's own option, where it has one of that name (beam).",
+            IMAGE, kind=int, check=COUNT, sets=("width",),
+        ),
+        "image_height": Option(
+            ("--height",), "Height in pixels.", IMAGE, kind=int, check=COUNT, sets=("height",)
+        ),
+    }  # fmt: skip
+    """Options whose name is not that of one field: what they set is in `sets`."""
 
     prompts: tuple[str, ...] = ()
-    model: str = "shapes-flow"
-    sampler: str = "best_of_n"
+    model: str = option(
+        "--model -m",
+        "A bundled toy model (shapes-flow), a Hugging Face id (owner/name), a diffusers folder, or a .safetensors or "
+        ".ckpt file.",
+        MODEL, "NAME", default="shapes-flow", completes="model",
+    )  # fmt: skip
+    sampler: str = option(
+        "--sampler",
+        "How to search (best_of_n). `genscale samplers` lists them, `genscale samplers NAME` shows the options of one, "
+        "which are given as --OPTION VALUE.",
+        SEARCH, "NAME", default="best_of_n", completes="sampler",
+    )  # fmt: skip
     sampler_fields: Mapping[str, Any] = field(default_factory=dict)
-    verifiers: tuple[str, ...] = ()
-    select: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
-    ensemble: str = "weighted"
-    budget: str | None = None
-    stop: str | None = None
-    boxes: str | None = None
-    mix: tuple[str, ...] = ()
-    guide: str | None = None
-    negative: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int | None = None
+    verifiers: tuple[str, ...] = option(
+        "--verifier",
+        "What scores the candidates and steers the search: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)' or "
+        "package.module:callable. Repeatable.",
+        SEARCH, "NAME", default=(), completes="verifier",
+    )  # fmt: skip
+    select: tuple[str, ...] = option(
+        "--select", "What picks the winner among the finished candidates (the verifiers). Repeatable.",
+        SEARCH, "NAME", default=(), completes="verifier",
+    )  # fmt: skip
+    held_out: tuple[str, ...] = option(
+        "--held-out --report",
+        "A second score that the search never sees: it only measures. 'none' for no score. Repeatable.",
+        SEARCH, "NAME", default=(), completes="verifier",
+    )  # fmt: skip
+    ensemble: str = option(
+        "--ensemble", "How the scores of several verifiers are joined: weighted sum (default) or mean rank.",
+        SEARCH, "weighted|rank", default="weighted",
+    )  # fmt: skip
+    budget: str | None = option(
+        "--budget",
+        "The most that each prompt may cost: 16images (as much compute as 16 images of the model alone), 480nfe "
+        "(denoiser evaluations), 60s (the whole run), 32calls (verifier scores), target=0.35 (stop at that score), or "
+        "several joined by commas.",
+        SEARCH, "LIMITS",
+    )  # fmt: skip
+    stop: str | None = option(
+        "--stop",
+        "End a prompt's search early, by its scores: patience:8 (no new best in 8 candidates), gain:0.02 (one more "
+        "is expected to add less than 0.02; 0.02sd: in standard deviations), adaptive:0.9 (enough candidates to reach "
+        "that score with probability 0.95), or several joined by commas. Checked after each wave of the sampler "
+        "(--wave 4).",
+        SEARCH, "RULES",
+    )  # fmt: skip
+    boxes: str | None = option(
+        "--boxes",
+        "What should be where: a JSON file of texts with boxes or masks. The verifiers score these regions as well.",
+        SEARCH, "FILE", completes="file",
+    )  # fmt: skip
+    mix: tuple[str, ...] = option(
+        "--mix",
+        "A second prediction at every step, with its weight; the model's own weight is what is left to 1. MODEL:WEIGHT "
+        "(a toy model, Hugging Face id or folder with the same latent space); base:WEIGHT (the model without its LoRA: "
+        "base:-0.6 is reinforcement-learning guidance of scale 1.6); adapter:NAME:WEIGHT; 'prompt=TEXT:WEIGHT'. "
+        "Repeatable.",
+        SEARCH, "MODEL:WEIGHT", default=(),
+    )  # fmt: skip
+    guide: str | None = option(
+        "--guide",
+        "How the branches of classifier-free guidance are combined: 'cfg(7.5, 0.2, 0.8)' (scale 7.5 from 20 % to 80 % "
+        "of the steps), 'cfg(scale=7.5, schedule=linear)', 'cfg++(0.6)', or a guider of diffusers: apg, cfg-zero*, "
+        "tcfg, fdg, slg, pag, seg, auto, such as 'apg(guidance_scale=7.5)'.",
+        SEARCH, "RULE",
+    )  # fmt: skip
+    negative: str | None = option("--negative --negative-prompt", "Negative prompt.", IMAGE, "TEXT")
+    steps: int | None = option("--steps --num-inference-steps", "Denoising steps.", IMAGE, check=COUNT)
+    guidance: float | None = option(
+        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE,
+    )  # fmt: skip
+    seed: int | None = option("--seed", "Seed (a random one, which is recorded).", IMAGE, check=SEED)
     width: int | None = None
     height: int | None = None
     clips: bool = False
-    frames: int | None = None
-    fps: float | None = None
-    formats: tuple[str, ...] = ()
-    per_frame: int = 8
-    images: int = 1
-    image: str | None = None
-    mask_image: str | None = None
-    control_image: str | None = None
-    pipeline_args: Mapping[str, Any] = field(default_factory=dict)
-    dtype: str = "auto"
-    device: str | None = None
-    batch_size: int = 16
-    decode_batch: int | None = None
-    device_map: str | None = None
-    attention: str | None = None
-    offload: str | None = None
-    compile: bool = False
-    vae_tiling: bool = False
-    vae_slicing: bool = False
-    lora: tuple[str, ...] = ()
-    variant: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-    metadata: bool = True
+    frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=COUNT)
+    fps: float | None = option(
+        "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
+    )  # fmt: skip
+    formats: tuple[str, ...] = option(
+        "--formats", "Files of a video: mp4, gif, or mp4,gif (default).", IMAGE, "NAMES",
+        default=(), read=read_names, write=",".join, execution=True,
+    )  # fmt: skip
+    per_frame: int = option(
+        "--per-frame", "Of a video: how many evenly spaced frames an image verifier scores; their mean counts (8).",
+        SEARCH, "FRAMES", default=8, check=COUNT,
+    )  # fmt: skip
+    images: int = option(
+        "--images --num-images-per-prompt",
+        "How many of the best candidates to write for each prompt (1); --candidates is how many are made.",
+        IMAGE, default=1, check=COUNT, execution=True,
+    )  # fmt: skip
+    image: str | None = option("--image", "An image to start from.", IMAGE, "FILE", completes="file")
+    mask_image: str | None = option(
+        "--mask-image", "Where to paint on --image: the white pixels.", IMAGE, "FILE", completes="file",
+    )  # fmt: skip
+    control_image: str | None = option(
+        "--control-image", "The input image of a ControlNet.", IMAGE, "FILE", completes="file",
+    )  # fmt: skip
+    pipeline_args: Mapping[str, Any] = option(
+        "--pipeline-args --pipeline-kwargs", "Further arguments of the pipeline's call, as JSON.", IMAGE, "JSON",
+        default=dict, read=read_object, write=json.dumps,
+    )  # fmt: skip
+    dtype: str = option("--dtype", "auto, float32, bfloat16 or float16.", MODEL, "NAME", default="auto")
+    device: str | None = option(
+        "--device", "cpu, cuda, cuda:1 or mps (the fastest there is).", MODEL, "NAME", execution=True,
+    )  # fmt: skip
+    batch_size: int = option(
+        "--batch-size", "Most latents in one denoiser call (16).", RUN, default=16, check=COUNT,
+    )  # fmt: skip
+    decode_batch: int | None = option(
+        "--decode-batch", "Most images decoded and scored at once (as --batch-size; videos: 1).",
+        RUN, check=COUNT, execution=True,
+    )  # fmt: skip
+    device_map: str | None = option(
+        "--device-map", "Spread the pipeline over the accelerators: balanced; or a device to load it onto.",
+        MODEL, "MAP", execution=True,
+    )  # fmt: skip
+    attention: str | None = option(
+        "--attention --attention-backend", "Attention backend: xformers, native, flash, sage, ...",
+        MODEL, "NAME", execution=True,
+    )  # fmt: skip
+    offload: str | None = option(
+        "--offload --cpu-offload", "Keep weights off the GPU until they are needed: model, sequential or group.",
+        MODEL, "NAME", execution=True,
+    )  # fmt: skip
+    compile: bool = option(
+        "--compile", "Compile the denoiser with torch.compile.", MODEL, default=False, execution=True,
+    )  # fmt: skip
+    vae_tiling: bool = option(
+        "--vae-tiling", "Decode in tiles (videos also in groups of frames), to save memory.", MODEL, default=False,
+    )  # fmt: skip
+    vae_slicing: bool = option(
+        "--vae-slicing", "Decode one image at a time, to save memory.", MODEL, default=False, execution=True,
+    )  # fmt: skip
+    lora: tuple[str, ...] = option(
+        "--lora", "A LoRA file or Hugging Face id, optionally with :SCALE. Repeatable.", MODEL, "NAME", default=(),
+    )  # fmt: skip
+    variant: str | None = option("--variant", "Variant of the weights, such as fp16.", MODEL, "NAME")
+    revision: str | None = option(
+        "--revision", "Branch, tag or commit of the Hugging Face repository.", MODEL, "NAME",
+    )  # fmt: skip
+    trust_remote_code: bool = option(
+        "--trust-remote-code", "Run Python code that comes with the model.", MODEL, default=False, execution=True,
+    )  # fmt: skip
+    metadata: bool = option(
+        "--metadata/--no-metadata", "Write into the image files how they were made (yes).",
+        RUN, default=True, execution=True,
+    )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it, without what was left at its default."""
         plain = json.loads(json.dumps(registry.plain(asdict(self))))
-        empty = json.loads(json.dumps(asdict(Request())))
+        empty = json.loads(json.dumps(asdict(type(self)())))
         return {k: v for k, v in plain.items() if k == "model" or k == "sampler" or v != empty[k]}
 
     def difference(self, other: Request) -> str | None:
         """A field in which the two ask for different results, or None."""
         mine, theirs = self.as_dict(), other.as_dict()
-        return next((f.name for f in fields(self) if _differ(f.name, mine, theirs)), None)
+        same = {name for name, how in options_of(type(self)).items() if how.execution}
+        names = (f.name for f in fields(self) if f.name not in same)
+        return next((name for name in names if mine.get(name) != theirs.get(name)), None)
 
     def seeded(self) -> Request:
         """With a seed, drawn where none was given."""
@@ -88,7 +225,8 @@ class Request:
 
     def anchored(self) -> Request:
         """With the paths of local files absolute, so that it means the same from every working folder."""
-        moved: dict[str, Any] = {k: os.path.abspath(v) for k in _PATHS if (v := getattr(self, k)) is not None}
+        files = [name for name, how in options_of(type(self)).items() if how.completes == "file"]
+        moved: dict[str, Any] = {k: os.path.abspath(v) for k in files if (v := getattr(self, k)) is not None}
         if os.path.exists(self.model):
             moved["model"] = os.path.abspath(self.model)
         moved["mix"] = tuple(
@@ -97,10 +235,6 @@ class Request:
             for name, _, weight in [term.rpartition(":")]
         )
         return replace(self, **moved)
-
-
-def _differ(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    return name not in _MANNER and mine.get(name) != theirs.get(name)
 
 
 _RENAMED = {"report": "held_out"}  # fields of requests that were written under another name
@@ -134,5 +268,7 @@ def load_folder(folder: Path) -> Request:
 
 
 def load_request(file: Path) -> Request:
-    """The request in an image or clip that genscale wrote. They travel, so it may not switch foreign code on."""
-    return replace(from_dict(file_metadata.read(file)["request"], str(file)), trust_remote_code=False)
+    """The request in an image or video that genscale wrote. Files are passed on, so it cannot turn remote code on."""
+    from genscale.runs.file_metadata import read_metadata  # loads PIL, which options and help do not need
+
+    return replace(from_dict(read_metadata(file)["request"], str(file)), trust_remote_code=False)

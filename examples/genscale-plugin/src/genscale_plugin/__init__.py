@@ -1,4 +1,4 @@
-"""A sampler and a verifier for genscale, found by it through the entry points in pyproject.toml.
+"""Two samplers and a verifier for genscale, which finds them through the entry points in pyproject.toml.
 
-Nothing is imported here: genscale loads the module of a plug-in when somebody asks for it.
+Nothing is imported here: genscale loads the module of a plug-in when it is asked for by name.
 """

@@ -18,12 +18,12 @@ class ColourShare:
     """The share of an image that has a colour, in [0, 1]; for videos the mean over frames.
 
     A pixel counts exp(-d^2 / (2 width^2)), d being its distance to the colour in RGB, each channel in [0, 1]: 1 for the
-    colour itself, 0.01 three widths away. So the score has a gradient everywhere, and any sampler may search with it.
+    colour itself, 0.01 three widths away. So the score has a gradient everywhere, for samplers that use one.
 
-    colour: a name of CSS or #rrggbb. width: how far a shade may be from it; 0.2 tells the six colours of the embedded
-    models apart.
+    colour: a CSS colour name or #rrggbb. width: how far a shade may be from it; 0.2 separates the six colours of the
+    bundled toy models.
 
-    Blind to the prompt, and to everything but colour: a search for it alone paints the image in that colour.
+    It ignores the prompt and everything but colour: a search with it alone paints the whole image in that colour.
     """
 
     colour: str = "red"
@@ -35,7 +35,9 @@ class ColourShare:
         try:
             ImageColor.getrgb(self.colour)
         except ValueError:
-            raise UsageError(f"colour '{self.colour}' is unknown: give a name of CSS or #rrggbb.") from None
+            raise UsageError(
+                f"colour '{self.colour}' is unknown: give a CSS colour name or #rrggbb."
+            ) from None
         if not self.width > 0:
             raise UsageError(f"width={self.width} must be above 0.")
 

@@ -1,0 +1,204 @@
+"""Answers to Solve and Denoise: which rows share a model call, and the step that follows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from genscale.diffusion.kernels import Kernel
+from genscale.engine.capacity import Capacity
+from genscale.engine.events import Denoised
+from genscale.engine.search import Search
+from genscale.errors import BudgetExhausted
+from genscale.protocol.answers import Prediction
+from genscale.protocol.batches import Batch, Output
+from genscale.protocol.particles import Particles
+
+
+@dataclass
+class ModelRows:
+    """Rows of one Solve or Denoise that are at the same step.
+
+    rows: their indices in the query. until: the step to reach; None for a Denoise (one evaluation, no step).
+    begun: whether they were evaluated already. What has begun is finished, even when time runs out.
+    """
+
+    search: Search
+    rows: list[int]
+    particles: Particles
+    until: int | None
+    kernel: Kernel | None = None
+    branch: str | None = None
+    begun: bool = False
+
+    @property
+    def call(self) -> tuple[int, int, str]:
+        """Rows for which this is equal go in one batch: (step, model call within the transition, guidance branch)."""
+        return self.particles.step, self.particles.inner, self.branch or ""
+
+    @property
+    def price(self) -> int:
+        """Evaluations that one row still takes."""
+        return self.search.process.price(self.particles, self.until, self.kernel, self.branch)
+
+    @property
+    def required(self) -> bool:
+        """Whether these rows go on when no time is left: they have begun, or lead to the prompt's first candidate.
+
+        A Denoise was checked against the time left when it was admitted, and is not checked again.
+        """
+        return self.begun or self.until is None or (not self.search.finals and 0 in self.rows)
+
+    @property
+    def committed(self) -> int:
+        """Evaluations that these rows will take in any case."""
+        return self.price * len(self.rows) if self.begun or self.until is None else 0
+
+    def split(self, n: int) -> tuple[ModelRows, ModelRows]:
+        """The first n rows, and the others."""
+        return (
+            replace(self, rows=self.rows[:n], particles=self.particles[:n]),
+            replace(self, rows=self.rows[n:], particles=self.particles[n:]),
+        )
+
+
+class ModelBatches:
+    """Every row that waits for the denoiser, and the batch that is being evaluated."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self.capacity, self.archive, self.ledger = capacity, capacity.archive, capacity.ledger
+        self.waiting: list[ModelRows] = []
+        self.evaluated: list[ModelRows] = []  # the rows of the open batch
+
+    def evaluations_left(self) -> float:
+        """Evaluations that fit into the time left beside those that are committed."""
+        return self.capacity.evaluations_left(sum(part.committed for part in self.waiting))
+
+    # ---------------------------------------------------------------- admission
+
+    def admit(self, search: Search) -> None:
+        """Queue the rows of a search's query; answer it now if the archive or the budget already decide the answer."""
+        particles, until = search.particles, search.until
+        if until == particles.step:
+            search.send(particles)
+            return
+        rows = search.affordable()
+        if rows == 0:
+            search.throw(BudgetExhausted())
+            return
+        search.admit(rows)
+        if until is None and not search.finals:
+            rows = max(1, int(min(self.evaluations_left() / max(search.to_the_end, 1), rows)))
+            search.forget(range(rows, len(particles)))
+        todo = [i for i in range(rows) if not self._recall(search, i, until)]
+        if todo and search.finals and search.price * (rows if until is None else 1) > self.evaluations_left():
+            search.forget(todo)
+            todo = []
+        if todo:
+            self.waiting.append(ModelRows(search, todo, particles[todo], until, search.kernel, search.branch))
+        else:
+            search.answer()
+
+    def _recall(self, search: Search, row: int, until: int | None) -> bool:
+        """Take a row's answer from the archive, if this run was resumed and has it. It is charged all the same."""
+        particles = search.particles
+        candidate, device = particles.candidates[row], particles.x.device
+        found: Particles | Prediction | None
+        if until is None:
+            found = self.archive.predicted(search.index, candidate, particles.step, search.branch, device)
+        else:
+            found = self.archive.solved(search.index, candidate, until, device)
+        if found is None:
+            return False
+        search.finish(row, found)
+        search.spent += search.price
+        return True
+
+    def drop_late(self, left: float) -> bool:
+        """Drop the rows that have not begun and cannot be done with `left` evaluations; whether there were any."""
+        late = [part for part in self.waiting if not part.required and part.price > left]
+        self.waiting = [part for part in self.waiting if part.required or part.price <= left]
+        for part in late:
+            part.search.forget(part.rows)
+            if part.search.complete:
+                part.search.answer()
+        return bool(late)
+
+    # ---------------------------------------------------------------- batches
+
+    def next_batch(self, left: float) -> Batch:
+        """The rows that are furthest along the run, in the order of prompts and candidates, up to the batch size.
+
+        With a budget of seconds no more rows begin than `left` evaluations allow.
+        """
+        places = self.capacity.rows_in_a_call
+        call = max(part.call for part in self.waiting)
+        self.evaluated, rest = [], []
+        for part in self.waiting:
+            n = len(part.rows) if part.call == call else 0
+            if not part.begun and part.until is not None and part.price * n > max(left, 0):
+                n = max(int(left // part.price), 1 if part.required else 0)
+            n = min(n, places)
+            if n < len(part.rows):
+                part, tail = part.split(n)
+                rest.append(tail)
+            if n > 0:
+                left -= 0 if part.begun else part.price * n
+                part.begun = True
+                self.evaluated.append(part)
+                places -= n
+        self.waiting = rest
+        return self._as_batch()
+
+    def again(self) -> Batch:
+        """Another batch instead of the open one, after the batch size changed."""
+        self.waiting = self.evaluated + self.waiting
+        return self.next_batch(self.evaluations_left())
+
+    def _as_batch(self) -> Batch:
+        parts = self.evaluated
+        inputs = [part.search.process.model_input(part.particles, part.kernel) for part in parts]
+        first, time = parts[0], inputs[0][1]
+        return Batch(
+            inputs[0][0] if len(parts) == 1 else torch.cat([x for x, _ in inputs]),
+            first.search.process.place(first.particles.step),
+            tuple(part.search.index for part in parts for _ in part.rows),
+            time,
+            first.branch,
+        )
+
+    def absorb(self, output: Output) -> None:
+        """Step the rows that were evaluated, and answer the queries that are complete."""
+        parts, self.evaluated, at = self.evaluated, [], 0
+        total = sum(len(part.rows) for part in parts)
+        self.ledger.evaluations += output.evaluations
+        with self.ledger.clock("step"):
+            for part in parts:
+                n = len(part.rows)
+                part.search.spent += output.evaluations * n // total
+                rate = None if output.rate is None else output.rate[at : at + n].detach()
+                self._advance(part, output.value[at : at + n], output.x[at : at + n], rate)
+                at += n
+        self.capacity.on_event(Denoised(self.ledger.nfe, total))
+        for search in {id(part.search): part.search for part in parts}.values():
+            if search.complete:
+                search.answer()
+
+    def _advance(self, part: ModelRows, value: Tensor, x: Tensor, rate: Tensor | None) -> None:
+        process, search = part.search.process, part.search
+        if part.until is None:
+            prediction = replace(process.predict(part.particles, value, x), rate=rate)
+            self.archive.add_predicted(search.index, part.particles, prediction, part.branch)
+            for i, row in enumerate(part.rows):
+                search.finish(row, prediction[[i]])
+            return
+        preview = part.particles.step + 1 == part.until < process.steps
+        part.particles = process.advance(part.particles, value, x, preview, part.kernel)
+        if part.particles.step < part.until:
+            self.waiting.append(part)
+            return
+        self.archive.add_solved(search.index, part.particles)
+        for i, row in enumerate(part.rows):
+            search.finish(row, part.particles[[i]])

@@ -1,0 +1,71 @@
+"""Candidate 0 is the pipeline's own result, bit for bit: what leaves its path gets another id here.
+
+The path begins at the pipeline's own initial latents and continues by its own scheduler. `PromptProcess` asks for a new
+id where one of its methods moves candidate 0 otherwise, and `Search` before a Solve with a kernel. Latents that a
+sampler changed by itself are recognised by their bytes: the path is known at every step where a sampler has seen it.
+So a result with id 0 is always the pipeline's own, whatever a sampler does or forgets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from genscale.protocol.particles import OWN, Candidate, Particles, off_own_path
+
+
+class OwnPath:
+    """The states of candidate 0 in one search, and the ids of what has left its path.
+
+    New ids are -1, -2, ... in the order in which the sampler makes these candidates, so they depend neither on the
+    batch size nor on whether a run was resumed. No sampler can draw them: a key is folded with numbers from 0 on. The
+    same departure, asked for again, gives the same candidate.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[int, bytes] = {}  # step: digest of the latents there
+        self._changed: dict[
+            tuple[int, bytes], str
+        ] = {}  # (step, digest of other latents): what they are called
+        self._left: dict[tuple[int, str, tuple[int, ...]], Candidate] = {}
+
+    def record(self, particles: Particles) -> Particles:
+        """Remember the latents of candidate 0 as the pipeline's own at this step."""
+        for x, candidate in zip(particles.x, particles.candidates, strict=True):
+            if candidate.id == OWN:
+                self._states[particles.step] = _digest(x)
+        return particles
+
+    def leave(
+        self, candidates: Sequence[Candidate], step: int, how: str, origin: str = "branch"
+    ) -> tuple[Candidate, ...]:
+        """The candidates, candidate 0 with a new id; how: what moves it off its path at this step."""
+        return tuple(self._other(c, step, how, origin) if c.id == OWN else c for c in candidates)
+
+    def checked(self, particles: Particles) -> Particles:
+        """The particles; rows with id 0 whose latents are not the pipeline's own get a new id."""
+        if all(c.id != OWN for c in particles.candidates):
+            return particles
+        candidates = list(particles.candidates)
+        for i, candidate in enumerate(candidates):
+            if candidate.id != OWN or (digest := _digest(particles.x[i])) == self._states.get(particles.step):
+                continue
+            how = self._changed.setdefault((particles.step, digest), f"change {len(self._changed)}")
+            candidates[i] = self._other(candidate, particles.step, how, "branch")
+        return replace(particles, candidates=tuple(candidates))
+
+    def _other(self, candidate: Candidate, step: int, how: str, origin: str) -> Candidate:
+        departure = (step, how, candidate.key)
+        if departure not in self._left:
+            self._left[departure] = off_own_path(candidate, -1 - len(self._left), step, how, origin)
+        return self._left[departure]
+
+
+def _digest(x: Tensor) -> bytes:
+    """Of the bytes of latents [*latent]: equal only where they are the same bit for bit, NaN included."""
+    raw = x.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+    return hashlib.blake2b(raw.tobytes(), digest_size=16).digest()
