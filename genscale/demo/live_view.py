@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import insort
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -97,14 +97,7 @@ class Watch(Display):
 
     # ---------------------------------------------------------------- called by the thread of the search
 
-    def start(
-        self,
-        nfe: int | None,
-        prompts: int,
-        candidates: int | None = None,
-        seconds: float | None = None,
-        each: int | None = None,
-    ) -> None:
+    def start(self, nfe: int | None, prompts: int, *rest: Any, **others: Any) -> None:
         self._started = time.monotonic()
         self.planned, self.began = nfe or 0, True
         self.changes += 1
