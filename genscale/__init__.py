@@ -12,7 +12,7 @@ Results     SearchResult, Entry, Population, Ledger, Plan, compare, SideBySide, 
 Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop, StopRule
 Errors      UsageError, VerifierError, BudgetExhausted
 Events      Event, Denoised, Differentiated, Scored, BatchHalved
-Interfaces  Sampler, Verifier, Process
+Interfaces  Sampler, SamplerHooks, Verifier, Process
 Queries     Query, Solve, Denoise, Score, Gradient
 Answers     Particles, Prediction, Scores, Graded
 Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp
