@@ -16,7 +16,7 @@ Interfaces  Sampler, SamplerHooks, Verifier, Process
 Queries     Query, Solve, Denoise, Score, Gradient
 Answers     Particles, Prediction, Scores, Graded
 Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp
-Budgeting   affordable, remainder
+Budgeting   affordable, spend_leftover_budget
 Kernels     Kernel, Transition, Ddim, Sde, Glass, parse_kernel, NoiseSchedule, NoiseLevel
 Mixes       Mix, Source, MixtureContext, Weighted, Tempered, Guided, compose, negate, rlg, autoguidance
 Guidance    Cfg, CfgPlusPlus

@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.algorithms.noise_ascent import NoiseGradient, of_points
+from genscale.algorithms.ascent_options import of_points
+from genscale.algorithms.noise_ascent import NoiseGradient
 from genscale.algorithms.prompt_category import trust
 from genscale.numerics.optimisers import Momentum, clipped
 from genscale.protocol.answers import Graded, Scores
@@ -29,7 +30,7 @@ class Carinox(NoiseGradient):
     lr, momentum, clip, reg, iterations: those of `reno`, published. clip: of every verifier's gradient, and of the sum.
 
     Differences: the published code never reads its category weights, here they count, in the climb and in the choice of
-    starts; kinds are told by words. It adds the penalty to every reward, and videos it with them: here it is
+    starts; kinds are told by words. It adds the penalty to every reward, and clips it with them: here it is
     added once. It picks the winner by the plain sum of rewards: here by the weights that the verifiers were given.
 
     Cost in NFE: as of `reno`, with g = f for the forward and 2 f (3 f of several steps) for each verifier.

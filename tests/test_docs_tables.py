@@ -136,3 +136,24 @@ def test_a_missing_line_is_seen(gone: str) -> None:
 def test_commands_are_split_as_a_shell_does() -> None:
     code = 'a "b c" && d \\\n  --e f  # not this\n# nor this\ng'
     assert commands(code) == [["a", "b c"], ["d", "--e", "f"], ["g"]]
+
+
+def test_the_citation_file_and_the_bibtex_entry_agree() -> None:
+    import genscale
+
+    cff = (ROOT / "CITATION.cff").read_text()
+    found = dict(re.findall(r'^(?:  - )?([\w-]+): ?"?(.*?)"?$', cff, re.M))
+    assert {"cff-version", "message", "title", "authors", "version"} <= found.keys()
+    assert found["cff-version"] == "1.2.0"
+    assert found["version"] == genscale.__version__
+    entry = genscale.citation()
+    assert f"title = {{{found['title']}}}" in entry
+    assert f"author = {{{{{found['name']}}}}}" in entry
+
+
+def test_contributing_lists_the_folders_on_their_floors() -> None:
+    from tests.import_floors import FLOOR
+
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("| floor | folder |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (\d+) \| ((?:`\w+`(?:, )?)+) \|", table, re.M)
+    assert {name: int(floor) for floor, names in rows for name in re.findall(r"\w+", names)} == FLOOR

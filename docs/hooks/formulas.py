@@ -1,6 +1,6 @@
-"""Formulas as MathML, which browsers draw by themselves: no script, nothing fetched.
+"""Formulas as MathML, which browsers draw by themselves: no script, nothing fetched. Intervals that are not broken.
 
-pymdownx.arithmatex finds `$...$` and `$$...$$`; what it marks is converted here.
+pymdownx.arithmatex finds `$...$` and `$$...$$`; what it marks is converted here. In `0.950 ± 0.039` no line ends.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mkdocs.exceptions import PluginError
 _MARKED = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\(?P<open>[(\[])(?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
+_INTERVAL = re.compile(r"(?<=\d) ± (?=[\d.])")
 # Functions get the thin space that LaTeX sets about them; none before a bracket.
 _FUNCTION = re.compile(
     r"<mi>(exp|log|ln|min|max|sin|cos|tan|arg|sup|inf|det)</mi>(?P<bracket>(?=<mo[^>]*>&#x00028;))?"
@@ -36,7 +37,7 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         made = _FUNCTION.sub(_spaced, made)
         return f'<{match["tag"]} class="formula">{made}</{match["tag"]}>'
 
-    return _MARKED.sub(mathml, content)
+    return _INTERVAL.sub("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", _MARKED.sub(mathml, content))
 
 
 def _spaced(match: re.Match[str]) -> str:

@@ -67,7 +67,7 @@ class Demon:
             scores = yield Score(replace(states, x0=(yield Denoise(states)).x0))
             x = Particles(transition.sample(self._combined(scores, noises)), x.step + 1, x.candidates)
         yield Score((yield Solve(x, kernel=kernel)))
-        yield from genscale.remainder(process, key, ids)
+        yield from genscale.spend_leftover_budget(process, key, ids)
 
     def _pays_for(self, process: Process, step: int) -> bool:
         """Whether another step with K tries leaves enough to finish the chain and score it."""
