@@ -28,7 +28,8 @@ def measured(name: str) -> str:
     if law(name):
         parts.append(f"![{name}: distance to the tilted law against NFE](figures/{name}-law.svg)")
         parts.append(
-            "*Distance of a run's population from the tilted law, on the three problems of [posterior](../posterior.md) "
+            "*Distance of a run's population from the tilted law, on the three problems of "
+            "[posterior](../posterior.md) "
             "(`posterior-mixture.json`, `posterior-digits.json`).*"
         )
         parts.append(laws(name))
