@@ -61,15 +61,15 @@ def main() -> None:
 
 def measured(pipe: Any, prompts: list[str], scale: float, guidance: float, options: Any) -> dict[str, Any]:
     """Per prompt: mean reward, mean verdict, diversity; NFE of one image."""
-    scaled = genscale.scale(
-        pipe, "best_of_n", candidates=options.each, wave=options.each, mix=rlg("base", scale), batch_size=256,
-        keep=options.each,
-    )  # fmt: skip
     clip, judge, found = (
         ShapesClip(),
         Shapes(),
         dict[str, list[float]](reward=[], correct=[], clip=[], pixels=[]),
     )
+    scaled = genscale.scale(
+        pipe, "best_of_n", clip, candidates=options.each, wave=options.each, mix=rlg("base", scale), batch_size=256,
+        keep=options.each,
+    )  # fmt: skip
     nfe = 0.0
     for start in range(0, len(prompts), 15):
         some = prompts[start : start + 15]

@@ -8,7 +8,7 @@ The public names, all importable from here; everything else in the package is pr
 
 Scaling     scale, Scaled, load_pipeline, Budget
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
-Results     SearchResult, Entry, Population, Ledger, Plan, compare, SideBySide, Media
+Results     SearchResult, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
 Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop, StopRule
 Errors      UsageError, VerifierError, BudgetExhausted
 Events      Event, Denoised, Differentiated, Scored, BatchHalved
@@ -16,12 +16,12 @@ Interfaces  Sampler, Verifier, Process
 Queries     Query, Solve, Denoise, Score, Gradient
 Answers     Particles, Prediction, Scores, Graded
 Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp
-Budgeting   affordable, remainder
+Budgeting   affordable, spend_leftover_budget
 Kernels     Kernel, Transition, Ddim, Sde, Glass, parse_kernel, NoiseSchedule, NoiseLevel
 Mixes       Mix, Source, MixtureContext, Weighted, Tempered, Guided, compose, negate, rlg, autoguidance
 Guidance    Cfg, CfgPlusPlus
 Regions     Boxes, Box
-Toy models  analytic
+Toy models  analytic, toy
 
 A name is imported when it is first used (`__init__.pyi` says from where), so `import genscale` loads no torch.
 """

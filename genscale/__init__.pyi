@@ -1,6 +1,7 @@
 # The public names, read by lazy_loader at run time and by type checkers. Their groups: `genscale.__doc__`.
+from . import toy as toy
 from .algorithms.budget_planning import affordable as affordable
-from .algorithms.leftover_budget import remainder as remainder
+from .algorithms.leftover_budget import spend_leftover_budget as spend_leftover_budget
 from .diffusion.guidance import Cfg as Cfg
 from .diffusion.guidance import CfgPlusPlus as CfgPlusPlus
 from .diffusion.kernels import Ddim as Ddim
@@ -41,6 +42,7 @@ from .errors import UsageError as UsageError
 from .errors import VerifierError as VerifierError
 from .key import Key as Key
 from .media import Media as Media
+from .numerics.intervals import Mean as Mean
 from .numerics.noise_sphere import neighbour as neighbour
 from .numerics.noise_sphere import slerp as slerp
 from .pipelines.loading import load_pipeline as load_pipeline
@@ -71,6 +73,7 @@ from .protocol.queries import Solve as Solve
 from .results.compare import SideBySide as SideBySide
 from .results.compare import compare as compare
 from .results.result import SearchResult as SearchResult
+from .runs.load_result import load_result as load_result
 from .toy import analytic as analytic
 from .verifiers.boxes import Boxes as Boxes
 from .verifiers.regions import Box as Box

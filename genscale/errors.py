@@ -1,4 +1,4 @@
-"""What can go wrong, as the user sees it: one sentence with what was asked, what was found, what to do."""
+"""Errors that users see. Their message is one sentence: what was asked, what was found, what to do."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Refusal = UsageError  # its name before 0.1.0
 
 
 class VerifierError(UsageError):
-    """A verifier failed or gave something that is not a score. Nothing is chosen on such a score."""
+    """A verifier failed, or returned something that is not a score."""
 
 
 class BudgetExhausted(Exception):
-    """Thrown into a sampler when not even one row of what it asked for can be afforded.
+    """Thrown into a sampler when the budget does not pay for a single row of its query.
 
-    A sampler may catch it to ask for something cheaper; by default the search just ends.
+    A sampler may catch it and yield a cheaper query; otherwise the search ends, with the candidates that it has.
     """
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """A question after the nearest known word, as in "... (did you mean 'clip'?)", or nothing.
+    """A question after the nearest known word, as in "... (did you mean 'clip'?)", or an empty text if none is near.
 
     Leading dashes, case, and - or _ make no difference; a beginning of three letters or more is near enough.
     """

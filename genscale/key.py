@@ -1,8 +1,8 @@
-"""Counter-based randomness: every random number is named by a path, so it can be drawn again.
+"""Counter-based random numbers: a path of integers names each draw, so that it can be repeated.
 
-A path says *what* is drawn (prompt, candidate, step), never *where* (row of a batch, device), so a
-result depends neither on the batch size nor on the device nor on the order of evaluation.
-Bits come from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+A path says *what* is drawn (prompt, candidate, step), never *where* (row of a batch, device), so that results depend
+neither on the batch size nor on the device nor on the order of evaluation. Bits come from Philox
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _WORD = 1 << 32  # SeedSequence reads each spawn key as 32-bit words: (2**32,) w
 
 @dataclass(frozen=True)
 class Key:
-    """An immutable path of integers in [0, 2**32). Same path, same numbers, on every machine.
+    """An immutable path of integers in [0, 2**32). The same path gives the same numbers on every machine.
 
-    The path is the `spawn_key` of a NumPy SeedSequence and not its entropy: entropy is padded with
-    zeros, so that (3,) and (3, 0) would give one stream.
+    The path is the `spawn_key` of a NumPy SeedSequence, not its entropy: that is padded with zeros, so that (3,) and
+    (3, 0) would give the same stream.
     """
 
     path: tuple[int, ...]
@@ -39,7 +39,7 @@ class Key:
         return Key((seed % _WORD, seed // _WORD))
 
     def fold(self, *ids: int | str) -> Key:
-        """A key below this one. Words are hashed (CRC-32); numbers must be in [0, 2**32)."""
+        """This key with more elements on its path: numbers in [0, 2**32), or words, which are hashed (CRC-32)."""
         return Key(self.path + tuple(map(_word, ids)))
 
     def _generator(self) -> np.random.Generator:

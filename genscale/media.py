@@ -1,4 +1,4 @@
-"""Decoded images and videos, as verifiers see them."""
+"""Decoded images and videos, as verifiers get them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class Media(Sequence["Item"]):
-    """A batch of images or videos: a sequence of PIL images (lists of frames for video), and a tensor.
+    """A batch of images or videos: a sequence of PIL images (of videos: lists of frames), and a tensor.
 
-    pixels: float tensor in [0, 1], [n, 3, h, w] for images or [n, frames, 3, h, w] for videos, on the
-        device it was decoded on. Indexing and iterating give 8-bit PIL images, rounded as diffusers
-        rounds them; `numpy.asarray(media)` gives uint8 [n, (frames,) h, w, 3].
+    pixels: float tensor in [0, 1], [n, 3, h, w] for images or [n, frames, 3, h, w] for videos, on the device that
+        decoded it.
+    Indexing and iterating give 8-bit PIL images, rounded as in diffusers. `numpy.asarray(media)` gives uint8
+    [n, (frames,) h, w, 3].
     """
 
     def __init__(self, pixels: Tensor) -> None:

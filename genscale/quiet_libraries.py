@@ -1,4 +1,4 @@
-"""Silence while files of our own are loaded: nothing is downloaded, and what the libraries say of them is no news."""
+"""Suppress progress bars and warnings of libraries while bundled files are loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 
 @contextmanager
 def quietly(*libraries: str) -> Iterator[None]:
-    """No loading bars and no warnings of these (transformers, diffusers) inside; afterwards all is as it was."""
+    """Inside, these libraries (transformers, diffusers) show no progress bars and no warnings."""
     logs = [import_module(f"{library}.utils.logging") for library in libraries]
     before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
     for log in logs:

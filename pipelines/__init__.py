@@ -11,8 +11,8 @@ A call of a scaled pipeline passes through five files; read them in this order:
    evaluates any `Batch`.
 4. `pipelines/batch_exchange.py`: `BatchExchange` hands each `Batch` from the engine to the driver, and each `Output`
    from the driver to the engine.
-5. `genscale/engine/engine.py`: `Engine` turns the queries of all samplers into batches, steps the latents, has
-   candidates decoded and scored, and keeps to the budget.
+5. `genscale/engine/engine.py`: `Engine` answers the queries of all samplers within the budget: it joins them to
+   batches, steps the latents with each output, and has candidates decoded and scored.
 
 Under these lie, for the call of a pipeline:
 

@@ -45,10 +45,11 @@ class Arguments:
                 self.results = int(given.get(name) or 1)
                 given[name] = 1
         if self.results < 1:
-            raise UsageError(f"at least 1 result a prompt must be asked for, not {self.results}.")
+            raise UsageError(f"at least 1 image or video a prompt must be generated, not {self.results}.")
         # Copies of lists, since some pipelines write into the ones they are given.
         self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
         self.generator = given.get("generator")
+        self.generator_is_new = is_new(self.generator)
 
     def texts(self, rows: int) -> list[str]:
         """One prompt text for each of the rows that the call makes; empty where only embeddings are given."""
@@ -120,3 +121,13 @@ def root_seeds(generator: Any, latents: Tensor) -> list[int]:
 
     content = latents.detach().float().cpu().contiguous().numpy().tobytes()
     return [zlib.crc32(content)] * rows
+
+
+def is_new(generator: Any) -> bool:
+    """Whether its seed says what it draws: one torch.Generator on the CPU that has drawn nothing yet."""
+    if isinstance(generator, list | tuple) and len(generator) == 1:
+        generator = generator[0]
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        return False
+    fresh = torch.Generator("cpu").manual_seed(generator.initial_seed())
+    return torch.equal(fresh.get_state(), generator.get_state())

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.diffusion.guidance import FORMS, RULES, parse_call
+from genscale.diffusion.guidance import FORMS, RULES, parse_guidance
 from genscale.diffusion.mixtures import Mix, MixtureContext, Source
 from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.model_variants import PerturbedModules
@@ -75,8 +75,8 @@ class Guider(Mix):
 
     def _wanted(self, moment: MixtureContext) -> list[str]:
         self.guider.set_state(moment.step, moment.steps, torch.tensor(0))
-        asked = self.guider.prepare_inputs({"branch": (torch.tensor(0), torch.tensor(1))})
-        return [getattr(block, self.guider._identifier_key) for block in asked]
+        blocks = self.guider.prepare_inputs({"branch": (torch.tensor(0), torch.tensor(1))})
+        return [getattr(block, self.guider._identifier_key) for block in blocks]
 
     def join(self, moment: MixtureContext, outputs: Mapping[Source, Tensor]) -> Tensor | None:
         given = {name: outputs[self._all[name]] for name in self._wanted(moment)}
@@ -124,7 +124,8 @@ def guider(text: str) -> Guider:
     """A guider from text such as "apg(guidance_scale=7.5, eta=0.0)" or "slg(skip_layer_guidance_layers=2+3)"."""
     import diffusers.guiders as module
 
-    name, placed, named = parse_call(text)
+    call = parse_guidance(text)
+    name, placed, named = call.name, call.by_place, call.by_name
     classes = {n.lower(): c for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, _base())}
     classes |= {short: classes[long.lower()] for short, long in SHORT.items() if long.lower() in classes}
     classes.pop("baseguidance", None)

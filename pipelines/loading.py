@@ -90,7 +90,7 @@ def load_pipeline(
     vae_tiling: decode in tiles, and videos in groups of frames (seams can show). vae_slicing: decode one image of a
         batch after the other.
     images: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
-        its image-to-image or inpainting sister, on the same weights.
+        the image-to-image or inpainting pipeline on the same weights.
     """
     if device_map is not None and (device is not None or offload is not None):
         raise UsageError("device_map places the whole pipeline: leave device and offload out.")
@@ -103,7 +103,7 @@ def load_pipeline(
     source = str(folder_of(model)) if model in EMBEDDED else model
     with quietly("diffusers", "transformers") if model in EMBEDDED else nullcontext():
         pipe = checkpoints.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
-    pipe = _sister(pipe, images)
+    pipe = _pipeline_for(pipe, images)
     _load_loras(pipe, lora, token)
     if vae_tiling or vae_slicing:
         placement.decode_in_parts(pipe, vae_tiling, vae_slicing)
@@ -128,7 +128,7 @@ def makes_videos(pipe: Any) -> bool:
     return bool(takes(pipe) & {"num_frames", "num_videos_per_prompt", "video_length"})
 
 
-def _sister(pipe: Any, images: Collection[str]) -> Any:
+def _pipeline_for(pipe: Any, images: Collection[str]) -> Any:
     """The pipeline on the same weights that takes these images."""
     controlled = getattr(pipe, "controlnet", None) is not None  # there, `image` may be the control image
     mine = takes(pipe) - ({"image"} if controlled and "control_image" not in takes(pipe) else set())

@@ -15,7 +15,7 @@ from genscale.engine.budget import Budget
 from genscale.engine.events import Event
 from genscale.engine.plan import Plan, plan
 from genscale.engine.stopping import Stop, StopRule
-from genscale.engine.verifier_roles import Roles, panel
+from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
@@ -83,7 +83,7 @@ def scale(
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
-        None: only where nothing is chosen: one candidate, or as many as images are asked for.
+        None only where nothing is chosen: one candidate, or as many candidates as images.
     select: what picks the winner, if not the same.
     held_out: a second score that the search never sees; it only measures. report: its former name.
     budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s",
@@ -113,6 +113,7 @@ def scale(
         Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, Stop.of(stop),
         mix_of(mix, guide), dict(models or {}), halt or never,
+        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None},
     )  # fmt: skip
 
 
@@ -134,7 +135,9 @@ def _roles(verifier: Any, select: Any, held_out: Any, report: Any, ensemble: str
     if report is not None and held_out is not None:
         raise UsageError("held_out= and its former name report= are both given: give held_out= alone.")
     held_out = report if held_out is None else held_out
-    roles = Roles(panel(verifier, ensemble), panel(select, ensemble), panel(held_out, "weighted"))
+    roles = Roles(
+        verifier_set(verifier, ensemble), verifier_set(select, ensemble), verifier_set(held_out, "weighted")
+    )
     both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names}
     if both:
         import warnings

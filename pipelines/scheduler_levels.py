@@ -45,14 +45,14 @@ def read_schedule(scheduler: Any, timesteps: Tensor, start: int = 0) -> View:
         raise _unreadable(scheduler, "nothing is known about this class")
     if getattr(scheduler, "timesteps", None) is None:
         raise _unreadable(scheduler, "set_timesteps was not called")
-    own, asked = _double(scheduler.timesteps), _double(timesteps)
-    part = own[start : start + len(asked)] if start >= 0 and asked.ndim == 1 else own[:0]
-    if part.shape != asked.shape or not torch.allclose(part, asked):
+    full, wanted = _double(scheduler.timesteps), _double(timesteps)
+    part = full[start : start + len(wanted)] if start >= 0 and wanted.ndim == 1 else full[:0]
+    if part.shape != wanted.shape or not torch.allclose(part, wanted):
         raise _unreadable(scheduler, f"the loop's timesteps are not its own ones from index {start} on")
     if getattr(scheduler, "order", 1) == 2 and start % 2:
         raise _unreadable(scheduler, f"a loop from index {start} begins in the middle of a second-order step")
     alpha, sigma = family.levels(scheduler)
-    end = start + len(asked) + 1
+    end = start + len(wanted) + 1
     if len(alpha) < end:
         raise _unreadable(scheduler, f"the loop needs {end} noise levels and it has {len(alpha)}")
     return View(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from genscale.engine.verifier_roles import Roles
 from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.pipelines.decode import Decoder
+from genscale.pipelines.describe_search import describe_search
 from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.serve import serve
@@ -55,6 +57,7 @@ class SearchSettings:
     mix: Mix | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
     halt: Callable[[], bool] = never
+    mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
 
     def needs(self, what: str) -> bool:
         """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""
@@ -68,7 +71,8 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
     _check(call, settings, processes)
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
-    archive = Archive(settings.out, archive_heading(call, settings))
+    heading = archive_heading(call, settings)
+    archive = Archive(settings.out, heading)
     try:
         engine = Engine(
             searches,
@@ -101,6 +105,7 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
         call.seeds[0],
         decode,
         stopped,
+        partial(describe_search, settings, call.arguments, call.texts, call.seeds[0], heading),
     )
 
 

@@ -132,7 +132,7 @@ class ServingDriver(LoopDriver):
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
         self._unedited: Tensor | None = None  # latents that the end-of-step callback hands to the loop
         self._gathered = GatherCache()
-        self._branch: str | None = None  # the branch of guidance that the batch asks for alone
+        self._branch: str | None = None  # the only branch of guidance that the batch needs
         self._branch_output: Any = (
             None  # its output, where the pipeline calls the denoiser once for each branch
         )
@@ -155,9 +155,7 @@ class ServingDriver(LoopDriver):
     def first_step(self) -> int:
         batch = self._batch = self.next_batch(None)
         if self.probe.edits_latents and not (self.probe.callback_edits and batch.step):
-            return (
-                batch.step - 1
-            )  # what the loop makes of latents after that step belongs to the batch's step
+            return batch.step - 1  # the loop edits latents before the batch's step
         return 0
 
     # ---------------------------------------------------------------- models

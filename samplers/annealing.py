@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
+from genscale.algorithms.option_checks import at_least
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour
@@ -25,7 +26,6 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 CYCLE = 50  # evaluations of a schedule whose length nothing tells, as published; then it begins again from the best
 
 
@@ -54,17 +54,14 @@ class Annealing:
     size_option: ClassVar[str] = "proposals"
 
     def __post_init__(self) -> None:
-        if self.proposals < 1:
-            raise UsageError(f"proposals={self.proposals} must be at least 1.")
+        at_least(self, proposals=1, rounds=0)
         if not 0 <= self.turn <= 1 or not 0 < self.final <= 1:
             raise UsageError(f"turn={self.turn} must be in [0, 1] and final={self.final} in (0, 1].")
         if not 0 <= self.temperature < math.inf:
             raise UsageError(f"temperature={self.temperature} must be 0 or more.")
-        if self.rounds is not None and self.rounds < 0:
-            raise UsageError(f"rounds={self.rounds} must be 0 or more.")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        rounds = rounds_of(process, self.rounds)
         cycle, open_end = self._cycle(process, rounds)
         lead = draw(key, OWN)
         here = best = process.noise(lead)
@@ -132,7 +129,7 @@ class Annealing:
         return accepted
 
     def cost(self, process: Process) -> int | None:
-        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        rounds = rounds_of(process, self.rounds)
         return None if rounds is None else (1 + rounds * self.proposals) * process.nfe()
 
 

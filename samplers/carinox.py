@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genscale.algorithms.noise_ascent import NoiseGradient, of_points
+from genscale.algorithms.ascent_options import of_points
+from genscale.algorithms.noise_ascent import NoiseGradient
 from genscale.algorithms.prompt_category import trust
 from genscale.numerics.optimisers import Momentum, clipped
 from genscale.protocol.answers import Graded, Scores

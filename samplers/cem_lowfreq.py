@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
+from genscale.algorithms.option_checks import at_least
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.haar import Plane
@@ -27,7 +28,7 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, cat, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-UNLIMITED = 3  # generations when neither the user nor a budget says how many: the published budget of 30
+ROUNDS = 3  # without a number and without a budget: the published budget of 30 candidates
 FLOOR = 1e-7  # variance that is left where all elites agree, as published
 SHELL = 2.0  # the length of k standard normal numbers is within 2 of sqrt(k), but for 5 in 1000 of them
 
@@ -64,12 +65,9 @@ class CemLowfreq:
                 f"cem_lowfreq needs a population of at least 2 and no more elites than that, "
                 f"not {self.population} and {self.elites}."
             )
-        if self.level < 0:
-            raise UsageError(f"level={self.level} must be 0 or more.")
         if not 0 <= self.spread <= 1:
             raise UsageError(f"spread={self.spread} must be between 0 and 1.")
-        if self.rounds is not None and self.rounds < 1:
-            raise UsageError(f"rounds={self.rounds} must be at least 1.")
+        at_least(self, level=0, rounds=1)
 
     @classmethod
     def sized(cls, n: int) -> dict[str, Any]:
@@ -82,7 +80,7 @@ class CemLowfreq:
         plane = Plane.of(noise.shape, self.rows)
         low, high = plane.split(noise, self.level)
         mean, std = math.sqrt(1 - self.spread**2) * low, torch.full_like(low, self.spread)
-        elite, done, rounds = _Elite(), 0, rounds_of(process, self.rounds, UNLIMITED)
+        elite, done, rounds = _Elite(), 0, rounds_of(process, self.rounds, ROUNDS)
         while rounds is None or done < rounds:
             ids = range(max(1, done * self.population), (done + 1) * self.population)
             fresh = [self._drawn(key, i, done, elite) for i in ids]
@@ -108,7 +106,7 @@ class CemLowfreq:
         return Candidate(i, "neighbour", key.fold("candidate", i).path, OWN, details=details)
 
     def cost(self, process: Process) -> int | None:
-        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        rounds = rounds_of(process, self.rounds, ROUNDS)
         return None if rounds is None else rounds * self.population * process.nfe()
 
 

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from genscale.algorithms.particle_filter import ParticleFilter
-from genscale.diffusion.kernels import Kernel
+from genscale.algorithms.best_child import BestChild
 
 
 @dataclass(frozen=True)
-class Code(ParticleFilter):
+class Code(BestChild):
     """CoDe (Singh et al. 2025, arXiv 2502.00968, algorithm 1): the best of N children at the end of each block of
     steps.
 
-    particles: 1 chain. children: N = 40, the paper's middle. interval: blocks of a fifth of the run (2 of 10 steps, as
-    RBF configures it; the paper has 5 of 500, which would be every step of a short run). strength: inf, the best.
+    children: N = 40, the paper's middle. interval: blocks of a fifth of the run (2 of 10 steps, as
+    RBF configures it; the paper has 5 of 500, which would be every step of a short run).
     group: "parent". kernel, rest: ancestral. Differences: as for svdd, fresh noises at the root and cached predictions.
 
     Cost in NFE: N f(0, s) up to the last block's end s, then f(s, T); scores: N a block.
     """
 
-    particles: int | None = 1
     children: int = 40
-    group: str = "parent"
-    strength: float = float("inf")
-    potential: str = "reward"
     interval: float = 0.2
     window: tuple[float, float] = (0.2, 1.0)
-    kernel: str | Kernel = "ddim(1)"
-    rest: str | Kernel = "ddim(1)"
-
-    size_option: ClassVar[str] = "children"

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale.algorithms.budget_planning import within
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, within
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.passes import Numbered
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Kernel
 from genscale.errors import BudgetExhausted, UsageError
@@ -25,8 +26,6 @@ from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch, draw
 from genscale.protocol.queries import Query, Score, Solve
-
-UNLIMITED = 16  # paths when neither the user nor a budget says how many
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Dfs:
             self.paths is None or run.done == 0
         ):  # as many as were asked for are enough: the budget is a limit only
             with suppress(BudgetExhausted):
-                yield from remainder(process, key, run.next_id)
+                yield from spend_leftover_budget(process, key, run.next_id)
 
     def cost(self, process: Process) -> int | None:
         """Not known before, unless nothing can send a path back."""
@@ -100,7 +99,7 @@ class Dfs:
 
     def count(self, process: Process) -> int | None:
         """How many paths; None: until the budget ends."""
-        return UNLIMITED if self.paths is None and not process.open_ended else self.paths
+        return CANDIDATES_WITHOUT_BUDGET if self.paths is None and not process.open_ended else self.paths
 
     def steps(self, process: Process) -> list[int]:
         """Steps at which paths are checked; at the end it would be too late."""
@@ -147,13 +146,14 @@ class Walk:
         return next((s for s in self.buffer.get(step, []) if s.id == candidate), None)
 
 
-class _Run:
+class _Run(Numbered):
     """All paths of a search. Afterwards: next_id."""
 
     def __init__(self, spec: Dfs, process: Process, key: Key) -> None:
+        super().__init__()
         self.spec, self.process, self.key = spec, process, key
         self.steps = spec.steps(process)
-        self.next_id, self.done = 0, 0
+        self.done = 0
         self.pooled: dict[int, Scores] = {}
 
     def go(self) -> Generator[Query, Any, None]:
@@ -176,7 +176,7 @@ class _Run:
 
     def _pool(self, n: int) -> Generator[Query, Any, None]:
         """The first paths, side by side: nothing sends them back, and their previews are the measure of the others."""
-        particles = self.process.start([draw(self.key, self._number()) for _ in range(n)])
+        particles = self.process.start([draw(self.key, self.number()) for _ in range(n)])
         for step in self.steps:
             particles = yield Solve(particles, step)
             scores: Scores = yield Score(particles)
@@ -189,7 +189,7 @@ class _Run:
     def _path(self) -> Generator[Query, Any, None]:
         """From fresh noise to the end."""
         walk, kernel = Walk(self.spec.backtracks), None
-        particles = self.process.start([draw(self.key, self._number())])
+        particles = self.process.start([draw(self.key, self.number())])
         ahead = list(self.steps)
         while ahead:
             step = ahead.pop(0)
@@ -236,10 +236,6 @@ class _Run:
     def _renoised(self, state: PathState, back: int) -> tuple[Particles, Kernel | None]:
         """A new try from the forward process, and what to solve it with: few schedulers cannot begin in the middle."""
         parent = state.particles.candidates[0]
-        child = branch(self.key, self._number(), parent, back, "renoised")
+        child = branch(self.key, self.number(), parent, back, "renoised")
         kernel = outside(self.process, "own") if back > 0 else None
         return self.process.renoise(state.particles, back, [child]), kernel
-
-    def _number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1

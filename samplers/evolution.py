@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import within
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.diffusion.kernels import Kernel, Own, parse
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import mix
 from genscale.protocol.answers import Prediction, Scores
@@ -125,17 +125,11 @@ class Evolution:
         return process if isinstance(parse(self.kernel), Own) else process.regridded()
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        first = 0
-        try:
-            while (schedule := self.plan(process)) is not None:
-                one = _Run(self, schedule, process, key, first)
-                yield from one.evolve()
-                first = one.next_id
-                if not process.open_ended:
-                    break
-        except BudgetExhausted:  # of time, in the midst of a run
-            first = one.next_id
-        yield from remainder(process, key, first)
+        def begin(first: int, before: _Run | None) -> _Run | None:
+            schedule = self.plan(process)
+            return None if schedule is None else _Run(self, schedule, process, key, first)
+
+        yield from repeat_passes(process, key, begin)
 
     # ---------------------------------------------------------------- cost
 
@@ -209,17 +203,22 @@ class Member:
     noise: Tensor | None = None
     prediction: Prediction | None = None
 
+    def of(self, candidate: Candidate) -> Member:
+        """The state as that of the finished candidate which it became: under a kernel candidate 0 has another id."""
+        return replace(self, particles=replace(self.particles, candidates=(candidate,)))
 
-class _Run:
+
+class _Run(Numbered):
     """One evolution from fresh noise; its candidates count up from `first`. Afterwards: next_id."""
 
     def __init__(self, spec: Evolution, schedule: Schedule, process: Process, key: Key, first: int) -> None:
+        super().__init__(first)
         self.spec, self.schedule, self.process, self.key = spec, schedule, process, key
-        self.kernel, self.next_id = stepping(spec.kernel), first
+        self.kernel = stepping(spec.kernel)
         self.scores: Scores | None = None  # of everybody who has lived
         self.states: dict[int, list[Member]] = {}  # step -> states in the same order
 
-    def evolve(self) -> Generator[Query, Any, None]:
+    def run(self) -> Generator[Query, Any, None]:
         yield from self._live(*self._founders(), 0)
         for i, (step, size) in enumerate(self.schedule.generations):
             born, noise = self._children(step, size)
@@ -228,7 +227,7 @@ class _Run:
             self.states = {s: states for s, states in self.states.items() if s in later}
 
     def _founders(self) -> tuple[Particles, list[Tensor]]:
-        candidates = [draw(self.key, self._number()) for _ in range(self.schedule.founders)]
+        candidates = [draw(self.key, self.number()) for _ in range(self.schedule.founders)]
         particles, noise = self.process.start(candidates), [self.process.noise(c) for c in candidates]
         return particles, noise
 
@@ -252,8 +251,12 @@ class _Run:
         finished = yield Solve(particles, None, self.kernel)
         scores: Scores = yield Score(finished)
         self.scores = scores if self.scores is None else Scores.cat([self.scores, scores])
-        for step, states in kept.items():  # those that a budget of time has cut off leave no descendants
-            self.states.setdefault(step, []).extend(states[: len(scores)])
+        named = finished[
+            : len(scores)
+        ].candidates  # states of candidates that were cut off have no descendants
+        for step, states in kept.items():
+            known = [s.of(candidate) for s, candidate in zip(states, named, strict=False)]
+            self.states.setdefault(step, []).extend(known)
 
     def _children(self, step: int, size: int) -> tuple[Particles, list[Tensor]]:
         """Mutants of the winners of tournaments among all states at a step, with their noise at the first step."""
@@ -261,7 +264,7 @@ class _Run:
         ranking, pool, parents, candidates = self.scores.ranking(), self.states[step], [], []
         b = self.spec.mutation
         for _ in range(size):
-            i = self._number()
+            i = self.number()
             chosen = winner(ranking, self.spec.tournament, self.key.fold("tournament", i))
             recipe = pool[chosen].particles.candidates[0]
             # The key tells the whole lineage, so another budget's child of the same number is another candidate.
@@ -290,10 +293,6 @@ class _Run:
         assert self.kernel is not None
         std = self.process.transition(copies, prediction, self.kernel).std
         return replace(copies, x=copies.x + std * z)
-
-    def _number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
 
 
 def exchanged(x: Tensor, prediction: Prediction, sigma: float, share: float, z: Tensor) -> Tensor:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from genscale.algorithms.budget_planning import affordable
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, affordable
+from genscale.algorithms.option_checks import at_least, window_of_run
+from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, Sde, parse
 from genscale.diffusion.mixture_arithmetic import total
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.resampling import SCHEMES, ess, normalised, resample
 from genscale.protocol.answers import Prediction, Scores
@@ -26,7 +26,6 @@ from genscale.protocol.particles import Particles, branch, draw
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
-UNLIMITED = 16  # particles when neither the user nor a budget says how many
 NOISE = 5.0  # noise-to-signal ratio from which on a run begins at noise
 FIRST = 50.0  # that at which even levels begin, so that the data no longer show
 
@@ -71,18 +70,14 @@ class Fkc:
     size_option: ClassVar[str] = "particles"
 
     def __post_init__(self) -> None:
-        if self.particles is not None and self.particles < 1:
-            raise UsageError(f"particles={self.particles} must be at least 1.")
+        at_least(self, particles=1)
         if self.levels not in ("auto", "pipeline", "even"):
             raise UsageError(f"levels='{self.levels}' is unknown: it is auto, pipeline or even.")
         if self.scheme not in SCHEMES:
             raise UsageError(f"scheme='{self.scheme}' is unknown: it is one of {', '.join(SCHEMES)}.")
         if not 0 <= self.ess <= 1:
             raise UsageError(f"ess={self.ess} must be a share of the particles in [0, 1]; 0 resamples never.")
-        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise UsageError(
-                f"window={self.window} must be two increasing fractions of the run, such as 0,1."
-            )
+        window_of_run(self.window, "0,1")
         if not self.temperature > 0 or not self.clamp > 0:
             raise UsageError(
                 f"temperature={self.temperature} and clamp={self.clamp} must be above 0; 1 and inf are exact."
@@ -143,42 +138,38 @@ class Fkc:
     # ---------------------------------------------------------------- the search
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
-        passes: list[Population] = []
-        kernel, first = self.stepping(process), 0
-        try:
-            while n := self._size(process):
-                one = _Pass(self, process, key, first, kernel)
-                passes.append((yield from one.run(n)))
-                first = one.next_id
-                if not process.open_ended:
-                    break
-        except BudgetExhausted:  # of time, in the midst of a pass
-            first = one.next_id
-        with suppress(BudgetExhausted):
-            yield from remainder(process, key, first)
+        kernel = self.stepping(process)
+
+        def begin(first: int, before: _Pass | None) -> _Pass | None:
+            n = self._size(process)
+            return _Pass(self, process, key, first, n, kernel) if n else None
+
+        passes: list[Population] = yield from repeat_passes(process, key, begin)
         return Population.cat(passes) if passes else None
 
     def _size(self, process: Process) -> int:
         """Particles of the next pass; 0 where the budget pays for none."""
         most = affordable(process)
-        wanted = self.particles or (UNLIMITED if most is None else most)
+        wanted = self.particles or (CANDIDATES_WITHOUT_BUDGET if most is None else most)
         return wanted if most is None else min(wanted, most)
 
     def cost(self, process: Process) -> int | None:
-        return None if process.open_ended else (self.particles or UNLIMITED) * process.nfe()
+        return None if process.open_ended else (self.particles or CANDIDATES_WITHOUT_BUDGET) * process.nfe()
 
 
-class _Pass:
+class _Pass(Numbered):
     """Particles from noise to the clean end; `first` is the number of its first candidate."""
 
-    def __init__(self, spec: Fkc, process: Process, key: Key, first: int, kernel: Kernel) -> None:
+    def __init__(self, spec: Fkc, process: Process, key: Key, first: int, n: int, kernel: Kernel) -> None:
+        super().__init__(first)
+        self.n = n
         self.spec, self.process, self.numbers, self.kernel = spec, process, key, kernel
-        self.key, self.next_id = key.fold("pass", first), first
+        self.key = key.fold("pass", first)
         self.resampled: list[tuple[int, float]] = []
 
-    def run(self, n: int) -> Generator[Query, Any, Population]:
+    def run(self) -> Generator[Query, Any, Population]:
         process, levels = self.process, self.process.schedule
-        particles, log_w = self._start(n), torch.zeros(n, dtype=torch.float64)
+        particles, log_w = self._start(self.n), torch.zeros(self.n, dtype=torch.float64)
         for step in range(process.model_steps):
             prediction: Prediction = yield Denoise(particles)
             particles, log_w = particles[: len(prediction)], log_w[: len(prediction)]
@@ -197,17 +188,13 @@ class _Pass:
 
     def _start(self, n: int) -> Particles:
         """From the power of the prior that the weights make: N(0, sigma^2 / sum w)."""
-        candidates = [draw(self.numbers, self._number()) for _ in range(n)]
+        candidates = [draw(self.numbers, self.number()) for _ in range(n)]
         whole = self.process.weight_sum(0)
         noise = None
         if whole != 1:
             assert whole is not None
             noise = torch.stack([self.process.noise(c) for c in candidates]) / math.sqrt(whole)
         return self.process.start(candidates, noise)
-
-    def _number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
 
     def _drawn(self, log_w: Tensor, step: int) -> tuple[list[int], Tensor] | None:
         """Rows that go on, once for each offspring, and their log-weights; None: all, as they are.
@@ -229,7 +216,7 @@ class _Pass:
         candidates = []
         for row, candidate in zip(rows, chosen.candidates, strict=True):
             candidates.append(
-                branch(self.numbers, self._number(), candidate, step) if row in seen else candidate
+                branch(self.numbers, self.number(), candidate, step) if row in seen else candidate
             )
             seen.add(row)
         return replace(chosen, candidates=tuple(candidates))

@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from genscale.algorithms.budget_planning import cost_of, next_batch
 from genscale.algorithms.guided_steps import NORMALISE, GuidedSteps, Push
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import at_least, window_of_run
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Ddim, Kernel, parse
 from genscale.errors import BudgetExhausted, UsageError
@@ -17,8 +19,7 @@ from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.queries import Query
 
-UNLIMITED = 4  # candidates when neither the user nor a budget says how many
-WAVE = 16
+CANDIDATES = 4  # without a number and without a budget
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,8 @@ class GradientGuidance:
             )
         if not self.clip > 0:
             raise UsageError(f"clip={self.clip} must be above 0; inf limits nothing.")
-        if self.recurrence < 1 or (self.candidates is not None and self.candidates < 1):
-            raise UsageError(
-                f"recurrence={self.recurrence} and candidates={self.candidates} must be at least 1 (or no candidates)."
-            )
-        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise UsageError(
-                f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.9."
-            )
+        at_least(self, recurrence=1, candidates=1)
+        window_of_run(self.window, "0.2,0.9")
         if not isinstance(parse(self.kernel), Ddim):
             raise UsageError(f"kernel '{self.kernel}' cannot be guided: use ode or ddim(eta).")
         parse(self.rest)
@@ -89,11 +84,13 @@ class GradientGuidance:
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         plan, done = self.plan(process), 0
         with suppress(BudgetExhausted):
-            while n := self._wave(process, plan, done):
+            while n := next_batch(
+                process, self.candidates, done, plan.nfe(process), plan.previews, CANDIDATES
+            ):
                 yield from plan.run(process, key, done, n)
                 done += n
         with suppress(BudgetExhausted):
-            yield from remainder(process, key, done)
+            yield from spend_leftover_budget(process, key, done)
 
     def plan(self, process: Process) -> GuidedSteps:
         steps = self._guided(process)
@@ -111,14 +108,7 @@ class GradientGuidance:
             return found
         return [i for i in found if process.schedule.level(i).alpha > 0]
 
-    def _wave(self, process: Process, plan: GuidedSteps, done: int) -> int:
-        """Candidates that are begun next."""
-        wanted = self.candidates if self.candidates or process.open_ended else UNLIMITED
-        n = WAVE if wanted is None else min(wanted - done, WAVE)
-        limits = ((process.nfe_left, plan.nfe(process)), (process.calls_left, plan.calls(process)))
-        return max(min([n, *(left // max(each, 1) for left, each in limits if left is not None)]), 0)
-
     def cost(self, process: Process) -> int | None:
         if process.open_ended:
             return None
-        return (self.candidates or UNLIMITED) * self.plan(process).nfe(process)
+        return cost_of(process, self.candidates, self.plan(process).nfe(process), CANDIDATES)

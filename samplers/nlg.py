@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale.algorithms.budget_planning import cost_of, wave
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.budget_planning import cost_of, next_batch
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import at_least
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
@@ -41,8 +42,7 @@ class Nlg:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
 
     def __post_init__(self) -> None:
-        if (self.candidates is not None and self.candidates < 1) or self.repeats < 1:
-            raise UsageError(f"candidates={self.candidates} and repeats={self.repeats} must be at least 1.")
+        at_least(self, candidates=1, repeats=1)
         if not (0 < self.rate < math.inf and 0 < self.clip < math.inf and 0 <= self.jitter < 1):
             raise UsageError(
                 f"rate={self.rate} and clip={self.clip} must be above 0, jitter={self.jitter} in [0, 1)."
@@ -50,13 +50,13 @@ class Nlg:
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first, done = 0, 0
-        while n := wave(process, self.candidates, done, self._price(process)):
+        while n := next_batch(process, self.candidates, done, self._price(process)):
             particles = yield from self._moved(process, key, first, n)
             finished = yield Solve(particles)
             yield Score(finished)
             first, done = first + (1 + self.repeats) * n, done + n
         if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
-            yield from remainder(process, key, first)
+            yield from spend_leftover_budget(process, key, first)
 
     def _moved(self, process: Process, key: Key, first: int, n: int) -> Generator[Query, Any, Particles]:
         """The candidates after all moves; each move makes new ones, since other noise is another recipe."""

@@ -7,9 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.budget_planning import rounds_of, within
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import at_least
 from genscale.algorithms.particle_filter import ParticleFilter
-from genscale.algorithms.particle_pass import Pass, Path
+from genscale.algorithms.particle_pass import Pass
+from genscale.algorithms.particle_pool import Path
 from genscale.diffusion.kernels import Kernel
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
@@ -17,8 +20,6 @@ from genscale.numerics.resampling import resample
 from genscale.protocol.interfaces import Process
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Query
-
-SWEEPS = 4  # when neither the user nor a budget says how many
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ class ParticleGibbs(ParticleFilter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sweeps is not None and self.sweeps < 1:
-            raise UsageError(f"sweeps={self.sweeps} must be at least 1, or none.")
+        at_least(self, sweeps=1)
         if (self.scheme, self.ess, self.children) != ("multinomial", 1, 1) or self.flatten:
             raise UsageError(
                 "particle_gibbs resamples with scheme=multinomial, ess=1, children=1 and no flattening."
@@ -75,21 +75,19 @@ class ParticleGibbs(ParticleFilter):
             first = one.next_id
         with suppress(BudgetExhausted):
             if self.sweeps is None or not populations:
-                yield from remainder(process, key, first)
+                yield from spend_leftover_budget(process, key, first)
         return Population.cat(populations) if populations else None
 
     def _done(self, process: Process, sweep: int, n: int) -> bool:
-        if sweep and n < 2:  # the budget leaves no room beside the path that is kept
+        if sweep and n < 2:  # the budget pays for no particle beside the path that is kept
             return True
-        if sweep and process.nfe_left is not None and self.spend(process, n, 1, ready=1) > process.nfe_left:
-            return True
-        if sweep and process.calls_left is not None and self.calls(process, n - 1, 1) > process.calls_left:
+        if sweep and not within(process, self.spend(process, n, 1, ready=1), self.calls(process, n - 1, 1)):
             return True
         limit = self._sweeps(process)
         return limit is not None and sweep >= limit
 
     def _sweeps(self, process: Process) -> int | None:
-        return SWEEPS if self.sweeps is None and not process.open_ended else self.sweeps
+        return rounds_of(process, self.sweeps)
 
     def cost(self, process: Process) -> int | None:
         sweeps, n = self._sweeps(process), self.particles or 0

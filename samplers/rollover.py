@@ -11,7 +11,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import at_least, window_of_run
+from genscale.algorithms.passes import Numbered
 from genscale.diffusion.interpolants import rbf_times
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, parse
 from genscale.errors import BudgetExhausted, UsageError
@@ -91,18 +93,14 @@ class Rollover:
     size_option: ClassVar[str] = "chains"
 
     def __post_init__(self) -> None:
-        if self.chains < 1 or self.batch < 1 or self.calls < 1:
-            raise UsageError("rollover needs chains, batch and calls of at least 1.")
+        at_least(self, chains=1, batch=1, calls=1)
         if not 0 <= self.init < 1:
             raise UsageError(f"init={self.init} must be a share of the calls in [0, 1).")
         if not self.tolerance >= 0 or not self.most >= 1:
             raise UsageError(
                 f"tolerance={self.tolerance} must be 0 or more, and most={self.most} at least 1."
             )
-        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise UsageError(
-                f"window={self.window} must be two increasing fractions of the run, such as 0.5,1."
-            )
+        window_of_run(self.window, "0.5,1")
         if self.levels not in ("pipeline", "rbf"):
             raise UsageError(f"levels='{self.levels}' is unknown: it is pipeline or rbf.")
         if isinstance(parse(self.kernel), Own | Glass):
@@ -131,15 +129,13 @@ class Rollover:
         except BudgetExhausted:  # of time: the chains end where they are
             yield from one.end()
             first = one.next_id
-        yield from remainder(process, key, first)
+        yield from spend_leftover_budget(process, key, first)
 
     def _calls(self, process: Process, spent: int) -> int:
         """Model calls of the next pass, after so many were spent; 0 where no chain can reach the end."""
         steps = process.model_steps
         each = max(process.nfe(i, i + 1) for i in range(steps))
-        limits = []
-        if process.nfe_left is not None:
-            limits.append(process.nfe_left // max(each, 1))
+        limits = [] if process.nfe_left is None else [process.nfe_left // max(each, 1)]
         if process.calls_left is not None and process.calls(1, 0):
             reserve = process.calls(0, self.chains + 1)  # the chains' ends, and the best estimate
             limits.append((process.calls_left - reserve) // process.calls(1, 0))
@@ -151,13 +147,14 @@ class Rollover:
         return None
 
 
-class _Pass:
+class _Pass(Numbered):
     """Chains from fresh noise to the end within so many model calls."""
 
     def __init__(self, spec: Rollover, process: Process, key: Key, first: int, calls: int) -> None:
+        super().__init__(first)
         self.spec, self.process, self.key = spec, process, key
         self.kernel = parse(spec.kernel)
-        self.next_id, self.calls = first, calls
+        self.calls = calls
         self.chains: list[Chain] = []
         self.quota = 0.0  # tries of one chain at one level
         steps = process.model_steps
@@ -177,7 +174,7 @@ class _Pass:
         most = (self.calls - n * (steps - each)) // each
         share = 1.0 if self.kernel.deterministic else self.spec.init
         noises = max(n, min(int(share * self.calls / each), most))
-        particles = self.process.start([draw(self.key, self._number()) for _ in range(noises)])
+        particles = self.process.start([draw(self.key, self.number()) for _ in range(noises)])
         rest = None if self.process.own_steps else Ddim(0.0)
         particles = yield Solve(particles, self.start, rest)
         self.calls -= self.start * len(particles)
@@ -235,7 +232,7 @@ class _Pass:
 
     def _children(self, parent: LevelState, step: int, n: int) -> Particles:
         recipe = parent.particles.candidates[0]
-        candidates = [branch(self.key, self._number(), recipe, step) for _ in range(n)]
+        candidates = [branch(self.key, self.number(), recipe, step) for _ in range(n)]
         rows = [0] * n
         born = replace(parent.particles[rows], candidates=tuple(candidates), x0=None)
         return self.process.move(born, parent.prediction[rows], self.kernel)
@@ -263,14 +260,10 @@ class _Pass:
         parts = []
         for state in states:
             parent, at = state.particles.candidates[0], state.particles.step
-            candidate = branch(self.key, self._number(), parent, at, "estimate")
+            candidate = branch(self.key, self.number(), parent, at, "estimate")
             parts.append(self.process.estimate(state.particles, state.prediction, [candidate]))
         finished = yield Solve(cat(parts))
         yield Score(finished)
-
-    def _number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
 
 
 def _best(scores: list[Scores]) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from genscale.algorithms.particle_filter import ParticleFilter
-from genscale.diffusion.kernels import Kernel
+from genscale.algorithms.best_child import BestChild
 
 
 @dataclass(frozen=True)
-class Svdd(ParticleFilter):
+class Svdd(BestChild):
     """SVDD-PM (Li et al. 2024, arXiv 2408.08252, algorithm 1): at every step the best of M children of each particle.
 
     particles: 1 chain. children: M = 20 for images. strength: inf, since its code takes the argmax for alpha = .01.
@@ -24,14 +22,6 @@ class Svdd(ParticleFilter):
     N more calls and ways back at every step.
     """
 
-    particles: int | None = 1
     children: int = 20
-    group: str = "parent"
-    strength: float = float("inf")
-    potential: str = "reward"
     interval: float = 0.0
     window: tuple[float, float] = (0.0, 1.0)
-    kernel: str | Kernel = "ddim(1)"
-    rest: str | Kernel = "ddim(1)"
-
-    size_option: ClassVar[str] = "children"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
+from genscale.algorithms.option_checks import at_least
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
@@ -25,7 +26,6 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 WARMUP = 80  # published, of 400 evaluations
 LEAST, MOST = 0.1, 0.9  # share of the numbers that a proposal perturbs, published
 
@@ -59,22 +59,16 @@ class TrustRegion:
     size_option: ClassVar[str] = "batch"
 
     def __post_init__(self) -> None:
-        for name in ("regions", "batch", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"trust_region needs {name} of at least 1, not {getattr(self, name)}.")
-        if self.warmup is not None and self.warmup < 1:
-            raise UsageError(f"warmup={self.warmup} must be at least 1: candidate 0 belongs to it.")
+        at_least(self, regions=1, batch=1, patience=1, warmup=1, rounds=0)
         if not 0 <= self.shortest <= self.side <= self.longest < math.inf:
             raise UsageError(
                 f"side={self.side} must be between shortest={self.shortest} and longest={self.longest}."
             )
         if not 1 < self.factor < math.inf:
             raise UsageError(f"factor={self.factor} must be above 1.")
-        if self.rounds is not None and self.rounds < 0:
-            raise UsageError(f"rounds={self.rounds} must be 0 or more.")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        rounds = rounds_of(process, self.rounds)
         warmup = self._warmup(process, rounds)
         begun = [draw(key, i) for i in range(warmup)]
         finished = yield Solve(process.start(begun))
@@ -132,7 +126,7 @@ class TrustRegion:
         return replace(region, side=side, wins=wins, losses=losses)
 
     def cost(self, process: Process) -> int | None:
-        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        rounds = rounds_of(process, self.rounds)
         return (
             None if rounds is None else (self._warmup(process, rounds) + rounds * self.batch) * process.nfe()
         )

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from genscale.algorithms.budget_planning import rounds_of
+from genscale.algorithms.option_checks import at_least
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour
@@ -21,8 +23,6 @@ from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, draw
 from genscale.protocol.queries import Query, Score, Solve
-
-UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ class ZeroOrder:
     size_option: ClassVar[str] = "neighbours"
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1 or self.patience < 1:
-            raise UsageError("zero_order needs neighbours and patience of at least 1.")
-        if self.rounds is not None and self.rounds < 0:
-            raise UsageError(f"rounds={self.rounds} must be 0 or more.")
+        at_least(self, neighbours=1, patience=1, rounds=0)
         if not -1 <= self.cosine <= 1:
             raise UsageError(f"cosine={self.cosine} must be between -1 and 1.")
 
@@ -58,7 +55,7 @@ class ZeroOrder:
         noise = process.noise(pivot)  # [*latent]
         finished = yield Solve(process.start([pivot]))
         best: Scores = yield Score(finished)
-        rounds, failures, done = self._rounds(process), 0, 0
+        rounds, failures, done = rounds_of(process, self.rounds), 0, 0
         while rounds is None or done < rounds:
             restart = failures >= self.patience
             ids = range(1 + done * self.neighbours, 1 + (done + 1) * self.neighbours)
@@ -81,11 +78,6 @@ class ZeroOrder:
             i, "neighbour", key.fold("candidate", i).path, pivot.id, details={"cosine": self.cosine}
         )
 
-    def _rounds(self, process: Process) -> int | None:
-        if self.rounds is None and not process.open_ended:
-            return UNLIMITED
-        return self.rounds
-
     def cost(self, process: Process) -> int | None:
-        rounds = self._rounds(process)
+        rounds = rounds_of(process, self.rounds)
         return None if rounds is None else (1 + rounds * self.neighbours) * process.nfe()

@@ -6,8 +6,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genscale.algorithms.budget_planning import cost_of, wave
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.budget_planning import cost_of, next_batch
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import at_least
 from genscale.diffusion.kernels import Ddim
 from genscale.errors import UsageError
 from genscale.key import Key
@@ -38,8 +39,7 @@ class Zigzag:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
 
     def __post_init__(self) -> None:
-        if self.candidates is not None and self.candidates < 1:
-            raise UsageError(f"candidates={self.candidates} must be at least 1.")
+        at_least(self, candidates=1)
         if not 0 < self.until <= 1:
             raise UsageError(f"until={self.until} must be a fraction of the run in (0, 1].")
 
@@ -49,7 +49,7 @@ class Zigzag:
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         number, done = 0, 0
-        while n := wave(process, self.candidates, done, self._price(process)):
+        while n := next_batch(process, self.candidates, done, self._price(process)):
             particles = process.start([draw(key, number + i) for i in range(n)])
             number += n
             for step in range(process.model_steps):
@@ -72,7 +72,7 @@ class Zigzag:
             yield Score(finished)
             done += n
         if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
-            yield from remainder(process, key, number)
+            yield from spend_leftover_budget(process, key, number)
 
     def _turns(self, process: Process) -> range:
         """Steps that are taken twice."""

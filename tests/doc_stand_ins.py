@@ -48,7 +48,7 @@ def furnish(folder: Path) -> None:
 def _made(folder: Path) -> None:
     """An image of genscale's, and a video of somebody else's."""
     from genscale.cli.app import main
-    from genscale.runs import video_files
+    from genscale.report import video_files
 
     out = folder / "before"
     assert (
@@ -57,7 +57,7 @@ def _made(folder: Path) -> None:
     )
     (folder / "best.png").symlink_to(out / "best.png")
     frames = [Image.new("RGB", (32, 32), (40 * i, 90, 200)) for i in range(5)]
-    video_files.write(folder / "clip.mp4", "mp4", frames, 8.0)
+    video_files.write_video(folder / "clip.mp4", "mp4", frames, 8.0)
 
 
 def _weights(folder: Path) -> None:

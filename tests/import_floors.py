@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up: a module may import its own folder and folders of lower floors.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "key", "media", "quiet_libraries"),
+    ("call_syntax", "errors", "key", "media", "quiet_libraries"),
     ("numerics", "diffusion", "plugins"),
     ("protocol", "report"),
     ("algorithms", "engine"),

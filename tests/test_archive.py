@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genscale.engine.archive import Archive, Entry, read
+from genscale.engine.archive import Archive, Entry, read_archive
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.protocol.particles import Candidate, Memory, Particles, cat
@@ -62,7 +62,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, tear: str) -> None:
     resumed = run(SAMPLERS["best_of_n"], folder=tmp_path)
     assert resumed.winners[0].total == whole.winners[0].total
     assert resumed.winners[0].candidate == whole.winners[0].candidate
-    records = read(tmp_path)
+    records = read_archive(tmp_path)
     assert records[0]["kind"] == "run"
     assert len(records) == 1 + 8 + 8
     if tear in ("half a line", "no newline"):

@@ -262,7 +262,7 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("3", "neither a list"),
         ([{"text": "a"}], "box 1: 'a' needs either"),
         ([GOOD, {"box": [0, 0, 1, 1]}], "box 2: it needs a text"),

@@ -280,7 +280,7 @@ def test_a_budget_of_images_is_equal_compute_for_every_sampler(name: str) -> Non
     rng, sampler = random.Random(name), SAMPLERS[name]
     for images in (1, rng.randrange(2, 12)):
         steps, guided = rng.choice((3, 5)), rng.choice((1, 2))
-        one = steps * guided
+        one = sum(parts_for(sampler, steps, guided)["evaluations"])
         settings: dict[str, Any] = {"steps": steps, "guided": guided, "prompts": 2}
         made = run(sampler, budget=Budget(images=images), **settings)
         same = run(sampler, budget=Budget(nfe=images * one), **settings)
@@ -289,7 +289,8 @@ def test_a_budget_of_images_is_equal_compute_for_every_sampler(name: str) -> Non
             assert search.best() is not None
             assert [e.candidate for e in search.finals] == [e.candidate for e in other.finals]
             assert search.budget == Budget(nfe=images * one, images=images)
-        planned = plan(sampler, parts_for(sampler, steps, guided), Budget(images=images), Roles(), 1)
+        roles = ROLES["one verifier"]
+        planned = plan(sampler, parts_for(sampler, steps, guided), Budget(images=images), roles, 1)
         assert planned.budget == Budget(nfe=images * one, images=images)
 
 

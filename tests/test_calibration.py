@@ -443,11 +443,11 @@ def test_generate_refuses(
 
 
 def test_an_interrupt_leaves_nothing(genscale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genscale.runs import generate
+    from genscale.runs import prepared_run
 
     def interrupted(*parts: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "load_pipe", interrupted)
+    monkeypatch.setattr(prepared_run, "load_model", interrupted)
     assert genscale("calibrate-steps", "a red star", "--out", tmp_path / "run")[0] == 130
     assert list(tmp_path.iterdir()) == []

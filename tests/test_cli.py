@@ -152,6 +152,33 @@ def test_several_prompts_are_numbered_and_share_a_contact_sheet(generate, tmp_pa
     assert run["contact_sheets"] == ["contact.png"]
 
 
+def test_the_summary_names_the_files_of_all_prompts(generate, tmp_path):
+    out = tmp_path / "run"
+    told = generate("a dog", "a cat", "an owl", "--candidates", 2, "--images", 2, "--out", out)[1]
+    assert told.splitlines()[-1] == (
+        f"{out}: 000-best.png to 002-best.png, 000-best-2.png to 002-best-2.png, 000-base.png to 002-base.png, "
+        "contact.png, run.json"
+    )
+    told = generate("a dog", "--candidates", 1, "--out", tmp_path / "one")[1]
+    assert told.splitlines()[-1] == f"{tmp_path / 'one'}: best.png, base.png, contact.png, run.json"
+
+
+@pytest.mark.parametrize("sampler", ["best_of_n", "zero_order", "smc"])
+def test_a_budget_of_images_is_said_in_images_and_nfe(sampler, generate, tmp_path):
+    words = ("a dog", "--steps", 4, "--sampler", sampler, "--budget", "3 images", "--out", tmp_path / "run")
+    both = f"{3 * 2 * 4}nfe,3images"
+    plan = json.loads(generate(*words, "--dry-run", "--json")[1])
+    assert plan["budget"] == both
+    assert plan["nfe"] <= 3 * 2 * 4
+    code, _, err = generate(*words)
+    assert code == 0, err
+    run = record(tmp_path / "run")
+    assert run["budget"] == both
+    assert run["request"]["budget"] == "3 images"
+    assert run["prompts"][0]["nfe"] == plan["nfe"]
+    assert sampler != "best_of_n" or run["prompts"][0]["finished"] == 3
+
+
 def test_default_folder_is_a_fresh_one(generate, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -499,6 +526,10 @@ BAD = {
     ),
     "unreadable budget": (["--budget", "7 apples"], "budget '7 apples': cannot read"),
     "budget of nothing": (["--budget", "0nfe"], "allows nothing"),
+    "budget without a unit": (
+        ["--budget", "8"],
+        "cannot read '8' without its unit (8images: the compute of 8 images",
+    ),
     "budget too small": (
         ["--budget", f"{NFE - 1}nfe"],
         f"too small: one sample of {STEPS} steps takes {NFE}",
@@ -507,7 +538,7 @@ BAD = {
     "stop that never does": (["--stop", "gain:0"], "must be a number above 0"),
     "stop by ranks": (
         ["--stop", "patience:8", "--ensemble", "rank"],
-        "stop 'patience:8' needs scores that stand alone, not ranks",
+        "stop 'patience:8' needs scores that do not depend on the other candidates",
     ),
     "missing image": (["--image", "nowhere.png"], "--image 'nowhere.png' cannot be read: No such file"),
     "unreadable image": (["--image", __file__], "cannot be read: it is not an image"),

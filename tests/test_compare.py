@@ -18,7 +18,7 @@ from genscale.errors import UsageError
 from genscale.report import image_grid
 from genscale.report.contact_sheet import font
 from genscale.results.comparison import ScoreSummary
-from genscale.runs import generate as generation
+from genscale.runs import prepared_run
 from genscale.runs.live_preview import Preview
 from genscale.runs.request import Request
 
@@ -31,13 +31,13 @@ NFE = 4  # of one candidate
 @pytest.fixture
 def loads(monkeypatch):
     """How often a pipeline was loaded."""
-    counted, load = [], generation.load_pipe
+    counted, load = [], prepared_run.load_model
 
-    def counting(request, parts):
+    def counting(request, images):
         counted.append(request.model)
-        return load(request, parts)
+        return load(request, images)
 
-    monkeypatch.setattr(generation, "load_pipe", counting)
+    monkeypatch.setattr(prepared_run, "load_model", counting)
     return counted
 
 
@@ -74,11 +74,11 @@ def test_killed_it_goes_on_where_it_was(genscale, loads, tmp_path, monkeypatch):
     """The second entry is interrupted; the same command then runs it and what is left, and nothing again."""
     out, run, begun = tmp_path / "versus", compare_runs.generation.generate, []
 
-    def generate(request, *others):
-        begun.append(request.sampler)
+    def generate(prepared, *others):
+        begun.append(prepared.request.sampler)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        return run(request, *others)
+        return run(prepared, *others)
 
     monkeypatch.setattr(compare_runs.generation, "generate", generate)
     words = ("compare", "a red star", "--sampler", "best_of_n", "--sampler", "smc", "--budget", "8nfe")
@@ -212,6 +212,16 @@ def test_what_does_not_compare_is_refused_in_one_sentence(words, sentence, gensc
 def test_ranks_do_not_compare():
     with pytest.raises(UsageError, match="ranks in one run"):
         entries(Request(("x",), ensemble="rank"), ["smc", "snes"], [], [])
+
+
+def test_a_budget_of_images_is_one_of_equal_nfe():
+    request = Request(("x",), budget="8images", verifiers=("shapes_clip",))
+    axis, found = entries(request, ["best_of_n", "smc"], [], [])
+    assert (axis, [e.request.budget for e in found]) == ("sampler", ["8images", "8images"])
+    axis, found = entries(request, [], [], ["4images", "8images"])
+    assert (axis, [e.request.budget for e in found]) == ("budget", ["4images", "8images"])
+    with pytest.raises(UsageError, match="sets none, give one such as 480nfe or 16images"):
+        entries(Request(("x",), budget="9s"), ["best_of_n", "smc"], [], [])
 
 
 def test_gains_are_paired():

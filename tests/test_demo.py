@@ -28,7 +28,10 @@ from genscale.demo.live_curve import LiveCurve
 from genscale.demo.live_view import Seen
 from genscale.errors import UsageError
 from genscale.plugins import registry
-from genscale.runs import file_metadata, prepare, request
+from genscale.runs import request
+from genscale.runs.complete_request import completed
+from genscale.runs.file_metadata import read_metadata
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 
 STAR = "a red star left of a blue ring"
@@ -181,7 +184,7 @@ def test_particles_are_seen_on_the_way(queue: JobQueue) -> None:
 def test_what_is_left_is_a_whole_run(queue: JobQueue, capsys: pytest.CaptureFixture[str]) -> None:
     job = done(queue.submit(queue.session("a"), form()))
     assert {"best.png", "base.png", "run.json", "contact.png", "curve.png", "tree.png"} <= set(job.files)
-    assert file_metadata.read(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
+    assert read_metadata(job.files["best.png"])["best"] == job.record["best"]  # type: ignore[index]
     assert main(["show", str(job.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True
 
@@ -226,14 +229,14 @@ def test_a_command_asks_for_what_its_request_asks_for(
 
     found: list[Request] = []
 
-    def generate(request: Request, *more: Any, **others: Any) -> Any:
-        found.append(request)
+    def generate(run: PreparedRun, *more: Any, **others: Any) -> Any:
+        found.append(run.request)
         raise UsageError("seen")
 
     monkeypatch.setattr(generation, "generate", generate)
     assert main(shlex.split(command(asked))[1:]) == 2
-    typed = prepare.completed(replace(found[0], model="shapes-flow"))
-    assert typed.as_dict() == prepare.completed(asked).as_dict()
+    typed = completed(replace(found[0], model="shapes-flow"))
+    assert typed.as_dict() == completed(asked).as_dict()
 
 
 def test_clips(queue: JobQueue) -> None:
@@ -395,16 +398,16 @@ def test_what_one_client_may_have_under_way(queue: JobQueue) -> None:
 
 
 def test_pipelines_and_verifiers_are_loaded_once(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genscale.runs import generate as generation
+    from genscale.runs import prepared_run
 
     loads: list[str] = []
-    real = generation.load_pipe
+    real = prepared_run.load_model
 
-    def load_pipe(request: Request, parts: Any) -> Any:
+    def load_model(request: Request, images: Any) -> Any:
         loads.append(request.model)
-        return real(request, parts)
+        return real(request, images)
 
-    monkeypatch.setattr(generation, "load_pipe", load_pipe)
+    monkeypatch.setattr(prepared_run, "load_model", load_model)
     both = [done(queue.submit(queue.session(name), form())) for name in "ab"]
     assert loads == ["shapes-flow"]
     assert list(queue._verifiers) == ["shapes_clip", "shapes"]

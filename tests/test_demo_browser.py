@@ -107,6 +107,7 @@ def tab(browser: Any, address: str) -> Iterator[Tab]:
     made.close()
 
 
+@pytest.mark.slow
 def test_the_gallery_fills_and_stop_keeps_the_best(tab: Tab, tmp_path: Path) -> None:
     page = tab.page
     assert "1280 NFE: 40 NFE a candidate of 20 steps, 32 finished" in page.inner_text("#plan")
@@ -163,6 +164,7 @@ def test_a_finished_search(tab: Tab, tmp_path: Path) -> None:
     assert f"--seed {record['seed']}" in tab.page.input_value("#same textarea")
 
 
+@pytest.mark.slow
 def test_a_clip_plays(tab: Tab) -> None:
     tab.choose("model", "shapes-video")
     tab.page.wait_for_function(
@@ -198,6 +200,7 @@ def test_bad_input_is_one_sentence_on_the_page(tab: Tab) -> None:
     tab.page.wait_for_selector("#status .gs-good")
 
 
+@pytest.mark.slow
 def test_two_pages_wait_for_each_other_and_share_nothing(tab: Tab, browser: Any, address: str) -> None:
     other = Tab(browser, address)
     tab.fill(options="wave=1", nfe=LONG)
@@ -217,6 +220,7 @@ def test_two_pages_wait_for_each_other_and_share_nothing(tab: Tab, browser: Any,
     other.close()
 
 
+@pytest.mark.slow
 def test_a_page_that_is_closed_ends_its_search(tab: Tab, browser: Any, address: str, out: Path) -> None:
     other = Tab(browser, address)
     other.fill(prompt="two black stars", options="wave=1", nfe=LONG)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from genscale.engine.archive import read
+from genscale.engine.archive import read_archive
 from genscale.engine.budget import Budget
 from genscale.engine.events import BatchHalved, Denoised, Scored
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier, mean_rank
@@ -287,7 +287,7 @@ def test_a_verifier_s_failure_loses_nothing(tmp_path: Path, name: str, kind: str
     whole = run(SAMPLERS[name], budget=budget, folder=tmp_path / "whole")
     with pytest.raises(VerifierError, match=message):
         run(SAMPLERS[name], budget=budget, folder=tmp_path / "broken", verifier=verifier)
-    before = read(tmp_path / "broken")
+    before = read_archive(tmp_path / "broken")
     solved = sum(r["kind"] == "solve" for r in before)
     assert sum(r["kind"] == "score" for r in before) > 0  # the batch before the failure
     assert solved > 1
@@ -297,7 +297,7 @@ def test_a_verifier_s_failure_loses_nothing(tmp_path: Path, name: str, kind: str
     assert resumed.winners[0].total == pytest.approx(whole.winners[0].total, abs=1e-6)
     assert resumed.ledger.evaluations < whole.ledger.evaluations
     assert resumed.ledger.decodes == whole.ledger.decodes - sum(r["kind"] == "score" for r in before)
-    assert read(tmp_path / "broken")[: len(before)] == before
+    assert read_archive(tmp_path / "broken")[: len(before)] == before
 
 
 def test_a_sampler_that_stops_without_an_answer_ends_its_search() -> None:

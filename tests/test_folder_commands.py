@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from genscale.cli.app import main
-from genscale.commands import show
 from genscale.engine.archive import Entry
 from genscale.engine.events import Denoised, Scored
 from genscale.media import Media
@@ -16,9 +15,9 @@ from genscale.numerics.intervals import Mean
 from genscale.protocol.particles import Candidate
 from genscale.report import score_curves
 from genscale.report.score_curves import Curve, CurvePanel
-from genscale.runs import saved_run
 from genscale.runs.live_preview import Preview
 from genscale.runs.run_folder import RunFolder
+from genscale.runs.saved_run import read_run
 
 PROMPTS = ("a red star", "a blue ring")
 
@@ -87,7 +86,7 @@ def test_totals_of_a_folder_are_those_of_the_search(genscale, tmp_path):
     words = ("--verifier", "shapes_clip", "--verifier", "compressibility:2", "--ensemble", "rank")
     options = ("--candidates", "4", "--steps", "2", "--seed", "1", "--out", out)
     assert genscale("generate", "a red star", *words, *options)[0] == 0
-    best = saved_run.read(out).ranking(0)[0]
+    best = read_run(out).ranking(0)[0]
     told = record(out)["best"]
     assert (best.candidate.id, best.total) == (told["candidate"], pytest.approx(told["total"]))
 
@@ -187,8 +186,9 @@ def test_seven_curves_have_seven_colours_and_markers(tmp_path):
 
 
 def test_best_so_far_rises(made):
-    for finals in saved_run.read(made).finals:
-        totals = [f.total for f in show.best_so_far(finals)]
+    run = read_run(made)
+    for i, finals in enumerate(run.finals):
+        totals = [c.total for c in run.summary(i).best_so_far()]
         assert totals == sorted(totals)
         assert totals[-1] == max(f.total for f in finals)
 

@@ -26,6 +26,7 @@ from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.protocol.answers import Graded
 from genscale.protocol.particles import draw
 from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
+from tests.quick import quick
 from tests.zoo import ZOO, text
 
 FAMILIES = ("flux", "sd3", "sdxl", "wan")  # sdxl is guided, wan makes videos
@@ -138,7 +139,7 @@ FLOAT32 = ("sana",)  # their encoders give NaN in float64
 REFUSED = {
     "kandinsky": "decoding gives no tensors of pixels",
     "kandinsky3": "decoding gives no tensors of pixels",
-    "hidream": "denoiser cannot be gone back through",
+    "hidream": "denoiser is not differentiable",
 }
 OTHERS = [n for n in ZOO if n not in FAMILIES and n not in REFUSED]
 QUICK = (
@@ -152,9 +153,7 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in OTHERS]
-)
+@pytest.mark.parametrize("name", quick(OTHERS, QUICK))
 def test_other_families(name: str) -> None:
     dtype = torch.float32 if name in FLOAT32 else torch.float64
     for kind in ("one call", "the whole run"):

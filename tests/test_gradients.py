@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own
-from genscale.engine.archive import read
+from genscale.engine.archive import read_archive
 from genscale.engine.budget import Budget
 from genscale.engine.events import BatchHalved, Denoised, Differentiated
 from genscale.engine.plan import plan
@@ -506,12 +506,12 @@ def test_a_killed_run_goes_on_as_it_was(tmp_path: Path) -> None:
 
     whole = made(tmp_path / "whole")
     gradients = 2 * 3 * 3
-    assert sum(r["kind"] == "gradient" for r in read(tmp_path / "whole")) == gradients
+    assert sum(r["kind"] == "gradient" for r in read_archive(tmp_path / "whole")) == gradients
     for after in range(len(whole.batches)):
         folder = tmp_path / str(after)
         with pytest.raises(CutOff):
             made(folder, after)
-        kept = sum(r["kind"] == "gradient" for r in read(folder))
+        kept = sum(r["kind"] == "gradient" for r in read_archive(folder))
         resumed = made(folder)
         for a, b in zip(resumed.winners, whole.winners, strict=True):
             assert a.candidate == b.candidate
@@ -610,7 +610,7 @@ class Detached(Mixture):
         ({"roles": Roles()}, "name one for the search"),
         ({"roles": panel(not_a_number)}, r"the gradient at candidate 0 of 'prompt 0' is not finite"),
         ({"decode": lambda x, p: Media(x.detach()[:, :, None, None])}, "images keep no graph"),
-        ({"mixture": Detached()}, "model's answer keeps no graph"),
+        ({"mixture": Detached()}, "model's output keeps no graph"),
     ],
 )
 def test_what_has_no_gradient_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -627,7 +627,7 @@ def test_what_has_no_gradient_is_refused(settings: dict[str, Any], message: str)
         (lambda p: Gradient(p, (3,), Own()), "one model call"),
         (lambda p: Gradient(p, (3,), Glass(2)), "one model call"),
         (lambda p: Gradient(p, through="vae"), "'model' or 'decoder'"),
-        (lambda p: Gradient(p, (3,), through="decoder"), "of one model call"),
+        (lambda p: Gradient(p, (3,), through="decoder"), "takes one model call"),
         (lambda p: Gradient(p, noises=torch.zeros(1, 5, DIM)), "noises must be"),
         (lambda p: Gradient(p, pull=torch.zeros(4, DIM)), "pulled back must be"),
         (lambda p: Gradient(p, pull=torch.zeros(5, DIM), each=True), "no verifiers' gradients"),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from genscale.algorithms.noise_ascent import FAILS
-from genscale.engine.archive import read
+from genscale.engine.archive import read_archive
 from genscale.engine.budget import Budget
 from genscale.engine.prior import Prior
 from genscale.engine.process import PromptProcess
@@ -25,7 +25,7 @@ from genscale.numerics.optimisers import shell_gradient, shell_penalty
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import draw
 from genscale.results.result import SearchResult
-from genscale.runs.outputs import entry_dict
+from genscale.results.run_files import entry_dict
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.carinox import Carinox
 from genscale.samplers.dflow import DFlow
@@ -255,7 +255,7 @@ def test_iterates_can_be_made_again_from_the_archive(tmp_path: Path) -> None:
     sampler = Ditto(iterations=5, starts=2, **PLAIN)
     made, starts = watched(sampler, folder=tmp_path)
     recipes = {e.candidate.id: e.candidate for e in made.searches[0].finals}
-    found = {r["candidate"]: r for r in read(tmp_path) if r["kind"] == "gradient"}
+    found = {r["candidate"]: r for r in read_archive(tmp_path) if r["kind"] == "gradient"}
     process = PromptProcess(**process_of(STEPS))
     ends = [c for c in recipes.values() if c.details.get("iteration") == 5]
     assert len(ends) == 2
@@ -294,7 +294,9 @@ def test_what_became_of_the_noise_is_recorded(tmp_path: Path) -> None:
     assert set(noise) == {"length", "cosine", "moved", "plausibility"}
     assert 0 < noise["moved"] < 1
     assert 0 <= noise["plausibility"] <= 1
-    record = next(r for r in read(tmp_path) if r["kind"] == "score" and r["candidate"] == last.candidate.id)
+    record = next(
+        r for r in read_archive(tmp_path) if r["kind"] == "score" and r["candidate"] == last.candidate.id
+    )
     assert record["measured"] == noise
     result = SearchResult(
         tuple(made.searches), tuple(made.archive.entries), made.ledger, Budget(), 0, lambda e: None

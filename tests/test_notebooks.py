@@ -30,6 +30,7 @@ def test_all_are_here() -> None:
     assert len(NOTEBOOKS) >= 6
 
 
+@pytest.mark.slow
 @each
 def test_runs_from_start_to_end(path: Path, tmp_path: Path) -> None:
     """Its last code cell checks what it claims, so a claim that is no longer true is an error."""

@@ -160,8 +160,8 @@ def test_the_help_comes_without_heavy_imports_and_with_its_panels() -> None:
         (("--width", 512), "width", 512),
         (("--height=256",), "height", 256),
         (("--size", 64), "width", 64),
-        (("--n", 4), "sampler_fields", {"candidates": "4"}),
-        (("--candidates", 4), "sampler_fields", {"candidates": "4"}),
+        (("--n", 4), "sampler_fields", {"candidates": 4}),
+        (("--candidates", 4), "sampler_fields", {"candidates": 4}),
     ],
 )
 def test_words_of_other_tools_are_understood(
@@ -173,11 +173,11 @@ def test_words_of_other_tools_are_understood(
 def test_width_alone_is_the_samplers_own_where_it_has_one(asked: Callable[..., Request]) -> None:
     assert "width" in registry.options(registry.load("sampler", "beam"))
     alone = asked("--sampler", "beam", "--width", 8)
-    assert (alone.width, alone.sampler_fields) == (None, {"width": "8"})
+    assert (alone.width, alone.sampler_fields) == (None, {"width": 8})
     both = asked("--sampler", "beam", "--width", 512, "--height", 256)
     assert (both.width, both.height, both.sampler_fields) == (512, 256, {})
     sized = asked("--sampler", "beam", "--size", "512x256", "--set", "width=8")
-    assert (sized.width, sized.height, sized.sampler_fields) == (512, 256, {"width": "8"})
+    assert (sized.width, sized.height, sized.sampler_fields) == (512, 256, {"width": 8})
 
 
 def test_a_size_is_said_once(genscale: Any) -> None:

@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from genscale.errors import UsageError
-from genscale.report import contact_sheet
+from genscale.report import contact_sheet, image_files, video_files
 from genscale.report.contact_sheet import SheetRow, Tile
-from genscale.runs import image_files, video_files
-from genscale.runs.png_metadata import infotext, png_info
+from genscale.report.png_metadata import infotext, png_info
 from genscale.runs.request import Request, from_dict, load_folder, load_request
 from genscale.runs.run_folder import RunFolder
 
@@ -119,7 +118,7 @@ def test_what_is_no_request_is_refused(data, tmp_path):
 
 def test_infotext_has_the_form_that_viewers_read():
     request = Request(("x",), model="hub/some-model", negative="bad", steps=20, guidance=3.5, seed=7)
-    text = infotext(request, "a star,\nred", (64, 48), "EulerDiscreteScheduler", "1.2")
+    text = infotext(request.as_dict(), "a star,\nred", (64, 48), "EulerDiscreteScheduler", "1.2")
     *prompt, negative, numbers = text.split("\n")
     assert prompt == ["a star,", "red"]
     assert negative == "Negative prompt: bad"
@@ -133,12 +132,14 @@ def test_infotext_has_the_form_that_viewers_read():
 
 def test_values_with_commas_are_quoted():
     request = Request(("x",), budget="480nfe,60s")
-    assert 'Budget: "480nfe,60s"' in infotext(request, "x", (8, 8), "NoneType", "1")
+    assert 'Budget: "480nfe,60s"' in infotext(request.as_dict(), "x", (8, 8), "NoneType", "1")
 
 
 def test_any_language_survives_in_a_picture(tmp_path):
     request = Request(("赤い星 ✨",), seed=1)
-    info = png_info(infotext(request, request.prompts[0], (8, 8), "", "1"), {"request": request.as_dict()})
+    info = png_info(
+        infotext(request.as_dict(), request.prompts[0], (8, 8), "", "1"), {"request": request.as_dict()}
+    )
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
     assert load_request(tmp_path / "a.png").prompts == ("赤い星 ✨",)
     with Image.open(tmp_path / "a.png") as image:
@@ -150,18 +151,18 @@ AGAIN = {"prompt": "a dog", "request": {"prompts": ["a dog"]}}
 
 
 def test_a_clip_is_a_poster_and_a_film_in_each_format(folder):
-    names = image_files.write(folder, "best", FRAMES, Request(("a dog",)), AGAIN, "Scheduler")
+    names = image_files.write_item(folder, "best", FRAMES, Request(("a dog",)).as_dict(), AGAIN, "Scheduler")
     assert names == ["best.png", "best.mp4", "best.gif"]
-    assert np.stack(video_files.read(folder.path / "best.mp4")).shape == (4, 16, 16, 3)
-    names = image_files.write(
-        folder, "one", FRAMES, Request(("a dog",), formats=("gif",)), AGAIN, "Scheduler"
+    assert np.stack(video_files.read_frames(folder.path / "best.mp4")).shape == (4, 16, 16, 3)
+    names = image_files.write_item(
+        folder, "one", FRAMES, Request(("a dog",), formats=("gif",)).as_dict(), AGAIN, "Scheduler"
     )
     assert names == ["one.png", "one.gif"]
 
 
 def test_a_film_of_odd_sides_loses_a_line_and_no_frame(tmp_path):
-    video_files.write(tmp_path / "a.mp4", "mp4", [frame.resize((17, 15)) for frame in FRAMES], 23.976)
-    assert np.stack(video_files.read(tmp_path / "a.mp4")).shape == (4, 14, 16, 3)
+    video_files.write_video(tmp_path / "a.mp4", "mp4", [frame.resize((17, 15)) for frame in FRAMES], 23.976)
+    assert np.stack(video_files.read_frames(tmp_path / "a.mp4")).shape == (4, 14, 16, 3)
 
 
 # ---------------------------------------------------------------------------------------- the contact sheet

@@ -152,7 +152,7 @@ def test_potentials_pay_for_the_tilt_in_the_end() -> None:
 def strength_of(rule: str, progress: float, **more: Any) -> float:
     zeros = torch.zeros(4, dtype=torch.float64)
     rewards = torch.tensor([[0.0], [1.0], [2.0], [3.0]], dtype=torch.float64)
-    settings = {"log_w": zeros, "paid": zeros, "rewards": rewards, "reached": 0.0, "target": 0.5} | more
+    settings = {"log_w": zeros, "applied": zeros, "rewards": rewards, "reached": 0.0, "target": 0.5} | more
     return tempered(rule, 10.0, progress, 1.0, **settings)
 
 

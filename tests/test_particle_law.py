@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms import particle_pass
-from genscale.algorithms.particle_pass import Pass, Pool
+from genscale.algorithms.particle_pass import Pass
+from genscale.algorithms.particle_pool import Pool
 from genscale.diffusion.kernels import Ddim, Transition
 from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
 from genscale.diffusion.prediction import View
@@ -42,6 +43,7 @@ from genscale.samplers.smc import Smc
 from genscale.samplers.svdd import Svdd
 from genscale.samplers.vasr import Vasr
 from tests.mixture import Line
+from tests.quick import quick
 
 BED, STEPS, STRENGTH = Line(), 8, 1.0
 TILTED, LOG_Z = BED.tilted(STRENGTH)
@@ -176,7 +178,7 @@ SEARCHES = 250
 ADAPTIVE = 6.0
 
 
-@pytest.mark.parametrize("name", CLAIM)
+@pytest.mark.parametrize("name", quick(CLAIM, ("importance", "smc", "svdd, soft")))
 def test_evidence_and_mean_are_unbiased(name: str) -> None:
     searches = populations(exactly(CLAIM[name]), SEARCHES)
     z = z_scores([s.population for s in searches], LOG_Z, TILTED.mean)
@@ -215,18 +217,20 @@ def test_dropped_weights_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken(monkeypatch, exactly(Smc(ess=0.5)), Pass, "_survivors", twin) > 4
 
 
+@pytest.mark.slow
 def test_potentials_left_behind_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ancestors applied to the latents and not to what they have paid."""
     whole = Pool.take
 
     def twin(self: Pool, rows: Any) -> Pool:
         taken = whole(self, rows)
-        taken.paid = self.paid[: len(taken.paid)]
+        taken.applied_potential = self.applied_potential[: len(taken.applied_potential)]
         return taken
 
     assert broken(monkeypatch, exactly(Smc(ess=1.0)), Pool, "take", twin) > 4
 
 
+@pytest.mark.slow
 def test_reused_keys_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same noise at every step of a particle."""
 
@@ -236,6 +240,7 @@ def test_reused_keys_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken(monkeypatch, exactly(Smc()), PromptProcess, "_noise", twin) > 4
 
 
+@pytest.mark.slow
 def test_resampling_by_flattened_weights_without_correction_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(particle_pass, "flatten", lambda log_w, progress: log_w / 4)
     sampler = exactly(Smc(ess=1.0, flatten=True))
@@ -283,6 +288,7 @@ def test_ddim_on_one_gaussian(eta: float) -> None:
     assert max(map(abs, z)) < 4, z
 
 
+@pytest.mark.slow
 def test_a_proposal_is_paid_for() -> None:
     """Steps drawn from a transition that is pushed towards the tilt: the law stays, the weights get more even."""
     kernel = Ddim(1.0)
@@ -317,6 +323,7 @@ def replace_weights(p: Population) -> Population:
 # ---------------------------------------------------------------- particle Gibbs
 
 
+@pytest.mark.slow
 def test_gibbs_leaves_the_target_invariant_where_one_pass_is_biased() -> None:
     """Two particles and a strong tilt: one pass of SMC, normalised, is far off, the chain of sweeps is not."""
     strength = 1.5

@@ -8,7 +8,7 @@ from PIL import Image
 
 from genscale.cli.app import main
 from genscale.commands import replay
-from genscale.runs import video_files
+from genscale.report import video_files
 
 PROMPTS = ("a red star", "a blue ring")
 
@@ -160,7 +160,7 @@ def test_score_of_any_files_in_the_order_given(genscale, tmp_path):
 
 
 def test_score_of_a_film(genscale, tmp_path):
-    video_files.write(tmp_path / "a.mp4", "mp4", [Image.new("RGB", (16, 16))] * 4, 16)
+    video_files.write_video(tmp_path / "a.mp4", "mp4", [Image.new("RGB", (16, 16))] * 4, 16)
     words = ("--prompt", "x", "--verifier", "compressibility", "--json")
     code, out, err = genscale("score", tmp_path / "a.mp4", *words)
     assert code == 0, err

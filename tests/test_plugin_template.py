@@ -119,7 +119,7 @@ def test_the_same_from_python(installed: Path, tmp_path: Path) -> None:
     script = f"""
 import genscale, torch
 pipe = genscale.load_pipeline("shapes-diffusion")
-better = genscale.scale(pipe, "demon", "shapes_clip", noises=4, held_out="shapes")
+better = genscale.scale(pipe, "demon", "shapes_clip", candidates=4, held_out="shapes")
 call = {{"num_inference_steps": 4, "guidance_scale": 3.0}}
 planned = better.plan({PROMPT!r}, **call)
 search = better({PROMPT!r}, generator=torch.Generator().manual_seed(0), **call).search

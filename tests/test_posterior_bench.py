@@ -215,6 +215,7 @@ def test_draws_follow_the_weights(bed: Bed) -> None:
     assert float(mine - torch.stack([f.totals.exp().mean() for f in found]).mean()) > 0.1
 
 
+@pytest.mark.slow
 def test_strength_is_in_nats() -> None:
     """The evidence of the unbiased samplers is that of exp(R); another strength has another. Rewards of a third, since
     FK steering's evidence has so long a tail on the whole ones that 150 runs do not show its mean."""
@@ -246,6 +247,7 @@ def test_a_table_of_a_small_task(bed: Bed) -> None:
 # ---------------------------------------------------------------- digits
 
 
+@pytest.mark.slow
 def test_the_digits_world(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     from benchmarks import digits

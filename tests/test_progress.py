@@ -39,9 +39,9 @@ def told(tally: Tally, clock: Clock, seconds: float, *events: Event) -> str:
 
 def test_candidates_prompts_speed_and_time_left() -> None:
     clock = Clock()
-    tally = Tally(nfe=80, prompts=2, candidates=4, clock=clock)
+    tally = Tally(nfe=80, prompts=2, candidates=4, each=10, clock=clock)
     assert tally.text() == "0/8 candidates, 0/2 prompts, 0 s so far"
-    assert told(tally, clock, 10, Denoised(20, 2)) == "0/8 candidates, 0/2 prompts, 2 NFE/s, 30 s left"
+    assert told(tally, clock, 10, Denoised(20, 2)) == "0/8 candidates, 0/2 prompts, 5 s each, 30 s left"
     first = [scored(entry(0, n)) for n in range(4)]
     assert told(tally, clock, 10, Denoised(40, 4), *first) == (
         "4/8 candidates, 1/2 prompts, 5 s each, 20 s left"
@@ -60,21 +60,21 @@ def test_previews_are_not_candidates_that_are_done() -> None:
 
 def test_fast_models_are_told_by_the_second() -> None:
     clock = Clock()
-    tally = Tally(nfe=400, candidates=100, clock=clock)
+    tally = Tally(nfe=400, candidates=100, each=4, clock=clock)
     events = [scored(entry(0, n)) for n in range(25)]
     assert told(tally, clock, 5, Denoised(100, 25), *events) == "25/100 candidates, 5/s, 15 s left"
 
 
 def test_where_only_the_clock_ends_it() -> None:
     clock = Clock()
-    tally = Tally(seconds=60, clock=clock)
+    tally = Tally(seconds=60, each=30, clock=clock)
     assert told(tally, clock, 15, Denoised(30, 1), scored(entry())) == "1 candidate, 15 s each, 45 s left"
 
 
 def test_where_nothing_tells_the_end() -> None:
     clock = Clock()
     tally = Tally(clock=clock)
-    assert told(tally, clock, 90, Denoised(30, 1)) == "0 candidates, 0.333 NFE/s, 1 min 30 s so far"
+    assert told(tally, clock, 90, Denoised(30, 1)) == "0.333 NFE/s, 1 min 30 s so far"
 
 
 def test_the_sooner_of_two_ends_counts() -> None:
@@ -87,11 +87,22 @@ def test_the_sooner_of_two_ends_counts() -> None:
 
 def test_what_an_earlier_process_did_is_done_but_says_nothing_of_the_speed() -> None:
     clock = Clock()
-    tally = Tally(nfe=40, candidates=10, clock=clock)
+    tally = Tally(nfe=40, candidates=10, each=4, clock=clock)
     restored = [scored(entry(0, n, nfe=4 * (n + 1)), media=None) for n in range(5)]
     text = told(tally, clock, 4, *restored, Denoised(8, 2), scored(entry(0, 5)), scored(entry(0, 6)))
     assert tally.done == 28
     assert text == "7/10 candidates, 2 s each, 6 s left"
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(7.25, "7.25/s"), (1, "1/s"), (0.4, "2.5 s each"), (0.05, "20 s each"), (0.002, "8 min 20 s each")],
+)
+def test_speed(rate: float, text: str) -> None:
+    clock = Clock()
+    assert f", {text}, " in told(
+        Tally(candidates=9, each=1, clock=clock), clock, 1000, Denoised(int(1000 * rate), 1)
+    )
 
 
 @pytest.mark.parametrize(

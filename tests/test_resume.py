@@ -14,7 +14,7 @@ from zlib import crc32
 import pytest
 import torch
 
-from genscale.engine.archive import read
+from genscale.engine.archive import read_archive
 from genscale.engine.budget import Budget
 from tests.analytic import SAMPLERS, first_coordinate, run
 
@@ -89,7 +89,7 @@ def batches(log: Path) -> list[list[str]]:
 
 def content(folder: Path) -> Counter[str]:
     """What is recorded, whenever it was."""
-    return Counter(str({**r, "seconds": None}) for r in read(folder))
+    return Counter(str({**r, "seconds": None}) for r in read_archive(folder))
 
 
 @pytest.mark.parametrize("prompts", [1, 2])

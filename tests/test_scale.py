@@ -16,10 +16,11 @@ import torch
 import genscale
 from genscale import Budget, UsageError, VerifierError
 from genscale.diffusion.mixtures import Tempered
-from genscale.engine.archive import read
+from genscale.engine.archive import read_archive
 from genscale.engine.events import BatchHalved
 from genscale.plugins.registry import found, load
 from genscale.samplers.best_of_n import BestOfN
+from tests.quick import quick
 from tests.zoo import ZOO, with_scheduler
 
 
@@ -47,7 +48,11 @@ def light(media: Any, prompts: Any) -> torch.Tensor:
 DIFFERENTIATED = ("stable_diffusion", "sdxl", "sd3", "flux", "wan")
 
 
-@pytest.mark.parametrize("name", ZOO)
+# The default run has a UNet that predicts noise, a flow transformer with packed latents, and a video model.
+USUAL = ("stable_diffusion", "flux", "wan")
+
+
+@pytest.mark.parametrize("name", quick(ZOO, USUAL))
 def test_every_sampler_runs_on_every_pipeline(name: str) -> None:
     pipe = ZOO[name].build()
     for sampler in found("sampler"):
@@ -294,6 +299,7 @@ print("best", output.search.best.candidate.id, output.search.best.total, output.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["best_of_n", "search_over_paths"])
 def test_killed_and_resumed_with_a_multistep_solver(tmp_path: Path, sampler: str) -> None:
     def start(folder: str) -> subprocess.Popen[str]:
@@ -316,7 +322,7 @@ def test_killed_and_resumed_with_a_multistep_solver(tmp_path: Path, sampler: str
     assert len(resumed) < len(whole)
 
     def content(folder: str) -> list[Any]:
-        records = [{k: v for k, v in r.items() if k != "seconds"} for r in read(tmp_path / folder)]
+        records = [{k: v for k, v in r.items() if k != "seconds"} for r in read_archive(tmp_path / folder)]
         return sorted(map(repr, records))
 
     assert content("whole") == content("killed")
@@ -417,7 +423,8 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         ("best_of_n", {"budget": "60s"}, "would finish more than 1 candidates"),
         ("zero_order", {"rounds": 2}, "zero_order would finish"),
         ("nlg", {"candidates": 2}, "nlg would finish 2 candidates"),
-        ("smc", {"particles": 4}, "compares candidates during the run"),
+        ("smc", {"particles": 4}, "would finish 4 candidates"),
+        ("bfs", {}, "bfs compares candidates during the run"),
         ("reno", {}, "a gradient is that of a verifier's score"),
     ],
 )

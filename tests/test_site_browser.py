@@ -45,6 +45,7 @@ def page(browser: Any, asked: list[str]) -> Iterator[Any]:
     context.close()
 
 
+@pytest.mark.slow
 def test_pages_fit_a_phone_and_ask_nobody_else(page: Any, address: str, asked: list[str]) -> None:
     page.set_viewport_size(PHONE)
     for name in (

@@ -340,7 +340,9 @@ def test_the_score_that_picks_is_looked_at() -> None:
 
 
 def test_ranks_are_refused() -> None:
-    with pytest.raises(UsageError, match="stop 'patience:8' needs scores that stand alone"):
+    with pytest.raises(
+        UsageError, match="stop 'patience:8' needs scores that do not depend on the other candidates"
+    ):
         run(OPEN, roles=ROLES["two by rank"], stop="patience:8")
 
 

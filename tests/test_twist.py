@@ -13,7 +13,8 @@ from torch import Tensor
 
 from genscale.algorithms.guided_proposal import twisted
 from genscale.algorithms.particle_filter import ParticleFilter
-from genscale.algorithms.particle_pass import Pass, Pool
+from genscale.algorithms.particle_pass import Pass
+from genscale.algorithms.particle_pool import Pool
 from genscale.diffusion.kernels import Ddim, Transition
 from genscale.engine.budget import Budget
 from genscale.engine.search import Search
@@ -28,6 +29,7 @@ from genscale.samplers.svdd import Svdd
 from genscale.samplers.tds import Tds
 from tests.analytic import first_coordinate, run
 from tests.mixture import Line
+from tests.quick import quick
 from tests.test_particle_law import BED, LEVELS, STEPS, STRENGTH, populations, z_scores
 
 KERNEL = Ddim(1.0)
@@ -82,7 +84,7 @@ TWISTED = {
 }
 
 
-@pytest.mark.parametrize("name", TWISTED)
+@pytest.mark.parametrize("name", quick(TWISTED, ("tds", "das")))
 def test_evidence_and_mean_are_unbiased(name: str) -> None:
     assert z_of(found(TWISTED[name])) < 4
 

@@ -614,9 +614,7 @@ def test_a_missing_or_other_head_is_refused_in_a_sentence(tiny: str, tmp_path: P
         assert f"GENSCALE_AESTHETIC_{version.upper()}" in message
     v1 = saved(tmp_path, "v1", ".pth")
     assert "linear layers at [0]" in refusal(Aesthetic("v2", v1, tiny).load)
-    assert "there is not an aesthetic head" in refusal(
-        Aesthetic(head=str(tmp_path / "no.pth"), clip=tiny).load
-    )
+    assert "there is no aesthetic head" in refusal(Aesthetic(head=str(tmp_path / "no.pth"), clip=tiny).load)
     (tmp_path / "broken.pth").write_bytes(b"nothing of the kind")
     assert "is not an aesthetic head" in refusal(Aesthetic(head=str(tmp_path / "broken.pth"), clip=tiny).load)
     torch.save(head("v1", 2 * WIDTH)[0].state_dict(), tmp_path / "wide.pth")

@@ -42,7 +42,7 @@ class Aesthetic(ModelSettings, Differentiable):
     good. So both are affine, and computed as one vector and one number. For videos the mean over frames.
 
     Blind spots: does not read the prompt, and used alone lowers how well images follow it; prefers
-    painterly, saturated images; has one direction to climb in CLIP's space, so it is easily overdone.
+    painterly, saturated images; is linear in CLIP's embedding, so it is easily over-optimised.
 
     version: "v1" or "v2" of the head.
     head: file of the head (.pth, .safetensors). Where None: the file that the environment variable

@@ -38,7 +38,7 @@ class Boxes:
         None and the verifier says nothing).
 
     Blind spots: those of the other verifier; the same object outside its box lowers the score of the whole image
-    only. A crop is stretched to the image's proportions.
+    only. A crop is resized to the image's size, which changes its aspect ratio.
     """
 
     verifier: Any

@@ -27,17 +27,17 @@ class Clip(LoadedPerDevice[Towers], Differentiable):
     """Cosine of the CLIP embeddings of image and prompt; for videos the mean over frames.
 
     Hessel et al. 2021, "CLIPScore" (arXiv 2104.08718); CLIP: Radford et al. 2021 (arXiv 2103.00020). The
-    paper prints 2.5 max(cos, 0), and others 100 cos. Both only stretch the scale, which is what a weight is
-    for, and max(., 0) makes ties and stops gradients; so this is the cosine itself. Typical: 0.15 to 0.35
+    paper prints 2.5 max(cos, 0), and others 100 cos. These only change the scale, as a weight
+    does, and max(., 0) makes ties and stops gradients; so this is the cosine itself. Typical: 0.15 to 0.35
     for ViT-L/14, 0.2 to 0.45 for ViT-H/14. Only images of one prompt, by one checkpoint, compare.
 
     Blind spots: counts, left and right, which adjective goes with which noun; nearly blind to anatomy and to
-    image quality; likes rendered text; reads 77 tokens of the prompt (longer ones warn, once).
+    image quality; prefers rendered text; reads 77 tokens of the prompt (longer ones warn, once).
 
     model, pretrained: an open_clip name with a tag or with a file (.pt, .safetensors). Or, where `pretrained`
         does not count: a transformers Hugging Face id (owner/name), hf-hub:NAME for open_clip, or a folder of either.
-        A file of OpenAI's weights needs a name that ends in -quickgelu; the tag `openai` sees to it itself.
-    backend: "open_clip" or "transformers"; chosen by the look of `model` where None.
+        A file of OpenAI's weights needs a name that ends in -quickgelu; the tag `openai` does not.
+    backend: "open_clip" or "transformers"; None chooses by `model`.
     device: where it runs; None: where the images are. dtype: "float32" where None.
     batch_size: images or frames that are embedded at once.
     processor: for transformers: Hugging Face id or folder of the preprocessor and tokenizer; None: those of `model`.

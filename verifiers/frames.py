@@ -25,7 +25,7 @@ REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
 class Frames:
     """The scores of k frames of a video, evenly spaced from the first to the last, made into one.
 
-    The learned verifiers judge every frame of a video; k frames cost k scores, however long it is, and a
+    The learned verifiers score every frame of a video; k frames cost k scores, however long it is, and a
     verifier that knows images only can be used. Images are scored as they are. k = 3 is first, middle and last.
 
     Blind to time: a shuffled video scores the same. Use it with `temporal_consistency` and `dynamic_degree`.

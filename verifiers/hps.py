@@ -26,8 +26,8 @@ class Hps(ModelSettings, Differentiable):
     this; models lie between 0.14 and 0.32 on average. Unlike a CLIP's, its images are not cut: the long side
     is resized, and the rest padded with black. Only images of one prompt compare.
 
-    Blind spots: those of `clip`, on whose ViT-H/14 it stands; reads 77 tokens; likes saturated, polished
-    images, and is easily overdone where it is optimised.
+    Blind spots: those of `clip`, since it is a tuned ViT-H/14; reads 77 tokens; prefers saturated, polished
+    images, and is easily over-optimised.
 
     checkpoint: file of the weights (.pt, .safetensors), or folder or Hugging Face id that has HPS_v2.1_compressed.pt.
     model: open_clip's name of the architecture.

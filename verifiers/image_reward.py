@@ -35,11 +35,11 @@ class ImageReward(LoadedPerDevice["_RewardModel"], ModelSettings, Differentiable
     """The reward of image and prompt, in standard deviations about its mean; for videos the mean over frames.
 
     Xu et al. 2023, "ImageReward" (arXiv 2304.05977): BLIP (ViT-L/16 at 224, BERT-base with cross-attention), the
-    first token's state, five linear layers; about -2.3 to 2. Short side resized (bicubic), middle cut. Built
-    on other data and another backbone than `clip`, `hps` and `pickscore`, so a good one to hold out.
+    first token's state, five linear layers; about -2.3 to 2. Short side resized (bicubic), middle cut. Its
+    data and backbone differ from those of `clip`, `hps` and `pickscore`, so it is a good one to hold out.
 
     Blind spots: reads 35 tokens of the prompt (longer ones warn, once), and the middle of the image; prefers
-    polished images; is easily overdone where it is optimised by gradients.
+    polished images; is easily over-optimised by gradients.
 
     checkpoint: file of the weights (.pt, .safetensors), or folder or Hugging Face id that has ImageReward.pt.
     tokenizer: folder or Hugging Face id of BERT's tokenizer; None: that of the folder `checkpoint` if it has one, else

@@ -130,7 +130,7 @@ def fraction(found: Sequence[Sequence[Shape]], prompt: Prompt) -> float:
 
 @dataclass(frozen=True)
 class MovingShapes:
-    """1 where a video shows what its caption says and nothing else, all the time, else 0; with `graded`, the fraction
+    """1 where every frame of a video shows what its caption says and nothing else, else 0; with `graded`, the fraction
     of the caption that is met.
 
     Each object must be there in every frame, keep its colour and its kind in three quarters of the frames, keep its

@@ -27,8 +27,8 @@ class PickScore(ModelSettings, Differentiable):
     of the difference is the chance that people pick the first (1 point: 73 %). Only images of one prompt
     compare.
 
-    Blind spots: those of `clip`, on whose ViT-H/14 it stands; reads 77 tokens; leans to the taste of the
-    users of one web site in 2023.
+    Blind spots: those of `clip`, since it is a tuned ViT-H/14; reads 77 tokens; has the preferences of the users of
+    one web site in 2023.
 
     checkpoint: Hugging Face id or folder of a transformers CLIPModel.
     processor: Hugging Face id or folder of its preprocessor and tokenizer; None: those in the folder `checkpoint`, or

@@ -18,11 +18,11 @@ from genscale.verifiers.differentiable import Differentiable, ModelSettings, che
 class TemporalConsistency(ModelSettings, Differentiable):
     """Mean cosine of the CLIP embeddings of consecutive frames, -1 to 1; the prompt is not read.
 
-    The frame consistency of Esser et al. 2023 (arXiv 2302.03011); VBench (Huang et al. 2023, arXiv 2311.17982) has
-    the like as background consistency, which also compares each frame with the first and drops cosines
-    below 0. Those are kept here: dropping them makes ties and stops gradients.
+    The frame consistency of Esser et al. 2023 (arXiv 2302.03011); VBench (Huang et al. 2023, arXiv 2311.17982) calls
+    a similar score background consistency; it also compares each frame with the first and drops cosines below 0.
+    These are kept here: dropping them makes ties and stops gradients.
 
-    Blind spots: a still video has 1, the most there is: never search by it alone, but with
+    Blind spots: a still video has the largest score, 1: never search by it alone, but with
     `dynamic_degree` and a verifier of the prompt.
 
     model, pretrained, backend, device, dtype, batch_size: as for `Clip`; weights are shared with it.

@@ -24,21 +24,21 @@ class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
 
     Lin et al. 2024, "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (arXiv 2404.01291).
     The paper's score is P(Yes) among all first tokens, by its own CLIP-FlanT5; here it is read off a Qwen-VL, as the
-    authors' later code does. The log-odds, log P - log(1 - P), order images exactly as P does, and do
-    not tie or lose their gradient where P comes near 0 or 1. Reads counts, relations and attributes better than
+    authors' later code does. The log-odds, log P - log(1 - P), order images exactly as P does, and
+    neither tie nor lose their gradient where P is near 0 or 1. Reads counts, relations and attributes better than
     any `clip`; its gradients cost about three times its scores, and much memory.
 
     Blind spots: how good the image looks; fine detail, where `max_pixels` is low.
 
     checkpoint: Hugging Face id or folder of a Qwen2-VL, Qwen2.5-VL, Qwen3-VL or later (safetensors).
-    question: what is asked, with {prompt}. answer: the answer whose first token counts; refusal: the one that
-        `margin` holds against it.
+    question: what is asked, with {prompt}. answer: the answer whose first token counts; refusal: the answer
+        that `margin` compares it with.
     scale: "log_odds", "probability" (the paper's), or "margin", log P(answer) - log P(refusal), which other
         answers do not disturb.
     max_pixels: larger images are shrunk to so many; None: the checkpoint's own limit. A Qwen3-VL makes a
         token of every 32 x 32.
     device: where it runs; None: where the images are. dtype: None is bfloat16 on an accelerator, else float32.
-    batch_size: images or frames that are asked about at once.
+    batch_size: images or frames in one model call.
     """
 
     checkpoint: str = "Qwen/Qwen3-VL-2B-Instruct"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -19,12 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.algorithms.budget_planning import largest, within
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
+from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, ddim_step, parse
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.clustering import covering, embedded, kmeans
 from genscale.protocol.answers import Prediction, Scores
@@ -32,7 +32,6 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, Particles, branch, draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
-UNLIMITED = 16  # noises of a beam when neither the user nor a budget says how many
 EVERY = "every"
 
 
@@ -88,8 +87,7 @@ class BeamSearch:
     size_option: ClassVar[str] = "width"
 
     def __post_init__(self) -> None:
-        if self.width is not None and self.width < 1:
-            raise UsageError(f"width={self.width} must be at least 1, or none.")
+        at_least(self, width=1)
         if self.levels != EVERY and (
             isinstance(self.levels, str)
             or not self.levels
@@ -149,18 +147,11 @@ class BeamSearch:
         return grid
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        first = 0
-        try:
-            while n := self.plan(process):
-                beam = BeamPass(self, process, key, first, n)
-                yield from beam.run()
-                first = beam.next_id
-                if not process.open_ended:
-                    break
-        except BudgetExhausted:  # of time, in the midst of a beam
-            first = beam.next_id
-        with suppress(BudgetExhausted):
-            yield from remainder(process, key, first)
+        def begin(first: int, before: BeamPass | None) -> BeamPass | None:
+            n = self.plan(process)
+            return BeamPass(self, process, key, first, n) if n else None
+
+        yield from repeat_passes(process, key, begin)
 
     def schedule(self, process: Process) -> list[BeamLevel]:
         """What is done at which steps. The last two steps of a run branch nothing: the end is certain from there. Of
@@ -200,10 +191,9 @@ class BeamSearch:
 
     def plan(self, process: Process) -> int:
         """Noises of the next beam: as asked for, or what the budget pays for; 0 where it pays for none."""
-        limits = ((process.nfe_left, process.nfe(0, 1)), (process.calls_left, process.calls(1, 0)))
-        bounds = [left // max(each, 1) for left, each in limits if left is not None]
+        most = payable(process, process.nfe(0, 1), process.calls(1, 0))
         return largest(
-            self.width or min(bounds, default=UNLIMITED),
+            self.width or (CANDIDATES_WITHOUT_BUDGET if most is None else most),
             lambda n: within(process, self.spend(process, n), self.calls(process, n)),
         )
 
@@ -232,21 +222,22 @@ class BeamSearch:
         return process.calls(sum(previews), finals)
 
     def cost(self, process: Process) -> int | None:
-        return None if process.open_ended else self.spend(process, self.width or UNLIMITED)
+        return None if process.open_ended else self.spend(process, self.width or CANDIDATES_WITHOUT_BUDGET)
 
 
-class BeamPass:
+class BeamPass(Numbered):
     """One beam of n noises. first: number of its first candidate. Afterwards: next_id."""
 
     def __init__(self, spec: BeamSearch, process: Process, key: Key, first: int, n: int) -> None:
-        self.spec, self.process, self.n, self.next_id = spec, process, n, first
+        super().__init__(first)
+        self.spec, self.process, self.n = spec, process, n
         self.numbers, self.key = key, key.fold("beam", first)
 
     def run(self) -> Generator[Query, Any, None]:
         process = self.process
         kernel, rest = self.spec.kernels(process)
         levels = self.spec.schedule(process)
-        particles: Particles = process.start([draw(self.numbers, self._number()) for _ in range(self.n)])
+        particles: Particles = process.start([draw(self.numbers, self.number()) for _ in range(self.n)])
         if levels:
             particles = yield Solve(particles, levels[0].step, rest)
         for level, until in zip(levels, _ends(levels), strict=True):
@@ -280,7 +271,7 @@ class BeamPass:
         steps = level.ahead(self.process)
         if len(steps) > 1:
             scouts = [
-                branch(self.numbers, self._number(), c, level.step, "lookahead") for c in particles.candidates
+                branch(self.numbers, self.number(), c, level.step, "lookahead") for c in particles.candidates
             ]
         for step in steps[1:]:
             there = self.process.schedule.level(step)
@@ -294,14 +285,8 @@ class BeamPass:
         candidates = list[Candidate]()
         for i, row in enumerate(rows):
             parent, copy = particles.candidates[row], i % children > 0
-            candidates.append(
-                branch(self.numbers, self._number(), parent, particles.step) if copy else parent
-            )
+            candidates.append(branch(self.numbers, self.number(), parent, particles.step) if copy else parent)
         return replace(particles[rows], candidates=tuple(candidates), x0=None)
-
-    def _number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
 
 
 def _ends(levels: Sequence[BeamLevel]) -> list[int]:

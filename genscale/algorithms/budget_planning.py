@@ -1,4 +1,4 @@
-"""How many candidates a search of whole runs from noise may finish, by what the budget says before it begins."""
+"""How many candidates or rounds a search plans for, from what the budget says before it begins."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ from collections.abc import Callable
 
 from genscale.protocol.interfaces import Process
 
-WAVE = 16  # candidates at a time
+WAVE = 16  # candidates that are started together
+
+# A size that neither the user nor a budget gives: how much a search without any limit does.
+CANDIDATES_WITHOUT_BUDGET = 16  # candidates, particles, paths or noises of a beam
+ROUNDS_WITHOUT_BUDGET = 4  # rounds, generations or sweeps of a fixed size
+
+
+def payable(process: Process, nfe: int, calls: int) -> int | None:
+    """How many units of so many NFE and verifier calls the budget pays for; None where neither is limited."""
+    limits = ((process.nfe_left, nfe), (process.calls_left, calls))
+    counts = [left // max(each, 1) for left, each in limits if left is not None]
+    return min(counts) if counts else None
 
 
 def affordable(process: Process) -> int | None:
-    """Candidates that NFE and verifier calls still pay for from noise to a score; None where neither is limited."""
-    limits = ((process.nfe_left, process.nfe()), (process.calls_left, process.calls(0, 1)))
-    counts = [left // max(each, 1) for left, each in limits if left is not None]
-    return min(counts) if counts else None
+    """How many whole runs from noise to a final score the budget pays for; None where it limits neither NFE nor
+    verifier calls."""
+    return payable(process, process.nfe(), process.calls(0, 1))
 
 
 def within(process: Process, nfe: int, calls: int) -> bool:
@@ -22,13 +32,14 @@ def within(process: Process, nfe: int, calls: int) -> bool:
     return all(most is None or wanted <= most for most, wanted in left)
 
 
-def rounds_of(process: Process, rounds: int | None, unlimited: int) -> int | None:
-    """Rounds of a search: as told; None, until the budget ends; `unlimited` where there is none that would end it."""
-    return unlimited if rounds is None and not process.open_ended else rounds
+def rounds_of(process: Process, rounds: int | None, default: int = ROUNDS_WITHOUT_BUDGET) -> int | None:
+    """Rounds of a search: as given, else until the budget ends it (None), else `default` where nothing would."""
+    return default if rounds is None and not process.open_ended else rounds
 
 
 def largest(most: int, allowed: Callable[[int], bool]) -> int:
-    """The largest number up to `most` that is allowed, 0 if none is; what is allowed for one is for all below."""
+    """The largest number up to `most` that is allowed, 0 if none is. `allowed` must be monotone: if a number is
+    allowed, so are all smaller ones."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -36,15 +47,20 @@ def largest(most: int, allowed: Callable[[int], bool]) -> int:
     return low
 
 
-def wave(process: Process, candidates: int | None, done: int, price: int) -> int:
-    """How many candidates of so many NFE each go next, `done` having gone: up to what was asked for (None: as many as
-    the budget pays for, 1 without one), WAVE at most, as far as the budget pays for them."""
+def next_batch(
+    process: Process, candidates: int | None, done: int, nfe: int, previews: int = 0, default: int = 1
+) -> int:
+    """The size of the next batch of independent candidates, `done` of which are finished; 0: no more.
+
+    candidates: how many in all; None: as many as the budget pays for (`default` without one). nfe, previews: NFE and
+    scored clean estimates of one candidate. At most WAVE at a time, and only as many as the budget pays for.
+    """
     if candidates is None and not process.open_ended:
-        return 1 - min(done, 1)
+        candidates = default
     most = WAVE if candidates is None else min(WAVE, candidates - done)
-    return largest(most, lambda n: within(process, n * price, process.calls(0, n)))
+    return largest(most, lambda n: within(process, n * nfe, process.calls(n * previews, n)))
 
 
-def cost_of(process: Process, candidates: int | None, price: int) -> int | None:
-    """NFE of a search that goes in such waves; None where it runs until the budget ends."""
-    return None if candidates is None and process.open_ended else (candidates or 1) * price
+def cost_of(process: Process, candidates: int | None, nfe: int, default: int = 1) -> int | None:
+    """NFE of a search in such batches; None where it runs until the budget ends."""
+    return None if candidates is None and process.open_ended else (candidates or default) * nfe

@@ -99,9 +99,10 @@ class GuidedSteps:
         plain = process.nfe(0, low, self.rest) + process.nfe(high + 1, None, self.rest)
         return plain + self.recurrence * sum(each)
 
-    def calls(self, process: Process) -> int:
-        """Verifier calls of one candidate."""
-        return process.calls(self.recurrence * len(self.steps), 1)
+    @property
+    def previews(self) -> int:
+        """Clean estimates of one candidate that are scored."""
+        return self.recurrence * len(self.steps)
 
     def run(self, process: Process, key: Key, first: int, n: int) -> Generator[Query, Any, Scores]:
         """Candidates from number `first` on, to their final scores."""

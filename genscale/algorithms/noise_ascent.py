@@ -1,12 +1,12 @@
-"""Gradient ascent on the noise that a sample starts from: up r(G(z)) - reg (0.5 |z|^2 - (d - 1) log |z|).
+"""Gradient ascent on the initial noise z, to maximise r(G(z)) - reg (0.5 |z|^2 - (d - 1) log |z|).
 
-G is the whole run of the model, or a few of its calls as a stand-in; r is what the search verifiers say together.
-Several starts go up side by side, in one batch, with a state of their own each. What is common to reno, carinox, ditto,
-ditto2, dno and dflow, which say what is published and what differs.
+G is the whole run of the model, or a few of its calls as an approximation; r is the combined score of the search
+verifiers. Several starts are optimised in one batch, each with its own optimiser. This is the core of reno, carinox,
+ditto, ditto2, dno and dflow; their docstrings say what is published and what differs.
 
-What a turn of gradients passes on its way, the clean estimate of its last call, is a finished image where all calls
-were unrolled: it is scored as one, for nothing but a verifier call. After the last turn the noises that were never
-evaluated are carried to the end by a plain run, which costs a fraction of a gradient.
+Where all model calls were unrolled, the clean estimate of the last call is a finished image: it is scored as a
+candidate, at the cost of a verifier call only. After the last step, noises that were not evaluated yet are run to the
+end, which costs a fraction of a gradient.
 """
 
 from __future__ import annotations
@@ -14,136 +14,42 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from genscale.algorithms.ascent_options import AscentOptions
 from genscale.algorithms.budget_planning import affordable, largest, within
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.passes import Numbered
 from genscale.diffusion.kernels import Ddim, Kernel
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.numerics.normality import measured
-from genscale.numerics.optimisers import Optimiser, clipped, shell_gradient, shell_penalty
+from genscale.numerics.optimisers import clipped, shell_gradient, shell_penalty
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, Particles, draw
 from genscale.protocol.queries import Gradient, Query, Score, Solve
 
 Rows = Sequence[int]
-WARM = 8  # plain candidates of a warm-up where only time or a stop rule ends the search
-SHARE = 0.25  # of one trial of the one before it
-FAILS = 2  # turns without a better trial, after which a start is given up
+WARM = 8  # plain candidates in a warm-up where only time or a stop rule ends the search
+SHARE = 0.25  # ratio of the shares of two successive trials
+FAILS = 2  # steps without an improvement after which a start is given up
 
 
 @dataclass(frozen=True)
-class NoiseGradient:
-    """Steps up the reward from several noises.
-
-    iterations: gradients of each start. None is as many as the budget pays for; without a budget of NFE or verifier
-    calls the published number, and then again from fresh noises while there is time.
-    starts: noises that go up side by side, the pipeline's own and fresh ones; fewer where the budget pays for fewer.
-    warmup: share of such a budget that is spent on plain candidates first, of which the best are the starts; they stay
-    in the pool (8 where only time or a stop rule ends the search, none where nothing does). Ours, 0.7: the first step
-    from a good noise is worth more than many from a poor one. 0 is published.
-    trials: plain runs at so many shares of each step, 1, 1/4, 1/16, ..., of which the best is gone to if it is better;
-    shares follow what was best before, a start is given up after 2 turns without one, and others begin. Ours, 3: a
-    run costs a fourth of a gradient, and rewards are rugged. 0, published, takes every step as it is.
-    reg: weight of the norm penalty.
-    """
-
-    iterations: int | None = None
-    starts: int = 1
-    warmup: float = 0.7
-    trials: int = 3
-    reg: float = 0.01
-
-    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
-    size_option: ClassVar[str] = "starts"
-    PUBLISHED: ClassVar[int] = 50
-    each: ClassVar[bool] = False  # ask for every verifier's gradient by itself
-    kernel: ClassVar[Ddim | None] = None  # of the transitions whose noises are optimised, too
-
-    def __post_init__(self) -> None:
-        for name in ("iterations", "starts", "opt_steps", "finals", "batch", "history"):
-            value = getattr(self, name, None)
-            if value is not None and value < 1:
-                raise UsageError(f"{name}={value} must be at least 1.")
-        if self.trials < 0:
-            raise UsageError(f"trials={self.trials} must be 0 or more.")
-        if not 0 <= self.warmup < 1:
-            raise UsageError(f"warmup={self.warmup} must be a share of the budget in [0, 1).")
-        for name in ("reg", "lr", "clip", "momentum", "mu", "first"):
-            value = getattr(self, name, None)
-            if value is not None and not 0 <= value < float("inf"):
-                raise UsageError(f"{name}={value} must be a number of 0 or more.")
-
-    # ---------------------------------------------------------------- what presets differ in
-
-    @property
-    def tries(self) -> int:
-        return self.trials
-
-    @property
-    def share(self) -> float:
-        """Of the budget, for the warm-up."""
-        return self.warmup
-
-    def optimiser(self) -> Optimiser:
-        """At its start."""
-        raise NotImplementedError
-
-    def merit(self, scores: Scores, process: Process) -> Tensor:
-        """What is climbed, float64 [n]."""
-        return scores.total
-
-    def slope(self, graded: Graded, process: Process) -> Tensor:
-        """Its gradient [n, noises, *latent]."""
-        return of_points(graded.gradient, graded.noises, process)
+class NoiseGradient(AscentOptions):
+    """Gradient ascent on the noises of several starts."""
 
     def turn(self, climb: NoiseAscent, rows: Rows) -> Generator[Query, Any, tuple[Graded, Tensor]]:
-        """The gradients at the points of these rows, and the merits there."""
+        """The gradients at the points of these rows, and the objective there."""
         graded: Graded = yield climb.ask(rows)
         assert graded.scores is not None
         if climb.shows:
             yield from climb.finish_estimates(graded, rows)
         return graded, self.merit(graded.scores, climb.process)
-
-    def turn_nfe(self, process: Process) -> int:
-        """NFE of one row of a turn."""
-        return process.gradient_nfe(0, self.calls(process), each=self.each)
-
-    def turn_calls(self, process: Process, shows: bool) -> int:
-        """Verifier calls of one row of a turn, that shows a finished image or none."""
-        return process.calls(1, int(shows))
-
-    def ends(self, process: Process, starts: int) -> int:
-        """Of so many starts, how many are carried to the end after the last turn."""
-        return starts
-
-    def run(
-        self, process: Process, candidates: Sequence[Candidate], points: Tensor, rest: Kernel | None
-    ) -> Generator[Query, Any, Scores]:
-        """Carry points [n, noises, *latent] to the end, and score them; only the first, where the budget ends."""
-        finished = yield Solve(process.start(candidates, points[:, 0]), None, rest)
-        scores: Scores = yield Score(finished)
-        return scores
-
-    # ---------------------------------------------------------------- the search
-
-    def grid(self, process: Process) -> Process:
-        return process.regridded()
-
-    def calls(self, process: Process) -> tuple[int, ...]:
-        """Model calls of a gradient after that at pure noise."""
-        steps, some = process.model_steps, getattr(self, "opt_steps", None)
-        k = steps if some is None else min(some, steps)
-        return tuple(i * steps // k for i in range(1, k))
-
-    def whole(self, process: Process) -> bool:
-        """Whether what a gradient passes is the finished image."""
-        return len(self.calls(process)) + 1 == process.model_steps
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first = 0
@@ -157,7 +63,7 @@ class NoiseGradient:
             if self.iterations is not None or not process.open_ended:
                 break
         if self.iterations is None or first == 0:
-            yield from remainder(process, key, first)
+            yield from spend_leftover_budget(process, key, first)
 
     def cost(self, process: Process) -> int | None:
         if self.tries or (self.iterations is None and process.open_ended):
@@ -166,20 +72,21 @@ class NoiseGradient:
         return (1 + self.ends(process, n)) * process.nfe() + n * turns * self.turn_nfe(process)
 
 
-class NoiseAscent:
-    """Some starts on their way up.
+class NoiseAscent(Numbered):
+    """The ascent from n starts.
 
     roots, lead: the candidates of the starts and of the latest points. points, origins: noises [n, noises, *latent] of
-    the latest points and of the starts. live: the rows that still climb. runs: plain candidates that come first, the
-    pipeline's own among them. known: whether the starts were finished with these. best: merit of each row's point, or
-    the most it had. steps: what the optimisers propose. fresh: rows whose step was not tried yet. scale: the largest
-    share of the step that is tried next. failed: turns in which no share was better.
+    the latest points and of the starts. live: rows that are still optimised. runs: plain candidates that come first,
+    the pipeline's own among them. known: whether the starts were scored in that warm-up. best: largest merit of each
+    row so far. steps: what the optimisers propose. fresh: rows whose point needs no new gradient, since its last step
+    was not taken. scale: the largest share of the step that is tried next. failed: steps without an improvement.
     """
 
     def __init__(
         self, spec: NoiseGradient, process: Process, key: Key, first: int, n: int, runs: int
     ) -> None:
-        self.spec, self.process, self.key, self.next_id = spec, process, key, first
+        super().__init__(first)
+        self.spec, self.process, self.key = spec, process, key
         self.n, self.live = n, list(range(n))
         self.own, self.runs = first == 0, runs
         self.known = self.warm >= n
@@ -193,21 +100,22 @@ class NoiseAscent:
 
     @property
     def warm(self) -> int:
-        """Runs that may become starts: injected noises make another image of the pipeline's own noise."""
+        """Warm-up runs that may become starts. With injected noises the pipeline's own run is none of them."""
         return self.runs - int(self.own and self.spec.kernel is not None)
 
     @property
     def shows(self) -> bool:
-        """Whether the next turn passes finished images that are not known yet."""
+        """Whether the next gradients give finished images that were not scored yet."""
         new = self.turns == 0 and not self.known if self.spec.tries else self.turns > 0 or not self.known
         return new and self.spec.whole(self.process)
 
     @staticmethod
     def planned(spec: NoiseGradient, process: Process, key: Key, first: int) -> NoiseAscent | None:
-        """As many starts as one turn and its end are paid for; None if not even one is."""
+        """The ascent from the largest number of starts for which the budget pays one gradient step and the runs to the
+        end; None if it does not pay for one."""
         own = int(first == 0)
 
-        def paid(runs: int, n: int) -> bool:
+        def allowed(runs: int, n: int) -> bool:
             shows = spec.whole(process) and runs - int(own and spec.kernel is not None) < n
             after = n * spec.tries if spec.tries else spec.ends(process, n)
             nfe = (runs + after) * process.nfe() + n * spec.turn_nfe(process)
@@ -217,9 +125,9 @@ class NoiseAscent:
         most, runs = affordable(process), own
         if process.open_ended and spec.iterations is None and spec.share > 0:
             runs = WARM if most is None else max(int(spec.share * most), own)
-        n = max(largest(spec.starts, lambda n: paid(runs, n)), 1)
-        runs = max(largest(runs, lambda runs: paid(runs, n)), own)
-        if not paid(runs, n):
+        n = max(largest(spec.starts, lambda n: allowed(runs, n)), 1)
+        runs = max(largest(runs, lambda runs: allowed(runs, n)), own)
+        if not allowed(runs, n):
             return None
         climb = NoiseAscent(spec, process, key, first, n, runs)
         return climb if climb.known else NoiseAscent(spec, process, key, first, n, own)
@@ -229,7 +137,7 @@ class NoiseAscent:
         limited = self.process.nfe_left is not None or self.process.calls_left is not None
         most = self.spec.iterations or (None if limited else self.spec.PUBLISHED)
         try:
-            while (most is None or self.turns < most) and (rows := self._paid()):
+            while (most is None or self.turns < most) and (rows := self._affordable_rows()):
                 yield from (self._try(rows) if self.spec.tries else self._turn(rows))
         except BudgetExhausted:  # of time: a plain run may still fit
             yield from self._end()
@@ -239,7 +147,7 @@ class NoiseAscent:
     # ---------------------------------------------------------------- the starts
 
     def _begin(self) -> Generator[Query, Any, None]:
-        """The pipeline's own candidate as it is, plain ones, and the starts."""
+        """Run the pipeline's own candidate and the warm-up, and choose the starts."""
         drawn = [draw(self.key, self.number()) for _ in range(max(self.n, self.warm, self.own))]
         kernel, chosen = self.spec.kernel, list(range(self.n))
         if kernel is not None:
@@ -259,7 +167,8 @@ class NoiseAscent:
         self.points = self.origins = self.steps = torch.stack([self._noises(c) for c in self.roots])
 
     def _start(self, candidate: Candidate) -> Candidate:
-        """The start at a candidate's noise: what a gradient passes there is not quite the plain run's image."""
+        """The start at a candidate's noise. Its unrolled image differs slightly from the plain run's, so it is a
+        candidate of its own."""
         details = {"iteration": 0.0}
         if candidate.id != OWN:
             return replace(candidate, details=details)
@@ -271,7 +180,7 @@ class NoiseAscent:
         return scores
 
     def _noises(self, candidate: Candidate) -> Tensor:
-        """[noises, *latent] of a start: the initial one, then those of the transitions between a gradient's calls."""
+        """Noises [noises, *latent] of a start: the initial one, then those of the transitions between model calls."""
         own = candidate.origin == "ascent"
         initial = self.process.noise(draw(self.key, OWN) if own else candidate)
         if self.spec.kernel is None:
@@ -279,27 +188,23 @@ class NoiseAscent:
         steps = (0, *self.calls)[:-1]
         return torch.stack([initial, *(self.process.injected(candidate, i) for i in steps)])
 
-    def number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
-
     # ---------------------------------------------------------------- turns
 
-    def _paid(self) -> list[int]:
-        """The live rows that the budget pays a turn for, the first ones, beside the runs to the end."""
+    def _affordable_rows(self) -> list[int]:
+        """The first live rows, as many as the budget pays a step for besides the runs to the end."""
         process, spec = self.process, self.spec
         ends = 0 if spec.tries else spec.ends(process, self.n)
         each, calls, run = spec.turn_nfe(process), spec.turn_calls(process, self.shows), int(spec.tries > 0)
 
-        def paid(n: int) -> bool:
+        def allowed(n: int) -> bool:
             asked = sum(not self.fresh[row] for row in self.live[:n])
             nfe = asked * each + (n * run + ends) * process.nfe()
             return within(process, nfe, asked * calls + process.calls(0, n * run + ends))
 
-        return self.live[: largest(len(self.live), paid)]
+        return self.live[: largest(len(self.live), allowed)]
 
     def ask(self, rows: Rows, pull: Tensor | None = None) -> Gradient:
-        """The question for the gradients at the points of these rows."""
+        """The query for the gradients at the points of these rows."""
         points = self.points[list(rows)]
         particles = self.process.start([self.lead[i] for i in rows], points[:, 0])
         noises = None
@@ -309,7 +214,7 @@ class NoiseAscent:
         return Gradient(particles, self.calls, self.spec.kernel, noises=noises, each=each, pull=pull)
 
     def _propose(self, rows: list[int]) -> Generator[Query, Any, list[int]]:
-        """Query at these rows' points what steps to take; which rows were answered."""
+        """Compute the next step of these rows. Returns the rows for which the budget sufficed."""
         graded, merits = yield from self.spec.turn(self, rows)
         rows = rows[: len(graded)]
         points, reg = self.points[rows], self.spec.reg
@@ -334,7 +239,7 @@ class NoiseAscent:
             self.lead[row] = self._moved(row, self.points[row])
 
     def _try(self, rows: list[int]) -> Generator[Query, Any, None]:
-        """Run shares of every step, and go where it is best; rows that the budget does not reach for end."""
+        """Try shares of every step by plain runs and move to the best; rows for which the budget ends are dropped."""
         stale = [row for row in rows if not self.fresh[row]]
         answered = (yield from self._propose(stale)) if stale else []
         rows = [row for row in rows if self.fresh[row] or row in answered]
@@ -346,11 +251,11 @@ class NoiseAscent:
         merits = self.spec.merit(scores, self.process).tolist()
         for row in rows:
             mine = [i for i in range(len(merits)) if shares[i][0] == row]
-            self._go(row, [(merits[i], shares[i][1], tried[i], points[i]) for i in mine])
+            self._move_to_best(row, [(merits[i], shares[i][1], tried[i], points[i]) for i in mine])
         self.live = [row for row in rows if self.failed[row] < FAILS]
 
-    def _go(self, row: int, tried: list[tuple[float, float, Candidate, Tensor]]) -> None:
-        """To the best of what was tried, if it is better."""
+    def _move_to_best(self, row: int, tried: list[tuple[float, float, Candidate, Tensor]]) -> None:
+        """Move a row to its best trial, if that improves."""
         merit, share, lead, point = max(tried, key=lambda one: one[0], default=(-math.inf, 0.0, None, None))
         better = lead is not None and point is not None and merit > self.best[row]
         self.fresh[row], self.failed[row] = not better, 0 if better else self.failed[row] + 1
@@ -362,7 +267,7 @@ class NoiseAscent:
             self.scale[row] *= SHARE**self.spec.tries
 
     def _moved(self, row: int, point: Tensor, share: float = 1.0) -> Candidate:
-        """The recipe of a row's new point: start, turn and share decide it, whatever the budget is."""
+        """The candidate of a row's new point, identified by start, step and share, independent of the budget."""
         details = {"iteration": float(self.turns)} | ({"share": share} if self.spec.tries else {})
         found = measured(point, self.origins[row])
         return Candidate(
@@ -370,21 +275,15 @@ class NoiseAscent:
         )
 
     def finish_estimates(self, graded: Graded, rows: Rows) -> Generator[Query, Any, None]:
-        """The images that the gradients passed, as candidates."""
+        """Score the finished images that the gradients went through, as candidates."""
         rows = list(rows)[: len(graded)]
         shown = self.process.start([self.lead[i] for i in rows], self.points[rows, 0])
         clean = Prediction(graded.x0, torch.zeros_like(graded.x0))
         yield Score((yield Solve(self.process.estimate(shown, clean, shown.candidates))))
 
     def _end(self) -> Generator[Query, Any, None]:
-        """Carry the points that no gradient was asked at to the end; those of the best starts first."""
+        """Run the latest points, which were not evaluated yet, to the end; those of the best starts first."""
         if self.turns and not self.spec.tries:
             rows = sorted(range(self.n), key=lambda row: -self.best[row])
             rows = rows[: self.spec.ends(self.process, self.n)]
             yield from self.spec.run(self.process, [self.lead[i] for i in rows], self.points[rows], self.rest)
-
-
-def of_points(gradient: Tensor, noises: Tensor | None, process: Process) -> Tensor:
-    """Gradients by latents [n, *latent] and by injected noises [transitions, n, *latent], as of points, on the CPU."""
-    initial = process.to_noise(gradient)[:, None]
-    return initial if noises is None else torch.cat([initial, noises.transpose(0, 1).cpu().float()], 1)

@@ -11,23 +11,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from genscale.algorithms.budget_planning import largest, within
+from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
 from genscale.algorithms.guided_proposal import NONE
-from genscale.algorithms.leftover_budget import remainder
 from genscale.algorithms.particle_options import ParticleOptions
 from genscale.algorithms.particle_pass import Pass
+from genscale.algorithms.passes import repeat_passes
 from genscale.diffusion.kernels import Glass, parse
-from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Query
-
-UNLIMITED = 16  # particles when neither the user nor a budget says how many
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,12 @@ class ParticleFilter(ParticleOptions):
         return process.regridded() if self.interval < 1 else process
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
-        passes: list[Population] = []
-        first, unit = 0, None
-        try:
-            while (size := self.plan(process))[0]:
-                one = Pass(self, process, key, first, *size, unit)
-                passes.append((yield from one.run()))
-                first, unit = one.next_id, one.unit
-                if not process.open_ended:
-                    break
-        except BudgetExhausted:  # of time, in the midst of a pass
-            first = one.next_id
-        with suppress(BudgetExhausted):
-            yield from remainder(process, key, first)
+        def begin(first: int, before: Pass | None) -> Pass | None:
+            n, children = self.plan(process)
+            unit = None if before is None else before.unit
+            return Pass(self, process, key, first, n, children, unit) if n else None
+
+        passes: list[Population] = yield from repeat_passes(process, key, begin)
         population = Population.cat(passes) if passes else None
         if population is not None and self.strength == float("inf"):
             return population.of_the_best()
@@ -72,12 +61,8 @@ class ParticleFilter(ParticleOptions):
     def plan(self, process: Process) -> tuple[int, int]:
         """(particles, children) of the next pass: as asked for, or what the budget allows, first of particles, then of
         the children of one; 0 particles where it allows none."""
-        limits = (
-            (process.nfe_left, process.nfe(0, 1) * self.children),
-            (process.calls_left, process.calls(0, 1) * self.children),
-        )
-        bounds = [left // max(each, 1) for left, each in limits if left is not None]
-        most = self.particles or min(bounds, default=UNLIMITED)
+        paid = payable(process, process.nfe(0, 1) * self.children, process.calls(0, 1) * self.children)
+        most = self.particles or (CANDIDATES_WITHOUT_BUDGET if paid is None else paid)
         n = largest(most, lambda n: self._allowed(process, n, self.children))
         if n or self.children == 1:
             return n, self.children
@@ -121,4 +106,4 @@ class ParticleFilter(ParticleOptions):
     def cost(self, process: Process) -> int | None:
         if process.open_ended:
             return None
-        return self.spend(process, self.particles or UNLIMITED, self.children)
+        return self.spend(process, self.particles or CANDIDATES_WITHOUT_BUDGET, self.children)

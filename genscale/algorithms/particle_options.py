@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from genscale.algorithms.guided_proposal import NONE, THROUGH
+from genscale.algorithms.option_checks import at_least, window_of_run
 from genscale.algorithms.tempering import POTENTIALS, TEMPERS
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, Transition, parse
@@ -84,18 +85,12 @@ class ParticleOptions:
                 raise UsageError(
                     f"{option}='{getattr(self, option)}' is unknown: it is one of {', '.join(known)}."
                 )
-        if (self.particles is not None and self.particles < 1) or self.children < 1:
-            raise UsageError(
-                f"particles={self.particles} and children={self.children} must be at least 1 (or no particles)."
-            )
+        at_least(self, particles=1, children=1)
         if not 0 < self.ess <= 1:
             raise UsageError(
                 f"ess={self.ess} must be a share of the particles in (0, 1]; 1 resamples always."
             )
-        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise UsageError(
-                f"window={self.window} must be two increasing fractions of the run, such as 0.2,0.8."
-            )
+        window_of_run(self.window, "0.2,0.8")
         if not 0 <= self.interval <= 1:
             raise UsageError(f"interval={self.interval} must be a fraction of the run in [0, 1].")
         if not self.strength >= 0:

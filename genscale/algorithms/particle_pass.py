@@ -8,8 +8,8 @@ other weights than their own (flattened ones), within groups, or not at all beca
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from genscale.algorithms.guided_proposal import NONE, slope_factor, twisted
 from genscale.algorithms.particle_options import ParticleOptions
+from genscale.algorithms.particle_pool import Path, Pool, ScoredState
+from genscale.algorithms.passes import Numbered
 from genscale.algorithms.tempering import MERITS, POTENTIALS, joined, tempered, unit_of
 from genscale.diffusion.kernels import Kernel, parse
 from genscale.errors import BudgetExhausted
@@ -31,52 +33,7 @@ from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 _SAME = 1 + 1e-6  # adaptive tempering leaves the ESS just at its target, to within rounding
 
 
-@dataclass(frozen=True)
-class ScoredState:
-    """A particle at a scoring step (one row): enough to go through it again."""
-
-    particles: Particles
-    prediction: Prediction
-    total: float
-
-
-@dataclass(frozen=True)
-class Path:
-    """A finished particle and the moments it went through."""
-
-    moments: tuple[ScoredState, ...]
-    candidate: Candidate
-    total: float
-
-
-@dataclass
-class Pool:
-    """Particles in flight and what their weights are made of; rows are aligned.
-
-    parents: the particle that each is a child of, 0 .. k - 1. paid: log-potentials applied so far. rewards: scaled
-    scores [n, scorings]. slope: d score / d x [n, *latent] of the states that are to be moved next, where proposals
-    follow it."""
-
-    particles: Particles
-    parents: Tensor
-    log_w: Tensor
-    paid: Tensor
-    rewards: Tensor
-    paths: list[tuple[ScoredState, ...]]
-    slope: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.particles)
-
-    def take(self, rows: Sequence[int]) -> Pool:
-        i = torch.as_tensor(list(rows), dtype=torch.long)
-        return Pool(
-            self.particles[rows], self.parents[i], self.log_w[i], self.paid[i], self.rewards[i],
-            [self.paths[r] for r in rows], None if self.slope is None else self.slope[i.to(self.slope.device)],
-        )  # fmt: skip
-
-
-class Pass:
+class Pass(Numbered):
     """One pass with n particles of so many children each.
 
     first: number of its first candidate. unit: what scores are divided by, if that is known already.
@@ -97,10 +54,11 @@ class Pass:
         reference: Path | None = None,
         record: bool = False,
     ) -> None:
+        super().__init__(first)
         self.spec, self.process, self.unit = spec, process, unit
         self.n, self.children = n, children
         self.key, self.numbers = key.fold("pass", first), key
-        self.next_id, self.reference, self.record = first, reference, record
+        self.reference, self.record = reference, record
         self.strength = 0.0  # reached by tempering
         self.resampled: list[tuple[int, float]] = []
         self.paths: list[Path] = []
@@ -131,7 +89,7 @@ class Pass:
     def _start(self) -> Pool:
         held = 0 if self.reference is None else 1
         n = self.n * self.children - held
-        candidates = [draw(self.numbers, self._number()) for _ in range(n)]
+        candidates = [draw(self.numbers, self.number()) for _ in range(n)]
         particles = self.process.start(candidates)
         if self.reference is not None:
             particles = cat([particles[[0]], particles])  # a place for the reference until its first moment
@@ -139,26 +97,22 @@ class Pass:
         parents = torch.arange(size) // self.children
         return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size)
 
-    def _number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
-
     def _solve(
         self, pool: Pool, until: int | None, kernel: Kernel | None
     ) -> Generator[Query, Any, Particles]:
         """Carry all to a step. Rows that no budget is left for are dropped; the reference is not moved."""
         if self.reference is None:
             particles: Particles = yield Solve(pool.particles, until, kernel)
-            _shorten(pool, len(particles))
+            pool.shorten(len(particles))
             return particles
         moved: Particles = yield Solve(pool.particles[1:], until, kernel)
-        _shorten(pool, 1 + len(moved))
+        pool.shorten(1 + len(moved))
         # Until its next moment is put in its place, only the number of rows counts of the reference.
         return cat([moved[[0]], moved])
 
     def _judge(self, pool: Pool, step: int) -> Generator[Query, Any, tuple[Pool, Prediction]]:
         """Predictions and scores of the current states."""
-        held = None if self.reference is None else self.reference.moments[pool.rewards.shape[1]]
+        held = None if self.reference is None else self.reference.states[pool.rewards.shape[1]]
         asked = pool.particles if held is None else pool.particles[1:]
         if self.spec.steep:
             prediction, scores = yield from self._graded(pool)
@@ -171,7 +125,7 @@ class Pass:
             asked = cat([held.particles, replace(asked, x0=None)])
             prediction = Prediction.cat([held.prediction, prediction])
             totals = torch.cat([torch.tensor([held.total], dtype=totals.dtype), totals])
-        _shorten(pool, len(asked))
+        pool.shorten(len(asked))
         pool.particles = asked
         if self.unit is None:
             self.unit = unit_of(totals, self.spec.scale)
@@ -198,7 +152,7 @@ class Pass:
                 continue
             prediction = yield Denoise(pool.particles)
             pool.particles = pool.particles[: len(prediction)]
-            _shorten(pool, len(prediction))
+            pool.shorten(len(prediction))
         pool.particles = self._move(pool.particles, prediction, copies, kernel)
         if pool.particles.step < until or pool.particles.inner:
             pool.particles = yield from self._solve(pool, until, kernel)
@@ -247,7 +201,7 @@ class Pass:
         """Predictions, scores and slopes of the current states: one question, one model call."""
         graded: Graded = yield Gradient(pool.particles, through=self.spec.gradient)
         assert graded.scores is not None
-        _shorten(pool, len(graded))
+        pool.shorten(len(graded))
         pool.slope = self._slope(graded, pool.particles.step)
         return graded.prediction, graded.scores
 
@@ -263,7 +217,7 @@ class Pass:
         first = pool.particles[[parents.index(p) for p in range(parents[-1] + 1)]]
         graded: Graded = yield Gradient(first, through=self.spec.gradient)
         rows = [p for p in parents if p < len(graded)]
-        _shorten(pool, len(rows))
+        pool.shorten(len(rows))
         pool.slope = self._slope(graded, first.step)[torch.tensor(rows, device=graded.gradient.device)]
         return graded.prediction[rows]
 
@@ -275,7 +229,7 @@ class Pass:
         return tempered(
             self.spec.temper, self.spec.strength, step / self.process.model_steps,
             self.process.schedule.level(step).kappa,
-            log_w=nothing, paid=nothing, rewards=nothing, reached=0.0, target=1.0,
+            log_w=nothing, applied=nothing, rewards=nothing, reached=0.0, target=1.0,
         )  # fmt: skip
 
     def _weigh(self, pool: Pool, step: int) -> None:
@@ -284,10 +238,11 @@ class Pass:
             return
         self.strength = tempered(
             spec.temper, spec.strength, step / self.process.model_steps, self.process.schedule.level(step).kappa,
-            log_w=pool.log_w, paid=pool.paid, rewards=pool.rewards, reached=self.strength, target=spec.ess,
+            log_w=pool.log_w, applied=pool.applied_potential, rewards=pool.rewards,
+            reached=self.strength, target=spec.ess,
         )  # fmt: skip
-        potential = POTENTIALS[spec.potential](pool.rewards, self.strength, pool.paid)
-        pool.log_w, pool.paid = pool.log_w + potential, pool.paid + potential
+        potential = POTENTIALS[spec.potential](pool.rewards, self.strength, pool.applied_potential)
+        pool.log_w, pool.applied_potential = pool.log_w + potential, pool.applied_potential + potential
 
     def _select(
         self, pool: Pool, prediction: Prediction, step: int, last: bool
@@ -312,7 +267,7 @@ class Pass:
         return chosen, prediction[rows], copies
 
     def _branch(self, parent: Candidate, step: int) -> Candidate:
-        return branch(self.numbers, self._number(), parent, step)
+        return branch(self.numbers, self.number(), parent, step)
 
     def _survivors(self, pool: Pool, step: int) -> tuple[list[int], Tensor] | None:
         """Rows that go on, once for each offspring, with their log-weights; None: all, as they are."""
@@ -363,26 +318,18 @@ class Pass:
         if held is not None:
             totals = torch.cat([torch.tensor([held.total], dtype=totals.dtype), totals])
             candidates = (held.candidate, *finished.candidates[1:][: len(scores)])
-        _shorten(pool, len(totals))
+        pool.shorten(len(totals))
         strength, unit = self.spec.strength, self.unit or unit_of(totals, self.spec.scale)
         self.unit = unit
         # Of an infinite strength all that counts is who is best, which only the whole search can tell.
-        log_w = pool.log_w if math.isinf(strength) else pool.log_w + strength * totals / unit - pool.paid
+        log_w = (
+            pool.log_w
+            if math.isinf(strength)
+            else pool.log_w + strength * totals / unit - pool.applied_potential
+        )
         if self.record:
             self.paths = [
                 Path(path, candidate, float(total))
                 for path, candidate, total in zip(pool.paths, candidates, totals, strict=True)
             ]
         return Population(candidates, log_w, totals, tuple(self.resampled))
-
-
-def _shorten(pool: Pool, n: int) -> None:
-    """Drop rows that came back unanswered, because a budget ended."""
-    if n == len(pool.log_w):
-        return
-    pool.parents, pool.log_w, pool.paid = pool.parents[:n], pool.log_w[:n], pool.paid[:n]
-    pool.rewards, pool.paths = pool.rewards[:n], pool.paths[:n]
-    if pool.slope is not None:
-        pool.slope = pool.slope[:n]
-    if len(pool.particles) > n:
-        pool.particles = pool.particles[:n]

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
+from genscale.algorithms.option_checks import at_least
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, draw
 from genscale.protocol.queries import Query, Score, Solve
-
-UNLIMITED = 4  # rounds when neither the user nor a budget says how many
 
 
 @dataclass(frozen=True)
@@ -100,14 +99,9 @@ class SubspaceRun:
     size_option: ClassVar[str] = "population"
 
     def __post_init__(self) -> None:
-        for name, least in (("population", 2), ("dimensions", 1), ("generations", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"{name}={value} must be at least {least}.")
+        at_least(self, population=2, dimensions=1, generations=1, rounds=0)
         if not 0 <= self.share <= 1:
             raise UsageError(f"share={self.share} must be between 0 and 1.")
-        if self.rounds is not None and self.rounds < 0:
-            raise UsageError(f"rounds={self.rounds} must be 0 or more.")
 
     @property
     def size(self) -> int:
@@ -123,7 +117,7 @@ class SubspaceRun:
         noise = process.noise(lead)
         finished = yield Solve(process.start([lead]))
         best: Scores = yield Score(finished)
-        rounds, done, basis, first = rounds_of(process, self.rounds, UNLIMITED), 0, 0, 1
+        rounds, done, basis, first = rounds_of(process, self.rounds), 0, 0, 1
         while rounds is None or done < rounds:
             space = Subspace.through(noise, key.fold("basis", basis), self.dimensions, self.share)
             mind = self.strategy(space.dimensions, self.size, key.fold("strategy", basis))
@@ -167,5 +161,5 @@ class SubspaceRun:
         return Candidate(i, "neighbour", key.fold("candidate", i).path, base.id, details=details)
 
     def cost(self, process: Process) -> int | None:
-        rounds = rounds_of(process, self.rounds, UNLIMITED)
+        rounds = rounds_of(process, self.rounds)
         return None if rounds is None else (1 + rounds * self.size) * process.nfe()

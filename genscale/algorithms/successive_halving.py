@@ -11,21 +11,19 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from genscale.algorithms.budget_planning import largest, within
+from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-UNLIMITED = 16  # candidates when neither the user nor a budget says how many
-
 
 @dataclass(frozen=True)
 class Halving:
     """Pools of candidates that shrink on their way.
 
-    candidates: size of a pool; None means as many as the budget pays for, UNLIMITED without one. rungs:
+    candidates: size of a pool; None means as many as the budget pays for, 16 without one. rungs:
     increasing fractions of the run in (0, 1). survivors: share of the pool that goes on from each.
     """
 
@@ -69,7 +67,7 @@ class Halving:
         """How many candidates to draw; None means until the budget ends the search."""
         if self.candidates is None and process.open_ended:
             return None
-        return self.candidates or UNLIMITED
+        return self.candidates or CANDIDATES_WITHOUT_BUDGET
 
     def _plan(self, process: Process, n: int) -> list[tuple[int, int]]:
         """(step, how many go on from there) where some are dropped, and at last at the end of the process."""
@@ -86,8 +84,9 @@ class Halving:
         """The largest pool whose whole pruned run the budget pays for, at most `candidates`; at least 1."""
         most = self.candidates
         if most is None:
-            limits = ((process.nfe_left, process.nfe(0, 1)), (process.calls_left, process.calls(1, 0)))
-            most = min((left // max(1, each) for left, each in limits if left is not None), default=UNLIMITED)
+            most = payable(process, process.nfe(0, 1), process.calls(1, 0))
+        if most is None:
+            most = CANDIDATES_WITHOUT_BUDGET
         return max(
             1, largest(most, lambda n: within(process, self._spend(process, n), self._calls(process, n)))
         )  # neither cost falls with n

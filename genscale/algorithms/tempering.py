@@ -17,13 +17,13 @@ from torch import Tensor
 from genscale.numerics.resampling import temper_to_ess
 
 Potential = Callable[[Tensor, float, Tensor], Tensor]
-"""(rewards [n, k], strength, log-potentials paid so far [n]) -> the next log-potential [n]."""
+"""(rewards [n, k], strength, sum of the log-potentials applied so far [n]) -> the next log-potential [n]."""
 
 POTENTIALS: dict[str, Potential] = {
-    "difference": lambda rewards, strength, paid: strength * rewards[:, -1] - paid,
-    "max": lambda rewards, strength, paid: strength * rewards.amax(1),
-    "sum": lambda rewards, strength, paid: strength * rewards.sum(1),
-    "reward": lambda rewards, strength, paid: strength * rewards[:, -1],
+    "difference": lambda rewards, strength, applied: strength * rewards[:, -1] - applied,
+    "max": lambda rewards, strength, applied: strength * rewards.amax(1),
+    "sum": lambda rewards, strength, applied: strength * rewards.sum(1),
+    "reward": lambda rewards, strength, applied: strength * rewards[:, -1],
 }
 
 MERITS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -38,7 +38,7 @@ TEMPERS = ("constant", "increasing", "adaptive", "damped")
 
 
 def tempered(
-    rule: str, strength: float, progress: float, kappa: float, *, log_w: Tensor, paid: Tensor, rewards: Tensor,
+    rule: str, strength: float, progress: float, kappa: float, *, log_w: Tensor, applied: Tensor, rewards: Tensor,
     reached: float, target: float,
 ) -> float:  # fmt: skip
     """The strength at a scoring step.
@@ -57,7 +57,7 @@ def tempered(
         variance = kappa**2 / (1 + kappa**2) if math.isfinite(kappa) else 1.0
         return strength / (1 + 2 * strength * variance)
     latest = rewards[:, -1]
-    step = temper_to_ess(log_w - paid + reached * latest, latest, target, strength - reached)
+    step = temper_to_ess(log_w - applied + reached * latest, latest, target, strength - reached)
     return reached + step
 
 

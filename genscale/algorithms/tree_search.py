@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from genscale.algorithms.leftover_budget import remainder
+from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.passes import Numbered
 from genscale.algorithms.search_tree import Node, Tree, Widening, probabilities
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
@@ -32,7 +34,7 @@ from genscale.protocol.particles import draw as fresh
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
-UNLIMITED = 64  # rollouts when neither the user nor a budget says how many
+ROLLOUTS = 64  # without a number and without a budget
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,7 @@ class TreeSearch:
     size_option: ClassVar[str] = "rollouts"
 
     def __post_init__(self) -> None:
-        if self.rollouts is not None and self.rollouts < 1:
-            raise UsageError(f"rollouts={self.rollouts} must be at least 1, or none.")
-        if self.wave < 1:
-            raise UsageError(f"wave={self.wave} must be at least 1.")
+        at_least(self, rollouts=1, wave=1)
         if list(self.levels) != sorted(set(self.levels)) or not all(0 <= f < 1 for f in self.levels):
             raise UsageError(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
         if self.policy not in ("sample", "uct", "thompson"):
@@ -148,7 +147,7 @@ class TreeSearch:
         with suppress(BudgetExhausted):
             yield from run.grow()
         with suppress(BudgetExhausted):
-            yield from remainder(process, key, run.next_id)
+            yield from spend_leftover_budget(process, key, run.next_id)
         return run.population()
 
     def cost(self, process: Process) -> int | None:
@@ -156,14 +155,15 @@ class TreeSearch:
         return None
 
 
-class Growth:
+class Growth(Numbered):
     """A tree that grows; more rollouts continue it."""
 
     def __init__(self, spec: TreeSearch, process: Process, key: Key) -> None:
+        super().__init__()
         self.spec, self.process, self.key = spec, process, key
         self.steps = spec.branch_steps(process)
         self.kernel, self.rest = parse(spec.kernel), outside(process, spec.rest)
-        self.next_id, self.done, self.unit = 0, 0, None if spec.scale == "pool" else float(spec.scale)
+        self.done, self.unit = 0, None if spec.scale == "pool" else float(spec.scale)
         self.tree = Tree(spec.strength / (self.unit or 1.0))
         self.select, self.widen, self.widen_root = spec.selecting, spec.widening, spec.widening_of_root
 
@@ -172,7 +172,7 @@ class Growth:
     def grow(self) -> Generator[Query, Any, None]:
         limit = self.spec.rollouts
         if limit is None and not self.process.open_ended:
-            limit = UNLIMITED
+            limit = ROLLOUTS
         while limit is None or self.done < limit:
             n = self.spec.wave if limit is None else min(self.spec.wave, limit - self.done)
             starts = self._select(n)
@@ -249,7 +249,7 @@ class Growth:
         end = level == len(steps)
         if level == 0 or not steps:
             if born:
-                start = process.start([fresh(self.key, self._number()) for _ in born])
+                start = process.start([fresh(self.key, self.number()) for _ in born])
                 return (yield Solve(start, None if end else steps[0], self.rest))
             return None
         movers = [*live, *born]
@@ -270,7 +270,7 @@ class Growth:
         parent = state.particles.candidates[0]
         if not born:
             return parent
-        return branch(self.key, self._number(), parent, step)
+        return branch(self.key, self.number(), parent, step)
 
     def _descendant(self, node: Node) -> Node:
         child = Node(node.level + 1, node, visits=1)
@@ -295,10 +295,6 @@ class Growth:
             if node.parent is not None:
                 node.parent.children.remove(node)
         del live[n:]
-
-    def _number(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
 
     # ---------------------------------------------------------------- answers
 

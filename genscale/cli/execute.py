@@ -28,11 +28,12 @@ def run_request(request: Request, out: Path | None, as_json: bool) -> int:
     """Search, write the results, print a summary; return the exit code."""
     from genscale.cli.summary_tables import print_record
     from genscale.runs import generate
+    from genscale.runs.prepared_run import PreparedRun
     from genscale.runs.progress import Display, plain_warnings
 
     try:
         with plain_warnings():
-            record = generate.generate(request, out, Display(quiet=as_json))
+            record = generate.generate(PreparedRun.of(request), out, Display(quiet=as_json))
     except KeyboardInterrupt:
         return fail("interrupted before anything was finished.", INTERRUPTED, as_json)
     if as_json:
@@ -46,10 +47,11 @@ def plan_request(request: Request, as_json: bool) -> int:
     """Print what a request would cost; nothing is generated or written."""
     from genscale.cli.summary_tables import print_plan
     from genscale.runs import generate
+    from genscale.runs.prepared_run import PreparedRun
     from genscale.runs.progress import Display, plain_warnings
 
     with plain_warnings():
-        found = generate.plan(request, Display(quiet=as_json))
+        found = generate.plan(PreparedRun.of(request), Display(quiet=as_json))
     if as_json:
         print_json(found)
     else:

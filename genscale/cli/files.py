@@ -85,5 +85,5 @@ def score(
     if as_json:
         print_json([row.as_dict() for row in rows])
     else:
-        score_files.show(rows, Console())
+        score_files.print_scores(rows, Console())
     return 0

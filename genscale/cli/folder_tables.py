@@ -26,10 +26,7 @@ def print_run(found: dict[str, Any], console: Console) -> None:
             table.add_row(Text(first[0]), *first[1:], Text(name), base, Text(best, style="bold"))
     console.print(table)
     _more(len(found["prompts"]), console)
-    if found["without_candidate"]:
-        console.print(
-            f"{len(found['without_candidate'])} prompts have no finished candidate yet", style="dim"
-        )
+    _note(len(found["without_candidate"]), "prompts have no finished candidate yet", console)
     _files(found, console)
 
 
@@ -54,10 +51,7 @@ def print_rescored(found: dict[str, Any], console: Console) -> None:
             )
         console.print(table)
         _more(len(told["prompts"]), console)
-    if found["without_latents"]:
-        console.print(
-            f"{found['without_latents']} candidates left no latents and are not scored", style="dim"
-        )
+    _note(found["without_latents"], "candidates left no latents and are not scored", console)
     _files(found, console)
 
 
@@ -84,6 +78,11 @@ def _table(titles: Sequence[str], left: Sequence[str]) -> Table:
     for title in titles:
         table.add_column(title.strip(), justify="left" if title in left else "right")
     return table
+
+
+def _note(count: int, text: str, console: Console) -> None:
+    if count:
+        console.print(f"{count} {text}", style="dim")
 
 
 def _more(count: int, console: Console) -> None:

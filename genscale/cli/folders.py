@@ -62,11 +62,11 @@ def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: option
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
     """Contact sheet, score-against-NFE curve, lineage and score table of a run, finished or not."""
     from genscale.cli.folder_tables import print_run
-    from genscale.commands import show as showing
+    from genscale.commands.show import show_folder
     from genscale.runs.progress import plain_warnings
 
     with plain_warnings():
-        found = showing.show(folder)
+        found = show_folder(folder)
     if as_json:
         print_json(found)
     else:

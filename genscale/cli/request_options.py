@@ -44,7 +44,7 @@ def _check_imports(request: Any, fields: Mapping[str, Any], file: Path | None) -
     from genscale.runs import verifier_specs
 
     for role, option in (("verifiers", "verifier"), ("select", "select"), ("held_out", "held-out")):
-        if role not in fields and verifier_specs.foreign(getattr(request, role)):
+        if role not in fields and verifier_specs.imports_code(getattr(request, role)):
             raise UsageError(f"'{file}' asks for code from a module: name it again with --{option}.")
 
 

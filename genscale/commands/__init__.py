@@ -1,1 +1,1 @@
-"""What can be done with runs: show, compare, replay, rescore, calibrate."""
+"""Commands on runs: show, compare, replay, rescore, score, calibrate."""

@@ -1,4 +1,4 @@
-"""Carrying out `genscale calibrate-steps`: generate, score every preview, compare, write."""
+"""`genscale calibrate-steps`: generate, score every preview, compare with the final scores, write."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from genscale.engine.events import Event, Scored
 from genscale.errors import UsageError
 from genscale.results import calibration, calibration_plot
 from genscale.results.calibration import Calibration, Previews
-from genscale.runs import generate, outputs, prepare
-from genscale.runs.call_arguments import arguments
+from genscale.results.result import SearchResult
+from genscale.results.run_files import versions
+from genscale.runs.complete_request import NONE
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
@@ -23,8 +25,8 @@ def calibrate(
     request: Request, candidates: int, threshold: float, out: Path | None, display: Display
 ) -> tuple[Path, Calibration]:
     """Measure, and write calibration.json and calibration.png in a folder (a fresh one by default)."""
-    request = prepare.completed(replace(request, held_out=prepare.NONE)).seeded()
-    parts = replace(prepare.check(request), sampler=Previews(candidates))
+    run = PreparedRun.of(replace(request, held_out=NONE).seeded())
+    run = replace(run, sampler=Previews(candidates))
     Calibration((), threshold)  # refuses a threshold before anything is spent
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
@@ -33,8 +35,8 @@ def calibrate(
             raise UsageError(
                 f"'{folder.path}' holds a calibration already: choose another folder with --out."
             )
-        result = _search(request, parts, display)
-        found = Calibration.of(result, threshold, _about(request, candidates, result))
+        result = _search(run, display)
+        found = Calibration.of(result, threshold, _about(run.request, candidates, result))
         folder.write(PLOT, lambda path: calibration_plot.plot(found, path))
         folder.write(calibration.FILE, found.save)  # last: a folder that has it is complete
     except BaseException:
@@ -43,28 +45,27 @@ def calibrate(
     return folder.path, found
 
 
-def _search(request: Request, parts: prepare.Parts, display: Display) -> Any:
-    """The search result; nothing of it is kept on disk, since every preview's latents would be."""
+def _search(run: PreparedRun, display: Display) -> SearchResult:
+    """The search result. It has no folder, which would fill with the latents of every preview."""
 
     def on_event(event: Event) -> None:
-        if not isinstance(event, Scored):  # which image is best is not the question
+        if not isinstance(event, Scored):  # a calibration does not show which candidate leads
             display(event)
 
-    pipe = generate.load_pipe(request, parts)
-    scaled = generate.scaled_pipe(pipe, request, parts, on_event=on_event)
-    plan = generate.planned(scaled, pipe, request, parts)
-    display.start(plan.nfe * plan.prompts, plan.prompts, plan.candidates)
+    with display.busy(f"loading {run.request.model}"):
+        plan = run.plan()
+    display.start(plan.nfe * plan.prompts, plan.prompts, each=plan.nfe_per_candidate)
     try:
-        result = scaled(**arguments(pipe, request, parts.pictures)).search
+        result: SearchResult = run.scaled(on_event=on_event)(**run.call()).search
     finally:
         display.stop()
     if result.stopped is not None:
-        raise KeyboardInterrupt  # of a part of the candidates no ranks can be told
+        raise KeyboardInterrupt  # ranks need all the candidates
     return result
 
 
-def _about(request: Request, candidates: int, result: Any) -> dict[str, Any]:
-    """What was measured, in words that JSON holds."""
+def _about(request: Request, candidates: int, result: SearchResult) -> dict[str, Any]:
+    """What was measured, as JSON."""
     names = ("steps", "guidance", "seed", "width", "height", "frames", "negative", "lora")
     asked = {name: value for name, value in request.as_dict().items() if name in names}
     return {
@@ -73,6 +74,6 @@ def _about(request: Request, candidates: int, result: Any) -> dict[str, Any]:
         "prompts": list(request.prompts),
         "candidates": candidates,
         **asked,
-        "versions": outputs.versions(),
+        "versions": versions(),
         "ledger": result.ledger.as_dict(),
     }

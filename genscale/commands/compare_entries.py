@@ -1,4 +1,4 @@
-"""What `genscale compare` compares: one request for each sampler, verifier or budget, alike in everything else."""
+"""The entries of `genscale compare`: one request for each sampler, verifier or budget, otherwise the same."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from genscale.call_syntax import parse_call
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
-from genscale.plugins import options as sampler_options
-from genscale.runs.prepare import completed
+from genscale.plugins import options
+from genscale.runs.complete_request import completed
 from genscale.runs.request import Request, from_dict
 
 SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"
-_FORM = re.compile(r"(?P<name>[\w\-]+)(?:\((?P<options>.*)\))?")
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of those that are compared. folder: the name of its run's folder, in that of the comparison."""
+    """One entry. folder: the name of its run's folder, inside that of the comparison."""
 
     name: str
     folder: str
@@ -46,7 +46,7 @@ def entries(
             + (f" (not {' and '.join(several)} at once)." if several else ".")
         )
     if request.ensemble == "rank":
-        raise UsageError("ranks in one run say nothing of another's: compare with the weighted ensemble.")
+        raise UsageError("ranks within one run do not compare with another run's: use the weighted ensemble.")
     for axis, values in given.items():
         if axis != several[0] and values:
             request = _with(request, axis, values[0])
@@ -64,12 +64,10 @@ def _with(request: Request, axis: str, value: str) -> Request:
         return replace(request, verifiers=tuple(part.strip() for part in re.split(r"\+(?![^()]*\))", value)))
     if axis == BUDGET:
         return replace(request, budget=value)
-    match = _FORM.fullmatch(value.strip())
-    if match is None:
+    call = parse_call(value)
+    if call is None:
         raise UsageError(f"sampler '{value}' cannot be read: write NAME or 'NAME(OPTION=VALUE, ...)'.")
-    options = re.split(r",\s*(?=\w+\s*=)", match["options"] or "")
-    fields = sampler_options.pairs([option for option in options if option.strip()])
-    return replace(request, sampler=match["name"], sampler_fields=fields)
+    return replace(request, sampler=call.name, sampler_fields=options.pairs(call.settings()))
 
 
 def _check(axis: str, requests: Sequence[Request]) -> None:
@@ -87,7 +85,7 @@ def _check(axis: str, requests: Sequence[Request]) -> None:
 
 
 def _folders(names: Sequence[str]) -> list[str]:
-    """Names that every file system takes, all different."""
+    """Distinct names that every file system allows."""
     found: list[str] = []
     for name in names:
         stem = re.sub(r"[^\w.]+", "-", name).strip("-.")[:60] or "entry"

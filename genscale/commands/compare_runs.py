@@ -1,13 +1,13 @@
-"""Carrying out `genscale compare`: every entry an ordinary run in its own folder, on one pipeline that is loaded once.
+"""`genscale compare`: every entry is an ordinary run in a folder of its own, on one pipeline that is loaded once.
 
-Killed, it goes on where it was: runs that are over are read, the one under way resumes from its archive.
+After a kill it resumes: finished runs are read, the unfinished one goes on from its archive.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.results.comparison import Comparison
-from genscale.runs import generate, prepare, verifier_specs
+from genscale.runs import generate as generation
 from genscale.runs import request as requests
-from genscale.runs.prepare import Parts
+from genscale.runs import verifier_specs
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
+from genscale.runs.run_record import read_record
 from genscale.runs.verifier_specs import Named
 
 ASKED, FOUND = "compare.json", "comparison.json"
@@ -31,23 +33,24 @@ ASKED, FOUND = "compare.json", "comparison.json"
 def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display: Display) -> Comparison:
     """Run what is not there yet, then compare: comparison.json, grid.png and curves.png in the folder.
 
-    KeyboardInterrupt: what was done is kept, and `resume` goes on.
+    KeyboardInterrupt: finished work is kept, and `resume` goes on.
     """
-    parts = _shared([prepare.check(entry.request) for entry in entries])
+    runs = _with_shared_models([PreparedRun.of(entry.request) for entry in entries])
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
     try:
         entries = _settled(folder, axis, entries)
-        loaded = _Once(entries[0], parts[0])
+        runs = [replace(r, request=e.request) for r, e in zip(runs, entries, strict=True)]
         if axis != BUDGET and entries[0].request.budget is None:
-            entries, parts = _at_equal_cost(entries, parts, loaded)
+            runs = _at_equal_cost(runs)
+            entries = [replace(e, request=r.request) for e, r in zip(entries, runs, strict=True)]
         folder.write_json(
             ASKED, {"genscale": __version__, "axis": axis, "entries": [e.as_dict() for e in entries]}
         )
         records = []
-        for n, (entry, part) in enumerate(zip(entries, parts, strict=True), 1):
+        for n, (entry, run) in enumerate(zip(entries, runs, strict=True), 1):
             display.say(f"{n} of {len(entries)}: {entry.name}")
-            records.append(_run(folder, entry, part, loaded, display))
+            records.append(_record(folder.path / entry.folder, run, display))
     except BaseException as error:
         if not any((folder.path / entry.folder).is_dir() for entry in entries):
             (folder.path / ASKED).unlink(missing_ok=True)
@@ -56,7 +59,7 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     found = comparison_of_runs(axis, entries, records)
-    files = comparison_figures.write(folder, found, entries, records)
+    files = comparison_figures.write_figures(folder, found, entries, records)
     found = replace(found, folder=str(folder.path), files=(*files, FOUND))
     folder.write_json(FOUND, found.as_dict())
     return found
@@ -73,39 +76,31 @@ def resume(folder: Path, display: Display) -> Comparison:
     return compare(axis, entries, folder, display)
 
 
-@dataclass
-class _Once:
-    """The pipeline of all entries, loaded when the first of them needs it."""
-
-    entry: ComparedRun
-    parts: Parts
-    pipe: Any = None
-
-    def __call__(self) -> Any:
-        if self.pipe is None:
-            self.pipe = generate.load_pipe(self.entry.request, self.parts)
-        return self.pipe
-
-
-def _shared(parts: Sequence[Parts]) -> list[Parts]:
-    """Verifiers of one name are one object in all entries: their weights are loaded once."""
+def _with_shared_models(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
+    """One pipeline for all, and one object for verifiers of one name: their weights are loaded once."""
     made: dict[str, Any] = {}
 
-    def named(verifier: Any) -> Any:
-        if isinstance(verifier, Named):  # of one spec, options and all
+    def shared(verifier: Any) -> Any:
+        if isinstance(verifier, Named):  # its name holds its options, too
             return made.setdefault(verifier.name, verifier)
-        if not isinstance(verifier, str):  # one that looks at boxes of its own
+        if not isinstance(verifier, str):  # one with regions of its own
             return verifier
         if verifier not in made:
-            made[verifier] = verifier_specs.made(verifier)
+            made[verifier] = verifier_specs.named_verifier(verifier)
         return made[verifier]
 
-    def panel(members: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
-        return [(named(v), weight) for v, weight in members]
+    def all_shared(members: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
+        return [(shared(v), weight) for v, weight in members]
 
     return [
-        replace(p, verifiers=panel(p.verifiers), select=panel(p.select), held_out=panel(p.held_out))
-        for p in parts
+        replace(
+            run,
+            verifiers=all_shared(run.verifiers),
+            select=all_shared(run.select),
+            held_out=all_shared(run.held_out),
+            load=runs[0].load,
+        )
+        for run in runs
     ]
 
 
@@ -136,37 +131,33 @@ def _asked(path: Path) -> tuple[str, list[ComparedRun]]:
         raise UsageError(f"'{path}' cannot be read: it was changed by hand.") from None
 
 
-def _at_equal_cost(
-    entries: Sequence[ComparedRun], parts: Sequence[Parts], loaded: _Once
-) -> tuple[list[ComparedRun], list[Parts]]:
-    """Without a budget all get what the first one costs."""
-    first, part = entries[0].request, parts[0]
-    pipe = loaded()
-    nfe = generate.planned(generate.scaled_pipe(pipe, first, part), pipe, first, part).nfe
-    assert nfe is not None  # without a budget or a rule every sampler comes to an end of its own
+def _at_equal_cost(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
+    """Without a budget, that of all is what the first run costs."""
+    nfe = runs[0].plan().nfe
+    assert nfe is not None  # without a budget or a stop rule every sampler has a fixed cost
     budget = f"{nfe}nfe"
-    given = [replace(e, request=replace(e.request, budget=budget)) for e in entries]
-    return given, [replace(p, budget=Budget.parse(budget)) for p in parts]
+    return [
+        replace(run, request=replace(run.request, budget=budget), budget=Budget.parse(budget)) for run in runs
+    ]
 
 
-def _run(
-    folder: RunFolder, entry: ComparedRun, parts: Parts, loaded: _Once, display: Display
-) -> dict[str, Any]:
-    path = folder.path / entry.folder
-    record = _over(path, entry)
+def _record(path: Path, run: PreparedRun, display: Display) -> dict[str, Any]:
+    """What run.json holds; the search is done where it is not there yet."""
+    record = _finished(path, run)
     if record is None:
-        record = generate.generate(entry.request, path, display, (loaded(), parts))
+        record = generation.generate(run, path, display)
     if record["stopped"] is not None:
         raise KeyboardInterrupt
     return record
 
 
-def _over(path: Path, entry: ComparedRun) -> dict[str, Any] | None:
-    """The record of a run that is over and is this very one."""
+def _finished(path: Path, run: PreparedRun) -> dict[str, Any] | None:
+    """The record of this very run, if its folder holds it and it is finished."""
     try:
-        record: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        record = read_record(path)
         earlier = requests.load_folder(path)
-    except (OSError, ValueError):
+    except UsageError:
         return None
-    same = entry.request.difference(earlier) is None
-    return record if same and record.get("stopped") is None and record.get("prompts") else None
+    if record is None or run.request.difference(earlier) is not None:
+        return None
+    return record if record.get("stopped") is None and record.get("prompts") else None

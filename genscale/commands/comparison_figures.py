@@ -1,29 +1,30 @@
-"""The images of a comparison: its image_grid, a page every ROWS prompts, and the curves of score against NFE."""
+"""The images of a comparison: a grid of the best images, ROWS prompts a page, and curves of score against NFE."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from genscale.commands import show
 from genscale.commands.compare_entries import BUDGET, ComparedRun
-from genscale.numerics.intervals import Mean
-from genscale.report import film_strip, image_grid, score_curves
+from genscale.report import film_strip, image_grid, score_curves, video_files
 from genscale.report.image_grid import Cell
+from genscale.report.model_names import short_model_name
+from genscale.report.prompt_summary import base_level, curve_panels
 from genscale.report.score_curves import Curve, CurvePanel
-from genscale.results.comparison import BASE, ComparedRow, Comparison
-from genscale.runs import saved_run, video_files
+from genscale.results.comparison import ComparedRow, Comparison
 from genscale.runs.run_folder import RunFolder
+from genscale.runs.saved_run import read_run
 
 ROWS = 12  # prompts on one page
 FEW, LARGE, SMALL = 4, 192, 128  # so few columns have large images
 
 
-def write(
+def write_figures(
     folder: RunFolder, found: Comparison, entries: Sequence[ComparedRun], records: Sequence[dict[str, Any]]
 ) -> tuple[str, ...]:
     """The names of the files."""
@@ -32,8 +33,8 @@ def write(
     files += [_files(folder.path / e.folder, r, "best") for e, r in zip(entries, records, strict=True)]
     for page, start in enumerate(range(0, len(found.prompts), ROWS), 1):
         name = "grid.png" if page == 1 else f"grid-{page}.png"
-        picture = _page(found, files, range(start, min(start + ROWS, len(found.prompts))), entries)
-        folder.write(name, partial(picture.save, format="PNG"))
+        image = _page(found, files, range(start, min(start + ROWS, len(found.prompts))), entries)
+        folder.write(name, partial(image.save, format="PNG"))
         names.append(name)
     panels = _panels(folder.path, found, entries)
     if panels:
@@ -44,8 +45,7 @@ def write(
 
 def title(found: Comparison, entries: Sequence[ComparedRun]) -> str:
     request = entries[0].request
-    model = request.model.replace("\\", "/").rstrip("/").split("/")[-1]
-    parts = [model]
+    parts = [short_model_name(request.model)]
     parts += [] if found.axis == "sampler" else [request.sampler]
     parts += [] if found.budget is None else [f"{found.budget} a prompt"]
     return " · ".join([*parts, f"{len(found.prompts)} prompts", f"seed {found.seed}"])
@@ -86,7 +86,7 @@ def _page(
 
 
 def _best(found: Comparison, i: int) -> list[str]:
-    """Who has the highest searched score of a prompt, as it is printed; nobody where the scores do not compare."""
+    """The entries with the highest searched score of a prompt, as printed; none where the scores do not compare."""
     if found.searched is None:
         return []
     told = {row.name: row.searched.each[i] for row in found.rows if row.searched is not None}
@@ -104,9 +104,9 @@ def _lines(row: ComparedRow, i: int) -> tuple[str, ...]:
 def _opened(path: Path | None) -> Image.Image | None:
     if path is None:
         return None
-    clip = path.with_suffix(".mp4")
-    if clip.is_file():
-        return film_strip.strip([Image.fromarray(frame) for frame in video_files.read(clip)], most=4)
+    video = path.with_suffix(".mp4")
+    if video.is_file():
+        return film_strip.strip([Image.fromarray(frame) for frame in video_files.read_frames(video)], most=4)
     with Image.open(path) as image:
         return image.convert("RGB")
 
@@ -114,41 +114,32 @@ def _opened(path: Path | None) -> Image.Image | None:
 def _panels(folder: Path, found: Comparison, entries: Sequence[ComparedRun]) -> list[CurvePanel]:
     if found.axis == BUDGET:
         return _of_budgets(found)
-    runs = [saved_run.read(folder / entry.folder) for entry in entries]
-    each = [show.panels(run, {}) for run in runs]
-    base, panels = found.rows[0], []
-    for k, panel in enumerate(each[0]):
-        if k == 0 and found.searched is None:
-            continue
-        named = [
-            Curve(row.name, mine[k].curves[0].prompts) for row, mine in zip(found.entries, each, strict=True)
-        ]
-        level = base.searched if k == 0 else list(base.held_out.values())[k - 1]
-        panels.append(CurvePanel(panel.title, named, _level(None if level is None else level.mean)))
-    return panels
+    searches = {}
+    for row, entry in zip(found.entries, entries, strict=True):
+        run = read_run(folder / entry.folder)
+        summaries = [run.summary(i) for i in range(len(run.finals))]
+        # Entries that were searched with different verifiers have no score in common but the held-out ones.
+        searches[row.name] = [replace(s, searched=found.searched or "") for s in summaries]
+    return curve_panels(searches)
 
 
 def _of_budgets(found: Comparison) -> list[CurvePanel]:
     """One curve through the entries."""
     rows = sorted(found.entries, key=lambda row: row.nfe or 0.0)
-    kinds: list[tuple[str, list[Any], Mean | None]] = []
     base = found.rows[0]
-    if found.searched is not None:
-        mean = None if base.searched is None else base.searched.mean
-        kinds.append((found.searched, [row.searched for row in rows], mean))
+    scores = {} if found.searched is None else {found.searched: (base.searched, [r.searched for r in rows])}
     for judge in rows[0].held_out:
-        scores = [row.held_out[judge] for row in rows]
-        kinds.append((f"{judge} (held out)", scores, base.held_out[judge].mean))
+        scores[f"{judge} (held out)"] = (base.held_out[judge], [r.held_out[judge] for r in rows])
     panels = []
-    for name, scores, mean in kinds:
-        costs = [float(row.nfe or 0) for row in rows]
+    for name, (of_base, of_rows) in scores.items():
         points = [
-            [(x, v) for x, s in zip(costs, scores, strict=True) if (v := s.each[i]) is not None]
+            [
+                (float(r.nfe or 0), v)
+                for r, s in zip(rows, of_rows, strict=True)
+                if s and (v := s.each[i]) is not None
+            ]
             for i in range(len(found.prompts))
         ]
-        panels.append(CurvePanel(name, [Curve("best within the budget", points, steps=False)], _level(mean)))
+        level = None if of_base is None else base_level(of_base.each)
+        panels.append(CurvePanel(name, [Curve("best within the budget", points, steps=False)], level))
     return panels
-
-
-def _level(mean: Mean | None) -> tuple[str, float] | None:
-    return None if mean is None or mean.mean is None else (BASE, mean.mean)

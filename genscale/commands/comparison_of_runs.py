@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from genscale.commands.compare_entries import VERIFIER, ComparedRun
-from genscale.results.comparison import BASE, ComparedRow, Comparison, ScoreSummary
+from genscale.report.prompt_summary import ScoredCandidate
+from genscale.results.comparison import BASE, ComparedRow, Comparison
 
 
 def comparison_of_runs(
@@ -16,11 +18,15 @@ def comparison_of_runs(
     first = records[0]["prompts"]
     common = axis != VERIFIER
     request = entries[0].request
-    rows = [_row(BASE, first, "base", first, common, None, _base_nfe(records))]
-    for entry, record in zip(entries, records, strict=True):
-        told = record["prompts"]
-        nfe = sum(p["nfe"] for p in told) / len(told)
-        rows.append(_row(entry.name, told, "best", first, common, record["wall_seconds"], nfe))
+    best, base = _candidates(first, "best"), _candidates(first, "base")
+    judges = list(dict.fromkeys(name for c in best if c is not None for name in c.held_out))
+    of_base = ComparedRow.of(BASE, _base_nfe(records), None, base, best, judges)
+    rows = [of_base if common else replace(of_base, searched=None)]
+    for n, (entry, record) in enumerate(zip(entries, records, strict=True)):
+        prompts = record["prompts"]
+        nfe = sum(p["nfe"] for p in prompts) / len(prompts)
+        mine, against = _candidates(prompts, "best"), None if n == 0 else best
+        rows.append(ComparedRow.of(entry.name, nfe, record["wall_seconds"], mine, against, judges, common))
     return Comparison(
         axis=axis,
         prompts=tuple(p["prompt"] for p in first),
@@ -31,39 +37,13 @@ def comparison_of_runs(
     )
 
 
-def _row(
-    name: str,
-    told: Sequence[dict[str, Any]],
-    which: str,
-    first: Sequence[dict[str, Any]],
-    common: bool,
-    seconds: float | None,
-    nfe: float | None,
-) -> ComparedRow:
-    """`which` is "best" or "base"; `first` are the prompts of the first entry, who is compared with."""
-    itself = told is first and which == "best"
-    searched = None
-    if common or which == "best":
-        against = None if itself or not common else _totals(first, "best")
-        searched = ScoreSummary.of(_totals(told, which), against)
-    judges = list(dict.fromkeys(name for p in first for name in (p["best"] or {}).get("held_out", {})))
-    held = {
-        judge: ScoreSummary.of(_held(told, which, judge), None if itself else _held(first, "best", judge))
-        for judge in judges
-    }
-    return ComparedRow(name, nfe, seconds, searched, held)
-
-
-def _totals(told: Sequence[dict[str, Any]], which: str) -> list[float | None]:
-    return [None if p[which] is None else p[which]["total"] for p in told]
-
-
-def _held(told: Sequence[dict[str, Any]], which: str, judge: str) -> list[float | None]:
-    return [(p[which] or {}).get("held_out", {}).get(judge) for p in told]
+def _candidates(prompts: Sequence[dict[str, Any]], which: str) -> list[ScoredCandidate | None]:
+    """The "best" or the "base" of each prompt."""
+    return [ScoredCandidate.of_record(p[which]) for p in prompts]
 
 
 def _base_nfe(records: Sequence[dict[str, Any]]) -> float | None:
-    """Of the pipeline alone: one candidate. Of independent draws all cost the same."""
+    """NFE of the pipeline alone, a single candidate; independent draws all cost the same."""
     for record in records:
         if "ledger_of_base" in record:
             return float(record["ledger_of_base"]["evaluations"]) / len(record["prompts"])

@@ -1,4 +1,4 @@
-"""Carrying out `genscale tree`: an image of every prompt's candidates, in the folder of their run."""
+"""`genscale tree`: draws every prompt's candidates, into the folder of the run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from genscale.commands import tree_picture
+from genscale.report.model_names import short_model_name
 from genscale.runs import lineage, request
 from genscale.runs.run_folder import RunFolder
 
@@ -14,7 +15,7 @@ def draw_trees(folder: Path, most: int | None = None) -> list[str]:
     """The names of the files: tree.png, or 000-tree.png and so on where there are several prompts, at most `most`."""
     folder = folder.expanduser()
     found, asked = lineage.families(folder), request.load_folder(folder)
-    model = asked.model.replace("\\", "/").rstrip("/").split("/")[-1]
+    model = short_model_name(asked.model)
     names = []
     for family in found[:most]:
         name = "tree.png" if len(asked.prompts) == 1 else f"{family.index:03d}-tree.png"

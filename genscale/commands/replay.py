@@ -1,8 +1,8 @@
-"""Carrying out `genscale replay`: an image or clip again from what it says of itself; are its pixels the same?
+"""`genscale replay`: makes an image or video again from its metadata, and compares the pixels.
 
-An image that started from a key of its own and ran on the pipeline's own scheduler is made alone. Batched kernels
-may round otherwise than in the search's batches; where that shows, and for every other kind of candidate (branches,
-neighbours, mutants, kernels of their own), the whole search is run again as it was.
+A candidate that started from its own key and used the pipeline's own scheduler is made alone. In another batch size
+floating-point results may be rounded differently; where pixels differ for that reason, and for every other kind of
+candidate (branches, neighbours, mutants, other kernels), the whole search is repeated.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ from genscale.plugins import registry
 from genscale.protocol.interfaces import Process, SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.queries import Query, Score, Solve
-from genscale.runs import file_metadata, generate, image_files, outputs, prepare, verifier_specs, video_files
+from genscale.report import image_files, video_files
+from genscale.results.run_files import versions
 from genscale.runs import request as requests
-from genscale.runs.call_arguments import arguments
+from genscale.runs import verifier_specs
+from genscale.runs.complete_request import NONE, completed
+from genscale.runs.file_metadata import read_metadata
+from genscale.runs.generate import generate
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
@@ -34,8 +39,8 @@ CANDIDATE, SEARCH = "candidate", "search"
 
 
 @dataclass(frozen=True)
-class One:
-    """One candidate from its recipe, carried to the end by the pipeline's own scheduler. Cost: f."""
+class OneCandidate:
+    """A sampler that finishes one given candidate with the pipeline's own scheduler. Cost: f(0, T)."""
 
     candidate: Candidate
 
@@ -51,29 +56,36 @@ class One:
 
 @dataclass(frozen=True)
 class Origin:
-    """What the metadata of a file say. shows: candidate; clip: its `video_files.fingerprint`; None where unknown."""
+    """The metadata of a file.
+
+    shows: its candidate. video: `video_files.fingerprint` of its frames. None where the file does not say.
+    """
 
     request: Request
     index: int
     file: str
     shows: Candidate | None
     versions: dict[str, str]
-    clip: dict[str, Any] | None = None
+    video: dict[str, Any] | None = None
 
     @staticmethod
-    def read(picture: Path) -> Origin:
-        data = file_metadata.read(picture)
-        request = requests.load_request(picture)
+    def of_file(image: Path) -> Origin:
+        data = read_metadata(image)
+        missing = data.get("missing", {})
+        if missing:
+            names = " and ".join(name for names in missing.values() for name in names)
+            raise UsageError(f"'{image}' cannot be made again: its search does not hold {names}.")
+        request = requests.load_request(image)
         try:
             shows = archive.candidate_of(data["shows"]) if "shows" in data else None
             index = int(data.get("index", 0))
             request.prompts[index]
         except (KeyError, TypeError, ValueError, IndexError):
-            raise UsageError(f"image '{picture}' carries genscale metadata that cannot be read.") from None
+            raise UsageError(f"image '{image}' carries genscale metadata that cannot be read.") from None
         stem = "base" if data.get("is_base") else "best"
         stem = f"{index:03d}-{stem}" if len(request.prompts) > 1 else stem
-        file, versions, clip = data.get("file", f"{stem}.png"), data.get("versions", {}), data.get("clip")
-        return Origin(request, index, file, shows, versions, clip)
+        file, versions, video = data.get("file", f"{stem}.png"), data.get("versions", {}), data.get("clip")
+        return Origin(request, index, file, shows, versions, video)
 
     @property
     def alone(self) -> Candidate | None:
@@ -88,70 +100,70 @@ class Origin:
 
 @dataclass(frozen=True)
 class Copy:
-    """What was made. still: the image, or a video's first frame; clip: of all frames; file: what is written."""
+    """The image or video made again. still: the image, or the first frame; video: fingerprint; file: bytes to write."""
 
     still: Image.Image
-    clip: dict[str, Any] | None
+    video: dict[str, Any] | None
     file: bytes
 
     def save(self, path: Path) -> None:
         path.write_bytes(self.file)
 
-    def against(self, wanted: Image.Image | None, clip: dict[str, Any] | None) -> dict[str, Any]:
-        """How it differs. wanted: None of an MP4, whose frames are lossy: its fingerprint decides."""
+    def compared(self, wanted: Image.Image | None, video: dict[str, Any] | None) -> dict[str, Any]:
+        """How it differs. wanted: None of a lossy video file: its fingerprint decides."""
         if wanted is None:
             found: dict[str, Any] = {"same": True, "differing": None, "of": None, "largest": None}
         else:
             found = difference(wanted, self.still)
-        if clip is not None:
-            found |= {"same": found["same"] and clip == self.clip, "frames": clip.get("frames")}
+        if video is not None:
+            found |= {"same": found["same"] and video == self.video, "frames": video.get("frames")}
         return found
 
 
 def replay(
-    picture: Path, out: Path | None, display: Display, *, device: str | None = None, trust: bool = False
+    image: Path, out: Path | None, display: Display, *, device: str | None = None, trust: bool = False
 ) -> dict[str, Any]:
     """Make the image again, write it, compare: same, differing (pixels), of, largest (difference of 255), how.
 
     Of a video, `same` is about all its frames (`frames`), the other numbers about the first.
     """
-    origin = Origin.read(picture)
+    origin = Origin.of_file(image)
     request = replace(origin.request, trust_remote_code=trust)
     origin = replace(origin, request=request if device is None else replace(request, device=device))
-    wanted = _wanted(picture, origin)
-    path = (out or picture.with_name(f"{picture.stem}-replay{picture.suffix}")).expanduser()
-    if path.resolve() == picture.expanduser().resolve():
+    wanted = _wanted(image, origin)
+    path = (out or image.with_name(f"{image.stem}-replay{image.suffix}")).expanduser()
+    if path.resolve() == image.expanduser().resolve():
         raise UsageError(f"--out '{path}' is the image itself: choose another file.")
     kind = _kind(path, origin)
     folder = RunFolder(path.parent)
     folder.claim()
     made, how, nfe = _made(origin, wanted, kind, display)
     folder.write(path.name, made.save)
-    here = outputs.versions()
+    here = versions()
     return {
-        "picture": str(picture),
+        "picture": str(image),
         "replay": str(path),
-        **made.against(wanted, origin.clip),
+        **made.compared(wanted, origin.video),
         "how": how,
         "nfe": nfe,
         "other_versions": {k: [v, here.get(k)] for k, v in origin.versions.items() if here.get(k) != v},
     }
 
 
-def _wanted(picture: Path, origin: Origin) -> Image.Image | None:
+def _wanted(image: Path, origin: Origin) -> Image.Image | None:
     """The image, or a video's first frame, as it is without loss; None where the file has lost some."""
-    if picture.suffix.lower() != ".png":
-        if origin.clip is None:
-            raise UsageError(f"'{picture}' does not say what its frames were: replay the PNG beside it.")
+    if image.suffix.lower() != ".png":
+        if origin.video is None:
+            raise UsageError(f"'{image}' does not say what its frames were: replay the PNG beside it.")
         return None
-    with Image.open(picture) as image:
-        return image.convert("RGB")
+    with Image.open(image) as opened:
+        return opened.convert("RGB")
 
 
 def _kind(path: Path, origin: Origin) -> str:
     """Of the file to write."""
     kind = path.suffix.lower().removeprefix(".")
-    known = ("png", *video_files.FORMATS) if origin.clip is not None else ("png",)
+    known = ("png", *video_files.FORMATS) if origin.video is not None else ("png",)
     if kind not in known:
         raise UsageError(f"--out '{path}' must end in {' or '.join('.' + name for name in known)}.")
     return kind
@@ -172,37 +184,36 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
     candidate, spent = origin.alone, 0
     if candidate is not None:
         made, spent = _candidate(origin, candidate, kind)
-        if made.against(wanted, origin.clip)["same"]:
+        if made.compared(wanted, origin.video)["same"]:
             return made, CANDIDATE, spent
         display.say("made alone, its pixels are not the same (batches round otherwise): searching again")
     request = origin.request
-    foreign = verifier_specs.foreign([*request.verifiers, *request.select])
-    if foreign:
+    imported = verifier_specs.imports_code([*request.verifiers, *request.select])
+    if imported:
         raise UsageError(
-            f"its search asks for code from a module ({foreign[0]}): name it again, with genscale generate --from "
-            "PICTURE --verifier."
+            f"its search imports code ({imported[0]}): name it again, with genscale generate --from "
+            "FILE --verifier."
         )
     held_out = tuple(
-        name for name in request.held_out if not verifier_specs.foreign([name])
+        name for name in request.held_out if not verifier_specs.imports_code([name])
     )  # they decide nothing
-    origin = replace(origin, request=replace(request, held_out=held_out or prepare.NONE))
+    origin = replace(origin, request=replace(request, held_out=held_out or NONE))
     made, nfe = _searched(origin, kind, display)
     return made, SEARCH, spent + nfe
 
 
 def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, int]:
-    """The one candidate. The pipeline's own latents are a row of the whole call's; other noises are the key's alone."""
-    request = replace(prepare.completed(origin.request), images=1)
+    """The candidate alone. The pipeline's own latents are a row of the whole call's; others depend on the key alone."""
+    request = replace(completed(origin.request), images=1)
     index = origin.index
     if candidate.id != OWN:
         request, index = replace(request, prompts=(request.prompts[index],)), 0
-    pipe, parts = generate.pipe_alone(request)
-    scaled = generate.scaled_pipe(pipe, request, replace(parts, sampler=One(candidate)))
-    output = scaled(**arguments(pipe, request, parts.pictures))
+    run = replace(PreparedRun.without_search(request), sampler=OneCandidate(candidate)).with_frame_rate()
+    output = run.scaled()(**run.call())
     if output.search.stopped is not None:
         raise KeyboardInterrupt
     items = output.frames if hasattr(output, "frames") else output.images
-    return _copy(items[index], kind, generate.timed(request, pipe)), output.search.ledger.evaluations
+    return _copy(items[index], kind, run.request), output.search.ledger.evaluations
 
 
 def _copy(item: Any, kind: str, request: Request) -> Copy:
@@ -212,16 +223,16 @@ def _copy(item: Any, kind: str, request: Request) -> Copy:
         if kind == "png":
             frames[0].save(file)
         else:
-            video_files.write(file, kind, frames, image_files.rate(request))
-        clip = video_files.fingerprint(frames) if isinstance(item, list) else None
-        return Copy(frames[0].convert("RGB"), clip, file.read_bytes())
+            video_files.write_video(file, kind, frames, image_files.frame_rate(request.as_dict()))
+        video = video_files.fingerprint(frames) if isinstance(item, list) else None
+        return Copy(frames[0].convert("RGB"), video, file.read_bytes())
 
 
 def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
     """The image of that name after the whole search, all prompts of it, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
-        record = generate.generate(request, Path(folder), display)
+        record = generate(PreparedRun.of(request), Path(folder), display)
         if record["stopped"] is not None:
             raise KeyboardInterrupt
         path = Path(folder) / origin.file
@@ -229,7 +240,7 @@ def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
             raise UsageError(
                 f"the search gave no {origin.file} this time: it had another end, with other options."
             )
-        again = Origin.read(path)
+        again = Origin.of_file(path)
         if origin.shows is not None and again.shows != origin.shows:
             display.say(
                 f"the search ended with candidate {again.shows.id if again.shows else '?'}, not {origin.shows.id}: it "
@@ -237,6 +248,6 @@ def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
             )
         with Image.open(path) as image:
             still = image.convert("RGB")
-        return Copy(still, again.clip, path.with_suffix(f".{kind}").read_bytes()), record["ledger"][
+        return Copy(still, again.video, path.with_suffix(f".{kind}").read_bytes()), record["ledger"][
             "evaluations"
         ]

@@ -1,4 +1,4 @@
-"""Carrying out `genscale rescore`: other verifiers look at what a run has kept; nothing is generated again."""
+"""`genscale rescore`: other verifiers score what a run has kept; nothing is generated again."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from genscale.commands.score_files import panel_of
+from genscale.commands.score_files import verifiers_of
 from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import UsageError
 from genscale.numerics.rank_correlation import agreement
 from genscale.report import contact_sheet
 from genscale.report.contact_sheet import SheetRow, Tile
-from genscale.runs import saved_run
-from genscale.runs.outputs import ROWS
+from genscale.report.prompt_summary import ROWS
 from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
-from genscale.runs.saved_run import Final, SavedRun, Show
+from genscale.runs.saved_run import Decode, Final, SavedRun, decoder_of, read_run
 
 
 def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[str, Any]:
-    """What is printed, and written as rescore-NAME.json with an image of both winners of each prompt."""
-    panel = panel_of(verifiers)  # refuses before anything is read
-    run = saved_run.read(folder)
-    panel = panel_of(verifiers, run.request.per_frame)
+    """What is printed, and written as rescore-NAME.json with a contact sheet of the old and new winners."""
+    panel = verifiers_of(verifiers)  # may refuse, before anything is read
+    run = read_run(folder)
+    panel = verifiers_of(verifiers, run.request.per_frame)
     pools = [[f for f in finals if f.file is not None] for finals in run.finals]
     if not any(pools):
         raise UsageError(
             f"no latents are left in '{folder}/latents': rescoring needs those of the finished candidates."
         )
-    show = saved_run.shower(run)
-    scores = _scores(run, pools, panel, show, display)
+    decode = decoder_of(run)
+    scores = _scores(run, pools, panel, decode, display)
     found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
     record = {
         "folder": str(run.folder),
-        "searched": "+".join(run.request.select or run.request.verifiers),
+        "searched": run.searched,
         "candidates": sum(map(len, pools)),
         "without_latents": sum(map(len, run.finals)) - sum(map(len, pools)),
         "verifiers": found,
     }
     stem = "rescore-" + re.sub(r"\W+", "-", "+".join(panel.names)).strip("-")
     target = RunFolder(run.folder)
-    sheet = contact_sheet.sheet(_rows(pools, found, show, run)[:ROWS], f"{record['searched']} against others")
+    sheet = contact_sheet.sheet(
+        _rows(pools, found, decode, run)[:ROWS], f"{record['searched']} against others"
+    )
     target.write(f"{stem}.png", partial(sheet.save, format="PNG"))
     record["files"] = [f"{stem}.json", f"{stem}.png"]
     target.write_json(f"{stem}.json", record)
@@ -56,27 +57,27 @@ def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[st
 
 
 def _scores(
-    run: SavedRun, pools: Sequence[Sequence[Final]], panel: VerifierSet, show: Show, display: Display
+    run: SavedRun, pools: Sequence[Sequence[Final]], panel: VerifierSet, decode: Decode, display: Display
 ) -> dict[tuple[int, int], Tensor]:
-    """Of (prompt, candidate): raw scores [verifiers]. As many at once as the run had in a batch."""
-    everyone = [f for pool in pools for f in pool]
+    """{(prompt, candidate): raw scores [verifiers]}, in batches of the run's size."""
+    finals = [f for pool in pools for f in pool]
     found: dict[tuple[int, int], Tensor] = {}
     size = run.request.decode_batch or run.request.batch_size
-    for at in range(0, len(everyone), size):
-        some = everyone[at : at + size]
+    for at in range(0, len(finals), size):
+        some = finals[at : at + size]
         texts = [run.request.prompts[f.prompt] for f in some]
         labels = [f"candidate {f.candidate.id} of '{t}'" for f, t in zip(some, texts, strict=True)]
-        raw = panel.score(show(some), texts, labels, Ledger())
+        raw = panel.score(decode(some), texts, labels, Ledger())
         found |= {(f.prompt, f.candidate.id): row for f, row in zip(some, raw, strict=True)}
-        if at + size < len(everyone):
-            display.say(f"{at + len(some)} of {len(everyone)} candidates judged")
+        if at + size < len(finals):
+            display.say(f"{at + len(some)} of {len(finals)} candidates scored")
     return found
 
 
 def _verdict(
     run: SavedRun, pools: Sequence[Sequence[Final]], scores: dict[tuple[int, int], Tensor], k: int, name: str
 ) -> dict[str, Any]:
-    """Of one verifier: how its ranks agree with the search's, and whom it would have picked."""
+    """How one verifier's ranks agree with the search's, and which candidates it would have picked."""
     early, late = [], []
     prompts: list[dict[str, Any]] = []
     for i, pool in enumerate(pools):
@@ -84,7 +85,7 @@ def _verdict(
             continue
         new = [float(scores[i, f.candidate.id][k]) for f in pool]
         won = max(range(len(pool)), key=lambda n: (pool[n].total, -n))
-        would = max(range(len(pool)), key=lambda n: (new[n], n == won, -n))  # among equals the one that won
+        would = max(range(len(pool)), key=lambda n: (new[n], n == won, -n))  # among equals the winner
         early.append(np.array([f.total for f in pool]))
         late.append(np.array(new))
         each = [
@@ -107,15 +108,15 @@ def _verdict(
 
 
 def _rows(
-    pools: Sequence[Sequence[Final]], found: Sequence[dict[str, Any]], show: Show, run: SavedRun
+    pools: Sequence[Sequence[Final]], found: Sequence[dict[str, Any]], decode: Decode, run: SavedRun
 ) -> list[SheetRow]:
-    """The winner of each prompt, and beside it whom each verifier would have picked."""
+    """The winner of each prompt, and beside it what each verifier would have picked."""
     rows = []
     for n, told in enumerate(found[0]["prompts"][:ROWS]):
         pool = {f.candidate.id: f for f in pools[told["index"]]}
         picks = [("won", told["winner"]["candidate"])]
         picks += [(f"{v['verifier']} picks", v["prompts"][n]["would_win"]["candidate"]) for v in found]
-        media = show([pool[c] for _, c in picks])
+        media = decode([pool[c] for _, c in picks])
         tiles = []
         for (label, c), item in zip(picks, media, strict=True):
             lines = [f"candidate {c}", f"searched  {pool[c].total:.4g}"]

@@ -1,4 +1,4 @@
-"""Carrying out `genscale score`: what verifiers say of image files and videos."""
+"""`genscale score`: the scores that verifiers give to image files and videos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import UsageError
 from genscale.media import Media
-from genscale.runs import file_metadata, verifier_specs, video_files
+from genscale.report import video_files
+from genscale.runs import verifier_specs
+from genscale.runs.file_metadata import read_metadata
 from genscale.runs.request import Request
 
 BATCH = 16
@@ -36,19 +38,21 @@ class Scored:
         return asdict(self)
 
 
-def panel_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> VerifierSet:
-    """Verifiers, as they are written on the command line, that judge apart; of videos so many frames each."""
-    from genscale.engine.verifier_roles import panel
+def verifiers_of(specs: Sequence[str], per_frame: int = Request.per_frame) -> VerifierSet:
+    """Verifiers as on the command line, scoring separately. per_frame: frames of a video for image verifiers."""
+    from genscale.engine.verifier_roles import verifier_set
 
-    return panel(verifier_specs.lifted(verifier_specs.jury(specs), per_frame), "weighted")
+    return verifier_set(
+        verifier_specs.on_frames(verifier_specs.weighted_verifiers(specs), per_frame), "weighted"
+    )
 
 
 def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -> list[Scored]:
     """In the order of the files. Prompt and verifiers are those in the images' metadata where none are given."""
     told = [None if prompt and verifiers else _metadata(file) for file in files]
     prompts = [prompt or _prompt(file, data) for file, data in zip(files, told, strict=True)]
-    panel = panel_of(verifiers or _verifiers(told))
-    pixels = [read(file) for file in files]
+    panel = verifiers_of(verifiers or _verifiers(told))
+    pixels = [read_pixels(file) for file in files]
     scores: dict[int, dict[str, float]] = {}
     for some in _alike(pixels):
         media = Media(torch.stack([pixels[i] for i in some]))
@@ -57,17 +61,19 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
     return [Scored(str(file), prompts[i], scores[i]) for i, file in enumerate(files)]
 
 
-def read(path: Path) -> Tensor:
+def read_pixels(path: Path) -> Tensor:
     """Pixels in [0, 1]: [3, h, w] of an image, [frames, 3, h, w] of a video. UsageError where it cannot be read."""
     if not path.is_file():
         raise UsageError(f"'{path}' is not a file: name images or videos.")
-    frames = video_files.read(path) if path.suffix.lower() in video_files.CLIPS else _pictures(path)
+    frames = (
+        video_files.read_frames(path) if path.suffix.lower() in video_files.VIDEOS else _image_frames(path)
+    )
     tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
 
 
-def show(rows: Sequence[Scored], console: Console) -> None:
-    """A table with a line a file; the prompt above it where they share one."""
+def print_scores(rows: Sequence[Scored], console: Console) -> None:
+    """Print a table with one line per file; the prompt is above it where all files share one."""
     prompts = {row.prompt for row in rows}
     if len(prompts) == 1:
         console.print(Text(rows[0].prompt, style="dim"))
@@ -83,7 +89,7 @@ def show(rows: Sequence[Scored], console: Console) -> None:
 
 def _metadata(file: Path) -> dict[str, Any] | None:
     try:
-        return file_metadata.read(file)
+        return read_metadata(file)
     except UsageError:
         return None
 
@@ -95,25 +101,25 @@ def _prompt(file: Path, data: dict[str, Any] | None) -> str:
 
 
 def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
-    """Those of the images' own searches; code from a module only where it is asked for by name."""
+    """Those of the files' own searches, but for code from a module, which is imported only when named again."""
     found: dict[str, None] = {}
     for data in told:
         request = {} if data is None else data["request"]
         names = [n for role in ("verifiers", "select", "held_out") for n in request.get(role, ())]
-        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.foreign([n]))
+        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.imports_code([n]))
     bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]
 
 
 def _alike(pixels: Sequence[Tensor]) -> list[list[int]]:
-    """Places of files of one shape, so many as go at once."""
+    """Indices of files of one shape, in batches."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, tensor in enumerate(pixels):
         groups.setdefault(tuple(tensor.shape), []).append(i)
     return [group[k : k + BATCH] for group in groups.values() for k in range(0, len(group), BATCH)]
 
 
-def _pictures(path: Path) -> list[np.ndarray]:
+def _image_frames(path: Path) -> list[np.ndarray]:
     """The frames of an image file: one, or those of an animation."""
     from PIL import Image, ImageSequence
 

@@ -13,7 +13,7 @@ from genscale.report.palette import BLUE, FAINT, GREEN, INK
 from genscale.runs.lineage import Line, Lineage
 
 WIDTH = 9.0  # inches; so are all heights
-PICTURE, PLAIN, LOST = (
+IMAGE, PLAIN, LOST = (
     0.62,
     0.19,
     0.09,
@@ -42,7 +42,7 @@ class _Picture:
     def __init__(self, family: Lineage) -> None:
         self.family, self.lines = family, family.lines()
         shown, bare = _factors(self.lines)
-        self.high = {c: _height(c) * (bare if c.picture is None else shown) for c in self.lines}
+        self.high = {c: _height(c) * (bare if c.image is None else shown) for c in self.lines}
         self.told = PLAIN * bare >= LEGIBLE  # whether branches have room for their values
         self.row: dict[Line, float] = {}
         y = 0.0
@@ -166,8 +166,8 @@ class _Picture:
             x + 0.015 * span, y, f"#{line.id}" + (" best" if won else ""), va="center_baseline", fontsize=7.5,
             color=GREEN if won else FAINT,
         )  # fmt: skip
-        if line.picture is not None:
-            self._thumbnail(axes, line, line.picture, span, won)
+        if line.image is not None:
+            self._thumbnail(axes, line, line.image, span, won)
 
     def _thumbnail(self, axes: Any, line: Line, file: Path, span: float, won: bool) -> None:
         from matplotlib.patches import Rectangle
@@ -237,16 +237,16 @@ class _Picture:
 
 def _height(line: Line) -> float:
     """Of a row, where there is room."""
-    if line.picture is not None:
-        return PICTURE
+    if line.image is not None:
+        return IMAGE
     return LOST if line.total is None else PLAIN
 
 
 def _factors(lines: Sequence[Line]) -> tuple[float, float]:
     """How much rows with and without an image shrink where there are many: first those without."""
     room = TALLEST - TOP - BOTTOM
-    pictures = sum(_height(c) for c in lines if c.picture is not None)
-    others = sum(_height(c) for c in lines if c.picture is None)
+    pictures = sum(_height(c) for c in lines if c.image is not None)
+    others = sum(_height(c) for c in lines if c.image is None)
     spare = max(room - pictures, room / 4)
     return min(1.0, room / max(pictures, room)), min(1.0, spare / max(others, spare))
 

@@ -10,7 +10,8 @@ from typing import Any
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import options as sampler_options
 from genscale.plugins import registry
-from genscale.runs import prepare
+from genscale.runs.complete_request import NONE, completed
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 from genscale.toy import moving_shapes, shapes
 
@@ -77,16 +78,16 @@ class DemoForm:
             sampler=_one_of("sampler", self.sampler, offer.samplers),
             sampler_fields=sampler_options.pairs(_settings(self.options)),
             verifiers=tuple(_one_of("verifier", v, offer.verifiers) for v in self.verifiers),
-            held_out=tuple(_one_of("verifier", v, offer.verifiers) for v in self.held_out) or prepare.NONE,
+            held_out=tuple(_one_of("verifier", v, offer.verifiers) for v in self.held_out) or NONE,
             budget=f"{nfe}nfe",
             steps=_whole("steps", self.steps, 1, limits.steps),
             guidance=_number("guidance", self.guidance, 0, 50),
             seed=_whole("seed", self.seed, 0, 2**53 - 1),
         )
-        request = prepare.completed(request)
+        request = completed(request)
         _check_options(request, limits)
         _check_captions(request)
-        prepare.check(request)
+        PreparedRun.of(request)
         return request
 
     def _prompts(self, limits: Limits) -> tuple[str, ...]:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from genscale.commands import show
+from genscale.commands.show import show_folder
 from genscale.demo.form import DemoForm, Offer
 from genscale.demo.live_view import Watch
 from genscale.errors import UsageError
 from genscale.plugins import registry
-from genscale.runs import generate, prepare
-from genscale.runs.prepare import Parts
+from genscale.runs import generate as generation
+from genscale.runs.complete_request import completed
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
 from genscale.runs.verifier_specs import Named
@@ -179,9 +180,8 @@ class JobQueue:
     def load(self, models: list[str]) -> None:
         """Load offered models in advance, by name. UsageError: one cannot be loaded."""
         for name in models[-PIPES:]:
-            request = prepare.completed(replace(self.offer.models[name], prompts=("",)))
-            bare = Parts(None, [], [], [], None, None, {})
-            self._worker.submit(self._pipe, request, bare).result()
+            request = completed(replace(self.offer.models[name], prompts=("",)))
+            self._worker.submit(self._pipe, PreparedRun.without_search(request)).result()
 
     def close(self) -> None:
         """Stop all searches; the best so far is written."""
@@ -216,12 +216,12 @@ class JobQueue:
             job.watch.changes += 1
 
     def _search(self, job: Job) -> None:
-        loaded = self._loaded(job.request)
-        job.request = _settled(job.request, loaded[0])
-        job.record = generate.generate(job.request, job.folder, job.watch, loaded, halt=lambda: job.halting)
+        run = self._loaded(job.request)
+        job.request = run.request
+        job.record = generation.generate(run, job.folder, job.watch, halt=lambda: job.halting)
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
-            show.show(job.folder)
+            show_folder(job.folder)
         except UsageError as error:  # a drawing that fails must not lose the result
             job.watch.notes.append(str(error))
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
@@ -229,25 +229,27 @@ class JobQueue:
 
     def _plan(self, request: Request) -> Any:
         with _noted([]):
-            pipe, parts = self._loaded(request)
-            request = replace(_settled(request, pipe), seed=request.seed or 0)
-            return generate.planned(generate.scaled_pipe(pipe, request, parts), pipe, request, parts)
+            run = self._loaded(request)
+            return replace(run, request=replace(run.request, seed=request.seed or 0)).plan()
 
-    def _loaded(self, request: Request) -> tuple[Any, Parts]:
-        """The pipeline and the parts of a request; pipelines and verifiers in memory are used again."""
-        parts = prepare.check(request)
-        pipe = self._pipe(request, parts)
-        return pipe, replace(
-            parts,
-            verifiers=self._shared_verifiers(parts.verifiers),
-            held_out=self._shared_verifiers(parts.held_out),
+    def _loaded(self, request: Request) -> PreparedRun:
+        """A request with its pipeline; pipelines and verifiers in memory are used again."""
+        run = PreparedRun.of(request)
+        pipe = self._pipe(run)
+        run = replace(
+            run,
+            request=_settled(run.request, pipe),
+            verifiers=self._shared_verifiers(run.verifiers),
+            held_out=self._shared_verifiers(run.held_out),
         )
+        return run.with_pipe(pipe)
 
-    def _pipe(self, request: Request, parts: Parts) -> Any:
-        pipe = self._pipes.pop(request.model, None)
+    def _pipe(self, run: PreparedRun) -> Any:
+        model = run.request.model
+        pipe = self._pipes.pop(model, None)
         if pipe is None:
-            pipe = generate.load_pipe(request, parts)
-        self._pipes[request.model] = pipe
+            pipe = run.load()
+        self._pipes[model] = pipe
         while len(self._pipes) > PIPES:
             self._pipes.popitem(last=False)
         return pipe

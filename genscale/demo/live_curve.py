@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from genscale.commands import show
 from genscale.demo.jobs import Job
 from genscale.errors import UsageError
 from genscale.report import score_curves
-from genscale.report.score_curves import CurvePanel
-from genscale.runs import saved_run
+from genscale.report.prompt_summary import curve_name, curve_panels
+from genscale.runs.saved_run import read_run
 
 SHARE = 10  # drawing takes at most one part in so many of the time
 
@@ -45,15 +43,10 @@ class LiveCurve:
 
 def drawn(job: Job, index: int) -> bytes:
     """A PNG: the searched score, and beside it each that was held out."""
-    run = saved_run.read(job.folder)
-    one = replace(run, finals=(run.finals[index],))
-    if not one.finals[0]:
+    summary = read_run(job.folder).summary(index)
+    if not summary.finals:
         raise UsageError("nothing is finished yet.")
-    base = run.base(index)
-    bases: dict[int, dict[str, Any]] = (
-        {} if base is None else {0: {"total": base.total, "held_out": base.held_out}}
-    )
-    panels: list[CurvePanel] = show.panels(one, bases)
+    panels = curve_panels({curve_name(1): [summary]})
     file = io.BytesIO()
     score_curves.draw(panels, "", file)
     return file.getvalue()

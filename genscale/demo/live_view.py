@@ -98,7 +98,12 @@ class Watch(Display):
     # ---------------------------------------------------------------- called by the thread of the search
 
     def start(
-        self, nfe: int | None, prompts: int, candidates: int | None = None, seconds: float | None = None
+        self,
+        nfe: int | None,
+        prompts: int,
+        candidates: int | None = None,
+        seconds: float | None = None,
+        each: int | None = None,
     ) -> None:
         self._started = time.monotonic()
         self.planned, self.began = nfe or 0, True

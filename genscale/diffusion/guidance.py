@@ -1,19 +1,19 @@
-"""Rules of classifier-free guidance: what becomes of the conditional and the unconditional prediction."""
+"""Guidance rules: how the conditional and the unconditional prediction are combined."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+from genscale.call_syntax import Call, parse_call
 from genscale.diffusion.mixtures import Mix, MixtureContext, Source, Weighted, check_window
 from genscale.errors import UsageError
 
 BOTH = (Source(branch="uncond"), Source(branch="cond"))
 
-# Of the guidance that is added to the conditional prediction, by the fraction of the run; each has mean 1 over the run
-# (Wang et al. 2024, arXiv 2404.13040, section 4).
+# Factor of (scale - 1) at a fraction of the run; each has mean 1 over the run (Wang et al. 2024, arXiv 2404.13040,
+# section 4).
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda f: 1.0,
     "linear": lambda f: 2 * f,
@@ -26,8 +26,8 @@ class Cfg(Mix):
     """uncond + scale (cond - uncond) (Ho & Salimans 2022, arXiv 2207.12598), within the part [start, stop) of the run.
 
     Outside it only the conditional branch is evaluated, at half the cost (interval guidance, Kynkaanniemi et al. 2024,
-    arXiv 2404.07724, there an interval of noise levels). scale: 1 is no guidance, 0 unconditional. schedule: how the
-    part of the scale above 1 grows along the run: "constant", "linear" or "cosine", all with the same mean.
+    arXiv 2404.07724, there an interval of noise levels). scale: 1 is no guidance, 0 unconditional. schedule: how
+    scale - 1 changes along the run: "constant", or growing "linear" or "cosine", all with the same mean.
     """
 
     scale: float = 7.5
@@ -60,9 +60,9 @@ class Cfg(Mix):
 class CfgPlusPlus(Mix):
     """CFG++ (Chung et al. 2024, arXiv 2406.08070): x0 from uncond + scale (cond - uncond), noise from uncond.
 
-    scale: in [0, 1] (paper: 0.6). For a DDIM or Euler step from a level to the next that is plain guidance with weight
-    scale * k, k = (sigma alpha' / alpha) / (sigma alpha' / alpha - sigma'), which is what is done here: it grows with
-    the number of steps. With other solvers it is the same guidance, but no longer the paper's step.
+    scale: in [0, 1] (paper: 0.6). For a DDIM or Euler step from one level to the next (') this equals plain guidance
+    with weight scale * k, k = (sigma alpha' / alpha) / (sigma alpha' / alpha - sigma'), which is how it is computed
+    here. k grows with the number of steps. With other solvers the guidance is the same but the step is not the paper's.
     """
 
     scale: float = 0.6
@@ -92,24 +92,18 @@ RULES: dict[str, type[Cfg] | type[CfgPlusPlus]] = {"cfg": Cfg, "cfg++": CfgPlusP
 FORMS = "cfg(7.5), cfg(7.5, 0.2, 0.8), cfg(scale=7.5, schedule=linear), cfg++(0.6)"
 
 
-def parse_call(text: str) -> tuple[str, list[str], dict[str, str]]:
-    """Name, values by place and by name of "name(1, other=2)". UsageError: cannot be read."""
-    match = re.fullmatch(r"\s*([\w+*-]+)\s*(?:\((.*)\))?\s*", text)
-    if match is None:
+def parse_guidance(text: str) -> Call:
+    """The name, in lower case, and arguments of "name(1, other=2)". UsageError: cannot be read."""
+    call = parse_call(text)
+    if call is None:
         raise UsageError(f"guidance '{text}' cannot be read: write {FORMS}.")
-    placed, named = list[str](), dict[str, str]()
-    for part in (p.strip() for p in (match[2] or "").split(",") if p.strip()):
-        option, equals, value = (s.strip() for s in part.partition("="))
-        if equals:
-            named[option] = value
-        else:
-            placed.append(option)
-    return match[1].lower(), placed, named
+    return replace(call, name=call.name.lower())
 
 
 def rule(text: str) -> Mix | None:
-    """The rule that a text such as "cfg(7.5, 0.2, 0.8)" names; None: it names none of these."""
-    name, placed, named = parse_call(text)
+    """The rule of a text such as "cfg(7.5, 0.2, 0.8)"; None if it names no rule of RULES."""
+    call = parse_guidance(text)
+    name, placed, named = call.name, call.by_place, call.by_name
     if name not in RULES:
         return None
     cls = RULES[name]
@@ -130,8 +124,10 @@ OWN, PROMPT = "own", "prompt"
 
 
 def weighted(terms: Sequence[str]) -> Weighted | None:
-    """A mix of "MODEL:WEIGHT" and "prompt=TEXT:WEIGHT"; the pipeline's own prediction has what is left to 1, or
-    "own:WEIGHT". None: no terms."""
+    """The mix of terms "MODEL:WEIGHT" and "prompt=TEXT:WEIGHT"; None if there are none.
+
+    The pipeline's own prediction gets the weight of "own:WEIGHT", or what is missing to 1.
+    """
     parts, values, own = list[Source](), list[float](), None
     for term in terms:
         name, colon, number = term.rpartition(":")

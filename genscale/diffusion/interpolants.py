@@ -1,14 +1,14 @@
-"""Interpolants x_t = alpha_t x0 + sigma_t eps, and what a model's prediction is called in each of them.
+"""Interpolants x_t = alpha_t x0 + sigma_t eps, and the predictions of a model in each of them.
 
-Time runs towards noise; a dash is d/dt. With D = alpha sigma' - alpha' sigma > 0:
+Time runs towards noise; a prime is d/dt. With D = alpha sigma' - alpha' sigma > 0:
 
     u = alpha' x0 + sigma' eps    flow velocity (Lipman et al. 2023; the sign of diffusers)
     s = -eps / sigma              score, grad log p_t(x) (Song et al. 2021)
     v = alpha eps - sigma x0      v-prediction (Salimans & Ho 2022)
 
 At one (x, t) all of them are affine in each other. Two interpolants agree on everything at equal noise-to-signal
-ratio kappa = sigma / alpha: x / alpha is the same variable, so a model trained on one runs along any other
-(Kim et al. 2025, arXiv 2503.19385, section 4.2; Karras et al. 2022). All numbers are float64.
+ratio kappa = sigma / alpha: x / alpha is then the same variable, so a model trained on one interpolant can be sampled
+along any other (Kim et al. 2025, arXiv 2503.19385, section 4.2; Karras et al. 2022). All numbers are float64.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Interpolant:
         return alpha * d_sigma - d_alpha * sigma
 
     def diffusion(self, t: float) -> float:
-        """2 sigma D / alpha: the squared noise rate g^2 of the reverse of the forward noising process, churn 1."""
+        """2 sigma D / alpha: the squared noise rate g^2 of the time reversal of the forward process (churn 1)."""
         alpha, sigma = self.level(t)
         return 2 * sigma * self.wronskian(t) / alpha
 
@@ -122,7 +122,7 @@ class Interpolant:
 
 
 def named(text: str) -> Interpolant:
-    """An interpolant from its name, the polynomial one with its order behind a colon. ValueError: unknown."""
+    """An interpolant from its name; "polynomial:2" with its order. ValueError: unknown name."""
     name, _, order = text.partition(":")
     return Interpolant(name, float(order)) if order else Interpolant(name)
 
@@ -135,9 +135,9 @@ def rbf_times(steps: int, start: float = math.inf) -> Tensor:
     """RBF's time grid, sqrt(1 - (1 - u)^2) for u from 1 down to 1 / steps, as linear times [steps], decreasing.
 
     (Kim et al. 2025, arXiv 2503.19385, section 5.2, "exp" in its code.) It is meant for the variance preserving
-    interpolant, where all calls of 10 steps lie above linear time .70: it presupposes a model whose one-step clean
-    estimate is good, such as a distilled one. start: the noise-to-signal ratio at which a pipeline begins; where
-    that is less than at time 1, the grid is shrunk to begin there.
+    interpolant, where all calls of 10 steps lie above linear time 0.70: it suits models with a good one-step clean
+    estimate, such as distilled ones. start: the noise-to-signal ratio at which the pipeline begins; where that is less
+    than at time 1, the grid is shrunk to begin there.
     """
     u = 1 - torch.arange(steps, dtype=torch.float64) / steps
     first = min(VP.time(start), 1.0)

@@ -1,18 +1,17 @@
-"""Kernels: how a particle goes from one noise level to the next, given the model's clean estimate.
+"""Kernels: the transition from one noise level to the next, given the model's clean estimate.
 
-All are Gaussian with known mean and std, keep the marginals of the model (up to the error of the integrator), and
-depend on a model only through the pair (x0, eps), so they serve every kind of prediction and every noise schedule.
-How random one is, is one number: churn, 0 for the ODE, 1 for the reverse of the forward noising process
-("ancestral", DDPM). Churn does not change with the interpolant or the time grid, and to first order it is DDIM's eta.
+All are Gaussian with known mean and std. They keep the marginals of the model, up to the error of the integrator, and
+use the model only through the pair (x0, eps), so they work with every kind of prediction and every noise schedule.
+One number, churn, says how random a kernel is: 0 is the ODE, 1 the time reversal of the forward process ("ancestral",
+DDPM). It does not depend on the interpolant or the time grid, and to first order it is DDIM's eta.
 
-From pure noise (alpha = 0) every kernel is deterministic: with eta = 1 the first step would otherwise throw the initial
-noise away, and with it all that a search over noise has found. Into the clean end no kernel adds noise.
+From pure noise (alpha = 0) every kernel is deterministic. Otherwise the first step with eta = 1 would replace the
+initial noise, and with it the result of a search over noise. The last step, to clean latents, adds no noise either.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
@@ -20,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from genscale.call_syntax import parse_call
 from genscale.diffusion.interpolants import Interpolant, named
 from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.errors import UsageError
@@ -48,7 +48,7 @@ class Transition:
 
 
 class Kernel(Protocol):
-    """One that is `deterministic` leaves no room for branches."""
+    """A transition rule. deterministic: it adds no noise, so that copies of a particle stay the same."""
 
     @property
     def deterministic(self) -> bool: ...
@@ -76,7 +76,7 @@ def ancestral_std(start: NoiseLevel, stop: NoiseLevel) -> float:
 
 @dataclass(frozen=True)
 class Own:
-    """The pipeline's own scheduler, whatever it is. It has no transition that could be written down."""
+    """The pipeline's own scheduler. It steps by itself, so it has no `transition`."""
 
     deterministic: ClassVar[bool] = True
 
@@ -86,16 +86,16 @@ class Own:
     def transition(
         self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel
     ) -> Transition:
-        raise TypeError("the pipeline's own scheduler steps by itself: there is no transition to ask for")
+        raise TypeError("the pipeline's own scheduler steps by itself: it has no transition")
 
 
 @dataclass(frozen=True)
 class Ddim:
     """DDIM(eta) (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), for any interpolant: the default.
 
-    eta: 0 the ODE (for rectified flow just Euler's step), 1 ancestral sampling; std = eta sigma' sqrt(1 - rho^2) with
-    rho = kappa' / kappa. 0.5 is the level of Flow-GRPO and our default for flow models (research: a correct SDE
-    at this level costs nothing in the marginals). Larger than 1 is allowed up to std = sigma' (full renoising).
+    eta: 0 is the ODE (for rectified flow the Euler step), 1 ancestral sampling; std = eta sigma' sqrt(1 - rho^2) with
+    rho = kappa' / kappa. 0.5 is the noise of Flow-GRPO and our default for flow models. Values above 1 are allowed; std
+    is at most sigma' (full renoising).
     """
 
     eta: float = 0.5
@@ -118,7 +118,7 @@ class Ddim:
 
 
 CHURNS: dict[str, Callable[[Interpolant, float], float]] = {
-    # Squared churn at a time of the interpolant; g^2 is measured against that interpolant's diffusion(t).
+    # Squared churn at a time of the interpolant: g^2 divided by the interpolant's diffusion(t).
     "ancestral": lambda path, t: 1.0,
     "flow_grpo": lambda path, t: 0.7**2 / 2,  # g = .7 sqrt(t / (1 - t)) on the linear one, arXiv 2505.05470
     "rbf": lambda path, t: 9 * t**4 / path.diffusion(t),  # g = 3 t^2, arXiv 2503.19385, section 5.1
@@ -132,11 +132,11 @@ CHURNS: dict[str, Callable[[Interpolant, float], float]] = {
 class Sde:
     """Euler-Maruyama along an interpolant: x <- x - (u - g^2/2 s) dt + g sqrt(dt) z, g^2 = churn^2 2 sigma D / alpha.
 
-    (Kim et al. 2025, arXiv 2503.19385, eq. 7; Song et al. 2021.) churn: a number, or one of CHURNS. interpolant: a
-    name, "polynomial:2" with its order; the model's own latents are carried over at equal noise-to-signal ratio (RBF's
-    conversion from linear to VP is interpolant="vp"). First order and biased for few steps; where the noise would
-    exceed the next level's own, churn is cut to what gives just that. Prefer ddim(eta) unless a paper's scheme is
-    wanted."""
+    (Kim et al. 2025, arXiv 2503.19385, eq. 7; Song et al. 2021.) churn: a number, or a name of CHURNS. interpolant: a
+    name, "polynomial:2" with its order; latents are converted at equal noise-to-signal ratio (RBF's conversion from
+    linear to VP is interpolant="vp"). First order, and biased for few steps; churn is limited so that the noise does
+    not exceed that of the next level. Prefer ddim(eta) unless you want the scheme of a paper.
+    """
 
     churn: float | str = "rbf"
     interpolant: str = "linear"
@@ -149,7 +149,7 @@ class Sde:
             )
         if self.churn == "rbf" and self.interpolant == "ve":
             raise UsageError(
-                "sde(rbf, ve) means nothing: g = 3 t^2 is for times in [0, 1]; give a number as churn."
+                "sde(rbf, ve) is not defined: g = 3 t^2 is for times in [0, 1]; give a number as churn."
             )
         try:
             named(self.interpolant)
@@ -176,9 +176,7 @@ class Sde:
         dt, scale = t - r, path.level(t)[0] / start.alpha
         back = stop.alpha / path.level(r)[0]
         square = self.squared_churn(path, t) * path.diffusion(t)
-        if (
-            dt > 0
-        ):  # more noise than the next level has is more than one step can give; its drift goes with it
+        if dt > 0:  # no more noise than the next level has; the drift is limited with it
             square = min(square, (stop.sigma / back) ** 2 / dt)
         drift = path.velocity(t, x0, eps) - square / 2 * path.score(t, eps)
         return Transition(back * (scale * x - dt * drift), back * math.sqrt(square * max(dt, 0.0)))
@@ -186,16 +184,16 @@ class Sde:
 
 @dataclass(frozen=True)
 class Glass:
-    """GLASS (arXiv 2509.25170, section 3): the stochastic transition sampled by an inner ODE of `inner` model calls.
+    """GLASS (arXiv 2509.25170, section 3): a stochastic transition, sampled by an inner ODE of `inner` model calls.
 
-    rho: correlation of the noises of both levels, in [-1, 1]; None is that of ancestral sampling, kappa' / kappa. The
-    paper's default is 0.4 with 6 outer transitions; a constant rho with few inner calls does not converge as the
-    outer grid gets finer (research 1.4), so None is ours. With inner = 1 it is DDIM with std = sigma' sqrt(1 - rho^2).
+    rho: correlation of the noises of both levels, in (-1, 1); None: that of ancestral sampling, kappa' / kappa. The
+    paper's default is 0.4 with 6 outer transitions. With few inner calls a constant rho does not converge as the outer
+    grid gets finer, so our default is None. With inner = 1 it is DDIM with std = sigma' sqrt(1 - rho^2).
 
-    The inner path starts at xbar = gbar x + s0 z (s0 = 1) and ends at x', gbar = rho sigma' / sigma. At inner time
-    q, x and xbar together are one observation of x0 of noise-to-signal ratio kappa*(q), and the model is called there:
-    between the levels of the pipeline's grid, so it must take any time (flow models do; discrete ones are given
-    a timestep between two trained ones).
+    The inner path starts at xbar = gbar x + s0 z (s0 = 1) and ends at x', gbar = rho sigma' / sigma. At inner time q,
+    x and xbar together are one observation of x0 with noise-to-signal ratio kappa*(q), at which the model is called.
+    That is between the levels of the pipeline's grid, so the model must accept any time (flow models do; discrete ones
+    are given a timestep between two trained ones).
     """
 
     inner: int = 4
@@ -225,7 +223,7 @@ class Glass:
     def observation(
         self, j: int, x: Tensor, bar: Tensor, start: NoiseLevel, stop: NoiseLevel
     ) -> tuple[Tensor, float]:
-        """Where the model is called for inner step j: (the observation of x0, x0 + kappa eps, and its kappa)."""
+        """The observation x0 + kappa eps [n, *latent] at which the model is called for inner step j, and its kappa."""
         if j == 0:
             return x / start.alpha, start.kappa
         gbar, end_alpha, end_sigma = self._path(start, stop)
@@ -239,7 +237,7 @@ class Glass:
     def advance(
         self, j: int, x: Tensor, bar: Tensor, x0: Tensor, start: NoiseLevel, stop: NoiseLevel
     ) -> Tensor:
-        """The inner latents after step j, whose call gave x0: exact for an estimate that stays as it is."""
+        """The inner latents after step j, whose model call gave x0; exact if the estimate does not change."""
         gbar, end_alpha, end_sigma = self._path(start, stop)
         q, r = j / self.inner, (j + 1) / self.inner
         noise = (bar - gbar * x - q * end_alpha * x0) / ((1 - q) + q * end_sigma)
@@ -261,22 +259,21 @@ def parse_kernel(text: str | Kernel) -> Kernel:
     """A kernel from "ode", "ddim(0.5)", "sde(rbf, vp)", "sde(churn=0.5)", "glass(inner=4, rho=0.4)", or itself."""
     if not isinstance(text, str):
         return text
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
-    name = match[1].lower() if match else ""
+    call = parse_call(text)
+    name = "" if call is None else call.name.lower()
     if name == "ode":
         return Ddim(0.0)
-    if match is None or name not in KERNELS:
+    if call is None or name not in KERNELS:
         raise UsageError(f"kernel '{text}' is unknown: write one of {FORMS}.")
     cls = KERNELS[name]
     names, values = [f.name for f in fields(cls)], dict[str, Any]()
-    for place, part in enumerate(p for p in (match[2] or "").split(",") if p.strip()):
-        option, equals, value = part.partition("=")
-        option, value = (option.strip(), value) if equals else ("", option)
-        if not equals and place < len(names):
+    for place, (option, value) in enumerate(call.arguments):
+        where = f"{option}={value}" if option else value
+        if not option and place < len(names):
             option = names[place]
         if option not in names or option in values:
-            raise UsageError(f"kernel '{text}' cannot be read at '{part.strip()}': write one of {FORMS}.")
-        values[option] = _value(option, value.strip(), text)
+            raise UsageError(f"kernel '{text}' cannot be read at '{where}': write one of {FORMS}.")
+        values[option] = _value(option, value, text)
     made: Kernel = cls(**values)
     return made
 

@@ -19,12 +19,12 @@ ONE = 1e-9  # weights sum to 1 within this
 def combined(
     outputs: Sequence[Tensor], weights: Sequence[float], view: View | str, level: NoiseLevel | None, x: Tensor
 ) -> Tensor:
-    """Model outputs [n, ...] of one kind at one level and latents x [n, *latent], to one of that kind.
+    """Weighted sum of model outputs [n, ...] of one kind, at one noise level and latents x [n, *latent].
 
-    Worked out in float32 or better, and given in the first one's dtype. Weights that sum to 1 combine the outputs as
-    they are, also a learned variance. Others, or outputs of different shapes, combine scores, that is eps; the variance
-    is then the first one's. A scheduler's limit on clean estimates is for it to apply, to the result. UsageError:
-    weights that do not sum to 1 where the noise levels cannot be read, or that sum to 0 at pure noise.
+    Computed in at least float32, returned in the dtype of the first output. Weights that sum to 1 combine the outputs
+    themselves, a learned variance included. Otherwise, or for outputs of different shapes, the scores (eps) are
+    combined, and the variance is that of the first output. The scheduler applies its limit on clean estimates to the
+    result. UsageError: weights do not sum to 1 and the noise levels cannot be read, or they sum to 0 at pure noise.
     """
     first, whole_weight = outputs[0], total(weights)
     if whole_weight == 1 and all(o.shape == first.shape for o in outputs):
@@ -39,10 +39,10 @@ def combined(
         x0 = torch.stack([w * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
     elif at.alpha > 0:
         x0 = (x - at.sigma * eps) / at.alpha
-    else:  # of pure noise, drawn from the prior's power: the mean of their product, where all look alike
+    else:  # pure noise, drawn from the power of the prior: the weighted mean of the clean estimates
         if abs(whole_weight) <= ONE:
             raise UsageError(
-                "the weights of a mix sum to 0 at pure noise, where that has no meaning: use others."
+                "the weights of a mix sum to 0 at pure noise, where the mix is then undefined: use other weights."
             )
         eps = x.to(eps.dtype) / at.sigma
         x0 = torch.stack([w / whole_weight * pair[0] for pair, w in zip(pairs, weights, strict=True)]).sum(0)
@@ -57,10 +57,10 @@ def rate(
 ) -> Tensor:
     """d log w / d log(alpha / sigma) [n] float64: |sum w eps|^2 - sum w |eps|^2 over the whole latent.
 
-    The weight that makes the mix sample prod q_i^w_i (Feynman-Kac correctors, arXiv 2503.02819; the same for every
-    churn, interpolant and kind of prediction). A limit on clean estimates does not enter; the weights are then no
-    longer exact. The two terms nearly cancel where the sources agree, so this takes differences first: for any m and
-    S = sum w eps it is |S - m|^2 + (sum w - 1) |m|^2 - sum w |eps - m|^2.
+    With these weights the mix samples prod q_i^w_i (Feynman-Kac correctors, arXiv 2503.02819; the same for every churn,
+    interpolant and kind of prediction). A limit on clean estimates is ignored; the weights are then not exact. The two
+    terms nearly cancel where the sources agree, so differences are taken first: for any m and S = sum w eps it is
+    |S - m|^2 + (sum w - 1) |m|^2 - sum w |eps - m|^2.
     """
     seen, at = readable(view, level)
     each = torch.stack([seen.pair(at, o, x)[1].flatten(1).double() for o in outputs])
@@ -72,14 +72,14 @@ def rate(
 
 
 def readable(view: View | str, level: NoiseLevel | None) -> tuple[View, NoiseLevel]:
-    """The view without its limit, and the level. UsageError where they cannot be read."""
+    """The view without its limit, and the noise level. UsageError: they cannot be read."""
     if isinstance(view, str) or level is None:
         raise UsageError(f"weights that do not sum to 1 mix scores, which needs noise levels: {view}.")
     return replace(view, limit=None), level
 
 
 def total(weights: Sequence[float]) -> float:
-    """The sum of weights, exactly 1 where it is 1 but for rounding."""
+    """The sum of weights; exactly 1 if it is 1 up to rounding."""
     found = math.fsum(weights)
     return 1.0 if abs(found - 1) <= ONE else found
 

@@ -1,8 +1,8 @@
-"""A mix: several predictions of one noisy latent, of other prompts, branches or models, combined to one.
+"""Mixes: several predictions at the same latents, of other prompts, guidance branches or models, combined to one.
 
-Every kind of prediction is affine in the others (genscale.diffusion.prediction), so a combination whose weights sum
-to 1 means the same in x0, eps, v and flow. Other weights mean something in the score alone: s = sum w_i s_i is that of
-prod q_i^w_i, as far as a product of noised densities is the noised product (it is not: genscale.samplers.fkc corrects).
+Every kind of prediction is affine in the others (genscale.diffusion.prediction), so a combination whose weights sum to
+1 is the same in x0, eps, v and flow. Other weights are defined for scores only: s = sum w_i s_i is the score of
+prod q_i^w_i at each noise level. That is not the noised version of the product; genscale.samplers.fkc corrects for it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ BRANCHES = (None, "cond", "uncond")
 
 @dataclass(frozen=True)
 class Source:
-    """What is evaluated for one part of a mix.
+    """One prediction of a mix.
 
-    prompt: a text, in which "{prompt}" stands for the row's own; None: that itself. branch: "cond" or "uncond" for
-    one branch of classifier-free guidance alone; None: both, as the pipeline combines them. model: the name of another
-    model that shares the latent space; "": the pipeline's own.
+    prompt: a text, in which "{prompt}" stands for the row's own; None: the row's own. branch: "cond" or "uncond", one
+    branch of classifier-free guidance alone; None: both, as the pipeline combines them. model: the name of another
+    model with the same latent space; "": the pipeline's own.
     """
 
     prompt: str | None = None
@@ -44,9 +44,9 @@ class Source:
 
 @dataclass(frozen=True)
 class MixtureContext:
-    """Where in the run a model call is: its step of `steps`, its noise level and the next one of the grid.
+    """The place of a model call in the run: its step of `steps`, its noise level, and the next one of the grid.
 
-    Levels are None where a scheduler's cannot be read.
+    The levels are None if those of the scheduler cannot be read.
     """
 
     step: int
@@ -56,14 +56,14 @@ class MixtureContext:
 
     @property
     def fraction(self) -> float:
-        """Of the run that lies behind, in [0, 1)."""
+        """The fraction of the run before this call, in [0, 1)."""
         return self.step / self.steps
 
     @staticmethod
     def at(view: View | str, step: int, steps: int, time: float | None = None) -> MixtureContext:
-        """Of a model call at a step of the grid, or near it at a linear time of its own.
+        """That of a model call at a step of the grid; time: the linear time of the call, if it is not that of the step.
 
-        The next level is the first of the grid that is less noisy: second-order schedulers call at one level twice.
+        The next level is the first of the grid that is less noisy: second-order schedulers call twice at one level.
         """
         if isinstance(view, str):
             return MixtureContext(step, steps)
@@ -77,7 +77,7 @@ class MixtureContext:
 
 
 class Mix(ABC):
-    """Which predictions are combined, and how at each moment. Subclasses are frozen dataclasses."""
+    """Which predictions are combined, and how at each model call. Subclasses are frozen dataclasses."""
 
     @property
     @abstractmethod
@@ -85,20 +85,20 @@ class Mix(ABC):
 
     @abstractmethod
     def weights(self, moment: MixtureContext) -> tuple[float, ...]:
-        """One for each source; a source of weight 0 is not evaluated then."""
+        """One weight for each source. A source of weight 0 is not evaluated at this call."""
 
     def join(self, moment: MixtureContext, outputs: Mapping[Source, Tensor]) -> Tensor | None:
-        """Model outputs [n, ...] of the active sources to one, where that is not linear; None: by the weights."""
+        """The combined output, from the outputs [n, ...] of the active sources; None: their weighted sum."""
         return None
 
     def models(self) -> Mapping[str, Any]:
-        """Models that the mix brings along, under the names that its sources use."""
+        """Models that the mix provides, by the names that its sources use."""
         return {}
 
 
 @dataclass(frozen=True)
 class Weighted(Mix):
-    """Fixed weights, within the part [start, stop) of the run; outside it only source number `outside` counts."""
+    """Fixed weights within the part [start, stop) of the run; outside it only source number `outside` is used."""
 
     parts: tuple[Source, ...]
     values: tuple[float, ...]
@@ -133,7 +133,7 @@ class Weighted(Mix):
 
 @dataclass(frozen=True)
 class Tempered(Mix):
-    """Annealing: the score times a power, that of q^power. Below 1 more diverse, above 1 sharper."""
+    """The score times a power, which is the score of q^power: below 1 more diverse, above 1 sharper."""
 
     power: float
 
@@ -151,7 +151,7 @@ class Tempered(Mix):
 
 @dataclass(frozen=True)
 class Guided(Mix):
-    """A mix whose every prediction is guided by another rule than the pipeline's own: weights multiply."""
+    """A mix whose predictions use another guidance rule than the pipeline's own; the weights multiply."""
 
     mix: Mix
     rule: Mix
@@ -191,34 +191,36 @@ class Guided(Mix):
         return torch.stack(made).sum(0).to(next(iter(outputs.values())).dtype)
 
 
-# ---------------------------------------------------------------- the usual ones
+# ---------------------------------------------------------------- common mixes
 
 
 def rlg(model: str, scale: float, start: float = 0.0, stop: float = 1.0) -> Weighted:
-    """Reinforcement-learning guidance (arXiv 2508.21016): base + scale (tuned - base), both the pipeline's and `model`.
+    """Reinforcement-learning guidance (arXiv 2508.21016): base + scale (tuned - base).
 
-    The pipeline is the tuned model, `model` the base: "base" where the tuning is an adapter that can be switched off.
-    scale: 0 the base, 1 the tuned model, above 1 beyond it (paper: 1 to 3). Where the tuned model is base * exp(R /
-    beta), the mix aims at a KL coefficient of beta / scale; exactly so only with the corrector's weights.
+    The pipeline is the tuned model, `model` the base; "base" if the tuning is an adapter that can be switched off.
+    scale: 0 is the base, 1 the tuned model, above 1 beyond it (paper: 1 to 3). If the tuned model is base * exp(R /
+    beta), the mix corresponds to a KL coefficient of beta / scale; exactly so only with the corrector's weights.
     """
     return Weighted((Source(), Source(model=model)), (scale, 1 - scale), start, stop)
 
 
 def autoguidance(weak: str, scale: float, start: float = 0.0, stop: float = 1.0) -> Weighted:
-    """Guidance by a worse model (Karras et al. 2024, arXiv 2406.02507): weak + scale (own - weak)."""
+    """Guidance by a weaker model (Karras et al. 2024, arXiv 2406.02507): weak + scale (own - weak)."""
     return Weighted((Source(), Source(model=weak)), (scale, 1 - scale), start, stop)
 
 
 def compose(prompts: Sequence[str], weights: Sequence[float] | None = None) -> Weighted:
-    """Composition of prompts beside the row's own (Liu et al. 2022, arXiv 2206.01714), in the sense of a mixture of
-    their scores: the row's own has what is left to 1. weights: None gives all the same."""
+    """Composition with other prompts (Liu et al. 2022, arXiv 2206.01714): a weighted sum of scores.
+
+    weights: of `prompts`; the row's own prompt gets what is missing to 1. None: all prompts the same.
+    """
     each = [1 / (len(prompts) + 1)] * len(prompts) if weights is None else list(weights)
     parts = (Source(), *(Source(prompt=p) for p in prompts))
     return Weighted(parts, (1 - sum(each), *each))
 
 
 def negate(prompt: str, weight: float = 1.0) -> Weighted:
-    """Away from another prompt: (1 + weight) own - weight other (arXiv 2206.01714, section 4.2)."""
+    """Guidance away from another prompt: (1 + weight) own - weight other (arXiv 2206.01714, section 4.2)."""
     return Weighted((Source(), Source(prompt=prompt)), (1 + weight, -weight))
 
 
@@ -227,6 +229,3 @@ def check_window(start: float, stop: float) -> None:
         raise UsageError(
             f"start={start} and stop={stop} must be two increasing fractions of the run in [0, 1]."
         )
-
-
-# ---------------------------------------------------------------- arithmetic

@@ -1,4 +1,4 @@
-"""Noise levels of a reverse process, x_i = alpha_i x0 + sigma_i eps, and the way back up between them."""
+"""Noise levels of a reverse process, x_i = alpha_i x0 + sigma_i eps, and the forward kernel between them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_SAME = 1e-12  # relative difference below which two float64 noise levels are one
+_SAME = 1e-12  # relative difference below which two float64 noise levels are equal
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,12 @@ class NoiseLevel:
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """The levels of a run, in the coordinates of the latents that a pipeline gives to `scheduler.step`.
+    """The noise levels of a run, in the coordinates of the latents that a pipeline gives to `scheduler.step`.
 
-    alpha, sigma: [steps + 1], >= 0, never both 0; kept as float64 on the CPU. Row i is the level of the
-    latents that enter model call i, the last row that of the latents which leave the run (normally clean:
-    sigma = 0). k-diffusion style schedulers have alpha = 1, variance preserving ones alpha^2 + sigma^2 = 1,
-    rectified flows alpha + sigma = 1. Second-order solvers repeat levels, or dip below the next one.
-    ValueError: anything else.
+    alpha, sigma: [steps + 1], >= 0, never both 0; kept as float64 on the CPU. Row i is the level of the latents that
+    enter model call i, the last row that of the result (normally clean: sigma = 0). k-diffusion style schedulers have
+    alpha = 1, variance preserving ones alpha^2 + sigma^2 = 1, rectified flows alpha + sigma = 1. Second-order solvers
+    may repeat levels or go below the next one. ValueError: other shapes or values.
     """
 
     alpha: Tensor
@@ -63,7 +62,7 @@ class NoiseSchedule:
 
     @property
     def kappa(self) -> Tensor:
-        """Noise-to-signal ratio sigma / alpha [steps + 1], in [0, inf]. Any two interpolants agree on it."""
+        """Noise-to-signal ratio sigma / alpha [steps + 1], in [0, inf]; it does not depend on the interpolant."""
         return self.sigma / self.alpha
 
     @property
@@ -81,9 +80,9 @@ class NoiseSchedule:
         return NoiseLevel(float(self.alpha[i]), float(self.sigma[i]))
 
     def between(self, time: float) -> NoiseLevel:
-        """The level of a linear time in [0, 1] in these coordinates, on the grid or not.
+        """The level at a linear time in [0, 1] in these coordinates, on the grid or between its levels.
 
-        ValueError: alpha and sigma obey none of alpha = 1, alpha + sigma = 1 and alpha^2 + sigma^2 = 1.
+        ValueError: alpha and sigma satisfy none of alpha = 1, alpha + sigma = 1 and alpha^2 + sigma^2 = 1.
         """
         if torch.allclose(self.alpha, torch.ones_like(self.alpha)):
             return NoiseLevel(1.0, time / (1 - time) if time < 1 else math.inf)
@@ -97,7 +96,7 @@ class NoiseSchedule:
     def nearest(self, time: float) -> int:
         """Index in [0, steps] of the level whose `linear_time` is nearest to `time`.
 
-        The last row (clean latents) counts. Ties go to the noisier level, and of equal levels to the first.
+        The last row (clean latents) is included. Of two equally near levels the noisier one, of equal levels the first.
         """
         times = self.linear_time
         distance = (times - time).abs()
@@ -107,9 +106,8 @@ class NoiseSchedule:
     def forward_kernel(self, start: int, stop: int) -> tuple[float, float]:
         """(scale, std) of the forward kernel x_stop = scale x_start + std z from a level to a noisier one.
 
-        scale = alpha_stop / alpha_start and std^2 = sigma_stop^2 - scale^2 sigma_start^2; it is the
-        only Gaussian kernel that carries x0 and eps from one level to the other (DDPM, Ho et al. 2020,
-        eq. 4, for any interpolant). Between two levels of pure noise there is nothing to add.
+        scale = alpha_stop / alpha_start and std^2 = sigma_stop^2 - scale^2 sigma_start^2 (DDPM, Ho et al. 2020, eq. 4,
+        for any interpolant). Between two levels of pure noise std is 0.
         ValueError: `stop` is less noisy than `start`.
         """
         alpha, sigma = float(self.alpha[start]), float(self.sigma[start])
@@ -130,8 +128,8 @@ class NoiseSchedule:
     def renoise(self, x: Tensor, start: int, stop: int, noise: Tensor) -> Tensor:
         """Take latents of level `start` to the noisier level `stop` with the forward kernel.
 
-        x, noise: [n, *latent], noise standard normal. Returns x's dtype, worked out in float32 or better;
-        x itself for equal levels. ValueError: `stop` is less noisy, or the shapes differ.
+        x, noise: [n, *latent], noise standard normal. Computed in at least float32, returned in x's dtype; x itself
+        for equal levels. ValueError: `stop` is less noisy, or the shapes differ.
         """
         if noise.shape != x.shape:
             raise ValueError(f"renoising {list(x.shape)} needs noise of that shape, not {list(noise.shape)}")

@@ -1,4 +1,4 @@
-"""What a model output means: one affine map from (output, x) to the canonical pair (x0, eps), and back.
+"""Kinds of model outputs: the affine map from (output, x) to the pair (x0, eps), and back.
 
 Throughout x = alpha x0 + sigma eps; alpha and sigma are numbers, or tensors broadcastable to [n, 1, ...].
     epsilon       eps                        Ho et al. 2020
@@ -25,17 +25,17 @@ Coefficient = float | Tensor
 def clean_and_noise(
     kind: str, output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient
 ) -> tuple[Tensor, Tensor]:
-    """The pair (x0, eps) that a model's `output` of this kind at latents `x` stands for.
+    """The pair (x0, eps) of a model `output` of this kind at latents `x`.
 
     output, x: [n, *latent]. Returns float32, or float64 if one of them is.
-    v and flow are well conditioned at every level. The other two know only one end: epsilon gives x0 an
-    error of kappa = sigma / alpha times its own, sample gives eps one of 1 / kappa. At the very end they
-    say nothing, and 0, the mean of unknown standardised data or noise, is returned: x0 = 0 for epsilon at
-    alpha = 0, eps = 0 for sample at sigma = 0. ValueError: unknown kind, or shapes that differ.
+    v and flow are well conditioned at every level. epsilon multiplies its error by kappa = sigma / alpha in x0, and
+    sample by 1 / kappa in eps. Where they do not determine the other at all, 0 is returned, the mean of standardised
+    data or noise: x0 = 0 for epsilon at alpha = 0, eps = 0 for sample at sigma = 0. ValueError: unknown kind, or shapes
+    that differ.
     """
     if output.shape != x.shape:
         raise ValueError(
-            f"a model output of shape {list(output.shape)} is no prediction for latents of shape "
+            f"a model output of shape {list(output.shape)} is not a prediction for latents of shape "
             f"{list(x.shape)}; if it also predicts a variance, split that off first"
         )
     output, x = _same_precision(output, x)
@@ -44,7 +44,7 @@ def clean_and_noise(
 
 
 def convert(kind: str, x0: Tensor, eps: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """The model output of this kind that stands for the pair: the inverse of `clean_and_noise`.
+    """The model output of this kind that corresponds to a pair: the inverse of `clean_and_noise`.
 
     x0, eps: [n, *latent]. Returns float32, or float64 if one of them is. ValueError: unknown kind.
     """
@@ -70,7 +70,7 @@ def _coefficients(kind: str, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tens
         r = torch.where(s > 0, 1 / s, zero)
         return zero, one, r, torch.where(s > 0, -a / s, zero)
     if kind == "v_prediction":
-        n = a**2 + s**2  # 1 in variance preserving coordinates only, where it is often left out
+        n = a**2 + s**2  # 1 in variance preserving coordinates
         return a / n, -s / n, s / n, a / n
     if kind == "flow":
         n = a + s
@@ -90,7 +90,7 @@ def _number(level: Coefficient) -> Tensor:
 
 
 def _beside(coefficient: Tensor, x: Tensor) -> Tensor:
-    """In x's dtype and, unless it is one number (which every device takes from the CPU), on its device."""
+    """The coefficient in x's dtype and on its device; a single number may stay on the CPU."""
     coefficient = coefficient.to(x.dtype)
     return coefficient.to(x.device) if coefficient.ndim else coefficient
 
@@ -103,16 +103,15 @@ def _unknown(kind: str) -> ValueError:
 class Limit:
     """A bound on clean estimates, for models of pixels in [-1, 1].
 
-    largest: with quantile None, estimates are clamped to [-largest, largest]. Else dynamic thresholding
-    (Saharia et al. 2022, Imagen, section 2.3): each row is clamped to its own quantile of |x0|, which
-    itself is kept in [1, largest], and divided by it.
+    quantile None: estimates are clamped to [-largest, largest]. Otherwise dynamic thresholding (Saharia et al. 2022,
+    Imagen, section 2.3): each row is clamped to its own quantile of |x0|, limited to [1, largest], and divided by it.
     """
 
     largest: float
     quantile: float | None = None
 
     def __call__(self, x0: Tensor) -> Tensor:
-        """x0: [n, *latent]; every row on its own."""
+        """x0: [n, *latent]. Each row is limited by itself."""
         if self.quantile is None:
             return x0.clamp(-self.largest, self.largest)
         bound = torch.quantile(x0.abs().flatten(1), self.quantile, dim=1)
@@ -122,13 +121,13 @@ class Limit:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """How to read the model outputs of one run: its noise levels and what the outputs predict.
+    """The meaning of the model outputs of one run: its noise levels, and what the outputs predict.
 
-    kind: of PREDICTIONS, said of `gain * output`. v_prediction is meant in the coordinates the network
-    sees, where signal and noise have variance 1 together: x / sqrt(alpha^2 data_std^2 + sigma^2). With
-    alpha = 1 that is EDM preconditioning (Karras et al. 2022, table 1): c_skip x + c_out output.
+    kind: one of PREDICTIONS, for `gain * output`. v_prediction refers to the coordinates that the network sees, where x
+    has variance 1: x / sqrt(alpha^2 data_std^2 + sigma^2). With alpha = 1 that is EDM preconditioning (Karras et al.
+    2022, table 1): c_skip x + c_out output.
     learned_variance: an output with twice the channels of x is cut to its first half.
-    limit: what the scheduler applies to clean estimates.
+    limit: the bound that the scheduler applies to clean estimates.
     """
 
     schedule: NoiseSchedule
@@ -143,7 +142,7 @@ class View:
         return self.pair(self.schedule.level(i), output, x)
 
     def pair(self, level: NoiseLevel, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair (x0, eps) of a model call at any level; always x = alpha x0 + sigma eps, limited or not.
+        """The pair (x0, eps) of a model call at any level, with x = alpha x0 + sigma eps also under a limit.
 
         x: [n, *latent] as given to `scheduler.step`; output: [n, *latent], or [n, 2 channels, ...].
         """
@@ -159,11 +158,11 @@ class View:
         return x0, eps
 
     def output(self, i: int, x0: Tensor, eps: Tensor) -> Tensor:
-        """The model output that stands for a pair at call i (the inverse; no variance, no limit)."""
+        """The model output for a pair at call i: the inverse, without variance and limit."""
         return self.output_at(self.schedule.level(i), x0, eps)
 
     def output_at(self, level: NoiseLevel, x0: Tensor, eps: Tensor) -> Tensor:
-        """The model output that stands for a pair at any level."""
+        """The model output for a pair at any level."""
         alpha, sigma, _ = self._seen(level)
         return convert(self.kind, x0 / self._unit, eps, alpha, sigma) / self.gain
 

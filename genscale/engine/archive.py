@@ -1,9 +1,8 @@
-"""Everything a run found out, written as it goes, so that a killed run resumes and none is done twice.
+"""The results of a run, written while it runs, so that a killed run resumes without repeating work.
 
-One JSON line for each finished piece of work: a solve (a candidate carried to a step; its latents and
-its solver's memory are a safetensors file beside it), a prediction or a gradient at a step (likewise), or a
-score. A line is written after its file, files appear under their final name only when complete, and a line torn by a
-kill is cut off.
+One JSON line for each finished piece of work: a solve (the state of a candidate at a step), a prediction or a gradient
+at a step, or a score. Tensors are in a safetensors file beside it. A line is written after its file, a file gets its
+final name when it is complete, and an incomplete last line is cut off.
 """
 
 from __future__ import annotations
@@ -28,10 +27,12 @@ FILE = "archive.jsonl"
 
 @dataclass
 class Entry:
-    """One scored state of one candidate. final: clean latents (previews never win).
+    """One scored state of one candidate.
 
-    scores: raw, by search verifier; select and held_out likewise. nfe: what the prompt's search had spent when
-    it was scored. seconds: since the run began. x: clean latents, where they are kept.
+    prompt: its index. step: of the process. final: whether the latents were clean; a preview cannot win.
+    scores: raw scores, by search verifier; select and held_out: those of the other roles. total: the combined search
+    score; None under a rank ensemble. nfe: spent by the prompt's search when it was scored. seconds: since the run
+    began. x: clean latents [*latent], where they are kept.
     """
 
     prompt: int
@@ -52,7 +53,7 @@ class Entry:
 
 
 def recipe(c: Candidate) -> dict[str, Any]:
-    """A candidate as a record holds it."""
+    """The fields of a record that describe its candidate."""
     return {
         "candidate": c.id,
         "origin": c.origin,
@@ -65,7 +66,7 @@ def recipe(c: Candidate) -> dict[str, Any]:
 
 
 def candidate_of(record: Mapping[str, Any]) -> Candidate:
-    """The candidate in a record."""
+    """The candidate that a record describes."""
     return Candidate(
         record["candidate"],
         record["origin"],
@@ -78,15 +79,17 @@ def candidate_of(record: Mapping[str, Any]) -> Candidate:
 
 
 class Archive:
-    """The entries of a run; with a folder, also on disk and able to resume.
+    """The entries of a run; with a folder also on disk, so that the run can resume.
 
-    heading: what the run is (prompts, model, sampler, seed, ...): a folder made by another run is refused.
+    heading: the request (prompts, model, sampler, seed, ...). A folder with another heading is refused.
+    entries: all scores, in the order in which they were entered. earlier_seconds, earlier_evaluations: seconds and NFE
+    of the run before it was resumed, up to its last record.
     """
 
     def __init__(self, folder: Path | None = None, heading: Mapping[str, Any] | None = None) -> None:
         self.entries: list[Entry] = []
         self.folder = folder
-        self.earlier_seconds, self.earlier_evaluations = 0.0, 0  # of earlier lives of this run, up to a score
+        self.earlier_seconds, self.earlier_evaluations = 0.0, 0
         self._started = time.monotonic()
         self._solved: dict[tuple[int, int, int], dict[str, Any]] = {}
         self._predicted: dict[tuple[int, int, int, str], dict[str, Any]] = {}
@@ -102,7 +105,7 @@ class Archive:
             (folder / "latents").mkdir(parents=True, exist_ok=True)
             lines = list(_whole_lines(path))
             if lines:
-                self._read(lines, heading)  # before anything of it is changed: it may be another's
+                self._read(lines, heading)  # before anything is changed: the folder may belong to another run
             _cut_torn_line(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
@@ -113,7 +116,7 @@ class Archive:
             self._write({"kind": "run", **heading})
 
     def _read(self, lines: list[dict[str, Any]], heading: dict[str, Any]) -> None:
-        # A larger budget or another batch size goes on with what is there: candidates stay the same.
+        # Limits may change: with another budget or batch size the candidates stay the same.
         differing = [k for k in heading if k != "limits" and lines[0].get(k) != heading[k]]
         if differing:
             raise UsageError(
@@ -146,7 +149,7 @@ class Archive:
     def solved(
         self, prompt: int, candidate: Candidate, step: int, device: torch.device | None = None
     ) -> Particles | None:
-        """The stored result of a solve, if an earlier life of this run finished it."""
+        """The stored result of a solve (one row); None if there is none."""
         record = self._solved.get((prompt, candidate.id, step))
         tensors = self._stored(record, candidate)
         if record is None or tensors is None:
@@ -157,7 +160,7 @@ class Archive:
         return found if device is None else found.to(device)
 
     def add_solved(self, prompt: int, particles: Particles) -> None:
-        """Store each row of finished particles (nothing without a folder)."""
+        """Store each row of solved particles, if there is a folder."""
         if self.folder is None:
             return
         for i, candidate in enumerate(particles.candidates):
@@ -179,7 +182,7 @@ class Archive:
         branch: str | None = None,
         device: torch.device | None = None,
     ) -> Prediction | None:
-        """The stored answer of a Denoise, if an earlier life of this run finished it."""
+        """The stored answer of a Denoise (one row); None if there is none."""
         tensors = self._stored(self._predicted.get((prompt, candidate.id, step, branch or "")), candidate)
         if tensors is None:
             return None
@@ -189,7 +192,7 @@ class Archive:
     def add_predicted(
         self, prompt: int, particles: Particles, prediction: Prediction, branch: str | None = None
     ) -> None:
-        """Store each row of a prediction (nothing without a folder)."""
+        """Store each row of a prediction, if there is a folder."""
         if self.folder is None:
             return
         step = particles.step
@@ -214,9 +217,9 @@ class Archive:
         combine: Callable[[Tensor], Tensor],
         device: torch.device | None = None,
     ) -> Graded | None:
-        """The stored answer of one row of a Gradient, if an earlier life of this run finished it.
+        """The stored answer of a Gradient (one row); None if there is none.
 
-        asked: what tells the question from others about this candidate at this step.
+        asked: digest of the query's row. combine: from raw scores to totals.
         """
         tensors = self._stored(self._graded.get((prompt, candidate.id, step, asked)), candidate)
         if tensors is None:
@@ -232,7 +235,7 @@ class Archive:
     def add_graded(
         self, prompt: int, candidate: Candidate, step: int, asked: str, graded: Graded, nfe: int
     ) -> None:
-        """Store one row of an answer (nothing without a folder). nfe: what the prompt's search had spent with it."""
+        """Store one row of an answer, if there is a folder. nfe: spent by the prompt's search, this included."""
         if self.folder is None:
             return
         given = {k: getattr(graded, k) for k in ("gradient", "x0", "noises", "each", "each_noises")}
@@ -241,7 +244,7 @@ class Archive:
         tensors |= {"first_x0": first.x0, "first_eps": first.eps}
         if first.rate is not None:
             tensors["first_rate"] = first.rate
-        if first.x0.data_ptr() == graded.x0.data_ptr():  # of one call they are the same
+        if first.x0.data_ptr() == graded.x0.data_ptr():  # the same tensor, if there was one model call
             del tensors["x0"]
         if graded.scores is not None:
             tensors["raw"] = graded.scores.raw
@@ -249,7 +252,7 @@ class Archive:
         self._store("gradient", name, prompt, candidate, step, tensors, {"asked": asked, "nfe": nfe})
 
     def _stored(self, record: dict[str, Any] | None, candidate: Candidate) -> dict[str, Tensor] | None:
-        """The tensors of a record; none of another candidate's: another budget may have planned another search."""
+        """The tensors of a record, if it is of this very candidate: with another budget its id may mean another."""
         if record is None or self.folder is None or not (self.folder / record["file"]).exists():
             return None
         if candidate_of(record) != candidate:
@@ -268,7 +271,7 @@ class Archive:
         tensors: Mapping[str, Tensor],
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        """A file of tensors under its final name only when it is whole, then its line."""
+        """Write the tensors to a file, rename it when it is complete, then write its line."""
         from safetensors.torch import save_file
 
         assert self.folder is not None
@@ -284,7 +287,7 @@ class Archive:
         return entry if entry is not None and entry.candidate == candidate else None
 
     def add_score(self, entry: Entry, fresh: bool) -> None:
-        """Take an entry into the run; `fresh` ones go to disk, those that were read from there do not."""
+        """Add an entry to the run. fresh: also write it; entries that were read from disk are there already."""
         self.entries.append(entry)
         if fresh:
             self._write(entry.as_dict())
@@ -301,7 +304,7 @@ class Archive:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a journal, without a last line torn by a kill."""
+    """The records of a file, without an incomplete last line."""
     data = path.read_bytes() if path.exists() else b""
     end = data.rfind(b"\n") + 1
     for number, line in enumerate(data[:end].splitlines(), 1):
@@ -314,7 +317,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _renamed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as it is written today: what `held_out` holds was called `report` at first."""
+    """A record in today's words: early versions called `held_out` `report`."""
     if "report" in record:
         record["held_out"] = record.pop("report")
     if "report" in (roles := record.get("verifiers", {})):
@@ -329,6 +332,6 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, end)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The records of a finished or killed run, heading first; for `show`, `rescore` and tests."""
+def read_archive(folder: Path) -> list[dict[str, Any]]:
+    """The records of a finished or killed run, the heading first."""
     return list(_whole_lines(folder / FILE))

@@ -85,7 +85,7 @@ class Budget:
         return replace(self, nfe=allowed if self.nfe is None else min(self.nfe, allowed))
 
     def __str__(self) -> str:
-        """As `parse` reads it, without loss."""
+        """Text from which `parse` makes an equal budget."""
         units = {
             "nfe": "{}nfe",
             "seconds": "{}s",

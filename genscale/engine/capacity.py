@@ -15,7 +15,7 @@ from genscale.errors import UsageError
 
 @dataclass
 class Capacity:
-    """The limits that everything an engine evaluates shares.
+    """The limits of a run, and the archive and ledger that they are compared with.
 
     batch_size: latents (rows) in one model call, at most; halved when memory runs out. decode_batch: latents decoded
     and scored together, at most; None is batch_size. halted: the user asked to stop, so no evaluation is left.

@@ -14,7 +14,6 @@ from genscale.key import Key
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler, SamplerHooks
 
-ENOUGH = 32  # finished candidates after which a search without an end is not followed further
 CURE = 'give a verifier, such as verifier="clip" or a function (images, prompts) -> scores'
 
 
@@ -30,8 +29,8 @@ def check_choice(
 
     The sampler is run without a model, as for a plan. It needs a verifier if it asks for scores of previews, or if it
     finishes more candidates than the `results` that are asked for a prompt: without scores the first would win, and
-    what the others cost would be lost. A sampler that returns a weighted population (fkc, whose weights come from the
-    mix) chooses by these weights. Held-out verifiers only measure.
+    what the others cost would be lost. A sampler that needs a mix (fkc) draws its result by weights that come from the
+    mix, and needs no scores. Held-out verifiers only measure.
     """
     if roles.judge.members:
         return
@@ -47,11 +46,11 @@ def check_choice(
             raise UsageError(
                 f"{name} compares candidates during the run and no verifier was given to score them: {CURE}."
             )
-        if endless and search.finished > results + ENOUGH:
+        if endless and search.finished > results:
             break
-    if search.finished > results and search.population is None:
+    if search.finished > results and "mix" not in getattr(sampler, "needs", ()):
         count = f"more than {results}" if endless else str(search.finished)
         raise UsageError(
             f"{name} would finish {count} candidates a prompt to return {results}, and no verifier was given to choose "
-            f"by: {CURE}, or ask for no more candidates than images."
+            f"by: {CURE}, or ask for all of them (num_images_per_prompt)."
         )

@@ -54,9 +54,9 @@ class Engine:
     ) -> None:
         self.searches, self.ledger, self.halt = list(searches), ledger, halt
         self.capacity = Capacity(budget, archive, ledger, batch_size, decode_batch, on_event)
-        self._model = ModelBatches(self.capacity, archive, ledger, on_event)
-        self._gradients = GradientBatches(roles.search, decode, self.capacity, archive, ledger, on_event)
-        self._scoring = Scoring(roles, decode, self.capacity, archive, ledger, on_event)
+        self._model = ModelBatches(self.capacity)
+        self._gradients = GradientBatches(roles.search, decode, self.capacity)
+        self._scoring = Scoring(roles, decode, self.capacity)
 
     def run(self) -> Generator[Batch, Output, None]:
         """Yield batches and be sent their outputs; ends when every search has ended."""

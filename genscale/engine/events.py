@@ -1,4 +1,4 @@
-"""What a run tells while it goes, for progress bars, previews and logs."""
+"""Events of a run, for progress bars, previews and logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Denoised:
-    """A batch came back: evaluations so far of the whole run (backwards counted as the budget does), rows of it."""
+    """A batch was evaluated. evaluations: NFE of the whole run so far, as the budget counts. rows: of the batch."""
 
     evaluations: int
     rows: int
@@ -20,7 +20,7 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Differentiated:
-    """Gradients of so many rows are known; evaluations as in Denoised."""
+    """The gradients of n rows are finished. evaluations: as in Denoised."""
 
     evaluations: int
     rows: int
@@ -28,9 +28,9 @@ class Differentiated:
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate was judged; best is the best finished one of its prompt, None before the first.
+    """A candidate was scored. best: the best finished candidate of its prompt, None before the first.
 
-    media: what the judges saw of it, decoded; None of one that an earlier life of the run had judged.
+    media: the image or video that was scored; None if the score comes from the archive of a resumed run.
     """
 
     entry: Entry
@@ -40,7 +40,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class BatchHalved:
-    """Memory ran out: from now on at most batch_size latents go through the model at once."""
+    """Memory ran out. batch_size: latents in one model call from now on, at most."""
 
     batch_size: int
 

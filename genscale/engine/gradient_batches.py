@@ -7,17 +7,15 @@ detached leaves, so that their activations are not all in memory together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from genscale.engine.archive import Archive
 from genscale.engine.capacity import Capacity
-from genscale.engine.events import Denoised, Differentiated, Event
+from genscale.engine.events import Denoised, Differentiated
 from genscale.engine.gradient_checks import digest, kind_of
-from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
 from genscale.engine.unrolled_calls import Unroll, pulled_back
 from genscale.engine.verifier_roles import VerifierSet
@@ -74,17 +72,9 @@ class GradientBatches:
     verifiers: those that steer the search, whose combined score is differentiated.
     """
 
-    def __init__(
-        self,
-        verifiers: VerifierSet,
-        decode: Decode,
-        capacity: Capacity,
-        archive: Archive,
-        ledger: Ledger,
-        on_event: Callable[[Event], None],
-    ) -> None:
+    def __init__(self, verifiers: VerifierSet, decode: Decode, capacity: Capacity) -> None:
         self.verifiers, self.decode, self.capacity = verifiers, decode, capacity
-        self.archive, self.ledger, self.on_event = archive, ledger, on_event
+        self.archive, self.ledger, self.on_event = capacity.archive, capacity.ledger, capacity.on_event
         self.under_way: Group | None = None
         self._pending: list[QueryRows] = []
 

@@ -1,4 +1,4 @@
-"""What was spent on what."""
+"""Counts of what a run spends."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from genscale.protocol.queries import BACKWARD
 
 @dataclass
 class Ledger:
-    """Counts of a run. Seconds are wall clock, not synchronised with an accelerator inside the loop.
+    """Counts of a run.
 
-    evaluations: rows through the denoiser (a guidance pair counts 2); probes: those of them spent on
-    finding out how a pipeline behaves, where it could not be seen without running it. backwards: rows of the denoiser
-    that gradients went back through; what a checkpoint computes again is among the evaluations. decodes: images or
-    videos decoded. verifier_calls: images scored, by verifier.
+    evaluations: rows through the denoiser; with classifier-free guidance a step counts 2. Recomputed calls of
+        checkpointing count too.
+    probes: evaluations, among these, that were needed to find out how the pipeline behaves.
+    backwards: rows of the denoiser in backward passes.
+    decodes: images or videos decoded.
+    verifier_calls: images or videos scored, by verifier.
+    seconds: wall clock by kind of work; not synchronised with the accelerator inside the loop.
     """
 
     evaluations: int = 0
@@ -32,7 +35,7 @@ class Ledger:
 
     @property
     def nfe(self) -> int:
-        """What a budget counts."""
+        """Evaluations as a budget counts them: each row in a backward pass counts BACKWARD."""
         return self.evaluations + BACKWARD * self.backwards
 
     @contextmanager
@@ -63,7 +66,7 @@ class Ledger:
 
 
 def peak_memory() -> int:
-    """Peak bytes allocated on the GPU, or the peak resident size of this process without one."""
+    """Peak bytes allocated on the GPU; without one, the peak resident size of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return int(torch.cuda.max_memory_allocated())
     try:

@@ -1,4 +1,4 @@
-"""Between an engine and a model: every batch becomes one for each source of a mix, and their outputs one output."""
+"""Evaluate a mix: each batch of the engine becomes one batch for every source, and their outputs become one output."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from genscale.protocol.batches import Batch, Output
 
 
 class Mixer:
-    """Opens batches and absorbs outputs.
+    """Turns a batch into the batches of the mix's sources, one at a time, and combines their outputs.
 
     view: what the outputs mean, or why that cannot be read. steps: model calls of the grid. rows: (prompt index, a
-    source's prompt) -> prompt index of the model's. rated: also give the corrector's rate.
+    source's prompt or None) -> the row of the model's prompts. rated: whether outputs carry the corrector's rate.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Mixer:
         self._outputs: list[Output] = []
 
     def open(self, batch: Batch) -> Batch:
-        """The first batch to evaluate for it; forgets a batch that was under way."""
+        """The first batch to evaluate in place of this one. A batch that was not finished is dropped."""
         self._batch, self._outputs = batch, []
         self._active = []
         if batch.branch is None and batch.step < self.steps:
@@ -49,7 +49,7 @@ class Mixer:
         return self._next() if self._active else batch
 
     def absorb(self, output: Output) -> Batch | Output:
-        """The next batch to evaluate, or the mixed output."""
+        """Take an output; returns the next batch to evaluate, or the combined output."""
         if not self._active:
             return output
         self._outputs.append(output)
@@ -71,7 +71,7 @@ class Mixer:
     def _mixed(self) -> Output:
         batch = self._batch
         assert batch is not None
-        with torch.set_grad_enabled(batch.grad):  # the loop that answers may run without
+        with torch.set_grad_enabled(batch.grad):  # the caller's mode may differ
             value, rates = self._value(self.moment(batch))
         return Output(value, self._outputs[0].x, sum(o.evaluations for o in self._outputs), rates)
 
@@ -79,9 +79,9 @@ class Mixer:
         outputs, weights = [o.value for o in self._outputs], [w for _, w in self._active]
         x, level = self._outputs[0].x, moment.level
         joined = self.mix.join(moment, dict(zip((s for s, _ in self._active), outputs, strict=True)))
-        if joined is not None:  # nothing that is not linear has a rate
+        if joined is not None:  # only linear combinations have a rate
             return joined, None
-        if weights == [1.0]:  # one model's answer, untouched
+        if weights == [1.0]:  # one model's output as it is
             none = torch.zeros(len(x), dtype=torch.float64, device=x.device) if self.rated else None
             return outputs[0], none
         value = combined(outputs, weights, self.view, level, x)

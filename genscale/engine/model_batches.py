@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from genscale.diffusion.kernels import Kernel
-from genscale.engine.archive import Archive
 from genscale.engine.capacity import Capacity
-from genscale.engine.events import Denoised, Event
-from genscale.engine.ledger import Ledger
+from genscale.engine.events import Denoised
 from genscale.engine.search import Search
 from genscale.errors import BudgetExhausted
 from genscale.protocol.answers import Prediction
@@ -70,10 +67,8 @@ class ModelRows:
 class ModelBatches:
     """Every row that waits for the denoiser, and the batch that is being evaluated."""
 
-    def __init__(
-        self, capacity: Capacity, archive: Archive, ledger: Ledger, on_event: Callable[[Event], None]
-    ) -> None:
-        self.capacity, self.archive, self.ledger, self.on_event = capacity, archive, ledger, on_event
+    def __init__(self, capacity: Capacity) -> None:
+        self.capacity, self.archive, self.ledger = capacity, capacity.archive, capacity.ledger
         self.waiting: list[ModelRows] = []
         self.evaluated: list[ModelRows] = []  # the rows of the open batch
 
@@ -186,7 +181,7 @@ class ModelBatches:
                 rate = None if output.rate is None else output.rate[at : at + n].detach()
                 self._advance(part, output.value[at : at + n], output.x[at : at + n], rate)
                 at += n
-        self.on_event(Denoised(self.ledger.nfe, total))
+        self.capacity.on_event(Denoised(self.ledger.nfe, total))
         for search in {id(part.search): part.search for part in parts}.values():
             if search.complete:
                 search.answer()

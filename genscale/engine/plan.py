@@ -22,12 +22,13 @@ from genscale.protocol.queries import Gradient, Score
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run.
+    """The cost of a run, for each prompt.
 
-    steps: denoising steps of one candidate. nfe_per_candidate: its NFE, guidance counted. cost: NFE per prompt that
-    the sampler spends without a budget; None if it runs until the budget ends. nfe, verifier_calls: what each prompt
-    will spend under the budget; an upper limit where seconds, a target or a stop rule may end it earlier, None where
-    only these end it. candidates: how many will be finished per prompt. budget: with `images` resolved to NFE.
+    steps: denoising steps of one candidate. nfe_per_candidate: its NFE (denoiser evaluations; 2 a step with guidance).
+    cost: NFE that the sampler spends without a budget; None if it runs until the budget is spent.
+    nfe, verifier_calls, candidates: what will be spent, and how many candidates finished, under the budget. Where
+        seconds, a target or a stop rule may end the run earlier these are upper limits; None if only those end it.
+    prompts: how many. budget: with `images` resolved to NFE.
     """
 
     steps: int
@@ -48,10 +49,10 @@ def plan(
     prompts: int,
     stop: Stop | None = None,
 ) -> Plan:
-    """Run the sampler without a model, counting its queries, as if all scores were equal.
+    """Run the sampler without a model and count its queries, as if all scores were equal.
 
-    That is exact for samplers whose cost does not depend on scores; for the others (`rollover`) it is their cost when
-    no score improves.
+    That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is their cost when no
+    score improves.
     """
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
     seen = search.process
@@ -74,7 +75,7 @@ def plan(
 
 def simulate(search: Search) -> Iterator[bool]:
     """Run the search with made-up answers, counting. Yields at every Score whether it is one of previews."""
-    panel, steps = search.roles.search, search.process.steps
+    verifiers, steps = search.roles.search, search.process.steps
     while search.query is not None:
         rows, until, particles = search.affordable(), search.until, search.particles
         some = particles[:rows]
@@ -86,7 +87,9 @@ def simulate(search: Search) -> Iterator[bool]:
             search.calls += search.calls_a_score * rows
             search.finished += rows if particles.step == steps else 0
             yield particles.step < steps
-            search.send(Scores(torch.zeros(rows, len(panel.members), dtype=torch.float64), panel.combine))
+            search.send(
+                Scores(torch.zeros(rows, len(verifiers.members), dtype=torch.float64), verifiers.combine)
+            )
         elif isinstance(search.query, Gradient):
             search.spent += search.price * rows
             search.calls += search.calls_a_score * rows
@@ -100,16 +103,16 @@ def simulate(search: Search) -> Iterator[bool]:
 
 
 def _flat(query: Gradient, particles: Particles, search: Search) -> Graded:
-    """Gradients of 0."""
-    x, panel = particles.x.float(), search.roles.search
-    raw = torch.zeros(len(x), len(panel.members), dtype=torch.float64)
+    """A made-up answer: all gradients and scores are 0."""
+    x, verifiers = particles.x.float(), search.roles.search
+    raw = torch.zeros(len(x), len(verifiers.members), dtype=torch.float64)
     noises = None if query.noises is None else torch.zeros_like(query.noises[:, : len(x)])
     return Graded(
         torch.zeros_like(x),
         x,
         Prediction(x, x),
-        None if query.pull is not None else Scores(raw, panel.combine),
+        None if query.pull is not None else Scores(raw, verifiers.combine),
         noises,
-        torch.zeros(len(panel.members), *x.shape) if query.each else None,
-        None if noises is None or not query.each else torch.zeros(len(panel.members), *noises.shape),
+        torch.zeros(len(verifiers.members), *x.shape) if query.each else None,
+        None if noises is None or not query.each else torch.zeros(len(verifiers.members), *noises.shape),
     )

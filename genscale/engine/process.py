@@ -1,4 +1,4 @@
-"""The reverse process of one prompt, made of plain tensors and a solver (implements `protocol.Process`)."""
+"""The reverse process of one prompt: the Process that samplers see, and the steps that the engine takes with it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from genscale.diffusion.kernels import Glass, Kernel, Transition, ddim_step
+from genscale.diffusion.kernels import Kernel, Transition, ddim_step
 from genscale.diffusion.mixture_arithmetic import total
 from genscale.diffusion.mixtures import Mix, MixtureContext
-from genscale.diffusion.noise_schedule import NoiseLevel, NoiseSchedule
+from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
+from genscale.engine import kernel_steps
 from genscale.engine.grid import Place, restart_grid, timed_grid
 from genscale.engine.own_path import OwnPath
 from genscale.engine.prior import Prior
@@ -20,27 +21,35 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Solver
-from genscale.protocol.particles import OWN, Candidate, Memory, Particles
+from genscale.protocol.particles import OWN, Candidate, Particles
 from genscale.protocol.queries import BACKWARD
 
 
 @dataclass(frozen=True)
 class PromptProcess:
-    """What a sampler sees of one prompt.
+    """The process of one prompt, made of tensors, a solver and numbers (implements `protocol.interfaces.Process`).
 
-    evaluations: NFE of one row at each step [steps]. view: noise levels and meaning of the model output; a
-    string instead says why they cannot be read. own_draw: the noise that the pipeline's own run would use
-    inside solver steps, (step, draw) -> [*latent]. model_calls: index of a last step without a model call,
-    which only takes over what the pipeline's loop made of the latents. restarts: steps at which a solve may
-    begin (a second-order scheduler's step has two model calls, and none may begin between them); empty: all.
-    first_sigma: std of the noise at the pipeline's first level. places: where on the pipeline's grid each step of
-    this one is, when it is not the same (see `regridded`); the pipeline's own scheduler cannot step there.
-    off_grid: why the model cannot be called between the levels of its grid, None if it can.
-    own_restarts: whether the scheduler can begin in the middle without its memory. open_ended, left: what
-    the budget says; left gives (nfe_left, calls_left). of_branch: NFE of one branch of classifier-free guidance at a
-    step of the pipeline's grid; None where the model has none. mix: what predictions are made of. own_grid: view and
-    model calls of the pipeline's grid, where this one is another. judges: verifiers of a preview and of a finished
-    candidate. prompt: its text. verifiers: names of those that steer the search.
+    evaluations: NFE of one row at each step [steps].
+    prior: initial latents as a function of noise.
+    solver: one step of the pipeline's own scheduler.
+    view: noise levels, and what the model output means; a string instead says why they cannot be read.
+    own_draw: (step, draw) -> [*latent], the noise that the pipeline's own run uses inside solver steps.
+    model_calls: index of a last step without a model call, which takes over what the pipeline's loop makes of the
+        clean latents; None where there is none.
+    restarts: steps at which a solve may begin; empty: all. A step of a second-order scheduler has two model calls,
+        and no solve may begin between them.
+    places: where the steps lie on the pipeline's grid, if this is another grid (see `regridded`); the pipeline's own
+        scheduler cannot step on it.
+    first_sigma: std of the noise at the pipeline's first level.
+    off_grid: why the model cannot be called between the levels of its grid; None if it can.
+    own_restarts: whether the scheduler can begin in the middle of a run without its memory.
+    open_ended, left: what the budget says; left() gives (nfe_left, calls_left).
+    of_branch: step of the pipeline's grid -> NFE of one branch of classifier-free guidance; None without branches.
+    mix: what predictions are combined from; None: the pipeline's own.
+    own_grid: (view, model calls) of the pipeline's grid, if this is another.
+    judges: verifier calls of scoring (a preview, a finished candidate).
+    prompt: its text. verifiers: names of the search verifiers.
+    own_path: which latents are the pipeline's own, and the ids of what leaves them.
     """
 
     evaluations: tuple[int, ...]
@@ -122,7 +131,7 @@ class PromptProcess:
     def price(
         self, particles: Particles, until: int | None, kernel: Kernel | None, branch: str | None = None
     ) -> int:
-        """Evaluations that one row still takes to a step; None: of one model call, or one branch of it."""
+        """NFE that one row still takes to step `until`; None: of one model call, or of one `branch` of it."""
         step = particles.step
         if branch is not None:
             return self.branch_nfe(step)
@@ -140,13 +149,12 @@ class PromptProcess:
         return forwards + self.gradient_passes(each) * (again + BACKWARD * forwards)
 
     def gradient_passes(self, each: bool) -> int:
-        """How often a Gradient goes back: once, or for every verifier by itself."""
+        """Backward passes of a Gradient: one, or with `each` one for every search verifier."""
         return max(self.judges[0], 1) if each else 1
 
     # ---- another grid
 
     def check_off_grid(self, what: str) -> None:
-        """Refuse, in the name of what needs it, where the model cannot be called between the levels of the grid."""
         if self.off_grid:
             raise UsageError(f"{what} is not possible here: {self.off_grid}.")
         if self.steps > self.model_steps:
@@ -155,12 +163,6 @@ class PromptProcess:
             )
 
     def regridded(self, times: Sequence[float] | None = None) -> PromptProcess:
-        """The same process on levels at which kernels can step.
-
-        times: decreasing linear times of all model calls; None: the pipeline's own levels, without the second calls of
-        second-order schedulers. Times above the pipeline's first level are left out. UsageError where the model cannot
-        be called at such levels.
-        """
         if times is None and not self.restarts:
             return self
         view, calls = self._view(), self.model_steps
@@ -214,9 +216,9 @@ class PromptProcess:
         return self.own_path.record(Particles(self._at_first_level(torch.stack(rows)), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
-        """Initial latents, which are those of the pipeline's first level, at the first of this grid.
+        """Initial latents [n, *latent] of the pipeline's first noise level, moved to the first level of this grid.
 
-        They are taken for pure noise, as all are from which a grid of its own is begun: only their std changes.
+        They are taken to be pure noise, so only their std changes.
         """
         place = None if self.places is None else self.places[0]
         if place is None or place.time is None:
@@ -241,13 +243,13 @@ class PromptProcess:
     # ---- model calls and steps
 
     def model_input(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
-        """What the next model call of these particles sees: latents, and their time where it is not the step's."""
+        """Input of the next model call: latents [n, *latent], and their linear time if it is not that of the step."""
         step = particles.step
         time = None if self.places is None or step == self.model_calls else self.places[step].time
         if not particles.inner:
             return particles.x, time
-        level, clean = self._inner_level(particles, kernel)
-        return level.alpha * clean, level.time
+        level, x = kernel_steps.inner_input(self.schedule, particles, kernel)
+        return x, level.time
 
     def place(self, step: int) -> int:
         """The pipeline's step that is nearest to a step of this grid."""
@@ -256,18 +258,19 @@ class PromptProcess:
     def advance(
         self, particles: Particles, output: Tensor, x: Tensor, preview: bool, kernel: Kernel | None = None
     ) -> Particles:
-        """One step after a model call that saw latents `x`, with a kernel or the pipeline's own scheduler.
+        """One step after a model call, with a kernel or (None) the pipeline's own scheduler.
 
-        preview: also keep the clean estimate, where the scheduler can be read.
+        output: of the model, [n, ...]. x: [n, *latent], the latents that the call saw; the pipeline's loop may have
+        edited them. preview: also keep the clean estimate, where the noise levels can be read.
         """
         if particles.step == self.model_calls:
             return Particles(x, particles.step + 1, particles.candidates, None, particles.x0)
         if kernel is not None:
-            asked = self.model_input(particles, kernel)[0]
-            prediction = Prediction(
-                *self._view().pair(self._asked_level(particles, kernel), output, _kept(asked, x))
-            )
-            return self._step(replace(particles, x=_kept(particles.x, x)), prediction, kernel, preview)
+            level, given = self.schedule.level(particles.step), particles.x
+            if particles.inner:
+                level, given = kernel_steps.inner_input(self.schedule, particles, kernel)
+            prediction = Prediction(*self._view().pair(level, output, _as_seen(given, x)))
+            return self._step(replace(particles, x=_as_seen(particles.x, x)), prediction, kernel, preview)
         if self.places is not None:
             raise TypeError(
                 "on another grid than its own, the pipeline's scheduler cannot step: give a kernel"
@@ -284,7 +287,8 @@ class PromptProcess:
         return Particles(new, particles.step + 1, particles.candidates, memory, x0)
 
     def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
-        return Prediction(*self._view().clean_and_noise(particles.step, output, _kept(particles.x, x)))
+        """The prediction that a model output [n, ...] at the latents `x` stands for."""
+        return Prediction(*self._view().clean_and_noise(particles.step, output, _as_seen(particles.x, x)))
 
     def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
         return self._step(self.off_path(particles, repr(kernel)), prediction, kernel, preview=False)
@@ -303,65 +307,29 @@ class PromptProcess:
         return Particles(x, self.model_steps, candidates, None, prediction.x0)
 
     def transition(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Transition:
-        levels, step = self.schedule, particles.step
-        x = particles.x.to(prediction.x0.dtype)  # the state is float32 from here on
-        return kernel.transition(x, prediction.x0, prediction.eps, levels.level(step), levels.level(step + 1))
+        return kernel_steps.transition(self.schedule, particles, prediction, kernel, particles.step + 1)
 
     def take(self, particles: Particles, transition: Transition) -> Particles:
         particles = self.off_path(particles, "transition")
-        mean, step = transition.mean, particles.step
-        x = mean if transition.std == 0 else transition.sample(self._noise(particles, step, mean.device))
-        return Particles(x, step + 1, particles.candidates)
+        return kernel_steps.jump(particles, transition, particles.step + 1, lambda: self._noise(particles))
 
     def leap(
         self, particles: Particles, prediction: Prediction, kernel: Kernel, until: int, noise: Tensor | None
     ) -> Particles:
-        """One transition to any later step; noise [n, *latent], or None for that of the candidates' keys."""
-        levels, step = self.schedule, particles.step
-        x = particles.x.to(prediction.x0.dtype)
-        made = kernel.transition(x, prediction.x0, prediction.eps, levels.level(step), levels.level(until))
-        if noise is None and made.std > 0:
-            noise = self._noise(particles, step, x.device)
-        return Particles(made.mean if noise is None else made.sample(noise), until, particles.candidates)
+        """One transition to any later step. noise: [n, *latent]; None: drawn from the candidates' keys."""
+        made = kernel_steps.transition(self.schedule, particles, prediction, kernel, until)
+        return kernel_steps.jump(
+            particles, made, until, lambda: self._noise(particles) if noise is None else noise
+        )
 
     def _step(self, particles: Particles, prediction: Prediction, kernel: Kernel, preview: bool) -> Particles:
-        """One model call of a transition, with its prediction."""
-        step, levels = particles.step, self.schedule
-        start, stop = levels.level(step), levels.level(step + 1)
-        shown = prediction.x0 if preview else None
-        if not isinstance(kernel, Glass) or kernel.calls(start) == 1:
-            return replace(self.take(particles, self.transition(particles, prediction, kernel)), x0=shown)
-        x, x0 = particles.x.to(prediction.x0.dtype), prediction.x0
-        if particles.inner == 0:
-            bar = kernel.begin(x, self._noise(particles, step, x.device), start, stop)
-        else:
-            assert particles.memory is not None
-            bar = particles.memory.rows["bar"]
-        bar = kernel.advance(particles.inner, x, bar, x0, start, stop)
-        if particles.inner + 1 == kernel.calls(start):
-            return Particles(bar, step + 1, particles.candidates, None, shown)
-        return Particles(x, step, particles.candidates, Memory({"bar": bar}, {}), shown, particles.inner + 1)
+        noise = lambda: self._noise(particles)  # noqa: E731
+        return kernel_steps.step(self.schedule, particles, prediction, kernel, noise, preview)
 
-    def _inner_level(self, particles: Particles, kernel: Kernel | None) -> tuple[NoiseLevel, Tensor]:
-        """The level of the next inner model call, and the observation of clean latents that it is given."""
-        assert isinstance(kernel, Glass)
-        assert particles.memory is not None
-        start, stop = (self.schedule.level(particles.step + i) for i in (0, 1))
-        clean, kappa = kernel.observation(
-            particles.inner, particles.x, particles.memory.rows["bar"], start, stop
-        )
-        return self.schedule.between(kappa / (1 + kappa)), clean
-
-    def _asked_level(self, particles: Particles, kernel: Kernel) -> NoiseLevel:
-        return (
-            self._inner_level(particles, kernel)[0]
-            if particles.inner
-            else self.schedule.level(particles.step)
-        )
-
-    def _noise(self, particles: Particles, step: int, device: torch.device) -> Tensor:
-        """Noise of a transition, by the candidates' own keys."""
-        return torch.stack([self.injected(c, step) for c in particles.candidates]).to(device)
+    def _noise(self, particles: Particles) -> Tensor:
+        """The noise of a kernel's transition [n, *latent], from the candidates' own keys."""
+        noises = [self.injected(c, particles.step) for c in particles.candidates]
+        return torch.stack(noises).to(particles.x.device)
 
     def _step_noise(self, candidate: Candidate, step: int, draw: int) -> Tensor:
         if candidate.id == OWN and self.own_draw is not None:
@@ -369,8 +337,11 @@ class PromptProcess:
         return Key(candidate.key).fold("step", step, draw).normal(tuple(self.prior.own.shape))
 
 
-def _kept(state: Tensor, seen: Tensor) -> Tensor:
-    """Latents as the model saw them, in float32: a pipeline in half precision rounds them, its loop may edit them."""
+def _as_seen(state: Tensor, seen: Tensor) -> Tensor:
+    """The state [n, *latent] with the edits of the pipeline's loop, in its own dtype.
+
+    seen: the latents that the model call saw. A pipeline in half precision rounds them; the state keeps its digits.
+    """
     if state.dtype == seen.dtype:
         return seen
     return state + (seen - state.to(seen.dtype)).to(state.dtype)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from genscale.engine.archive import Archive, Entry
+from genscale.engine.archive import Entry
 from genscale.engine.capacity import Capacity
-from genscale.engine.events import Event, Scored
-from genscale.engine.ledger import Ledger
+from genscale.engine.events import Scored
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted
@@ -54,17 +53,9 @@ class ScoreJob:
 class Scoring:
     """Decodes and scores for all searches; all that wait for scores are served together."""
 
-    def __init__(
-        self,
-        roles: Roles,
-        decode: Decode,
-        capacity: Capacity,
-        archive: Archive,
-        ledger: Ledger,
-        on_event: Callable[[Event], None],
-    ) -> None:
+    def __init__(self, roles: Roles, decode: Decode, capacity: Capacity) -> None:
         self.roles, self.decode, self.capacity = roles, decode, capacity
-        self.archive, self.ledger, self.on_event = archive, ledger, on_event
+        self.archive, self.ledger, self.on_event = capacity.archive, capacity.ledger, capacity.on_event
 
     def run(self, searches: Sequence[Search]) -> bool:
         """Answer every Score that waits; False if none does."""

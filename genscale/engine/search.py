@@ -1,4 +1,4 @@
-"""One sampler at work on one prompt: its question, its budget, its finished candidates."""
+"""One sampler on one prompt: the query that it waits with, what it has spent, and its finished candidates."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
-from genscale.engine.gradient_checks import check_gradient
 from genscale.engine.process import PromptProcess
+from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
-from genscale.protocol.interfaces import Process, Sampler, SamplerHooks
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.protocol.particles import OWN, Candidate, Particles, cat
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
@@ -27,12 +27,15 @@ from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
 @dataclass
 class Search:
-    """State of one prompt's search. The engine moves it on; samplers never see it.
+    """State of one prompt's search. The engine drives it; samplers never see it.
 
-    keep: how many of the best finished candidates keep their latents. spent: NFE. calls: verifier calls.
-    finished: clean candidates scored. population: what the sampler returned, if it weighs its candidates.
-    rules: what may end it, from the scores; stopped: the one that did. independent: whether the finished candidates
-    are independent draws of the model.
+    query: what the sampler waits for; None when it has ended.
+    keep: how many of the best finished candidates keep their latents.
+    rules: stop rules, asked about the scores of finished candidates. stopped: the rule that ended the search.
+    independent: whether the finished candidates are independent draws of the model.
+    spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
+    finals, entries: scores of all finished candidates, and of the rows of the present query.
+    population: what the sampler returned, if it weights its candidates.
     """
 
     index: int
@@ -52,7 +55,9 @@ class Search:
     finals: list[Entry] = field(default_factory=list)
     entries: list[Entry | None] = field(default_factory=list)
     population: Population | None = None
-    _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # best first; where scores stand alone
+    _ranked: list[tuple[float, Entry]] = field(
+        default_factory=list
+    )  # (total, entry), best first; not for rank ensembles
     _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
     _scored_as: Candidate | None = (
@@ -72,21 +77,23 @@ class Search:
         stop: Stop | None = None,
         **process: Any,
     ) -> Search:
-        """Start a sampler on a process made of the given parts; its first question is waiting."""
+        """Start a sampler, up to its first query. process: fields of its PromptProcess."""
 
         def left() -> tuple[int | None, int | None]:
             return search.nfe_left, search.calls_left
 
         if budget.target is not None and not roles.judge.pointwise:
             raise UsageError(
-                "a target score needs scores that stand alone, not ranks: use the weighted ensemble."
+                "a target score needs scores that do not depend on the other candidates, as ranks do: use the weighted "
+                "ensemble."
             )
         if stop is not None and not roles.judge.pointwise:
             raise UsageError(
-                f"stop '{stop}' needs scores that stand alone, not ranks: use the weighted ensemble."
+                f"stop '{stop}' needs scores that do not depend on the other candidates, as ranks do: use the weighted "
+                "ensemble."
             )
         judges = (len(roles.search.members), roles.calls)
-        calls = budget.verifier_calls if roles.calls else None  # without verifiers it ends nothing
+        calls = budget.verifier_calls if roles.calls else None  # without verifiers this limit ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.images, budget.seconds, calls, stop))
         hooks = SamplerHooks.of(sampler)
         if "gradient" in hooks.needs:
@@ -96,7 +103,7 @@ class Search:
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
-            seen = _regridded(hooks.grid(seen), sampler)
+            seen = check_grid(hooks.grid(seen), sampler)
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
@@ -116,7 +123,7 @@ class Search:
         self._move(lambda: self.generator.throw(error))
 
     def _move(self, go: Callable[[], Query]) -> None:
-        """A search computes without a graph, whatever the mode of who drives the engine."""
+        """Advance the sampler to its next query. It computes without gradients, whatever the mode of the caller."""
         try:
             with torch.no_grad():
                 query = go()
@@ -129,7 +136,7 @@ class Search:
 
     def _settle(self, query: Query | None) -> None:
         if query is not None:
-            _check(query, self.process)
+            check_query(query, self.process)
             query = self._off_own_path(query)
         self.query, self._answers, self.entries = query, None, []
 
@@ -166,24 +173,24 @@ class Search:
 
     @property
     def until(self) -> int | None:
-        """The step that the present question leads to; None if it leads to none."""
+        """The step that the present query leads to; None if it is not a Solve."""
         if not isinstance(self.query, Solve):
             return None
         return self.process.steps if self.query.until is None else self.query.until
 
     @property
     def kernel(self) -> Kernel | None:
-        """What the present question steps with; None is the pipeline's own scheduler."""
+        """The kernel of the present query; None: the pipeline's own scheduler."""
         return self.query.kernel if isinstance(self.query, Solve) else None
 
     @property
     def branch(self) -> str | None:
-        """The branch of classifier-free guidance that the present question is about; None: all."""
+        """The branch of classifier-free guidance that the present query asks for; None: the guided prediction."""
         return self.query.branch if isinstance(self.query, Denoise) else None
 
     @property
     def price(self) -> int:
-        """Evaluations that one row of the present Solve, Denoise or Gradient takes."""
+        """NFE of one row of the present Solve, Denoise or Gradient."""
         if isinstance(self.query, Gradient):
             query = self.query
             return self.process.gradient_nfe(self.particles.step, query.calls, query.through, query.each)
@@ -191,34 +198,37 @@ class Search:
 
     @property
     def to_the_end(self) -> int:
-        """Evaluations that one row takes from the present step to the clean end."""
+        """NFE of one row from the present step to the clean end."""
         return self.process.nfe(self.particles.step)
 
     @property
     def calls_a_score(self) -> int:
-        """Verifier calls that one row of the present Score or Gradient takes."""
+        """Verifier calls of one row of the present Score or Gradient."""
         if isinstance(self.query, Gradient):
             return self.process.calls(1, 0) if self.query.pull is None else 0
         return self.process.judges[self.particles.step == self.process.steps]
 
     def affordable(self) -> int:
-        """How many rows of the present question may go. Those that will be finished must be judged, too; a
-        Denoise goes whole or not at all. None once a rule has said stop."""
+        """How many rows of the present query the budget pays for; 0 once a stop rule ended the search.
+
+        Rows that are solved to the clean end must be paid with their scores. A Denoise is paid whole or not at all.
+        """
         if self.stopped is not None:
             return 0
         all_rows = rows = len(self.particles)
         if isinstance(self.query, Score):
-            return self._judged(rows, self.calls_a_score)
+            return self._scored(rows, self.calls_a_score)
         left = self.nfe_left
         if left is not None and self.price > 0:
             rows = min(rows, left // self.price)
         if isinstance(self.query, Gradient):
-            return self._judged(rows, self.calls_a_score)
+            return self._scored(rows, self.calls_a_score)
         if self.until == self.process.steps:
-            rows = self._judged(rows, self.roles.calls)
+            rows = self._scored(rows, self.roles.calls)
         return rows if isinstance(self.query, Solve) or rows == all_rows else 0
 
-    def _judged(self, rows: int, calls: int) -> int:
+    def _scored(self, rows: int, calls: int) -> int:
+        """How many of the rows can be scored, at so many verifier calls each."""
         left = self.calls_left
         return rows if left is None or calls == 0 else min(rows, left // calls)
 
@@ -233,6 +243,7 @@ class Search:
         return self._answers is not None and all(a is not None for a in self._answers)
 
     def admit(self, rows: int) -> None:
+        """Begin the answer of the present query, of so many rows."""
         self._answers = [None] * rows
 
     def finish(self, row: int, answer: Particles | Prediction | Graded) -> None:
@@ -240,12 +251,12 @@ class Search:
         self._answers[row] = answer
 
     def forget(self, rows: Sequence[int]) -> None:
-        """Drop these rows and all after them from what will be answered (no time is left for them)."""
+        """Drop these rows, and all after the first of them, from the answer: no time is left for them."""
         assert self._answers is not None
         del self._answers[min(rows, default=len(self._answers)) :]
 
     def answer(self) -> None:
-        """Give the sampler what it asked the model for."""
+        """Send the sampler the complete answer of its Solve, Denoise or Gradient."""
         answers, query = self._answers, self.query
         assert answers is not None
         if not answers:
@@ -260,7 +271,7 @@ class Search:
 
     @property
     def particles(self) -> Particles:
-        """The particles that the present question is about."""
+        """The particles of the present query."""
         assert isinstance(self.query, Solve | Denoise | Score | Gradient)
         return self.query.particles
 
@@ -270,15 +281,16 @@ class Search:
     # ---------------------------------------------------------------- the result
 
     def add_final(self, entry: Entry) -> None:
+        """Take in a finished candidate, and drop the latents of those that are no longer among the `keep` best."""
         self.finals.append(entry)
         self.finished += 1
-        if not self.roles.judge.pointwise:  # a rank may rise later: then all keep their latents
+        if not self.roles.judge.pointwise:  # ranks may change later, so all candidates keep their latents
             return
         [total] = self.totals([entry])
         at = bisect_right(self._ranked, -total, key=lambda ranked: -ranked[0])
         self._ranked.insert(at, (total, entry))
         for _, loser in self._ranked[self.keep : self.keep + 1] if at < self.keep else [(total, entry)]:
-            if loser.candidate.id != OWN:  # the base is kept to be shown beside the best
+            if loser.candidate.id != OWN:  # the pipeline's own image is shown beside the best
                 loser.x = None
 
     def check_stop_rules(self) -> None:
@@ -289,7 +301,7 @@ class Search:
             self._checked = len(totals)
 
     def ranking(self) -> list[Entry]:
-        """Finished candidates from best to worst; among equals the one finished first."""
+        """Finished candidates from best to worst; of equals the one that finished first comes first."""
         if self.roles.judge.pointwise:
             return [entry for _, entry in self._ranked]
         if not self.finals:
@@ -299,6 +311,7 @@ class Search:
         return [self.finals[i] for i in order]
 
     def totals(self, entries: Sequence[Entry]) -> list[float]:
+        """Combined scores of entries, by the verifiers that pick the winner."""
         judge = self.roles.judge
         raw = torch.tensor(
             [[(e.select or e.scores)[n] for n in judge.names] for e in entries], dtype=torch.float64
@@ -306,39 +319,16 @@ class Search:
         return [float(t) for t in judge.combine(raw)]
 
     def best(self) -> Entry | None:
+        """The best finished candidate; None before the first."""
         if self._ranked:
             return self._ranked[0][1]
         ranking = self.ranking()
         return ranking[0] if ranking else None
 
     def may_lead(self, entry: Entry) -> bool:
-        """Whether a new finished candidate is the best so far; by ranks, any may become it later."""
+        """Whether a new finished candidate is, or (by ranks) may later become, the best."""
         best = self.best()
         if best is None or not self.roles.judge.pointwise:
             return True
         old, new = self.totals([best, entry])
         return new > old
-
-
-def _regridded(process: Process, sampler: Sampler) -> PromptProcess:
-    if not isinstance(process, PromptProcess):
-        raise TypeError(f"{type(sampler).__name__}.grid must return process.regridded(...), not {process!r}")
-    return process
-
-
-def _check(query: Query, process: PromptProcess) -> None:
-    """Mistakes in a sampler are told where they are made."""
-    steps = process.steps
-    if not isinstance(query, Solve | Denoise | Score | Gradient):
-        raise TypeError(f"a sampler asks with Solve, Denoise, Score or Gradient, not {query!r}")
-    step = query.particles.step
-    if query.particles.inner and not (isinstance(query, Solve) and query.kernel is not None):
-        raise ValueError(
-            "particles within a transition of several model calls must be solved on by its kernel"
-        )
-    if isinstance(query, Solve) and query.until is not None and not step <= query.until <= steps:
-        raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {query.until}")
-    if isinstance(query, Denoise) and step >= steps:
-        raise ValueError("particles at the clean end have no model call left: Denoise before it")
-    if isinstance(query, Gradient):
-        check_gradient(query, process)

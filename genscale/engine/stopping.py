@@ -1,16 +1,16 @@
-"""When to stop: rules that look at the scores of one prompt's finished candidates and say that it is enough.
+"""Stop rules: end the search of a prompt by the scores of its finished candidates.
 
-A rule sees the totals in the order in which the candidates were asked for, and nothing else: no clock, no batch, no
-other prompt; so a search stops at the same place whatever the batch size and after a kill. It is asked after every
-candidate, but candidates in flight are finished: a sampler that asks in waves of 16 ends with the wave in which a rule
-first says stop (best_of_n has `wave` to make them smaller).
+A rule sees the totals in the order in which the sampler asked for them, and nothing else: no clock, no batch, no other
+prompt. So a search stops at the same candidate whatever the batch size, and after it is resumed. The rules are asked
+about every candidate, but those of the same query are finished: a sampler that asks for 16 at a time ends after the 16
+in which a rule first stops it (best_of_n has `wave` for smaller ones).
 
-What it is worth, measured on the bundled toy flow model (80 prompts, 8 steps, at most 64 candidates, searched with
+Measured on the bundled toy flow model (80 prompts, 8 steps, at most 64 candidates, searched with
 shapes_clip; best score less that of best_of_n with one N for all that costs the same, paired, 95 %): patience:8 takes
 15.6 candidates on average, -0.0008 +- 0.0017; gain:0.002:range=0..1 28.2, -0.0013 +- 0.0014;
-adaptive:0.94:range=0..1 24.2, +0.0002 +- 0.0017, and brings 88 % of the prompts to 0.94 instead of 79 %. So rules find
-about as good an N as a fixed one is, and no better a mean score; they save knowing it before. Scores there have a long
-tail of failures, which makes a normal law too wide, and the rules that fit one stop late.
+adaptive:0.94:range=0..1 24.2, +0.0002 +- 0.0017, and brings 88 % of the prompts to 0.94 instead of 79 %. So a rule
+reaches about the mean score of a fixed N of the same cost, and no more; it saves choosing N. Scores of this model have
+a long tail of failures: a fitted normal distribution is too wide, and the rules that fit one stop late.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ _ALL: Range = (-math.inf, math.inf)
 
 @runtime_checkable
 class StopRule(Protocol):
-    """One reason to stop. `str` of it is how the record names it."""
+    """One reason to stop. Its `str` names it in the record."""
 
     def stops(self, totals: Sequence[float]) -> bool:
-        """Whether to stop after these (at least one), of which the last is new."""
+        """Whether to stop after these totals (at least one), of which the last is new."""
+
+
+Rule = StopRule  # its name before it was public
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """Why a search ended before its sampler and budget did: the rule, and after how many candidates it said so."""
+    """The rule that ended a search, and after how many finished candidates."""
 
     rule: str
     after: int
@@ -48,7 +51,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Target:
-    """Stop when a total is this or more. Written as part of a budget: "target=0.35"."""
+    """Stop when a total is at least this. It is written as part of a budget: "target=0.35"."""
 
     total: float
 
@@ -61,9 +64,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Patience:
-    """Stop after so many finished candidates in a row that did not improve the best.
+    """Stop after this many finished candidates in a row that did not improve the best score.
 
-    Assumes nothing about scores or sampler. Practitioners use 4 to 8.
+    It assumes nothing about scores or sampler. Practitioners use 4 to 8.
     """
 
     candidates: int
@@ -84,14 +87,14 @@ class Patience:
 class MarginalGain:
     """Stop when one more candidate is expected to add less than `least` to the best.
 
-    That is E[max(X - best, 0)] under a normal law, truncated to `range`, that is fitted to all scores so far (maximum
-    likelihood), in the scores' own unit, or (unit "sd") in standard deviations of the law. It takes the next candidate
-    for another draw like those before, which is true of best_of_n. A search that climbs is judged by its past, and
-    where it gathers around its best, the gain stays a share of the standard deviation: patience is the rule for those.
-    least: of independent normal scores 0.02 sd is reached after 10 candidates in the median (one search in ten goes on
-    past 23), 0.01 sd after 17 (48), 0.005 sd after 31 (94).
-    peek: scores before the first fit (8, ours); a verifier that gives most of them the same score needs more.
-    most: candidates at which it stops in any case (256: Ma et al. 2025, arXiv 2501.09732, go no further).
+    The expected gain is E[max(X - best, 0)] under a normal distribution, truncated to `range`, that is fitted to all
+    scores so far by maximum likelihood. unit: "score", that of the scores, or "sd", standard deviations of the fitted
+    distribution. The rule assumes that the next candidate is another independent draw, which holds for best_of_n. For
+    searches that improve on their best candidate use patience.
+    least: of independent normal scores 0.02 sd is reached after 10 candidates in the median (one search in ten
+    goes on past 23), 0.01 sd after 17 (48), 0.005 sd after 31 (94).
+    peek: scores before the first fit (8, ours); use more for a verifier that gives most candidates the same score.
+    most: candidates at which it always stops (256, the most in Ma et al. 2025, arXiv 2501.09732).
     range: bounds of the verifier's scores, none by default; a score outside widens it.
     """
 
@@ -124,16 +127,17 @@ class MarginalGain:
 class AdaptiveN:
     """Best of N with N chosen by the first scores (OptScale, 2025, arXiv 2506.22376).
 
-    A normal law, truncated to `range`, is fitted to the first `peek` scores (maximum likelihood). N is the smallest
-    number for which the p-quantile of the best of N reaches `target`: with a chance of 1 - p the best of N is there.
-    target: in the scores' own unit (published for scores in [0, 1]: 0.85 to 0.99). p: 0.01 to 0.1 published; 0.05.
+    A normal distribution, truncated to `range`, is fitted to the first `peek` scores by maximum likelihood. N is the
+    smallest number for which the p-quantile of the best of N reaches `target`: with probability 1 - p the best of N
+    reaches it.
+    target: in the unit of the scores (published for scores in [0, 1]: 0.85 to 0.99). p: 0.01 to 0.1 published; 0.05.
     peek: 3 to 5 published; 5. most: N is at most this; 8 to 64 published; 64.
     range: bounds of the verifier's scores. OptScale's is [0, 1] (range=0..1); verifiers here have other units, so it
-    is none by default, a plain normal law; a score outside widens it.
+    is none by default, a plain normal distribution; a score outside widens it.
 
     Differences: the quantile is exact (the authors' code reads it off a grid of 1000 points and the density's sum),
-    and there is no learned predictor of the law before the first score (their MAP variant). As published, a target that
-    was reached by luck does not end it: add target=... to the budget for that.
+    and there is no learned predictor of the distribution before the first score (their MAP variant). As published, a
+    candidate that reaches the target early does not end the search: add target=... to the budget for that.
     """
 
     target: float
@@ -144,7 +148,7 @@ class AdaptiveN:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.target):
-            raise UsageError(f"adaptive:{self.target} is no target: give a finite score.")
+            raise UsageError(f"adaptive:{self.target} is not a target: give a finite score.")
         if not 0 < self.p < 1:
             raise UsageError(f"p={_text(self.p)} of adaptive must be a chance between 0 and 1, such as 0.05.")
         _check_fit("adaptive", self.peek, self.most, self.range)
@@ -163,13 +167,13 @@ class AdaptiveN:
 
 @dataclass(frozen=True)
 class Stop:
-    """Rules, of which the first to say so ends a prompt's search."""
+    """Stop rules; the first that applies ends the search of a prompt."""
 
     rules: tuple[StopRule, ...]
 
     @staticmethod
     def of(given: Any) -> Stop | None:
-        """From text, a rule, several rules, or what is one already; None stays None."""
+        """A Stop from text, a rule, several rules, or a Stop; None stays None."""
         if given is None or isinstance(given, Stop):
             return given
         if isinstance(given, str):
@@ -178,7 +182,7 @@ class Stop:
         for rule in rules:
             if not isinstance(rule, StopRule):
                 raise UsageError(
-                    f"{rule!r} is no stop rule: write {FORMS}, or give an object with stops(totals)."
+                    f"{rule!r} is not a stop rule: write {FORMS}, or give an object with stops(totals)."
                 )
         return Stop(rules) if rules else None
 
@@ -192,7 +196,7 @@ class Stop:
 
 
 def first_stop(rules: Sequence[StopRule], totals: Sequence[float], seen: int = 0) -> Stopped | None:
-    """The first candidate after which a rule says stop, and that rule; the first `seen` were looked at before."""
+    """The first candidate after which a rule applies, and that rule. seen: how many totals were checked before."""
     for n in range(seen + 1, len(totals) + 1):
         for rule in rules:
             if rule.stops(totals[:n]):
@@ -201,12 +205,12 @@ def first_stop(rules: Sequence[StopRule], totals: Sequence[float], seen: int = 0
 
 
 def kl_of_best(n: int) -> float:
-    """Nats by which the best of n independent draws differs from one draw, at most: log n - (n - 1) / n.
+    """Upper bound in nats of KL(best of n || model), for n independent draws of the model: log n - (n - 1) / n.
 
-    It bounds KL(best of n || model), whatever judges them, ties and rank ensembles included; n must not have been
-    chosen by the scores. (Let w be the density ratio of the chosen to the model's draws. Then KL = E[log w(chosen)]
-    <= E[max log w], which by the variational formula of Donsker & Varadhan is at most the KL of the best of n by w
-    itself; and that is log n - (n - 1) / n, or less where w has ties.)
+    It holds for every score, with ties and rank ensembles too, if n was not chosen by the scores. (Let w be the density
+    ratio of the chosen draw to the model. Then KL = E[log w(chosen)] <= E[max log w], which by the variational formula
+    of Donsker & Varadhan is at most the KL of the best of n by w itself; and that is log n - (n - 1) / n, or less where
+    w has ties.)
     """
     return math.log(n) - (n - 1) / n
 
@@ -237,7 +241,7 @@ def _parse(text: str, part: str) -> StopRule:
             known = ", ".join(_OPTIONS[name.lower()]) or "none"
             raise UsageError(f"stop '{text}': cannot read '{option}'; options of {name} are: {known}.")
         if key in given:
-            raise UsageError(f"stop '{text}' gives {key} of {name} twice: say it once.")
+            raise UsageError(f"stop '{text}' gives {key} of {name} twice: give it once.")
         try:
             given[key] = _option(key, words)
         except ValueError:
@@ -251,7 +255,7 @@ def _parse(text: str, part: str) -> StopRule:
 
 
 def _option(key: str, words: str) -> Any:
-    """ValueError where it cannot be read."""
+    """The value of an option. ValueError: it cannot be read."""
     if key in ("peek", "most"):
         return int(words)
     if key == "p":
@@ -263,14 +267,14 @@ def _option(key: str, words: str) -> Any:
 
 
 def _options(rule: Any, *names: str) -> str:
-    """Those that are not at their default, as they are read."""
+    """The options that are not at their default, as text that `parse` reads."""
     defaults = {f.name: f.default for f in fields(rule)}
     given = {name: getattr(rule, name) for name in names if getattr(rule, name) != defaults[name]}
     return "".join(f":{k}={_text(v)}" for k, v in given.items())
 
 
 def _text(value: float | Range) -> str:
-    """All digits, without ".0" behind a whole number; an open end of a range is nothing."""
+    """All digits, without ".0" after a whole number; an open end of a range is empty."""
     if isinstance(value, tuple):
         return "..".join("" if math.isinf(end) else _text(end) for end in value)
     return repr(int(value) if math.isfinite(value) and value == int(value) else float(value))

@@ -1,4 +1,4 @@
-"""Model calls of some rows one after another with their graph, and the way back through them."""
+"""Model calls of some rows, one after the other with their graph, and the backward pass through them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from genscale.protocol.queries import Gradient
 
 
 class Unroll:
-    """Rows [n] of questions of one kind; `ask` is one of them, `process` its own, `noises` those of all rows.
+    """The unrolled model calls of n rows whose queries are of one kind.
 
-    forwards: rows through the denoiser so far. prediction: of the first call. x0: the last call's clean estimates, once
-    they are known; with the graph to the latents if it goes through the model.
+    query: one of these queries; process: that of its prompt. noises: [transitions, n, *latent] of all rows.
+    leaf: the latents [n, *latent] that gradients are taken with respect to. forwards: NFE so far. prediction: of the
+    first call. x0: clean estimates [n, *latent] of the last call, once it is made; with the graph to `leaf` if the
+    gradient goes through the model.
     """
 
     def __init__(
-        self, process: PromptProcess, ask: Gradient, particles: Particles, noises: Tensor | None
+        self, process: PromptProcess, query: Gradient, particles: Particles, noises: Tensor | None
     ) -> None:
         if torch.is_inference_mode_enabled():
             raise UsageError(
                 "inside torch.inference_mode() there are no gradients: call the pipeline outside of it."
             )
-        self.process, self.ask, self.steps = process, ask, (particles.step, *ask.calls)
-        self.through_model = ask.through == "model"
+        self.process, self.query, self.steps = process, query, (particles.step, *query.calls)
+        self.through_model = query.through == "model"
         self.leaf = particles.x.detach().float().clone().requires_grad_(self.through_model)
         self.noises = None if noises is None else noises.detach().to(self.leaf).clone().requires_grad_()
         self.particles = Particles(self.leaf, particles.step, particles.candidates)
@@ -41,7 +43,7 @@ class Unroll:
 
     @property
     def checkpointed(self) -> bool:
-        """Whether calls are computed again on the way back, so that one call's graph is held at a time."""
+        """Whether calls are recomputed in the backward pass, so that only one call's graph is in memory."""
         return self.through_model and len(self.steps) > 1
 
     def batch(self, prompts: tuple[int, ...]) -> Batch:
@@ -56,7 +58,7 @@ class Unroll:
         self.forwards += output.evaluations
         if self.through_model and not (output.value.requires_grad and output.x.requires_grad):
             raise UsageError(
-                "the model's answer keeps no graph to the latents, so there is no gradient: use a pipeline whose "
+                "the model's output keeps no graph to the latents, so there is no gradient: use a pipeline whose "
                 "denoiser can be differentiated, or ask for gradients through the decoder only."
             )
         with torch.set_grad_enabled(self.through_model):
@@ -70,12 +72,12 @@ class Unroll:
             noise = None if self.noises is None else self.noises[self.at]
             self.at += 1
             self.particles = self.process.leap(
-                self.particles, prediction, kernel_of(self.ask), self.steps[self.at], noise
+                self.particles, prediction, kernel_of(self.query), self.steps[self.at], noise
             )
         return False
 
     def back(self, pulls: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
-        """What each of `pulls` [n, *latent] at the clean estimates is at the latents, and at the noises."""
+        """Backward pass of each of `pulls` [n, *latent]: its gradient at the latents and (or None) at the noises."""
         assert self.x0 is not None
         if not self.through_model:
             alpha = self.process.schedule.level(self.steps[0]).alpha
@@ -87,9 +89,9 @@ class Unroll:
                 made = pulled_back(self.x0, leaves, pull, again=i + 1 < len(pulls))
             except torch.cuda.OutOfMemoryError:
                 raise
-            except RuntimeError as error:  # what a denoiser does in place shows only here
+            except RuntimeError as error:  # in-place operations of a denoiser fail only here
                 raise UsageError(
-                    f"this denoiser cannot be gone back through ({str(error).splitlines()[0]}): use another pipeline, "
+                    f"this denoiser is not differentiable ({str(error).splitlines()[0]}): use another pipeline, "
                     "or ask for gradients through the decoder only."
                 ) from error
             found.append((made[0], made[1] if len(made) > 1 else None))
@@ -99,8 +101,9 @@ class Unroll:
 def pulled_back(outputs: Tensor, leaves: Sequence[Tensor], pull: Tensor, again: bool) -> list[Tensor]:
     """Vector-Jacobian products of rows that do not depend on each other; again: the graph will be used once more.
 
-    outputs, pull: [n, ...]. leaves: the first [n, ...], further ones [transitions, n, ...]; 0 where a leaf has no part.
-    A row goes back at size 1 and gets its own size afterwards: a score's gradient is often too small for float16.
+    outputs, pull: [n, ...]. leaves: the first [n, ...], further ones [transitions, n, ...]; the result is 0 where a
+    leaf is unused. Each row of `pull` is scaled to a maximum of 1 and scaled back afterwards, since the gradient of a
+    score is often too small for float16.
     """
     size = pull.detach().float().flatten(1).abs().amax(1)
     size = torch.where(size == 0, 1.0, size)

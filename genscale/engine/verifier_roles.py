@@ -1,7 +1,7 @@
-"""Verifiers in their roles: who steers, who picks, who only reports.
+"""Verifiers in their roles.
 
-search steers the sampler, select picks the winner (search by default), report is held out and only
-measures. Scores of the three are never mixed.
+The search verifiers steer the sampler, the select verifiers pick the winner (by default the search verifiers do), and
+the held-out verifiers only measure: the search never sees their scores. Scores of different roles are never mixed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from genscale.protocol.interfaces import Verifier
 
 
 def weighted_sum(raw: Tensor, weights: Tensor) -> Tensor:
-    """sum_k w_k s_k: [n, k], [k] -> [n]. Weights carry the verifiers' scales; pool-independent."""
+    """sum_k w_k s_k: [n, k], [k] -> [n]. A candidate's total does not depend on the others; weights set the scales."""
     return raw @ weights
 
 
 def mean_rank(raw: Tensor, weights: Tensor) -> Tensor:
     """Minus the weighted mean of fractional ranks (1 = best): [n, k], [k] -> [n].
 
-    Ma et al. 2025 (arXiv 2501.09732, section 4) with weights 1. Ties share their mean rank, so that an
-    earlier candidate has no advantage from its place.
+    Ma et al. 2025 (arXiv 2501.09732, section 4) with weights 1. Ties share their mean rank, so that the order of the
+    candidates does not matter.
     """
     ranks = torch.empty_like(raw)
     for k, column in enumerate(raw.T):
         _, place, equal = torch.unique(column, return_inverse=True, return_counts=True)  # worst first
         better = len(column) - equal.cumsum(0)
         ranks[:, k] = (better + (equal + 1) / 2)[place]
-    return -(ranks @ weights) / (weights.sum() or 1)  # 0 without verifiers: then all are equal
+    return -(ranks @ weights) / (weights.sum() or 1)  # 0 without verifiers
 
 
 ENSEMBLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"weighted": weighted_sum, "rank": mean_rank}
@@ -53,17 +53,17 @@ class WeightedVerifier:
     weight: float = 1.0
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
-        """Scores [n] float64, checked: a failure or a NaN names the candidate (labels) it came from."""
-        raw = self._asked(self.verifier, media, prompts, labels)
+        """Scores [n] float64. VerifierError: it failed or gave a NaN; the message names the candidate (labels)."""
+        raw = self._call(self.verifier, media, prompts, labels)
         return self._checked(raw, _as_vector(raw, len(labels)), labels)
 
     def score_graph(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
-        """The same with the graph to `media.pixels`; UsageError where the verifier does not keep it."""
-        on_tensors = getattr(self.verifier, "score_tensor", None)
-        if on_tensors is None:
-            raw = self._asked(self.verifier, media, prompts, labels)
+        """The same with the graph to `media.pixels`. UsageError: the verifier is not differentiable."""
+        score_tensor = getattr(self.verifier, "score_tensor", None)
+        if score_tensor is None:
+            raw = self._call(self.verifier, media, prompts, labels)
         else:
-            raw = self._asked(on_tensors, media.pixels, prompts, labels)
+            raw = self._call(score_tensor, media.pixels, prompts, labels)
         if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
             raw = torch.stack([r.reshape(()) for r in raw])
         if not isinstance(raw, Tensor) or not raw.requires_grad:
@@ -75,15 +75,15 @@ class WeightedVerifier:
         self._checked(raw, _as_vector(raw, len(labels)), labels)
         return raw.cpu().double().reshape(len(labels))
 
-    def _asked(
-        self, judge: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str]
+    def _call(
+        self, score: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str]
     ) -> Any:
         try:
-            return judge(media, prompts)
+            return score(media, prompts)
         except (
             UsageError,
             torch.cuda.OutOfMemoryError,
-        ):  # a sentence of its own; the engine tries fewer at once
+        ):  # the engine tries a smaller batch
             raise
         except Exception as error:
             raise VerifierError(
@@ -106,7 +106,7 @@ class WeightedVerifier:
 
 @dataclass(frozen=True)
 class VerifierSet:
-    """The verifiers of one role, and how their scores become one number."""
+    """The verifiers of one role, and how their scores are combined to one number."""
 
     members: tuple[WeightedVerifier, ...] = ()
     ensemble: str = "weighted"
@@ -114,7 +114,7 @@ class VerifierSet:
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
             raise UsageError(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
-        names = [j.name for j in self.members]
+        names = [m.name for m in self.members]
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"verifier '{name}' is asked for twice in one role: name it once.")
@@ -123,28 +123,28 @@ class VerifierSet:
                 raise UsageError(
                     f"verifier '{member.name}' has weight {member.weight}: give a finite number."
                 )
-        if self.ensemble == "rank" and any(j.weight < 0 for j in self.members):
+        if self.ensemble == "rank" and any(m.weight < 0 for m in self.members):
             raise UsageError("a rank ensemble cannot use a negative weight: use the weighted ensemble.")
-        if self.ensemble == "rank" and self.members and not any(j.weight for j in self.members):
+        if self.ensemble == "rank" and self.members and not any(m.weight for m in self.members):
             raise UsageError(
                 "a rank ensemble of weights 0 ranks nothing: give one verifier a weight above 0."
             )
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(j.name for j in self.members)
+        return tuple(m.name for m in self.members)
 
     def named(self, raw: Tensor) -> dict[str, float]:
-        """One row of raw scores [verifiers] under their names."""
+        """One row of raw scores [verifiers], by verifier."""
         return dict(zip(self.names, raw.tolist(), strict=True))
 
     @property
     def pointwise(self) -> bool:
-        """Whether a candidate's total is independent of the others'."""
+        """Whether a candidate's total does not depend on the other candidates."""
         return self.ensemble != "rank"
 
     def combine(self, raw: Tensor) -> Tensor:
-        weights = torch.tensor([j.weight for j in self.members], dtype=torch.float64)
+        weights = torch.tensor([m.weight for m in self.members], dtype=torch.float64)
         return ENSEMBLES[self.ensemble](raw, weights)
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
@@ -154,13 +154,13 @@ class VerifierSet:
     def score_graph(
         self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger
     ) -> Tensor:
-        """The same with the graph to `media.pixels`. UsageError: a verifier does not keep it."""
+        """The same with the graph to `media.pixels`. UsageError: a verifier is not differentiable."""
         return self._columns(WeightedVerifier.score_graph, media, prompts, labels, ledger)
 
     def check_differentiable(self) -> None:
-        """Refuse what has no gradient whatever the images are."""
+        """UsageError if the combined score has no gradient, whatever the images are."""
         if not self.members:
-            raise UsageError("a gradient is that of a verifier's score: name one for the search.")
+            raise UsageError("a gradient needs a verifier's score: name a verifier for the search.")
         if not self.pointwise:
             raise UsageError(
                 "ranks have no gradient: use the weighted ensemble, gradient=none of das and svdd, or another sampler."
@@ -168,7 +168,7 @@ class VerifierSet:
 
     def _columns(
         self,
-        ask: Callable[..., Tensor],
+        score: Callable[..., Tensor],
         media: Media,
         prompts: Sequence[str],
         labels: Sequence[str],
@@ -177,14 +177,14 @@ class VerifierSet:
         columns = []
         for member in self.members:
             with ledger.clock("verify"):
-                columns.append(ask(member, media, prompts, labels))
+                columns.append(score(member, media, prompts, labels))
             ledger.count_scores(member.name, len(labels))
         return torch.stack(columns, dim=1) if columns else torch.zeros(len(labels), 0, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Who steers, who picks (search where empty), who only reports."""
+    """The verifiers of each role: search steers, select picks (search if it is empty), held_out only measures."""
 
     search: VerifierSet = VerifierSet()
     select: VerifierSet = VerifierSet()
@@ -192,17 +192,17 @@ class Roles:
 
     @property
     def judge(self) -> VerifierSet:
-        """The panel that picks the winner."""
+        """The verifiers that pick the winner."""
         return self.select if self.select.members else self.search
 
     @property
     def judging(self) -> bool:
-        """Whether anybody looks at images at all."""
+        """Whether there is any verifier, so that images must be decoded."""
         return bool(self.search.members or self.select.members or self.held_out.members)
 
     @property
     def calls(self) -> int:
-        """Verifier calls that count against the budget for one finished candidate."""
+        """Verifier calls of one finished candidate, as the budget counts them."""
         return len(self.search.members) + len(self.select.members)
 
 
@@ -212,7 +212,7 @@ def _as_vector(raw: Any, n: int) -> Tensor | None:
             each = [r.cpu() if isinstance(r, Tensor) else r for r in raw]  # not every device has float64
             raw = torch.stack([torch.as_tensor(r, dtype=torch.float64).reshape(()) for r in each])
         if isinstance(raw, np.ndarray):
-            raw = raw.copy()  # torch takes no reversed view, and warns of one that is read-only
+            raw = raw.copy()  # torch refuses reversed views and warns of read-only ones
         vector = torch.as_tensor(raw).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
@@ -231,16 +231,16 @@ def _span(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
 
 
-def panel(verifiers: Any, ensemble: str) -> VerifierSet:
-    """The verifiers of one role: None, one, or a list of names, callables and pairs with weights."""
+def verifier_set(verifiers: Any, ensemble: str) -> VerifierSet:
+    """The verifiers of one role, from None, a name, a callable, a pair (verifier, weight), or a list of these."""
     if verifiers is None:
         return VerifierSet((), ensemble)
     if not isinstance(verifiers, list):
         verifiers = [verifiers]
-    return VerifierSet(tuple(_juror(v) for v in verifiers), ensemble)
+    return VerifierSet(tuple(_weighted_verifier(v) for v in verifiers), ensemble)
 
 
-def _juror(verifier: Any) -> WeightedVerifier:
+def _weighted_verifier(verifier: Any) -> WeightedVerifier:
     weight = 1.0
     if isinstance(verifier, tuple):
         verifier, weight = verifier

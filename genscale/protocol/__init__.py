@@ -1,1 +1,1 @@
-"""What a sampler may ask, what it is answered, and what it can count on."""
+"""The interfaces between samplers, engine, pipelines and verifiers: queries, answers, batches, particles."""

@@ -1,4 +1,4 @@
-"""What a sampler is answered."""
+"""Answers of the engine to a sampler's queries."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's opinion at one noise level, canonical and float32: x = alpha x0 + sigma eps."""
+    """Clean estimate and noise estimate of the model at one noise level, float32: x = alpha x0 + sigma eps.
+
+    rate: of a mix, d log w / d log(alpha / sigma), see genscale.diffusion.mixtures; else None.
+    """
 
     x0: Tensor  # [n, *latent]
     eps: Tensor  # [n, *latent]
-    rate: Tensor | None = (
-        None  # [n] float64, of a mix: d log w / d log(alpha / sigma), see genscale.diffusion.mixtures
-    )
+    rate: Tensor | None = None  # [n] float64
 
     def __len__(self) -> int:
         return self.x0.shape[0]
@@ -41,10 +42,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw scores of every search verifier, and the rule that makes one number of them.
+    """Raw scores of every search verifier, and how they are combined to one number.
 
-    raw: float64 [n, verifiers], higher is better. A rank ensemble depends on the pool that is compared,
-    so comparisons across rounds join the raw scores first: `Scores.cat([old, new]).total`.
+    raw: float64 [n, verifiers], higher is better. combine: [n, verifiers] -> [n]. A rank ensemble depends on the pool
+    that is compared, so to compare across rounds join the raw scores first: `Scores.cat([old, new]).total`.
     """
 
     raw: Tensor
@@ -52,7 +53,7 @@ class Scores:
 
     @property
     def total(self) -> Tensor:
-        """One number a row [n], float64, for a comparison within this pool."""
+        """Combined scores [n], float64, for comparison within this pool."""
         return self.combine(self.raw)
 
     def __len__(self) -> int:
@@ -66,11 +67,11 @@ class Scores:
         return Scores(torch.cat([p.raw for p in parts]), parts[0].combine)
 
     def best(self) -> int:
-        """Row with the highest total; among equals the first."""
+        """The row with the highest total; of equals the first."""
         return int(torch.argmax(self.total))
 
     def ranking(self) -> list[int]:
-        """Rows from best to worst; among equals the first comes first."""
+        """Rows from best to worst; equal ones in their order."""
         return torch.sort(self.total, descending=True, stable=True).indices.tolist()
 
 
@@ -78,10 +79,11 @@ class Scores:
 class Graded:
     """Scores of clean estimates and their gradients, float32, detached.
 
-    gradient: of the combined score, d total / d x [n, *latent] (of `pull`: its pull-back). noises: the same for the
-    noises [transitions, n, *latent]. each: d raw / d x [verifiers, n, *latent], unweighted, and each_noises
-    [verifiers, transitions, n, *latent], if asked. x0: the clean estimates [n, *latent] that were scored.
-    prediction: of the first model call, for `process.move`. scores: None where `pull` was given.
+    gradient: [n, *latent], d total / d x of the combined score; with `pull`, its vector-Jacobian product instead.
+    x0: [n, *latent], the clean estimates that were scored. prediction: of the first model call, for `process.move`.
+    scores: None if `pull` was given. noises: [transitions, n, *latent], the gradient at the noises, if they were given.
+    each, each_noises: [verifiers, n, *latent] and [verifiers, transitions, n, *latent], the gradients of every
+    verifier's raw score, without weights, if asked for.
     """
 
     gradient: Tensor

@@ -1,4 +1,4 @@
-"""What an engine asks of a model: batches, their outputs, decoding."""
+"""What an engine and a model exchange: batches, outputs, and decoded images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genscale.media import Media
 
 @dataclass(frozen=True)
 class Batch:
-    """A question of the engine to a model: rows of any prompts, all at one step."""
+    """One model call: rows of any prompts, all at one step."""
 
     x: Tensor  # [n, *latent]
     step: int
@@ -21,18 +21,18 @@ class Batch:
     branch: str | None = None  # "cond" or "uncond": one branch of classifier-free guidance alone
     model: str = ""  # which of the models that share the latent space; "" is the pipeline's own
     grad: bool = False  # keep the graph from x to the output
-    checkpoint: bool = False  # keep x only, and compute the call again when it is gone back through
+    checkpoint: bool = False  # keep only x, and recompute the call in the backward pass
 
 
 @dataclass(frozen=True)
 class Output:
-    """The answer: the model's guided output, and the latents that it saw (a pipeline may change them)."""
+    """The guided output of the model, and the latents that it saw (a pipeline may have changed them)."""
 
     value: Tensor  # [n, ...]
     x: Tensor  # [n, *latent]
-    evaluations: int  # rows through the denoiser
+    evaluations: int  # NFE of the batch: rows through the denoiser
     rate: Tensor | None = None  # [n] float64, see Prediction
 
 
 Decode = Callable[[Tensor, tuple[int, ...]], Media]
-"""Clean latents [n, *latent] and the prompt index of each row, to images or videos."""
+"""(clean latents [n, *latent], prompt index of each row) -> images or videos."""

@@ -1,4 +1,4 @@
-"""Particles (latents in flight) and candidates (what the archive says of where they came from)."""
+"""Particles (latents during a run) and candidates (where they come from, as the archive records it)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from torch import Tensor
 
 from genscale.key import Key
 
-OWN = 0  # the candidate that starts from the pipeline's own initial latents
+OWN = 0  # id of the pipeline's own result: its initial latents, stepped by its scheduler
 
 
 @dataclass(frozen=True)
 class Candidate:
     """The recipe of a candidate: enough to make it again.
 
-    id: number within its prompt's search; 0 is the pipeline's own.
-    origin: "own", "prior" (fresh noise), "neighbour" (a move on the noise sphere from the parent's
-        noise), "mutant" (the parent's noise or latents with part of the noise exchanged), "renoised" (the parent's
-        latents taken back to a noisier level), "branch" (the parent's latents, which go on with noise of their own),
-        "estimate" (the parent's clean estimate, taken as the result), "lookahead" (the parent's state, carried on
-        roughly, only to be judged) or "ascent" (a step up the reward from the parent's noise).
-    key: path of the Key that its noise is drawn with; noise inside solver steps folds from it, too.
+    id: unique within its prompt's search. Samplers count from 0, which is the pipeline's own, bit for bit. Ids below 0
+        are given by the engine where candidate 0 leaves the pipeline's own path.
+    origin: how it was made from its parent:
+        "own": the pipeline's own. "prior": from fresh noise, without a parent.
+        "neighbour": a move on the sphere of noise. "mutant": part of the noise exchanged. "ascent": a step up the
+        gradient of the reward in noise space.
+        "branch": continues from the parent's latents with noise of its own. "renoised": the parent's latents, taken
+        back to a noisier level. "estimate": the parent's clean estimate, taken as the result. "lookahead": the parent's
+        state, continued in a few steps only to be scored.
+    key: path of the Key that its noise is drawn from, including the noise inside solver steps.
     parent: id of the candidate it was made from.
     step: the step of the process at which it starts.
     details: further numbers of the move (cosine of a neighbour, line of a branch, ...).
-    measured: what was found out about its noise; not part of the recipe, so two that differ only in it are equal.
+    measured: statistics of its noise. Not part of the recipe: candidates that differ only in these are equal.
     """
 
     id: int
@@ -42,15 +45,15 @@ class Candidate:
 
 
 def draw(key: Key, i: int) -> Candidate:
-    """Candidate i of a search: 0 is the pipeline's own, the others start from fresh noise."""
+    """Candidate i of a search: 0 is the pipeline's own, the others start from fresh noise. key: of the search."""
     return Candidate(i, "own" if i == OWN else "prior", key.fold("candidate", i).path)
 
 
 def branch(key: Key, i: int, parent: Candidate, step: int, origin: str = "branch") -> Candidate:
-    """Candidate i of a search, which leaves its parent's path at a step.
+    """Candidate i of a search, which continues from its parent's latents at a step with noise of its own.
 
-    Its details name the whole line it comes from: under another budget the same numbers may stand for other states,
-    and what an archive holds of one must not be taken for the other.
+    Its details hold a digest of its ancestry: with another budget the same ids may stand for other states, and the
+    archive must not confuse them.
     """
     line = repr((parent.id, parent.origin, parent.key, parent.step, sorted(parent.details.items()), step))
     digest = int.from_bytes(hashlib.blake2b(line.encode(), digest_size=6).digest(), "big")  # exact as a float
@@ -67,9 +70,9 @@ def off_own_path(parent: Candidate, i: int, step: int, how: str, origin: str = "
 
 @dataclass(frozen=True)
 class Memory:
-    """What a solver remembers between steps (past outputs of a multistep method, step counters).
+    """State of a solver between steps (past outputs of a multistep method, step counters).
 
-    rows: tensors whose first dimension is the particle; rest: everything else, equal for all rows.
+    rows: tensors whose first dimension is the particle. rest: everything else, equal for all rows.
     """
 
     rows: Mapping[str, Tensor]
@@ -81,14 +84,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Particles:
-    """Latents in flight, all of one prompt and all at one step. Never changed in place.
+    """Latents during a run, all of one prompt and at one step. Never changed in place.
 
     x: [n, *latent], what the next model call sees (before the scheduler's input scaling).
     step: index of the next model call; equal to `process.steps` when the latents are clean.
-    candidates: the recipe of each row. memory: the solver's history of each row.
-    x0: [n, *latent] clean estimate of the last model call (it belongs to the state before the last
-        step), None before the first call or where it was not asked for.
-    inner: model calls done of a transition that takes several (GLASS); the memory then holds its inner latents.
+    candidates: the recipe of each row. memory: the solver's state of each row.
+    x0: [n, *latent], the clean estimate of the last model call, which saw the state before the last step; None before
+        the first call, and where it was not kept.
+    inner: model calls made of a transition that takes several (GLASS); the memory then holds its inner latents.
     """
 
     x: Tensor
@@ -126,9 +129,9 @@ class Particles:
 
 
 def cat(parts: Sequence[Particles]) -> Particles:
-    """Join particles that are at one step; their solvers must remember the same kind of things.
+    """Join particles at one step. Clean estimates are kept if all parts have them.
 
-    The clean estimates are kept where all parts have them. ValueError: steps differ, or memories do.
+    ValueError: their steps differ, or their solvers keep different kinds of state.
     """
     first = parts[0]
     if len(parts) == 1:

@@ -1,4 +1,4 @@
-"""What a particle method returns beside its best candidate: all of them, weighted."""
+"""The weighted candidates that a particle method returns beside its best one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from genscale.protocol.particles import Candidate
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Finished candidates with their log-weights, which were never dropped or reset on the way.
+    """Finished candidates with their log-weights, carried through the whole run without a reset.
 
-    candidates: n. log_weights: float64 [n]; the mean of their exponentials is an unbiased estimate of the evidence Z
-    of the tilted law p(x) exp(strength R(x)) / Z, where `has_evidence`. totals: final scores [n].
-    resampled: (step, ESS before it, as a share of the pool) of every resampling.
+    candidates: n. log_weights: float64 [n]. If `has_evidence`, the mean of their exponentials is an unbiased estimate
+    of the evidence Z of the tilted distribution p(x) exp(strength R(x)) / Z. totals: final scores [n].
+    resampled: for every resampling (step, effective sample size before it as a share of the pool).
     """
 
     candidates: tuple[Candidate, ...]
@@ -47,10 +47,10 @@ class Population:
         return float(ess(self.log_weights))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it: the weight of every finished candidate, and how even they are."""
-        weights = dict[str, float]()
+        """For JSON: the weight of every candidate, evidence and effective sample sizes."""
+        weights = dict[str, float]()  # particle Gibbs may hold a candidate twice
         for candidate, weight in zip(self.candidates, self.weights.tolist(), strict=True):
-            weights[str(candidate.id)] = weights.get(str(candidate.id), 0.0) + weight  # Gibbs has some twice
+            weights[str(candidate.id)] = weights.get(str(candidate.id), 0.0) + weight
         log_z = self.log_evidence
         return {
             "log_evidence": log_z if math.isfinite(log_z) else None,
@@ -61,7 +61,7 @@ class Population:
 
     @staticmethod
     def cat(parts: Sequence[Population]) -> Population:
-        """Independent passes as one population: each weighs as much as its evidence and size say."""
+        """Independent passes as one population; weights are relative to the evidence and size of each."""
         return Population(
             tuple(c for p in parts for c in p.candidates),
             torch.cat([p.log_weights for p in parts]),
@@ -71,6 +71,6 @@ class Population:
         )
 
     def of_the_best(self) -> Population:
-        """All weight on the best: the limit of infinite strength, which has no evidence."""
+        """All weight on the best candidate: the limit of infinite strength, which has no evidence."""
         best = torch.where(self.totals == self.totals.max(), 0.0, -math.inf).to(torch.float64)
         return replace(self, log_weights=best, has_evidence=False)

@@ -1,4 +1,4 @@
-"""What a sampler may ask of the engine."""
+"""The queries that a sampler may yield, and what answers them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from genscale.protocol.particles import Particles
 
 @dataclass(frozen=True)
 class Solve:
-    """Carry particles to step `until` (None: to the clean end) with a kernel (None: the pipeline's own scheduler).
+    """Step particles to `until` (None: to the clean end) with a kernel (None: the pipeline's own scheduler).
 
-    Answer: Particles; those that are there already come back as they are. When the budget does not reach for
-    all rows, the answer holds the first rows that it reaches for; when it reaches for none, BudgetExhausted
-    is thrown into the sampler. A row goes to the clean end only where its score can be paid, too.
+    Answer: Particles; if they are at `until` already, these. If the budget does not pay for all rows, the answer holds
+    the first rows that it pays for; if it pays for none, BudgetExhausted is thrown into the sampler. Rows go to the
+    clean end only if the budget also pays for their scores. Under a kernel candidate 0 comes back with a new id: it is
+    no longer the pipeline's own result.
     """
 
     particles: Particles
@@ -26,12 +27,12 @@ class Solve:
 
 @dataclass(frozen=True)
 class Denoise:
-    """One model call at `particles.step`, without stepping. Answer: Prediction.
+    """One model call at `particles.step`, without a step. Answer: Prediction.
 
-    It goes whole, or BudgetExhausted is thrown; only where time runs short before anything was finished, the answer
-    holds just the first rows, which can still be brought to the end.
-    The prediction is the first of the transition that begins there: `process.move` goes on with it at no cost.
-    branch: "cond" or "uncond" for the prediction of one branch of classifier-free guidance alone, without a mix.
+    The budget pays for all rows or BudgetExhausted is thrown. Only if time runs short before anything was finished does
+    the answer hold fewer rows, the first ones, which can still be solved to the end.
+    `process.move` steps with the prediction at no cost.
+    branch: "cond" or "uncond", for the prediction of one branch of classifier-free guidance alone, without a mix.
     """
 
     particles: Particles
@@ -40,10 +41,10 @@ class Denoise:
 
 @dataclass(frozen=True)
 class Score:
-    """Decode and judge: clean latents at the end of the process, else the clean estimates `particles.x0`.
+    """Decode and score: clean latents at the end of the process, elsewhere previews (`particles.x0`).
 
-    Answer: Scores. As for Solve, the answer may hold only the first rows. Clean particles that were scored
-    take part in the final choice; previews never do.
+    Answer: Scores. As for Solve, the answer may hold only the first rows. Clean particles that were scored can win;
+    previews cannot.
     """
 
     particles: Particles
@@ -51,25 +52,24 @@ class Score:
 
 @dataclass(frozen=True)
 class Gradient:
-    """How the combined search score of clean estimates changes with the latents. Answer: Graded.
+    """The gradient of the combined search score of clean estimates with respect to the latents. Answer: Graded.
 
-    The model is called at `particles.step`, and again at each step of `calls` (increasing, of this grid), stepping from
-    one to the next with `kernel`; the clean estimate of the last call is decoded and scored by the search verifiers,
-    which must be differentiable (UsageError else). As for Solve, the answer may hold only the first rows.
-    BudgetExhausted is thrown before anything was finished, too, where time is left only for the
-    way to the clean end: Solve then.
+    The model is called at `particles.step` and again at each step of `calls`, with transitions of `kernel` between the
+    calls. The clean estimate of the last call is decoded and scored by the search verifiers, which must be
+    differentiable (UsageError otherwise). As for Solve, the answer may hold only the first rows. If time is left only
+    for the way to the first finished candidate, BudgetExhausted is thrown: then Solve.
 
-    Its price is `process.gradient_nfe`; scores count as those of previews, and none becomes a candidate's.
+    It counts `process.gradient_nfe`. Its scores count as those of previews and are not entered for any candidate.
 
-    calls: further steps at which the model is called; () is one call, all later ones unroll the whole run.
-    kernel: of one model call a transition, the ode where None; from one call to the next it may jump over steps.
-    through: "model", back through every call; "decoder", with the noise of the (single) call held constant, so that
-        d x0 / d x = 1 / alpha and nothing goes back through the denoiser. There is none at pure noise, alpha = 0.
-    noises: standard normal noise [transitions, n, *latent] of the kernel's transitions, instead of that of the
-        candidates' keys; its gradient is answered, too.
-    each: answer the gradient of every verifier by itself, too: as many backwards as there are search verifiers.
-    pull: [n, *latent], what is pulled back from the clean estimates instead of the scores' gradient: then nothing is
-        decoded or scored.
+    calls: later steps of this grid, increasing, at which the model is called; (): one call; all: the unrolled run.
+    kernel: with one model call a transition; None: the ODE. From one call to the next it may jump over steps.
+    through: "model": the backward pass goes through every call. "decoder": the noise estimate of the (single) call is
+        held constant, so that d x0 / d x = 1 / alpha, without a backward pass of the denoiser; not at pure noise.
+    noises: [transitions, n, *latent], standard normal noise for the transitions instead of that from the candidates'
+        keys. Graded then holds its gradient too.
+    each: also give the gradient of every verifier by itself, which takes as many backward passes.
+    pull: [n, *latent], a cotangent at the clean estimates instead of the gradient of the scores: the answer is its
+        vector-Jacobian product, and nothing is decoded or scored.
     """
 
     particles: Particles
@@ -85,9 +85,9 @@ Query = Solve | Denoise | Score | Gradient
 
 
 BACKWARD = 2
-"""NFE that going back through one row of a model call counts.
+"""NFE that the backward pass of one row of a model call counts.
 
-The gradients of a layer's inputs and of its weights cost one forward each; with frozen weights only the first is left,
-so that about one is spent. Two is what is charged, as it is for training, and covers kernels that are slower backwards
-(benchmarks/gradient_memory.py measures it). What a checkpoint computes again is a forward, and counts as one.
+The gradients of a layer's inputs and of its weights cost about one forward pass each. Here weights are frozen, so about
+one is spent; two are charged, as is usual for training, to cover operations whose backward pass is slower
+(benchmarks/gradient_memory.py measures it). A call that checkpointing recomputes is a forward pass and counts one.
 """

@@ -1,4 +1,4 @@
-"""Where a calibration makes a sampler begin to look at previews."""
+"""Sampler options from a calibration: from which step on it scores previews."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from genscale.results.calibration import Calibration
 
 
 def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> dict[str, Any]:
-    """The fields of a sampler that keep it from looking before scores mean something.
+    """Sampler options that keep it from scoring previews before their scores are informative.
 
-    A preview counted "after i steps" is that of model call i - 1; particle methods, which score the state itself, would
-    see as much one step earlier. That errs on the safe side.
+    The preview after i steps is that of model call i - 1; particle methods, which score the state itself, could start
+    one step earlier. That errs on the safe side.
     given: fields that the user set; they win. A sampler with a field `window` gets the window; of one with
-    `rungs`, or whose class says by `previews_at` what its own word for them is, none is left before it.
+    `rungs`, or another one that its class names in `previews_at`, none stays before the window.
     """
     cls = registry.load("sampler", sampler)
     known = registry.options(cls)
@@ -25,7 +25,7 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
     if field is None:
         raise UsageError(
             f"sampler '{sampler}' has no window to calibrate: leave --calibration out, or use one that looks at "
-            "previews at its leisure, such as --sampler successive_halving."
+            "previews at configurable steps, such as --sampler successive_halving."
         )
     if field in given:
         return {}
@@ -41,7 +41,7 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
 
 
 def _moved(rungs: Any, start: float, every: Sequence[float]) -> tuple[float, ...]:
-    """As many rungs, spread evenly from the start on if one of them lay before it; of "every" step those from there."""
+    """As many rungs, evenly from `start` on if any was before it. "every": all calibrated steps from `start` on."""
     if isinstance(rungs, str):
         return tuple(fraction for fraction in every if fraction >= start)
     if min(rungs) >= start:

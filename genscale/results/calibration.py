@@ -1,7 +1,7 @@
-"""From which step on the scores of previews mean something: measured once for a model and its verifiers.
+"""From which step on scores of previews predict those of the final images: measured for a model and its verifiers.
 
-Every method that looks at clean estimates on the way (halving, particles, trees) supposes that a better preview
-becomes a better image. Early in a run that is not so, and how early depends on model, steps and verifier.
+Every method that scores clean estimates on the way (halving, particles, trees) assumes that a better preview
+becomes a better image. Early in a run it does not, and how early depends on model, steps and verifier.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from genscale.protocol.queries import Query, Score, Solve
 from genscale.results.result import SearchResult
 
 FILE = "calibration.json"
-FEWEST = 4  # candidates: of fewer there is no quarter
+FEWEST = 4  # candidates: fewer have no top quarter
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class Previews:
-    """Carry candidates to the end by the pipeline's own scheduler, and score them after every step.
+    """A sampler that finishes candidates with the pipeline's own scheduler, and scores them after every step.
 
     candidates: how many. Cost in NFE: N f(0, T). Scores: N after each step.
     """
@@ -59,7 +59,7 @@ class Previews:
 
 @dataclass(frozen=True)
 class CalibratedStep:
-    """What previews are worth after one step.
+    """How well previews after one step predict the final scores.
 
     step: model calls done; fraction: of all. time: noise level of the latents that the clean estimate was made
     of, as time of the rectified flow (1: pure noise); None where the schedule cannot be read.
@@ -73,7 +73,7 @@ class CalibratedStep:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Levels in the order of the run, without the end, where previews are the images themselves.
+    """Levels in the order of the run, without the last one, whose previews are the images themselves.
 
     threshold: mean rank correlation from which on previews are trusted. about: what was measured: model,
     verifiers, prompts, steps, ...
@@ -86,14 +86,14 @@ class Calibration:
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise UsageError(
-                f"a threshold of {self.threshold} is no rank correlation to ask for: give one in (0, 1]."
+                f"a threshold of {self.threshold} is out of range: give a rank correlation in (0, 1]."
             )
 
     @staticmethod
     def of(
         result: SearchResult, threshold: float = THRESHOLD, about: Mapping[str, Any] | None = None
     ) -> Calibration:
-        """Of a search with Previews."""
+        """From a search with the sampler Previews."""
         totals, times = _totals(result), _times(result.searches[0].process)
         steps = totals.shape[1]
         levels = [
@@ -116,7 +116,7 @@ class Calibration:
         return start, 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As JSON."""
         steps = [
             {"step": v.step, "fraction": v.fraction, "time": v.time, **asdict(v.agreement)}
             for v in self.levels
@@ -140,7 +140,9 @@ class Calibration:
         except OSError as error:
             raise UsageError(f"calibration '{path}' cannot be read: {error.strerror}.") from None
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(f"'{path}' is no calibration: `genscale calibrate-steps` writes them.") from None
+            raise UsageError(
+                f"'{path}' is not a calibration: `genscale calibrate-steps` writes them."
+            ) from None
         return Calibration(levels, threshold, data)
 
 
@@ -153,7 +155,7 @@ def _level(record: dict[str, Any]) -> CalibratedStep:
 def _totals(result: SearchResult) -> Tensor:
     """Scores of every candidate after every step, float64 [prompts, steps, candidates].
 
-    By the verifiers that steer, as a sampler sees them: a rank ensemble compares within one step.
+    By the search verifiers, as a sampler sees them: ranks of an ensemble are those within one step.
     """
     raw: dict[tuple[int, int], dict[int, list[float]]] = {}
     for entry in result.entries:
@@ -168,7 +170,7 @@ def _totals(result: SearchResult) -> Tensor:
 
 
 def _times(process: Process) -> list[float | None]:
-    """Noise level that each model call sees."""
+    """Noise level of the input of each model call."""
     try:
         times: list[float | None] = process.schedule.linear_time.tolist()
     except UsageError:

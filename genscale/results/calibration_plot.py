@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from genscale.report.model_names import short_model_name
 from genscale.report.palette import BLUE, FAINT, GREEN, INK
 from genscale.results.calibration import Calibration
 
@@ -60,7 +61,7 @@ def _mark(axes: Any, found: Calibration) -> None:
 
 
 def _title(about: Any) -> str:
-    model = str(about.get("model", "")).replace("\\", "/").rstrip("/").split("/")[-1]
+    model = short_model_name(str(about.get("model", "")))
     parts = [model, ", ".join(about.get("verifiers", ()))]
     if "prompts" in about:
         parts.append(f"{len(about['prompts'])} prompts, {about['candidates']} candidates each")

@@ -1,4 +1,4 @@
-"""What a comparison found: means over prompts with 95 % intervals, and paired gains over the first entry."""
+"""The numbers of a comparison: means over prompts with 95 % intervals, and paired gains over the first entry."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from genscale.numerics.intervals import Mean
+from genscale.report.prompt_summary import ScoredCandidate
 
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Of one kind of score: its value for each prompt, their mean, and the mean gain over the first entry's."""
+    """One kind of score: its value for each prompt, their mean, and the mean gain over the first entry."""
 
     each: tuple[float | None, ...]
     mean: Mean
@@ -40,10 +41,37 @@ class ComparedRow:
     searched: ScoreSummary | None
     held_out: dict[str, ScoreSummary]
 
+    @staticmethod
+    def of(
+        name: str,
+        nfe: float | None,
+        seconds: float | None,
+        mine: Sequence[ScoredCandidate | None],
+        first: Sequence[ScoredCandidate | None] | None,
+        judges: Sequence[str],
+        common: bool = True,
+    ) -> ComparedRow:
+        """mine: of each prompt the candidate that counts. first: those of the first entry, None for itself. judges: the
+        held-out verifiers. common: whether the searched scores of both compare."""
+        totals = None if first is None or not common else _totals(first)
+        held = {
+            judge: ScoreSummary.of(_held(mine, judge), None if first is None else _held(first, judge))
+            for judge in judges
+        }
+        return ComparedRow(name, nfe, seconds, ScoreSummary.of(_totals(mine), totals), held)
+
+
+def _totals(candidates: Sequence[ScoredCandidate | None]) -> list[float | None]:
+    return [None if c is None else c.total for c in candidates]
+
+
+def _held(candidates: Sequence[ScoredCandidate | None], judge: str) -> list[float | None]:
+    return [None if c is None else c.held_out.get(judge) for c in candidates]
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """axis: what differs. searched: the name of the score that steered, None where entries have different ones."""
+    """axis: what differs. searched: the name of the score that ranks, None where entries have different ones."""
 
     axis: str
     prompts: tuple[str, ...]

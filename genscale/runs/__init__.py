@@ -1,1 +1,1 @@
-"""One run asked for in words: request, folder, files."""
+"""One run: its request, prepared and carried out, its folder, and how both are read back."""

@@ -11,7 +11,7 @@ from genscale.runs.request import Request
 _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "control-image"}
 
 
-def pictures(request: Request) -> dict[str, Any]:
+def input_images(request: Request) -> dict[str, Any]:
     """The input images, opened; of the asked-for size, since not every pipeline resizes."""
     from PIL import Image, ImageOps
 
@@ -21,20 +21,20 @@ def pictures(request: Request) -> dict[str, Any]:
         if path is None:
             continue
         try:
-            with Image.open(path) as image:
-                picture = ImageOps.exif_transpose(image).convert("L" if name == "mask_image" else "RGB")
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file).convert("L" if name == "mask_image" else "RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = getattr(error, "strerror", None) or "it is not an image"
             raise UsageError(f"--{option} '{path}' cannot be read: {reason}.") from None
         if request.width and request.height:
-            picture = picture.resize((request.width, request.height), Image.Resampling.LANCZOS)
-        found[name] = picture
+            image = image.resize((request.width, request.height), Image.Resampling.LANCZOS)
+        found[name] = image
     if "mask_image" in found and "image" not in found:
         raise UsageError("--mask-image says where to paint on --image: give both.")
     return found
 
 
-def arguments(pipe: Any, request: Request, pictures: Mapping[str, Any]) -> dict[str, Any]:
+def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> dict[str, Any]:
     """The pipeline's own arguments; refused where it does not take what was asked for."""
     import torch
 
@@ -43,7 +43,7 @@ def arguments(pipe: Any, request: Request, pictures: Mapping[str, Any]) -> dict[
     taken = takes(pipe)
     n = len(request.prompts)
     call: dict[str, Any] = {"prompt": list(request.prompts) if n > 1 else request.prompts[0]}
-    asked = _asked(request, taken) | _named_pictures(pictures, pipe, taken)
+    asked = _asked(request, taken) | _named_images(images, pipe, taken)
     if request.negative is not None:
         asked["negative_prompt"] = ([request.negative] * n if n > 1 else request.negative, "--negative")
     if request.images > 1:
@@ -80,20 +80,20 @@ def _asked(request: Request, taken: set[str]) -> dict[str, tuple[Any, str]]:
     return {name: pair for name, pair in values.items() if pair[0] is not None}
 
 
-def _named_pictures(pictures: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, tuple[Any, str]]:
+def _named_images(images: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, tuple[Any, str]]:
     """A ControlNet pipeline without an input image calls its control image `image`."""
     named = {}
-    for name, picture in pictures.items():
+    for name, image in images.items():
         word = name
         if name == "control_image" and name not in taken and getattr(pipe, "controlnet", None) is not None:
             word = "image"
-        named[word] = (picture, f"--{_OPTIONS[name]}")
+        named[word] = (image, f"--{_OPTIONS[name]}")
     return named
 
 
 def _extra(extra: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, Any]:
     for name in extra:
         hint = did_you_mean(name, taken)
-        if name not in taken and (hint or "kwargs" not in taken):  # kwargs would swallow a slip of the pen
+        if name not in taken and (hint or "kwargs" not in taken):  # **kwargs would hide a misspelt name
             raise UsageError(f"--pipeline-args: {type(pipe).__name__} takes no '{name}'{hint}.")
     return dict(extra)

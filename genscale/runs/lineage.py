@@ -1,8 +1,7 @@
-"""Who came from whom in a run: its candidates as a forest, read from the archive in its folder."""
+"""The candidates of a run as a forest of parents and children, read from the archive in its folder."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +9,17 @@ from typing import Any
 
 from genscale.engine import archive
 from genscale.errors import UsageError
-from genscale.runs import request
+from genscale.runs.request import load_folder
+from genscale.runs.run_record import read_record
 
 
 @dataclass(eq=False)
 class Line:
-    """One candidate, as it was carried along.
+    """One candidate.
 
-    start: the step at which it leaves its parent. end: the last step that is known of it. total: the score of the
+    start: the step at which it leaves its parent. end: the last step that is recorded of it. total: the score of the
     finished sample, None where it was not finished. preview: the last score of its clean estimate. below: sum and count
-    of the scores of it and its descendants. picture: a file that shows it, where one was kept.
+    of the scores of it and its descendants. image: a file that shows it, where there is one.
     """
 
     id: int
@@ -31,10 +31,10 @@ class Line:
     preview: float | None = None
     children: list[Line] = field(default_factory=list)
     below: tuple[float, int] = (0.0, 0)
-    picture: Path | None = None
+    image: Path | None = None
 
     def lines(self) -> Iterator[Line]:
-        """It and all that descend from it, parents first; those that leave it last come first."""
+        """It and all its descendants, parents first; children that leave later come first."""
         waiting = [self]
         while waiting:
             line = waiting.pop()
@@ -42,7 +42,7 @@ class Line:
             waiting += sorted(line.children, key=lambda c: (c.start, -c.id))
 
     def values(self) -> list[tuple[int, float | None]]:
-        """(step, mean score of all that was finished from there on), at its start and wherever a child leaves it."""
+        """(step, mean score of the samples finished below it), at its start and wherever a child leaves it."""
         total, count = (0.0, 0) if self.total is None else (self.total, 1)
         found: dict[int, float | None] = {}
         for child in sorted(self.children, key=lambda c: -c.start):
@@ -68,12 +68,12 @@ class Lineage:
 
 def families(folder: Path) -> list[Lineage]:
     """The candidates of every prompt of a run, finished or not. UsageError where the folder holds none."""
-    asked = request.load_folder(folder)
+    asked = load_folder(folder)
     try:
-        records = archive.read(folder)[1:]
-        summaries = _summaries(folder)
+        records = archive.read_archive(folder)[1:]
+        told = {p["index"]: p for p in (read_record(folder) or {}).get("prompts", ())}
         found = [
-            _family(folder, i, prompt, [r for r in records if r["prompt"] == i], summaries.get(i, {}))
+            _family(folder, i, prompt, [r for r in records if r["prompt"] == i], told.get(i, {}))
             for i, prompt in enumerate(asked.prompts)
         ]
     except (KeyError, TypeError, AttributeError):
@@ -87,7 +87,7 @@ def _family(
     folder: Path, index: int, prompt: str, records: list[dict[str, Any]], summary: dict[str, Any]
 ) -> Lineage:
     lines: dict[int, Line] = {}
-    for record in records:  # of one id in two plans of a run that went on, the later is in force
+    for record in records:  # where a run went on with another plan, the later record of an id counts
         i = record["candidate"]
         recipe = (record["origin"], record["parent"], record["start"])
         line = lines.get(i)
@@ -99,7 +99,7 @@ def _family(
                 line.total = _total(record)
             else:
                 line.preview = _total(record)
-    for line in list(lines.values()):  # ancestors that left nothing behind are implied
+    for line in list(lines.values()):  # ancestors without a record of their own
         if line.parent is not None and line.parent not in lines:
             lines[line.parent] = Line(line.parent)
     roots = []
@@ -114,15 +114,15 @@ def _family(
         total, count = (0.0, 0) if line.total is None else (line.total, 1)
         below = [(total, count), *(c.below for c in line.children)]
         line.below = (sum(t for t, _ in below), sum(n for _, n in below))
-    for i, file in _pictures(folder, summary).items():
+    for i, file in _images(folder, summary).items():
         if i in lines and lines[i].total is not None:
-            lines[i].picture = file
+            lines[i].image = file
     steps = max((r["step"] for r in records), default=0)
     return Lineage(index, prompt, tuple(roots), steps, _ancestry(lines, _winner(lines, summary)))
 
 
 def _total(record: dict[str, Any]) -> float:
-    """The number that steered; under a rank ensemble, where there is none by itself, the first verifier's."""
+    """The number that steered; under a rank ensemble, which has none for a single candidate, the first score."""
     total = record["total"]
     return float(next(iter(record["scores"].values()), 0.0) if total is None else total)
 
@@ -144,18 +144,7 @@ def _ancestry(lines: dict[int, Line], i: int | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _summaries(folder: Path) -> dict[int, dict[str, Any]]:
-    """What run.json says of each prompt; nothing where the run is not over."""
-    path = folder / "run.json"
-    if not path.is_file():
-        return {}
-    try:
-        return {p["index"]: p for p in json.loads(path.read_text(encoding="utf-8"))["prompts"]}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"'{path}' cannot be read: {error}.") from None
-
-
-def _pictures(folder: Path, summary: dict[str, Any]) -> dict[int, Path]:
+def _images(folder: Path, summary: dict[str, Any]) -> dict[int, Path]:
     """The files that show a candidate, of those that are still there."""
     named = summary.get("pictures", {})
     return {i: folder / name for name, i in named.items() if (folder / name).is_file()}

@@ -30,7 +30,7 @@ class Tally:
     """What the events of a run add up to, in words.
 
     nfe: of the whole run; candidates: of each prompt; both None where the search decides when it ends. seconds: the
-    budget's limit of the whole run. clock: seconds, from any origin.
+    budget's limit of the whole run. each: NFE of one candidate, to give the speed in candidates. clock: in seconds.
     """
 
     def __init__(
@@ -39,15 +39,16 @@ class Tally:
         prompts: int = 1,
         candidates: int | None = None,
         seconds: float | None = None,
+        each: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.nfe, self.prompts, self.candidates, self.seconds = nfe, prompts, candidates, seconds
+        self.each = each
         self.best: dict[int, Entry] = {}
         self._clock, self._started = clock, clock()
         self._evaluations = 0
         self._finished: dict[int, int] = {}
         self._resumed: dict[int, int] = {}  # NFE of each prompt that an earlier process spent
-        self._resumed_candidates = 0
 
     def add(self, event: Event) -> bool:
         """Count an event; whether it is a new best of its prompt."""
@@ -56,12 +57,10 @@ class Tally:
         if not isinstance(event, Scored):
             return False
         prompt = event.entry.prompt
-        resumed = event.media is None
-        if resumed:
+        if event.media is None:  # restored from the archive
             self._resumed[prompt] = max(self._resumed.get(prompt, 0), event.entry.nfe)
         if event.entry.final:
             self._finished[prompt] = self._finished.get(prompt, 0) + 1
-            self._resumed_candidates += resumed
         fresh = event.best is not None and self.best.get(prompt) is not event.best
         if event.best is not None:
             self.best[prompt] = event.best
@@ -76,7 +75,7 @@ class Tally:
         """Candidates and prompts done, speed, and time left: "12/64 candidates, 1/4 prompts, 3.1/s, 42 s left"."""
         finished = sum(self._finished.values())
         if self.candidates is None:
-            parts = [f"{finished} candidate" + ("" if finished == 1 else "s")]
+            parts = [f"{finished} candidate" + ("" if finished == 1 else "s")] if finished else []
         else:
             parts = [f"{finished}/{self.candidates * self.prompts} candidates"]
             full = sum(n >= self.candidates for n in self._finished.values())
@@ -95,13 +94,15 @@ class Tally:
         return f"{name} {sum(totals) / len(totals):.4g}"
 
     def _speed(self, elapsed: float) -> str:
-        """Candidates per second once some are finished, before that evaluations per second."""
+        """Candidates per second, or seconds of each; evaluations per second where the cost of one is not known."""
         if elapsed <= 0 or self._evaluations == 0:
             return ""
-        made = sum(self._finished.values()) - self._resumed_candidates
-        if made == 0:
+        if self.each is None:
             return f"{self._evaluations / elapsed:.3g} NFE/s"
-        return f"{made / elapsed:.2g}/s" if made >= elapsed else f"{elapsed / made:.2g} s each"
+        rate = self._evaluations / self.each / elapsed
+        if rate >= 1:
+            return f"{rate:.3g}/s"
+        return f"{1 / rate:.2g} s each" if rate > 0.1 else f"{elapsed_text(1 / rate)} each"
 
     def _left(self, elapsed: float) -> float | None:
         """Seconds to the end at the speed so far, and at most what the budget leaves; None where nothing tells."""
@@ -148,10 +149,15 @@ class Display:
             yield
 
     def start(
-        self, nfe: int | None, prompts: int, candidates: int | None = None, seconds: float | None = None
+        self,
+        nfe: int | None,
+        prompts: int,
+        candidates: int | None = None,
+        seconds: float | None = None,
+        each: int | None = None,
     ) -> None:
         """The search begins; arguments as of `Tally`."""
-        self._tally = Tally(nfe, prompts, candidates, seconds)
+        self._tally = Tally(nfe, prompts, candidates, seconds, each)
         if self.quiet or not self.console.is_terminal:
             return
         self._bar = Progress(

@@ -125,20 +125,16 @@ class Request:
     negative: str | None = option("--negative --negative-prompt", "Negative prompt.", IMAGE, "TEXT")
     steps: int | None = option("--steps --num-inference-steps", "Denoising steps.", IMAGE, check=COUNT)
     guidance: float | None = option(
-        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE
-    )
+        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE,
+    )  # fmt: skip
     seed: int | None = option("--seed", "Seed (a random one, which is recorded).", IMAGE, check=SEED)
     width: int | None = None
     height: int | None = None
     clips: bool = False
     frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=COUNT)
     fps: float | None = option(
-        "--fps",
-        "Frames per second of the video's files (the model's own, or 16).",
-        IMAGE,
-        check=RATE,
-        execution=True,
-    )
+        "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
+    )  # fmt: skip
     formats: tuple[str, ...] = option(
         "--formats", "Files of a video: mp4, gif, or mp4,gif (default).", IMAGE, "NAMES",
         default=(), read=read_names, write=",".join, execution=True,
@@ -154,85 +150,61 @@ class Request:
     )  # fmt: skip
     image: str | None = option("--image", "An image to start from.", IMAGE, "FILE", completes="file")
     mask_image: str | None = option(
-        "--mask-image", "Where to paint on --image: the white pixels.", IMAGE, "FILE", completes="file"
-    )
+        "--mask-image", "Where to paint on --image: the white pixels.", IMAGE, "FILE", completes="file",
+    )  # fmt: skip
     control_image: str | None = option(
-        "--control-image", "The input image of a ControlNet.", IMAGE, "FILE", completes="file"
-    )
+        "--control-image", "The input image of a ControlNet.", IMAGE, "FILE", completes="file",
+    )  # fmt: skip
     pipeline_args: Mapping[str, Any] = option(
         "--pipeline-args --pipeline-kwargs", "Further arguments of the pipeline's call, as JSON.", IMAGE, "JSON",
         default=dict, read=read_object, write=json.dumps,
     )  # fmt: skip
     dtype: str = option("--dtype", "auto, float32, bfloat16 or float16.", MODEL, "NAME", default="auto")
     device: str | None = option(
-        "--device", "cpu, cuda, cuda:1 or mps (the fastest there is).", MODEL, "NAME", execution=True
-    )
+        "--device", "cpu, cuda, cuda:1 or mps (the fastest there is).", MODEL, "NAME", execution=True,
+    )  # fmt: skip
     batch_size: int = option(
-        "--batch-size", "Most latents in one denoiser call (16).", RUN, default=16, check=COUNT
-    )
+        "--batch-size", "Most latents in one denoiser call (16).", RUN, default=16, check=COUNT,
+    )  # fmt: skip
     decode_batch: int | None = option(
-        "--decode-batch",
-        "Most images decoded and scored at once (as --batch-size; videos: 1).",
-        RUN,
-        check=COUNT,
-        execution=True,
-    )
+        "--decode-batch", "Most images decoded and scored at once (as --batch-size; videos: 1).",
+        RUN, check=COUNT, execution=True,
+    )  # fmt: skip
     device_map: str | None = option(
         "--device-map", "Spread the pipeline over the accelerators: balanced; or a device to load it onto.",
         MODEL, "MAP", execution=True,
     )  # fmt: skip
     attention: str | None = option(
-        "--attention --attention-backend",
-        "Attention backend: xformers, native, flash, sage, ...",
-        MODEL,
-        "NAME",
-        execution=True,
-    )
+        "--attention --attention-backend", "Attention backend: xformers, native, flash, sage, ...",
+        MODEL, "NAME", execution=True,
+    )  # fmt: skip
     offload: str | None = option(
         "--offload --cpu-offload", "Keep weights off the GPU until they are needed: model, sequential or group.",
         MODEL, "NAME", execution=True,
     )  # fmt: skip
     compile: bool = option(
-        "--compile", "Compile the denoiser with torch.compile.", MODEL, default=False, execution=True
-    )
+        "--compile", "Compile the denoiser with torch.compile.", MODEL, default=False, execution=True,
+    )  # fmt: skip
     vae_tiling: bool = option(
-        "--vae-tiling",
-        "Decode in tiles (videos also in groups of frames), to save memory.",
-        MODEL,
-        default=False,
-    )
+        "--vae-tiling", "Decode in tiles (videos also in groups of frames), to save memory.", MODEL, default=False,
+    )  # fmt: skip
     vae_slicing: bool = option(
-        "--vae-slicing",
-        "Decode one image at a time, to save memory.",
-        MODEL,
-        default=False,
-        execution=True,
-    )
+        "--vae-slicing", "Decode one image at a time, to save memory.", MODEL, default=False, execution=True,
+    )  # fmt: skip
     lora: tuple[str, ...] = option(
-        "--lora",
-        "A LoRA file or Hugging Face id, optionally with :SCALE. Repeatable.",
-        MODEL,
-        "NAME",
-        default=(),
-    )
+        "--lora", "A LoRA file or Hugging Face id, optionally with :SCALE. Repeatable.", MODEL, "NAME", default=(),
+    )  # fmt: skip
     variant: str | None = option("--variant", "Variant of the weights, such as fp16.", MODEL, "NAME")
     revision: str | None = option(
-        "--revision", "Branch, tag or commit of the Hugging Face repository.", MODEL, "NAME"
-    )
+        "--revision", "Branch, tag or commit of the Hugging Face repository.", MODEL, "NAME",
+    )  # fmt: skip
     trust_remote_code: bool = option(
-        "--trust-remote-code",
-        "Run Python code that comes with the model.",
-        MODEL,
-        default=False,
-        execution=True,
-    )
+        "--trust-remote-code", "Run Python code that comes with the model.", MODEL, default=False, execution=True,
+    )  # fmt: skip
     metadata: bool = option(
-        "--metadata/--no-metadata",
-        "Write into the image files how they were made (yes).",
-        RUN,
-        default=True,
-        execution=True,
-    )
+        "--metadata/--no-metadata", "Write into the image files how they were made (yes).",
+        RUN, default=True, execution=True,
+    )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it, without what was left at its default."""
@@ -297,6 +269,6 @@ def load_folder(folder: Path) -> Request:
 
 def load_request(file: Path) -> Request:
     """The request in an image or video that genscale wrote. Files are passed on, so it cannot turn remote code on."""
-    from genscale.runs import file_metadata  # loads PIL, which options and help do not need
+    from genscale.runs.file_metadata import read_metadata  # loads PIL, which options and help do not need
 
-    return replace(from_dict(file_metadata.read(file)["request"], str(file)), trust_remote_code=False)
+    return replace(from_dict(read_metadata(file)["request"], str(file)), trust_remote_code=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,13 @@ from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.protocol.interfaces import SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
-from genscale.runs import generate, prepare, verifier_specs
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
+from genscale.results.search_outcome import scored_candidate
 from genscale.runs import request as requests
-from genscale.runs.call_arguments import arguments
+from genscale.runs.complete_request import completed
+from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
+from genscale.runs.run_record import read_record
 
 if TYPE_CHECKING:
     from genscale.media import Media
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Final:
-    """One finished candidate. total: the number that picked; file: its latents, None where they were not kept."""
+    """One finished candidate. total: the number that ranks; file: its latents, None where they were not kept."""
 
     prompt: int
     candidate: Candidate
@@ -37,6 +40,7 @@ class Final:
     select: dict[str, float]
     held_out: dict[str, float]
     nfe: int
+    seconds: float
     file: Path | None
 
     @property
@@ -53,11 +57,27 @@ class Final:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A folder's request, completed, and the finished candidates of each prompt, in the order they were scored."""
+    """A folder's request, completed, and the finished candidates of each prompt, in the order they were scored.
+
+    heading: the first record of the archive. record: run.json; None where the run is not finished.
+    """
 
     folder: Path
     request: Request
     finals: tuple[tuple[Final, ...], ...]
+    heading: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] | None = None
+
+    @property
+    def searched(self) -> str:
+        """The score that ranks, by its verifiers."""
+        return "+".join(self.request.select or self.request.verifiers)
+
+    @property
+    def missing(self) -> Mapping[str, Sequence[str]]:
+        """What its request could not hold, by what it is needed for ("call", "search")."""
+        found: Mapping[str, Sequence[str]] = (self.record or {}).get("missing", {})
+        return found
 
     def ranking(self, prompt: int) -> list[Final]:
         return sorted(self.finals[prompt], key=lambda f: -f.total)  # stable: among equals the first
@@ -65,82 +85,127 @@ class SavedRun:
     def base(self, prompt: int) -> Final | None:
         return next((f for f in self.finals[prompt] if f.is_base), None)
 
+    def summary(self, prompt: int) -> PromptSummary:
+        """One prompt's candidates and scores as plain data."""
+        finals = tuple(
+            scored_candidate(n, f, f.total, f.file is not None) for n, f in enumerate(self.finals[prompt])
+        )
+        own = self.base(prompt)
+        base = next((c for c, f in zip(finals, self.finals[prompt], strict=True) if f is own), None)
+        record = self.prompt_record(prompt)
+        base = base or ScoredCandidate.of_record(record.get("base"))  # the pipeline alone has made it
+        best = finals[0] if finals else None
+        spent = max([record.get("nfe", 0), *(c.nfe for c in finals)])
+        held_out = () if best is None else tuple(best.held_out)
+        return PromptSummary(self.request.prompts[prompt], self.searched, finals, base, held_out, spent)
 
-def read(folder: Path) -> SavedRun:
-    """UsageError where the folder holds no run, or none of its candidates is finished."""
+    def prompt_record(self, prompt: int) -> Mapping[str, Any]:
+        """What run.json says of a prompt; empty where it says nothing."""
+        prompts = (self.record or {}).get("prompts", ())
+        return next((p for p in prompts if p["index"] == prompt), {})
+
+
+def read_run(folder: Path, shares: bool = True) -> SavedRun:
+    """UsageError where the folder holds no run, or none of its candidates is finished.
+
+    shares: count independent candidates, which are scored together, as each having cost its share of their NFE.
+    """
     folder = folder.expanduser()
-    request = prepare.completed(requests.load_folder(folder))
+    request, record = requests.load_folder(folder), read_record(folder)
+    request = request if (record or {}).get("missing") else completed(request)
     try:
-        records = archive.read(folder)[1:]
-        finals = tuple(_finals(folder, i, records, request) for i in range(len(request.prompts)))
+        heading, *records = archive.read_archive(folder) or [{}]
+        finals = [
+            _finals(folder, [r for r in records if r["prompt"] == i], i) for i in range(len(request.prompts))
+        ]
+        finals = [_with_totals(f, request.ensemble, heading) for f in finals]
     except (KeyError, TypeError, AttributeError, OSError):
         raise UsageError(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
     if not any(finals):
         raise UsageError(
             f"the run in '{folder}' has no finished candidate yet: go on with genscale resume {folder}."
         )
-    return SavedRun(folder, request, finals)
+    if shares and _independent(request):
+        finals = [_with_shares(f) for f in finals]
+    return SavedRun(folder, request, tuple(map(tuple, finals)), heading, record)
 
 
-def _finals(folder: Path, i: int, records: Sequence[dict[str, Any]], request: Request) -> tuple[Final, ...]:
-    files = {}  # of one id in two plans of a run that went on, the later is in force
+def _finals(folder: Path, records: Sequence[dict[str, Any]], prompt: int) -> list[Final]:
+    files = {}  # where a run went on with another plan, the later record of an id counts
     for r in records:
-        if r["prompt"] == i and r["kind"] == "solve":
+        if r["kind"] == "solve":
             files[r["candidate"], r["step"]] = (candidate_of(r), folder / r["file"])
     found: dict[int, Final] = {}
     for r in records:
-        if r["prompt"] != i or r["kind"] != "score" or not r["final"]:
+        if r["kind"] != "score" or not r["final"]:
             continue
         candidate = candidate_of(r)
         solved, file = files.get((candidate.id, r["step"]), (None, None))
         there = solved == candidate and file is not None and file.is_file()
         found.pop(candidate.id, None)
         found[candidate.id] = Final(
-            i,
+            prompt,
             candidate,
             r["total"] or 0.0,
             r["scores"],
             r["select"],
             r["held_out"],
             r["nfe"],
+            r["seconds"],
             file if there else None,
         )
-    return _with_totals(_apart(list(found.values()), request), request)
+    return list(found.values())
 
 
-def _apart(finals: list[Final], request: Request) -> list[Final]:
-    """Where finished candidates are independent draws, each has cost its share: a wave is scored as one."""
-    sampler = registry.make("sampler", request.sampler, dict(request.sampler_fields))
-    if not finals or not SamplerHooks.of(sampler).independent:
-        return finals
-    whole = finals[-1].nfe
+def _independent(request: Request) -> bool:
+    """Whether its sampler's candidates are independent draws; unknown samplers' are not."""
+    try:
+        sampler = registry.make("sampler", request.sampler, dict(request.sampler_fields))
+    except UsageError:
+        return False
+    return SamplerHooks.of(sampler).independent
+
+
+def _with_shares(finals: list[Final]) -> list[Final]:
+    whole = finals[-1].nfe if finals else 0
     return [replace(f, nfe=round(whole * n / len(finals))) for n, f in enumerate(finals, 1)]
 
 
-def _with_totals(finals: Sequence[Final], request: Request) -> tuple[Final, ...]:
-    """The numbers that pick, as the search had them; ranks are told of the whole pool."""
-    if not finals or (request.ensemble != "rank" and not finals[0].select):
-        return tuple(finals)
-    weights = verifier_specs.weights(request.select or request.verifiers)
-    names = list(finals[0].select or finals[0].scores)
-    raw = torch.tensor([[(f.select or f.scores)[n] for n in names] for f in finals], dtype=torch.float64)
-    each = torch.tensor([weights.get(n, 1.0) for n in names], dtype=torch.float64)
-    totals = ENSEMBLES[request.ensemble](raw.reshape(len(finals), len(names)), each).tolist()
-    return tuple(replace(f, total=t) for f, t in zip(finals, totals, strict=True))
+def _with_totals(finals: list[Final], ensemble: str, heading: Mapping[str, Any]) -> list[Final]:
+    """With the totals that rank, as the search had them; ranks depend on the whole pool."""
+    if not finals or (ensemble != "rank" and not finals[0].select):
+        return finals
+    roles = heading["verifiers"]
+    members = roles["select"] or roles["search"]
+    raw = [[(f.select or f.scores)[name] for name, _ in members] for f in finals]
+    scores = torch.tensor(raw, dtype=torch.float64).reshape(len(finals), len(members))
+    weights = torch.tensor([weight for _, weight in members], dtype=torch.float64)
+    totals = ENSEMBLES[ensemble](scores, weights).tolist()
+    return [replace(f, total=t) for f, t in zip(finals, totals, strict=True)]
 
 
-Show = Callable[[Sequence[Final]], "Media"]
+Decode = Callable[[Sequence[Final]], "Media"]
 
 
-def shower(kept: SavedRun) -> Show:
-    """Load the run's pipeline; a function that decodes finished candidates whose latents were kept."""
+def decoder_of(run: SavedRun, pipe: Any = None) -> Decode:
+    """A function that decodes finished candidates whose latents were kept. pipe: None loads that of the run.
+
+    UsageError: the folder does not say with which model or arguments they were made.
+    """
     from genscale.pipelines.decode import latent_decoder
 
-    pipe, parts = generate.pipe_alone(kept.request)
-    call = arguments(pipe, replace(kept.request, images=1), parts.pictures)
-    decode = latent_decoder(pipe, **call)
+    missing = [
+        name for name in run.missing.get("call", ()) if pipe is None or not name.startswith("the model")
+    ]
+    if missing:
+        raise UsageError(
+            f"the run in '{run.folder}' cannot be decoded: it does not hold {' and '.join(missing)}."
+        )
+    prepared = PreparedRun.without_search(replace(run.request, images=1))
+    prepared = prepared if pipe is None else prepared.with_pipe(pipe)
+    decode = latent_decoder(prepared.pipe, **prepared.call())
 
-    def show(finals: Sequence[Final]) -> Media:
+    def decoded(finals: Sequence[Final]) -> Media:
         return decode(torch.stack([f.latents() for f in finals]), [f.prompt for f in finals])
 
-    return show
+    return decoded

@@ -17,72 +17,74 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genscale.call_syntax import Call, parse_call
 from genscale.errors import UsageError
-from genscale.plugins import options as sampler_options
-from genscale.plugins import registry
+from genscale.plugins import options, registry
 
-_FORM = re.compile(
-    r"(?P<name>[\w.\-]+(?::[A-Za-z_][\w.]*)?)(?:\((?P<options>.*)\))?(?::(?P<weight>[-+.\deE]+))?"
-)
+# package.module:callable is a name, too; what comes behind a colon at the end is the weight.
+_FORM = re.compile(r"(?P<call>[\w.\-]+(?::[A-Za-z_][\w.]*)?(?:\(.*\))?)(?::(?P<weight>[-+.\deE]+))?")
 
 
-def jury(specs: Sequence[str]) -> list[tuple[Any, float]]:
+def weighted_verifiers(specs: Sequence[str]) -> list[tuple[Any, float]]:
     """(verifier, weight) of each; names and options are checked, a plain name is left to `scale`."""
     return [_member(spec) for spec in specs]
 
 
-def boxed(members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str]) -> list[tuple[Any, float]]:
+def with_boxes(
+    members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str]
+) -> list[tuple[Any, float]]:
     """The same, looking at the regions of a boxes file, too; each by the texts of these prompts."""
     cls = registry.load("verifier", "boxes")
     boxes = cls.read(Path(file), prompts)
-    return [(cls(made(v) if isinstance(v, str) else v, boxes), weight) for v, weight in members]
+    return [(cls(named_verifier(v) if isinstance(v, str) else v, boxes), weight) for v, weight in members]
 
 
-def lifted(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
+def on_frames(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
     """The same for videos: those that know images only (no `judges_videos`) see k frames and give the mean."""
     frames = registry.load("verifier", "frames")
 
-    def lift(verifier: Any) -> Any:
+    def on_frames_of(verifier: Any) -> Any:
         cls = registry.load("verifier", verifier) if isinstance(verifier, str) else verifier
         if getattr(cls, "judges_videos", getattr(cls, "judges_clips", False)):
             return verifier
         return Named(verifier if isinstance(verifier, str) else verifier.name, frames(verifier, k=k))
 
-    return [(lift(verifier), weight) for verifier, weight in members]
+    return [(on_frames_of(verifier), weight) for verifier, weight in members]
 
 
-def made(name: str) -> Named:
+def named_verifier(name: str) -> Named:
     """A registered verifier with its defaults."""
     return Named(name, registry.make("verifier", name, {}))
 
 
-def foreign(specs: Sequence[str]) -> list[str]:
+def imports_code(specs: Sequence[str]) -> list[str]:
     """Those that would import code by its module's name."""
-    return [s for s in specs if ":" in _parts(s)[0]]
+    return [s for s in specs if ":" in _parts(s)[0].name]
 
 
 def unweighted(spec: str) -> str:
     """The verifier without its weight."""
-    name, options, _ = _parts(spec)
-    return name if options is None else f"{name}({options})"
+    call, _ = _parts(spec)
+    return _name_of(call)
 
 
-def weights(specs: Sequence[str]) -> dict[str, float]:
-    """The weight of each, by the name that its scores are filed under; nothing is imported."""
-    return {unweighted(spec): _parts(spec)[2] for spec in specs}
+def _name_of(call: Call) -> str:
+    """What its scores are filed under."""
+    return call.name if call.text is None else f"{call.name}({call.text})"
 
 
-def _parts(spec: str) -> tuple[str, str | None, float]:
+def _parts(spec: str) -> tuple[Call, float]:
     match = _FORM.fullmatch(spec.strip())
     try:
         weight = float(match["weight"] or 1) if match else 1.0
     except ValueError:
         match = None
-    if match is None:
+    call = None if match is None else parse_call(match["call"])
+    if call is None:
         raise UsageError(
             f"verifier '{spec}' cannot be read: write name, name:weight or package.module:callable."
         )
-    return match["name"], match["options"], weight
+    return call, weight
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,14 @@ class Named:
 
 
 def _member(spec: str) -> tuple[Any, float]:
-    name, options, weight = _parts(spec)
-    if ":" in name:
-        return Named(name, _imported(name)), weight
-    cls = registry.load("verifier", name)
-    if options is None:
-        return name, weight
-    values = sampler_options.pairs([part for part in re.split(r",\s*(?=\w+\s*=)", options) if part.strip()])
-    verifier = registry.make("verifier", name, sampler_options.typed("verifier", name, cls, values))
-    return Named(f"{name}({options})", verifier), weight
+    call, weight = _parts(spec)
+    if ":" in call.name:
+        return Named(call.name, _imported(call.name)), weight
+    cls = registry.load("verifier", call.name)
+    if call.text is None:
+        return call.name, weight
+    values = options.typed("verifier", call.name, cls, options.pairs(call.settings()))
+    return Named(_name_of(call), registry.make("verifier", call.name, values)), weight
 
 
 def _imported(name: str) -> Any:

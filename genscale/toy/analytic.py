@@ -1,12 +1,12 @@
-"""Models that are known in closed form, to write and test samplers on: exact answers, no pipeline, milliseconds.
+"""Closed-form models for writing and testing samplers: exact predictions, no pipeline, milliseconds a run.
 
     from genscale.toy import analytic
     model = analytic.gaussian(16)
     found = analytic.search("best_of_n", model, analytic.coordinate(0), budget="128nfe", runs=100)
     found.ranking(7)[0].total        # of run 7; compare with model.carry(noise, steps)
 
-The same engine, budgets, ledger and results as in a pipeline; only the model's answers are formulas. A run is a prompt
-of the engine, so many of them fill one batch.
+Engine, budgets, ledger and results are those of a pipeline; only the model is a formula. Each run is a prompt of the
+engine, so that many runs share a batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.prior import Prior
 from genscale.engine.search import Search
-from genscale.engine.verifier_roles import Roles, panel
+from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
@@ -64,7 +64,7 @@ class Mixture:
         return self.means.shape[1]
 
     def clean(self, x: Tensor, t: float) -> Tensor:
-        """The mean of x0 given x_t = x, [n, d] float64."""
+        """E[x0 | x_t = x], [n, d] float64, for x [n, d] and t in [0, 1]."""
         alpha, means = 1 - t, self.means.double()
         var = (alpha * self.std) ** 2 + t**2
         gap = x.double()[:, None] - alpha * means  # [n, k, d]
@@ -73,11 +73,11 @@ class Mixture:
         return (weight[..., None] * (means + alpha * self.std**2 / var * gap)).sum(1)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
-        """What a flow model would answer at time t > 0 [n, d]."""
+        """The prediction of a flow model at time t > 0, [n, d]."""
         return ((x.double() - self.clean(x, t)) / t).to(x.dtype)
 
     def carry(self, noise: Tensor, steps: int = 8) -> Tensor:
-        """Where the model's own Euler run takes noise [n, d], by a plain loop without the engine."""
+        """Clean latents [n, d] of a plain Euler loop from noise [n, d], without the engine."""
         x = noise
         for t, s in pairwise(times(steps)):
             x = x + (s - t) * self.velocity(x, t)
@@ -85,12 +85,12 @@ class Mixture:
 
 
 def gaussian(dim: int, mean: float = 0.0, std: float = 1.0) -> Mixture:
-    """N(mean, std^2) in every one of `dim` coordinates: the run from noise to clean latents is then linear."""
+    """N(mean, std^2) in each of `dim` coordinates; the run from noise to clean latents is then linear."""
     return Mixture(torch.full((1, dim), float(mean)), std)
 
 
 def coordinate(i: int) -> Callable[[Media, Sequence[str]], Tensor]:
-    """The verifier that reads a coordinate of the clean latents; it can be differentiated."""
+    """A differentiable verifier whose score is coordinate i of the clean latents."""
 
     def score(media: Media | Tensor, prompts: Sequence[str]) -> Tensor:
         return latents(media)[:, i].double()
@@ -101,7 +101,7 @@ def coordinate(i: int) -> Callable[[Media, Sequence[str]], Tensor]:
 
 
 def latents(media: Media | Tensor) -> Tensor:
-    """Clean latents [n, d] of the bed's images, which have one pixel with a latent's d numbers as its channels."""
+    """Clean latents [n, d] of images of these models, which have one pixel with d channels."""
     return (media.pixels if isinstance(media, Media) else media).flatten(1)
 
 
@@ -123,15 +123,15 @@ def search(
     batch_size: int = 256,
     keep: int = 1,
 ) -> SearchResult:
-    """Independent runs of a sampler on a model; each is a prompt of the result, with the budget to itself.
+    """Independent runs of a sampler on a model. Each is one prompt of the result and has the whole budget.
 
-    verifier, held_out, keep: as for `genscale.scale`. One row through the model is 1 NFE. UsageError: branches of
-    guidance are asked of a model without them, or what `scale` refuses.
+    verifier, held_out, keep: as for `genscale.scale`. One row through the model is 1 NFE. UsageError: as for `scale`,
+    and where a sampler asks for branches of guidance, which these models do not have.
     """
     if steps < 1 or runs < 1:
         raise UsageError(f"steps={steps} and runs={runs} must be at least 1.")
     sampler = registry.make("sampler", sampler, {}) if isinstance(sampler, str) else sampler
-    roles = Roles(panel(verifier, "weighted"), held_out=panel(held_out, "weighted"))
+    roles = Roles(verifier_set(verifier, "weighted"), held_out=verifier_set(held_out, "weighted"))
     budget = Budget.of(budget).resolved(steps)
     keys = [Key.from_seed(seed).fold("prompt", i) for i in range(runs)]
     searches = [

@@ -1,4 +1,4 @@
-"""A small world of moving shapes: its captions, its scenes, its videos.
+"""A small world of moving shapes: captions, scenes and videos.
 
 The bundled toy video model is trained on this world and `genscale.verifiers.moving_shapes` judges it exactly. Videos
 are `FRAMES` frames of `SIZE` x `SIZE` pixels; colours and the ground are those of `genscale.toy.shapes`. Lengths are
@@ -23,7 +23,7 @@ from genscale.toy.shapes import COLOURS, GROUND, Noun, Shape, signed_distance
 
 SIZE = 32
 FRAMES = 5
-KINDS = ("circle",)  # so small, an autoencoder trained in minutes holds no other kinds apart
+KINDS = ("circle",)  # at this size an autoencoder trained in minutes does not distinguish other kinds
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 CATEGORIES = ("one", "two")
 
@@ -37,7 +37,7 @@ _WINDOW = 18  # pixels of the square in which one shape is drawn
 
 @dataclass(frozen=True)
 class Motion:
-    """What a caption says of one object."""
+    """What a caption says about one object."""
 
     colour: str
     kind: str
@@ -54,7 +54,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption: exactly these objects, moving so. `parse(prompt.text) == prompt`."""
+    """A caption: exactly these objects with these motions. `parse(prompt.text) == prompt`."""
 
     motions: tuple[Motion, ...]
 
@@ -69,7 +69,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Mover:
-    """An object in flight: `path` [FRAMES, 2] of its centre (x, y), as nested tuples."""
+    """A moving object. path: [FRAMES, 2], its centre (x, y) in every frame, as nested tuples."""
 
     kind: str
     colour: str
@@ -89,7 +89,7 @@ _ONE = re.compile(rf"an? ({'|'.join(COLOURS)}) ({'|'.join(KINDS)}) moving ({'|'.
 
 
 def parse(text: str) -> Prompt:
-    """What the caption `text` asks for; ValueError where it is no caption of this world."""
+    """The Prompt of the caption `text`. ValueError: it is not a caption of this world."""
     plain = " ".join(text.lower().replace(".", " ").replace(",", " ").split())
     matches = [_ONE.fullmatch(part) for part in plain.split(" and ")]
     motions = tuple(Motion(m[1], m[2], m[3]) for m in matches if m is not None)
@@ -104,7 +104,7 @@ def parse(text: str) -> Prompt:
 
 
 def sample_prompt(rng: np.random.Generator, category: str) -> Prompt:
-    """A caption of `category`, each of the category's captions as likely as the next."""
+    """A caption of `category`, uniform among all of its captions."""
     if category not in CATEGORIES:
         raise ValueError(f"Unknown category {category!r}: moving shapes have {', '.join(CATEGORIES)}.")
     while True:
@@ -121,7 +121,7 @@ def _sample_motion(rng: np.random.Generator) -> Motion:
 
 
 def fresh_prompts(seed: int, n: int, category: str | None = None) -> list[Prompt]:
-    """`n` distinct captions drawn with `seed`; the categories take turns unless one is named."""
+    """`n` distinct captions drawn with `seed`; the categories alternate unless one is given."""
     rng = np.random.default_rng(seed)
     prompts: dict[Prompt, None] = {}
     while len(prompts) < n:
@@ -137,7 +137,7 @@ def fresh_prompts(seed: int, n: int, category: str | None = None) -> list[Prompt
 
 
 def sample_scene(prompt: Prompt, rng: np.random.Generator) -> Scene:
-    """Movers that satisfy `prompt`; sizes, speeds and places are uniform among those that fit."""
+    """A scene that satisfies `prompt`; sizes, speeds and positions are uniform among those that fit."""
     while True:
         movers = tuple(_sample_mover(m, len(prompt.motions) > 1, rng) for m in prompt.motions)
         if len(movers) == 1 or _apart(*movers):
@@ -180,8 +180,8 @@ def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
     return np.rint(inner).astype(np.uint8).reshape(len(scenes), FRAMES, SIZE, SIZE, 3)
 
 
-def _draw(canvas: npt.NDArray[np.float32], kind: str, clips: list[int], movers: list[Mover]) -> None:
-    """Draw movers of one kind into the frames of their videos."""
+def _draw(canvas: npt.NDArray[np.float32], kind: str, videos: list[int], movers: list[Mover]) -> None:
+    """Draw movers of one kind into the frames of their videos. videos: index of each mover's video."""
     centre = np.array([m.path for m in movers], np.float32).reshape(-1, 2)
     radius = np.repeat(np.array([m.radius for m in movers], np.float32), FRAMES)[:, None, None]
     colour = np.repeat(np.array([COLOURS[m.colour] for m in movers], np.float32), FRAMES, axis=0)
@@ -193,7 +193,7 @@ def _draw(canvas: npt.NDArray[np.float32], kind: str, clips: list[int], movers: 
         (ys + np.float32(0.5) - centre[:, 1:])[:, :, None] / radius,
     )
     cover = np.clip(0.5 - signed_distance(kind, x, y) * radius, 0, 1)[..., None]
-    frames = (np.array(clips)[:, None] * FRAMES + np.arange(FRAMES)).reshape(-1, 1, 1)
+    frames = (np.array(videos)[:, None] * FRAMES + np.arange(FRAMES)).reshape(-1, 1, 1)
     limit = canvas.shape[1] - 1
     rows, columns = np.clip(ys + _WINDOW, 0, limit)[:, :, None], np.clip(xs + _WINDOW, 0, limit)[:, None, :]
     before = canvas[frames, rows, columns]

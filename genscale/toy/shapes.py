@@ -1,7 +1,7 @@
-"""A small world of coloured shapes: its captions, its scenes, its images.
+"""A small world of coloured shapes: captions, scenes and images.
 
-The bundled toy models are trained on this world and `genscale.verifiers.shapes` judges it exactly, so
-a claim of the form "more compute, better images" can be measured on a laptop. Images are `SIZE`
+The bundled toy models are trained on this world and `genscale.verifiers.shapes` scores it exactly, so that effects of
+more compute can be measured on a laptop. Images are `SIZE`
 x `SIZE` pixels; lengths are in pixels, x grows to the right, y grows downwards, and (0, 0) is the
 outer corner of the upper left pixel.
 
@@ -47,12 +47,12 @@ GAP = 5.0  # least distance between two shapes' circles
 MARGIN = 4.0  # a relation holds when the centres are at least this far apart along its axis
 
 Noun = tuple[str, str]
-"""What a caption says of one object: (colour, kind)."""
+"""What a caption says about one object: (colour, kind)."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One drawn object, held by the circle of `radius` about (x, y) but for a square's corners."""
+    """One drawn object. It lies within the circle of `radius` about (x, y), except for the corners of a square."""
 
     kind: str
     colour: str
@@ -72,7 +72,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Requirement:
-    """What must be true of an image: exactly these objects, and the first in this relation to the second."""
+    """What an image must show: exactly these objects, the first in this relation to the second."""
 
     category: str
     nouns: tuple[Noun, ...]
@@ -115,7 +115,7 @@ _MANY = re.compile(rf"({'|'.join(NUMBERS)})\s+({'|'.join(COLOURS)})\s+({'|'.join
 
 
 def parse(text: str) -> Requirement:
-    """What the caption `text` asks for; ValueError where it is no caption of this world."""
+    """The Requirement of the caption `text`. ValueError: it is not a caption of this world."""
     plain = " ".join(text.lower().replace(".", " ").replace(",", " ").split())
     if match := _ONE.fullmatch(plain):
         return Requirement("single", ((match[1], match[2]),))
@@ -136,7 +136,7 @@ def parse(text: str) -> Requirement:
 
 
 def held_out(requirement: Requirement) -> bool:
-    """Whether training leaves this combination out: a sixth of those with several objects.
+    """Whether training leaves this combination out, as it does a sixth of those with several objects.
 
     With colours and kinds numbered as listed, a pair is left out where the sum of its colours,
     twice the sum of its kinds and the axis (0 for "and", 1 for left and right, 2 for above and
@@ -155,7 +155,7 @@ def held_out(requirement: Requirement) -> bool:
 
 
 def sample_requirement(rng: np.random.Generator, category: str) -> Requirement:
-    """A requirement of `category`, each of the category's captions as likely as the next."""
+    """A requirement of `category`, uniform among all of its captions."""
     if category not in CATEGORIES:
         raise ValueError(f"Unknown category {category!r}: the shapes world has {', '.join(CATEGORIES)}.")
     colours, kinds = tuple(COLOURS), KINDS
@@ -172,9 +172,9 @@ def sample_requirement(rng: np.random.Generator, category: str) -> Requirement:
 
 
 def fresh_prompts(seed: int, n: int, category: str | None = None) -> list[Prompt]:
-    """`n` captions drawn with `seed`; the categories take turns unless one is named.
+    """`n` captions drawn with `seed`; the categories alternate unless one is given.
 
-    They are distinct as long as the category has so many.
+    They are distinct as long as there are enough.
     """
     rng = np.random.default_rng(seed)
     prompts: list[Prompt] = []
@@ -199,7 +199,7 @@ def related(a: Shape, b: Shape, relation: str) -> bool:
 
 
 def sample_scene(wanted: Requirement | Prompt, rng: np.random.Generator) -> Scene:
-    """A scene that satisfies `wanted`, sizes and places uniform among those that fit.
+    """A scene that satisfies `wanted`; sizes and positions are uniform among those that fit.
 
     Related objects lie further apart along the relation's axis than along the other.
     """

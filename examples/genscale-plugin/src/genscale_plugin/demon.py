@@ -33,6 +33,7 @@ class Demon:
     kernel: str = "ddim(1)"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    size_option: ClassVar[str] = "noises"  # what candidates=N sets
     bibtex: ClassVar[str] = """@inproceedings{yeh2025demon,
   title = {Training-Free Diffusion Model Alignment with Sampling Demons},
   author = {Yeh, Po-Hung and Lee, Kuang-Huei and Chen, Jun-Cheng},
@@ -66,7 +67,7 @@ class Demon:
             scores = yield Score(replace(states, x0=(yield Denoise(states)).x0))
             x = Particles(transition.sample(self._combined(scores, noises)), x.step + 1, x.candidates)
         yield Score((yield Solve(x, kernel=kernel)))
-        yield from genscale.remainder(process, key, ids)
+        yield from genscale.spend_leftover_budget(process, key, ids)
 
     def _pays_for(self, process: Process, step: int) -> bool:
         """Whether another step with K tries leaves enough to finish the chain and score it."""

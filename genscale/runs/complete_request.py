@@ -1,41 +1,16 @@
-"""Completes a request with defaults and checks everything that can be checked without loading a model."""
+"""The defaults of a request, and checks of its settings that need no model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from genscale.engine.budget import Budget
-from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import options, registry
-from genscale.runs import verifier_specs, video_files
-from genscale.runs.call_arguments import pictures
+from genscale.report import video_files
 from genscale.runs.request import Request
 
 NONE = ("none",)  # --held-out none
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a request names, found and checked without loading a model."""
-
-    sampler: Any
-    verifiers: list[tuple[Any, float]]
-    select: list[tuple[Any, float]]
-    held_out: list[tuple[Any, float]]
-    budget: Budget | None
-    stop: Stop | None
-    pictures: dict[str, Any]
-
-    def lifted(self, k: int) -> Parts:
-        """For videos: verifiers of images see k frames."""
-        panels: dict[str, Any] = {
-            role: verifier_specs.lifted(getattr(self, role), k)
-            for role in ("verifiers", "select", "held_out")
-        }
-        return replace(self, **panels)
 
 
 def completed(request: Request) -> Request:
@@ -71,8 +46,8 @@ def completed(request: Request) -> Request:
     )
 
 
-def check(request: Request) -> Parts:
-    """Find everything that a completed request names; refuse what is not there or cannot be."""
+def check(request: Request) -> None:
+    """Refuse settings of a completed request that are unknown or out of range."""
     if request.images < 1 or request.batch_size < 1:
         raise UsageError("--images and --batch-size must be at least 1.")
     unknown = [kind for kind in request.formats if kind not in video_files.FORMATS]
@@ -89,15 +64,3 @@ def check(request: Request) -> Parts:
         raise UsageError(
             f"ensemble '{request.ensemble}' is unknown{hint}: give one of {', '.join(ENSEMBLES)}."
         )
-    verifiers = verifier_specs.jury(request.verifiers)
-    if request.boxes is not None:
-        verifiers = verifier_specs.boxed(verifiers, request.boxes, request.prompts)
-    return Parts(
-        sampler=registry.make("sampler", request.sampler, dict(request.sampler_fields)),
-        verifiers=verifiers,
-        select=verifier_specs.jury(request.select),
-        held_out=[] if request.held_out == NONE else verifier_specs.jury(request.held_out),
-        budget=None if request.budget is None else Budget.parse(request.budget),
-        stop=Stop.of(request.stop),
-        pictures=pictures(request),
-    )

@@ -1,7 +1,7 @@
-"""What an image says of itself: text chunks of its PNG file.
+"""Metadata of an image: text chunks of its PNG file.
 
 `parameters` is in the form of A1111's web UI, which most viewers and galleries read; `genscale` is JSON with
-the whole request, from which the run can be done again.
+the whole request, from which the image can be made again.
 """
 
 from __future__ import annotations
@@ -10,30 +10,32 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from genscale.runs.request import Request
+from genscale.report.model_names import short_model_name
 
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
 
-def infotext(request: Request, prompt: str, size: tuple[int, int], scheduler: str, version: str) -> str:
-    """The `parameters` text: prompt, negative prompt, then a line of `Name: value`."""
+def infotext(
+    request: Mapping[str, Any], prompt: str, size: tuple[int, int], scheduler: str, version: str
+) -> str:
+    """The `parameters` text: prompt, negative prompt, then a line of `Name: value`. request: as request.json has it."""
     numbers: dict[str, Any] = {
-        "Steps": request.steps,
+        "Steps": request.get("steps"),
         "Sampler": scheduler.removesuffix("Scheduler").removesuffix("Discrete") or None,
-        "CFG scale": request.guidance,
-        "Seed": request.seed,
+        "CFG scale": request.get("guidance"),
+        "Seed": request.get("seed"),
         "Size": f"{size[0]}x{size[1]}",
-        "Model": request.model.replace("\\", "/").rstrip("/").split("/")[-1],
-        "Search": request.sampler,
-        "Verifier": "+".join(request.verifiers),
-        "Budget": request.budget,
-        "Stop": request.stop,
+        "Model": short_model_name(request["model"]),
+        "Search": request["sampler"],
+        "Verifier": "+".join(request.get("verifiers", ())),
+        "Budget": request.get("budget"),
+        "Stop": request.get("stop"),
         "Version": f"genscale {version}",
     }
     lines = [prompt]
-    if request.negative:
-        lines.append(f"Negative prompt: {request.negative}")
+    if request.get("negative"):
+        lines.append(f"Negative prompt: {request['negative']}")
     lines.append(", ".join(f"{k}: {_quoted(v)}" for k, v in numbers.items() if v not in (None, "")))
     return "\n".join(lines)
 

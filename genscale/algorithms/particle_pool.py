@@ -1,0 +1,74 @@
+"""The particles of one pass, and the paths that they took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genscale.protocol.answers import Prediction
+from genscale.protocol.particles import Candidate, Particles
+
+
+@dataclass(frozen=True)
+class ScoredState:
+    """One particle at a scoring step (one row), with its prediction and score: enough to continue from it again."""
+
+    particles: Particles
+    prediction: Prediction
+    total: float
+
+
+@dataclass(frozen=True)
+class Path:
+    """A finished particle and its states at the scoring steps."""
+
+    states: tuple[ScoredState, ...]
+    candidate: Candidate
+    total: float
+
+
+@dataclass
+class Pool:
+    """The n particles of a pass and what their weights are made of; all fields have the same rows.
+
+    parents: index of the particle that each is a child of, 0 .. k - 1 [n]. log_w: log-weights [n].
+    applied_potential: sum of the log-potentials applied so far [n]. rewards: scaled scores [n, scorings]. paths: states
+    at earlier scoring steps. slope: d score / d x [n, *latent] of the states that are moved next, where proposals
+    follow the gradient.
+    """
+
+    particles: Particles
+    parents: Tensor
+    log_w: Tensor
+    applied_potential: Tensor
+    rewards: Tensor
+    paths: list[tuple[ScoredState, ...]]
+    slope: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def take(self, rows: Sequence[int]) -> Pool:
+        i = torch.as_tensor(list(rows), dtype=torch.long)
+        return Pool(
+            self.particles[rows], self.parents[i], self.log_w[i], self.applied_potential[i], self.rewards[i],
+            [self.paths[r] for r in rows], None if self.slope is None else self.slope[i.to(self.slope.device)],
+        )  # fmt: skip
+
+    def shorten(self, n: int) -> None:
+        """Keep the first n rows: the others were not computed, because a budget ended."""
+        if n == len(self.log_w):
+            return
+        self.parents, self.log_w, self.applied_potential = (
+            self.parents[:n],
+            self.log_w[:n],
+            self.applied_potential[:n],
+        )
+        self.rewards, self.paths = self.rewards[:n], self.paths[:n]
+        if self.slope is not None:
+            self.slope = self.slope[:n]
+        if len(self.particles) > n:
+            self.particles = self.particles[:n]

@@ -1,0 +1,66 @@
+"""A folder that results are written to: checked to be writable first, and each file appears only when it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from genscale.errors import UsageError
+
+
+class OutputFolder:
+    """`claim` it before anything is computed, then `write` each result."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser()
+        self._new: list[Path] = []  # folders made here, outermost first
+        self._found: set[str] = set()
+
+    def claim(self) -> None:
+        """Make the folder and try to write to it. UsageError: it cannot be written to."""
+        missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._new = missing[::-1]
+            probe = self.path / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+            self._found = set(os.listdir(self.path))
+        except OSError as error:
+            self.remove_new()
+            raise UsageError(
+                f"cannot write to '{self.path}' ({error.strerror}): choose another folder with --out."
+            ) from None
+
+    def write(self, name: str, save: Callable[[Path], None]) -> Path:
+        """Let `save` write a file; it appears under its name only when it is whole."""
+        path = self.path / name
+        partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+        try:
+            save(partial)
+            os.replace(partial, path)
+        except OSError as error:
+            raise UsageError(f"cannot write '{path}' ({error.strerror or error}).") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def write_json(self, name: str, data: Any) -> Path:
+        text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+        def save(path: Path) -> None:
+            path.write_text(text, encoding="utf-8")
+
+        return self.write(name, save)
+
+    def remove_new(self) -> None:
+        """Remove the folders that `claim` made, as far as they are empty."""
+        for path in reversed(self._new):
+            try:
+                path.rmdir()
+            except OSError:  # something was put there in the meantime
+                return
+        self._new = []

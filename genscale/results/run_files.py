@@ -1,0 +1,241 @@
+"""The files of a finished run: images that say how they were made, a contact sheet, and run.json."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from genscale import __version__
+from genscale.engine.archive import Entry, recipe
+from genscale.engine.stopping import Stop
+from genscale.report import contact_sheet, image_files
+from genscale.report.contact_sheet import SheetRow
+from genscale.report.model_names import short_model_name
+from genscale.report.output_folder import OutputFolder
+from genscale.report.prompt_summary import FOREIGN_BASE, ROWS, RUNNERS_UP, PromptSummary, sheet_row
+from genscale.results.run_description import RunDescription
+from genscale.results.search_outcome import SearchOutcome, scored_candidate
+
+if TYPE_CHECKING:
+    from genscale.media import Item
+
+RUNNERS_UP_OF_VIDEOS = 1  # each takes a line of the contact sheet
+_PACKAGES = ("torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True, eq=False)
+class FoundPrompt:
+    """One prompt's result. base: the pipeline's own candidate, and the search that finished it."""
+
+    result: SearchOutcome
+    index: int
+    base: tuple[SearchOutcome, Entry] | None
+
+    @staticmethod
+    def of(result: SearchOutcome, plain: SearchOutcome | None, index: int) -> FoundPrompt:
+        """plain: a search of the pipeline alone, for a base that the search itself did not finish."""
+        for owner in (result, plain):
+            entry = None if owner is None else owner.base(index)
+            if owner is not None and entry is not None and entry.x is not None:
+                return FoundPrompt(result, index, (owner, entry))
+        return FoundPrompt(result, index, None)
+
+    @property
+    def foreign_base(self) -> bool:
+        return self.base is not None and self.base[0] is not self.result
+
+    def summary(self) -> PromptSummary:
+        summary = self.result.summary(self.index)
+        if self.base is not None and self.foreign_base:
+            owner, entry = self.base
+            return replace(summary, base=scored_candidate(FOREIGN_BASE, entry, owner.total(entry), kept=True))
+        return summary if self.base is not None else replace(summary, base=None)
+
+    def entry(self, place: int) -> Entry:
+        """The entry at a place of the summary."""
+        if place == FOREIGN_BASE and self.base is not None:
+            return self.base[1]
+        return self.result.searches[self.index].finals[place]
+
+    def decoded(self, entries: Sequence[Entry], one_by_one: bool) -> dict[int, Item]:
+        """Images or videos by id() of their entry."""
+        found: dict[int, Item] = {}
+        foreign = self.base[1] if self.base is not None and self.foreign_base else None
+        own = list({id(e): e for e in entries if e is not foreign}.values())
+        for part in [[e] for e in own] if one_by_one else [own] if own else []:
+            found |= dict(zip(map(id, part), self.result.media(part), strict=True))
+        if self.base is not None and foreign is not None:
+            found[id(foreign)] = self.base[0].media([foreign])[0]
+        return found
+
+
+def write_run_files(
+    folder: OutputFolder,
+    about: RunDescription,
+    result: SearchOutcome,
+    seconds: float,
+    images: Sequence[Item] | None = None,
+    plain: SearchOutcome | None = None,
+) -> dict[str, Any]:
+    """Write everything and return what run.json holds. seconds: wall clock of the search.
+
+    images: those of the best of all prompts, where the pipeline has returned them; None decodes them here. plain: the
+    pipeline alone, for prompts whose search did not finish the pipeline's own candidate.
+    """
+    left = None if images is None else list(images)
+    prompts, rows = [], []
+    for i in range(len(result.prompts)):
+        found = FoundPrompt.of(result, plain, i)
+        ranked = [e for e in result.ranking(i)[: about.request.get("images", 1)] if e.x is not None]
+        summary = found.summary()
+        shown = summary.to_show(RUNNERS_UP_OF_VIDEOS if about.videos else RUNNERS_UP)
+        wanted = [found.entry(c.place) for c in shown]
+        decoded = found.decoded([*wanted, *(ranked if left is None else [])], about.videos)
+        if left is None:
+            best = [decoded[id(e)] for e in ranked]
+        else:
+            best, left = left[: len(ranked)], left[len(ranked) :]
+        base = None if found.base is None else decoded[id(found.base[1])]
+        prompts.append(_write_prompt(folder, about, found, list(zip(best, ranked, strict=True)), base))
+        rows.append(sheet_row(summary, shown, [decoded[id(e)] for e in wanted]))
+    record = _record(about, result, seconds, plain) | {
+        "prompts": prompts,
+        "contact_sheets": write_sheets(folder, rows, _title(about, result)),
+    }
+    folder.write_json("run.json", record)
+    return record
+
+
+def _write_prompt(
+    folder: OutputFolder,
+    about: RunDescription,
+    found: FoundPrompt,
+    best: Sequence[tuple[Item, Entry]],
+    base: Item | None,
+) -> dict[str, Any]:
+    """The files of one prompt, and what run.json says of it."""
+    summary, request = prompt_record(found), dict(about.request)
+    stem = f"{found.index:03d}-" if len(found.result.prompts) > 1 else ""
+    again = {"genscale": __version__, "versions": versions(), "request": request, **summary}
+    if about.missing:
+        again["missing"] = about.missing
+    files = [
+        image_files.write_item(folder, name, item, request, again | _shows(name, entry), about.scheduler)
+        for n, (item, entry) in enumerate(best, 1)
+        for name in (f"{stem}best" + (f"-{n}" if n > 1 else ""),)
+    ]
+    summary["files"] = {"best": [name for names in files for name in names]}
+    summary["pictures"] = {names[0]: e.candidate.id for names, (_, e) in zip(files, best, strict=True)}
+    if found.base is not None and base is not None:
+        again |= _shows(f"{stem}base", found.base[1]) | {"is_base": True}
+        names = image_files.write_item(folder, f"{stem}base", base, request, again, about.scheduler)
+        summary["files"]["base"] = names
+        if not found.foreign_base:  # that of the pipeline alone is not among the search's candidates
+            summary["pictures"].setdefault(names[0], found.base[1].candidate.id)
+    return summary
+
+
+def entry_dict(result: SearchOutcome, entry: Entry | None) -> dict[str, Any] | None:
+    """A candidate with its scores in each role."""
+    if entry is None:
+        return None
+    return {
+        "candidate": entry.candidate.id,
+        "origin": entry.candidate.origin,
+        "parent": entry.candidate.parent,
+        "total": result.total(entry),
+        "search": dict(entry.scores),
+        "select": dict(entry.select),
+        "held_out": dict(entry.held_out),
+        "nfe": entry.nfe,
+        "seconds": round(entry.seconds, 3),
+        **({"noise": dict(entry.candidate.measured)} if entry.candidate.measured else {}),
+    }
+
+
+def _shows(name: str, entry: Entry) -> dict[str, Any]:
+    """What one image shows, for `genscale replay`: its file, and the recipe of its candidate."""
+    return {"file": f"{name}.png", "shows": recipe(entry.candidate)}
+
+
+def versions() -> dict[str, str]:
+    """Of genscale, Python and the libraries that decide what an image looks like."""
+    found = {"genscale": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def prompt_record(found: FoundPrompt) -> dict[str, Any]:
+    """What run.json says of one prompt, without its files."""
+    result, i = found.result, found.index
+    search, ranking, population = result.searches[i], result.ranking(i), result.population(i)
+    weighted = {} if population is None else {"population": population.as_dict()}
+    return {
+        "prompt": result.prompts[i],
+        "index": i,
+        "best": entry_dict(result, ranking[0]) if ranking else None,
+        "base": None if found.base is None else entry_dict(*found.base),
+        "finished": len(ranking),
+        "nfe": search.spent,
+        "verifier_calls": search.calls,
+        "stopped_by": None if search.stopped is None else asdict(search.stopped),
+        "kl_of_best": result.kl(i),
+        "curve": result.curve(i),
+        **weighted,
+    }
+
+
+def _record(
+    about: RunDescription, result: SearchOutcome, seconds: float, plain: SearchOutcome | None
+) -> dict[str, Any]:
+    request, one = about.request, len(result.prompts) == 1
+    first = prompt_record(FoundPrompt.of(result, plain, 0)) if one else {}
+    stop, budget = request.get("stop"), str(result.budget)
+    return {
+        "genscale": __version__,
+        **{name: first[name] for name in ("prompt", "best", "base") if one},
+        "seed": request.get("seed"),
+        "model": request["model"],
+        "sampler": dict(about.sampler),
+        "verifiers": {
+            "search": request.get("verifiers", []),
+            "select": request.get("select", []),
+            "held_out": request.get("held_out", []),
+        },
+        "ensemble": request.get("ensemble", "weighted"),
+        "budget": None if budget == "none" else budget,
+        "stop": None if stop is None else str(Stop.parse(stop)),
+        "stopped": result.stopped,
+        "request": dict(request),
+        "versions": versions(),
+        "wall_seconds": round(seconds, 3),
+        "ledger": result.ledger.as_dict(),
+        **({} if plain is None else {"ledger_of_base": plain.ledger.as_dict()}),
+        **({"missing": about.missing} if about.missing else {}),
+    }
+
+
+def _title(about: RunDescription, result: SearchOutcome) -> str:
+    spent = max((s.spent for s in result.searches), default=0)
+    parts = (short_model_name(about.request["model"]), about.request["sampler"], f"{spent} NFE a prompt")
+    return " · ".join((f"genscale {__version__}", *parts, f"seed {about.request.get('seed')}"))
+
+
+def write_sheets(folder: OutputFolder, rows: Sequence[SheetRow], title: str) -> list[str]:
+    """Contact sheets of ROWS prompts each; their names."""
+    rows = [row for row in rows if row.tiles]
+    names = []
+    for page, start in enumerate(range(0, len(rows), ROWS), 1):
+        image = contact_sheet.sheet(rows[start : start + ROWS], title)
+        name = "contact.png" if page == 1 else f"contact-{page}.png"
+        folder.write(name, partial(image.save, format="PNG"))
+        names.append(name)
+    return names

@@ -1,0 +1,86 @@
+"""Writes a search that was run in Python into a folder, as the command line writes its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from genscale.engine.archive import FILE as ARCHIVE
+from genscale.engine.archive import Archive
+from genscale.errors import UsageError
+from genscale.protocol.particles import Particles
+from genscale.report.output_folder import OutputFolder
+from genscale.results.run_description import RunDescription
+from genscale.results.run_files import write_run_files
+from genscale.results.search_outcome import SearchOutcome
+
+_LAST = "run.json"  # a folder that has it is complete
+
+
+def save_run(result: SearchOutcome, folder: Path) -> Path:
+    """The folder, with everything in it or with nothing new. UsageError: it holds another run, or cannot be written."""
+    if result.describe is None:
+        raise UsageError(
+            "this result does not say what it was asked for: only those of genscale.scale can be saved."
+        )
+    about, target = result.describe(), folder.expanduser().absolute()
+    _refuse_another(target, about)
+    staging = OutputFolder(target.parent / f".{target.name}.saving-{os.getpid()}")
+    staging.claim()
+    try:
+        write_run_files(staging, about, result, result.wall_seconds)
+        staging.write_json("request.json", dict(about.request))
+        _write_archive(target if (target / ARCHIVE).exists() else staging.path, about, result)
+        _move(staging.path, target)
+    except OSError as error:
+        raise UsageError(f"cannot write to '{target}' ({error.strerror}): choose another folder.") from error
+    finally:
+        shutil.rmtree(staging.path, ignore_errors=True)
+        if not target.exists():
+            staging.remove_new()
+    return target
+
+
+def _refuse_another(target: Path, about: RunDescription) -> None:
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"'{target}' is not a folder: choose another name.")
+    requests = [_request(target / "request.json"), (_request(target / _LAST) or {}).get("request")]
+    other = any(found is not None and found != dict(about.request) for found in requests)
+    if other or (target / "compare.json").exists():
+        raise UsageError(f"'{target}' holds another run: choose another folder.")
+
+
+def _request(path: Path) -> Any:
+    """The JSON of a file; None where there is no file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError):
+        raise UsageError(f"'{path}' cannot be read: choose another folder.") from None
+
+
+def _write_archive(folder: Path, about: RunDescription, result: SearchOutcome) -> None:
+    """The scores of all entries and the latents that were kept, as far as the archive does not hold them already."""
+    archive = Archive(folder, about.heading)  # refuses the archive of another run
+    try:
+        for entry in result.entries:
+            where = (entry.prompt, entry.candidate, entry.step)
+            if entry.final and entry.x is not None and archive.solved(*where) is None:
+                archive.add_solved(
+                    entry.prompt, Particles(entry.x[None], entry.step, (entry.candidate,), None)
+                )
+            if archive.scored(*where) is None:
+                archive.add_score(entry, fresh=True)
+    finally:
+        archive.close()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Every file of a folder into another one of the same disk, run.json last."""
+    files = [p for p in source.rglob("*") if p.is_file()]
+    for path in sorted(files, key=lambda p: p.name == _LAST):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, place)

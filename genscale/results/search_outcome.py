@@ -1,0 +1,154 @@
+"""What a search found, for every prompt: its candidates, scores and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from genscale.engine.archive import Entry
+from genscale.engine.budget import Budget
+from genscale.engine.ledger import Ledger
+from genscale.engine.search import Search
+from genscale.engine.stopping import Stopped, kl_of_best
+from genscale.media import Media
+from genscale.protocol.particles import OWN, Candidate
+from genscale.protocol.population import Population
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
+from genscale.report.search_report import Judges, SearchReport
+from genscale.results.run_description import RunDescription
+
+
+@dataclass(frozen=True, repr=False)
+class SearchOutcome(SearchReport[Entry]):
+    """All that a search found, for every prompt.
+
+    entries: everything that was scored, previews included, in order. stopped: why the run ended before its
+    samplers did ("interrupted"), None otherwise. seed: root of every key of the run. describe: what the search was
+    asked for, for files; None where it was not made by `genscale.scale`.
+    """
+
+    searches: tuple[Search, ...]
+    entries: tuple[Entry, ...]
+    ledger: Ledger
+    budget: Budget
+    seed: int
+    decode: Callable[[Sequence[Entry]], Media]
+    stopped: str | None = None
+    describe: Callable[[], RunDescription] | None = field(default=None, compare=False)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return tuple(s.prompt for s in self.searches)
+
+    def ranking(self, prompt: int = 0) -> list[Entry]:
+        return self.searches[prompt].ranking()
+
+    def base(self, prompt: int = 0) -> Entry | None:
+        return next((e for e in self.searches[prompt].finals if e.candidate.id == OWN), None)
+
+    def total(self, entry: Entry) -> float:
+        """The number that ranks an entry; under a rank ensemble its rank among all finished candidates.
+
+        Of a preview, which cannot win, its search score (NaN under ranks).
+        """
+        if not entry.final:
+            return float("nan") if entry.total is None else entry.total
+        search = self.searches[entry.prompt]
+        return next(t for e, t in zip(search.finals, search.totals(search.finals), strict=True) if e is entry)
+
+    def population(self, prompt: int = 0) -> Population | None:
+        """The weighted candidates of a particle method; None of other samplers."""
+        return self.searches[prompt].population
+
+    def stopped_by(self, prompt: int = 0) -> Stopped | None:
+        """The stop rule or target that ended a prompt's search; None where its sampler or budget ended it."""
+        return self.searches[prompt].stopped
+
+    def kl(self, prompt: int = 0) -> dict[str, Any] | None:
+        """How far the best can be from the model's distribution, for samplers of independent draws; else None.
+
+        candidates: N, those finished. nats: log N - (N - 1) / N. bound: whether KL(best || model) is at most that;
+        not where scores may end the search (a stop rule, a target), since N then depends on them.
+        """
+        search = self.searches[prompt]
+        if not search.independent or not search.finished:
+            return None
+        nats = kl_of_best(search.finished)
+        return {"candidates": search.finished, "nats": nats, "bound": not search.rules}
+
+    def media(self, entries: Sequence[Entry]) -> Media:
+        """Decode entries whose latents were kept: the pipeline's own and the best (`keep`)."""
+        lost = [e.candidate.id for e in entries if e.x is None]
+        if lost:
+            raise ValueError(f"the latents of candidate {lost[0]} were not kept: give scale() a larger keep=")
+        return self.decode(entries)
+
+    # ---------------------------------------------------------------- as plain data
+
+    @property
+    def judges(self) -> Judges:
+        judge = self.searches[0].roles.judge
+        return judge.ensemble, tuple((member.name, member.weight) for member in judge.members)
+
+    @property
+    def limit(self) -> str:
+        return str(self.budget)
+
+    @property
+    def base_nfe(self) -> float:
+        return float(self.searches[0].process.nfe())
+
+    @property
+    def wall_seconds(self) -> float:
+        return sum(self.ledger.seconds.values())
+
+    def summary(self, prompt: int = 0) -> PromptSummary:
+        """One prompt's candidates and scores as plain data."""
+        search = self.searches[prompt]
+        totals = search.totals(search.finals)
+        each = enumerate(zip(search.finals, totals, strict=True))
+        finals = tuple(scored_candidate(n, e, t, e.x is not None) for n, (e, t) in each)
+        base = next((c for c, e in zip(finals, search.finals, strict=True) if e.candidate.id == OWN), None)
+        judge = "+".join(search.roles.judge.names)
+        return PromptSummary(search.prompt, judge, finals, base, search.roles.held_out.names, search.spent)
+
+    def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:
+        """Images or videos of candidates of a summary whose latents are kept."""
+        finals = self.searches[prompt].finals
+        return self.media([finals[c.place] for c in candidates])
+
+    def __repr__(self) -> str:
+        finished = sum(s.finished for s in self.searches)
+        ended = "" if self.stopped is None else f", {self.stopped}"
+        count = "1 prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} prompts"
+        return f"{type(self).__name__}({count}, {finished} candidates, {self.ledger.nfe} NFE{ended})"
+
+    @property
+    def _sheet_title(self) -> str:
+        return f"{self.ledger.nfe} NFE"
+
+
+class Scored(Protocol):
+    """A finished candidate: an Entry of a live search, or one from a folder."""
+
+    @property
+    def candidate(self) -> Candidate: ...
+    @property
+    def scores(self) -> dict[str, float]: ...
+    @property
+    def select(self) -> dict[str, float]: ...
+    @property
+    def held_out(self) -> dict[str, float]: ...
+    @property
+    def nfe(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+def scored_candidate(place: int, entry: Scored, total: float, kept: bool) -> ScoredCandidate:
+    """It as plain data."""
+    made, scores = entry.candidate, (entry.scores, entry.select, entry.held_out)
+    return ScoredCandidate(
+        place, made.id, total, *scores, entry.nfe, entry.seconds, made.origin, made.parent, kept
+    )

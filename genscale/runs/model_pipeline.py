@@ -1,0 +1,36 @@
+"""The pipeline that a request names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from genscale.errors import UsageError
+from genscale.runs.request import Request
+
+# Fields of the request that say how its model is loaded, under the names that `load_pipeline` has for them.
+_LOADING = (
+    *("dtype", "device", "offload", "attention", "compile", "lora", "variant", "revision"),
+    *("trust_remote_code", "device_map", "vae_tiling", "vae_slicing"),
+)
+
+
+def load_model(request: Request, images: Collection[str] = ()) -> Any:
+    """Load it. images: names of the input images that its call is given. UsageError: it makes no videos, as asked."""
+    import diffusers
+    import transformers
+
+    from genscale.pipelines.loading import load_pipeline, makes_videos
+
+    for library in (diffusers, transformers):  # hides the bars of loading weights; those of downloads stay
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    given = {name: getattr(request, name) for name in _LOADING}
+    pipe = load_pipeline(request.model, **given, images=[name for name in images if name != "control_image"])
+    if request.clips and not makes_videos(pipe):
+        raise UsageError(
+            f"model '{request.model}' is a {type(pipe).__name__}, which makes images: use `genscale generate`, or "
+            "name a text-to-video model."
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

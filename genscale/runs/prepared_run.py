@@ -1,0 +1,148 @@
+"""A request with everything it names found and checked, and its pipeline, loaded when it is first needed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genscale.engine.budget import Budget
+from genscale.engine.stopping import Stop
+from genscale.errors import UsageError
+from genscale.plugins import registry
+from genscale.runs import verifier_specs
+from genscale.runs.call_arguments import call_arguments, input_images
+from genscale.runs.complete_request import NONE, check, completed
+from genscale.runs.model_pipeline import load_model
+from genscale.runs.request import Request
+
+KEPT = 4  # candidates whose latents stay in memory: the best and the runners-up of a contact sheet
+
+WeightedVerifiers = list[tuple[Any, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRun:
+    """One run, ready to be planned or searched.
+
+    request: completed. verifiers, select, held_out: (verifier, weight). images: opened input images, by argument name.
+    load: gives the pipeline; it loads it once. `dataclasses.replace` changes a part and keeps the pipeline.
+    """
+
+    request: Request
+    sampler: Any
+    verifiers: WeightedVerifiers
+    select: WeightedVerifiers
+    held_out: WeightedVerifiers
+    budget: Budget | None
+    stop: Stop | None
+    images: dict[str, Any]
+    load: Callable[[], Any]
+
+    @staticmethod
+    def of(request: Request) -> PreparedRun:
+        """Complete the request, find what it names, check it. No model is loaded. UsageError: what is not possible."""
+        request = completed(request)
+        check(request)
+        verifiers = verifier_specs.weighted_verifiers(request.verifiers)
+        if request.boxes is not None:
+            verifiers = verifier_specs.with_boxes(verifiers, request.boxes, request.prompts)
+        return replace(
+            PreparedRun.without_search(request),
+            sampler=registry.make("sampler", request.sampler, dict(request.sampler_fields)),
+            verifiers=verifiers,
+            select=verifier_specs.weighted_verifiers(request.select),
+            held_out=[] if request.held_out == NONE else verifier_specs.weighted_verifiers(request.held_out),
+            budget=None if request.budget is None else Budget.parse(request.budget),
+            stop=Stop.of(request.stop),
+        )
+
+    @staticmethod
+    def without_search(request: Request) -> PreparedRun:
+        """Of a completed request, its pipeline and input images only: to decode, or to draw single candidates."""
+        images = input_images(request)
+        load = functools.cache(functools.partial(load_model, request, tuple(images)))
+        return PreparedRun(request, None, [], [], [], None, None, images, load)
+
+    def with_pipe(self, pipe: Any) -> PreparedRun:
+        """The same with a pipeline that is loaded already."""
+        return replace(self, load=lambda: pipe)
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline; loaded by the first who asks."""
+        return self.load()
+
+    def with_frame_rate(self) -> PreparedRun:
+        """With the pipeline's own frame rate in the request, where it has one and none was asked for."""
+        request = self.request
+        own = inspect.signature(type(self.pipe).__call__).parameters.get("frame_rate")
+        given = request.fps or request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps")
+        if given or own is None or not isinstance(own.default, int | float):
+            return self
+        return replace(self, request=replace(request, fps=float(own.default)))
+
+    def pipeline_alone(self) -> PreparedRun:
+        """The same with a single candidate, the pipeline's own."""
+        one = registry.make("sampler", "best_of_n", {"candidates": 1})
+        return replace(self, sampler=one, budget=None, stop=None)
+
+    def call(self) -> dict[str, Any]:
+        """The keyword arguments of the pipeline's call, with a generator that is fresh each time."""
+        return call_arguments(self.pipe, self.request, self.images)
+
+    def plan(self) -> Any:
+        """What the search would spend. UsageError: what the pipeline itself says against its arguments."""
+        try:
+            return self.scaled().plan(**self.call())
+        except (ValueError, TypeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"{type(self.pipe).__name__} refuses its arguments: {error}") from error
+
+    def scaled(
+        self,
+        out: Path | None = None,
+        on_event: Callable[[Any], None] | None = None,
+        halt: Callable[[], bool] | None = None,
+    ) -> Any:
+        """The pipeline with the search inside; arguments as of `genscale.scale`."""
+        from genscale.pipelines.loading import makes_videos
+        from genscale.pipelines.mixture_sources import named_models
+        from genscale.pipelines.scale import scale
+
+        request, roles = self.request, [self.verifiers, self.select, self.held_out]
+        if makes_videos(self.pipe):
+            roles = [verifier_specs.on_frames(members, request.per_frame) for members in roles]
+        verifiers, select, held_out = roles
+        models = named_models(
+            request.mix,
+            dtype=request.dtype,
+            device=request.device,
+            offload=request.offload,
+            variant=request.variant,
+            revision=None,
+            trust_remote_code=request.trust_remote_code,
+        )
+        return scale(
+            self.pipe,
+            sampler=self.sampler,
+            verifier=verifiers,
+            select=select or None,
+            held_out=held_out or None,
+            ensemble=request.ensemble,
+            budget=self.budget,
+            stop=self.stop,
+            batch_size=request.batch_size,
+            decode_batch=request.decode_batch,
+            out=out,
+            keep=max(request.images, KEPT),
+            mix=request.mix or None,
+            guide=request.guide,
+            models=models,
+            on_event=on_event,
+            halt=halt,
+        )

@@ -1,0 +1,238 @@
+"""What a search in Python was asked for, as the request of a command line that would do the same.
+
+Not everything can be said there: a model that was put together in Python, a function as a verifier, prompt embeddings.
+What is known is described, and what is missing is named.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genscale.engine.budget import Budget
+from genscale.engine.stopping import Stop
+from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
+from genscale.errors import UsageError
+from genscale.pipelines.bound_call import CALLBACKS, COUNTS, Arguments
+from genscale.pipelines.loading import EMBEDDED, folder_of, makes_videos
+from genscale.plugins import registry
+from genscale.results.run_description import RunDescription
+
+# Arguments of the call that are fields of a request under another name.
+_FIELDS = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "num_frames": "frames",
+    "width": "width",
+    "height": "height",
+}
+_IGNORED = ("prompt", "generator", "output_type", "return_dict", *COUNTS)
+_SPELT_OUT = ("num_inference_steps", "guidance_scale", "true_cfg_scale", "num_frames", "max_sequence_length")
+"""Arguments whose pipeline's defaults are written down, since bundled toy models have others on the command line."""
+
+
+class Description:
+    """Collects the fields of a request, and what it cannot hold."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+        self.missing_call: list[str] = []
+        self.missing_search: list[str] = []
+
+    # ---------------------------------------------------------------- the model and its call
+
+    def add_model(self, pipe: Any) -> None:
+        source = str(getattr(pipe.config, "_name_or_path", None) or "")
+        bundled = next((name for name in EMBEDDED if source and Path(source) == folder_of(name)), None)
+        self.fields["model"] = bundled or source or type(pipe).__name__
+        if bundled is None and source and Path(source).exists():
+            self.fields["model"] = os.path.abspath(source)
+        elif bundled is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):  # a Hugging Face id
+            self.missing_call.append(f"the model, a {type(pipe).__name__} that was built in Python")
+        if _adapters(pipe):
+            self.missing_search.append("the LoRA weights of its model")
+        if Path(folder_of(bundled) if bundled else source).is_dir() and _scheduler_replaced(
+            pipe, folder_of(bundled) if bundled else Path(source)
+        ):
+            self.missing_search.append("its scheduler, which is not the model's own")
+        dtype = getattr(pipe, "dtype", None)
+        if isinstance(dtype, torch.dtype):
+            self.fields["dtype"] = str(dtype).removeprefix("torch.")
+        if makes_videos(pipe):
+            self.fields["clips"] = True
+
+    def add_call(self, pipe: Any, call: Arguments) -> None:
+        parameters = inspect.signature(type(pipe).__call__).parameters
+        defaults = {n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty}
+        given = {n: defaults[n] for n in _SPELT_OUT if n in defaults} | call.given
+        names = dict(_FIELDS)
+        if "guidance_scale" not in parameters and "true_cfg_scale" in parameters:
+            names["true_cfg_scale"] = names.pop("guidance_scale")
+        more: dict[str, Any] = {}
+        for name, value in given.items():
+            if name in _IGNORED or value is None:
+                continue
+            if name in CALLBACKS:
+                self.missing_call.append(f"the function given as {name}")
+            elif name == "latents":
+                self.missing_search.append("the initial latents of its call")
+            elif not _is_plain(value):
+                self.missing_call.append(f"the argument {name} of its call")
+            elif name in names:
+                self.fields[names[name]] = value
+            elif name == "negative_prompt" and len({value} if isinstance(value, str) else set(value)) == 1:
+                self.fields["negative"] = value if isinstance(value, str) else value[0]
+            elif name in _SPELT_OUT or value != defaults.get(name, MISSING):
+                more[name] = value
+        if more:
+            self.fields["pipeline_args"] = more
+        if call.results > 1:
+            self.fields["images"] = call.results
+
+    def add_seed(self, seed: int, known: bool) -> None:
+        self.fields["seed"] = seed
+        if not known:
+            self.missing_search.append("a new torch.Generator on the CPU as generator= of its call")
+
+    # ---------------------------------------------------------------- the search
+
+    def add_sampler(self, sampler: Any) -> None:
+        name = registered_name("sampler", sampler)
+        self.fields["sampler"] = name or type(sampler).__name__
+        if name is None:
+            self.missing_search.append(f"the sampler {type(sampler).__name__}, which is not registered")
+        changed = changed_options(sampler)
+        self.fields["sampler_fields"] = {n: registry.plain(v) for n, v in changed.items() if _is_plain(v)}
+        odd = [n for n, v in changed.items() if not _is_plain(v)]
+        if odd:
+            self.missing_search.append(f"the option {odd[0]} of its sampler, which is an object")
+
+    def add_verifiers(self, role: str, members: VerifierSet) -> None:
+        self.fields[role] = [self._spec(member) for member in members.members]
+        if role == "held_out" and not members.members:
+            self.fields[role] = ["none"]
+        if role == "verifiers" and not members.members:
+            self.missing_search.append("a verifier: it had none")
+
+    def _spec(self, member: WeightedVerifier) -> str:
+        name, changed = registered_name("verifier", member.verifier), changed_options(member.verifier)
+        simple = all(
+            isinstance(v, str | int | float) and not re.search(r"[(),]", str(v)) for v in changed.values()
+        )
+        spec = member.name
+        if name is not None and simple:
+            spec = name + (f"({','.join(f'{k}={v}' for k, v in changed.items())})" if changed else "")
+        else:
+            self.missing_search.append(f"the verifier '{member.name}', which is an object of Python")
+        return spec if member.weight == 1 else f"{spec}:{member.weight!r}"
+
+    def add_limits(self, budget: Budget, stop: Stop | None) -> None:
+        if str(budget) != "none":
+            self.fields["budget"] = str(budget)
+        if stop is None:
+            return
+        try:
+            known = Stop.parse(str(stop)) == stop
+        except UsageError:
+            known = False
+        if known:
+            self.fields["stop"] = str(stop)
+        else:
+            self.missing_search.append("its stop rule, which is an object of Python")
+
+    def add_mix(self, given: Mapping[str, Any], models: Mapping[str, Any]) -> None:
+        for name, value in given.items():
+            texts = [value] if isinstance(value, str) else value
+            if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
+                self.missing_search.append(f"{name}=, which is an object of Python")
+            else:
+                self.fields[name] = value if name == "guide" else list(texts)
+        if models:
+            self.missing_search.append("the models= of its mix")
+
+
+def describe_search(
+    scaled: Any, call: Arguments, texts: list[str], seed: int, heading: Mapping[str, Any]
+) -> RunDescription:
+    """One call of a scaled pipeline."""
+    found, pipe = Description(), scaled.pipe
+    found.fields["prompts"] = list(texts)
+    found.add_model(pipe)
+    found.add_call(pipe, call)
+    found.add_seed(seed, call.generator_is_new)
+    found.add_sampler(scaled.sampler)
+    for role, members in (("verifiers", "search"), ("select", "select"), ("held_out", "held_out")):
+        found.add_verifiers(role, getattr(scaled.roles, members))
+    found.fields["ensemble"] = scaled.roles.judge.ensemble
+    found.add_limits(scaled.budget, scaled.stop)
+    found.add_mix(scaled.mix_given, scaled.models)
+    found.fields["batch_size"] = scaled.batch_size
+    if scaled.decode_batch is not None:
+        found.fields["decode_batch"] = scaled.decode_batch
+    return RunDescription(
+        request=json.loads(json.dumps(registry.plain(found.fields))),
+        sampler={"name": found.fields["sampler"], **registry.described(scaled.sampler)},
+        scheduler=type(pipe.scheduler).__name__,
+        videos=makes_videos(pipe),
+        heading=heading,
+        missing_call=tuple(found.missing_call),
+        missing_search=tuple(found.missing_search),
+    )
+
+
+def registered_name(kind: str, plugin: Any) -> str | None:
+    """The name under which the class of a sampler or verifier is registered."""
+    value = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+    return next((name for name, point in registry.found(kind).items() if point.value == value), None)
+
+
+def changed_options(plugin: Any) -> dict[str, Any]:
+    """The options of a sampler or verifier that are not at their default."""
+    changed = {}
+    for name, option in registry.options(type(plugin)).items():
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        value = getattr(plugin, name)
+        if value is not default and not (_is_plain(value) and value == default):
+            changed[name] = value
+    return changed
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds it."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def _adapters(pipe: Any) -> bool:
+    listed = getattr(pipe, "get_list_adapters", None)
+    try:
+        return bool(listed and listed())
+    except Exception:  # pipelines that take LoRAs, but have no adapters of peft
+        return False
+
+
+def _scheduler_replaced(pipe: Any, folder: Path) -> bool:
+    """Whether the scheduler differs from the one in the model's folder."""
+    try:
+        stored = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    config = dict(pipe.scheduler.config)
+    if stored.get("_class_name") != type(pipe.scheduler).__name__:
+        return True
+    return any(
+        name in config and json.loads(json.dumps(config[name], default=str)) != value
+        for name, value in stored.items()
+        if not name.startswith("_")
+    )

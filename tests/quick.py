@@ -1,0 +1,15 @@
+"""Which cases of a large test belong to the default run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def quick(values: Iterable[Any], keep: Iterable[Any]) -> list[Any]:
+    """All values as parameters; those not in `keep` are slow: CI runs them, the default run does not."""
+    values, keep = list(values), list(keep)
+    assert set(keep) <= set(values), f"unknown cases: {set(keep) - set(values)}"
+    return [pytest.param(value, marks=() if value in keep else pytest.mark.slow) for value in values]
