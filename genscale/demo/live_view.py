@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import insort
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
