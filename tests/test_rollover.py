@@ -120,7 +120,7 @@ def test_a_batch_is_tried_together_and_its_best_taken() -> None:
 
 
 def test_calls_that_reach_no_end_are_refused() -> None:
-    with pytest.raises(UsageError, match="calls=4 bring no chain through 10 steps"):
+    with pytest.raises(UsageError, match="calls=4 do not suffice for the 10 steps of one chain"):
         run(Rollover(calls=4), steps=STEPS)
 
 

@@ -119,7 +119,7 @@ class BeamSearch:
         kernel = parse(self.kernel)
         if kernel.deterministic and (isinstance(kernel, Own) or max(_each(self.branch)) > 1):
             raise UsageError(
-                f"kernel '{self.kernel}' is deterministic, so all branches would be the same; use "
+                f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
                 "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or branch=1 with kernel='ode'."
             )
 

@@ -125,7 +125,7 @@ class ParticleOptions:
         kernels = [parse(k) for k in (self.kernel, self.rebirth) if k]
         if self.interval < 1 and all(k.deterministic for k in kernels):
             raise UsageError(
-                f"kernel '{self.kernel}' is deterministic, so all copies would stay the same: use "
+                f"kernel '{self.kernel}' is deterministic, and every branch of an ODE is the same: use "
                 "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or a search over initial noise such as best_of_n."
             )
         if self.interval < 1 and any(isinstance(k, Own) for k in kernels):

@@ -98,7 +98,7 @@ class TreeSearch:
         kernel = parse(self.kernel)
         if isinstance(kernel, Own | Glass) or kernel.deterministic:
             raise UsageError(
-                f"kernel '{self.kernel}' is deterministic, so all branches would be the same; use "
+                f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
                 "kernel='ddim(0.5)' or 'sde(rbf)', or a search over initial noise such as best_of_n."
             )
 
