@@ -100,7 +100,7 @@ def main() -> None:
         both = torch.cat([worsen(batch), worsen(spoil(batch, run.rng))])
         texts = [p.text for p in (*chosen, *(wrong(p, run.rng) for p in chosen for _ in range(HARD)))]
         with torch.autocast("cpu", torch.bfloat16):
-            seen, named = model.clips(both).float(), model.captions(word_indices(texts)).float()
+            seen, named = model.videos(both).float(), model.captions(word_indices(texts)).float()
         n, scale = args.batch, model.logit_scale.exp().clamp(max=60)
         wrongs = named[n:].view(n, HARD, -1)
         loss, best = contrastive_loss(scale, seen[:n], named[:n], wrongs, texts[:n], spoiled=seen[n:])
