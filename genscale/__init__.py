@@ -8,11 +8,11 @@ The public names, all importable from here; everything else in the package is pr
 
 Scaling     scale, Scaled, load_pipeline, Budget
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
-Results     SearchResult, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
+Results     SearchResult, load_result, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
 Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop, StopRule
 Errors      UsageError, VerifierError, BudgetExhausted
 Events      Event, Denoised, Differentiated, Scored, BatchHalved
-Interfaces  Sampler, Verifier, Process
+Interfaces  Sampler, SamplerHooks, Verifier, Process
 Queries     Query, Solve, Denoise, Score, Gradient
 Answers     Particles, Prediction, Scores, Graded
 Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp

@@ -58,6 +58,7 @@ from .protocol.answers import Prediction as Prediction
 from .protocol.answers import Scores as Scores
 from .protocol.interfaces import Process as Process
 from .protocol.interfaces import Sampler as Sampler
+from .protocol.interfaces import SamplerHooks as SamplerHooks
 from .protocol.interfaces import Verifier as Verifier
 from .protocol.particles import OWN as OWN
 from .protocol.particles import Candidate as Candidate

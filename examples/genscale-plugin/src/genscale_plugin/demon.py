@@ -47,8 +47,8 @@ class Demon:
                 f"noises={self.noises} must be at least 2, temperature={self.temperature} above 0."
             )
 
-    def grid(self, process: Any) -> Any:
-        return process.regridded()
+    def grid(self, process: Process) -> Process:
+        return process.regridded()  # steps on which kernels can step, also of second-order schedulers
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         kernel, ids = genscale.parse_kernel(self.kernel), 2
