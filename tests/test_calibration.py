@@ -240,7 +240,7 @@ def test_the_window_of_another_threshold() -> None:
     found = calibration(0.3, 0.6, 0.9, threshold=0.8)
     assert [found.window(t)[0] for t in (None, 0.5, 0.2, 0.95)] == [0.75, 0.5, 0.25, 1.0]
     for wrong in (0.0, -0.5, 1.1, math.nan):
-        with pytest.raises(UsageError, match="no rank correlation to ask for"):
+        with pytest.raises(UsageError, match="is out of range: give a rank correlation"):
             calibration(0.3, threshold=wrong)
 
 
@@ -256,7 +256,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
                                   '{"levels": [{"step": 1}], "threshold": 0.5, "window": []}'])  # fmt: skip
 def test_other_files_are_no_calibration(tmp_path: Path, text: str) -> None:
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(UsageError, match=r"other\.json' is no calibration"):
+    with pytest.raises(UsageError, match=r"other\.json' is not a calibration"):
         Calibration.load(tmp_path / "other.json")
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         Calibration.load(tmp_path / "nowhere.json")
@@ -395,7 +395,7 @@ def test_calibrate_then_generate(genscale: Any, tmp_path: Path) -> None:
 
 BAD = {
     "few candidates": (["--candidates", "3"], "at least 4 candidates"),
-    "threshold": (["--threshold", "0"], "a threshold of 0.0 is no rank correlation"),
+    "threshold": (["--threshold", "0"], "a threshold of 0.0 is out of range"),
     "one step": (["--steps", "1"], "1 step has no previews"),
     "option": (["--neighbours", "3"], "No such option"),
     "verifier": (["--verifier", "clipp"], "did you mean 'clip'"),

@@ -191,7 +191,7 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
     imported = verifier_specs.imports_code([*request.verifiers, *request.select])
     if imported:
         raise UsageError(
-            f"its search imports code ({imported[0]}): name it again, with genscale generate --from "
+            f"its search asks for code from a module ({imported[0]}): name it again, with genscale generate --from "
             "FILE --verifier."
         )
     held_out = tuple(
