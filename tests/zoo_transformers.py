@@ -40,14 +40,21 @@ def sd3():
     return pipeline(
         "StableDiffusion3Pipeline",
         transformer=transformer,
-        scheduler=flow(shift=3.0),
-        vae=shifted_vae(),
-        text_encoder=clip(projection=True),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=clip(projection=True, seed=1),
-        tokenizer_2=clip_tokenizer(),
-        **text_parts("t5", "_3"),
+        **sd3_parts(),
     )
+
+
+def sd3_parts():
+    """Everything of Stable Diffusion 3 but its transformer: two CLIPs and T5."""
+    return {
+        "scheduler": flow(shift=3.0),
+        "vae": shifted_vae(),
+        "text_encoder": clip(projection=True),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": clip(projection=True, seed=1),
+        "tokenizer_2": clip_tokenizer(),
+        **text_parts("t5", "_3"),
+    }
 
 
 def flux(name="FluxPipeline", in_channels=16, guidance_embeds=True):
@@ -323,13 +330,7 @@ def hidream():
     )
     pipe = pipeline(
         "HiDreamImagePipeline",
-        scheduler=flow(shift=3.0),
-        vae=shifted_vae(),
-        text_encoder=clip(projection=True),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=clip(projection=True, seed=1),
-        tokenizer_2=clip_tokenizer(),
-        **text_parts("t5", "_3"),
+        **sd3_parts(),
         text_encoder_4=language_model("LlamaForCausalLM", attn_implementation="eager"),
         tokenizer_4=qwen_tokenizer(),
         transformer=transformer,

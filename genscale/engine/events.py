@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Denoised:
-    """A batch was evaluated. evaluations: NFE of the whole run so far, as the budget counts. rows: of the batch."""
+    """A batch was evaluated.
+
+    evaluations: NFE of the whole run so far, as the budget counts them. rows: of this batch.
+    """
 
     evaluations: int
     rows: int
