@@ -156,7 +156,7 @@ SAMPLERS: dict[str, Any] = {
     "dflow with trials": DFlow(starts=2, warmup=0.3),
 }
 
-# These ask for gradients, which ranks and an empty jury do not have.
+# These ask for gradients, which rank ensembles and an empty verifier set do not have.
 CLIMBERS = {n for n, sampler in SAMPLERS.items() if isinstance(sampler, NoiseGradient)}
 
 
@@ -278,7 +278,7 @@ def answered(mixture: Mixture, batch: Batch, times: Sequence[float]) -> Tensor:
 
 
 def price_of(batch: Batch, passes: int = 1) -> int:
-    """What one row of a batch counts, as a multiple of a model call: it may be gone back through so many times."""
+    """What one row of a batch counts, as a multiple of a model call: it may be differentiated so many times."""
     return 1 + passes * (batch.checkpoint + BACKWARD) if batch.grad else 1
 
 

@@ -142,7 +142,7 @@ def test_unrolled_gradients_are_finite_differences(name: str) -> None:
     wanted = differences(lambda x: quadratic(chain(x, calls, Ddim(0.0))), particles.x)
     assert off(graded.gradient, wanted) < 1e-5
     assert torch.allclose(graded.x0.double(), chain(particles.x.double(), calls, Ddim(0.0)), atol=1e-5)
-    if len(calls) > 1:  # a broken twin: only the last call is gone back through
+    if len(calls) > 1:  # a broken twin: only the last call is differentiated
         last = differences(lambda x: quadratic(chain(x, calls[-1:], Ddim(0.0))), particles.x)
         assert off(last, wanted) > 0.01
 
@@ -393,7 +393,7 @@ def test_prices_and_the_ledger(name: str) -> None:
 
 @dataclass
 class Frugal(Query):
-    """Asks until nothing is paid for any more."""
+    """Sends queries until the budget is spent."""
 
     counts: list[int] = field(default_factory=list)
     left: list[Any] = field(default_factory=list)
@@ -461,7 +461,7 @@ class Climb:
 
 @pytest.mark.parametrize("seconds", [1, 9, 14, 20, 30, 45, 60, 90, 1000])
 def test_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """A row of a call takes a second, one that is computed again and gone back through as long as it is charged."""
+    """A row of a call takes a second, one that is recomputed and differentiated takes as long as it is charged."""
     import genscale.engine.archive
 
     now = [0.0]

@@ -45,12 +45,12 @@ class FoundPrompt:
         return FoundPrompt(result, index, None)
 
     @property
-    def foreign_base(self) -> bool:
+    def separate_base(self) -> bool:
         return self.base is not None and self.base[0] is not self.result
 
     def summary(self) -> PromptSummary:
         summary = self.result.summary(self.index)
-        if self.base is not None and self.foreign_base:
+        if self.base is not None and self.separate_base:
             owner, entry = self.base
             return replace(summary, base=scored_candidate(FOREIGN_BASE, entry, owner.total(entry), kept=True))
         return summary if self.base is not None else replace(summary, base=None)
@@ -64,12 +64,12 @@ class FoundPrompt:
     def decoded(self, entries: Sequence[Entry], one_by_one: bool) -> dict[int, Item]:
         """Images or videos by id() of their entry."""
         found: dict[int, Item] = {}
-        foreign = self.base[1] if self.base is not None and self.foreign_base else None
-        own = list({id(e): e for e in entries if e is not foreign}.values())
+        separate = self.base[1] if self.base is not None and self.separate_base else None
+        own = list({id(e): e for e in entries if e is not separate}.values())
         for part in [[e] for e in own] if one_by_one else [own] if own else []:
             found |= dict(zip(map(id, part), self.result.media(part), strict=True))
-        if self.base is not None and foreign is not None:
-            found[id(foreign)] = self.base[0].media([foreign])[0]
+        if self.base is not None and separate is not None:
+            found[id(separate)] = self.base[0].media([separate])[0]
         return found
 
 
@@ -134,7 +134,7 @@ def _write_prompt(
         again |= _shows(f"{stem}base", found.base[1]) | {"is_base": True}
         names = image_files.write_item(folder, f"{stem}base", base, request, again, about.scheduler)
         summary["files"]["base"] = names
-        if not found.foreign_base:  # that of the pipeline alone is not among the search's candidates
+        if not found.separate_base:  # that of the pipeline alone is not among the search's candidates
             summary["pictures"].setdefault(names[0], found.base[1].candidate.id)
     return summary
 
