@@ -280,8 +280,8 @@ def test_a_callable_that_is_differentiable_stays_so_on_frames():
 def test_defaults_of_a_model_without_judges(genscale, folders, monkeypatch):
     asked = []
 
-    def plan(request):
-        asked.append(request)
+    def plan(run, display):
+        asked.append(run.request)
         raise library.UsageError("that is enough.")
 
     monkeypatch.setattr(generate, "plan", plan)
