@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ def broken(path: Path, source: str) -> list[str]:
 @pytest.mark.parametrize("path", sources(), ids=module_name)
 def test_imports_go_down(path: Path) -> None:
     assert broken(path, path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_files_and_functions_are_short(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 350
+    functions = (
+        n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert [f.name for f in functions if f.end_lineno - f.lineno >= 60] == []
 
 
 def test_every_folder_has_a_floor() -> None:
