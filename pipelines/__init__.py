@@ -28,6 +28,7 @@ Under these lie, for the call of a pipeline:
 - `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
 - `user_callbacks.py`: the user's `callback_on_step_end` during a search.
+- `describe_search.py`: the search as a request in plain data, for `SearchResult.save`.
 - `decode.py`, `output_media.py`: latents to images or videos by the pipeline's own code; its output as tensors.
 
 For the steps:
