@@ -124,7 +124,7 @@ def root_seeds(generator: Any, latents: Tensor) -> list[int]:
 
 
 def is_new(generator: Any) -> bool:
-    """Whether its seed says what it draws: one torch.Generator on the CPU that has drawn nothing yet."""
+    """Whether the seed alone determines what it draws: one torch.Generator on the CPU that has drawn nothing yet."""
     if isinstance(generator, list | tuple) and len(generator) == 1:
         generator = generator[0]
     if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":

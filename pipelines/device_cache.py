@@ -17,7 +17,7 @@ _PROPERTY, _SEEN = "_execution_device", "_genscale_device"
 def cached_device(pipe: Any, seen: list[Any]) -> Iterator[None]:
     """Inside, `pipe` is an instance of a subclass of its class that keeps the device of the first look-up in `seen`.
 
-    The list is one of the pipeline's attributes: while these are replaced, the device is looked up anew.
+    The list is kept among the pipeline's attributes; where these are replaced, the device is looked up again.
     """
     cls: type = type(pipe)
     steady = isinstance(getattr(cls, _PROPERTY, None), property)

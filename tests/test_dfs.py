@@ -252,7 +252,7 @@ def test_schedulers_that_cannot_begin_in_the_middle_do_not() -> None:
     }
     for own, one in run_of.items():
         particles = replace(one.process.start([draw(Key((0,)), 1)]), step=6)
-        state = dfs.State(particles, None, Scores(torch.zeros(1, 1), lambda raw: raw[:, 0]))
+        state = dfs.PathState(particles, None, Scores(torch.zeros(1, 1), lambda raw: raw[:, 0]))
         for back in (3, 0):
             again, kernel = one._renoised(state, back)
             assert again.step == back

@@ -481,7 +481,7 @@ def test_a_decoder_that_draws_noise_draws_the_same_again(
     """... when it is computed again on the way back; the broken twin's checkpoint knows only torch's own generator."""
     if not again:
         plain = partial(partial, checkpoint, use_reentrant=False)
-        monkeypatch.setattr("genscale.pipelines.differentiable_models._again", plain)
+        monkeypatch.setattr("genscale.pipelines.differentiable_models._checkpointed", plain)
     pipe = built("flux", torch.float64)
     decode = pipe.vae.decoder.mid_block.forward
 

@@ -30,7 +30,7 @@ def group_of(record: Mapping[str, Any]) -> str:
 
 
 def print_samplers(records: list[dict[str, Any]], console: Console) -> None:
-    """A line a sampler, under what it needs."""
+    """Print one line for each sampler, grouped by what it needs."""
     width = max((len(record["name"]) for record in records), default=0)
     for heading, meaning in NEEDS:
         some = [record for record in records if group_of(record) == heading]
@@ -41,7 +41,7 @@ def print_samplers(records: list[dict[str, Any]], console: Console) -> None:
 
 
 def print_verifiers(records: list[dict[str, Any]], console: Console) -> None:
-    """A line a verifier."""
+    """Print one line for each verifier."""
     _print_lines(records, max((len(record["name"]) for record in records), default=0), console)
     _print_hint("verifiers", console)
 

@@ -32,7 +32,7 @@ def _under_main_name(parameter: Any) -> Any:
 
 
 def explained(error: Any) -> str:
-    """What the parser says against a command line, in one sentence with the cure."""
+    """The parser's error as one sentence that says what to do."""
     option = getattr(error, "option_name", None)
     if hasattr(error, "possibilities") and option is not None:
         context = error.ctx

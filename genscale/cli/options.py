@@ -18,7 +18,7 @@ from genscale.runs.option_metadata import IMAGE, MODEL, PANELS, RUN, SEARCH, Opt
 
 
 def complete_sampler(incomplete: str) -> list[str]:
-    """Names of samplers that begin so."""
+    """Names of samplers that begin with what was typed."""
     return _beginning(_names("sampler"), incomplete)
 
 
@@ -27,7 +27,7 @@ def complete_verifier(incomplete: str) -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Bundled toy models that begin so; Hugging Face ids and folders are for the user to type."""
+    """Bundled toy models that begin with what was typed; Hugging Face ids and folders are for the user to type."""
     from genscale.pipelines.loading import EMBEDDED
 
     return _beginning(EMBEDDED, incomplete)

@@ -15,7 +15,7 @@ from genscale.errors import UsageError
 
 
 def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> Any:
-    """The request that a command's options make. They override that of --from, or the fields that it starts with."""
+    """The request that a command's options make. They override the request of --from, or `start`."""
     from genscale.plugins import options, registry
     from genscale.runs.request import Request, load_request
 

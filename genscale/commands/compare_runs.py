@@ -133,7 +133,7 @@ def _asked(path: Path) -> tuple[str, list[ComparedRun]]:
 
 
 def _at_equal_cost(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
-    """Without a budget, that of all is what the first run costs."""
+    """Without a budget given: the cost of the first run becomes the budget of all."""
     nfe = runs[0].plan().nfe
     assert nfe is not None  # without a budget or a stop rule every sampler has a fixed cost
     budget = f"{nfe}nfe"

@@ -110,7 +110,10 @@ class Copy:
         path.write_bytes(self.file)
 
     def compared(self, wanted: Image.Image | None, video: dict[str, Any] | None) -> dict[str, Any]:
-        """How it differs. wanted: None of a lossy video file: its fingerprint decides."""
+        """How it differs from the original.
+
+        wanted: the original image or first frame; None for a lossy video file, where only the fingerprint is compared.
+        """
         if wanted is None:
             found: dict[str, Any] = {"same": True, "differing": None, "of": None, "largest": None}
         else:
@@ -203,7 +206,11 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
 
 
 def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, int]:
-    """The candidate alone. The pipeline's own latents are a row of the whole call's; others depend on the key alone."""
+    """Make only this candidate.
+
+    Candidate 0 needs all prompts of the call, since its latents are one row of a joint draw. Others depend on their key
+    alone.
+    """
     request = replace(completed(origin.request), images=1)
     index = origin.index
     if candidate.id != OWN:
@@ -229,7 +236,7 @@ def _copy(item: Any, kind: str, request: Request) -> Copy:
 
 
 def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
-    """The image of that name after the whole search, all prompts of it, in a folder that is thrown away."""
+    """Repeat the whole search, with all its prompts, in a temporary folder, and take the file of that name."""
     with tempfile.TemporaryDirectory() as folder:
         request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
         record = generate(PreparedRun.of(request), Path(folder), display)

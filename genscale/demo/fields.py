@@ -107,7 +107,7 @@ class FormFields:
 
 
 def model_defaults(queue: JobQueue, model: str, prompt: str) -> list[Any]:
-    """The values of `FormFields.of_model` for a model. A prompt that somebody wrote is kept."""
+    """The values of `FormFields.of_model` for a model. A prompt that the user typed is kept."""
     known = EMBEDDED.get(queue.offer.models[model].model)
     verifiers, held_out = default_verifiers(queue, model)
     hint = _hint(queue, model)

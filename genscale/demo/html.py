@@ -220,7 +220,7 @@ def lineage(job: Job | None, index: int) -> str:
 
 
 def downloads(job: Job | None) -> str:
-    """What stands in place of the buttons before the end."""
+    """The text shown instead of the buttons before the search ends."""
     if job is not None and job.over and job.record:
         return ""
     return EMPTY.format("The best image with its settings inside, the record, and everything as one file.")

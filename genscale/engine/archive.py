@@ -178,7 +178,10 @@ class Archive:
             self._store("solve", name, prompt, candidate, row.step, tensors, {"memory": memory})
 
     def add_latents(self, prompt: int, candidate: Candidate, step: int, x: Tensor) -> None:
-        """Store clean latents [*latent] for decoding. Without the solver's memory a resumed run makes them again."""
+        """Store clean latents [*latent], to be decoded later.
+
+        They have no solver memory, so a resumed run does not continue from them but computes them again.
+        """
         where = (prompt, candidate.id, step)
         if where not in self._solved and where not in self._latents:
             self._latents.add(where)
@@ -262,7 +265,7 @@ class Archive:
         self._store("gradient", name, prompt, candidate, step, tensors, {"asked": asked, "nfe": nfe})
 
     def _stored(self, record: dict[str, Any] | None, candidate: Candidate) -> dict[str, Tensor] | None:
-        """The tensors of a record, if it is of this very candidate: with another budget its id may mean another."""
+        """The tensors of a record; None if it describes another candidate: under another budget ids may be reused."""
         if record is None or self.folder is None or not (self.folder / record["file"]).exists():
             return None
         if candidate_of(record) != candidate:
@@ -327,7 +330,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _renamed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record in today's words: early versions called `held_out` `report`."""
+    """A record with the present names: early versions called `held_out` `report`."""
     if "report" in record:
         record["held_out"] = record.pop("report")
     if "report" in (roles := record.get("verifiers", {})):

@@ -78,7 +78,10 @@ class Budget:
         return Budget(**limits)  # type: ignore[arg-type]
 
     def resolved(self, nfe: int) -> Budget:
-        """With `images` as a limit of NFE, where one image costs so many; `images` stays, to be shown beside it."""
+        """The budget with its limit of `images` turned into one of NFE; `images` itself is kept for display.
+
+        nfe: of one image.
+        """
         if self.images is None:
             return self
         allowed = self.images * nfe
@@ -118,5 +121,5 @@ def _limit(text: str, part: str) -> tuple[str, float]:
 
 
 def _short(number: float) -> str:
-    """All its digits, without ".0" after a whole number."""
+    """The number with all its digits, without ".0" after a whole number."""
     return repr(int(number) if number == int(number) else float(number))

@@ -138,7 +138,7 @@ class GradientBatches:
         self.under_way = group = Group(kept)
         return group.unroll.batch(group.prompts)
 
-    # ---------------------------------------------------------------- which rows go
+    # ---------------------------------------------------------------- which rows are evaluated
 
     def _next_parts(self) -> list[QueryRows]:
         """Rows of the first query and of others of its kind, up to the batch size, as many as time allows."""
@@ -165,7 +165,10 @@ class GradientBatches:
         return taken
 
     def _in_time(self, part: QueryRows, left: float) -> int:
-        """How many rows `left` evaluations pay for; before a search has a result, including the way to one."""
+        """How many rows `left` evaluations pay for.
+
+        Until the search has a finished candidate, each row must also leave enough to finish one.
+        """
         search = part.search
         each = search.price + (0 if search.finals else search.to_the_end)
         return int(min(max(left, 0) / max(each, 1), len(part.rows)))

@@ -14,7 +14,10 @@ from genscale.errors import UsageError
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model call lies on the pipeline's grid: the nearest step, and its linear time if it differs from it."""
+    """Where a model call lies on the pipeline's grid.
+
+    step: the nearest step. time: linear time of the call; None if it is that of the step.
+    """
 
     step: int
     time: float | None = None
@@ -25,7 +28,7 @@ Grid = tuple[tuple[Place, ...], NoiseSchedule]
 
 
 def restart_grid(levels: NoiseSchedule, restarts: Sequence[int], calls: int) -> Grid:
-    """Those of the pipeline's own levels at which a solve may begin."""
+    """Only those of the pipeline's own levels at which a solve may begin."""
     rows = [*restarts, calls]
     return tuple(Place(i) for i in restarts), NoiseSchedule(levels.alpha[rows], levels.sigma[rows])
 
@@ -33,7 +36,10 @@ def restart_grid(levels: NoiseSchedule, restarts: Sequence[int], calls: int) -> 
 def timed_grid(
     levels: NoiseSchedule, times: Sequence[float], calls: int, nearest: Callable[[float], int]
 ) -> Grid:
-    """Levels at decreasing linear times; those above the pipeline's first level are left out. UsageError: no such."""
+    """Levels at decreasing linear times; those above the pipeline's first level are left out.
+
+    UsageError: none is left, or they do not decrease.
+    """
     first = levels.level(0).time
     kept = [float(t) for t in times if t <= first + 1e-9]
     if not kept or any(b >= a for a, b in pairwise(kept)):

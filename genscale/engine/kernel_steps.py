@@ -41,7 +41,7 @@ def step(
     noise: Callable[[], Tensor],
     preview: bool,
 ) -> Particles:
-    """What one model call of a transition leads to. preview: keep the clean estimate.
+    """The particles after one model call of a transition. preview: keep the clean estimate.
 
     noise: gives the noise of the transition [n, *latent].
     """

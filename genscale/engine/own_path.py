@@ -66,6 +66,6 @@ class OwnPath:
 
 
 def _digest(x: Tensor) -> bytes:
-    """Of the bytes of latents [*latent]: equal only where they are the same bit for bit, NaN included."""
+    """Digest of the bytes of latents [*latent]: equal only where they are the same bit for bit, NaN included."""
     raw = x.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
     return hashlib.blake2b(raw.tobytes(), digest_size=16).digest()

@@ -216,7 +216,7 @@ class PromptProcess:
         return self.own_path.record(Particles(self._at_first_level(torch.stack(rows)), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
-        """Initial latents [n, *latent] of the pipeline's first noise level, moved to the first level of this grid.
+        """Initial latents [n, *latent] of the pipeline's first noise level, rescaled to the first level of this grid.
 
         They are taken to be pure noise, so only their std changes.
         """
@@ -287,7 +287,7 @@ class PromptProcess:
         return Particles(new, particles.step + 1, particles.candidates, memory, x0)
 
     def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
-        """The prediction that a model output [n, ...] at the latents `x` stands for."""
+        """The clean and noise estimates that follow from a model output [n, ...] at the latents `x`."""
         return Prediction(*self._view().clean_and_noise(particles.step, output, _as_seen(particles.x, x)))
 
     def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:

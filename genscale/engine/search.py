@@ -153,7 +153,7 @@ class Search:
         return query if particles is query.particles else replace(query, particles=particles)
 
     def _with_own_ids(self, population: Population | None) -> Population | None:
-        """The population, which names candidates as they were scored."""
+        """The population, with the candidates' ids as they were scored."""
         if population is None or self._scored_as is None or any(e.candidate.id == OWN for e in self.finals):
             return population
         named = tuple(self._scored_as if c.id == OWN else c for c in population.candidates)

@@ -64,7 +64,10 @@ class Process(Protocol):
         """Why the model cannot be called at noise levels between those of the grid; None if it can."""
 
     def check_off_grid(self, what: str) -> None:
-        """UsageError, in the name of `what` needs it, if the model cannot be called between the levels of the grid."""
+        """UsageError if the model cannot be called between the levels of the grid.
+
+        what: what needs such calls, for the message.
+        """
 
     def regridded(self, times: Sequence[float] | None = None) -> Process:
         """The same process on other noise levels, on which only kernels can step; for `SamplerHooks.grid`.
@@ -200,7 +203,7 @@ class SamplerHooks:
 
     @staticmethod
     def of(sampler: object) -> SamplerHooks:
-        """What a sampler defines, and the defaults of what it does not. Of a class, only the attributes are of use."""
+        """What a sampler defines, and the defaults of what it does not. Of a class, its methods are unbound."""
         names = [f.name for f in fields(SamplerHooks) if hasattr(sampler, f.name)]
         return SamplerHooks(**{name: getattr(sampler, name) for name in names})
 

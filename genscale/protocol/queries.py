@@ -29,8 +29,8 @@ class Solve:
 class Denoise:
     """One model call at `particles.step`, without a step. Answer: Prediction.
 
-    The budget pays for all rows or BudgetExhausted is thrown. Only if time runs short before anything was finished does
-    the answer hold fewer rows, the first ones, which can still be solved to the end.
+    The budget pays for all rows or BudgetExhausted is thrown. One exception: if time runs short before any candidate is
+    finished, the answer holds only the first rows, as many as can still be solved to the end.
     `process.move` steps with the prediction at no cost.
     branch: "cond" or "uncond", for the prediction of one branch of classifier-free guidance alone, without a mix.
     """
@@ -56,8 +56,8 @@ class Gradient:
 
     The model is called at `particles.step` and again at each step of `calls`, with transitions of `kernel` between the
     calls. The clean estimate of the last call is decoded and scored by the search verifiers, which must be
-    differentiable (UsageError otherwise). As for Solve, the answer may hold only the first rows. If time is left only
-    for the way to the first finished candidate, BudgetExhausted is thrown: then Solve.
+    differentiable (UsageError otherwise). As for Solve, the answer may hold only the first rows. If the time left
+    is only enough to finish a first candidate, BudgetExhausted is thrown; the sampler can still Solve.
 
     It counts `process.gradient_nfe`. Its scores count as those of previews and are not entered for any candidate.
 

@@ -22,7 +22,7 @@ ACCENT = (22, 128, 74)
 
 @dataclass(frozen=True)
 class Tile:
-    """An image with a label, a note at the right end of it, and lines of scores below.
+    """An image with a label below it, a note at the right end of the label's line, and lines of scores.
 
     strip: the image shows frames of a video side by side; it takes a line of its own and is not resized.
     """

@@ -1,4 +1,4 @@
-"""How a search result is looked at: figure, contact sheet, tables; the same for a live one and one from a folder."""
+"""Views of a search result: figure, contact sheet, tables; the same for a live result and one read from a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from genscale.media import Media
 
-LINES = 10  # of a table in a notebook
+LINES = 10  # rows of a table in a notebook, at most
 
 C = TypeVar("C")  # a candidate, as its owner has it
 Judges = tuple[str, tuple[tuple[str, float], ...]]

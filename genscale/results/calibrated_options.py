@@ -16,8 +16,8 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
 
     The preview after i steps is that of model call i - 1; particle methods, which score the state itself, could start
     one step earlier. That errs on the safe side.
-    given: fields that the user set; they win. A sampler with a field `window` gets the window; of one with
-    `rungs`, or another one that its class names in `previews_at`, none stays before the window.
+    given: fields that the user set; they are not changed. A sampler with a field `window` gets the window. The
+    fractions in `rungs`, or in the field that its class names in `previews_at`, are moved into the window.
     """
     cls = registry.load("sampler", sampler)
     known = registry.options(cls)
@@ -41,7 +41,10 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
 
 
 def _moved(rungs: Any, start: float, every: Sequence[float]) -> tuple[float, ...]:
-    """As many rungs, evenly from `start` on if any was before it. "every": all calibrated steps from `start` on."""
+    """The rungs moved to `start` or later: if any lay before it, as many, evenly spaced from `start` on.
+
+    "every" becomes all calibrated steps from `start` on.
+    """
     if isinstance(rungs, str):
         return tuple(fraction for fraction in every if fraction >= start)
     if min(rungs) >= start:

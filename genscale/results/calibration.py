@@ -73,8 +73,9 @@ class CalibratedStep:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Levels in the order of the run, without the last one, whose previews are the images themselves.
+    """What a calibration measured.
 
+    levels: one for each step but the last, after which the previews are the final images; in the order of the run.
     threshold: mean rank correlation from which on previews are trusted. about: what was measured: model,
     verifiers, prompts, steps, ...
     """
@@ -105,8 +106,11 @@ class Calibration:
         return Calibration(tuple(levels), threshold, about or {})
 
     def window(self, threshold: float | None = None) -> tuple[float, float]:
-        """The part of the run in which previews are trusted: (fraction from which the mean rho stays at the
-        threshold or above it, 1.0). (1.0, 1.0) where it does so at no step. None: the own threshold."""
+        """The part of the run in which previews are trusted, as (start, 1.0) in fractions of the run.
+
+        From start on the mean rho stays at the threshold or above it; (1.0, 1.0) if it does so at no step.
+        threshold: None for the calibration's own.
+        """
         wanted, start = self.threshold if threshold is None else threshold, 1.0
         for level in reversed(self.levels):
             rho = level.agreement.rho

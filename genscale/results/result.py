@@ -16,9 +16,10 @@ class SearchResult(SearchOutcome):
     def save(self, folder: str | Path) -> Path:
         """Write what the command line writes: images with metadata, contact sheet, run.json, request.json, archive.
 
-        `genscale show`, `genscale rescore`, `genscale replay FILE` and `genscale.load_result` read the folder. It may
-        be that of `scale(out=)`. What a request cannot hold (a verifier of your own, prompt embeddings, input images,
-        ...) is listed under "missing" in run.json, and what needs it refuses. Nothing is left behind where it fails.
+        `genscale show`, `genscale rescore`, `genscale replay FILE` and `genscale.load_result` read the folder. The
+        folder of `scale(out=)` can be given. What a request cannot hold (a verifier of your own, prompt embeddings,
+        input images, ...) is listed under "missing" in run.json; commands that need it end with a UsageError. If saving
+        fails, nothing is left behind.
 
         UsageError: the folder holds another run or cannot be written to.
         """

@@ -163,7 +163,7 @@ def _shows(name: str, entry: Entry) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of genscale, Python and the libraries that decide what an image looks like."""
+    """Versions of genscale, Python and the libraries on which the pixels of an image depend."""
     found = {"genscale": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

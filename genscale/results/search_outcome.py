@@ -147,7 +147,7 @@ class Scored(Protocol):
 
 
 def scored_candidate(place: int, entry: Scored, total: float, kept: bool) -> ScoredCandidate:
-    """It as plain data."""
+    """The candidate as plain data."""
     made, scores = entry.candidate, (entry.scores, entry.select, entry.held_out)
     return ScoredCandidate(
         place, made.id, total, *scores, entry.nfe, entry.seconds, made.origin, made.parent, kept

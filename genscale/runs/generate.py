@@ -1,4 +1,4 @@
-"""Carrying out a prepared run: search, then write what was found."""
+"""Executes a prepared run: searches, then writes what was found."""
 
 from __future__ import annotations
 

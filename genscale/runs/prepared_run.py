@@ -73,7 +73,7 @@ class PreparedRun:
 
     @property
     def pipe(self) -> Any:
-        """The pipeline; loaded by the first who asks."""
+        """The pipeline; loaded at the first access."""
         return self.load()
 
     def with_frame_rate(self) -> PreparedRun:
@@ -95,7 +95,7 @@ class PreparedRun:
         return call_arguments(self.pipe, self.request, self.images)
 
     def plan(self) -> Any:
-        """What the search would spend. UsageError: what the pipeline itself says against its arguments."""
+        """What the search would spend. UsageError: the pipeline refuses its arguments."""
         try:
             return self.scaled().plan(**self.call())
         except (ValueError, TypeError) as error:

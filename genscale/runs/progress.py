@@ -28,7 +28,7 @@ def plain_warnings() -> Iterator[None]:
 
 
 class Tally:
-    """What the events of a run add up to, in words.
+    """Counts the events of a run, and describes its progress in text.
 
     nfe: of the whole run; candidates: of each prompt; both None where the search decides when it ends. seconds: the
     budget's limit of the whole run. each: NFE of one candidate, to give the speed in candidates. clock: in seconds.
@@ -106,7 +106,7 @@ class Tally:
         return f"{1 / rate:.2g} s each" if rate > 0.1 else f"{elapsed_text(1 / rate)} each"
 
     def _left(self, elapsed: float) -> float | None:
-        """Seconds to the end at the speed so far, and at most what the budget leaves; None where nothing tells."""
+        """Seconds to the end at the speed so far, and at most what the budget leaves; None if unknown."""
         limits = []
         if self.nfe is not None and self._evaluations > 0:
             limits.append(elapsed * max(0, self.nfe - self.done) / self._evaluations)

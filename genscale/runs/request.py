@@ -33,7 +33,7 @@ FILE = "request.json"
 
 @dataclass(frozen=True)
 class Request:
-    """A run in words and numbers that JSON can hold. None or empty: the default of the model or pipeline.
+    """A run as plain data that JSON can hold. A field that is None or empty: the default of the model or pipeline.
 
     A field made by `option` is an option of the command line as well; there is no other place to declare one.
     """

@@ -22,4 +22,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise UsageError(f"'{path}' cannot be read: {error}.") from None
     if not isinstance(record, dict):
         raise UsageError(f"'{path}' cannot be read: it was changed by hand.")
+    prompts = record.get("prompts")
+    for part in (record, *(prompts if isinstance(prompts, list) else ())):
+        _rename(part)
     return record
+
+
+def _rename(part: Any) -> None:
+    """Early versions called `held_out` `report`: of a record, or what it says of one prompt, in place."""
+    for name in ("best", "base", "verifiers"):
+        scores = part.get(name) if isinstance(part, dict) else None
+        if isinstance(scores, dict) and "report" in scores:
+            scores["held_out"] = scores.pop("report")

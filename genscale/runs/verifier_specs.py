@@ -33,14 +33,14 @@ def weighted_verifiers(specs: Sequence[str]) -> list[tuple[Any, float]]:
 def with_boxes(
     members: Sequence[tuple[Any, float]], file: str, prompts: Sequence[str]
 ) -> list[tuple[Any, float]]:
-    """The same, looking at the regions of a boxes file, too; each by the texts of these prompts."""
+    """The same verifiers, which also score the regions in a boxes file. prompts: those that the file refers to."""
     cls = registry.load("verifier", "boxes")
     boxes = cls.read(Path(file), prompts)
     return [(cls(named_verifier(v) if isinstance(v, str) else v, boxes), weight) for v, weight in members]
 
 
 def on_frames(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
-    """The same for videos: those that know images only (no `judges_videos`) see k frames and give the mean."""
+    """The same verifiers for videos: image verifiers (no `judges_videos`) score k frames, and the mean counts."""
     frames = registry.load("verifier", "frames")
 
     def on_frames_of(verifier: Any) -> Any:
@@ -58,7 +58,7 @@ def named_verifier(name: str) -> Named:
 
 
 def imports_code(specs: Sequence[str]) -> list[str]:
-    """Those that would import code by its module's name."""
+    """The specs that name a module, whose code would be imported."""
     return [s for s in specs if ":" in _parts(s)[0].name]
 
 
@@ -69,7 +69,7 @@ def unweighted(spec: str) -> str:
 
 
 def _name_of(call: Call) -> str:
-    """What its scores are filed under."""
+    """The name under which its scores are stored."""
     return call.name if call.text is None else f"{call.name}({call.text})"
 
 
@@ -89,7 +89,7 @@ def _parts(spec: str) -> tuple[Call, float]:
 
 @dataclass(frozen=True)
 class Named:
-    """A verifier under the name that it was asked for by; scores are filed under it."""
+    """A verifier with the name that the user gave for it; its scores are stored under that name."""
 
     name: str
     verifier: Any
