@@ -25,8 +25,8 @@ class AscentOptions:
 
     iterations: number of gradient steps from each start. None: as many as the budget pays for. If only a time limit
     ends the search, None is the published number, and the search then restarts from fresh noises while there is time.
-    starts: number of noises that are optimised in one batch: the pipeline's own noise and fresh ones. Fewer if the
-    budget does not pay for all.
+    starts: number of noises that are optimised together, which are the pipeline's own noise and fresh ones. Fewer if
+    the budget does not pay for all.
     warmup: fraction of an NFE or verifier-call budget, in [0, 1), that is first spent on plain candidates. The best of
     them become the starts, and all of them remain candidates for the result. If only a time limit or a stop rule ends
     the search, the warm-up is 8 candidates; without any limit there is none. Our default is 0.7, because one step from

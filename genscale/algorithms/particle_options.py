@@ -29,12 +29,12 @@ class ParticleOptions:
         pass. children: number M of children of each particle (1: plain SMC).
     group: which particles compete at resampling: "global", all with all; or "parent", the children of the same
         particle, of which one is kept.
-    strength: factor of the score in the target p exp(strength R), for scores divided by `scale`. inf: the best particles
-        are always kept.
+    strength: factor of the score in the target p exp(strength R), for scores divided by `scale`. inf: the best
+        particles are always kept.
     potential: how scores change the weights: "difference", "max", "sum" or "reward" (genscale.algorithms.tempering).
     temper: how the strength grows along the run: "constant", "increasing", "adaptive" (as fast as the effective sample
         size allows, which is kept at the share `ess`) or "damped" (by the posterior variance).
-    scheme: resampling scheme: "systematic", "ssp", "stratified", "residual", "multinomial" or "killing".
+    scheme: how particles are resampled: "systematic", "ssp", "stratified", "residual", "multinomial" or "killing".
     ess: particles are resampled if the effective sample size is at most this share of their number. 1: always.
     flatten: whether to resample by more even weights if the weights collapse in the first half of the run
         (arXiv 2510.05825).
