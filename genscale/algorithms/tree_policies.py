@@ -10,7 +10,7 @@ from genscale.algorithms.search_tree import Node, Tree, Widening, boltzmann, uct
 from genscale.key import Key
 from genscale.numerics.thompson import Belief, Tally
 
-# (factor, power) by name. With "paper" the first 36 rollouts are best of N; "practical" branches after 2.
+# (factor, power) by name. With "paper" the first 36 rollouts are best of N; with "practical" only the first 2 are.
 WIDENINGS = {"practical": (1.0, 0.5), "paper": (2.0, 0.8)}
 
 
