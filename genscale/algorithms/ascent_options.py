@@ -1,4 +1,4 @@
-"""Options of the gradient ascents on the initial noise, and what their presets differ in."""
+"""Options of gradient ascent on the initial noise, and the methods that its presets override."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from genscale.protocol.queries import Query, Score, Solve
 
 @dataclass(frozen=True)
 class AscentOptions:
-    """The fields that the gradient ascents share; each preset explains its own defaults.
+    """The fields that all presets of gradient ascent share; each preset explains its own defaults.
 
-    iterations: gradient steps from each start. None: as many as the budget pays for; where only time ends the search,
-    the published number, and then again from fresh noises while there is time.
-    starts: noises that are optimised side by side, the pipeline's own and fresh ones; fewer where the budget pays for
-    fewer.
-    warmup: share of an NFE or call budget that is first spent on plain candidates; the best of them are the starts, and
-    all of them stay candidates for the result (8 where only time or a stop rule ends the search, none where nothing
-    does). Ours, 0.7: the first step from a good noise is worth more than many from a poor one. 0 is published.
-    trials: how many shares of each step, 1, 1/4, 1/16, ..., are tried by plain runs; the best one is taken if it
-    improves. Later shares are scaled by the last that improved, and a start is given up after 2 steps without one.
-    Ours, 3: a run costs a fourth of a gradient, and rewards are rugged. 0, published, takes every step as it is.
+    iterations: number of gradient steps from each start. None: as many as the budget pays for. If only a time limit
+    ends the search, None is the published number, and the search then restarts from fresh noises while there is time.
+    starts: number of noises that are optimised together, which are the pipeline's own noise and fresh ones. Fewer if
+    the budget does not pay for all.
+    warmup: fraction of an NFE or verifier-call budget, in [0, 1), that is first spent on plain candidates. The best of
+    them become the starts, and all of them remain candidates for the result. If only a time limit or a stop rule ends
+    the search, the warm-up is 8 candidates; without any limit there is none. Our default is 0.7, because one step from
+    a good noise gains more than many from a poor one. The papers have no warm-up (0).
+    trials: number of step sizes that are tried at each step, by plain runs: 1, 1/4, 1/16, ... of the step. The best one
+    is taken if it improves the objective. Later step sizes are multiplied by the last one that improved, and a start is
+    given up after 2 steps without an improvement. Our default is 3, because a plain run costs a fourth of a gradient
+    and rewards are not smooth. 0, as in the papers, takes every full step.
     reg: weight of the norm penalty.
     """
 
@@ -45,8 +47,8 @@ class AscentOptions:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
     size_option: ClassVar[str] = "starts"
     PUBLISHED: ClassVar[int] = 50
-    each: ClassVar[bool] = False  # ask for every verifier's gradient by itself
-    kernel: ClassVar[Ddim | None] = None  # of the transitions whose noises are optimised, too
+    each: ClassVar[bool] = False  # whether the gradient of every verifier is needed separately
+    kernel: ClassVar[Ddim | None] = None  # kernel of the transitions whose noises are also optimised
 
     def __post_init__(self) -> None:
         for name in ("iterations", "starts", "opt_steps", "finals", "batch", "history"):
@@ -61,7 +63,7 @@ class AscentOptions:
             if value is not None and not 0 <= value < float("inf"):
                 raise UsageError(f"{name}={value} must be a number of 0 or more.")
 
-    # ---------------------------------------------------------------- what presets differ in
+    # ---------------------------------------------------------------- overridden by presets
 
     @property
     def tries(self) -> int:
@@ -69,7 +71,7 @@ class AscentOptions:
 
     @property
     def share(self) -> float:
-        """Of the budget, for the warm-up."""
+        """The fraction of the budget for the warm-up, in [0, 1)."""
         return self.warmup
 
     def optimiser(self) -> Optimiser:
@@ -81,25 +83,27 @@ class AscentOptions:
         return scores.total
 
     def slope(self, graded: Graded, process: Process) -> Tensor:
-        """Its gradient [n, noises, *latent]."""
+        """The gradient of the objective by the points, [n, noises, *latent]."""
         return of_points(graded.gradient, graded.noises, process)
 
     def turn_nfe(self, process: Process) -> int:
-        """NFE of one gradient step of one start."""
+        """NFE of one gradient step for one start."""
         return process.gradient_nfe(0, self.calls(process), each=self.each)
 
     def turn_calls(self, process: Process, shows: bool) -> int:
-        """Verifier calls of the same. shows: whether the gradient's clean estimate is scored as a finished image."""
+        """Verifier calls of one gradient step for one start. shows: whether the clean estimate of the gradient is also
+        scored as a finished image."""
         return process.calls(1, int(shows))
 
     def ends(self, process: Process, starts: int) -> int:
-        """How many of the starts are run to the end after the last gradient step."""
+        """The number of starts that are run to the end after the last gradient step."""
         return starts
 
     def run(
         self, process: Process, candidates: Sequence[Candidate], points: Tensor, rest: Kernel | None
     ) -> Generator[Query, Any, Scores]:
-        """Run points [n, noises, *latent] to the end and score them; only the first rows where the budget ends."""
+        """Run points [n, noises, *latent] to the end and score them. Only the first rows are returned if the budget
+        ends."""
         finished = yield Solve(process.start(candidates, points[:, 0]), None, rest)
         scores: Scores = yield Score(finished)
         return scores
@@ -110,18 +114,18 @@ class AscentOptions:
         return process.regridded()
 
     def calls(self, process: Process) -> tuple[int, ...]:
-        """Steps of the model calls that a gradient goes through, after the first one at pure noise."""
+        """Steps of the model calls that are differentiated, without the first one at pure noise."""
         steps, some = process.model_steps, getattr(self, "opt_steps", None)
         k = steps if some is None else min(some, steps)
         return tuple(i * steps // k for i in range(1, k))
 
     def whole(self, process: Process) -> bool:
-        """Whether a gradient goes through all model calls, so that its clean estimate is the finished image."""
+        """Whether all model calls are differentiated, so that the clean estimate is the finished image."""
         return len(self.calls(process)) + 1 == process.model_steps
 
 
 def of_points(gradient: Tensor, noises: Tensor | None, process: Process) -> Tensor:
-    """Gradients [n, noises, *latent] by points, on the CPU, from those by initial latents [n, *latent] and by the
-    injected noises [transitions, n, *latent]."""
+    """Gradients by the points [n, noises, *latent], on the CPU, from the gradients by the initial latents [n, *latent]
+    and by the injected noises [transitions, n, *latent]."""
     initial = process.to_noise(gradient)[:, None]
     return initial if noises is None else torch.cat([initial, noises.transpose(0, 1).cpu().float()], 1)

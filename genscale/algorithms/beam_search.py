@@ -1,9 +1,10 @@
-"""The beam core: at each level of a run score all states, keep the best, and branch them.
+"""Beam search over denoising states: at each level of a run score all states, keep the best, and branch them.
 
-A beam is a schedule: how many noises start, and for each level how many states are kept, how many children each has,
-how many steps are looked ahead to score them, and how much a further cluster is worth. Many noises that shrink are
-early pruning; few states with many children are a greedy search. Children differ by a stochastic kernel whose first
-model call is the one that scored their parent, so branching costs no model call at the level itself.
+A beam is described by the number of initial noises and, for each level, by the number of states that are kept, the
+number of children of each, the number of model calls of the look-ahead that scores them, and the bonus for covering one
+more cluster. Many noises without branching are early pruning; few states with many children are a greedy search.
+Children differ because a stochastic kernel steps from their parent. It reuses the model call that scored the parent, so
+branching costs no model call at the level itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ EVERY = "every"
 
 @dataclass(frozen=True)
 class BeamLevel:
-    """What is done at one step: how many states are kept, branched and looked ahead."""
+    """The settings of one level: its step, and the values of the options of `BeamSearch` there."""
 
     step: int
     survivors: float
@@ -46,7 +47,7 @@ class BeamLevel:
     diversity: float
 
     def ahead(self, process: Process) -> list[int]:
-        """Steps of the model calls of a look-ahead; the first is the one at the level itself."""
+        """Steps at which the look-ahead calls the model; the first is the level itself."""
         left = process.model_steps - self.step
         calls = min(self.lookahead, left)
         return [self.step + j * left // calls for j in range(calls)]
@@ -54,22 +55,27 @@ class BeamLevel:
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """The fields that the presets share; each preset explains its own defaults. Numbers of a level may be given for
-    each of the levels, or one for all.
+    """The fields that all presets of beam search share; each preset explains its own defaults. Options of a level can
+    be one value for all levels, or one value for each.
 
-    width: noises that a beam starts with; None: as many as the budget pays for (16 without one).
-    levels: increasing fractions of the run at which states are scored, kept and branched; "every": all steps.
-    survivors: of each level's pool: below 1 the share that is kept (rounded up), from 1 on their number; inf keeps all.
-    branch: children of each state that is kept; 1: it continues without branching.
-    lookahead: model calls of the ODE, spread evenly over the rest of the run, that lead to the clean estimate which is
-        scored. 1: the one-step estimate, whose call the children need anyway; each further call costs NFE.
-    diversity: what covering one more cluster of clean estimates is worth beside the scores of those that are kept, in
-        units of the pool's spread of scores. There are as many clusters as states are kept. 0: just the best.
-    kernel: between levels, where children must differ: "ddim(eta)", "sde(churn, interpolant)" or "glass(inner, rho)".
-    rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
+    width: number of initial noises of a beam. None: as many as the budget pays for, 16 without a budget.
+    levels: increasing fractions of the run, in (0, 1), at which states are scored, kept and branched; "every": all
+        steps.
+    survivors: how many states of a level are kept. A value below 1 is the share of them, rounded up; a value of at
+        least 1 is their number; inf keeps all.
+    branch: number of children of each state that is kept. 1: it continues without branching.
+    lookahead: number of model calls, spread evenly over the rest of the run, with which the ODE is solved to get the
+        clean estimate that is scored. 1: the one-step estimate, whose model call the children need anyway. Each further
+        call costs NFE.
+    diversity: bonus for covering one more cluster of clean estimates, in standard deviations of the scores of a level.
+        The states that maximise the sum of scores and bonuses are kept. There are as many clusters as states are
+        kept. 0: the best states are kept.
+    kernel: the stochastic kernel between levels, which makes children differ: "ddim(eta)", "sde(churn, interpolant)" or
+        "glass(inner, rho)".
+    rest: the kernel before the first level and from one step after the last level; "own" is the pipeline's scheduler.
 
-    A budget that pays for more than one beam is spent on further ones, from fresh noise; one that does not pay for a
-    whole beam makes it narrower (numbers of `survivors` fall in proportion); the rest is spent on plain candidates.
+    If the budget pays for more than one beam, further beams start from fresh noise. If it does not pay for a whole
+    beam, the beam is narrower, and numbers of `survivors` fall in proportion. The rest is spent on plain candidates.
     """
 
     width: int | None = None
@@ -125,7 +131,7 @@ class BeamSearch:
 
     @classmethod
     def sized(cls, n: int) -> dict[str, Any]:
-        """Of n noises a preset with a number of survivors keeps the same share."""
+        """Options that follow from `candidates=n`: if `survivors` is a number, it is scaled to the same share of n."""
         if cls.width is None or isinstance(cls.survivors, tuple) or not 1 <= cls.survivors < math.inf:
             return {}
         return {"survivors": max(1, round(cls.survivors * n / cls.width))}
@@ -153,8 +159,8 @@ class BeamSearch:
         yield from repeat_passes(process, key, begin)
 
     def schedule(self, process: Process) -> list[BeamLevel]:
-        """The levels as steps. Nothing is branched in the last two steps, after which no noise is drawn. Of levels that
-        fall on the same step the last counts."""
+        """The levels, each with its step. There is no level in the last two steps, after which no noise is drawn. If
+        several levels fall on the same step, the last one is used."""
         last = process.model_steps - 2
         if isinstance(self.levels, str):
             steps = list(range(1, last + 1))
@@ -174,11 +180,11 @@ class BeamSearch:
         return list(made.values())
 
     def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
-        """(kernel, rest) on this process; None is the pipeline's own scheduler, where that can step."""
+        """(kernel, rest) for this process. None stands for the pipeline's own scheduler, if that can step here."""
         return parse(self.kernel), outside(process, self.rest, branched=bool(self.schedule(process)))
 
     def kept(self, level: BeamLevel, pool: int, n: int) -> int:
-        """How many of a pool are kept, in a beam that started with n noises."""
+        """The number of states that a level keeps out of `pool`, in a beam that started with n noises."""
         if level.survivors < 1:
             return math.ceil(level.survivors * pool - 1e-9)
         keep = level.survivors
@@ -189,7 +195,7 @@ class BeamSearch:
     # ---------------------------------------------------------------- cost
 
     def plan(self, process: Process) -> int:
-        """Noises of the next beam: `width`, or what the budget pays for; 0 where it pays for none."""
+        """The number of noises of the next beam: at most `width`, and as many as the budget pays for; 0 if none."""
         most = payable(process, process.nfe(0, 1), process.calls(1, 0))
         return largest(
             self.width or (CANDIDATES_WITHOUT_BUDGET if most is None else most),
@@ -197,7 +203,7 @@ class BeamSearch:
         )
 
     def pools(self, process: Process, n: int) -> list[int]:
-        """Sizes of the pools at each level, and at the end."""
+        """The number of states at each level, before any are dropped, and at the end."""
         sizes = [n]
         for level in self.schedule(process):
             sizes.append(self.kept(level, sizes[-1], n) * level.branch)
@@ -225,7 +231,7 @@ class BeamSearch:
 
 
 class BeamPass(Numbered):
-    """One beam of n noises. first: number of its first candidate. Afterwards: next_id."""
+    """One beam of n noises. first: id of its first candidate. After `run`, next_id is the first id not used."""
 
     def __init__(self, spec: BeamSearch, process: Process, key: Key, first: int, n: int) -> None:
         super().__init__(first)
@@ -252,7 +258,7 @@ class BeamPass(Numbered):
     def _survivors(
         self, particles: Particles, prediction: Prediction, level: BeamLevel
     ) -> Generator[Query, Any, list[int]]:
-        """The rows that are kept."""
+        """The rows that are kept, ascending."""
         x0 = yield from self._look_ahead(particles, prediction, level)
         scores: Scores = yield Score(replace(particles[: len(x0)], x0=x0))
         keep = self.spec.kept(level, len(scores), self.n)
@@ -266,7 +272,7 @@ class BeamPass(Numbered):
     def _look_ahead(
         self, particles: Particles, prediction: Prediction, level: BeamLevel
     ) -> Generator[Query, Any, Tensor]:
-        """Clean estimates after some steps of the ODE. Look-ahead states get fresh ids."""
+        """The clean estimates [n, *latent] after the look-ahead. Its states get candidate ids of their own."""
         steps = level.ahead(self.process)
         if len(steps) > 1:
             scouts = [
@@ -279,7 +285,7 @@ class BeamPass(Numbered):
         return prediction.x0
 
     def _children(self, particles: Particles, children: int) -> Particles:
-        """`children` of each particle: the first keeps its parent's candidate, the others branch off."""
+        """Particles with `children` copies of each: the first keeps its parent's candidate, the others are new."""
         rows = [row for row in range(len(particles)) for _ in range(children)]
         candidates = list[Candidate]()
         for i, row in enumerate(rows):
@@ -289,7 +295,7 @@ class BeamPass(Numbered):
 
 
 def _ends(levels: Sequence[BeamLevel]) -> list[int]:
-    """The step up to which the kernel leads from each level: the next, and from the last one step on."""
+    """For each level the step at which the kernel stops: the next level, or one step after the last level."""
     return [*(level.step for level in levels[1:]), levels[-1].step + 1] if levels else []
 
 

@@ -1,4 +1,4 @@
-"""One chain that goes on from the best of several children: what svdd and code share."""
+"""A single chain that continues from the best of several children: the base class of svdd and code."""
 
 from __future__ import annotations
 

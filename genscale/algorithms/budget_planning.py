@@ -1,4 +1,4 @@
-"""How many candidates or rounds a search plans for, from what the budget says before it begins."""
+"""The number of candidates or rounds that a search plans, from the budget that is left."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from genscale.protocol.interfaces import Process
 
 WAVE = 16  # candidates that are started together
 
-# A size that neither the user nor a budget gives: how much a search without any limit does.
+# Sizes of a search for which neither the user nor a budget sets one.
 CANDIDATES_WITHOUT_BUDGET = 16  # candidates, particles, paths or noises of a beam
 ROUNDS_WITHOUT_BUDGET = 4  # rounds, generations or sweeps of a fixed size
 
 
 def payable(process: Process, nfe: int, calls: int) -> int | None:
-    """How many units of so many NFE and verifier calls the budget pays for; None where neither is limited."""
+    """How many units the budget pays for, if each costs `nfe` NFE and `calls` verifier calls; None if neither is
+    limited."""
     limits = ((process.nfe_left, nfe), (process.calls_left, calls))
     counts = [left // max(each, 1) for left, each in limits if left is not None]
     return min(counts) if counts else None
 
 
 def affordable(process: Process) -> int | None:
-    """How many whole runs from noise to a final score the budget pays for; None where it limits neither NFE nor
-    verifier calls."""
+    """How many whole runs from noise to a final score the budget pays for; None if it limits neither NFE nor verifier
+    calls."""
     return payable(process, process.nfe(), process.calls(0, 1))
 
 
 def within(process: Process, nfe: int, calls: int) -> bool:
-    """Whether the budget pays for so many NFE and verifier calls."""
+    """Whether the budget pays for `nfe` NFE and `calls` verifier calls."""
     left = ((process.nfe_left, nfe), (process.calls_left, calls))
     return all(most is None or wanted <= most for most, wanted in left)
 
 
 def rounds_of(process: Process, rounds: int | None, default: int = ROUNDS_WITHOUT_BUDGET) -> int | None:
-    """Rounds of a search: as given, else until the budget ends it (None), else `default` where nothing would."""
+    """The number of rounds of a search: `rounds` if given, else None (until the budget ends the search), or `default`
+    without a budget."""
     return default if rounds is None and not process.open_ended else rounds
 
 
@@ -50,10 +52,11 @@ def largest(most: int, allowed: Callable[[int], bool]) -> int:
 def next_batch(
     process: Process, candidates: int | None, done: int, nfe: int, previews: int = 0, default: int = 1
 ) -> int:
-    """The size of the next batch of independent candidates, `done` of which are finished; 0: no more.
+    """The size of the next batch of independent candidates; 0: the search is complete.
 
-    candidates: how many in all; None: as many as the budget pays for (`default` without one). nfe, previews: NFE and
-    scored clean estimates of one candidate. At most WAVE at a time, and only as many as the budget pays for.
+    It is at most WAVE, and not more than the budget pays for. candidates: their total number; None: as many as the
+    budget pays for (`default` without a budget). done: number of candidates finished so far. nfe, previews: NFE and
+    number of scored clean estimates of one candidate.
     """
     if candidates is None and not process.open_ended:
         candidates = default
@@ -62,5 +65,5 @@ def next_batch(
 
 
 def cost_of(process: Process, candidates: int | None, nfe: int, default: int = 1) -> int | None:
-    """NFE of a search in such batches; None where it runs until the budget ends."""
+    """NFE of a search that uses `next_batch`; None if it runs until the budget ends."""
     return None if candidates is None and process.open_ended else (candidates or default) * nfe

@@ -14,12 +14,12 @@ THROUGH = (NONE, MODEL, DECODER)
 
 
 def twisted(base: Transition, slope: Tensor, reach: float = math.inf) -> Transition:
-    """mean + std^2 slope: N(mean, std^2) tilted by exp(slope . x).
+    """The transition with mean + std^2 slope as its mean, which is N(mean, std^2) tilted by exp(slope . x).
 
-    The twisted proposal of TDS (Wu et al. 2023, arXiv 2306.17775) with slope = grad log p(y | x0 estimate), and that of
-    DAS (Kim et al. 2025, arXiv 2501.05803) with slope = lambda grad r / alpha; both take the gradient at the state that
-    is stepped from. slope: [n, *latent]. reach: the most standard deviations, as a norm, by which a row is moved, so
-    that the proposal's KL divergence from the kernel is at most reach^2 / 2 (the papers set no such limit).
+    This is the twisted proposal of TDS (Wu et al. 2023, arXiv 2306.17775) with slope = grad log p(y | x0 estimate), and
+    that of DAS (Kim et al. 2025, arXiv 2501.05803) with slope = lambda grad r / alpha. Both take the gradient at the
+    state before the step. slope: [n, *latent]. reach: largest norm of the shift of a row, in standard deviations; the
+    KL divergence of the proposal from the kernel is then at most reach^2 / 2. The papers have no such limit.
     """
     shift = base.std**2 * slope.to(base.mean)
     if math.isfinite(reach):
@@ -30,10 +30,11 @@ def twisted(base: Transition, slope: Tensor, reach: float = math.inf) -> Transit
 
 
 def slope_factor(through: str, level: NoiseLevel) -> float:
-    """The factor that makes a gradient query's result a gradient at the state.
+    """The factor that turns the result of a gradient query into the gradient with respect to the state.
 
-    Through the decoder it is 1 / alpha times the gradient at the clean estimate, as if only the signal could
-    change, which is far too steep near pure noise. The denoiser of unit-variance data has d x0 / d x = alpha /
-    (alpha^2 + sigma^2), which is used instead. The weights make either exact; this one keeps them more even.
+    If only the decoder is differentiated, the query returns 1 / alpha times the gradient at the clean estimate. That
+    treats the noise as constant and is far too steep near pure noise. The denoiser of unit-variance data has
+    d x0 / d x = alpha / (alpha^2 + sigma^2), which is used instead. The weights make either choice exact, and they are
+    more even with this one.
     """
     return 1.0 if through != DECODER else level.alpha**2 / (level.alpha**2 + level.sigma**2)

@@ -1,9 +1,9 @@
 """Guidance by the gradient of the search score: candidates are moved along it during the run.
 
-At every step of a window the clean estimate is moved along the gradient, and the transition continues from there with
-the estimate of the noise as it was, x' = alpha' (x0 + move) + sqrt(sigma'^2 - std^2) eps + std z, so the next latents
-move by alpha' move. That is the form of MPGD (arXiv 2311.16424); DPS (2209.14687) and FreeDoM (2303.09833) move x', and
-Universal Guidance (2302.07121) eps instead, which is the same up to a factor that depends on the noise level.
+At every step of a window the clean estimate is moved along the gradient, and the estimate of the noise is unchanged.
+The next latents are x' = alpha' (x0 + move) + sqrt(sigma'^2 - std^2) eps + std z, so they move by alpha' move. This is
+the form of MPGD (arXiv 2311.16424). DPS (2209.14687) and FreeDoM (2303.09833) move x' instead, and Universal Guidance
+(2302.07121) moves eps. All are the same up to a factor that depends on the noise level.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Push:
 
     @property
     def each(self) -> bool:
-        """Whether the gradient of every verifier is needed by itself."""
+        """Whether the gradient of every verifier is needed separately."""
         return self.normalise == "each" or math.isfinite(self.clip)
 
     def move(self, graded: Graded, level: NoiseLevel) -> Tensor:
-        """What is added to the clean estimates [n, *latent]."""
+        """The move [n, *latent] that is added to the clean estimates at a noise level."""
         gradient = self._joined(graded)
         spread = 1.0 if math.isinf(level.kappa) else level.kappa / math.hypot(1.0, level.kappa)
         if self.normalise != "none":
@@ -55,7 +55,8 @@ class Push:
         return self.scale * spread**2 * level.alpha * gradient
 
     def _joined(self, graded: Graded) -> Tensor:
-        """The gradient of the combined score, with that of every verifier clipped or normalised."""
+        """The gradient of the combined score [n, *latent], after the gradient of every verifier was clipped or
+        normalised if the options say so."""
         if not self.each:
             return graded.gradient
         assert graded.each is not None
@@ -70,15 +71,19 @@ class Push:
 
 
 def _rms(gradient: Tensor, first: int = 1) -> Tensor:
-    """Root mean square over all but the first dimensions, which stay; a gradient of 0 has a direction of 0."""
+    """Root mean square over all dimensions except the `first` leading ones. It is above 0, so that a gradient of 0
+    divided by it is 0."""
     size = gradient.square().mean(dim=tuple(range(first, gradient.ndim)), keepdim=True).sqrt()
     return size.clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 @dataclass(frozen=True)
 class GuidedSteps:
-    """The guided steps and their kernel. window: first and last of them, None where there is none. recurrence: times
-    that each is taken. kernel: of these steps; rest: of the others, None being the pipeline's own scheduler."""
+    """Runs candidates with guided steps.
+
+    window: first and last guided step; None: no step is guided. recurrence: number of times that each guided step is
+    taken. kernel: of the guided steps. rest: kernel of the other steps; None: the pipeline's own scheduler.
+    """
 
     push: Push
     window: tuple[int, int] | None
@@ -91,7 +96,7 @@ class GuidedSteps:
         return range(0) if self.window is None else range(self.window[0], self.window[1] + 1)
 
     def nfe(self, process: Process) -> int:
-        """Of one candidate."""
+        """NFE of one candidate."""
         if self.window is None:
             return process.nfe(0, None, self.rest)
         low, high = self.window
@@ -101,15 +106,15 @@ class GuidedSteps:
 
     @property
     def previews(self) -> int:
-        """Clean estimates of one candidate that are scored."""
+        """Number of clean estimates that are scored for one candidate."""
         return self.recurrence * len(self.steps)
 
     def run(self, process: Process, key: Key, first: int, n: int) -> Generator[Query, Any, Scores]:
-        """Candidates from number `first` on, to their final scores."""
+        """Run and score n candidates with ids from `first` on."""
         particles = process.start([draw(key, first + i) for i in range(n)])
         if self.window is not None:
             particles = yield Solve(particles, self.window[0], self.rest)
-            with suppress(BudgetExhausted):  # of time: the candidates continue unguided
+            with suppress(BudgetExhausted):  # time is up: the candidates continue without guidance
                 for step in self.steps:
                     for again in range(self.recurrence):
                         particles = yield from self._step(process, particles, step, again)
@@ -120,7 +125,7 @@ class GuidedSteps:
     def _step(
         self, process: Process, particles: Particles, step: int, again: int
     ) -> Generator[Query, Any, Particles]:
-        """From a step to the next; each repetition first goes back to the step with fresh noise."""
+        """Take one guided step. again: 0 the first time; a repetition first returns to the step with fresh noise."""
         if again:
             particles = process.renoise(
                 particles, step, [_again(c, step, again) for c in particles.candidates]

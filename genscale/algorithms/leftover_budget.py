@@ -1,4 +1,4 @@
-"""Spends what is left of a budget, when it no longer pays for a method, on plain candidates (best of N)."""
+"""Spends the budget that a method leaves, because it pays for no further round, on plain candidates (best of N)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from genscale.protocol.queries import Query, Score, Solve
 
 
 def spend_leftover_budget(process: Process, key: Key, first: int) -> Generator[Query, Any, None]:
-    """Draw and score plain candidates with ids from `first` on until the budget ends. Without a budget: candidate 0
-    alone, if no candidate was made yet.
+    """Draw and score plain candidates with ids from `first` on until the budget ends.
 
-    They run on the pipeline's own scheduler, or on the ODE where it cannot step.
+    Without a budget only candidate 0 is drawn, and only if no candidate was made yet. The candidates use the pipeline's
+    own scheduler, or the ODE kernel if the scheduler cannot step.
     """
     kernel = None if process.own_steps else Ddim(0.0)
     while n := _next_batch(process, first):
@@ -36,6 +36,6 @@ def _next_batch(process: Process, first: int) -> int:
 
 
 def _plain(candidate: Candidate) -> Candidate:
-    """The candidate, marked as run by the scheduler: another run may have made the same id and key a particle of the
-    method, which other kernels move."""
+    """The candidate, marked as run by the pipeline's scheduler. The mark distinguishes it from a particle of the method
+    with the same id and key in another run, which is moved by other kernels."""
     return candidate if candidate.id == OWN else replace(candidate, details={"plain": 1.0})

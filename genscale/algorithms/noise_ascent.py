@@ -1,12 +1,12 @@
 """Gradient ascent on the initial noise z, to maximise r(G(z)) - reg (0.5 |z|^2 - (d - 1) log |z|).
 
-G is the whole run of the model, or a few of its calls as an approximation; r is the combined score of the search
-verifiers. Several starts are optimised in one batch, each with its own optimiser. This is the core of reno, carinox,
-ditto, ditto2, dno and dflow; their docstrings say what is published and what differs.
+G is the whole run of the model, or an approximation by a few of its calls. r is the combined score of the search
+verifiers. Several starts are optimised in one batch, each with its own optimiser. This module is shared by reno,
+carinox, ditto, ditto2, dno and dflow; their docstrings say how they differ from the papers.
 
-Where all model calls were unrolled, the clean estimate of the last call is a finished image: it is scored as a
-candidate, at the cost of a verifier call only. After the last step, noises that were not evaluated yet are run to the
-end, which costs a fraction of a gradient.
+If all model calls are differentiated, the clean estimate of the last call is a finished image. It is scored as a
+candidate, which costs only a verifier call. After the last step, noises that were not evaluated yet are run to the end,
+which costs a fraction of a gradient.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from genscale.protocol.particles import OWN, Candidate, Particles, draw
 from genscale.protocol.queries import Gradient, Query, Score, Solve
 
 Rows = Sequence[int]
-WARM = 8  # plain candidates in a warm-up where only time or a stop rule ends the search
-SHARE = 0.25  # ratio of the shares of two successive trials
+WARM = 8  # plain candidates in a warm-up if only a time limit or a stop rule ends the search
+SHARE = 0.25  # ratio of the step sizes of two successive trials
 FAILS = 2  # steps without an improvement after which a start is given up
 
 
@@ -44,7 +44,7 @@ class NoiseGradient(AscentOptions):
     """Gradient ascent on the noises of several starts."""
 
     def turn(self, climb: NoiseAscent, rows: Rows) -> Generator[Query, Any, tuple[Graded, Tensor]]:
-        """The gradients at the points of these rows, and the objective there."""
+        """The gradients and the objective [n] at the points of the given rows."""
         graded: Graded = yield climb.ask(rows)
         assert graded.scores is not None
         if climb.shows:
@@ -56,7 +56,7 @@ class NoiseGradient(AscentOptions):
         while (climb := NoiseAscent.planned(self, process, key, first)) is not None:
             try:
                 yield from climb.run()
-            except BudgetExhausted:  # of time, or a rule ended it
+            except BudgetExhausted:  # time is up, or a stop rule ended the search
                 first = climb.next_id
                 break
             first = climb.next_id
@@ -76,10 +76,11 @@ class NoiseAscent(Numbered):
     """The ascent from n starts.
 
     roots, lead: the candidates of the starts and of the latest points. points, origins: noises [n, noises, *latent] of
-    the latest points and of the starts. live: rows that are still optimised. runs: plain candidates that come first,
-    the pipeline's own among them. known: whether the starts were scored in that warm-up. best: largest merit of each
-    row so far. steps: what the optimisers propose. fresh: rows whose point needs no new gradient, since its last step
-    was not taken. scale: the largest share of the step that is tried next. failed: steps without an improvement.
+    the latest points and of the starts. live: rows that are still optimised. runs: number of plain candidates of the
+    warm-up, including the pipeline's own. known: whether the starts were scored in the warm-up. best: largest objective
+    of each row so far. steps: the steps that the optimisers propose. fresh: rows whose last step was rejected, so that
+    the gradient at their point is known. scale: the largest share of the next step that is tried. failed: number of
+    successive steps without an improvement.
     """
 
     def __init__(
@@ -100,19 +101,20 @@ class NoiseAscent(Numbered):
 
     @property
     def warm(self) -> int:
-        """Warm-up runs that may become starts. With injected noises the pipeline's own run is none of them."""
+        """The number of warm-up runs that can become starts. If injected noises are optimised too, the pipeline's own
+        run is not one of them."""
         return self.runs - int(self.own and self.spec.kernel is not None)
 
     @property
     def shows(self) -> bool:
-        """Whether the next gradients give finished images that were not scored yet."""
+        """Whether the next gradients produce finished images that were not scored yet."""
         new = self.turns == 0 and not self.known if self.spec.tries else self.turns > 0 or not self.known
         return new and self.spec.whole(self.process)
 
     @staticmethod
     def planned(spec: NoiseGradient, process: Process, key: Key, first: int) -> NoiseAscent | None:
-        """The ascent from the largest number of starts for which the budget pays one gradient step and the runs to the
-        end; None if it does not pay for one."""
+        """The ascent from the largest number of starts for which the budget pays for one gradient step and the runs to
+        the end; None if it does not pay for one start."""
         own = int(first == 0)
 
         def allowed(runs: int, n: int) -> bool:
@@ -139,7 +141,7 @@ class NoiseAscent(Numbered):
         try:
             while (most is None or self.turns < most) and (rows := self._affordable_rows()):
                 yield from (self._try(rows) if self.spec.tries else self._turn(rows))
-        except BudgetExhausted:  # of time: a plain run may still fit
+        except BudgetExhausted:  # no time for a gradient, but perhaps for a plain run
             yield from self._end()
             raise
         yield from self._end()
@@ -167,8 +169,8 @@ class NoiseAscent(Numbered):
         self.points = self.origins = self.steps = torch.stack([self._noises(c) for c in self.roots])
 
     def _start(self, candidate: Candidate) -> Candidate:
-        """The start at a candidate's noise. Its unrolled image differs slightly from the plain run's, so it is a
-        candidate of its own."""
+        """The start at the noise of a candidate. It is a new candidate, because the image that the differentiated model
+        calls produce differs slightly from that of the plain run."""
         details = {"iteration": 0.0}
         if candidate.id != OWN:
             return replace(candidate, details=details)
@@ -180,7 +182,7 @@ class NoiseAscent(Numbered):
         return scores
 
     def _noises(self, candidate: Candidate) -> Tensor:
-        """Noises [noises, *latent] of a start: the initial one, then those of the transitions between model calls."""
+        """Noises [noises, *latent] of a start: the initial noise, then those of the transitions between model calls."""
         own = candidate.origin == "ascent"
         initial = self.process.noise(draw(self.key, OWN) if own else candidate)
         if self.spec.kernel is None:
@@ -188,10 +190,10 @@ class NoiseAscent(Numbered):
         steps = (0, *self.calls)[:-1]
         return torch.stack([initial, *(self.process.injected(candidate, i) for i in steps)])
 
-    # ---------------------------------------------------------------- turns
+    # ---------------------------------------------------------------- gradient steps
 
     def _affordable_rows(self) -> list[int]:
-        """The first live rows, as many as the budget pays a step for besides the runs to the end."""
+        """The first live rows: as many as the budget pays a step for, with the runs to the end reserved."""
         process, spec = self.process, self.spec
         ends = 0 if spec.tries else spec.ends(process, self.n)
         each, calls, run = spec.turn_nfe(process), spec.turn_calls(process, self.shows), int(spec.tries > 0)
@@ -204,7 +206,7 @@ class NoiseAscent(Numbered):
         return self.live[: largest(len(self.live), allowed)]
 
     def ask(self, rows: Rows, pull: Tensor | None = None) -> Gradient:
-        """The query for the gradients at the points of these rows."""
+        """The query for the gradients at the points of the given rows."""
         points = self.points[list(rows)]
         particles = self.process.start([self.lead[i] for i in rows], points[:, 0])
         noises = None
@@ -214,7 +216,7 @@ class NoiseAscent(Numbered):
         return Gradient(particles, self.calls, self.spec.kernel, noises=noises, each=each, pull=pull)
 
     def _propose(self, rows: list[int]) -> Generator[Query, Any, list[int]]:
-        """Compute the next step of these rows. Returns the rows for which the budget sufficed."""
+        """Compute the next step of the given rows. Returns the rows for which the budget sufficed."""
         graded, merits = yield from self.spec.turn(self, rows)
         rows = rows[: len(graded)]
         points, reg = self.points[rows], self.spec.reg
@@ -230,7 +232,7 @@ class NoiseAscent(Numbered):
         return rows
 
     def _turn(self, rows: list[int]) -> Generator[Query, Any, None]:
-        """Take every step as it is."""
+        """Take every proposed step in full."""
         self.live = yield from self._propose(rows)
         self.turns += 1
         self.points = self.points.clone()
@@ -239,7 +241,8 @@ class NoiseAscent(Numbered):
             self.lead[row] = self._moved(row, self.points[row])
 
     def _try(self, rows: list[int]) -> Generator[Query, Any, None]:
-        """Try shares of every step by plain runs and move to the best; rows for which the budget ends are dropped."""
+        """Try several sizes of every step by plain runs, and move to the best. Rows for which the budget ends are
+        dropped."""
         stale = [row for row in rows if not self.fresh[row]]
         answered = (yield from self._propose(stale)) if stale else []
         rows = [row for row in rows if self.fresh[row] or row in answered]
@@ -255,7 +258,7 @@ class NoiseAscent(Numbered):
         self.live = [row for row in rows if self.failed[row] < FAILS]
 
     def _move_to_best(self, row: int, tried: list[tuple[float, float, Candidate, Tensor]]) -> None:
-        """Move a row to its best trial, if that improves."""
+        """Move a row to its best trial, if that improves the objective."""
         merit, share, lead, point = max(tried, key=lambda one: one[0], default=(-math.inf, 0.0, None, None))
         better = lead is not None and point is not None and merit > self.best[row]
         self.fresh[row], self.failed[row] = not better, 0 if better else self.failed[row] + 1
@@ -267,7 +270,7 @@ class NoiseAscent(Numbered):
             self.scale[row] *= SHARE**self.spec.tries
 
     def _moved(self, row: int, point: Tensor, share: float = 1.0) -> Candidate:
-        """The candidate of a row's new point, identified by start, step and share, independent of the budget."""
+        """The candidate at the new point of a row. Its key depends on start, step and share only, not on the budget."""
         details = {"iteration": float(self.turns)} | ({"share": share} if self.spec.tries else {})
         found = measured(point, self.origins[row])
         return Candidate(
@@ -275,14 +278,14 @@ class NoiseAscent(Numbered):
         )
 
     def finish_estimates(self, graded: Graded, rows: Rows) -> Generator[Query, Any, None]:
-        """Score the finished images that the gradients went through, as candidates."""
+        """Score the finished images that the gradients produced, as candidates."""
         rows = list(rows)[: len(graded)]
         shown = self.process.start([self.lead[i] for i in rows], self.points[rows, 0])
         clean = Prediction(graded.x0, torch.zeros_like(graded.x0))
         yield Score((yield Solve(self.process.estimate(shown, clean, shown.candidates))))
 
     def _end(self) -> Generator[Query, Any, None]:
-        """Run the latest points, which were not evaluated yet, to the end; those of the best starts first."""
+        """Run the latest points, which were not evaluated yet, to the end, in the order of the best starts."""
         if self.turns and not self.spec.tries:
             rows = sorted(range(self.n), key=lambda row: -self.best[row])
             rows = rows[: self.spec.ends(self.process, self.n)]

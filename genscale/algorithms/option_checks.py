@@ -8,7 +8,7 @@ from genscale.errors import UsageError
 
 
 def at_least(sampler: Any, **bounds: int) -> None:
-    """UsageError where a field of the sampler is below its bound; None is allowed."""
+    """Raise UsageError if a field of the sampler is below its bound. None is allowed."""
     for name, least in bounds.items():
         value = getattr(sampler, name)
         if value is not None and value < least:
@@ -17,6 +17,6 @@ def at_least(sampler: Any, **bounds: int) -> None:
 
 
 def window_of_run(window: tuple[float, ...], example: str) -> None:
-    """UsageError where a window is not two increasing fractions of the run."""
+    """Raise UsageError if a window is not two increasing fractions of the run."""
     if len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
         raise UsageError(f"window={window} must be two increasing fractions of the run, such as {example}.")

@@ -1,4 +1,4 @@
-"""Options of the particle filter: its fields, their checks, and the steps and kernels that follow from them."""
+"""Options of the particle filter: fields, checks, and the scoring steps and kernels that the options determine."""
 
 from __future__ import annotations
 
@@ -23,33 +23,38 @@ Proposal = Callable[[Transition, Particles, Prediction, int], Transition]
 
 @dataclass(frozen=True)
 class ParticleOptions:
-    """The fields that all presets share; each preset explains its own defaults.
+    """The fields that all presets of the particle filter share; each preset explains its own defaults.
 
-    particles: N that are kept at each resampling; None: as many as one pass can have within the budget. children: M
-        of each of them (1: plain SMC).
-    group: "global", all compete with all; or "parent", each particle keeps one of its own children.
-    strength: of the tilt, in units of the verifier's spread (see scale); inf always keeps the best.
-    potential: "difference", "max", "sum" or "reward" (genscale.algorithms.tempering).
-    temper: how the strength grows along the run: "constant", "increasing", "adaptive" (keeps the ESS at the share
-        `ess`) or "damped" (by the posterior variance).
-    scheme: of resampling: "systematic", "ssp", "stratified", "residual", "multinomial" or "killing".
-    ess: resample where the effective sample size is at most this share of the particles; 1: always.
-    flatten: while weights collapse in the first half of the run, draw by flattened ones (arXiv 2510.05825).
-    kernel: of the steps between the first and the last scoring, where copies must differ: "ddim(eta)",
-        "sde(churn, interpolant)" or "glass(inner, rho)".
-    rest: the kernel before and after: "own" is the pipeline's scheduler, "ode", or any of the above.
-    rebirth: kernel of the first step of copies, where it is not the same ("" if it is).
-    window: fractions of the run between which states are scored. interval: fraction of the run from one scoring to the
-        next; 0 scores at every step, 1 only at the end.
-    scale: what scores are divided by: "pool", the spread of the first scored pool; a number keeps the law exact.
-    gradient: let proposals follow the gradient of the score (genscale.algorithms.guided_proposal): "none"; "model"
-        differentiates through the denoiser; "decoder" holds its noise constant and costs no more NFE than "none". The
-        verifiers must be differentiable (UsageError else). Exact either way: the weights correct for the proposal.
-    push: factor of that gradient, where it is not `strength`. reach: largest move of a step, in standard deviations.
-    proposal: a function (transition, particles, prediction, step) -> Transition to draw from instead of the kernel's
-        own, corrected in the weights.
+    particles: number N of particles that are kept at each resampling. None: as many as the budget pays for in one
+        pass. children: number M of children of each particle (1: plain SMC).
+    group: which particles compete at resampling: "global", all with all; or "parent", the children of the same
+        particle, of which one is kept.
+    strength: factor of the score in the target p exp(strength R), for scores divided by `scale`. inf: the best
+        particles are always kept.
+    potential: how scores change the weights: "difference", "max", "sum" or "reward" (genscale.algorithms.tempering).
+    temper: how the strength grows along the run: "constant", "increasing", "adaptive" (as fast as the effective sample
+        size allows, which is kept at the share `ess`) or "damped" (by the posterior variance).
+    scheme: how particles are resampled: "systematic", "ssp", "stratified", "residual", "multinomial" or "killing".
+    ess: particles are resampled if the effective sample size is at most this share of their number. 1: always.
+    flatten: whether to resample by more even weights if the weights collapse in the first half of the run
+        (arXiv 2510.05825).
+    kernel: the stochastic kernel of the steps between the first and the last scoring, which makes copies differ:
+        "ddim(eta)", "sde(churn, interpolant)" or "glass(inner, rho)".
+    rest: the kernel of the steps before and after: "own" (the pipeline's scheduler), "ode", or any of the above.
+    rebirth: the kernel of the first step of copies, if that differs from `kernel`. "": it does not.
+    window: fractions of the run, in [0, 1], between which states are scored. interval: fraction of the run between two
+        scorings. 0: score at every step; 1: only at the end.
+    scale: what scores are divided by: "pool", the standard deviation of the first scores; or a number, with which the
+        target is exact.
+    gradient: whether proposals follow the gradient of the score (genscale.algorithms.guided_proposal): "none";
+        "model", which differentiates through the denoiser; or "decoder", which holds the predicted noise constant and
+        costs no more NFE than "none". The verifiers must be differentiable, else UsageError. The target is the same
+        with each, because the weights correct for the proposal.
+    push: factor of that gradient, if it is not `strength`. reach: largest move of a step, in standard deviations.
+    proposal: a function (transition, particles, prediction, step) -> Transition. Steps are drawn from its result
+        instead of the transition of the kernel, and the weights correct for the difference.
 
-    A budget that pays for more than one pass is spent on further ones, from fresh noise, and the rest on plain
+    If the budget pays for more than one pass, further passes start from fresh noise. The rest is spent on plain
     candidates.
     """
 
@@ -120,7 +125,7 @@ class ParticleOptions:
         self._check_kernels()
 
     def _check_kernels(self) -> None:
-        """Copies must differ after their next step."""
+        """Check that the kernels let copies of a particle differ after their next step."""
         parse(self.rest)
         kernels = [parse(k) for k in (self.kernel, self.rebirth) if k]
         if self.interval < 1 and all(k.deterministic for k in kernels):
@@ -142,17 +147,18 @@ class ParticleOptions:
 
     @property
     def _proposes(self) -> bool:
-        """Whether steps are drawn from another distribution than the kernel's."""
+        """Whether steps are drawn from a proposal instead of the transition of the kernel."""
         return self.proposal is not None or self.gradient != NONE
 
     @property
     def steep(self) -> bool:
-        """Whether states are scored and differentiated in one query; with children, only those that are kept are."""
+        """Whether states are scored and differentiated in one query. With several children per particle they are not:
+        only the states that are kept are differentiated, after the scoring."""
         return self.gradient != NONE and self.children == 1
 
     def scoring_steps(self, process: Process) -> list[int]:
-        """Steps at which states are scored. The clean end always is; the transition that leads there makes the
-        clean estimate itself, so its start is not scored a second time."""
+        """Steps at which states are scored, besides the clean end, which is always scored. The start of the last
+        transition is not one of them, because that transition produces the clean estimate itself."""
         last = process.model_steps - 2
         if self.interval == 1:
             return []
@@ -164,5 +170,5 @@ class ParticleOptions:
         return sorted(s for s in marks if 1 <= s <= last)
 
     def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
-        """(kernel, rest) on this process; None is the pipeline's own scheduler, where that can step."""
+        """(kernel, rest) for this process. None stands for the pipeline's own scheduler, if that can step here."""
         return parse(self.kernel), outside(process, self.rest, branched=self.interval < 1)

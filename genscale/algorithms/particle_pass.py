@@ -1,8 +1,8 @@
-"""One pass of the particle core: from fresh noise to weighted, finished candidates.
+"""One pass of the particle filter: from fresh noise to weighted, finished candidates.
 
-Log-weights are never reset: when m particles are drawn from P with probabilities q, an offspring of i continues with
-lw_i - log(P q_i), so the mean of exp(lw) stays an unbiased estimate of Z. That also holds where particles are drawn by
-other weights than their own (flattened ones), within groups, or not at all because the ESS is high.
+Log-weights are never reset. If m particles are drawn out of P with probabilities q, an offspring of i continues with
+lw_i - log(P q_i), so the mean of exp(lw) remains an unbiased estimate of Z. This also holds if particles are drawn by
+flattened weights, if they are drawn within groups, and if they are not resampled because the ESS is high.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from genscale.protocol.particles import Candidate, Particles, branch, cat, draw
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
-_SAME = 1 + 1e-6  # adaptive tempering leaves the ESS just at its target, to within rounding
+_SAME = 1 + 1e-6  # tolerance: after adaptive tempering the ESS equals its target up to round-off
 
 
 class Pass(Numbered):
-    """One pass with n particles of so many children each.
+    """One pass with n particles, each with the given number of children.
 
-    first: number of its first candidate. unit: what scores are divided by, if that is known already.
-    reference: a fixed path, as particle 0 (particle Gibbs); record: keep all paths, to choose one from.
-    Afterwards: next_id, unit, paths.
+    first: id of its first candidate. unit: what scores are divided by; None: not known yet. reference: a fixed path
+    that particle 0 follows (particle Gibbs). record: whether to keep the paths of all particles. After `run`, next_id,
+    unit and paths are set.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Pass(Numbered):
             except BudgetExhausted:
                 if self.spec.gradient == NONE:
                     raise
-                break  # no time is left for gradients, but maybe for the run to the end
+                break  # no time for gradients, but perhaps for the run to the end
         finished = yield from self._solve(pool, None, rest)
         return (yield from self._finish(pool, finished))
 
@@ -94,7 +94,7 @@ class Pass(Numbered):
         if self.reference is not None:
             particles = cat(
                 [particles[[0]], particles]
-            )  # a row for the reference until its first scoring step
+            )  # placeholder for the reference until its first scoring step
         zeros, size = torch.zeros(n + held, dtype=torch.float64), n + held
         parents = torch.arange(size) // self.children
         return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size)
@@ -190,8 +190,8 @@ class Pass(Numbered):
             pool.log_w = pool.log_w + (base.log_prob(x) - asked.log_prob(x)).cpu()
 
     def _push(self, step: int) -> float:
-        """The factor of the score's gradient: the strength at the next step (DAS's lambda of t - 1), in the
-        scores' unit. Adaptive tempering chooses it only there, so of that the strength so far is taken."""
+        """The factor of the gradient of the score: the strength at the next step (lambda at t - 1 in DAS), divided by
+        the unit of scores. Adaptive tempering chooses that strength only later, so its latest strength is used."""
         spec, unit = self.spec, self.unit or 1.0
         if spec.push is not None:
             return spec.push / unit
@@ -211,9 +211,10 @@ class Pass(Numbered):
         return graded.gradient * slope_factor(self.spec.gradient, self.process.schedule.level(step))
 
     def _parents_graded(self, pool: Pool) -> Generator[Query, Any, Prediction]:
-        """The same with children: the gradient of the kept particles only, once for all their children.
+        """Predictions and gradients of the kept particles only, if particles have several children.
 
-        The model call is made again, which costs less than gradients of children that are not kept.
+        The gradient of a particle is shared by its children. The model is called again, which costs less than gradients
+        of children that are not kept.
         """
         parents = pool.parents.tolist()  # 0 .. k - 1, in order
         first = pool.particles[[parents.index(p) for p in range(parents[-1] + 1)]]
@@ -226,7 +227,7 @@ class Pass(Numbered):
     # ---------------------------------------------------------------- weights
 
     def _strength(self, step: int) -> float:
-        """Of the tilt at a step, where it does not depend on the particles."""
+        """The strength at a step, for tempering rules that do not depend on the particles."""
         nothing = torch.zeros(0, dtype=torch.float64)
         return tempered(
             self.spec.temper, self.spec.strength, step / self.process.model_steps,
@@ -249,7 +250,7 @@ class Pass(Numbered):
     def _select(
         self, pool: Pool, prediction: Prediction, step: int, last: bool
     ) -> tuple[Pool, Prediction, list[int]]:
-        """The survivors with their children (none after the last scoring), and which rows are copies."""
+        """The survivors, each repeated for its children (once after the last scoring), and the rows that are copies."""
         kept = self._survivors(pool, step)
         children = 1 if last else self.children
         if kept is None:  # no resampling
@@ -272,7 +273,7 @@ class Pass(Numbered):
         return branch(self.numbers, self.number(), parent, step)
 
     def _survivors(self, pool: Pool, step: int) -> tuple[list[int], Tensor] | None:
-        """Resampled rows, one for each offspring, with their log-weights; None: no resampling."""
+        """The ancestor row of each offspring, with their log-weights; None: no resampling."""
         spec, key, size = self.spec, self.key.fold("resample", step), len(pool)
         if math.isinf(spec.strength):
             rows = self._best(pool)
@@ -313,7 +314,7 @@ class Pass(Numbered):
     # ---------------------------------------------------------------- the end
 
     def _finish(self, pool: Pool, finished: Particles) -> Generator[Query, Any, Population]:
-        """The final scores, by which the rest of the tilt is applied."""
+        """Score the finished particles, and apply the rest of exp(strength R) to the weights."""
         held = self.reference
         scores: Scores = yield Score(finished if held is None else finished[1:])
         totals, candidates = scores.total, finished.candidates[: len(scores)]
@@ -323,7 +324,7 @@ class Pass(Numbered):
         pool.shorten(len(totals))
         strength, unit = self.spec.strength, self.unit or unit_of(totals, self.spec.scale)
         self.unit = unit
-        # With infinite strength only the best particle counts, which is chosen at the end of the whole search.
+        # With infinite strength only the best particle matters. It is chosen at the end of the whole search.
         log_w = (
             pool.log_w
             if math.isinf(strength)

@@ -1,4 +1,4 @@
-"""The particles of one pass, and the paths that they took."""
+"""The particles of one pass, and their earlier states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genscale.protocol.particles import Candidate, Particles
 
 @dataclass(frozen=True)
 class ScoredState:
-    """One particle at a scoring step (one row), with its prediction and score: enough to continue from it again."""
+    """One particle (one row) at a scoring step, with its prediction and score, so that a run can continue from it."""
 
     particles: Particles
     prediction: Prediction
@@ -32,12 +32,11 @@ class Path:
 
 @dataclass
 class Pool:
-    """The n particles of a pass and what their weights are made of; all fields have the same rows.
+    """The n particles of a pass, their weights and the scores behind them; all fields have the same rows.
 
-    parents: index of the particle that each is a child of, 0 .. k - 1 [n]. log_w: log-weights [n].
+    parents: index of the parent of each particle, 0 .. k - 1 [n]. log_w: log-weights, float64 [n].
     applied_potential: sum of the log-potentials applied so far [n]. rewards: scaled scores [n, scorings]. paths: states
-    at earlier scoring steps. slope: d score / d x [n, *latent] of the states that are moved next, where proposals
-    follow the gradient.
+    at earlier scoring steps. slope: d score / d x [n, *latent] at the current states, if proposals follow the gradient.
     """
 
     particles: Particles

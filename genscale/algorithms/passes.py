@@ -35,10 +35,10 @@ class WholePass(Protocol):
 def repeat_passes(
     process: Process, key: Key, begin: Callable[[int, Any], WholePass | None]
 ) -> Generator[Query, Any, list[Any]]:
-    """Run whole passes while the budget pays for another (one pass where nothing ends the search), then spend the
-    rest on plain candidates. Returns the results of the completed passes.
+    """Run whole passes while the budget pays for another (a single pass without any limit), then spend the rest on
+    plain candidates. Returns the results of the completed passes.
 
-    begin: (id of the first candidate, the pass before or None) -> the next pass; None where the budget pays for none.
+    begin: (id of the first candidate, the previous pass or None) -> the next pass; None: the budget pays for none.
     """
     results: list[Any] = []
     first, current = 0, None
@@ -49,7 +49,7 @@ def repeat_passes(
             first = current.next_id
             if not process.open_ended:
                 break
-    except BudgetExhausted:  # of time, during a pass
+    except BudgetExhausted:  # time was up during a pass
         first = first if current is None else current.next_id
     with suppress(BudgetExhausted):
         yield from spend_leftover_budget(process, key, first)

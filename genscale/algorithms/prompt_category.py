@@ -1,8 +1,8 @@
-"""The category of a prompt, by its words, and the reward weights of CARINOX for it.
+"""The category of a prompt, from its words, and the reward weights of CARINOX for that category.
 
-Kasaei et al. 2025, CARINOX (arXiv 2509.17458): rewards are weighted by how well they agree with people on prompts
-of a category of T2I-CompBench++. The weights are those of the published code (assets/weights.json, mean 1 in a row),
-which that code never reads; its categories come from a table of the benchmark's prompts, ours from words.
+Kasaei et al. 2025, CARINOX (arXiv 2509.17458) weight rewards by their agreement with human ratings for each category of
+T2I-CompBench++. The weights here are those of the published code (assets/weights.json, mean 1 in a row), although that
+code never reads them. Its categories come from a table of the benchmark's prompts, and ours from the words of a prompt.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ WORDS: dict[str, str] = {
     "|playing(?: with)?|walking(?: with)?|chasing|carrying|hugging|feeding|pointing at|reading|cooking|driving",
 }
 _FINDERS = {name: re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") for name, words in WORDS.items()}
-_KNOWN = {  # other names that verifiers go by, without punctuation
+_KNOWN = {  # alternative names of verifiers, without punctuation
     "hps": 0, "hpsv2": 0, "hpsv21": 0, "imagereward": 1, "dascore": 2, "blipvqa": 2, "vqascore": 3, "vqa": 3,
 }  # fmt: skip
 
 
 def category(prompt: str) -> str:
-    """The one kind whose words a prompt has; "complex" where there are several, "overall" where there is none."""
+    """The category whose words occur in the prompt; "complex" if several do, "overall" if none does."""
     text = prompt.lower()
     found = [name for name, finder in _FINDERS.items() if finder.search(text)]
     return found[0] if len(found) == 1 else "complex" if found else "overall"
 
 
 def trust(prompt: str, verifiers: Sequence[str]) -> list[float]:
-    """The weight of each verifier, by its name without options, for this prompt; 1 where the table has none."""
+    """The weight of each verifier for this prompt, looked up by its name without options; 1 if it is not in the
+    table."""
     row = TRUST[category(prompt)]
     places = [_KNOWN.get(re.sub(r"\W|_", "", name.split("(")[0].lower())) for name in verifiers]
     return [1.0 if place is None else row[place] for place in places]

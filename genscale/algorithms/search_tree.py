@@ -18,11 +18,12 @@ from genscale.numerics.thompson import Tally
 
 @dataclass(eq=False)
 class Node:
-    """A state at a branching level, a finished sample (level = `leaf`), or the root above all noise (level -1).
+    """A state at a branching level, a finished sample (level = `leaf`), or the root, whose children start from fresh
+    noise (level -1).
 
-    visits: rollouts through it, unfinished ones included. reward: of a finished sample. state: data of the search.
-    seen: rewards of the rollouts through it; of these, fresh: those that made a child of it, again: those
-    that continued in a child it had.
+    visits: number of rollouts through the node, unfinished ones included. reward: score of a finished sample. state:
+    data of the search. seen: statistics of the rewards of all finished rollouts through the node. fresh: of those that
+    created a child of it. again: of those that continued through an existing child.
     """
 
     level: int
@@ -37,14 +38,14 @@ class Node:
     again: Tally = field(default_factory=Tally)
 
     def path(self) -> Iterator[Node]:
-        """From here up to the root."""
+        """This node and its ancestors, up to the root."""
         node: Node | None = self
         while node is not None:
             yield node
             node = node.parent
 
     def nodes(self) -> Iterator[Node]:
-        """It and all below it, parents first."""
+        """This node and all its descendants, parents first."""
         waiting = [self]
         while waiting:
             node = waiting.pop()
@@ -52,7 +53,7 @@ class Node:
             waiting += reversed(node.children)
 
     def leaves(self) -> list[Node]:
-        """The finished samples below it."""
+        """The finished samples below this node."""
         return [n for n in self.nodes() if n.reward is not None]
 
 
@@ -69,10 +70,11 @@ class Widening:
 
 
 def values(root: Node, strength: float) -> dict[Node, float]:
-    """Soft values (1 / strength) log mean_j exp(strength v_j) over all children, unweighted since they are drawn
-    from the model itself; of finished samples their reward (arXiv 2506.20701, eq. 9).
+    """The value of each node: (1 / strength) log mean_j exp(strength v_j) over its children (arXiv 2506.20701, eq. 9).
 
-    strength 0 is the mean, inf the max. Nodes without a finished sample below them have no value and do not count.
+    The mean is unweighted, because children are drawn from the model itself. The value of a finished sample is its
+    reward. strength: 0 gives the mean, inf the maximum. Nodes without a finished sample below them have no value and
+    are left out.
     """
     found: dict[Node, float] = {}
     for node in reversed(list(root.nodes())):
@@ -86,17 +88,17 @@ def values(root: Node, strength: float) -> dict[Node, float]:
 
 
 class Tree:
-    """A root, and the values of the nodes below it, updated along the path of each finished sample.
+    """A root, and the values of the nodes below it, which are updated along the path of each finished sample.
 
-    strength: of the backup, per unit of reward. value: what `values` computes from scratch. low, median, high: of the
-        rewards seen; 0 before the first.
+    strength: of the backup, per unit of reward. value: the value of each node, as `values` would compute it from
+        scratch. low, median, high: minimum, median and maximum of the rewards so far; 0 before the first.
     """
 
     def __init__(self, strength: float) -> None:
         self.root, self.strength = Node(-1), strength
         self.value: dict[Node, float] = {}
         self.low, self.high = 0.0, 0.0
-        self._rewards: list[float] = []  # in order
+        self._rewards: list[float] = []  # sorted
 
     @property
     def median(self) -> float:
@@ -135,7 +137,7 @@ def soft_mean(rewards: Sequence[float], strength: float) -> float:
 
 
 def boltzmann(nodes: Sequence[Node], value: dict[Node, float], strength: float, u: float) -> Node:
-    """A child drawn with probability proportional to exp(strength v); those without a value count as the best one."""
+    """A child drawn with probability proportional to exp(strength v). Children without a value get the best value."""
     known = [value[n] for n in nodes if n in value]
     top = max(known, default=0.0)
     if math.isinf(strength):
@@ -152,7 +154,7 @@ def boltzmann(nodes: Sequence[Node], value: dict[Node, float], strength: float, 
 def uct(nodes: Sequence[Node], value: dict[Node, float], bonus: float, low: float, high: float) -> Node:
     """The child with the largest v + bonus sqrt(log N_parent / N_child) (Kocsis & Szepesvari 2006).
 
-    Values are normalised, since the bonus has the reward's unit: 0 and 1 stand for `low` and `high`.
+    Values are first normalised so that `low` is 0 and `high` is 1, because the bonus is added to them.
     """
     spread = high - low if high > low else 1.0
     total = math.log(max(sum(n.visits for n in nodes), 2))
@@ -165,7 +167,7 @@ def uct(nodes: Sequence[Node], value: dict[Node, float], bonus: float, low: floa
 
 
 def draw(root: Node, strength: float, key: Key) -> Node | None:
-    """A finished sample by Boltzmann descent from the root; None while there is none."""
+    """A finished sample drawn by Boltzmann descent from the root; None if there is none."""
     value, node = values(root, strength), root
     depth = 0
     while node.reward is None:

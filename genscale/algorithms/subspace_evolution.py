@@ -1,8 +1,8 @@
-"""Evolution strategies on a few directions of the noise, which is what some hundred candidates suffice to learn.
+"""Evolution strategies on a few random directions of the noise, which a few hundred candidates are enough to optimise.
 
-A strategy gets scores and returns points z of R^k; a point is noise on the sphere of the base's length, in the space
-of the base and k random directions. After the rotations of "evolutionary alignment" (2025, arXiv 2506.00299); new
-directions through the best noise are ours, so that a larger budget continues to improve.
+A strategy gets scores and returns points z in R^k. A point stands for noise in the span of a base noise and k random
+directions, with the norm of the base. This follows the rotations of "evolutionary alignment" (2025, arXiv 2506.00299).
+Drawing new directions through the best noise is our addition, with which larger budgets continue to improve the result.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from genscale.protocol.queries import Query, Score, Solve
 
 @dataclass(frozen=True)
 class Subspace:
-    """Noise around a base, in few directions.
+    """Noise that varies around a base in a few directions.
 
-    base: [*latent]. directions: [k, *latent], orthonormal and orthogonal to the base. share: of the variance that
-    the directions have where z is standard normal.
+    base: [*latent]. directions: [k, *latent], orthonormal and orthogonal to the base. share: fraction of the variance
+    of the noise, in [0, 1], that lies in the directions if z is standard normal.
     """
 
     base: Tensor
@@ -52,10 +52,11 @@ class Subspace:
         return self.directions.shape[0]
 
     def noise(self, z: Tensor) -> Tensor:
-        """[n, k] to [n, *latent], of the base's length: sqrt(1 - share) base + sqrt(share) |base| / sqrt(k) z.
+        """The noise [n, *latent] of points z [n, k]: sqrt(1 - share) base + sqrt(share) |base| / sqrt(k) z, rescaled to
+        the norm of the base.
 
-        Standard normal z have about the length sqrt(k), so that an average one is at the angle acos(sqrt(1 - share)).
-        Exactly the base for share 0.
+        A standard normal z has a norm of about sqrt(k), so its noise is at an angle of about acos(sqrt(1 - share)) to
+        the base. For share 0 the result is exactly the base.
         """
         if self.share == 0:
             return self.base.expand(len(z), *self.base.shape)
@@ -80,13 +81,14 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class SubspaceRun:
-    """The fields and search of all strategies: generations on one basis, then a basis through the best noise.
+    """The fields and the search of all strategies: some generations in one basis, then a new basis around the best
+    noise.
 
-    population: candidates a generation; None is 4 + floor(3 ln dimensions), as published. dimensions: random directions
-    in a basis (ours). share: of the noise's variance that the directions have at first; 0 leaves the pipeline's own
-    noise as it is, 1 leaves nothing of it (ours: 0.5 is an angle of 45 degrees). generations: on a basis before the
-    next is drawn through the best noise so far (ours). rounds: generations in all; None means until the budget ends the
-    search (4 without one).
+    population: candidates in a generation. None: 4 + floor(3 ln dimensions), as published. dimensions: number of random
+    directions in a basis (our default). share: fraction of the variance of the noise, in [0, 1], that lies in the
+    directions at first. 0 keeps the pipeline's own noise, 1 replaces it entirely; our default 0.5 is an angle of 45
+    degrees. generations: number of generations in a basis, before a new basis is drawn around the best noise so far
+    (our default). rounds: total number of generations. None: until the budget ends the search, 4 without a budget.
     """
 
     population: int | None = None
@@ -105,11 +107,11 @@ class SubspaceRun:
 
     @property
     def size(self) -> int:
-        """Candidates a generation."""
+        """Number of candidates in a generation."""
         return 4 + int(3 * math.log(self.dimensions)) if self.population is None else self.population
 
     def strategy(self, dimensions: int, population: int, key: Key) -> Strategy:
-        """A new strategy; the presets differ in this."""
+        """A new strategy; each preset defines its own."""
         raise NotImplementedError
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
@@ -129,7 +131,7 @@ class SubspaceRun:
                 candidates = [self._point(key, first + i, base, basis, done, z[i]) for i in range(len(z))]
                 scores, seen = yield from self._judge(process, candidates, space.noise(z), best)
                 mind.tell(z, scores.total)
-                winner = seen.best() - 1  # the best so far comes first: among equals it stays
+                winner = seen.best() - 1  # the best so far is row 0, so it wins ties
                 if winner >= 0:
                     lead, noise, best = (
                         candidates[winner],
@@ -142,9 +144,9 @@ class SubspaceRun:
     def _judge(
         self, process: Process, candidates: list[Candidate], noise: Tensor, best: Scores
     ) -> Generator[Query, Any, tuple[Scores, Scores]]:
-        """Scores of all candidates, and the same with the best so far before them.
+        """The scores of all candidates, and the same with the best so far before them.
 
-        A strategy learns from whole generations, so rows that a time budget held back are queried again.
+        A strategy learns from whole generations, so rows that a time limit left unscored are queried again.
         """
         parts: list[Scores] = []
         done = 0
@@ -155,7 +157,8 @@ class SubspaceRun:
         return Scores.cat(parts), Scores.cat([best, *parts])
 
     def _point(self, key: Key, i: int, base: Candidate, basis: int, generation: int, z: Tensor) -> Candidate:
-        """A candidate made of its parent's noise by the directions of a basis: they are drawn from the search's key."""
+        """A candidate whose noise is point z of a basis around its parent's noise; the key of the search determines the
+        directions."""
         where = {f"z{j}": float(v) for j, v in enumerate(z)}
         details = {"basis": basis, "generation": generation, "share": self.share, **where}
         return Candidate(i, "neighbour", key.fold("candidate", i).path, base.id, details=details)

@@ -23,8 +23,8 @@ from genscale.protocol.queries import Query, Score, Solve
 class Halving:
     """Pools of candidates that shrink during the run.
 
-    candidates: size of a pool; None means as many as the budget pays for, 16 without one. rungs:
-    increasing fractions of the run in (0, 1). survivors: share of the pool that continues from each.
+    candidates: size of a pool; None: as many as the budget pays for, 16 without a budget. rungs: increasing fractions
+    of the run, in (0, 1). survivors: share of the pool that continues from each rung.
     """
 
     candidates: int | None
@@ -32,7 +32,7 @@ class Halving:
     survivors: float
 
     def check(self, sampler: str, option: str) -> None:
-        """UsageError for bad options. sampler, option: the user's names of the method and of its rungs."""
+        """Raise UsageError for bad options. sampler, option: names of the sampler and of its option for the rungs."""
         if self.candidates is not None and self.candidates < 1:
             raise UsageError(f"{sampler} needs at least 1 candidate, not {self.candidates}.")
         if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < f < 1 for f in self.rungs):
@@ -43,7 +43,7 @@ class Halving:
             raise UsageError(f"survivors={self.survivors} must be a share in (0, 1].")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        """One pool; with a budget and no number of candidates, further pools until the budget ends."""
+        """Run one pool. With a budget and without a number of candidates, run further pools until the budget ends."""
         done = 0
         while True:
             n = self._affordable(process)
@@ -59,18 +59,18 @@ class Halving:
                 return
 
     def cost(self, process: Process) -> int | None:
-        """NFE without a budget; None where pools follow each other until the budget ends."""
+        """NFE without a budget; None if pools are run until the budget ends."""
         n = self.count(process)
         return None if n is None else self._spend(process, n)
 
     def count(self, process: Process) -> int | None:
-        """How many candidates to draw; None means until the budget ends the search."""
+        """The number of candidates to draw; None: until the budget ends the search."""
         if self.candidates is None and process.open_ended:
             return None
         return self.candidates or CANDIDATES_WITHOUT_BUDGET
 
     def _plan(self, process: Process, n: int) -> list[tuple[int, int]]:
-        """(step, how many continue from there) where some are dropped, and finally at the end of the process."""
+        """(step, number that continues from there) for each step at which candidates are dropped, and for the end."""
         steps = {min(max(round(f * process.steps), 1), process.steps) for f in self.rungs}
         plan = []
         for step in sorted(steps - {process.steps}):
@@ -89,7 +89,7 @@ class Halving:
             most = CANDIDATES_WITHOUT_BUDGET
         return max(
             1, largest(most, lambda n: within(process, self._spend(process, n), self._calls(process, n)))
-        )  # neither cost falls with n
+        )  # both costs are monotone in n
 
     def _spend(self, process: Process, n: int) -> int:
         spent, at = 0, 0

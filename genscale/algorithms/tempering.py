@@ -1,9 +1,9 @@
-"""Potentials and tempering: how a score at some step changes a particle's weight.
+"""Potentials and tempering: how a score at an intermediate step changes the weight of a particle.
 
-With rewards r_1 ... r_k so far and the strength s_k at step k, a log-potential G_k is applied; at the end comes
-strength R - sum of all that was applied, so that every potential targets exp(strength R(x0)) (FK steering, Singhal et
-al. 2025, arXiv 2501.06848, section 3.2; the released code keeps the max or the sum in the last step, and then
-has another target).
+At scoring step k a log-potential G_k is applied, which depends on the rewards r_1 ... r_k so far and the strength s_k.
+At the end the log-weight gets strength R minus the sum of all log-potentials applied before, so that every potential
+has the target exp(strength R(x0)) (FK steering, Singhal et al. 2025, arXiv 2501.06848, section 3.2). The released code
+of that paper keeps the max or the sum in the last step, and then has another target.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POTENTIALS: dict[str, Potential] = {
 }
 
 MERITS: dict[str, Callable[[Tensor], Tensor]] = {
-    # The criterion for the best particle where the strength is infinite.
+    # The ranking criterion if the strength is infinite.
     "difference": lambda rewards: rewards[:, -1],
     "max": lambda rewards: rewards.amax(1),
     "sum": lambda rewards: rewards.sum(1),
@@ -43,11 +43,14 @@ def tempered(
 ) -> float:  # fmt: skip
     """The strength at a scoring step.
 
-    constant: all of it. increasing: (1 + gamma)^i - 1 with (1 + gamma)^T = 2, as a function of the fraction of the run
-    done (DAS, Kim et al. 2025, arXiv 2501.05803, section 4.1). damped: strength / (1 + 2 strength s^2), s^2 =
-    kappa^2 / (1 + kappa^2) being the posterior variance of standardised data at noise-to-signal ratio kappa
-    (code of "Are we really tilting?"). adaptive: the largest, from `reached` on, that keeps the ESS at `target`
-    of the pool (Jasra et al. 2011, section 3.2).
+    rule: "constant": the full strength. "increasing": strength times (1 + gamma)^i - 1 with (1 + gamma)^T = 2, which is
+    2^progress - 1 (DAS, Kim et al. 2025, arXiv 2501.05803, section 4.1). "damped": strength / (1 + 2 strength s^2),
+    where s^2 = kappa^2 / (1 + kappa^2) is the posterior variance of standardised data at noise-to-signal ratio kappa
+    (code of "Are we really tilting?"). "adaptive": the largest strength, at least `reached`, that keeps the ESS at the
+    share `target` of the pool (Jasra et al. 2011, section 3.2).
+
+    progress: completed fraction of the run, in [0, 1]. log_w, applied: log-weights, and log-potentials applied so far
+    [n]. rewards: [n, k].
     """
     if rule == "constant" or math.isinf(strength):
         return strength
@@ -70,5 +73,5 @@ def unit_of(scores: Tensor, scale: float | str) -> float:
 
 
 def joined(rewards: Tensor, latest: Tensor) -> Tensor:
-    """Rewards [n, k] with those of one more scoring."""
+    """Rewards [n, k] with the latest ones [n] appended: [n, k + 1]."""
     return torch.cat([rewards, latest[:, None]], 1)

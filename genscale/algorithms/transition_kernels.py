@@ -7,9 +7,10 @@ from genscale.protocol.interfaces import Process
 
 
 def outside(process: Process, rest: str | Kernel, branched: bool = True) -> Kernel | None:
-    """The kernel outside a window; None is the pipeline's own scheduler, where that can step.
+    """The kernel outside the window. None stands for the pipeline's own scheduler, if that can step here.
 
-    branched: another kernel steps in between, so the scheduler must be able to go on from latents it did not make.
+    branched: whether another kernel steps inside the window. The scheduler must then be able to continue from latents
+    that it did not produce.
     """
     kernel = parse(rest)
     if not isinstance(kernel, Own):

@@ -10,18 +10,18 @@ from genscale.algorithms.search_tree import Node, Tree, Widening, boltzmann, uct
 from genscale.key import Key
 from genscale.numerics.thompson import Belief, Tally
 
-# (factor, power) by name. With "paper" the first 36 rollouts are best of N; "practical" descends after 2.
+# (factor, power) by name. With "paper" the first 36 rollouts are best of N; with "practical" only the first 2 are.
 WIDENINGS = {"practical": (1.0, 0.5), "paper": (2.0, 0.8)}
 
 
 class Select(Protocol):
     def pick(self, ready: Sequence[Node], tree: Tree, key: Key) -> Node:
-        """One of the children of a node, of those whose states are known."""
+        """One of `ready`, the children of a node whose states are known."""
 
 
 class Widen(Protocol):
     def wider(self, node: Node, tree: Tree, key: Key) -> bool:
-        """Whether a node that has children gets one more."""
+        """Whether a node that has children gets one more child."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ class Progressive:
 class Thompson:
     """Thompson sampling of adaptive branching (AB-MCTS-A, Inoue et al. 2025, arXiv 2503.04412).
 
-    A node is widened where a draw for new children (by the first sample of each child that it has) is not below one for
-    going on (by the later samples through its children); a child is picked by a draw for each (by all samples through
-    it). The prior is for scores in [0, 1]: they are mapped there by the range seen in this tree. An unfinished
-    visit counts as a sample with the expected score.
+    A node gets a new child if a draw of the mean score of new children is at least a draw of the mean score of existing
+    ones. The first posterior uses the first sample of each child, and the second uses the later samples through the
+    children. To pick a child, one value is drawn for each from the posterior of all samples through it, and the largest
+    wins. The prior is for scores in [0, 1], so scores are mapped there by the range of rewards in this tree. An
+    unfinished visit counts as a sample with the expected score.
     """
 
     prior: Belief

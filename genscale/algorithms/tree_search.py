@@ -1,9 +1,10 @@
-"""The tree core: select, expand, roll out and back up, many rollouts at a time.
+"""Tree search over denoising states: select, expand, roll out and back up, for many rollouts in one batch.
 
-Diffusion Tree Sampling and Search (Jain et al. 2025, arXiv 2506.20701, section 4). A wave of rollouts is selected with
-visits counted at once ("virtual visits"), so that they spread; the noisiest start first and the others join at their
-level, so that one prompt fills a batch. All states of a rollout at branching levels enter the tree with the model's
-prediction there, so that a further child of the same state needs no new call.
+Diffusion Tree Sampling and Search (Jain et al. 2025, arXiv 2506.20701, section 4). The rollouts of a wave are selected
+one after the other, and each counts as a visit at once ("virtual visits"), so that they spread over the tree. The
+noisiest rollouts start first and the others join at their level, so a single prompt fills a batch. All states of a
+rollout at branching levels enter the tree together with the model's prediction, so another child of such a state needs
+no new model call there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from genscale.protocol.particles import draw as fresh
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
-ROLLOUTS = 64  # without a number and without a budget
+ROLLOUTS = 64  # number of rollouts if neither the user nor a budget sets it
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,24 @@ class TreeState:
 
 @dataclass(frozen=True)
 class TreeSearch:
-    """The fields that the presets share; each preset explains its own defaults.
+    """The fields that all presets of tree search share; each preset explains its own defaults.
 
-    rollouts: how many; None: until the budget ends (64 without one).
-    levels: fractions of the run at which states are kept and branched.
-    policy: "sample", a child by exp(strength v), "uct", the largest v + explore sqrt(log N / N_child), or "thompson",
-        the largest of draws from the posterior of each child's mean score.
-    strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
-        scale); inf backs up the maximum.
-    explore: of "uct", for values normalised to [0, 1].
-    widen: (C, a): a node may have C visits^a children; "practical" is (1, 0.5), "paper" (2, 0.8). "thompson": a draw
-        for a new child against one for the present ones.
-    prior: of "thompson", (m, kappa, nu, tau^2): a mean m worth kappa samples, a variance tau^2 worth nu, of scores
-        in [0, 1].
-    root: widening of the root alone, for how many fresh noises there are; None: as that of all nodes.
-    wave: rollouts selected at a time.
-    kernel: between levels, where children must differ: "ddim(eta)" or "sde(churn, interpolant)".
-    rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
-    scale: what scores are divided by: "pool", the spread of the first wave; or a number.
+    rollouts: number of rollouts. None: until the budget ends, 64 without a budget.
+    levels: fractions of the run, in (0, 1), at which states are kept and branched.
+    policy: how a child is selected: "sample", with probability proportional to exp(strength v); "uct", the largest
+        v + explore sqrt(log N / N_child); or "thompson", the largest draw from the posteriors of the mean scores.
+    strength: factor of scores in the soft maximum of the backup (and in "sample"), for scores divided by `scale`; inf
+        backs up the maximum.
+    explore: factor of the bonus of "uct", for values normalised to [0, 1].
+    widen: when a node gets another child: (C, a) allows C visits^a children; "practical" is (1, 0.5), and "paper" is
+        (2, 0.8). "thompson" compares a draw for a new child with a draw for the existing ones.
+    prior: prior (m, kappa, nu, tau^2) of "thompson" for scores in [0, 1]: mean m with the weight of kappa samples, and
+        variance tau^2 with the weight of nu samples.
+    root: the same as `widen` for the root alone, which decides the number of fresh noises. None: as `widen`.
+    wave: number of rollouts that are selected at a time.
+    kernel: the stochastic kernel between levels, which makes children differ: "ddim(eta)" or "sde(churn, interpolant)".
+    rest: the kernel before the first level and from one step after the last level; "own" is the pipeline's scheduler.
+    scale: what scores are divided by: "pool", the standard deviation of the scores of the first wave; or a number.
     """
 
     rollouts: int | None = None
@@ -138,7 +139,7 @@ class TreeSearch:
         return process.regridded()
 
     def branch_steps(self, process: Process) -> list[int]:
-        """Steps of the levels. Nothing is branched in the last two steps, after which no noise is drawn."""
+        """The steps of the levels. There is none in the last two steps, after which no noise is drawn."""
         steps = process.model_steps
         return sorted({s for f in self.levels if 1 <= (s := round(f * steps)) <= steps - 2})
 
@@ -151,12 +152,13 @@ class TreeSearch:
         return run.population()
 
     def cost(self, process: Process) -> int | None:
-        """Not known in advance: the deeper a rollout branches the less it costs, and that depends on the scores."""
+        """None: the cost is not known in advance. A rollout costs less the later it branches, which depends on the
+        scores."""
         return None
 
 
 class Growth(Numbered):
-    """The tree of one search; further rollouts extend it."""
+    """The tree of one search, which rollouts extend."""
 
     def __init__(self, spec: TreeSearch, process: Process, key: Key) -> None:
         super().__init__()
@@ -182,7 +184,7 @@ class Growth(Numbered):
             self.done += len(starts)
 
     def _select(self, n: int) -> list[Node]:
-        """Nodes that each get a child, as far as the budget pays for rollouts from them."""
+        """The new children, at most n, from which rollouts start; fewer if the budget does not pay for n rollouts."""
         starts: list[Node] = []
         nfe, calls = self.process.nfe_left, self.process.calls_left
         for i in range(n):
@@ -199,7 +201,7 @@ class Growth(Numbered):
         return starts
 
     def _descend(self, key: Key) -> Node:
-        """From the root to a node that may have one more child. States of unfinished rollouts are skipped."""
+        """Descend from the root to a node that gets a new child. States of unfinished rollouts are skipped."""
         tree, last = self.tree, len(self.steps)
         node = tree.root
         while node.level < last:
@@ -225,7 +227,7 @@ class Growth(Numbered):
     # ---------------------------------------------------------------- rollouts
 
     def _roll_out(self, starts: Sequence[Node]) -> Generator[Query, Any, None]:
-        """Run new children to the end, the noisiest first; others join at their level."""
+        """Run new children to the end. The noisiest start first, and others join at their level."""
         steps, live = self.steps, list[Node]()
         for level in range(len(steps)):
             born = [n for n in starts if n.level == level]
@@ -244,7 +246,7 @@ class Growth(Numbered):
         yield from self._judge([*live, *born], particles)
 
     def _reach(self, level: int, live: list[Node], born: list[Node]) -> Generator[Query, Any, Any]:
-        """Particles of all rollouts at the step of a level (or the clean end): those already running, and new ones."""
+        """The particles of all rollouts, running and new, at the step of a level (or at the clean end)."""
         steps, process = self.steps, self.process
         end = level == len(steps)
         if level == 0 or not steps:
@@ -299,7 +301,8 @@ class Growth(Numbered):
     # ---------------------------------------------------------------- answers
 
     def population(self) -> Population | None:
-        """Finished samples, each with the probability that a descent by exp(strength v) ends there."""
+        """The finished samples, weighted by the probability that a Boltzmann descent ends there; None if there are
+        none."""
         root, strength = self.tree.root, self.tree.strength
         leaves = root.leaves()
         if not leaves:
@@ -308,6 +311,6 @@ class Growth(Numbered):
         chance = probabilities(root, strength)
         log_w = torch.tensor([chance[leaf] for leaf in leaves], dtype=torch.float64).log()
         if not math.isinf(strength):
-            # so that their mean is the tree's estimate of Z, as in other populations
+            # so that the mean weight is the estimate of Z from the tree, as in other populations
             log_w += strength * self.tree.value[root] + math.log(len(leaves))
         return Population(tuple(leaf.state for leaf in leaves), log_w, totals)

@@ -60,9 +60,10 @@ class Cfg(Mix):
 class CfgPlusPlus(Mix):
     """CFG++ (Chung et al. 2024, arXiv 2406.08070): x0 from uncond + scale (cond - uncond), noise from uncond.
 
-    scale: in [0, 1] (paper: 0.6). For a DDIM or Euler step from one level to the next (') this equals plain guidance
-    with weight scale * k, k = (sigma alpha' / alpha) / (sigma alpha' / alpha - sigma'), which is how it is computed
-    here. k grows with the number of steps. With other solvers the guidance is the same but the step is not the paper's.
+    scale: in [0, 1] (paper: 0.6). A DDIM or Euler step to the next level (marked ') is the same as a step with plain
+    guidance of weight scale * k, where k = (sigma alpha' / alpha) / (sigma alpha' / alpha - sigma'). It is computed in
+    this way. k grows with the number of steps. With other solvers the guidance is the same, but the step differs from
+    that of the paper.
     """
 
     scale: float = 0.6
@@ -126,7 +127,7 @@ OWN, PROMPT = "own", "prompt"
 def weighted(terms: Sequence[str]) -> Weighted | None:
     """The mix of terms "MODEL:WEIGHT" and "prompt=TEXT:WEIGHT"; None if there are none.
 
-    The pipeline's own prediction gets the weight of "own:WEIGHT", or what is missing to 1.
+    The pipeline's own prediction gets the weight of "own:WEIGHT", or by default 1 minus the sum of the other weights.
     """
     parts, values, own = list[Source](), list[float](), None
     for term in terms:

@@ -6,9 +6,9 @@ Time runs towards noise; a prime is d/dt. With D = alpha sigma' - alpha' sigma >
     s = -eps / sigma              score, grad log p_t(x) (Song et al. 2021)
     v = alpha eps - sigma x0      v-prediction (Salimans & Ho 2022)
 
-At one (x, t) all of them are affine in each other. Two interpolants agree on everything at equal noise-to-signal
-ratio kappa = sigma / alpha: x / alpha is then the same variable, so a model trained on one interpolant can be sampled
-along any other (Kim et al. 2025, arXiv 2503.19385, section 4.2; Karras et al. 2022). All numbers are float64.
+At a given (x, t) each of them is an affine function of any other. At equal noise-to-signal ratio kappa = sigma / alpha,
+x / alpha is the same variable for all interpolants. A model trained on one interpolant can therefore be sampled along
+any other (Kim et al. 2025, arXiv 2503.19385, section 4.2; Karras et al. 2022). All numbers are float64.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ NAMES = ("linear", "vp", "cosine", "ve", "polynomial")
 
 @dataclass(frozen=True)
 class Interpolant:
-    """One of NAMES. `order`: exponent of the polynomial one (1 is linear). beta: of the variance preserving one.
+    """An interpolant. name: one of NAMES. order: exponent of the "polynomial" interpolant (1 is "linear").
 
-    vp has alpha = exp(-T / 2) with T = (beta_max - beta_min) t^2 / 2 + beta_min t (Song et al. 2021; 0.1 and 20 are
-    the values of DDPM and of RBF). Times are in [0, 1], of ve in [0, inf) where t is sigma itself.
+    beta_min, beta_max: of "vp" (variance preserving), which has alpha = exp(-T / 2) with T = (beta_max - beta_min)
+    t^2 / 2 + beta_min t (Song et al. 2021; 0.1 and 20 are the values of DDPM and of RBF). Times are in [0, 1], except
+    for "ve" (variance exploding), where t is sigma itself, in [0, inf).
     """
 
     name: str = "linear"
@@ -96,7 +97,7 @@ class Interpolant:
         alpha, sigma = self.level(t)
         return 2 * sigma * self.wronskian(t) / alpha
 
-    # ---- predictions at latents x of time t, as the canonical pair and back
+    # ---- conversions between predictions at latents x of time t and the pair (x0, eps)
 
     def velocity(self, t: float, x0: Tensor, eps: Tensor) -> Tensor:
         d_alpha, d_sigma = self.rates(t)
@@ -134,10 +135,10 @@ VP = Interpolant("vp")
 def rbf_times(steps: int, start: float = math.inf) -> Tensor:
     """RBF's time grid, sqrt(1 - (1 - u)^2) for u from 1 down to 1 / steps, as linear times [steps], decreasing.
 
-    (Kim et al. 2025, arXiv 2503.19385, section 5.2, "exp" in its code.) It is meant for the variance preserving
-    interpolant, where all calls of 10 steps lie above linear time 0.70: it suits models with a good one-step clean
-    estimate, such as distilled ones. start: the noise-to-signal ratio at which the pipeline begins; where that is less
-    than at time 1, the grid is shrunk to begin there.
+    (Kim et al. 2025, arXiv 2503.19385, section 5.2, "exp" in its code.) The grid is meant for the variance preserving
+    interpolant. With 10 steps all model calls are then above linear time 0.70, which suits models with a good one-step
+    clean estimate, such as distilled ones. start: noise-to-signal ratio at which the pipeline begins. If it is less
+    than that at time 1, the grid is shrunk to begin there.
     """
     u = 1 - torch.arange(steps, dtype=torch.float64) / steps
     first = min(VP.time(start), 1.0)

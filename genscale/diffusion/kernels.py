@@ -1,9 +1,9 @@
 """Kernels: the transition from one noise level to the next, given the model's clean estimate.
 
-All are Gaussian with known mean and std. They keep the marginals of the model, up to the error of the integrator, and
-use the model only through the pair (x0, eps), so they work with every kind of prediction and every noise schedule.
-One number, churn, says how random a kernel is: 0 is the ODE, 1 the time reversal of the forward process ("ancestral",
-DDPM). It does not depend on the interpolant or the time grid, and to first order it is DDIM's eta.
+All are Gaussian with known mean and std. They keep the marginals of the model, up to the error of the integrator. They
+use the model only through the pair (x0, eps), so they work with every kind of prediction and every noise schedule. The
+amount of noise is described by a number called churn: 0 is the ODE, and 1 is the time reversal of the forward process
+("ancestral", DDPM). It does not depend on the interpolant or the time grid, and to first order it equals DDIM's eta.
 
 From pure noise (alpha = 0) every kernel is deterministic. Otherwise the first step with eta = 1 would replace the
 initial noise, and with it the result of a search over noise. The last step, to clean latents, adds no noise either.
@@ -48,17 +48,18 @@ class Transition:
 
 
 class Kernel(Protocol):
-    """A transition rule. deterministic: it adds no noise, so that copies of a particle stay the same."""
+    """A transition rule. deterministic: whether it adds no noise, so that copies of a particle stay identical."""
 
     @property
     def deterministic(self) -> bool: ...
     def calls(self, start: NoiseLevel) -> int:
-        """Model calls of one transition from this level."""
+        """Number of model calls of one transition from this level."""
 
     def transition(
         self, x: Tensor, x0: Tensor, eps: Tensor, start: NoiseLevel, stop: NoiseLevel
     ) -> Transition:
-        """From latents x [n, *latent] at `start`, where the model estimates (x0, eps), to `stop`."""
+        """The transition from latents x [n, *latent] at level `start` to level `stop`. x0, eps: the model's estimates
+        at `start`, [n, *latent]."""
 
 
 def ddim_step(x0: Tensor, eps: Tensor, stop: NoiseLevel, std: float) -> Transition:
@@ -93,9 +94,9 @@ class Own:
 class Ddim:
     """DDIM(eta) (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), for any interpolant: the default.
 
-    eta: 0 is the ODE (for rectified flow the Euler step), 1 ancestral sampling; std = eta sigma' sqrt(1 - rho^2) with
-    rho = kappa' / kappa. 0.5 is the noise of Flow-GRPO and our default for flow models. Values above 1 are allowed; std
-    is at most sigma' (full renoising).
+    eta: 0 is the ODE (the Euler step for rectified flow), and 1 is ancestral sampling: std = eta sigma' sqrt(1 - rho^2)
+    with rho = kappa' / kappa. Our default for flow models is 0.5, the noise of Flow-GRPO. Values above 1 are allowed,
+    but std is at most sigma' (full renoising).
     """
 
     eta: float = 0.5

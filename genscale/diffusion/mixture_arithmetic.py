@@ -21,10 +21,11 @@ def combined(
 ) -> Tensor:
     """Weighted sum of model outputs [n, ...] of one kind, at one noise level and latents x [n, *latent].
 
-    Computed in at least float32, returned in the dtype of the first output. Weights that sum to 1 combine the outputs
-    themselves, a learned variance included. Otherwise, or for outputs of different shapes, the scores (eps) are
-    combined, and the variance is that of the first output. The scheduler applies its limit on clean estimates to the
-    result. UsageError: weights do not sum to 1 and the noise levels cannot be read, or they sum to 0 at pure noise.
+    It is computed in at least float32 and returned in the dtype of the first output. If the weights sum to 1, the
+    outputs themselves are combined, including a learned variance. Otherwise, or for outputs of different shapes, the
+    scores (eps) are combined, and the variance is that of the first output. The scheduler applies its limit on clean
+    estimates to the result. UsageError: the weights do not sum to 1 and the noise levels cannot be read, or they sum to
+    0 at pure noise.
     """
     first, whole_weight = outputs[0], total(weights)
     if whole_weight == 1 and all(o.shape == first.shape for o in outputs):
@@ -57,10 +58,10 @@ def rate(
 ) -> Tensor:
     """d log w / d log(alpha / sigma) [n] float64: |sum w eps|^2 - sum w |eps|^2 over the whole latent.
 
-    With these weights the mix samples prod q_i^w_i (Feynman-Kac correctors, arXiv 2503.02819; the same for every churn,
-    interpolant and kind of prediction). A limit on clean estimates is ignored; the weights are then not exact. The two
-    terms nearly cancel where the sources agree, so differences are taken first: for any m and S = sum w eps it is
-    |S - m|^2 + (sum w - 1) |m|^2 - sum w |eps - m|^2.
+    With these weights the mix samples prod q_i^w_i (Feynman-Kac correctors, arXiv 2503.02819). The rate is the same for
+    every churn, interpolant and kind of prediction. A limit on clean estimates is ignored; the weights are then not
+    exact. The two terms nearly cancel if the sources agree, so differences are taken first: for any m and
+    S = sum w eps the rate is |S - m|^2 + (sum w - 1) |m|^2 - sum w |eps - m|^2.
     """
     seen, at = readable(view, level)
     each = torch.stack([seen.pair(at, o, x)[1].flatten(1).double() for o in outputs])

@@ -1,8 +1,9 @@
-"""Mixes: several predictions at the same latents, of other prompts, guidance branches or models, combined to one.
+"""Mixes: predictions for several prompts, guidance branches or models at the same latents, combined into one.
 
 Every kind of prediction is affine in the others (genscale.diffusion.prediction), so a combination whose weights sum to
-1 is the same in x0, eps, v and flow. Other weights are defined for scores only: s = sum w_i s_i is the score of
-prod q_i^w_i at each noise level. That is not the noised version of the product; genscale.samplers.fkc corrects for it.
+1 is the same for x0, eps, v and flow. Other weights are defined for scores only: s = sum w_i s_i is the score of
+prod q_i^w_i at each noise level. This differs from the noised version of the product; genscale.samplers.fkc corrects
+for the difference.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ class Source:
 
 @dataclass(frozen=True)
 class MixtureContext:
-    """The place of a model call in the run: its step of `steps`, its noise level, and the next one of the grid.
+    """The position of a model call in the run: step (of `steps`), its noise level, and the next level of the grid.
 
-    The levels are None if those of the scheduler cannot be read.
+    The levels are None if the noise levels of the scheduler cannot be read.
     """
 
     step: int
@@ -61,9 +62,9 @@ class MixtureContext:
 
     @staticmethod
     def at(view: View | str, step: int, steps: int, time: float | None = None) -> MixtureContext:
-        """That of a model call at a step of the grid; time: the linear time of the call, if it is not that of the step.
+        """The context of a model call at a step of the grid. time: linear time of the call, if not that of the step.
 
-        The next level is the first of the grid that is less noisy: second-order schedulers call twice at one level.
+        The next level is the first less noisy one of the grid, because second-order schedulers call twice at one level.
         """
         if isinstance(view, str):
             return MixtureContext(step, steps)
@@ -151,7 +152,8 @@ class Tempered(Mix):
 
 @dataclass(frozen=True)
 class Guided(Mix):
-    """A mix whose predictions use another guidance rule than the pipeline's own; the weights multiply."""
+    """A mix whose predictions use a given guidance rule instead of the pipeline's own. The weight of a branch is the
+    weight in the mix times the weight in the rule."""
 
     mix: Mix
     rule: Mix
@@ -212,7 +214,7 @@ def autoguidance(weak: str, scale: float, start: float = 0.0, stop: float = 1.0)
 def compose(prompts: Sequence[str], weights: Sequence[float] | None = None) -> Weighted:
     """Composition with other prompts (Liu et al. 2022, arXiv 2206.01714): a weighted sum of scores.
 
-    weights: of `prompts`; the row's own prompt gets what is missing to 1. None: all prompts the same.
+    weights: of `prompts`; the row's own prompt gets 1 minus their sum. None: equal weights for all prompts.
     """
     each = [1 / (len(prompts) + 1)] * len(prompts) if weights is None else list(weights)
     parts = (Source(), *(Source(prompt=p) for p in prompts))

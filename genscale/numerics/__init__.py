@@ -1,1 +1,1 @@
-"""Numerics on tensors and numbers; knows nothing of diffusion."""
+"""Numerical routines on tensors and numbers that do not depend on diffusion models."""

@@ -1,9 +1,10 @@
-"""Clusters of clean estimates, and which rows to keep so that good ones of several clusters go on.
+"""Clustering of clean estimates, and a selection of rows that trades high scores against covering many clusters.
 
-The objective is that of ETS (Hooper et al. 2025, arXiv 2502.13575): the scores plus a bonus for every cluster that the
-kept rows cover. ETS also has a term for shared memory, which is left out, and uses softmax weights as scores; here they
-are the verifier's own. TTS-VAR (2025, arXiv 2507.18537) keeps one row of each cluster, which is the limit of a large
-bonus (it takes the row nearest to the centre; here it is the best one).
+The objective is that of ETS (Hooper et al. 2025, arXiv 2502.13575): the sum of the scores of the kept rows plus a bonus
+for every cluster that they cover. There are two differences. ETS has another term for shared memory, which is left
+out here. ETS uses softmax weights as scores, and this module uses the scores of the verifier. TTS-VAR (2025,
+arXiv 2507.18537) keeps one row of each cluster, which is the limit of a large bonus; it keeps the row nearest to the
+cluster's centre, and this module keeps the row with the best score.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ from torch import Tensor
 
 from genscale.key import Key
 
-RESTARTS = 4  # of k-means; the smallest loss counts
+RESTARTS = 4  # runs of k-means, of which the one with the smallest loss is used
 ITERATIONS = 100
-COLUMNS = 1 << 20  # latent entries converted to float64 at a time (videos have many)
-_SAME = 1e-9  # squared distances below this share of the mean squared distance to the overall centre are round-off
+COLUMNS = (
+    1 << 20
+)  # entries of each latent that are converted to float64 at a time, to bound memory for videos
+_SAME = (
+    1e-9  # squared distances below this fraction of the mean squared distance to the mean point count as 0
+)
 
 
 def embedded(x: Tensor) -> Tensor:
-    """Latents [n, *latent] as points [n, n] with the same distances between them, float64 on the CPU.
+    """Latents [n, *latent] as points [n, n] with the same pairwise distances, float64 on the CPU.
 
-    These are all principal components of the rows, so nothing is lost. The papers embed the content of an image or a
-    sentence (DINOv2, a sentence encoder); distances of latents measure layout and colour instead. No pooling is needed:
-    a clean estimate in the middle of a run is a posterior mean, which is smooth.
+    The points are the coordinates of the rows along all principal components, so distances are exact. The papers embed
+    the content of an image or a sentence (with DINOv2 or a sentence encoder). Distances between latents measure layout
+    and colour instead. The latents are not pooled: a clean estimate in the middle of a run is a posterior mean, which
+    is already smooth.
     """
     gram = torch.zeros(len(x), len(x), dtype=torch.float64)
     flat = x.detach().flatten(1).cpu()
@@ -42,8 +48,8 @@ def embedded(x: Tensor) -> Tensor:
 def kmeans(points: Tensor, k: int, key: Key) -> Tensor:
     """Cluster labels, long [n], of points [n, d]; the same key gives the same labels.
 
-    Lloyd's algorithm (`scipy.cluster.vq.kmeans2`) from several k-means++ seedings (Arthur & Vassilvitskii 2007), of
-    which the one with the smallest loss counts. There are fewer than k clusters where fewer than k points differ.
+    Lloyd's algorithm (`scipy.cluster.vq.kmeans2`) runs from several k-means++ seedings (Arthur & Vassilvitskii 2007),
+    and the run with the smallest loss is returned. If fewer than k points are distinct, there are fewer clusters.
     """
     points = points.double()
     found = [_lloyd(points, _seeds(points, k, key.fold(i))) for i in range(RESTARTS)]
@@ -51,7 +57,8 @@ def kmeans(points: Tensor, k: int, key: Key) -> Tensor:
 
 
 def _seeds(points: Tensor, k: int, key: Key) -> Tensor:
-    """k-means++ seeds: the first uniform, each next one in proportion to its squared distance to the nearest seed."""
+    """k-means++ seeds [<= k, d]. The first is uniform among the points. Each next point is drawn with probability
+    proportional to its squared distance to the nearest seed."""
     u = key.uniform(k)
     chosen = [int(u[0] * len(points))]
     nothing = _SAME * float((points - points.mean(0)).square().sum(1).mean())
@@ -67,26 +74,27 @@ def _seeds(points: Tensor, k: int, key: Key) -> Tensor:
 
 
 def _lloyd(points: Tensor, seeds: Tensor) -> tuple[Tensor, float]:
-    """(labels, sum of squared distances to the centres)."""
+    """(labels [n], sum of squared distances to the centres) after Lloyd's algorithm from seeds [k, d]."""
     from scipy.cluster.vq import kmeans2
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)  # its centre stays
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)  # keeps its centre
         centres, labels = kmeans2(points.numpy(), seeds.numpy(), iter=ITERATIONS, minit="matrix")
     loss = float((points - torch.from_numpy(centres)[labels]).square().sum())
     return torch.from_numpy(labels).long(), loss
 
 
 def _square(points: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances [n, k]."""
+    """Squared distances [n, k] between points [n, d] and centres [k, d]."""
     return (points[:, None] - centres).square().sum(-1)
 
 
 def covering(scores: Tensor, labels: Tensor, weight: float, keep: int) -> list[int]:
-    """The `keep` rows, ascending, with the largest sum of scores + weight * clusters covered; weight 0: the best rows.
+    """The `keep` rows, ascending, that maximise (sum of their scores) + weight * (number of clusters covered).
 
-    The greedy choice is optimal: the row kept from a cluster can be its best one, so the bonus is added to that row's
-    score, and the objective becomes a plain sum. Ties go to the first row.
+    scores, labels: [n]. With weight 0 these are the rows with the best scores. An optimal choice that keeps rows of a
+    cluster can always include the best one of it. The bonus is therefore added to the score of that row, and the rows
+    with the largest sums are optimal. Ties go to the first row.
     """
     worth, seen = scores.clone(), set[int]()
     for row in torch.sort(scores, descending=True, stable=True).indices.tolist():

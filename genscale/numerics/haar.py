@@ -1,8 +1,8 @@
 """The orthonormal Haar transform of latents: a low band of coarse structure, and high bands of detail.
 
-White noise stays white under it, so a search may draw the low band alone and the noise is standard normal still. Sizes
-need not be powers of 2: an odd one out goes on to the low band as it is, which keeps the transform orthonormal.
-(Haar 1910; the pyramid is Mallat's, 1989.)
+White noise stays white under the transform. A search can therefore redraw only the low band, and the noise is still
+standard normal. Sizes need not be powers of 2: if a size is odd, the last entry is copied into the low band unchanged,
+which keeps the transform orthonormal. (Haar 1910; pyramid of Mallat 1989.)
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from genscale.errors import UsageError
 
 @dataclass(frozen=True)
 class Plane:
-    """Where latents of one shape have their space.
+    """Which axes of latents of one shape are spatial.
 
-    grid: the shape [*grid] in which space can be seen. axes: its axes in space, counted from the end.
+    shape: of one latent, without a batch dimension. grid: shape to which the latent is reshaped, so that its spatial
+    axes are separate. axes: the spatial axes of `grid`, as negative indices.
     """
 
     shape: tuple[int, ...]
@@ -30,11 +31,13 @@ class Plane:
 
     @staticmethod
     def of(shape: Sequence[int], rows: int | None = None) -> Plane:
-        """The plane of latents [*shape], one of them without a batch dimension.
+        """The plane of one latent [*shape], without a batch dimension.
 
-        [..., height, width]: the last two (frames of a video, whichever axis they are, are left alone). Packed
-        [tokens, channels], as Flux has them: a grid of `rows` rows read row by row; without `rows` a square where the
-        number of tokens is one; else the tokens in their order, so that low means alike along a row. [d]: in its order.
+        For [..., height, width] the spatial axes are the last two. The frames of a video are not transformed, whichever
+        axis they are. For packed latents [tokens, channels], as in Flux, the tokens are a grid of `rows` rows in
+        row-major order. Without `rows` the grid is a square if the number of tokens is a square number, else a single
+        row: the low band is then smooth along the order of the tokens only. For [d] the only axis is transformed.
+        UsageError: the latents are not tokens that can be arranged in `rows` rows.
         """
         shape = tuple(shape)
         if rows is not None and (len(shape) != 2 or rows < 1 or shape[0] % rows):
@@ -46,7 +49,7 @@ class Plane:
         return Plane(shape, (rows, shape[0] // rows, shape[1]), (-3, -2))
 
     def split(self, x: Tensor, level: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """[*shape] to its low band, and its high bands."""
+        """The low band and the high bands of x [*shape] after `level` halvings."""
         return split(x.reshape(self.grid), level, self.axes)
 
     def join(self, low: Tensor, high: Sequence[Tensor]) -> Tensor:
@@ -55,9 +58,10 @@ class Plane:
 
 
 def split(x: Tensor, level: int, axes: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The low band after `level` halvings of each axis, and the high bands in the order in which they come off.
+    """The low band after `level` halvings of each axis, and the high bands in the order of their computation.
 
-    They come off along one axis at a time; the low band is that of the usual transform. An axis of size 1 stays.
+    The axes are halved one after the other, and each halving gives one high band. The low band is that of the usual
+    separable transform. An axis of size 1 is not changed.
     """
     high = []
     for _ in range(level):

@@ -1,4 +1,5 @@
-"""Means over prompts with 95 % intervals: Wilson's for proportions, the bootstrap for everything else."""
+"""Means over prompts with 95 % confidence intervals: Wilson's for proportions, else the bootstrap (Student's t for
+fewer than FEW values)."""
 
 from __future__ import annotations
 
@@ -10,18 +11,18 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-FEW = 5  # below that many values a bootstrap sees too little, and Student's t is used
+FEW = 5  # with fewer values the bootstrap is unreliable, and Student's t is used
 RESAMPLES = 4999
-SEED = 0  # of the bootstrap, so that the same values have the same interval
-_ROUNDING = 1e-12  # spread below this share of the values' size is round-off
+SEED = 0  # of the bootstrap, so that equal values always give the same interval
+_ROUNDING = 1e-12  # a range of values below this fraction of the largest magnitude is round-off
 
 
 @dataclass(frozen=True)
 class Mean:
     """A mean and its 95 % interval.
 
-    mean: None of no values. low, high: None where there is none to tell, of one value or of values that are all the
-    same (proportions have one). n: how many values.
+    mean: None if there are no values. low, high: bounds of the interval; None for a single value, and for values that
+    are all equal unless they are a proportion. n: number of values.
     """
 
     mean: float | None
@@ -31,7 +32,7 @@ class Mean:
 
     @staticmethod
     def of(values: Sequence[float]) -> Mean:
-        """Of independent values. Where all are 0 or 1 they are a proportion, with Wilson's interval."""
+        """The mean of independent values. If all are 0 or 1, they are a proportion, with Wilson's interval."""
         n = len(values)
         if n < 2 or not is_binary(values):
             return Mean.of_numbers(values)
@@ -41,7 +42,7 @@ class Mean:
 
     @staticmethod
     def of_numbers(values: Sequence[float]) -> Mean:
-        """Of independent values that are no proportion, even where they happen to be 0 or 1."""
+        """The mean of independent values that are not treated as a proportion, even if all of them are 0 or 1."""
         n = len(values)
         if n == 0:
             return Mean(None, None, None, 0)
@@ -55,16 +56,18 @@ class Mean:
 
     @staticmethod
     def of_gains(values: Sequence[float], first: Sequence[float]) -> Mean:
-        """Of the paired differences of values to the first ones. Of a 0/1 score they are within [-1, 1]."""
+        """The mean of the paired differences values - first. If all of both are 0 or 1, the interval is that of paired
+        proportions, within [-1, 1]."""
         gains = [v - w for v, w in zip(values, first, strict=True)]
         if len(gains) < 2 or not is_binary([*values, *first]):
             return Mean.of_numbers(gains)
         return Mean(float(np.mean(gains)), *_paired_proportions(gains), len(gains))
 
     def text(self, signed: bool = False) -> str:
-        """As in "+0.0123 ± 0.0045", or "0.50 (0.15 to 0.85)", with the digits that the interval leaves meaning to.
+        """The mean and interval as text: "+0.0123 ± 0.0045" or "0.50 (0.15 to 0.85)"; "" if there are no values.
 
-        ± stands where both sides of the interval are the same to these digits.
+        The number of digits follows from the width of the interval. The form with ± is used if both half-widths round
+        to the same digits. signed: write a plus sign before a positive mean.
         """
         if self.mean is None:
             return ""
@@ -80,15 +83,16 @@ class Mean:
 
 
 def is_binary(values: Sequence[float]) -> bool:
-    """Whether all values are 0 or 1, as those of a judge that says yes or no."""
+    """Whether all values are 0 or 1, such as the scores of a yes/no verifier."""
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean: the expanded percentile bootstrap (Hesterberg 2015, arXiv 1411.5279, section 5.3).
+    """95 % interval (low, high) of the mean: expanded percentile bootstrap (Hesterberg 2015, arXiv 1411.5279, section
+    5.3).
 
-    Percentiles of resampled means are too narrow by sqrt((n - 1) / n) and by what Student's t has over the normal
-    distribution; they are taken further out to make up for both.
+    The plain percentile interval is too narrow by a factor of sqrt((n - 1) / n), and by the ratio of the normal
+    quantile to the Student's t quantile. More extreme percentiles are used to correct for both.
     """
     n = len(values)
     out = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
@@ -100,8 +104,9 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _paired_proportions(gains: Sequence[float]) -> tuple[float, float]:
-    """Of differences -1, 0 and 1: Wald's interval with half a pair more in each of the four cells (Agresti & Min
-    2005, "Simple improved confidence intervals for comparing matched proportions"), so that it is never empty."""
+    """The 95 % interval (low, high) of the mean of differences -1, 0 and 1: Wald's interval after adding half a pair to
+    each of the four cells (Agresti & Min 2005, "Simple improved confidence intervals for comparing matched
+    proportions"), so that its width is never 0."""
     n = len(gains) + 2
     up, down = (sum(g == sign for g in gains) + 0.5 for sign in (1, -1))
     centre = (up - down) / n

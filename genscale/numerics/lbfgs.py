@@ -1,7 +1,9 @@
-"""L-BFGS that is told one evaluation at a time, so that its line search, too, can be paid for turn by turn.
+"""L-BFGS with an ask-and-tell interface: every call of `next` takes one evaluation and returns the next point.
 
+The caller makes all evaluations, those of the line search included, so each of them can be charged to a budget.
 Nocedal & Wright 2006, "Numerical Optimization": the two-loop recursion (algorithm 7.4) and a line search for the
-strong Wolfe conditions (algorithms 3.5 and 3.6, cubic interpolation by eq. 3.59). Float64, each row by itself.
+strong Wolfe conditions (algorithms 3.5 and 3.6, cubic interpolation by eq. 3.59). Computed in float64; rows are
+independent of each other.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ import torch
 from torch import Tensor
 
 RISE, CURVATURE = 1e-4, 0.9  # c1 and c2 of the Wolfe conditions, as in D-Flow's torch.optim.LBFGS
-STRETCH = 2.0  # of a trial that does not bracket a maximum yet
-EDGE = 0.1  # an interpolated trial keeps this share of the bracket from either end
-TRIALS = 8  # of one line search; then its best is taken
+STRETCH = 2.0  # factor by which the step grows while no maximum of the objective is bracketed
+EDGE = 0.1  # smallest distance of an interpolated trial from either end of the bracket, as a fraction of its width
+TRIALS = 8  # most trials of one line search, after which its best point is accepted
 
 
 @dataclass
 class Mark:
-    """A point of a line search: how far along, the loss there, and its slope."""
+    """A point of a line search. t: step size. loss, slope: the loss there and its derivative with respect to t."""
 
     t: float
     loss: float
@@ -29,9 +31,10 @@ class Mark:
 
 @dataclass
 class Climber:
-    """One row. x, g: the accepted point and the gradient of the loss (minus the objective) there [d].
+    """The state of one row.
 
-    low: the best trial of the present line search so far; high: the other end of a bracket, once there is one.
+    x, g: the accepted point [d] and the gradient of the loss there [d], the loss being minus the objective. low: the
+    best trial of the current line search. high: the other end of the bracket; None before a maximum is bracketed.
     """
 
     first: float
@@ -47,10 +50,10 @@ class Climber:
     best: tuple[Tensor, Tensor, float] | None = None
     t: float = 0.0
     trials: int = 0
-    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (moved by, gradient changed by)
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (change of x, change of g)
 
     def next(self, x: Tensor, loss: float, g: Tensor) -> Tensor:
-        """The next trial, after an evaluation at the last one."""
+        """The next trial point [d]. x, loss, g: the last trial point and the loss and its gradient there."""
         if self.x is None or not self.searching:
             self._accept(x, g, loss)
         else:
@@ -76,7 +79,8 @@ class Climber:
             self._bracket(at, worse)
 
     def _bracket(self, at: Mark, worse: bool) -> None:
-        """Keep a maximum of the objective between low and high, and try within; or go further to find one."""
+        """Choose the next step size: inside the bracket (low, high) of a maximum of the objective, else further out.
+        worse: the trial `at` is too low for the first Wolfe condition, or not better than `low`."""
         assert self.low is not None
         if worse:
             self.high = at
@@ -91,7 +95,7 @@ class Climber:
         self.t = _between(self.low, self.high)
 
     def _give_up(self) -> None:
-        """After too many trials the best is as good as it gets; without any, the steepest way anew."""
+        """After too many trials accept the best of them. If none improved, restart with steepest ascent."""
         if self.best is not None and self.origin is not None and self.best[2] < self.origin.loss:
             self._accept(*self.best)
             return
@@ -101,7 +105,7 @@ class Climber:
         self._accept(self.x, self.g, self.loss)
 
     def _accept(self, x: Tensor, g: Tensor, loss: float) -> None:
-        """Take a point, and begin the line search from there."""
+        """Accept a point, and begin a new line search there."""
         if self.x is not None and self.g is not None:
             moved, changed = x - self.x, g - self.g
             if float(moved @ changed) > 1e-10 * float(moved.norm() * changed.norm()):
@@ -117,7 +121,7 @@ class Climber:
         self.origin = self.low = Mark(0.0, loss, slope)
 
     def _scaled(self, g: Tensor) -> Tensor:
-        """The inverse Hessian, as the pairs tell it, times g."""
+        """The L-BFGS estimate of the inverse Hessian, from the stored pairs, times g [d]."""
         if not self.pairs:
             return g
         q, shares = g.clone(), []
@@ -133,7 +137,7 @@ class Climber:
 
 
 def _between(low: Mark, high: Mark) -> float:
-    """The minimum of the cubic through both ends of a bracket, kept away from them."""
+    """The minimum of the cubic that fits loss and slope at both ends of a bracket, kept away from the ends."""
     width = high.t - low.t
     mean = low.slope + high.slope - 3 * (high.loss - low.loss) / width
     square = mean**2 - low.slope * high.slope
@@ -146,10 +150,10 @@ def _between(low: Mark, high: Mark) -> float:
 
 
 class Lbfgs:
-    """Rows of climbers. first: length of the very first trial step, as a share of the point's own length.
+    """L-BFGS on n independent rows.
 
-    history: pairs that are remembered. searching: False where who asks searches along the line, and goes on from the
-    best point of it.
+    first: length of the first trial step, as a fraction of the norm of the point. history: number of stored pairs.
+    searching: whether to search along each direction; False if the caller does that and passes the best point it found.
     """
 
     def __init__(self, first: float, history: int, searching: bool = True) -> None:

@@ -1,8 +1,8 @@
-"""Does noise still look like noise? Length, distance from where it began, and a test for structure.
+"""Measures of how much an optimised noise still looks like Gaussian noise: norm, distance from its start, and a test.
 
-An optimised noise can carry the image in itself, on the shell of the right length too: then the sample is no longer
-one of the model's. DNO (Tang et al. 2025, arXiv 2405.18881, section 4) bounds mean and covariance of blocks of
-the numbers by concentration inequalities; these are loose, so here the exact laws of the same two statistics are used.
+Optimised noise can encode the image itself, even if its norm is plausible. The result is then no longer a sample of the
+model. DNO (Tang et al. 2025, arXiv 2405.18881, section 4) bounds the mean and the covariance of blocks of entries by
+concentration inequalities. These bounds are loose, so this module uses the distributions of the same two statistics.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import math
 import torch
 from torch import Tensor
 
-BLOCK = 4  # DNO's size of a block
-FEWEST = 16  # blocks below which nothing is said
+BLOCK = 4  # entries of a block, as in DNO
+FEWEST = 16  # with fewer blocks there is no p-value
 
 
 def p_value(z: Tensor) -> float | None:
-    """How plausible numbers z [*latent] are as independent standard normal ones; None of too few.
+    """p-value in [0, 1] of the hypothesis that the entries of z [*latent] are independent standard normal numbers.
 
-    The least of the p-values of blocks along each axis, times their number (Bonferroni): so at most alpha of all true
-    noises get one below alpha. Structure that is neither in the mean of such blocks nor in their covariance is not
-    seen; blocks along an axis see what neighbours along it have in common.
+    It is the smallest p-value of `block_p_value` along any axis, times the number of axes (Bonferroni correction), so
+    at most a fraction alpha of true noises get a p-value below alpha. Blocks along an axis detect correlations of
+    neighbours along it. Structure that changes neither the mean nor the covariance of the blocks is not detected.
+    None: there are too few entries.
     """
     axes = [i for i, n in enumerate(z.shape) if n > 1] or [0]
     values = [p for p in (block_p_value(z.movedim(axis, -1).flatten()) for axis in axes) if p is not None]
@@ -29,11 +30,12 @@ def p_value(z: Tensor) -> float | None:
 
 
 def block_p_value(z: Tensor, block: int = BLOCK) -> float | None:
-    """p-value of numbers z [d], cut into blocks in their order; uniform in [0, 1] of standard normal ones.
+    """p-value of z [d], cut into consecutive blocks of `block` entries; uniform in [0, 1] if z is standard normal.
 
-    Of m blocks x_i of k numbers, m |mean|^2 is chi-square with k degrees of freedom; the covariance about the mean, S,
-    independent of it, is Wishart: n (tr S - log det S - k) with n = m - 1 is chi-square with k (k + 1) / 2, by
-    Bartlett's correction of the likelihood ratio (Anderson 2003, section 10.8.4). Both by Fisher's method.
+    For m blocks x_i of k entries there are two independent statistics. m |mean|^2 is chi-square with k degrees of
+    freedom. The covariance S about the mean is Wishart with n = m - 1, so n (tr S - log det S - k) is chi-square with
+    k (k + 1) / 2 degrees of freedom after Bartlett's correction of the likelihood ratio (Anderson 2003, section
+    10.8.4). Fisher's method combines the two p-values. None: there are fewer than FEWEST blocks.
     """
     m, k = len(z) // block, block
     if m < FEWEST:
@@ -43,7 +45,7 @@ def block_p_value(z: Tensor, block: int = BLOCK) -> float | None:
     n = m - 1
     covariance = (x - mean).T @ (x - mean) / n
     sign, logdet = torch.linalg.slogdet(covariance)
-    if float(sign) <= 0:  # blocks that are all alike, or in a plane
+    if float(sign) <= 0:  # a singular covariance, such as that of equal blocks
         return 0.0
     ratio = n * float(covariance.trace() - logdet - k)
     corrected = ratio * (1 - (2 * k**2 + 3 * k - 1) / (6 * n * (k + 1)))
@@ -54,13 +56,17 @@ def block_p_value(z: Tensor, block: int = BLOCK) -> float | None:
 
 
 def _above(statistic: float, freedom: int) -> float:
-    """The chance of a chi-square number above this one."""
+    """P(X >= statistic) for a chi-square variable X with `freedom` degrees of freedom."""
     half = torch.tensor([freedom / 2, max(statistic, 0.0) / 2], dtype=torch.float64)
     return float(torch.special.gammaincc(half[0], half[1]))
 
 
 def measured(z: Tensor, start: Tensor) -> dict[str, float]:
-    """What became of a noise [*latent] since its start: lengths and distance in units of the shell, sqrt(d)."""
+    """Measures of an optimised noise z [*latent] against the noise from which it started.
+
+    length: |z| / sqrt(d). cosine: of the angle between the two. moved: distance of the two / sqrt(d). plausibility:
+    `p_value` of z, left out if there is none.
+    """
     a, b = z.flatten().double(), start.flatten().double()
     shell = math.sqrt(a.numel())
     both = float(a.norm() * b.norm())

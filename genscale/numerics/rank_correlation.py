@@ -1,4 +1,4 @@
-"""How well early scores predict the final ones: Spearman's rank correlation, and what halving would keep."""
+"""How well early scores predict final ones: Spearman's rank correlation, and the share of good candidates kept."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from scipy import stats
 
 from genscale.numerics.intervals import Mean
 
-TOP, KEPT = 0.25, 0.5  # whether the best quarter of the finished would survive a halving
+TOP, KEPT = 0.25, 0.5  # share of the final best quarter that pruning to the early best half would keep
 
 Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of early scores with final ones, over prompts.
+    """How well early scores agree with final ones, averaged over prompts.
 
-    rho: mean of Spearman's rank correlations; None where no prompt can be ranked. low, high: 95 % interval of that
-    mean over prompts (genscale.numerics.intervals); None for fewer than two prompts, or where all correlate alike.
-    kept: mean share of the final top quarter that is in the early top half. prompts: how many count. left_out: how
-    many do not, since their early or their final scores are all equal.
+    rho: mean over prompts of Spearman's rank correlation of early and final scores, in [-1, 1]; None if no prompt could
+    be used. low, high: 95 % interval of that mean (genscale.numerics.intervals); None for fewer than two prompts, or if
+    all correlations are equal. kept: mean share of the final top quarter that is in the early top half. prompts: number
+    of prompts used. left_out: number of prompts that were not, because all their early or all their final scores are
+    equal.
     """
 
     rho: float | None
@@ -35,7 +36,7 @@ class Agreement:
 
 
 def agreement(early: Scores, final: Scores) -> Agreement:
-    """early, final: [prompts, candidates]."""
+    """The agreement of scores [candidates] of each prompt. early, final: one array of scores per prompt."""
     pairs = [(a, b) for a, b in zip(early, final, strict=True) if np.ptp(a) > 0 and np.ptp(b) > 0]
     left_out = len(early) - len(pairs)
     if not pairs:
@@ -49,16 +50,17 @@ def agreement(early: Scores, final: Scores) -> Agreement:
 
 
 def kept(early: Scores, final: Scores) -> float:
-    """Share of the final top quarter that is in the early top half; 1/2 where the early scores say nothing.
+    """Share of the final top quarter that is in the early top half; about 1/2 if the early scores carry no information.
 
-    Equals at an edge share the places that are left there: the mean over all ways to order them.
+    early, final: scores [n] of one prompt. Ties at the boundary count by the mean over all ways to order them.
     """
     top, survivors = math.ceil(TOP * len(final)), math.ceil(KEPT * len(early))
     return float(_members(early, survivors) @ _members(final, top)) / top
 
 
 def _members(scores: Scores, places: int) -> Scores:
-    """How far each belongs to the best `places`, in [0, 1]; the sum is `places`."""
+    """The share [n], in [0, 1], with which each is among the best `places`; ties at the boundary share the remaining
+    places. The sum is `places`."""
     edge = np.sort(scores)[-places]
     above, level = (scores > edge).astype(np.float64), (scores == edge).astype(np.float64)
     members: Scores = above + level * (places - above.sum()) / level.sum()

@@ -1,4 +1,4 @@
-"""Thompson sampling with normal scores: posterior of an action's mean score, and draws from it."""
+"""Thompson sampling with normally distributed scores: posterior of the mean score of an action, and draws from it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Tally:
         self.squares += before * (number - self.mean)
 
     def scaled(self, low: float, spread: float) -> Tally:
-        """Of the numbers (x - low) / spread."""
+        """The tally of the numbers (x - low) / spread."""
         return Tally(self.count, (self.mean - low) / spread, self.squares / spread**2)
 
 
 @dataclass(frozen=True)
 class Belief:
-    """Normal-inverse-chi-square: sigma^2 ~ nu tau2 / chi^2(nu), and the mean ~ N(m, sigma^2 / kappa).
+    """Normal-inverse-chi-square distribution: sigma^2 ~ nu tau2 / chi^2(nu), and the mean ~ N(m, sigma^2 / kappa).
 
-    kappa, nu: how many observations m and tau2 are worth.
+    m, tau2: estimates of mean and variance. kappa, nu: their weights, as numbers of observations.
     """
 
     m: float
@@ -40,7 +40,7 @@ class Belief:
     tau2: float
 
     def given(self, seen: Tally) -> Belief:
-        """After so many more normal observations (Murphy 2007, "Conjugate Bayesian analysis of the Gaussian
+        """The posterior after the observations of a tally (Murphy 2007, "Conjugate Bayesian analysis of the Gaussian
         distribution", section 5)."""
         n = seen.count
         kappa, nu = self.kappa + n, self.nu + n
@@ -49,10 +49,11 @@ class Belief:
         return Belief(m, kappa, nu, (self.nu * self.tau2 + seen.squares + gap) / nu)
 
     def expecting(self, n: int) -> Belief:
-        """As if n unfinished observations had the expected value: the same mean with more certainty."""
+        """The posterior if n unfinished observations had the expected value: the same mean with less variance."""
         nu = self.nu + n
         return replace(self, kappa=self.kappa + n, nu=nu, tau2=self.nu * self.tau2 / nu)
 
     def draw(self, u: float) -> float:
-        """A mean drawn by a uniform number: Student's t with nu degrees of freedom, m and tau2 / kappa."""
+        """A draw of the mean, as the quantile at u in (0, 1): Student's t with nu degrees of freedom, location m and
+        squared scale tau2 / kappa."""
         return self.m + math.sqrt(self.tau2 / self.kappa) * float(special.stdtrit(self.nu, u))

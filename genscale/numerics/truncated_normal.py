@@ -1,9 +1,9 @@
-"""A normal distribution truncated to a range: fitted to a few scores, to predict the gain of more of them.
+"""A normal distribution truncated to a range. Fitted to a few scores, it predicts the gain from further ones.
 
 After OptScale (2025, arXiv 2506.22376, section 3), which fits one to the first scores of a prompt. The density on
-[low, high] is proportional to exp(slope u - precision u^2 / 2), u = x - anchor: the natural parameters, since in them
-the likelihood is concave, and its maximum may be at precision 0, where the distribution is exponential or flat, which
-centre and width reach only at infinity.
+[low, high] is proportional to exp(slope u - precision u^2 / 2) with u = x - anchor. These are the natural parameters,
+in which the likelihood is concave. They also include the limit of precision 0, an exponential or uniform distribution,
+which can have the largest likelihood and which mean and standard deviation reach only at infinity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _REACH = 40.0  # densities this many nats below the peak are negligible in doubl
 
 @dataclass(frozen=True)
 class Truncated:
-    """A truncated normal law. precision 0: exponential or flat on the range; infinite: all mass at the anchor."""
+    """A truncated normal distribution. Precision 0 is an exponential or uniform distribution on the range, and infinite
+    precision a point mass at the anchor."""
 
     anchor: float
     slope: float
@@ -30,20 +31,21 @@ class Truncated:
 
     @staticmethod
     def of(centre: float, width: float, low: float = -math.inf, high: float = math.inf) -> Truncated:
-        """The law of a normal variable with this mean and standard deviation, given that it is in the range."""
+        """The distribution of a normal variable of mean `centre` and standard deviation `width`, given that it is in
+        [low, high]."""
         return Truncated(centre, 0.0, 1 / width**2, low, high)
 
     @staticmethod
     def fit(values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> Truncated:
-        """Maximum likelihood: the law of the values' own mean and variance. Values outside the range widen it.
+        """The maximum likelihood fit: the distribution with the mean and variance of the values.
 
-        Where the values are spread more widely than any normal law on the range is, the best is an exponential
-        one (precision 0).
+        Values outside the range widen it. If the variance of the values is larger than that of any truncated normal
+        distribution on the range with their mean, the fit is exponential or uniform (precision 0).
         """
         mean = math.fsum(values) / len(values)
         variance = math.fsum((v - mean) ** 2 for v in values) / len(values)
         low, high = min(low, *values), max(high, *values)
-        if variance <= (1e-12 * max(map(abs, values), default=0.0)) ** 2:  # all the same, but for rounding
+        if variance <= (1e-12 * max(map(abs, values), default=0.0)) ** 2:  # all equal up to round-off
             return Truncated(mean, 0.0, math.inf, low, high)
         if math.isinf(low) and math.isinf(high):
             return Truncated(mean, 0.0, 1 / variance, low, high)
@@ -51,9 +53,9 @@ class Truncated:
         def law(precision: float) -> Truncated:
             return Truncated(mean, _slope(mean, precision, low, high), precision, low, high)
 
-        # With the mean held, the variance falls as the precision grows; a truncated law's is at most 1 / precision.
+        # At a fixed mean the variance decreases with the precision, and it is at most 1 / precision.
         for end in (law(0.0), law(1 / variance)):
-            if (end.variance <= variance) == (end.precision == 0):  # flatter than any, or hardly truncated
+            if (end.variance <= variance) == (end.precision == 0):  # precision 0, or almost no truncation
                 return end
         from scipy.optimize import brentq
 
@@ -83,7 +85,7 @@ class Truncated:
     # ---------------------------------------------------------------- gain of further draws
 
     def above(self, x: float) -> float:
-        """P(X >= x), to full relative precision in the tail."""
+        """P(X >= x), accurate in relative terms also in the tail."""
         if math.isinf(self.precision):
             return float(x <= self.anchor)
         if x <= self.low or x >= self.high:
@@ -91,7 +93,7 @@ class Truncated:
         return math.exp(min(0.0, self._within(x, self.high)[3] - self._within(self.low, self.high)[3]))
 
     def improvement(self, best: float) -> float:
-        """E[max(X - best, 0)]: the expected gain of one more draw over the best."""
+        """E[max(X - best, 0)]: the expected improvement of one more draw over `best`."""
         if math.isinf(self.precision) or best <= self.low:
             return max(0.0, self.mean - best)
         if best >= self.high:
@@ -100,9 +102,9 @@ class Truncated:
         return self.above(best) * (start - best + float(p @ u))
 
     def needed(self, target: float, p: float) -> float:
-        """The smallest N for which the p-quantile of the best of N is at least the target; inf where there is none.
+        """The smallest N for which the p-quantile of the best of N draws is at least the target; inf if there is none.
 
-        P(best of N < target) = F(target)^N, so it is ln p / ln F(target), rounded up.
+        P(best of N < target) = F(target)^N, so N is ln p / ln F(target), rounded up.
         """
         above = self.above(target)
         if above == 0:
@@ -110,15 +112,16 @@ class Truncated:
         return 1 if above == 1 else max(1, math.ceil(math.log(p) / math.log1p(-above)))
 
     def _within(self, low: float, high: float) -> tuple[float, np.ndarray, np.ndarray, float]:
-        """The law given that X is in [low, high]: (start, u, p, log of its mass), X being start + u with chances p.
+        """Quadrature of the distribution given that X is in [low, high]: (start, u, p, log of its mass).
 
-        Quadrature from the peak as far as there is weight. The mass is up to the law's own constant.
+        X is start + u with probabilities p (u, p: [nodes]). The nodes extend from the peak to where the density is
+        negligible. The mass lacks the normalising constant of the distribution.
         """
         peak = _clip(self.anchor + self.slope / self.precision, low, high) if self.precision else math.nan
         if not math.isfinite(peak):
             peak = low if self.slope < 0 or math.isinf(high) else high
         u = peak - self.anchor
-        slope = self.slope - self.precision * u  # at the peak: 0, or it falls off from an edge
+        slope = self.slope - self.precision * u  # at the peak: 0, unless the peak is at an end of the range
         left = min(peak - low, _falls_by_reach(max(slope, 0.0), self.precision))
         right = min(high - peak, _falls_by_reach(max(-slope, 0.0), self.precision))
         w = (left + right) / 2 * (_NODES + 1) - left
@@ -130,13 +133,14 @@ class Truncated:
 
 
 def _falls_by_reach(slope: float, precision: float) -> float:
-    """How far from the peak the log-density has fallen by _REACH: slope w + precision w^2 / 2 = _REACH."""
+    """The distance w from the peak at which the log-density is lower by _REACH: slope w + precision w^2 / 2 = _REACH.
+    inf if there is none."""
     steep = slope + math.sqrt(slope**2 + 2 * _REACH * precision)
     return 2 * _REACH / steep if steep > 0 else math.inf
 
 
 def _slope(mean: float, precision: float, low: float, high: float) -> float:
-    """The slope at `mean` of the law of this mean and precision on a range with at least one end."""
+    """The slope, with the anchor at `mean`, of the distribution with this mean and precision; low or high is finite."""
     if precision == 0 and math.isinf(high):
         return -1 / (mean - low)
     if precision == 0 and math.isinf(low):
@@ -148,7 +152,7 @@ def _slope(mean: float, precision: float, low: float, high: float) -> float:
     at_zero = excess(0.0)
     if at_zero == 0:
         return 0.0
-    # A law that is cut off on one side leans to the other: the slope that makes up for it is of the other sign.
+    # Truncation moves the mean away from `mean`, and the slope that corrects for it has the opposite sign.
     step = -math.copysign(1 / min(mean - low, high - mean), at_zero)
     while excess(step) * at_zero > 0:
         step *= 2

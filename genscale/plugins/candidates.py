@@ -1,8 +1,8 @@
-"""The option `candidates=N`, which every sampler takes, whatever its own field for that number is called.
+"""The option `candidates=N`, which every sampler accepts under this name, whatever its own field is called.
 
-A sampler without a field `candidates` names the field that stands for it in the class variable `size_option`; other
-fields that have to follow it come from the class method `sized`. Here both become plain fields again, so a run records
-the sampler's own options.
+A sampler without a field `candidates` names the corresponding field in the class variable `size_option`. Its class
+method `sized` returns values of other fields that depend on N. This module replaces `candidates` by these fields, so a
+run records the sampler's own options.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ OPTION = "candidates"
 
 
 def size_option(cls: type[Any]) -> str | None:
-    """The field that `candidates=N` sets, where it has another name; None where there is none."""
+    """The field that `candidates=N` sets, if it has another name; None if there is no such field."""
     names = _fields(cls)
     declared = getattr(cls, "size_option", None)
     return declared if OPTION not in names and declared in names else None
 
 
 def followers(cls: type[Any], n: int) -> dict[str, Any]:
-    """Values of other fields that follow from `candidates=n`; given values take their place."""
+    """Values of other fields that depend on `candidates=n`. Values that the user gives override them."""
     sized = getattr(cls, "sized", None)
     return {} if sized is None else dict(sized(n))
 
 
 def described(cls: type[Any]) -> str:
-    """What `candidates` sets, for listings: "sets particles". Empty where it is a field itself, or not known."""
+    """What `candidates` sets, for listings: "sets particles". Empty if it is a field itself, or if it is unknown."""
     field = size_option(cls)
     if field is None:
         return ""

@@ -13,7 +13,8 @@ from genscale.plugins.docstrings import explained
 
 
 def plugin_records(kind: str, name: str | None = None) -> list[dict[str, Any]]:
-    """Every sampler or verifier (or the one named); for one that cannot be loaded, `about` is the reason."""
+    """Records of all samplers or verifiers, or of the one named. If one cannot be loaded, `about` is the reason; a
+    named one raises UsageError instead."""
     names = list(registry.found(kind)) if name is None else [name]
     return [_record(kind, n, strict=name is not None) for n in names]
 
@@ -71,7 +72,7 @@ def _cost(doc: str) -> str:
 
 
 def _paper(doc: str) -> str:
-    """Where it is published: an arXiv number, or else the first "Name et al. year" that is cited."""
+    """The publication that a docstring cites: an arXiv number, else the first "Name et al. year"; "" if none."""
     if match := re.search(r"arXiv[:\s]+(\d{4}\.\d{4,5})", doc):
         return f"arXiv {match[1]}"
     match = re.search(r"[A-Z][\w-]+(?:, [A-Z][\w-]+)*(?: et al\.| & [A-Z][\w-]+)? (?:19|20)\d\d\b", doc)

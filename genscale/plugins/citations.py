@@ -47,7 +47,7 @@ def _genscale() -> str:
 
 
 def _registered_name(cls: type[Any]) -> str:
-    """The entry point that stands for a class, "" where there is none."""
+    """The name under which a sampler class is registered; "" if it is not."""
     value = f"{cls.__module__}:{cls.__qualname__}"
     return next((name for name, point in registry.found("sampler").items() if point.value == value), "")
 

@@ -1,4 +1,4 @@
-"""Reads what docstrings of samplers and verifiers say about each option, for listings, the demo and the docs."""
+"""Extracts the description of each option from docstrings of samplers and verifiers, for listings, demo and docs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from genscale.plugins import registry
 
 
 def explained(cls: type[Any], option: str) -> str:
-    """Sentences: those of the cores that a preset is made of first, then its own. Empty where nothing is said."""
+    """The description of an option, as sentences: those of the base classes first, then those of the class itself.
+    Empty if there are none."""
     docs = [inspect.cleandoc(c.__doc__ or "") for c in reversed(cls.__mro__) if is_dataclass(c)]
     names = list(registry.options(cls))
     return " ".join(_sentence(text) for doc in docs if (text := told(doc, option, names)))
 
 
 def told(doc: str, option: str, names: Sequence[str]) -> str:
-    """The text after `option:` up to the next of the names or the paragraph's end, wherever its lines break.
+    """The text after `option:` up to the next of the names or the end of the paragraph; line breaks do not matter.
 
-    Where several options are explained together (`low, high: bounds`), the list stands before the text.
+    If several options are explained together (`low, high: bounds`), the text begins with their list.
     """
     known = "(?:" + "|".join(map(re.escape, names)) + ")"
     start = rf"(?:^|(?<= ))((?:{known}, )*{re.escape(option)}(?:, {known})*: )"
@@ -33,7 +34,7 @@ def told(doc: str, option: str, names: Sequence[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a capital, unless it begins with a name or a number, and a full stop."""
+    """The text with a full stop, and with a capital letter unless it begins with an identifier or a number."""
     first = text.split()[0]
     begun = text[0].upper() + text[1:] if first.isalpha() and first != "inf" else text
     begun = begun.rstrip(";")

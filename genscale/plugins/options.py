@@ -24,7 +24,7 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 def split(
     words: Sequence[str], fields: Mapping[str, Any], flags: Iterable[str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Prompts and raw field values from the words that are no static option: `"a star" --candidates 16`.
+    """Prompts and raw field values from the words that are not static options: `"a star" --candidates 16`.
 
     fields: annotation of every sampler field; flags: the static options, for "did you mean".
     """
@@ -65,9 +65,9 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
 
 
 def field_types(cls: type[Any]) -> dict[str, Any]:
-    """The type of every option of a plug-in: its fields, and `candidates` where a sampler says what that sets.
+    """The type of every option of a plug-in: its fields, and `candidates` if a sampler says what that sets.
 
-    UsageError where the annotations cannot be read: the plug-in's module lacks a name.
+    UsageError: the annotations cannot be resolved, because the plug-in's module lacks a name.
     """
     try:
         hints = typing.get_type_hints(cls)
@@ -81,9 +81,9 @@ def field_types(cls: type[Any]) -> dict[str, Any]:
 
 
 def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values (texts or JSON) as the fields' types, `candidates` as the field that it sets.
+    """Values (texts or JSON) converted to the types of the fields; `candidates` becomes the field that it sets.
 
-    Unknown names stay, for `registry.make` to refuse.
+    Unknown names are kept, and `registry.make` rejects them.
     """
     hints = field_types(cls)
     out = {}
@@ -99,7 +99,7 @@ def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> di
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """`value`, a text or a JSON value, converted to `hint`; ValueError where that is impossible."""
+    """`value`, a text or a JSON value, converted to `hint`; ValueError if that is impossible."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(value, args)
@@ -161,7 +161,9 @@ def _sequence(value: Any, kind: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _first_that_fits(value: Any, hints: tuple[Any, ...]) -> Any:
-    for hint in sorted(hints, key=lambda h: h is str):  # a text fits everything, so it comes last
+    for hint in sorted(
+        hints, key=lambda h: h is str
+    ):  # every value can be read as text, so str is tried last
         try:
             return convert(value, hint)
         except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Samplers and verifiers by name, through entry points; the built-in ones register as those of other packages do."""
+"""Samplers and verifiers by name, through entry points. Built-in ones are registered like those of other packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = ("sampler", "verifier")
 
 
 def found(kind: str) -> dict[str, EntryPoint]:
-    """Entry points of the group `genscale.<kind>s` by name, sorted. No package can take the name of a built-in one."""
+    """Entry points of the group `genscale.<kind>s` by name, sorted. A package cannot override a built-in name."""
     built_in_last = sorted(entry_points(group=f"genscale.{kind}s"), key=_is_built_in)
     points = {p.name: p for p in built_in_last}
     if not points:
@@ -25,7 +25,7 @@ def found(kind: str) -> dict[str, EntryPoint]:
 
 
 def load(kind: str, name: str) -> type[Any]:
-    """The class that a name stands for."""
+    """The class that is registered under a name. UsageError: it is unknown or cannot be loaded."""
     points = found(kind)
     if name not in points:
         raise UsageError(
@@ -41,7 +41,7 @@ def load(kind: str, name: str) -> type[Any]:
         raise UsageError(
             f"{kind} '{name}' is registered as {points[name].value}, which is not there."
         ) from error
-    except Exception as error:  # a third party's module may raise anything; the other plug-ins still work
+    except Exception as error:  # a third-party module can raise anything; other plug-ins must still work
         raise UsageError(
             f"{kind} '{name}' cannot be imported ({type(error).__name__}: {error}): update {_package(points[name])}, "
             "or uninstall it."
@@ -54,7 +54,7 @@ def _is_built_in(point: EntryPoint) -> bool:
 
 
 def _package(point: EntryPoint) -> str:
-    """What pip calls the package that a plug-in comes from."""
+    """The distribution name of the package that a plug-in comes from."""
     return f"package '{point.dist.name}'" if point.dist is not None else f"module '{point.module}'"
 
 
@@ -71,14 +71,14 @@ def options(cls: type[Any]) -> dict[str, Field[Any]]:
 
 
 def described(plugin: Any) -> dict[str, Any]:
-    """The settings of a plug-in object as strict JSON holds them: functions by name, infinity as "inf"."""
+    """The settings of a plug-in object as values for strict JSON: functions by name, infinity as "inf"."""
     if not is_dataclass(plugin) or isinstance(plugin, type):
         return {}
     return {f.name: plain(getattr(plugin, f.name)) for f in fields(plugin)}
 
 
 def plain(value: Any) -> Any:
-    """A setting as strict JSON holds it."""
+    """A setting as a value for strict JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, list | tuple):
@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:
 
 
 def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
-    """Build a plug-in from its name and settings; unknown settings and bad values are refused."""
+    """Build a plug-in from its name and settings. UsageError: a setting is unknown or a value is invalid."""
     cls = load(kind, name)
     known = options(cls)
     if kind == "sampler":
