@@ -17,7 +17,7 @@ class AbMcts(TreeSearch):
         drawn from the posterior of a new child and from that of each present child, and the largest draw decides where
         to go.
     prior: (0, 1, 1, 0.1), as published for scores in [0, 1].
-    levels: half, 5/8 and 3/4 of the run, as in `dts_star`.
+    levels: by default half, 5/8 and 3/4 of the run, as in `dts_star`.
 
     Differences: a node here has no score of its own, so it takes the score of the sample that its first rollout
     reached. A rollout makes a child at every level below the node where it branches. Scores are mapped to [0, 1] by the

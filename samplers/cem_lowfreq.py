@@ -48,8 +48,8 @@ class CemLowfreq:
         channel.
     spread: share of fresh noise in the low band of the first generation, which is sqrt(1 - spread^2) own + spread fresh
         and standard normal for every value. 1 by default, published; 0 leaves the pipeline's own noise as it is.
-    rounds: generations. None, the default, continues until the budget ends the search (3 without one, the published
-        budget of 30 candidates).
+    rounds: number of generations. None, the default, continues until the budget ends the search (3 without one, the
+        published budget of 30 candidates).
     rows: number of rows of the grid from which packed latents [tokens, channels] were made, such as those of Flux
         (there, image height / 16). With None, a square number of tokens is taken as a square grid, and for any other
         number the low frequencies are along the sequence of tokens.
