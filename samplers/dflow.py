@@ -22,8 +22,8 @@ class DFlow(NoiseGradient):
     first: length of the first trial step, as a share of the length of the noise. 0.05 by default, which is genscale's
         choice. The authors' code leaves it to torch, min(1, 1 / |g|_1), which is not scaled for rewards.
     history: steps that L-BFGS remembers. 100 by default, published.
-    iterations: evaluations, including those of the line search. 20 where no budget ends the search, which is genscale's
-        choice.
+    iterations: number of evaluations, including those of the line search. 20 where no budget ends the search, which is
+        genscale's choice.
     reg: 0.01 by default as in `reno`. The penalty is minus the log-density of the length of the noise, with the sign
         that preserves the length (a public port has the opposite sign).
     starts: 1 by default.

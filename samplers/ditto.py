@@ -19,7 +19,7 @@ class Ditto(NoiseGradient):
 
     lr: 0.1 by default, taken from third-party code (ComfyUI's SelVA node), which attributes it to the paper (not
         verified). A step changes every number of the noise by about lr, whatever the length of the noise.
-    iterations: 50 in that code.
+    iterations: 50, from the same third-party code.
     starts: 1 by default.
     clip: None by default, so gradients are not clipped.
     reg: 0 by default, since the paper has no norm penalty.

@@ -19,8 +19,8 @@ class DtsStar(TreeSearch):
         reward seen so far. The paper does not say how to normalise, and scaling by the whole range lets a few failures
         hide the differences between good samples.
     strength: inf by default, which backs up the maximum, as the paper does where it only searches.
-    widen: "practical" by default, (1, 0.5). It beat "paper", (2, 0.8), at every budget that we measured, since "paper"
-        is exactly best of N for the first 36 rollouts.
+    widen: "practical" by default, (1, 0.5). It beat "paper", (2, 0.8), at every budget that we measured; "paper" is
+        exactly best of N for the first 36 rollouts.
     root: (2, 0.6) by default, which gives the root more fresh noises than `widen` would. With (1, 0.5) at the root too,
         the search only tied with best_of_n.
     levels: by default half, 5/8 and 3/4 of the run, where the image is partly determined. The paper has four levels,

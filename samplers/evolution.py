@@ -36,13 +36,14 @@ class Evolution:
     levels: fractions of the run at which generations begin, in an order that does not decrease. Equal fractions are
         several generations at one level. The default (0, 0.4, 0.6, 0.8) gives steps 0, 20, 30 and 40 of 50, as in the
         paper's code for SD 2.1. An empty tuple means no evolution, which is best_of_n.
-    start: number of founders, which are fresh noises. 42 by default, k_start in that code.
-    sizes: number of places in each generation. (26, 26, 26, 30) by default, as in that code; a single number holds for
-        all generations.
-    elites: places of each generation that are kept for the best candidates so far. 5 by default, as in that code.
+    start: number of founders, which are fresh noises. 42 by default, k_start in the paper's code.
+    sizes: number of places in each generation. (26, 26, 26, 30) by default, as in the paper's code; a single number
+        holds for all generations.
+    elites: places of each generation that are kept for the best candidates so far. 5 by default, as in the paper's
+        code.
     tournament: number of entrants in the tournament that chooses a parent. 3 by default; 1 chooses at random.
-    mutation: share b of fresh noise in a mutant. 0.2 by default, as in that code (0.3 in the paper's text). With 0,
-        children are copies, which diverge from their parents only on a stochastic kernel.
+    mutation: share b of fresh noise in a mutant. 0.2 by default, as in the paper's code (0.3 in the paper's text). With
+        0, children are copies, which diverge from their parents only on a stochastic kernel.
     mutation_rule: how states below the initial noise are mutated. "exchange", the default, is x' = alpha x0 + sigma
         (sqrt(1 - b^2) eps + b z), which stays at its noise level. "paper" is x' = x + s z, where s is the std of the
         kernel's next step; such a mutant is noisier than the model is told.

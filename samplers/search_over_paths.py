@@ -35,8 +35,10 @@ class SearchOverPaths:
     paths: N, the number of paths that are kept. 2 by default, "Paths-2" in the paper's tables.
     branches: M, the number of re-noisings of each path. 2 by default; the paper does not state it.
     start: noise level in (0, 1) at which branching begins. 0.11 by default, as published and as in KAIST's baseline.
-    forward: how far a branch is re-noised, as a difference of noise levels. 0.78 by default, from the same sources.
-    backward: how far a branch is then solved, which must exceed `forward`. 0.81 by default, from the same sources.
+    forward: how far a branch is re-noised, as a difference of noise levels. 0.78 by default, as published and as in
+        KAIST's baseline.
+    backward: how far a branch is then solved, which must exceed `forward`. 0.81 by default, as published and as in
+        KAIST's baseline.
 
     A process of one step has no level to branch at, so the search is best of N there.
 
