@@ -1,4 +1,4 @@
-"""The samplers: one published idea a file, found through the entry-point group `genscale.samplers`."""
+"""The samplers: one file for each published method, found through the entry-point group `genscale.samplers`."""
 
 if __name__ == "samplers":
     raise ImportError("import genscale.samplers, not samplers: the folder is a part of genscale")

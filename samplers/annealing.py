@@ -1,9 +1,12 @@
 """Simulated annealing on the noise sphere: worse noises are sometimes accepted, to leave local maxima.
 
-Kirkpatrick, Gelatt & Vecchi 1983, with the acceptance rule of Metropolis et al. 1953; on the noise of diffusion models:
-the NoiseSearch notebooks (aklein4/NoiseSearch), whose 50 evaluations turn and cool by 0.92 each. Differences: proposals
-are on the sphere; the temperature is in units of the spread of the first scores, as rewards have no common unit;
-proposals come in batches; the schedule is stretched over what the budget pays for.
+Kirkpatrick, Gelatt & Vecchi 1983, with the acceptance rule of Metropolis et al. 1953. The application to the noise of
+diffusion models follows the NoiseSearch notebooks (aklein4/NoiseSearch), which take 50 evaluations and multiply the
+angle of the proposals and the temperature by 0.92 after each.
+
+Differences: proposals stay on the sphere. The temperature is in units of the spread of the first scores, because
+rewards have no common unit. Proposals are evaluated in batches. The schedule is stretched over as many evaluations as
+the budget pays for.
 """
 
 from __future__ import annotations
@@ -26,21 +29,27 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-CYCLE = 50  # evaluations of a schedule where no number of rounds or NFE budget is known, as published
+CYCLE = 50  # evaluations in one schedule where neither the rounds nor an NFE budget is given, as published
 
 
 @dataclass(frozen=True)
 class Annealing:
-    """Simulated annealing of the initial noise: accept what is worse by d with probability exp(-d / T).
+    """Simulated annealing of the initial noise: accept a score that is lower by d with probability exp(-d / T).
 
-    proposals: neighbours of the current noise that are evaluated together, then accepted or rejected in order (4; 1
-    is the published walk). turn: angle between the first proposals and the current noise, as a share of a right angle
-    (1, published; 0 does not move). temperature: initial T, in units of the standard deviation of the scores of
-    candidate 0 and the first proposals (0.25, the notebooks' for ImageReward as it is; 0 is hill climbing). final:
-    share of turn and temperature at the end (0.0155, the notebooks' 0.92 to the power of 50). rounds:
-    batches of proposals; None means until the budget ends the search (4 without one).
+    proposals: neighbours of the current noise that are evaluated in one batch, then accepted or rejected one after
+        another. 4 by default; 1 is the published walk.
+    turn: angle between the first proposals and the current noise, as a share of a right angle. 1 by default, published;
+        0 does not move.
+    temperature: initial T, in units of the standard deviation of the scores of candidate 0 and the first proposals.
+        0.25 by default, the value that the notebooks use for ImageReward without rescaling; 0 is hill climbing.
+    final: share of `turn` and `temperature` that is left at the end of the schedule. 0.0155 by default, which is 0.92
+        to the power of 50 as in the notebooks.
+    rounds: batches of proposals. None, the default, continues until the budget ends the search (4 rounds without a
+        budget).
 
-    Where only seconds end the search, a schedule takes 50 proposals and begins again from the best noise.
+    Where only a time limit ends the search, a schedule takes 50 proposals, and the next one begins from the best noise
+    so far.
+
     Cost in NFE: (1 + rounds * proposals) f, f being the evaluations of one candidate.
     """
 
@@ -87,7 +96,7 @@ class Annealing:
             done += 1
 
     def _cycle(self, process: Process, rounds: int | None) -> tuple[int, bool]:
-        """Rounds of a schedule, and whether another follows."""
+        """Number of rounds in one schedule, and whether another schedule follows it."""
         n = affordable(process)
         counts = [c for c in (rounds, None if n is None else -(-(n - 1) // self.proposals)) if c is not None]
         if counts:
@@ -114,7 +123,7 @@ class Annealing:
     def _accepted(self, first: Scores, at: Scores, new: Scores, heat: float, keys: list[Key]) -> list[int]:
         """Rows that are accepted, each compared with the one accepted before it.
 
-        The scores are compared in one pool with the first ones, whose spread is the unit of temperature.
+        The scores are ranked in one pool with the first scores, whose standard deviation is the unit of temperature.
         """
         total = Scores.cat([first, at, new]).total
         unit = float(total[: len(first)].std(correction=0))
@@ -134,7 +143,7 @@ class Annealing:
 
 
 def metropolis(gain: float, temperature: float, u: float) -> bool:
-    """Whether a move is accepted; u: uniform in [0, 1). At temperature 0 only what is strictly better."""
+    """Whether a move is accepted, for u uniform in [0, 1). At temperature 0 only strictly better moves are."""
     if temperature <= 0:
         return gain > 0
     return gain >= 0 or u < math.exp(gain / temperature)

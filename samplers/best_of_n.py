@@ -1,9 +1,9 @@
 """Best of N: draw N initial noises, run each to the end, keep the image with the best score.
 
-Random search of Ma et al. 2025, "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps"
-(arXiv 2501.09732, section 3.1). With `prune` it becomes successive halving (Jamieson & Talwalkar 2016, arXiv
-1502.07943, algorithm 1) on the scores of the clean estimates: at each of the given fractions of
-the run only the better share `survivors` of the candidates continues.
+Random search of Ma et al. 2025, "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps" (arXiv
+2501.09732, section 3.1). With `prune` it becomes successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943,
+algorithm 1) on the scores of the clean estimates: at each of the given fractions of the run, the candidates are ranked
+and only the share `survivors` of them continues.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from genscale.protocol.queries import Query, Score, Solve
 class BestOfN:
     """Best of N: run N noises to the end, or prune them early by previews, and keep the best image.
 
-    candidates: N; None means as many as the budget or a stop rule allows (16 without). N swept 2 ... 256 in Ma et al.
-    prune: increasing fractions of the run in (0, 1) at which the worse candidates are dropped; empty: none.
-    survivors: share of the candidates that survives each pruning, 0.5 as in successive halving. wave: candidates
-    started together without pruning; it changes when scores are seen, never their values: stop rules are checked after
-    each wave.
+    candidates: N, the number of initial noises. None, the default, means as many as the budget or a stop rule allows
+        (16 without either). Ma et al. vary N from 2 to 256.
+    prune: increasing fractions of the run in (0, 1) at which the worse candidates are dropped. Empty by default, which
+        drops none.
+    survivors: share of the candidates that survives each pruning. 0.5 by default, as in successive halving.
+    wave: candidates that are started together when nothing is pruned. Stop rules are checked after each wave, so the
+        size of a wave changes when scores are seen, but never their values.
 
-    Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(survivors N) f(s_1, s_2)
-    + ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N; with pruning those
-    present at each step where some are dropped, and at the end. A budget that pays for fewer makes N smaller.
+    Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(survivors N) f(s_1, s_2) +
+    ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N; with pruning those present at
+    each step where some are dropped, and at the end. A budget that pays for fewer makes N smaller.
     """
 
     candidates: int | None = None
@@ -49,7 +51,7 @@ class BestOfN:
 
     @property
     def independent(self) -> bool:
-        """Whether finished candidates are independent draws: with pruning only the better ones finish."""
+        """Whether finished candidates are independent draws. With pruning they are not: only the better ones finish."""
         return not self.prune
 
     @property

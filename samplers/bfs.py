@@ -12,9 +12,16 @@ from genscale.diffusion.kernels import Kernel
 class Bfs(ParticleFilter):
     """Breadth-first search as a particle filter: increasing tempering, max potential, SSP resampling.
 
-    Global BFS (Zhang et al. 2025, arXiv 2505.23614, section 4.1), the best of its ablation: SSP over multinomial is the
-    largest gain over FK steering, tempering the next. particles: 8. ess: 1, resampling at every scoring step.
-    potential: "max". temper: "increasing". scheme: "ssp". kernel, rest: DDIM with eta = 1.
+    Global BFS (Zhang et al. 2025, arXiv 2505.23614, section 4.1) with the best settings of its ablation. Compared with
+    FK steering, the largest gain there comes from SSP instead of multinomial resampling, and the second largest from
+    tempering.
+
+    particles: 8 by default.
+    ess: 1 by default, which resamples at every scoring step.
+    potential: "max" by default.
+    temper: "increasing" by default.
+    scheme: "ssp" by default, the Srinivasan sampling process.
+    kernel, rest: DDIM with eta = 1.
 
     Cost in NFE: N f(0, T) a pass; scores: N at each scoring step, and N at the end.
     """

@@ -24,15 +24,18 @@ from genscale.protocol.interfaces import Process
 class Carinox(NoiseGradient):
     """Gradient ascent from several noises, with every verifier's gradient clipped before they are added.
 
-    starts: 5, the largest published number (1 is the code's default). categories: weight hps, image_reward, da_score
-    and vqa_score by the category of the prompt (colours, shapes, textures, positions in two dimensions or three,
-    actions, numbers, several of these), in addition to the weights given; other verifiers have 1.
-    lr, momentum, clip, reg, iterations: those of `reno`, published. clip: of every verifier's gradient, and of the sum.
+    starts: 5 by default, the largest published number (the authors' code has a default of 1).
+    categories: whether the rewards hps, image_reward, da_score and vqa_score are weighted by the category of the
+        prompt, in addition to the weights that the verifiers were given. The categories are colours, shapes, textures,
+        positions in two or three dimensions, actions, numbers, and several of these together. Other verifiers have a
+        factor of 1.
+    lr, momentum, reg, iterations: as in `reno`, published.
+    clip: 0.1 as in `reno`, published. It limits the gradient of every verifier, and then their sum.
 
-    Differences: the published code never reads its category weights, here they are used, in the ascent and in the
-    choice of starts; categories are recognised by words. It adds the penalty to every reward, and clips it with them:
-    here it is added once. It picks the winner by the plain sum of rewards: here by the weights that the verifiers were
-    given.
+    Differences: the published code never reads its category weights; here they are used in the ascent and in the choice
+    of starts. Categories are recognised by words in the prompt. The published code adds the penalty to every reward and
+    clips them together; here it is added once. The published code picks the winner by the plain sum of rewards; here
+    the sum has the weights that the verifiers were given.
 
     Cost in NFE: as of `reno`, with g = f for the forward and 2 f (3 f of several steps) for each verifier.
     """
@@ -50,7 +53,7 @@ class Carinox(NoiseGradient):
         return Momentum(self.lr, self.momentum)
 
     def weights(self, scores: Scores, process: Process) -> Tensor:
-        """Of the verifiers, float64 [k]: the given ones times those of the prompt's category."""
+        """Weights of the verifiers, float64 [k]: the given ones times those of the prompt's category."""
         given = scores.combine(torch.eye(scores.raw.shape[1], dtype=torch.float64))
         if not self.categories:
             return given

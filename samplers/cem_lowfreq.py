@@ -1,12 +1,13 @@
 """Spectral evolution search: the cross-entropy method on the low Haar band of the initial noise.
 
-"Spectral Evolution Search" (2026, arXiv 2602.03208; code yjy415/Spectral-Evolution-Search and DiffSynth-Studio):
-coarse structure of the noise determines that of the image, fine structure has little effect, so only the former is
-searched.
-The high bands stay those of the pipeline's own noise. Differences: candidate 0 is the own noise and belongs to the
-first generation; the distribution begins standard normal (the authors' code centres it at the own noise with unit
-variance, which is too wide); instead of a penalty on the low band's length, which is in the units of one reward,
-later generations are kept at lengths that standard normal bands have; a generation is one batch.
+"Spectral Evolution Search" (2026, arXiv 2602.03208; code yjy415/Spectral-Evolution-Search and DiffSynth-Studio). The
+coarse structure of the noise determines that of the image, while its fine structure has little effect, so only the
+low-frequency band is searched. The high-frequency bands stay those of the pipeline's own noise.
+
+Differences: candidate 0 is the pipeline's own noise and belongs to the first generation. The search distribution begins
+as a standard normal (the authors' code centres it at the own noise with unit variance, which is too wide). The paper
+penalises the length of the low band, in units of one particular reward; here the lengths in later generations are
+limited to those that standard normal bands have. A generation is one batch.
 """
 
 from __future__ import annotations
@@ -29,24 +30,29 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, cat, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-ROUNDS = 3  # without a number and without a budget: the published budget of 30 candidates
-FLOOR = 1e-7  # variance that is left where all elites agree, as published
-SHELL = 2.0  # the length of k standard normal numbers is within 2 of sqrt(k), but for 5 in 1000 of them
+ROUNDS = 3  # generations where no number and no budget is given: the published budget of 30 candidates
+FLOOR = 1e-7  # variance that remains where all elites agree, as published
+SHELL = 2.0  # 995 of 1000 vectors of k standard normal numbers have a length within 2 of sqrt(k)
 
 
 @dataclass(frozen=True)
 class CemLowfreq:
     """Cross-entropy method on the low-frequency part of the initial noise.
 
-    The coarse structure is drawn from a normal distribution that is fitted to the best candidates so far.
-    population: candidates a generation (10, published). elites: the best of all generations, from which mean and
-    variance are taken (5, published). level: halvings of height and width; 4 makes the searched space 256 times smaller
-    (published, for latents of 128 x 128; smaller ones are left at least one number a channel). spread: share of fresh
-    noise in the first low bands, sqrt(1 - spread^2) own + spread fresh: standard normal whatever it is (1, published),
-    and 0 leaves the pipeline's own noise as it is. rounds: generations; None means until the budget ends the search
-    (3 without one, the published budget of 30). rows: rows of the grid that packed latents [tokens, channels], such as
-    Flux's, were made of (height / 16 there); None takes a square for one, and otherwise low frequency is along the
-    tokens in their order.
+    The low-frequency part is drawn from a normal distribution that is fitted to the best candidates so far.
+
+    population: candidates in each generation. 10 by default, published.
+    elites: how many of the best candidates of all generations give the mean and the variance. 5 by default, published.
+    level: how often height and width are halved. 4 by default, published for latents of 128 x 128, makes the searched
+        space 256 times smaller. Smaller latents are halved less often, so that at least one number is left in each
+        channel.
+    spread: share of fresh noise in the low band of the first generation, which is sqrt(1 - spread^2) own + spread fresh
+        and standard normal for every value. 1 by default, published; 0 leaves the pipeline's own noise as it is.
+    rounds: number of generations. None, the default, continues until the budget ends the search (3 without one, the
+        published budget of 30 candidates).
+    rows: number of rows of the grid from which packed latents [tokens, channels] were made, such as those of Flux
+        (there, image height / 16). With None, a square number of tokens is taken as a square grid, and for any other
+        number the low frequencies are along the sequence of tokens.
 
     Cost in NFE: rounds * population f, f being the evaluations of one candidate.
     """
@@ -121,16 +127,16 @@ class _Elite:
     scores: Scores | None = None
 
     def with_(self, candidates: Sequence[Candidate], bands: Tensor, scores: Scores, n: int) -> _Elite:
-        """The best n of these and newly scored ones; of the new, only so many as were scored."""
+        """The best n of these and of newly scored candidates. New candidates that have no score are left out."""
         bands, candidates = bands[: len(scores)], candidates[: len(scores)]
-        if self.scores is not None:  # the old come first: among equals they stay
+        if self.scores is not None:  # the old come first, so they stay where scores are equal
             scores, bands = Scores.cat([self.scores, scores]), torch.cat([self.bands, bands])
         known, keep = (*self.candidates, *candidates), scores.ranking()[:n]
         return _Elite(tuple(known[i] for i in keep), bands[keep], scores[keep])
 
 
 def _on_shell(bands: Tensor, own: float) -> Tensor:
-    """Low bands [n, *band] at lengths that standard normal ones have, or the own one."""
+    """Low bands [n, *band] with lengths limited to those of standard normal bands; the length `own` is allowed too."""
     k = bands[0].numel()
     least, most = min(own, max(0.0, math.sqrt(k) - SHELL)), max(own, math.sqrt(k) + SHELL)
     length = bands.flatten(1).norm(dim=1).view(-1, *[1] * (bands.ndim - 1))

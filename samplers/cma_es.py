@@ -1,9 +1,9 @@
 """CMA-ES on a few directions of the initial noise.
 
-Hansen & Ostermeier 2001; the strategy itself is that of the package `cmaes` (Nomura & Shibata 2024, arXiv 2402.01373),
-which follows Hansen's tutorial (arXiv 1604.00772). A covariance of all the noise cannot be learned or stored (its size
-is squared), so the search is on a few random directions, as in `snes`, and also learns their
-correlations.
+Hansen & Ostermeier 2001. The strategy itself is that of the package `cmaes` (Nomura & Shibata 2024, arXiv 2402.01373),
+which follows Hansen's tutorial (arXiv 1604.00772). The covariance matrix of all numbers of the noise is too large to be
+learned or stored, so the search is on a few random directions, as in `snes`. Unlike `snes` it also learns how these
+directions are correlated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from genscale.protocol.queries import Query
 class CmaEs(SubspaceRun):
     """CMA-ES on a few random directions of the initial noise: learn mean and covariance from ranks of scores.
 
-    Needs the package cmaes. Cost in NFE: (1 + rounds * population) f, f being the evaluations of one candidate.
+    It needs the package `cmaes`.
+
+    Cost in NFE: (1 + rounds * population) f, f being the evaluations of one candidate.
     """
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
@@ -44,7 +46,7 @@ class CmaEs(SubspaceRun):
 
 
 class _Cma:
-    """The package's strategy, seeded from a key and maximising."""
+    """The strategy of the package, seeded from a key. It maximises the scores."""
 
     def __init__(self, dimensions: int, population: int, key: Key) -> None:
         from cmaes import CMA

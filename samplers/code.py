@@ -11,9 +11,14 @@ from genscale.algorithms.best_child import BestChild
 class Code(BestChild):
     """Blockwise best of N: continue from the best of N children at the end of each block of steps.
 
-    CoDe (Singh et al. 2025, arXiv 2502.00968, algorithm 1). children: N = 40, the middle of the paper's range.
-    interval: blocks of a fifth of the run (2 of 10 steps, as RBF configures it; the paper has 5 of 500, which would be
-    every step of a short run). Differences: as for svdd, fresh noises at the start and cached predictions.
+    CoDe (Singh et al. 2025, arXiv 2502.00968, algorithm 1).
+
+    children: N, 40 by default, the middle of the paper's range.
+    interval: 0.2 by default, so that a block is a fifth of the run. That is 2 of 10 steps, as the paper on rollover
+        budget forcing (RBF) configures CoDe. The CoDe paper has blocks of 5 of 500 steps, which would be single steps
+        in a short run.
+
+    Differences: as for `svdd`, the children at the start are fresh noises, and predictions are cached.
 
     Cost in NFE: N f(0, s) up to the last block's end s, then f(s, T); scores: N a block.
     """

@@ -17,15 +17,21 @@ from genscale.numerics.lbfgs import Lbfgs
 class DFlow(NoiseGradient):
     """L-BFGS on the initial noise of a flow model, with gradients through every step of the ODE.
 
-    The line search meets the strong Wolfe conditions. first: length of the first trial step as a share of the noise's
-    own length (ours: 0.05; the authors' code leaves it to torch, min(1, 1 / |g|_1), which is not scaled for rewards).
-    history: pairs remembered, 100, published. iterations: evaluations, including those of the line search; 20 where no
-    budget ends the search (ours). reg: 0.01, that of `reno`: minus the log-density of the length, with the sign that
-    keeps it (a public port has the other). starts: 1.
+    The line search meets the strong Wolfe conditions.
 
-    Differences: rewards instead of inverse problems, so the start is noise and not an inverted image.
+    first: length of the first trial step, as a share of the length of the noise. 0.05 by default, which is genscale's
+        choice. The authors' code leaves it to torch, min(1, 1 / |g|_1), which is not scaled for rewards.
+    history: steps that L-BFGS remembers. 100 by default, published.
+    iterations: number of evaluations, including those of the line search. 20 where no budget ends the search, which is
+        genscale's choice.
+    reg: 0.01 by default as in `reno`. The penalty is minus the log-density of the length of the noise, with the sign
+        that preserves the length (a public port has the opposite sign).
+    starts: 1 by default.
 
-    With trials these are the line search; without them one evaluation a turn is its next trial, at a gradient's price.
+    Differences: the objective is a reward and not an inverse problem, so the start is noise and not an inverted image.
+
+    With `trials` above 0, plain runs of several step lengths take the place of the line search. With 0, each turn
+    evaluates the next trial step of the line search, at the cost of a gradient.
 
     Cost in NFE: as of `ditto`.
     """

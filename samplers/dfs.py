@@ -1,8 +1,8 @@
 """Depth-first search (DFS): one path at a time, which goes back to more noise where its preview is not good enough.
 
 Zhang et al. 2025, "Inference-time Scaling of Diffusion Models through Classical Search" (arXiv 2505.23614, on global
-search by DFS; settings as in the authors' code). Compute follows the prompt: where all previews pass, a path costs what
-a plain run does.
+search by DFS; settings as in the authors' code). The compute depends on the prompt: a path whose previews all pass
+costs as much as a plain run.
 """
 
 from __future__ import annotations
@@ -32,21 +32,25 @@ from genscale.protocol.queries import Query, Score, Solve
 class Dfs:
     """Depth-first search: send a path back by re-noising it where its preview is not good enough.
 
-    threshold: a preview below it is not good enough: a number in the unit of the scores (the paper's, tuned for its
-        verifier), or "pool", since verifiers differ: at each check the quantile of what the first paths had there.
-        Only a number spends less on easy prompts than on hard ones; "pool" sends back the same share for every prompt.
-    quantile: of "pool", 0.5: the better half continues. pool: how many first paths it is computed from, 4; these
-        are never sent back.
-    checks: fractions of the run after which the clean estimate is scored, every quarter as in the authors' code.
-    back: how much of the run a path is sent back, at least: a quarter, as published. With less, little changes.
-    backtracks: how often a path may be sent back, 4; after that its best state at this check continues to the
-        end.
-    paths: how many; None: until the budget ends (16 without one). The paper has one: that, or a target in the budget,
-        lets easy prompts stop early, with budget left.
+    threshold: a preview with a lower score is not good enough. It is a number in the unit of the scores (as in the
+        paper, which tunes it for its verifier) or "pool", the default, since verifiers have different units. With
+        "pool", the threshold at each check is a quantile of the scores that the first paths had there. Only a number
+        spends less on easy prompts than on hard ones; "pool" sends back the same share for every prompt.
+    quantile: the quantile that "pool" uses. 0.5 by default, so that the better half continues.
+    pool: number of first paths from which the quantile is computed. 4 by default; these paths are never sent back.
+    checks: fractions of the run after which the clean estimate is scored. Every quarter by default, as in the authors'
+        code.
+    back: share of the run that a path is sent back by, at least. 0.25 by default, as published; a smaller share changes
+        little in the image.
+    backtracks: how often one path may be sent back. 4 by default. After that, its best state at the check continues to
+        the end.
+    paths: number of paths. None, the default, continues until the budget ends the search (16 paths without a budget).
+        The paper has one path. Either one path or a target score in the budget lets easy prompts stop early, with some
+        of the budget left.
 
-    Differences: the preview is the clean estimate of the last model call before the check (the code makes the call
-    after it, which goes on); the transitions are the pipeline's own, also where it is an ODE: re-noising makes paths
-    differ. With threshold=-inf this is best_of_n.
+    Differences: the preview is the clean estimate of the last model call before the check (the authors' code uses the
+    first call after it, which the path then continues with). The transitions are those of the pipeline's scheduler,
+    also where it is an ODE, since re-noising already makes paths differ. With threshold=-inf this is best_of_n.
 
     Cost in NFE: at least paths f(0, T), at most paths (f(0, T) + backtracks max f(s - back, s)), f(a, b) being the
     evaluations of one candidate from step a to step b and s the checks. Scores: one a path and one a check.
@@ -84,12 +88,12 @@ class Dfs:
             yield from run.go()
         if (
             self.paths is None or run.done == 0
-        ):  # as many as were asked for are enough: the budget is a limit only
+        ):  # a given number of paths is enough, whatever is left of the budget
             with suppress(BudgetExhausted):
                 yield from spend_leftover_budget(process, key, run.next_id)
 
     def cost(self, process: Process) -> int | None:
-        """Not known before, unless nothing can send a path back."""
+        """Not known in advance, unless no path can be sent back."""
         paths = self.count(process)
         never = self.backtracks == 0 or not self.steps(process)
         never |= self.threshold == -math.inf or (
@@ -98,17 +102,20 @@ class Dfs:
         return paths * process.nfe() if never and paths is not None else None
 
     def count(self, process: Process) -> int | None:
-        """How many paths; None: until the budget ends."""
+        """Number of paths. None means that the search continues until the budget ends it."""
         return CANDIDATES_WITHOUT_BUDGET if self.paths is None and not process.open_ended else self.paths
 
     def steps(self, process: Process) -> list[int]:
-        """Steps at which paths are checked; at the end it would be too late."""
+        """Steps after which paths are checked, without the last, at which it would be too late."""
         steps, times = process.model_steps, process.schedule.linear_time
         nearest = {process.nearest(float(times[s])) for f in self.checks if (s := round(f * steps)) < steps}
         return sorted(nearest - {0})
 
     def target(self, process: Process, step: int) -> int:
-        """The step that a path is sent back to from a check: at least `back` of the run, where a solve may begin."""
+        """The step that a path is sent back to from a check.
+
+        It is at least `back` of the run earlier, and a step at which the pipeline's schedule lets a solve begin.
+        """
         times = process.schedule.linear_time
         furthest = max(step - math.ceil(self.back * process.model_steps), 0)
         for wanted in range(furthest, 0, -1):
@@ -119,7 +126,7 @@ class Dfs:
 
 @dataclass
 class PathState:
-    """A state that was checked: one row. kernel: what it is solved on with; None is the pipeline's own scheduler."""
+    """One row: a state that was checked, and the kernel that solves it (None for the pipeline's own scheduler)."""
 
     particles: Particles
     kernel: Kernel | None
@@ -132,7 +139,7 @@ class PathState:
 
 @dataclass
 class Walk:
-    """One path: the states that it had at each check, and how often it may still be sent back."""
+    """One path: its states at each check, and how often it may still be sent back."""
 
     left: int
     buffer: dict[int, list[PathState]] = field(default_factory=dict)
@@ -142,12 +149,12 @@ class Walk:
         return seen[Scores.cat([s.score for s in seen]).best()]
 
     def known(self, step: int, candidate: int) -> PathState | None:
-        """A candidate that was carried to this check before, and then left for a better one."""
+        """The state of a candidate at this check, if it was computed before and then left for a better one."""
         return next((s for s in self.buffer.get(step, []) if s.id == candidate), None)
 
 
 class _Run(Numbered):
-    """All paths of a search. Afterwards: next_id."""
+    """All paths of one search. After `go`, next_id is the first unused candidate number."""
 
     def __init__(self, spec: Dfs, process: Process, key: Key) -> None:
         super().__init__()
@@ -166,7 +173,7 @@ class _Run(Numbered):
             self.done += 1
 
     def _affordable(self) -> int:
-        """Paths of which the budget pays for a straight run with its checks."""
+        """Number of paths, never sent back, that the budget pays for together with their checks."""
         process = self.process
         limits = (
             (process.nfe_left, process.nfe()),
@@ -175,7 +182,7 @@ class _Run(Numbered):
         return min((left // max(each, 1) for left, each in limits if left is not None), default=1 << 30)
 
     def _pool(self, n: int) -> Generator[Query, Any, None]:
-        """The first paths, side by side: nothing sends them back, and their previews are the measure of the others."""
+        """The first paths, side by side. They are never sent back, and their previews set the threshold."""
         particles = self.process.start([draw(self.key, self.number()) for _ in range(n)])
         for step in self.steps:
             particles = yield Solve(particles, step)
@@ -187,7 +194,7 @@ class _Run(Numbered):
         self.done += n
 
     def _path(self) -> Generator[Query, Any, None]:
-        """From fresh noise to the end."""
+        """One path, from fresh noise to the end."""
         walk, kernel = Walk(self.spec.backtracks), None
         particles = self.process.start([draw(self.key, self.number())])
         ahead = list(self.steps)
@@ -222,19 +229,19 @@ class _Run(Numbered):
         if self.spec.threshold != "pool":
             return float(state.score.total) >= float(self.spec.threshold)
         pool = self.pooled[step]
-        # Compared within one pool, since ranks mean nothing elsewhere.
+        # Combined in one pool, since scores made of ranks have a meaning only within one pool.
         totals = Scores.cat([pool, state.score]).total
         return float(totals[-1]) >= float(torch.quantile(totals[:-1], self.spec.quantile))
 
     def _may_go_back(self, walk: Walk, step: int) -> bool:
-        """Whether a path may be sent back from a check, and the budget brings it to the end from there."""
+        """Whether a path may be sent back from a check, and the budget lets it reach the end after that."""
         process = self.process
         back = self.spec.target(process, step)
         checks = sum(s > back for s in self.steps)
         return walk.left > 0 and within(process, process.nfe(back), process.calls(checks, 1))
 
     def _renoised(self, state: PathState, back: int) -> tuple[Particles, Kernel | None]:
-        """A new try from the forward process, and what to solve it with: few schedulers cannot begin in the middle."""
+        """A new attempt by the forward process, and its kernel: few schedulers can begin in the middle of a run."""
         parent = state.particles.candidates[0]
         child = branch(self.key, self.number(), parent, back, "renoised")
         kernel = outside(self.process, "own") if back > 0 else None

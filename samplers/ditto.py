@@ -17,11 +17,14 @@ from genscale.numerics.optimisers import Adam
 class Ditto(NoiseGradient):
     """Adam on the initial noise, with gradients through every model call (checkpointed).
 
-    lr: 0.1, from third-party code (ComfyUI's SelVA node), which attributes it to the paper; unverified. A step changes
-    every number by about lr, whatever the length of the noise. iterations: 50 there. starts: 1.
-    clip: none. reg: 0, the paper has no norm penalty.
+    lr: 0.1 by default, taken from third-party code (ComfyUI's SelVA node), which attributes it to the paper (not
+        verified). A step changes every number of the noise by about lr, whatever the length of the noise.
+    iterations: 50, from the same third-party code.
+    starts: 1 by default.
+    clip: None by default, so gradients are not clipped.
+    reg: 0 by default, since the paper has no norm penalty.
 
-    Differences: rewards instead of features of music; several starts.
+    Differences: rewards take the place of features of music. There may be several starts.
 
     Cost in NFE: the warm-up, and for every start and turn 4 f + trials * f at most, f being the evaluations of one
     candidate. Without warm-up and trials f + starts * (iterations * 4 f + f).

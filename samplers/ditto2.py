@@ -1,7 +1,7 @@
 """DITTO-2: optimise the noise through a few model calls, then run the model in full from the result.
 
 Novack, McAuley, Berg-Kirkpatrick & Bryan 2024, "DITTO-2: Distilled Diffusion Inference-Time T-Optimization for Music
-Generation" (arXiv 2405.20289); ReNO's `enable_multi_apply` (arXiv 2406.04312) is the same with SGD.
+Generation" (arXiv 2405.20289). ReNO's option `enable_multi_apply` (arXiv 2406.04312) does the same with SGD.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from genscale.protocol.interfaces import Process
 class Ditto2(NoiseGradient):
     """Adam on the initial noise through a few model calls; the result is run with all of them.
 
-    opt_steps: model calls that a gradient goes through, spread evenly over the run and stepped by the ode: 1,
-    published, which needs a model distilled to few steps: one call of another model does not predict the image.
-    finals: without trials, starts that are run in full in the end, the best by their approximate scores; None is all.
-    lr, iterations, starts, clip, reg: as of `ditto`.
+    opt_steps: number of model calls that a gradient goes through. They are spread evenly over the run and solve the
+        ODE. 1 by default, published. One call needs a model that is distilled to few steps, since one call of any other
+        model does not predict the image.
+    finals: where `trials` is 0, number of starts that are run in full at the end, chosen by their approximate scores.
+        None, the default, runs all.
+    lr, iterations, starts, clip, reg: as in `ditto`.
 
     Cost in NFE: the warm-up, and for every start and turn g + trials * f at most, f being the evaluations of one
     candidate and g of a gradient through opt_steps of its calls: 3 times these for one, 4 times for more. Without

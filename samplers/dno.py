@@ -28,15 +28,20 @@ from genscale.protocol.queries import Denoise, Query, Score, Solve
 class Dno(NoiseGradient):
     """Adam on all noises of ancestral sampling (DDIM with eta = 1), with gradients through every model call.
 
-    lr: 0.01, the code's default (its README has 0.001). clip: 1, of all noises' gradient together. iterations:
-    100. reg: 0; the code's gamma, 0 there as well, weights its penalty of implausible noise instead, which is only
-    measured here (`noise` of a candidate in run.json). starts: 1. blackbox: for verifiers that have no
-    gradient: it is estimated from runs with perturbed noises, as sum (r_i - r) (x_i - x) by the image's
-    latents, scaled to length 1, and pulled back through the model; without warm-up and trials. batch: 4 such runs.
-    mu: 0.01, size of the perturbation; published.
+    lr: 0.01 by default, as in the authors' code (its README has 0.001).
+    clip: 1 by default. It limits the gradient by all noises together.
+    iterations: 100, as published.
+    reg: 0 by default. The authors' code has a coefficient gamma instead, also 0 by default, for a penalty of
+        implausible noise. Here that implausibility is only measured (`noise` of a candidate in run.json).
+    starts: 1 by default.
+    blackbox: whether the gradient of the verifiers is estimated, for verifiers that have none. The gradient by the
+        latents of the image is estimated from runs with perturbed noises, as sum (r_i - r) (x_i - x) scaled to length
+        1, and then pulled back through the model. Warm-up and trials are not used with it.
+    batch: number of perturbed runs for each estimate. 4 by default.
+    mu: size of the perturbation. 0.01 by default, published.
 
-    Differences: no weight decay (AdamW's default shrinks noise in the published code, whose override is
-    misspelt); the best of all is returned and not the last; perturbed runs are candidates, too.
+    Differences: there is no weight decay (in the published code AdamW's default decay shrinks the noise, because the
+    override is misspelt). The best candidate of all is returned, not the last. The perturbed runs are candidates too.
 
     Cost in NFE: as of `ditto`; for a black box f + starts * (iterations * (5 + batch) f + f), f being the evaluations
     of one candidate.
@@ -49,7 +54,7 @@ class Dno(NoiseGradient):
     mu: float = 0.01
     batch: int = 4
 
-    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})  # a black box needs no gradient
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})  # with blackbox, no gradient
     PUBLISHED: ClassVar[int] = 100
     kernel: ClassVar[Ddim] = Ddim(1.0)
 
@@ -104,9 +109,10 @@ class Dno(NoiseGradient):
 
 
 def hybrid(x: Tensor, merits: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """(what is pulled back [rows, *latent], merits [rows]) of clean latents: `rows` first, then the moved ones of each.
+    """(pullback [rows, *latent], merits [rows]) of clean latents: first the `rows` bases, then the perturbed ones.
 
-    sum_i (r_i - r) (x_i - x), to length 1: an estimate of the direction of J J^T dr/dx, J being dx / d noises.
+    The pullback is sum_i (r_i - r) (x_i - x), scaled to length 1. It estimates the direction of J J^T dr/dx, where J is
+    dx / d noises.
     """
     base, moved = x[:rows].float(), x[rows:].float()
     gain = (merits[rows:].view(rows, -1) - merits[:rows, None]).to(moved)
@@ -119,7 +125,7 @@ def hybrid(x: Tensor, merits: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 def run_from(
     process: Process, candidates: Sequence[Candidate], points: Tensor, kernel: Ddim
 ) -> Generator[Query, Any, tuple[Particles, Scores]]:
-    """Whole runs with given noises [n, noises, *latent], scored; only the first rows, where time is short."""
+    """Whole runs with given noises [n, noises, *latent], scored. Only the first rows where time is short."""
     particles = process.start(candidates, points[:, 0])
     for step in range(process.model_steps):
         prediction: Prediction = yield Denoise(particles)

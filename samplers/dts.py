@@ -11,9 +11,14 @@ from genscale.algorithms.tree_search import TreeSearch
 class Dts(TreeSearch):
     """Tree search over denoising states that samples from p(x0) exp(strength R(x0)).
 
-    Diffusion Tree Sampling (Jain et al. 2025, arXiv 2506.20701, section 4.1). policy: "sample". strength: 1, in spreads
-    of the first wave. widen: "practical", (1, 0.5); "paper" is (2, 0.8). levels: the paper's, with 4/5, 3/5, 2/5 and
-    1/5 of the run left. The population holds every finished sample with the probability that a descent ends there: any
+    Diffusion Tree Sampling (Jain et al. 2025, arXiv 2506.20701, section 4.1).
+
+    policy: "sample" by default.
+    strength: 1 by default, in units of the spread of the first wave's scores.
+    widen: "practical" by default, which is (1, 0.5); "paper" is (2, 0.8).
+    levels: as in the paper, with 4/5, 3/5, 2/5 and 1/5 of the run left.
+
+    The population holds every finished sample, weighted by the probability that a descent from the root ends at it. Any
     number of samples can be drawn from it.
 
     Cost in NFE: f(0, T) for a rollout from the root, f(s, T) - f(s, s + 1) for one that branches at step s. Scores: one

@@ -2,7 +2,8 @@
 
 He et al. 2025, "Scaling Image and Video Generation via Test-Time Evolutionary Search" (arXiv 2505.17618). Each
 generation belongs to a noise level. Its parents are chosen among the states of all earlier candidates at that level, by
-the score of the clean sample that each state led to; their mutants run from there to the end. No crossover.
+the score of the clean sample that each state led to. The mutants of these parents run from that level to the end. There
+is no crossover.
 """
 
 from __future__ import annotations
@@ -32,30 +33,33 @@ RULES = ("exchange", "paper")
 class Evolution:
     """Evolutionary search: mutate the best initial noises first, then the best intermediate states.
 
-    levels: fractions of the run at which generations begin, not decreasing; equal ones are generations at one level.
-        (0, .4, .6, .8) are the paper's code's steps 0, 20, 30, 40 of 50 for SD 2.1. Empty: no evolution, best_of_n.
-    start: founders, from fresh noise (k_start, 42 there).
-    sizes: places of each generation (26, 26, 26, 30 there); one number serves for all.
-    elites: places of each generation that are kept for the best so far (5 there).
-    tournament: entrants of the tournament that chooses a parent, 3; 1 chooses at random.
-    mutation: share b of fresh noise in a mutant, 0.2 (the code's; 0.3 in the paper's text); 0: children are copies,
-        which part on a stochastic kernel only.
-    mutation_rule: of states below the initial noise. "exchange": x' = alpha x0 + sigma (sqrt(1 - b^2) eps + b z), which
-        stays at its noise level; "paper": x' = x + s z with s the std of the kernel's next step, which is then noisier
-        than the model is told.
-    kernel: of all runs, "ddim(1)" as published for SD 2.1. "own" is the pipeline's scheduler, which can evolve
-        initial noises only (levels of 0).
+    levels: fractions of the run at which generations begin, in an order that does not decrease. Equal fractions are
+        several generations at one level. The default (0, 0.4, 0.6, 0.8) gives steps 0, 20, 30 and 40 of 50, as in the
+        paper's code for SD 2.1. An empty tuple means no evolution, which is best_of_n.
+    start: number of founders, which are fresh noises. 42 by default, k_start in the paper's code.
+    sizes: number of places in each generation. (26, 26, 26, 30) by default, as in the paper's code; a single number
+        holds for all generations.
+    elites: places of each generation that are kept for the best candidates so far. 5 by default, as in the paper's
+        code.
+    tournament: number of entrants in the tournament that chooses a parent. 3 by default; 1 chooses at random.
+    mutation: share b of fresh noise in a mutant. 0.2 by default, as in the paper's code (0.3 in the paper's text). With
+        0, children are copies, which diverge from their parents only on a stochastic kernel.
+    mutation_rule: how states below the initial noise are mutated. "exchange", the default, is x' = alpha x0 + sigma
+        (sqrt(1 - b^2) eps + b z), which stays at its noise level. "paper" is x' = x + s z, where s is the std of the
+        kernel's next step; such a mutant is noisier than the model is told.
+    kernel: the kernel of all runs, "ddim(1)" by default, as published for SD 2.1. "own" is the pipeline's scheduler,
+        which can evolve initial noises only (all `levels` 0).
 
-    Differences, each a fix of the public code: a state is kept as it was before the step of its level, not after;
-    elites keep their result and are not run again with other noise (they compete as every ancestor does,
-    so `elites` only leaves fewer places for mutants); tournaments are drawn as in the paper, where the
-    code takes the best of a random 90 % of the population; mutants keep their noise level; noise is mutated as noise at
-    the first step only, in any generation; all randomness is drawn from keys.
+    Differences, each a fix of the public code: a state is kept as it was before the step of its level, not after it.
+    Elites keep their result and are not run again with other noise. (They compete like every other ancestor, so
+    `elites` only leaves fewer places for mutants.) Tournaments are drawn as in the paper, whereas the code takes the
+    best of a random 90 % of the population. Mutants keep their noise level. Mutation acts on the initial noise only at
+    the first step, in whichever generation that is. All randomness is drawn from keys.
 
     Cost in NFE: start f(0, T) + sum over generations g of (sizes_g - elites) f(s_g, T), f(a, b) being the evaluations
     of one candidate from step a to step b. Scores: one for each founder and mutant, at the end. A smaller budget
-    shrinks all populations in proportion; a larger one pays for further runs from fresh noise, and the rest is
-    spent on plain candidates.
+    shrinks all populations in proportion; a larger one pays for further runs from fresh noise, and the rest is spent on
+    plain candidates.
     """
 
     levels: tuple[float, ...] = (0.0, 0.4, 0.6, 0.8)
@@ -96,12 +100,12 @@ class Evolution:
 
     @classmethod
     def sized(cls, n: int) -> dict[str, Any]:
-        """Later generations and elites in their published proportion to the founders, 26 and 5 of 42."""
+        """Later generations and elites in the published proportion to the founders, 26 and 5 of 42."""
         elites = n * 5 // 42
         return {"sizes": max(elites + 1, round(n * 26 / 42)), "elites": elites}
 
     def _check_kernel(self) -> None:
-        """Where children are made, their futures must differ."""
+        """Checks that children and their parents can differ on the kernel."""
         kernel, below = parse(self.kernel), any(f > 0 for f in self.levels)
         if below and isinstance(kernel, Own):
             raise UsageError(
@@ -134,7 +138,7 @@ class Evolution:
     # ---------------------------------------------------------------- cost
 
     def plan(self, process: Process) -> Schedule | None:
-        """The largest run that the budget pays for, all populations shrunk in proportion; None without any mutant."""
+        """The largest run that the budget pays for, with all populations in proportion; None where no mutant fits."""
         whole = self._whole(process)
         for places in range(whole.places, 0, -1):
             schedule = whole.shrunk(places)
@@ -160,20 +164,20 @@ class Evolution:
 
 
 def stepping(kernel: str | Kernel) -> Kernel | None:
-    """What to solve with; None is the pipeline's own scheduler."""
+    """The kernel that runs are solved on; None is the pipeline's own scheduler."""
     parsed = parse(kernel)
     return None if isinstance(parsed, Own) else parsed
 
 
 def winner(ranking: Sequence[int], entrants: int, key: Key) -> int:
-    """The best of so many distinct entrants, all equally likely to enter; ranking: from best to worst."""
+    """The best of `entrants` distinct places of a ranking (best first). All places are equally likely to enter."""
     places = torch.argsort(key.uniform(len(ranking)))[:entrants]
     return ranking[int(places.min())]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many are run in full: founders, then the mutants of each generation as (step, how many)."""
+    """Number of founders, then for each generation its step and its number of mutants."""
 
     founders: int
     generations: tuple[tuple[int, int], ...]
@@ -183,10 +187,10 @@ class Schedule:
         return self.founders + sum(n for _, n in self.generations)
 
     def shrunk(self, places: int) -> Schedule:
-        """The same in proportion, with about so many places in all; generations without a place are left out."""
+        """The same schedule in proportion, with about `places` places in all, less generations without a place."""
 
         def share(n: int) -> int:
-            return (2 * n * places + self.places) // (2 * self.places)  # rounded, in whole numbers
+            return (2 * n * places + self.places) // (2 * self.places)  # integer rounding to the nearest
 
         generations = tuple((step, share(n)) for step, n in self.generations if share(n) > 0)
         return Schedule(max(1, share(self.founders)), generations)
@@ -196,7 +200,8 @@ class Schedule:
 class Member:
     """The state of one candidate at a level, before the step there.
 
-    noise: standard normal [*latent], at the first step only. prediction: of the model there, elsewhere only.
+    noise: standard normal [*latent], set at the first step only. prediction: the model's prediction, set at later steps
+        only.
     """
 
     particles: Particles
@@ -204,12 +209,12 @@ class Member:
     prediction: Prediction | None = None
 
     def of(self, candidate: Candidate) -> Member:
-        """The state as that of the finished candidate which it became: under a kernel candidate 0 has another id."""
+        """The state under the candidate that finished from it. On a kernel, candidate 0 has another id when it ends."""
         return replace(self, particles=replace(self.particles, candidates=(candidate,)))
 
 
 class _Run(Numbered):
-    """One evolution from fresh noise; its candidates count up from `first`. Afterwards: next_id."""
+    """One evolution from fresh noise. Candidates are numbered from `first`; next_id is the number after the last."""
 
     def __init__(self, spec: Evolution, schedule: Schedule, process: Process, key: Key, first: int) -> None:
         super().__init__(first)
@@ -234,7 +239,7 @@ class _Run(Numbered):
     def _run_to_end(
         self, particles: Particles, noise: list[Tensor], generation: int
     ) -> Generator[Query, Any, None]:
-        """Run to the end and score, keeping the states that this and later generations choose from."""
+        """Runs to the end and scores, and keeps the states from which this and later generations choose parents."""
         kept: dict[int, list[Member]] = {}
         for step in sorted({step for step, _ in self.schedule.generations[generation:]}):
             particles = yield Solve(particles, step, self.kernel)
@@ -242,7 +247,7 @@ class _Run(Numbered):
             if step == 0:
                 kept[step] = [Member(particles[[i]], noise[i]) for i in range(len(particles))]
                 continue
-            # The first model call of the next step is made here: the mutation uses it as well as the step.
+            # The first model call of the next step is made here, because both the mutation and the step use it.
             assert self.kernel is not None
             prediction: Prediction = yield Denoise(particles)
             particles = particles[: len(prediction)]
@@ -251,13 +256,13 @@ class _Run(Numbered):
         finished = yield Solve(particles, None, self.kernel)
         scores: Scores = yield Score(finished)
         self.scores = scores if self.scores is None else Scores.cat([self.scores, scores])
-        named = finished[: len(scores)].candidates  # candidates that a time budget cut off are no parents
+        named = finished[: len(scores)].candidates  # without candidates that a time budget cut off
         for step, states in kept.items():
             known = [s.of(candidate) for s, candidate in zip(states, named, strict=False)]
             self.states.setdefault(step, []).extend(known)
 
     def _children(self, step: int, size: int) -> tuple[Particles, list[Tensor]]:
-        """Mutants of the winners of tournaments among all states at a step, with their noise at the first step."""
+        """Mutants of the winners of tournaments among all states at a step; at the first step their noises too."""
         assert self.scores is not None
         ranking, pool, parents, candidates = self.scores.ranking(), self.states[step], [], []
         b = self.spec.mutation
@@ -265,7 +270,7 @@ class _Run(Numbered):
             i = self.number()
             chosen = winner(ranking, self.spec.tournament, self.key.fold("tournament", i))
             recipe = pool[chosen].particles.candidates[0]
-            # The key holds the whole lineage, so another budget's child of the same number is another candidate.
+            # The key contains the whole lineage. A child of the same number under another budget has another key.
             path = Key(recipe.key).fold("mutant", step, i).path
             origin, details = ("mutant", {"mutation": b}) if b else ("branch", {})
             candidates.append(Candidate(i, origin, path, recipe.id, step, details))
@@ -296,11 +301,14 @@ class _Run(Numbered):
 def exchanged(x: Tensor, prediction: Prediction, sigma: float, share: float, z: Tensor) -> Tensor:
     """Part of the noise in x exchanged for fresh noise: alpha x0 + sigma (sqrt(1 - share^2) eps + share z).
 
-    At pure noise this is `geometry.mix`. Below it eps is the model's, -sigma times the score, so this is a Langevin
-    step at one noise level. For x from the marginal there it keeps the mean exactly, and the covariance but for
-    -sigma^2 (1 - sqrt(1 - share^2))^2 (1 - Cov(eps)), by Stein's identity: at most share^4 / 4 of the noise for a small
-    share, 4e-4 at 0.2. Noise that is added while none is taken away (the paper's) leaves x noisier than the model is
-    told. Re-noising along the bridge to the parent's clean sample would need no prediction (which costs nothing here),
-    but keeps the marginal only if that sample came by the exact reverse SDE: not in few steps, and not by an ODE.
+    At pure noise this is `mix`. Below it, eps is the prediction of the model, which is -sigma times the score function,
+    so this is a Langevin step at a constant noise level. For x from the marginal law at that level, the mean is kept
+    exactly. By Stein's identity the covariance changes by -sigma^2 (1 - sqrt(1 - share^2))^2 (1 - Cov(eps)), which for
+    a small share is at most share^4 / 4 of the noise (4e-4 at 0.2).
+
+    The rule of the paper adds noise without taking any away, so that x is noisier than the model is told. Another way
+    would be to re-noise along the bridge to the parent's clean sample. It needs no prediction (here the prediction is
+    free), but it keeps the marginal only if that sample came from the exact reverse SDE, which holds neither for few
+    steps nor for an ODE.
     """
     return x + sigma * (mix(prediction.eps, share, z) - prediction.eps).to(x.device)

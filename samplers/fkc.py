@@ -26,8 +26,8 @@ from genscale.protocol.particles import Particles, branch, draw
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
-NOISE = 5.0  # noise-to-signal ratio from which on a run begins at noise
-FIRST = 50.0  # that at which even levels begin, so that the data no longer show
+NOISE = 5.0  # a run whose first noise-to-signal ratio is at least this counts as one from pure noise
+FIRST = 50.0  # noise-to-signal ratio at which even levels begin; no signal can be seen there
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,34 @@ class Fkc:
     """Feynman-Kac correctors: particles whose weights make a mix of predictions sample prod q_i^w_i.
 
     Skreta et al. 2025, arXiv 2503.02819, algorithm 1. A run of mixed predictions (guidance, autoguidance, products of
-    prompts or models, annealing) does not sample the product of the sources' laws that its weights name. Weights d log
-    w = (|sum w eps|^2 - sum w |eps|^2) d log(alpha / sigma), carried along, make it exact, up to the steps of the
-    integrator and the number of particles. Needs a mix (mix=..., or guide="cfg(5)" in place of the pipeline's own
-    guidance) whose weights stay the same through the run: with others it still corrects each step, but the law that it
-    samples has no closed form. Needs no verifier: the first candidate is then drawn by the weights; with one, the best
-    of the population is picked. For a tilt by a reward use smc or tds.
+    prompts or models, annealing) does not sample the product of the sources' laws that the weights w_i of the mix name.
+    Particles with weights W do, up to the steps of the integrator and the number of particles. The weights W change
+    along the run by d log W = (|sum w eps|^2 - sum w |eps|^2) d log(alpha / sigma).
 
-    particles: N; None: as many as one pass can have within the budget.
-    kernel: "ddim(churn)" or "sde(churn)"; "auto" is ddim(0.5) where the weights of the mix sum to 1, and any churn is
-        right, and ddim(1.5) elsewhere, where churn below 1 lets the weights collapse. "ode" needs ess=0.
-    levels: "pipeline", its own grid; "even", as many in equal factors of the noise-to-signal ratio, from 50 down;
-        "auto" is "even" where weights do not sum to 1, for which most grids take too few steps at high noise.
-    scheme: of resampling, systematic as in the paper. ess: resample where the effective sample size is at most this
-        share of the particles; 0: never, 1: at every step (the paper).
-    window: fractions of the run between which particles are resampled; weights are always carried on.
-    temperature: increments are divided by it. clamp: increments are kept within this around their mean, 1 or 2 in the
-        paper's code for images. 1 and inf are exact; of a latent with d coordinates log-weights spread like sqrt(d),
-        and these are the ways to keep some particles, at the price of a law between the mix's and the target. The
-        effective sample size is in the population, with that before each resampling.
+    It needs a mix (mix=..., or guide="cfg(5)" in place of the pipeline's own guidance) with weights w that stay the
+    same throughout the run. With other mixes each step is still corrected, but the law that is sampled has no closed
+    form. No verifier is needed: without one, the first candidate is drawn by the weights; with one, the best of the
+    population is picked. For a tilt by a reward use `smc` or `tds`.
+
+    particles: N. None, the default, means as many as one pass can have within the budget.
+    kernel: "ddim(churn)" or "sde(churn)". "auto", the default, is ddim(0.5) where the weights of the mix sum to 1, so
+        that every churn is right, and ddim(1.5) elsewhere, where the weights collapse with churn below 1. "ode" needs
+        ess=0.
+    levels: noise levels of the steps. "pipeline" is the pipeline's own grid. "even" has as many levels, at equal
+        factors of the noise-to-signal ratio, from 50 down. "auto", the default, is "even" where the weights do not sum
+        to 1, because most grids take too few steps at high noise for such mixes.
+    scheme: the resampling scheme, "systematic" by default as in the paper.
+    ess: particles are resampled where the effective sample size is at most this share of their number. 0.5 by default;
+        0 never resamples, and 1 does at every step (as in the paper).
+    window: fractions of the run between which particles are resampled. Weights are updated in the whole run.
+    temperature: divisor of the increments of the log-weights. 1 by default, which is exact.
+    clamp: largest distance of an increment from the mean increment. inf by default, which is exact; the paper's code
+        for images has 1 or 2.
+
+    For a latent with d coordinates the log-weights spread like sqrt(d), so that few particles keep any weight. A
+    `temperature` above 1 or a finite `clamp` lets more of them keep some, but then the sampled law lies between that of
+    the uncorrected mix and the target. The population reports the effective sample size at the end and before each
+    resampling.
 
     Cost in NFE: N f(0, T), each step once for every source of the mix. No verifier calls but N at the end.
     """
@@ -111,7 +120,7 @@ class Fkc:
         return process.regridded(even_times(steps, first, own.schedule.level(steps - 1).kappa))
 
     def stepping(self, process: Process) -> Kernel:
-        """The kernel on this process. UsageError or warning where the weights of the mix are unsuitable."""
+        """The kernel on this process. It raises UsageError or warns where the weights of the mix are unsuitable."""
         weights = [process.mix_weights(i) or () for i in range(process.model_steps)]
         whole = total(weights[0])
         kernel = parse(self.kernel) if self.kernel != "auto" else Ddim(0.5 if whole == 1 else 1.5)
@@ -161,7 +170,7 @@ class Fkc:
 
 
 class _Pass(Numbered):
-    """Particles from noise to the clean end; `first` is the number of its first candidate."""
+    """Particles from noise to the clean end, with candidates numbered from `first`."""
 
     def __init__(self, spec: Fkc, process: Process, key: Key, first: int, n: int, kernel: Kernel) -> None:
         super().__init__(first)
@@ -190,7 +199,7 @@ class _Pass(Numbered):
         return (yield from self._finish(finished, log_w[: len(finished)]))
 
     def _start(self, n: int) -> Particles:
-        """From the power of the prior that the weights make: N(0, sigma^2 / sum w)."""
+        """Draws from the prior to the power sum w, which is N(0, sigma^2 / sum w)."""
         candidates = [draw(self.numbers, self.number()) for _ in range(n)]
         whole = self.process.weight_sum(0)
         noise = None
@@ -200,9 +209,9 @@ class _Pass(Numbered):
         return self.process.start(candidates, noise)
 
     def _drawn(self, log_w: Tensor, step: int) -> tuple[list[int], Tensor] | None:
-        """Rows that go on, once for each offspring, and their log-weights; None: all, as they are.
+        """Rows that continue, repeated for each offspring, and their log-weights; None where nothing is resampled.
 
-        Before the last transition, which draws no noise, there is no resampling.
+        There is no resampling before the last transition, because it draws no noise and copies would stay equal.
         """
         spec, steps, share = self.spec, self.process.model_steps, float(ess(log_w)) / len(log_w)
         inside = spec.window[0] <= step / steps <= spec.window[1]
@@ -214,7 +223,7 @@ class _Pass(Numbered):
         return drawn.tolist(), log_w[drawn] - (len(log_w) * q[drawn]).log()
 
     def _copied(self, particles: Particles, rows: list[int], step: int) -> Particles:
-        """The offspring; copies go on with noise of their own."""
+        """The offspring. Each copy is a new candidate and continues with its own noise."""
         chosen, seen = particles[rows], set[int]()
         candidates = []
         for row, candidate in zip(rows, chosen.candidates, strict=True):
@@ -225,7 +234,7 @@ class _Pass(Numbered):
         return replace(chosen, candidates=tuple(candidates))
 
     def _finish(self, finished: Particles, log_w: Tensor) -> Generator[Query, Any, Population]:
-        """Score in an order drawn by the weights: where all scores are equal, the first is the result."""
+        """Scores in an order drawn by the weights, so that the first is the result where all scores are equal."""
         gumbel = -(-self.key.fold("order").uniform(len(log_w)).double().log()).log()
         order = torch.sort(normalised(log_w).log() + gumbel, descending=True, stable=True).indices.tolist()
         finished, log_w = finished[order], log_w[order]
@@ -238,7 +247,7 @@ class _Pass(Numbered):
 
 
 def _churn(kernel: Kernel) -> float:
-    """Churn of a kernel as a number; infinite for the named ones of sde, which are not checked."""
+    """Churn of a kernel as a number; inf for the named churns of `sde`, which are not checked."""
     if isinstance(kernel, Ddim):
         return kernel.eta
     assert isinstance(kernel, Sde)

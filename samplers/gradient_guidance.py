@@ -19,32 +19,38 @@ from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.queries import Query
 
-CANDIDATES = 4  # without a number and without a budget
+CANDIDATES = 4  # where neither a number nor a budget is given
 
 
 @dataclass(frozen=True)
 class GradientGuidance:
     """Gradient guidance: move the clean estimate of each candidate along the gradient of its score at every step.
 
-    candidates: None: as many as the budget pays for, 4 without one.
-    through: "model", back through verifier, decoder and denoiser as DPS (Chung et al. 2023, arXiv 2209.14687), FreeDoM
-        (Yu et al. 2023, 2303.09833) and Universal Guidance (Bansal et al. 2023, 2302.07121) go; or "decoder", with
-        the noise held constant and without the denoiser, as SceneGenie (2304.14573) and MPGD (2311.16424) go, at no
-        NFE.
-    scale: size of the move. normalise: "row": every row's gradient is brought to a root mean square of 1, and the clean
-        estimate moves by scale * spread of that, spread = kappa / sqrt(1 + kappa^2) with kappa = sigma / alpha, the
-        posterior std of unit-variance data: a scale of 0.1 moves by a tenth of the posterior std, so by nothing at the
-        clean end. "each": every verifier's gradient is brought to that size before the weighted sum is, too. "none":
-        the move is scale times posterior covariance times gradient, the exact guidance towards exp(scale * score) to
-        first order. DPS divides by the norm of its residual, which only a squared error has; ours is the same for that.
-    clip: largest root mean square of a verifier's weighted gradient before they are added up; costs one backward pass
-        each.
-    recurrence: times that a step is taken, each but the first after going back up to it with fresh noise (the
-        recurrence of Universal Guidance and of TFG, Ye et al. 2024, 2409.15761; FreeDoM's time-travel).
-    window: fractions of the run between which steps are guided. kernel: of these, "ode" or "ddim(eta)". rest: of the
-        others; "own" is the pipeline's scheduler.
+    candidates: number of candidates. None, the default, means as many as the budget pays for (4 without a budget).
+    through: what the gradient is taken through. "model" goes back through verifier, decoder and denoiser, as do DPS
+        (Chung et al. 2023, arXiv 2209.14687), FreeDoM (Yu et al. 2023, 2303.09833) and Universal Guidance (Bansal et
+        al. 2023, 2302.07121). "decoder", the default, holds the noise constant and leaves the denoiser out, as do
+        SceneGenie (2304.14573) and MPGD (2311.16424), and costs no NFE.
+    scale: size of the move. 0.2 by default.
+    normalise: how gradients are scaled. "row", the default, brings the gradient of every row to a root mean square of
+        1, and moves the clean estimate by scale * spread times this gradient. Here spread = kappa / sqrt(1 + kappa^2)
+        with kappa = sigma / alpha, which is the posterior std of unit-variance data. A scale of 0.1 therefore moves by
+        a tenth of the posterior std, and by nothing at the clean end. "each" brings the gradient of every verifier to
+        that size before they are summed, and then the weighted sum as well. "none" moves by scale times posterior
+        covariance times gradient, which to first order is the exact guidance towards exp(scale * score). DPS divides
+        by the norm of its residual, which only a squared error has. For a squared error the normalisation here does the
+        same.
+    clip: largest root mean square of a verifier's weighted gradient before they are added up. inf by default, which
+        limits nothing. A limit costs one backward pass for each verifier.
+    recurrence: how often each step is taken. Before every repetition the state goes back up to the step with fresh
+        noise, as in the recurrence of Universal Guidance and TFG (Ye et al. 2024, 2409.15761) and in FreeDoM's
+        time-travel. 1 by default.
+    window: fractions of the run between which steps are guided.
+    kernel: the kernel of guided steps, "ode" or "ddim(eta)".
+    rest: kernel of the other steps; "own" is the pipeline's scheduler.
 
-    What is left of a budget is spent on plain candidates. Scores of the estimates on the way count as previews.
+    What is left of a budget is spent on plain candidates. The scores of estimates during the run count as previews.
+
     Cost in NFE: per candidate f(0, T), and for each guided step 2 NFE for each of its model calls (none through the
     decoder), each `recurrence` times.
     """
@@ -102,7 +108,10 @@ class GradientGuidance:
         return GuidedSteps(push, (steps[0], steps[-1]) if steps else None, self.recurrence, kernel, rest)
 
     def _guided(self, process: Process) -> list[int]:
-        """Steps in the window. At pure noise no gradient leads through the decoder, and its covariance has no bound."""
+        """Steps in the window that can be guided.
+
+        At pure noise the gradient does not pass through the decoder, and the posterior covariance has no bound.
+        """
         low, high = (f * process.model_steps for f in self.window)
         found = [i for i in range(process.model_steps) if low <= i <= high]
         if self.through == "model" and self.normalise != "none":

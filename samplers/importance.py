@@ -12,10 +12,12 @@ from genscale.diffusion.kernels import Kernel
 class Importance(ParticleFilter):
     """Importance resampling: independent candidates, weighted by exp(strength * score).
 
-    Self-normalised (Rubin 1988); the baseline of every particle method. All candidates run on the pipeline's own
-    scheduler and are scored once, at the end; which is what interval=1 means. The best is best_of_n's; the weighted
-    population targets p(x0) exp(strength R(x0)), as in the comparisons of FK steering (arXiv 2501.06848). strength: 10
-    as in FK steering, so that populations can be compared.
+    Self-normalised importance resampling (Rubin 1988) is the baseline of every particle method. All candidates run on
+    the pipeline's own scheduler and are scored once, at the end. The best one is that of best_of_n. The weighted
+    population targets p(x0) exp(strength R(x0)), as in the comparisons of FK steering (arXiv 2501.06848).
+
+    strength: 10 by default as in FK steering, so that the populations of both can be compared.
+    interval: 1 by default, which scores only at the end.
 
     Cost in NFE: N f(0, T).
     """

@@ -24,14 +24,21 @@ from genscale.protocol.queries import Denoise, Query, Score, Solve
 class Nlg:
     """Noise-level guidance: move the initial noise towards the prompt before the run; uses no verifier.
 
-    z <- z - rate clip(eps_cond - eps_uncond), with a little fresh noise, projected back to its sphere: the branches of
-    classifier-free guidance at the first call give the direction (noise-level guidance, Mannering et al. 2025, arXiv
-    2509.13936; the numbers are those of their code). candidates: how many noises are moved and run, of which the best
-    is the result; None: as many as the budget pays for (1 without). repeats: moves of each noise (20). rate: 1. clip:
-    largest size of an entry of the move (0.5; that entries are meant, not the norm, is our reading). jitter: variance
-    of the noise that is added at each move (0.001).
+    A move is z <- z - rate clip(eps_cond - eps_uncond), with a little fresh noise, projected back to the sphere of the
+    noise. Its direction is the difference between the two branches of classifier-free guidance at the first model call
+    (noise-level guidance, Mannering et al. 2025, arXiv 2509.13936). The defaults are those of the authors' code.
 
-    Needs a pipeline with both branches of guidance. Cost in NFE: N (2 repeats + f), f of one plain candidate.
+    candidates: number of noises that are moved and then run to the end. The best image is the result. None, the
+        default, means as many as the budget pays for (1 without a budget).
+    repeats: number of moves of each noise. 20 by default.
+    rate: step size of a move. 1 by default.
+    clip: limit of the absolute value of each entry of the move. 0.5 by default. That entries are limited, and not the
+        norm, is our reading of the paper.
+    jitter: variance of the noise that is added at each move. 0.001 by default.
+
+    It needs a pipeline with both branches of guidance.
+
+    Cost in NFE: N (2 repeats + f), f of one plain candidate.
     """
 
     candidates: int | None = None
@@ -60,7 +67,7 @@ class Nlg:
             yield from spend_leftover_budget(process, key, first)
 
     def _moved(self, process: Process, key: Key, first: int, n: int) -> Generator[Query, Any, Particles]:
-        """The candidates after all moves; each move makes new ones, since other noise is another recipe."""
+        """The candidates after all moves. Each move makes new candidates, because a candidate stands for one noise."""
         at = [draw(key, first + i) for i in range(n)]
         noise = torch.stack([process.noise(c) for c in at])
         size = noise[0].numel() ** 0.5

@@ -26,12 +26,16 @@ from genscale.protocol.queries import Query
 class ParticleGibbs(ParticleFilter):
     """Particle Gibbs: repeated SMC sweeps, each conditioned on one path of the sweep before.
 
-    Andrieu, Doucet & Holenstein 2010, section 4.3; for language models arXiv 2502.01618. Every sweep runs N particles,
-    one of which is the path drawn from the sweep before; that path costs nothing, since it is known. The draws of the
-    sweeps are a Markov chain that leaves p(x0) exp(strength R(x0)) invariant for any N of 2 or more, which one pass of
-    SMC reaches for large N only: a way to spend more budget on few particles. particles: 4, of arXiv 2502.01618.
-    sweeps: None: until the budget ends, 4 without one. scheme: "multinomial" and ess: 1 are what conditional resampling
-    needs. The population is that of all sweeps, each with equal weight.
+    Andrieu, Doucet & Holenstein 2010, section 4.3; for language models arXiv 2502.01618. Every sweep runs N particles.
+    One of them is a path drawn from the sweep before, which costs nothing because it is already known. The paths drawn
+    from the sweeps form a Markov chain that leaves p(x0) exp(strength R(x0)) invariant for any N of 2 or more, whereas
+    one pass of SMC reaches this law for large N only. This makes it a way to spend more budget on few particles.
+
+    particles: 4 by default, as in arXiv 2502.01618.
+    sweeps: number of sweeps. None, the default, continues until the budget ends the search (4 sweeps without a budget).
+    scheme, ess: "multinomial" and 1, which conditional resampling needs.
+
+    The population holds the particles of all sweeps, with equal weight for each sweep.
 
     Cost in NFE: N f(0, T) for the first sweep and (N - 1) f(0, T) for each further one.
     """
@@ -72,7 +76,7 @@ class ParticleGibbs(ParticleFilter):
                 first, unit, sweep = one.next_id, one.unit, sweep + 1
                 chosen = resample("multinomial", population.weights, 1, key.fold("sweep", sweep))
                 reference = one.paths[int(chosen)]
-        except BudgetExhausted:  # of time, during a sweep
+        except BudgetExhausted:  # the time budget ended during a sweep
             first = one.next_id
         with suppress(BudgetExhausted):
             if self.sweeps is None or not populations:
@@ -98,6 +102,6 @@ class ParticleGibbs(ParticleFilter):
 
 
 def _level(population: Population) -> Population:
-    """Weights that add up to n: a conditional sweep gives no unbiased estimate of the evidence."""
+    """The population with weights that sum to n: a conditional sweep gives no unbiased estimate of the evidence."""
     weights = population.weights.mul(len(population.candidates)).log()
     return replace(population, log_weights=weights, has_evidence=False)

@@ -1,9 +1,10 @@
 """Rollover budget forcing (RBF): one chain that moves on as soon as it improves; the calls it saved go to later steps.
 
 Kim, Yoon, Park & Sung 2025, "Inference-Time Scaling for Flow Models via Stochastic Generation and Rollover Budget
-Forcing" (arXiv 2503.19385, section 6, algorithm 1). At every noise level children of the chain's state are tried
-one after the other, each with one model call, until the clean estimate of one scores better than all before; it is
-accepted at once, its prediction is the start of the next level, and the unused tries go to later levels.
+Forcing" (arXiv 2503.19385, section 6, algorithm 1). At every noise level, children of the chain's state are tried one
+after the other, each with one model call, until the clean estimate of one of them scores better than all before. This
+child is accepted at once, its prediction is the start of the next level, and the unused tries are passed on to later
+levels.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch, cat, draw
 from genscale.protocol.queries import Denoise, Query, Score, Solve
 
-CALLS = 500  # model calls a prompt of the paper's main table, where no budget says how many
+CALLS = 500  # model calls for each prompt in the paper's main table, used where there is no budget
 
 
 @dataclass
 class LevelState:
-    """A particle with its prediction and its score; one row each."""
+    """A particle with its prediction and its score, one row each."""
 
     particles: Particles
     prediction: Prediction
@@ -40,8 +41,10 @@ class LevelState:
 class Chain:
     """A chain at the present level.
 
-    best: the highest score so far (the threshold). saved: tries that earlier levels left over. tried: children of this
-    level. left: tries that this level still has.
+    best: the highest score so far, which is the threshold.
+    saved: tries that are left over from earlier levels.
+    tried: children of this level.
+    left: tries that remain for this level.
     """
 
     state: LevelState
@@ -56,26 +59,31 @@ class Chain:
 class Rollover:
     """Rollover budget forcing: accept the first child that improves; later steps get the tries that it saved.
 
-    chains: how many are run side by side, fewer where the calls do not suffice; 1 (the paper's code has 2).
-    init: share of the calls for initial noises, of which each chain starts from the best clean estimate: 0.8 (0.1 in
-        the paper's code: 25 for each of 2 chains, of 500).
-    window: fractions of the run between which calls are spent on tries: (0.5, 1). Initial noises are carried to its
-        start by the pipeline's own scheduler, since earlier previews are not informative (`genscale calibrate-steps`).
-        The paper has (0, 1), for a distilled model whose first preview is an image.
-    batch: children tried at a time, 1 as published; of a larger batch the best is taken if it improves.
-    tolerance: a score must rise by more than this to count as better (the noise of the verifier).
-    most: a level may use at most so many times its uniform quota, so that savings are not all spent on the last level;
-        what remains at the end begins another pass from fresh noise. inf: as published.
-    calls: model calls a prompt without a budget, 500 as in the paper's main table.
-    kernel: "sde(rbf)" is the paper's linear SDE with g = 3 t^2; "sde(rbf, vp)" runs it in the variance preserving
-        interpolant; "ode" is the paper's ablation without SDE: nothing branches, and all calls are spent on initial
-        noises.
-    levels: "pipeline", its own time grid; "rbf", the paper's, which calls the model above linear time .70 only (of 10
-        steps) and presupposes a distilled one.
+    chains: number of chains that are run side by side, fewer where the calls do not suffice. 1 by default (the paper's
+        code has 2).
+    init: share of the calls that is spent on initial noises. These noises are divided among the chains, and each chain
+        starts from its best clean estimate. 0.8 by default (the paper's code has 0.1, which is 25 of 500 calls for each
+        of 2 chains).
+    window: fractions of the run between which calls are spent on tries. (0.5, 1) by default. The pipeline's own
+        scheduler carries initial noises to the start of the window, because earlier previews are not informative
+        (`genscale calibrate-steps`). The paper has (0, 1), for a distilled model whose first preview is already an
+        image.
+    batch: children that are tried at a time. 1 by default, as published. Of a larger batch, the best child is taken if
+        it improves.
+    tolerance: how much a score must rise to count as better, which allows for noise of the verifier. 0 by default.
+    most: largest number of tries for one level, as a multiple of its uniform quota, so that savings are not all spent
+        on the last level. 2 by default; inf is the published rule. Calls that remain at the end begin another pass from
+        fresh noise.
+    calls: model calls for each prompt where there is no budget. 500 by default, as in the paper's main table.
+    kernel: "sde(rbf)", the default, is the paper's linear SDE with g = 3 t^2. "sde(rbf, vp)" runs it in the variance
+        preserving interpolant. "ode" is the paper's ablation without an SDE, where nothing branches and all calls are
+        spent on initial noises.
+    levels: "pipeline", the default, is the pipeline's own time grid. "rbf" is the grid of the paper, which calls the
+        model only above linear time 0.70 (with 10 steps) and is meant for a distilled model.
 
-    Differences: chains, init and window, tuned on the bundled toy flow model (with the paper's values it loses to
-    best_of_n there); the best clean estimate ever seen takes part in the final choice (the code may return less than
-    it has seen); calls are counted with guidance; `most`; `batch`.
+    Differences: the defaults of `chains`, `init` and `window` were tuned on the bundled toy flow model, where the
+    paper's values lose to best_of_n. The best clean estimate of the whole search takes part in the final choice (the
+    authors' code may return less than it has seen). Calls are counted with guidance. `most` and `batch` are additions.
 
     Cost in NFE: whatever the budget is, or up to `calls` model calls; at least one chain to the end. Scores: one a
     model call within the window.
@@ -129,29 +137,29 @@ class Rollover:
                 one = _Pass(self, process, key, first, calls)
                 yield from one.run()
                 first, spent = one.next_id, spent + calls - one.calls
-        except BudgetExhausted:  # of time: finish with the estimates at hand
+        except BudgetExhausted:  # the time budget ended: finish with the present estimates
             yield from one.end()
             first = one.next_id
         yield from spend_leftover_budget(process, key, first)
 
     def _calls(self, process: Process, spent: int) -> int:
-        """Model calls of the next pass, after so many were spent; 0 where no chain can reach the end."""
+        """Model calls of the next pass, after `spent` calls; 0 where no chain can reach the end."""
         steps = process.model_steps
         each = max(process.nfe(i, i + 1) for i in range(steps))
         limits = [] if process.nfe_left is None else [process.nfe_left // max(each, 1)]
         if process.calls_left is not None and process.calls(1, 0):
-            reserve = process.calls(0, self.chains + 1)  # the chains' ends, and the best estimate
+            reserve = process.calls(0, self.chains + 1)  # final states of the chains, and the best estimate
             limits.append((process.calls_left - reserve) // process.calls(1, 0))
         calls = min(limits, default=self.calls if process.open_ended else self.calls - spent)
         return calls if calls >= steps else 0
 
     def cost(self, process: Process) -> int | None:
-        """Not known before: a chain that improves early spends less than its quota (`calls` model calls at most)."""
+        """Not known in advance, because a chain that improves early spends less than its quota (at most `calls`)."""
         return None
 
 
 class _Pass(Numbered):
-    """Chains from fresh noise to the end within so many model calls."""
+    """Chains from fresh noise to the end, within a given number of model calls."""
 
     def __init__(self, spec: Rollover, process: Process, key: Key, first: int, calls: int) -> None:
         super().__init__(first)
@@ -171,7 +179,7 @@ class _Pass(Numbered):
         yield from self.end()
 
     def _begin(self) -> Generator[Query, Any, None]:
-        """Initial noises, judged where the window begins; each chain starts from the best of its share."""
+        """Scores initial noises where the window begins. Each chain starts from the best of its share."""
         steps, each = self.process.model_steps, self.start + 1
         n = max(1, min(self.spec.chains, self.calls // steps))
         most = (self.calls - n * (steps - each)) // each
@@ -189,7 +197,7 @@ class _Pass(Numbered):
         self.quota = self.calls / (len(self.chains) * max(steps - each, 1))
 
     def _level(self, step: int) -> Generator[Query, Any, None]:
-        """All chains from a level to the next, side by side."""
+        """Moves all chains from one level to the next, side by side."""
         for chain in self.chains:
             chain.tried, chain.moved = [], False
             chain.saved += self.quota
@@ -211,7 +219,7 @@ class _Pass(Numbered):
                 self._accept(chain, step)
 
     def _accept(self, chain: Chain, step: int) -> None:
-        """Take the best child if it improves, or once no try is left."""
+        """Takes the best child if it improves, or if no tries are left."""
         scores = [s.score for s in chain.tried]
         winner = _best(scores) if scores else None
         pair = [chain.best, scores[winner]] if winner is not None else [chain.best]
@@ -220,7 +228,7 @@ class _Pass(Numbered):
         if not better and chain.left > 0:
             return
         chain.moved = True
-        if winner is None:  # time ran out: the state itself continues
+        if winner is None:  # the time budget ended: the chain continues from its present state
             moved = self._children(chain.state, step, 1)
             chain.state = replace(chain.state, particles=moved)
             return
@@ -229,7 +237,7 @@ class _Pass(Numbered):
             chain.best = chain.state.score
 
     def _one_child_is_enough(self, step: int) -> bool:
-        """Whether one child is enough: all would be the same, or the window has ended."""
+        """Whether one child is enough, because all children would be equal or the window has ended."""
         late = step >= self.spec.window[1] * self.process.model_steps
         return late or self.kernel.deterministic or self.process.schedule.level(step).alpha == 0
 
@@ -241,7 +249,7 @@ class _Pass(Numbered):
         return self.process.move(born, parent.prediction[rows], self.kernel)
 
     def _judge(self, particles: Particles) -> Generator[Query, Any, list[LevelState]]:
-        """One model call for each, and the scores of the clean estimates."""
+        """Makes one model call for each row and scores the clean estimates."""
         self.calls -= len(particles)
         prediction: Prediction = yield Denoise(particles)
         particles = replace(particles[: len(prediction)], x0=prediction.x0)
@@ -253,7 +261,7 @@ class _Pass(Numbered):
         return states
 
     def end(self) -> Generator[Query, Any, None]:
-        """The chains' clean estimates at their last level, and the best one ever."""
+        """Scores the clean estimates of the chains at their last level, and the best estimate of all."""
         states = [c.state for c in self.chains]
         best = self.best
         if best is not None and all(best is not s for s in states):

@@ -1,11 +1,12 @@
 """Search over paths: re-noise promising, nearly clean samples, solve back, keep the best, repeat.
 
-Ma et al. 2025 (arXiv 2501.09732, section 3.1, "Search over Paths"). Noise levels are times of the
-rectified-flow interpolant (sigma / (alpha + sigma)), snapped to the pipeline's own grid; the forward
-kernel is exact for any schedule.
-Differences: survivors are scored by the clean estimate of the last model call (one step stale, no extra
-evaluation); the solver's history is dropped at a re-noising, since it belongs to another trajectory. Schedulers that
-cannot begin in the middle without it (linear multistep, PNDM's Runge-Kutta) give way to the ODE of the same levels.
+Ma et al. 2025 (arXiv 2501.09732, section 3.1, "Search over Paths"). Noise levels are times of the rectified-flow
+interpolant (sigma / (alpha + sigma)), rounded to the pipeline's own grid. The forward kernel is exact for any schedule.
+
+Differences: survivors are scored by the clean estimate of the last model call, which is one step old but costs no extra
+evaluation. The solver's history is dropped at a re-noising, because it belongs to another trajectory. Schedulers that
+cannot begin in the middle of a run without their history (linear multistep, PNDM's Runge-Kutta) are replaced by the ODE
+on the same levels.
 """
 
 from __future__ import annotations
@@ -24,22 +25,27 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-_CLEAN = 1e-9  # a time that counts as 0, after the rounding of the steps that led there
+_CLEAN = 1e-9  # times up to this count as 0, because of rounding errors
 
 
 @dataclass(frozen=True)
 class SearchOverPaths:
     """Branch partly denoised samples by re-noising them, and keep the best paths until they are clean.
 
-    paths: N kept ("Paths-2" in the paper's tables is 2). branches: M re-noisings of each (not stated in the
-    paper; 2 here). start: noise level in (0, 1) at which branching begins, 0.11; forward: how far a branch is
-    taken back, 0.78; backward: how far it is solved again, 0.81, which must exceed forward (defaults as
-    published and as in KAIST's baseline). A process of one step has no level to branch at: it is best of N.
+    paths: N, the number of paths that are kept. 2 by default, "Paths-2" in the paper's tables.
+    branches: M, the number of re-noisings of each path. 2 by default; the paper does not state it.
+    start: noise level in (0, 1) at which branching begins. 0.11 by default, as published and as in KAIST's baseline.
+    forward: how far a branch is re-noised, as a difference of noise levels. 0.78 by default, as published and as in
+        KAIST's baseline.
+    backward: how far a branch is then solved, which must exceed `forward`. 0.81 by default, as published and as in
+        KAIST's baseline.
 
-    Cost in NFE: N f(0, s_0) + sum over rounds of N M f(r_i, s_i) + N f(s_last, T); f(a, b) are the
-    evaluations of one candidate from step a to step b; the last term is 0 where the last round ends clean.
-    Scores: N M a round (with M = 1 only where it ends clean), and N at the end where the last round did not.
-    With a budget that allows more, the search starts again from fresh noise; with less, it drops rounds, then paths.
+    A process of one step has no level to branch at, so the search is best of N there.
+
+    Cost in NFE: N f(0, s_0) + sum over rounds of N M f(r_i, s_i) + N f(s_last, T); f(a, b) are the evaluations of one
+    candidate from step a to step b; the last term is 0 where the last round ends clean. Scores: N M a round (with M = 1
+    only where it ends clean), and N at the end where the last round did not. With a budget that allows more, the search
+    starts again from fresh noise; with less, it drops rounds, then paths.
     """
 
     paths: int = 2
@@ -74,7 +80,7 @@ class SearchOverPaths:
     def _one_pass(
         self, process: Process, key: Key, first: int, paths: int, rounds: list[tuple[int, int]]
     ) -> Generator[Query, Any, int]:
-        """From fresh noise to clean survivors; candidates count up from `first`. Returns the next number."""
+        """One pass from fresh noise to clean survivors. Numbers candidates from `first` and returns the next number."""
         steps, kernel = process.steps, outside(process, "own", branched=bool(rounds))
         start = self._begin(process) if rounds else steps
         particles: Particles = process.start([draw(key, first + i) for i in range(paths)])
@@ -96,11 +102,11 @@ class SearchOverPaths:
         return first
 
     def _begin(self, process: Process) -> int:
-        """The step at which branching begins; never pure noise, which has nothing to branch."""
+        """The step at which branching begins. It is never step 0, since at pure noise there is nothing to branch."""
         return max(process.nearest(self.start), 1)
 
     def _rounds(self, process: Process) -> list[tuple[int, int]]:
-        """(step to re-noise to, step to solve to) of each round; every round makes progress."""
+        """For each round, the step to re-noise to and the step to solve to. Every round makes progress."""
         rounds, time, at = [], self.start, self._begin(process)
         while time > _CLEAN and at < process.steps:
             back = min(process.nearest(time + self.forward), at)
@@ -111,7 +117,7 @@ class SearchOverPaths:
         return rounds
 
     def _plan(self, process: Process) -> tuple[int, list[tuple[int, int]]] | None:
-        """The largest search that the budget still pays for: rounds are dropped from the last, then paths."""
+        """The largest search that the budget pays for. The last rounds are dropped first, then paths."""
         rounds = self._rounds(process)
         for paths in range(self.paths, 0, -1):
             for n in range(len(rounds), -1, -1):

@@ -12,13 +12,20 @@ from genscale.diffusion.kernels import Kernel
 class Smc(ParticleFilter):
     """Sequential Monte Carlo with tempering, for p(x0) exp(strength R(x0)).
 
-    Del Moral, Doucet & Jasra 2006. It combines what did best in several papers: the difference potential and growing
-    strength of DAS (arXiv 2501.05803), systematic resampling when the ESS falls to half, weights that are never
-    dropped, and noise only while copies have to diverge. particles: as many as the budget pays for. strength: 30
-    spreads at the end of the run, so about 12 where scoring begins. temper: "increasing", of DAS. kernel: ddim(1).
-    window, interval: every eighth of the run from its half on, since earlier estimates predict little of the image
-    (`genscale calibrate-steps`). These four were tuned on the bundled toy flow model with seeds that the benchmark does
-    not use; with FK steering's window the gain is gone.
+    Del Moral, Doucet & Jasra 2006. This preset combines what did best in several papers: the difference potential and
+    the growing strength of DAS (arXiv 2501.05803), systematic resampling when the effective sample size (ESS) falls to
+    half, weights that are never dropped, and noise only while copies have to diverge.
+
+    particles: by default, as many as the budget pays for.
+    strength: 30 at the end of the run by default, in units of the spread of the scores. It is about 12 where scoring
+        begins.
+    temper: "increasing" by default, as in DAS.
+    kernel: "ddim(1)" by default.
+    window, interval: every eighth of the run from half of it on, because earlier estimates predict little of the image
+        (`genscale calibrate-steps`).
+
+    The defaults of `strength`, `temper`, `kernel`, and of `window` with `interval` were tuned on the bundled toy flow
+    model, with seeds that the benchmark does not use. With the window of FK steering there is no gain.
 
     Cost in NFE: N f(0, T), as N candidates of best_of_n; scores: N at each scoring step, and N at the end.
     """

@@ -1,10 +1,12 @@
 """Separable natural evolution strategy on a few directions of the initial noise.
 
 Schaul, Glasmachers & Schmidhuber 2011, "High Dimensions and Heavy Tails for Natural Evolution Strategies" (algorithm
-SNES); for diffusion noise: "evolutionary alignment" (2025, arXiv 2506.00299), said to find it the best at long
-horizons. Differences: few random directions instead of all, so that a hundred candidates suffice to learn; every
-candidate is kept on the sphere of the noise; equal scores have equal utilities; a new basis through the best noise
-when one is used up.
+SNES). For the noise of diffusion models: "evolutionary alignment" (2025, arXiv 2506.00299), which is said to find it
+the best at long horizons.
+
+Differences: the search is on a few random directions instead of all numbers of the noise, so that a hundred candidates
+suffice to learn. Every candidate is kept on the sphere of the noise. Equal scores have equal utilities. When a basis of
+directions is used up, a new one is drawn through the best noise.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from genscale.key import Key
 class Snes(SubspaceRun):
     """Natural evolution strategy on a few random directions of the initial noise.
 
-    It learns mean and spread of the noise along these directions from ranks of the scores.
+    It learns the mean and the spread of the noise along these directions from the ranks of the scores.
 
     Cost in NFE: (1 + rounds * population) f, f being the evaluations of one candidate.
     """
@@ -33,14 +35,14 @@ class Snes(SubspaceRun):
 
 
 class _Normal:
-    """The search distribution: a normal of independent coordinates, moved along its natural gradient."""
+    """The search distribution, a normal with independent coordinates that moves along its natural gradient."""
 
     def __init__(self, dimensions: int, population: int, key: Key) -> None:
         self.mean = torch.zeros(dimensions, dtype=torch.float64)
         self.std = torch.ones(dimensions, dtype=torch.float64)
         self.rate = (3 + math.log(dimensions)) / (
             5 * math.sqrt(dimensions)
-        )  # of the std; that of the mean is 1
+        )  # learning rate of the std; that of the mean is 1
         self.population, self.key, self.generation = population, key, 0
 
     def ask(self) -> Tensor:
@@ -55,7 +57,7 @@ class _Normal:
 
 
 def _utilities(totals: Tensor) -> Tensor:
-    """Published utilities of the ranks, which sum to 0; equals share the mean of theirs."""
+    """The published utilities of the ranks, which sum to 0. Equal scores share the mean of their utilities."""
     n = len(totals)
     raw = (math.log(n / 2 + 1) - torch.arange(1, n + 1, dtype=torch.float64).log()).clamp(min=0)
     ranked = raw / raw.sum() - 1 / n

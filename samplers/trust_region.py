@@ -1,10 +1,11 @@
 """Trust-region search: many local searches around the best noises, each with a radius that adapts to its success.
 
 TRS (2026, arXiv 2603.14504; code NiklasSchweiger/trust-region-noise-search, whose defaults these are), after TuRBO
-(Eriksson et al. 2019, arXiv 1910.01465) without its surrogate. Differences: proposals are brought to the length of
-their centre's noise, which the public code lets grow; pseudorandom numbers instead of Sobol points, which torch has
-up to 21201 dimensions only; a region's radius goes with its centre, not with its rank; the share of perturbed numbers
-is drawn for each proposal.
+(Eriksson et al. 2019, arXiv 1910.01465) without its surrogate model.
+
+Differences: proposals are rescaled to the length of their centre's noise, whereas in the public code the length grows.
+Pseudorandom numbers take the place of Sobol points, which torch has for at most 21201 dimensions. A region keeps its
+radius with its centre, not with its rank. The share of perturbed numbers is drawn for each proposal.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ LEAST, MOST = 0.1, 0.9  # share of the numbers that a proposal perturbs, publish
 class TrustRegion:
     """Trust-region search: perturb the best noises within boxes that grow on success and shrink on failure.
 
-    regions: noises searched around, the best of all so far (15). batch: proposals a round, divided among the
-    regions, the best first (20). warmup: candidates before the first round, candidate 0 and fresh noise; None
-    means a fifth of all that rounds or budget allow, as published, but no more than the published 80. side: of a
-    region's box at first (0.8), in units of the noise's standard deviation. shortest, longest: its bounds (0.05 and
-    2.4). factor, patience: it grows by factor 1.5 after 3 rounds in a row that improved on its centre, and shrinks by
-    as much after 3 that did not; failing at its shortest, it begins again at `side`. rounds: None means until the
-    budget ends the search (4 without one).
+    regions: number of noises that are searched around, which are the best of all so far. 15 by default.
+    batch: proposals in each round, divided among the regions, starting with the best. 20 by default.
+    warmup: candidates before the first round, which are candidate 0 and fresh noises. None, the default, means a fifth
+        of all that rounds or budget allow, as published, but at most the published 80.
+    side: length of the sides of a region's box at first, in units of the noise's standard deviation. 0.8 by default.
+    shortest, longest: bounds of these sides. 0.05 and 2.4 by default.
+    factor, patience: sides are multiplied by `factor` after `patience` rounds in a row that improved on the centre of
+        the region, and divided by it after as many that did not. A region that fails at its shortest sides begins again
+        at `side`. 1.5 and 3 by default.
+    rounds: rounds after the warm-up. None, the default, continues until the budget ends the search (4 rounds without a
+        budget).
 
     Cost in NFE: (warmup + rounds * batch) f, f being the evaluations of one candidate.
     """
@@ -85,7 +90,7 @@ class TrustRegion:
             pool = Scores.cat([best, scores])
             regions = self._learned(regions, pool.total.tolist())
             born = [regions[j % len(regions)].moved(candidates[j], noise[j]) for j in range(len(scores))]
-            at = pool.ranking()[: self.regions]  # the centres come first: among equals they stay
+            at = pool.ranking()[: self.regions]  # the centres come first, so they stay where scores are equal
             regions, best = [[*regions, *born][i] for i in at], pool[at]
             first, done = first + self.batch, done + 1
 
@@ -108,7 +113,7 @@ class TrustRegion:
         )
 
     def _learned(self, regions: list[Region], totals: list[float]) -> list[Region]:
-        """The regions after the scores of a round: those of their centres, then those of the proposals in turn."""
+        """The regions after a round. totals: the scores of their centres, then those of the proposals in turn."""
         k = len(regions)
         return [
             self._after(region, max(totals[k + r :: k]) > totals[r]) if totals[k + r :: k] else region
@@ -116,7 +121,7 @@ class TrustRegion:
         ]
 
     def _after(self, region: Region, success: bool) -> Region:
-        """The published rule: `patience` successes in a row grow a region, as many failures shrink it."""
+        """The published rule: `patience` successes in a row grow a region, and as many failures shrink it."""
         wins, losses = (region.wins + 1, 0) if success else (0, region.losses + 1)
         side = region.side
         if wins == self.patience:
@@ -134,7 +139,10 @@ class TrustRegion:
 
 @dataclass(frozen=True)
 class Region:
-    """A noise that is searched around. side: of its box. wins, losses: rounds in a row."""
+    """A noise that is searched around, and its box.
+
+    side: length of the sides of the box. wins, losses: rounds in a row that improved on the centre, or did not.
+    """
 
     centre: Candidate
     noise: Tensor  # [*latent]
@@ -147,7 +155,7 @@ class Region:
 
 
 def _perturbed(process: Process, candidate: Candidate, centre: Tensor) -> Tensor:
-    """A point of the box around a centre, brought back to the centre's length; exactly the centre for a side of 0."""
+    """A point of the box around a centre, rescaled to the centre's length; the centre itself for a side of 0."""
     side, share = candidate.details["side"], candidate.details["share"]
     if side == 0:
         return centre

@@ -1,9 +1,11 @@
 """Zero-order search: local search on the noise sphere, among neighbours of the best noise so far.
 
-Ma et al. 2025 (arXiv 2501.09732, section 3.1, "Zero-Order Search"). The paper gives no metric; neighbours
-are at a fixed cosine on the sphere, the form its first author contributed to tt-scale-flux.
-Differences, each a fix of public code: the pivot is not generated again; the search restarts when it
-fails, and the result is the best of all scored candidates; noise is drawn from keys.
+Ma et al. 2025 (arXiv 2501.09732, section 3.1, "Zero-Order Search"). The paper does not say how the distance of
+neighbours is measured. Here they are at a fixed cosine on the sphere, the form that the paper's first author
+contributed to tt-scale-flux.
+
+Differences, each a fix of public code: the pivot is not generated again. The search restarts when it fails, and the
+result is the best of all scored candidates. Noise is drawn from keys.
 """
 
 from __future__ import annotations
@@ -29,12 +31,17 @@ from genscale.protocol.queries import Query, Score, Solve
 class ZeroOrder:
     """Local search among neighbours of the best noise, with a restart from fresh noise when none is better.
 
-    neighbours: candidates a round (4 in tt-scale-flux; Ma et al. use 2 for text-to-image). cosine: between a
-    neighbour's noise and its pivot's (0.95, tt-scale-flux). rounds: None means until the budget ends the
-    search (4 without one). patience: rounds without progress before a restart.
+    neighbours: candidates in each round. 4 by default, as in tt-scale-flux (Ma et al. use 2 for text-to-image).
+    cosine: cosine of the angle between the noise of a neighbour and that of its pivot. 0.95 by default, as in
+        tt-scale-flux.
+    rounds: rounds after the first candidate. None, the default, continues until the budget ends the search (4 rounds
+        without a budget).
+    patience: rounds without progress before a restart. 1 by default.
 
-    A restart round draws `neighbours` fresh noises and the best of them is the next pivot, so every round
-    costs the same. Cost in NFE: (1 + rounds * neighbours) f, f being the evaluations of one candidate.
+    A restart draws `neighbours` fresh noises, and the best of them is the next pivot. Every round therefore costs the
+    same.
+
+    Cost in NFE: (1 + rounds * neighbours) f, f being the evaluations of one candidate.
     """
 
     neighbours: int = 4
@@ -65,7 +72,7 @@ class ZeroOrder:
                 fresh = neighbour(noise.expand_as(fresh), self.cosine, fresh)
             finished = yield Solve(process.start(candidates, fresh))
             scores: Scores = yield Score(finished)
-            # The pivot comes first: among equals it stays, so only a strictly better one replaces it.
+            # The pivot comes first and stays where scores are equal, so only a strictly better one replaces it.
             pool = scores if restart else Scores.cat([best, scores])
             winner = pool.best() - (0 if restart else 1)
             failures = failures + 1 if winner < 0 else 0

@@ -24,14 +24,18 @@ ODE = Ddim(0.0)
 class Zigzag:
     """Zigzag sampling: make each step with guidance, invert it without, and make it again; uses no verifier.
 
-    Z-sampling (Bai et al. 2025, "Zigzag Diffusion Sampling", ICLR): the latents accumulate what guidance adds. Each of
-    the first steps is a DDIM step with the pipeline's guidance, then one back with the unconditional prediction alone
-    (the paper's inversion guidance of 0), then the same step again. candidates: how many noises are run so, of which
-    the best is the result; None: as many as the budget pays for (1 without). until: fraction of the run in which this
-    is done (paper: 49 of 50 steps); the last step is never inverted.
+    Z-sampling (Bai et al. 2025, "Zigzag Diffusion Sampling", ICLR) lets the effect of guidance accumulate in the
+    latents. Each of the first steps has three parts: a DDIM step with the pipeline's guidance, a step back with the
+    unconditional prediction alone (the paper's inversion guidance of 0), and the first step again.
 
-    Needs a pipeline with both branches of guidance; steps are DDIM's whatever the pipeline's scheduler. Cost in NFE: of
-    one candidate f + about until (1.5 f), 2.5 times a plain one.
+    candidates: number of noises that are run in this way. The best image is the result. None, the default, means as
+        many as the budget pays for (1 without a budget).
+    until: fraction of the run up to which steps are repeated. 0.98 by default (the paper repeats 49 of 50 steps). The
+        last step is never inverted.
+
+    It needs a pipeline with both branches of guidance. Its steps are DDIM steps, whatever the pipeline's scheduler is.
+
+    Cost in NFE: of one candidate f + about until (1.5 f), 2.5 times a plain one.
     """
 
     candidates: int | None = None
@@ -76,7 +80,7 @@ class Zigzag:
             yield from spend_leftover_budget(process, key, number)
 
     def _turns(self, process: Process) -> range:
-        """Steps that are made twice."""
+        """Steps that are made, inverted and made again."""
         return range(min(round(self.until * process.model_steps), process.model_steps - 1))
 
     def _price(self, process: Process) -> int:
