@@ -397,7 +397,7 @@ BAD = {
     "few candidates": (["--candidates", "3"], "at least 4 candidates"),
     "threshold": (["--threshold", "0"], "a threshold of 0.0 is out of range"),
     "one step": (["--steps", "1"], "1 step has no previews"),
-    "option": (["--neighbours", "3"], "No such option"),
+    "option": (["--neighbours", "3"], "option '--neighbours' is unknown"),
     "verifier": (["--verifier", "clipp"], "did you mean 'clip'"),
     "model": (["--model", "shapes-flo"], "did you mean 'shapes-flow'"),
     "size": (["--size", "large"], "--size 'large' cannot be read"),

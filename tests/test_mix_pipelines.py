@@ -201,7 +201,10 @@ def test_layer_guidance_of_diffusers_leaves_no_hooks() -> None:
         ({"mix": ["other:-0.5"]}, "'other', which was not given"),
         ({"mix": ["adapter:x:1"]}, "adapter 'x' is not loaded"),
         ({"mix": ["base"]}, "cannot be read"),
-        ({"mix": autoguidance("w", 2.0), "models": {"w": 3}}, "must be a diffusers pipeline or a module"),
+        (
+            {"mix": autoguidance("w", 2.0), "models": {"w": 3}},
+            "must be a diffusers pipeline or a torch module",
+        ),
         ({"guide": "cgf(3)"}, "'cgf' is unknown"),
         ({"guide": "cfg(a)"}, "write numbers"),
         ({"guide": "apg(adaptive_projected_guidance_momentum=-0.5)"}, "depends on earlier steps"),

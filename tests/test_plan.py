@@ -21,7 +21,14 @@ ROLES = Roles(VerifierSet((WeightedVerifier("a", first_coordinate),)))
 def test_what_a_plan_says() -> None:
     made = plan(SAMPLERS["best_of_n"], process_of(6, guided=2), Budget(nfe=50), ROLES, prompts=3)
     assert made == Plan(
-        steps=6, nfe_per_candidate=12, cost=96, nfe=48, verifier_calls=4, candidates=4, prompts=3
+        steps=6,
+        nfe_per_candidate=12,
+        cost=96,
+        nfe=48,
+        verifier_calls=4,
+        candidates=4,
+        prompts=3,
+        budget=Budget(nfe=50),
     )
 
 
@@ -88,6 +95,6 @@ def test_mistakes_of_a_sampler_are_told(kind: str) -> None:
 
     for go in (lambda: run(Script(ask)), lambda: plan(Script(ask), process_of(), Budget(), ROLES, 1)):
         with pytest.raises(
-            (TypeError, ValueError), match=r"sampler asks|cannot be solved|no model call left"
+            (TypeError, ValueError), match=r"sampler yields|cannot be solved|no model call left"
         ):
             go()

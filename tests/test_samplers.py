@@ -448,7 +448,9 @@ def test_a_solver_that_cannot_restart_is_not_asked_to() -> None:
     made, free = run(SearchOverPaths(), more=bound), run(SearchOverPaths())
     # The bed's solver is Euler's, which is what the ODE of its levels is solved by.
     for a, b in zip(made.archive.entries, free.archive.entries, strict=True):
-        assert a.candidate == b.candidate
+        # Stepped by a kernel, candidate 0 is off the scheduler's path, and its children have another parent.
+        assert (a.candidate.parent, b.candidate.parent) == (-1, 0) or a.candidate.parent == b.candidate.parent
+        assert replace(a.candidate, parent=b.candidate.parent) == b.candidate
         assert a.total == pytest.approx(b.total, abs=1e-5)
     assert made.searches[0].spent == free.searches[0].spent
     plain = run(SearchOverPaths(), budget=Budget(nfe=6), more=bound)  # no rounds: nothing is restarted

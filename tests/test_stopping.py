@@ -95,8 +95,8 @@ def test_what_cannot_be_read(text: str) -> None:
         (lambda: AdaptiveN(0.9, p=0), "between 0 and 1"),
         (lambda: AdaptiveN(0.9, p=1), "between 0 and 1"),
         (lambda: AdaptiveN(0.9, most=4), "at least its peek=5"),
-        (lambda: Stop.of(8), "no stop rule"),
-        (lambda: Stop.of([Patience(3), None]), "no stop rule"),
+        (lambda: Stop.of(8), "not a stop rule"),
+        (lambda: Stop.of([Patience(3), None]), "not a stop rule"),
     ],
 )
 def test_what_makes_no_rule(make: Any, why: str) -> None:

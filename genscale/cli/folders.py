@@ -37,13 +37,16 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: opti
     """Continue a run or a comparison that was interrupted or killed, from its folder."""
     from genscale.commands import compare_runs
     from genscale.runs.request import load_folder
+    from genscale.runs.run_folder import refuse_incomplete
 
     if compare_runs.holds(folder):
         from genscale.runs.progress import Display, plain_warnings
 
         with plain_warnings():
             return compare.print_result(compare_runs.resume(folder, Display(quiet=as_json)), as_json)
-    return run_request(load_folder(folder), folder, as_json)
+    request = load_folder(folder)
+    refuse_incomplete(folder)
+    return run_request(request, folder, as_json)
 
 
 def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:

@@ -56,7 +56,8 @@ class OwnPath:
                 continue
             how = self._changed.setdefault((particles.step, digest), f"change {len(self._changed)}")
             candidates[i] = self._other(candidate, particles.step, how, "branch")
-        return replace(particles, candidates=tuple(candidates))
+        same = tuple(candidates) == particles.candidates
+        return particles if same else replace(particles, candidates=tuple(candidates))
 
     def _other(self, candidate: Candidate, step: int, how: str, origin: str) -> Candidate:
         departure = (step, how, candidate.key)

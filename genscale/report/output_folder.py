@@ -61,6 +61,8 @@ class OutputFolder:
         for path in reversed(self._new):
             try:
                 path.rmdir()
+            except FileNotFoundError:
+                continue
             except OSError:  # something was put there in the meantime
                 return
         self._new = []

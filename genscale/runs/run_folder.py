@@ -17,6 +17,14 @@ PREVIEW = "preview.png"
 _OURS = (requests.FILE, "archive.jsonl", "latents")
 
 
+def refuse_incomplete(folder: Path) -> None:
+    """UsageError if the folder was saved from Python and does not hold all that its search needs."""
+    missing = (read_record(folder) or {}).get("missing", {})
+    if missing:
+        names = " and ".join(name for names in missing.values() for name in names)
+        raise UsageError(f"the run in '{folder}' cannot be searched again: it does not hold {names}.")
+
+
 class RunFolder(OutputFolder):
     """Claim it first, then `begin`, then `write` each result; `abandon` after a failure."""
 
@@ -32,12 +40,7 @@ class RunFolder(OutputFolder):
     def settle(self, request: Request) -> Request:
         """The request with its seed: the folder's where it holds this very run, else as given or drawn."""
         if requests.FILE in self._found:
-            missing = (read_record(self.path) or {}).get("missing", {})
-            if missing:
-                names = " and ".join(name for names in missing.values() for name in names)
-                raise UsageError(
-                    f"the run in '{self.path}' cannot be searched again: it does not hold {names}."
-                )
+            refuse_incomplete(self.path)
             earlier = requests.load_folder(self.path)
             if request.seed is None:
                 request = replace(request, seed=earlier.seed)
