@@ -12,7 +12,6 @@ GUIDED was chosen among a dozen settings on 30 prompts with --seed 50000; the re
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import interval, parser_for, quiet_pipeline
 from PIL import Image, ImageDraw
 
 import genscale
@@ -115,11 +115,6 @@ def run(pipe: Any, todo: list[Task], method: str, nfe: int, options: Any) -> dic
     }
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.fmean(values), half
-
-
 def ratio(a: list[float], b: list[float]) -> tuple[float, float]:
     """How many times as often a as b, and the lower end of its 95 % interval (delta method on the logarithm)."""
     p, q = statistics.fmean(a), statistics.fmean(b)
@@ -165,9 +160,7 @@ def sheet(rows: list[dict[str, Any]], todo: list[Task], path: Path, count: int =
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--model", default="shapes-flow")
     parser.add_argument("--prompts", type=int, default=120)
     parser.add_argument("--kinds", nargs="+", default=["one", "two"])
@@ -184,9 +177,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    pipe = genscale.load_pipeline(options.model)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = quiet_pipeline(options.model, options.threads)
     one = 2 * options.steps
     rows: list[dict[str, Any]] = []
     for kind in options.kinds:

@@ -9,18 +9,16 @@ verifier calls and the seconds, of which gradients through the decoder take more
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import interval, parser_for, quiet_pipeline, spread_prompts
 
 import genscale
-from genscale.toy.shapes import PROMPTS
 
 # Defaults, but for the number of particles, which is what the budget pays for.
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,9 +56,8 @@ def run(pipe: Any, label: str, nfe: int, texts: list[str], options: Any) -> dict
     return row
 
 
-def interval(values: list[float]) -> str:
-    half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.fmean(values):+.4f} ± {half:.4f}"
+def signed(values: list[float]) -> str:
+    return "{:+.4f} ± {:.4f}".format(*interval(values))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -73,7 +70,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         gains = ["", ""]
         if rival is not row:
             gains = [
-                interval([a - b for a, b in zip(row[k], rival[k], strict=True)]) for k in ("score", "judge")
+                signed([a - b for a, b in zip(row[k], rival[k], strict=True)]) for k in ("score", "judge")
             ]
         mean = {k: statistics.fmean(row[k]) for k in ("spent", "calls", "score", "judge")}
         lines.append(
@@ -84,9 +81,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--model", default="shapes-flow")
     parser.add_argument("--prompts", type=int, default=50, help="so many, spread over the fixed list")
     parser.add_argument("--nfe", type=int, nargs="+", default=[160])
@@ -98,10 +93,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="written after each search")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    pipe = genscale.load_pipeline(options.model)
-    pipe.set_progress_bar_config(disable=True)
-    texts = [PROMPTS[i * len(PROMPTS) // options.prompts].text for i in range(options.prompts)]
+    pipe = quiet_pipeline(options.model, options.threads)
+    texts = [prompt.text for prompt in spread_prompts(options.prompts)]
     rows: list[dict[str, Any]] = []
     for nfe in options.nfe:
         for label in options.searches:

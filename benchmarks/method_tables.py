@@ -28,7 +28,8 @@ def measured(name: str) -> str:
     if law(name):
         parts.append(f"![{name}: distance to the tilted law against NFE](figures/{name}-law.svg)")
         parts.append(
-            "*How far what a run holds is from the tilted law, on the three beds of [posterior](../posterior.md) "
+            "*Distance of a run's population from the tilted law, on the three problems of "
+            "[posterior](../posterior.md) "
             "(`posterior-mixture.json`, `posterior-digits.json`).*"
         )
         parts.append(laws(name))
@@ -74,7 +75,7 @@ def gain(found: tuple[float, float] | None, digits: int) -> str:
 
 def laws(name: str) -> str:
     lines = [
-        "| bed | search | NFE | MMD² of a draw | MMD² of a run | log reward | variety |",
+        "| problem | search | NFE | MMD² of a draw | MMD² of a run | log reward | variety |",
         "|---|---|---|---|---|---|---|",
     ]
     for task in law(name):

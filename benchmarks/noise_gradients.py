@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 import genscale
+from benchmarks.common import parser_for, quiet_pipeline, spread_prompts
 from benchmarks.shapes import Table
-from genscale.toy.shapes import PROMPTS
 
 # As they come, but for ditto2, whose one call shows nothing of the image on a model that is not distilled.
 PUBLISHED: dict[str, Any] = {"warmup": 0.0, "trials": 0}
@@ -50,10 +50,8 @@ def main() -> None:
     if options.show:
         print(Table(json.loads(options.show.read_text())["categories"], options.show))
         return
-    torch.set_num_threads(1)
-    pipe = genscale.load_pipeline(options.model, device=options.device, dtype=options.dtype)
-    pipe.set_progress_bar_config(disable=True)
-    prompts = [PROMPTS[i * len(PROMPTS) // options.prompts] for i in range(options.prompts)]
+    pipe = quiet_pipeline(options.model, 1, device=options.device, dtype=options.dtype)
+    prompts = spread_prompts(options.prompts)
     table = Table([p.category for p in prompts], options.json)
     for nfe in options.nfe:
         for label in options.searches or SEARCHES:
@@ -62,9 +60,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--model", default="shapes-flow")
     parser.add_argument("--prompts", type=int, default=32, help="so many, spread over the fixed list")
     parser.add_argument("--steps", type=int, default=8)

@@ -9,13 +9,13 @@ loop: merging, gathering, stepping, accounting.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from common import parser_for, quiet_pipeline
 
 import genscale
 
@@ -33,9 +33,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--model", default="shapes-flow")
     parser.add_argument("--rows", type=int, default=16, help="candidates, and rows in a batch")
     parser.add_argument("--steps", type=int, default=20)
@@ -44,8 +42,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
-    pipe = genscale.load_pipeline(options.model, device=options.device)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = quiet_pipeline(options.model, device=options.device)
     scaled = genscale.scale(
         pipe,
         candidates=options.rows,

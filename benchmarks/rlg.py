@@ -10,19 +10,17 @@ Means over prompts, which the LoRA was not tuned on; bars are 95 % intervals ove
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
-from shapes import interval
+from common import interval, parser_for, quiet_pipeline, spread_prompts
 
 import genscale
 from genscale.diffusion.mixtures import rlg
 from genscale.pipelines.loading import folder_of
-from genscale.toy.shapes import PROMPTS
 from genscale.verifiers.clip import ShapesClip
 from genscale.verifiers.shapes import Shapes
 
@@ -30,9 +28,7 @@ LORA = folder_of("shapes-flow-reward") / "pytorch_lora_weights.safetensors"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--scales", type=float, nargs="+", default=[0, 0.5, 1, 1.5, 2, 3, 4, 6, 8])
     parser.add_argument("--prompts", type=int, default=60)
     parser.add_argument("--each", type=int, default=16, help="images of one prompt")
@@ -42,10 +38,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    pipe = genscale.load_pipeline("shapes-flow", device="cpu", dtype="float32", lora=[str(LORA)])
-    pipe.set_progress_bar_config(disable=True)
-    prompts = [PROMPTS[i * len(PROMPTS) // options.prompts].text for i in range(options.prompts)]
+    pipe = quiet_pipeline("shapes-flow", options.threads, device="cpu", dtype="float32", lora=[str(LORA)])
+    prompts = [prompt.text for prompt in spread_prompts(options.prompts)]
     rows: list[dict[str, Any]] = []
     for guidance in options.guidance:
         for scale in options.scales:

@@ -94,6 +94,9 @@ class Description:
                 more[name] = value
         if more:
             self.fields["pipeline_args"] = more
+        toy = EMBEDDED.get(self.fields["model"])
+        if toy is not None:  # as a request is completed; the pipeline's own defaults are the same
+            self.fields = {"width": toy.size, "height": toy.size, **self.fields}
         if call.results > 1:
             self.fields["images"] = call.results
 

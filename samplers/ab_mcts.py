@@ -9,17 +9,17 @@ from genscale.algorithms.tree_search import TreeSearch
 
 @dataclass(frozen=True)
 class AbMcts(TreeSearch):
-    """Adaptive branching tree search, variant A (Inoue et al. 2025, arXiv 2503.04412), on denoising states.
+    """Adaptive branching tree search over denoising states: go wider or deeper by Thompson sampling.
 
-    policy, widen: "thompson": no schedule says how many children a node may have; it draws what new children and the
-    present ones may be worth from what is believed of both, and goes where the draw is higher. prior: (0, 1, 1, 0.1),
+    Variant A of AB-MCTS (Inoue et al. 2025, arXiv 2503.04412). policy, widen: "thompson": no schedule fixes the number
+    of children; the values of a new child and of the present ones are drawn from their posteriors, and the larger draw
+    decides. prior: (0, 1, 1, 0.1),
     as published for scores in [0, 1]. levels: as in dts_star.
 
-    Differences: a node has no score of its own here, so the sample that its first rollout ended in stands for it, and a
-    rollout makes a child at every level below. Scores are mapped to [0, 1] by the range seen so far, since verifiers
-    have no common unit and the prior is meant for that interval: 0 is the worst, and scores spread over a third of it.
-    (For z-scores its 0 would be an average sample, and 0.1 a tenth of their variance: another prior.) Rollouts under
-    way count as if they came out as expected, so that a wave spreads; with wave=1 it is the published method.
+    Differences: a node has no score of its own here, so the score of its first rollout's sample is used, and a rollout
+    makes a child at every level below. Scores are mapped to [0, 1] by the range seen so far, since verifiers have no
+    common unit and the prior is meant for that interval. (For z-scores it would be another prior.) Rollouts that are
+    not finished count as if they had their expected score, so that a wave spreads; wave=1 is the published method.
 
     Cost in NFE: f(0, T) for a rollout from the root, f(s, T) - f(s, s + 1) for one that branches at step s. Scores: one
     a rollout.

@@ -1,4 +1,4 @@
-"""Simulated annealing on the noise sphere: sometimes go down, so as not to be held by the first hill.
+"""Simulated annealing on the noise sphere: worse noises are sometimes accepted, to leave local maxima.
 
 Kirkpatrick, Gelatt & Vecchi 1983, with the acceptance rule of Metropolis et al. 1953; on the noise of diffusion models:
 the NoiseSearch notebooks (aklein4/NoiseSearch), whose 50 evaluations turn and cool by 0.92 each. Differences: proposals
@@ -26,18 +26,18 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-CYCLE = 50  # evaluations of a schedule whose length nothing tells, as published; then it begins again from the best
+CYCLE = 50  # evaluations of a schedule where no number of rounds or NFE budget is known, as published
 
 
 @dataclass(frozen=True)
 class Annealing:
-    """Walk over the noise sphere with shrinking steps; take what is worse by d with probability exp(-d / T).
+    """Simulated annealing of the initial noise: accept what is worse by d with probability exp(-d / T).
 
-    proposals: neighbours of the present noise that are evaluated together, then accepted or not in their order (4; 1
-    is the published walk). turn: share of a right angle by which the first proposals turn away from the present noise
-    (1, published; 0 stays there). temperature: T at first, in units of the standard deviation of the scores of
+    proposals: neighbours of the current noise that are evaluated together, then accepted or rejected in order (4; 1
+    is the published walk). turn: angle between the first proposals and the current noise, as a share of a right angle
+    (1, published; 0 does not move). temperature: initial T, in units of the standard deviation of the scores of
     candidate 0 and the first proposals (0.25, the notebooks' for ImageReward as it is; 0 is hill climbing). final:
-    share of turn and temperature that is left at the end (0.0155, the notebooks' 0.92 to the power of 50). rounds:
+    share of turn and temperature at the end (0.0155, the notebooks' 0.92 to the power of 50). rounds:
     batches of proposals; None means until the budget ends the search (4 without one).
 
     Where only seconds end the search, a schedule takes 50 proposals and begins again from the best noise.
@@ -112,7 +112,7 @@ class Annealing:
         return candidates, neighbour(here.expand_as(fresh), cosine, fresh)
 
     def _accepted(self, first: Scores, at: Scores, new: Scores, heat: float, keys: list[Key]) -> list[int]:
-        """Rows that are accepted one after the other, each against the one before it.
+        """Rows that are accepted, each compared with the one accepted before it.
 
         The scores are compared in one pool with the first ones, whose spread is the unit of temperature.
         """

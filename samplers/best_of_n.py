@@ -1,9 +1,9 @@
-"""Best of N: draw N initial noises, carry each to the end, keep the one the verifier likes best.
+"""Best of N: draw N initial noises, run each to the end, keep the image with the best score.
 
 Random search of Ma et al. 2025, "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps"
 (arXiv 2501.09732, section 3.1). With `prune` it becomes successive halving (Jamieson & Talwalkar 2016, arXiv
 1502.07943, algorithm 1) on the scores of the clean estimates: at each of the given fractions of
-the run only the better `survivors` of the candidates go on.
+the run only the better share `survivors` of the candidates continues.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from genscale.protocol.queries import Query, Score, Solve
 
 @dataclass(frozen=True)
 class BestOfN:
-    """Draw N noises, finish all (or prune early by previews), keep the best.
+    """Best of N: run N noises to the end, or prune them early by previews, and keep the best image.
 
     candidates: N; None means as many as the budget or a stop rule allows (16 without). N swept 2 ... 256 in Ma et al.
     prune: increasing fractions of the run in (0, 1) at which the worse candidates are dropped; empty: none.
     survivors: share of the candidates that survives each pruning, 0.5 as in successive halving. wave: candidates
-    drawn at a time without pruning; it changes when scores are seen, never what they are: stop rules look after each.
+    started together without pruning; it changes when scores are seen, never their values: stop rules are checked after
+    each wave.
 
     Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(survivors N) f(s_1, s_2)
     + ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N; with pruning those
@@ -48,7 +49,7 @@ class BestOfN:
 
     @property
     def independent(self) -> bool:
-        """Whether those that finish are independent draws: of a pruned pool only the better ones do."""
+        """Whether finished candidates are independent draws: with pruning only the better ones finish."""
         return not self.prune
 
     @property

@@ -10,11 +10,11 @@ from genscale.diffusion.kernels import Kernel
 
 @dataclass(frozen=True)
 class Bfs(ParticleFilter):
-    """Global BFS (Zhang et al. 2025, arXiv 2505.23614, section 4.1): increasing tempering, max score, SSP resampling.
+    """Breadth-first search as a particle filter: increasing tempering, max potential, SSP resampling.
 
-    That is the best of its ablation: SSP over multinomial is the largest gain over FK steering, tempering the next.
-    particles: 8. ess: 1, resampling at every scoring step. potential: "max". temper: "increasing". scheme: "ssp".
-    kernel, rest: DDIM with eta = 1.
+    Global BFS (Zhang et al. 2025, arXiv 2505.23614, section 4.1), the best of its ablation: SSP over multinomial is the
+    largest gain over FK steering, tempering the next. particles: 8. ess: 1, resampling at every scoring step.
+    potential: "max". temper: "increasing". scheme: "ssp". kernel, rest: DDIM with eta = 1.
 
     Cost in NFE: N f(0, T) a pass; scores: N at each scoring step, and N at the end.
     """

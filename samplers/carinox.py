@@ -1,4 +1,4 @@
-"""CARINOX: ReNO from several noises, with rewards that the kind of prompt decides.
+"""CARINOX: ReNO from several noises, with rewards weighted by the category of the prompt.
 
 Kasaei et al. 2025, "CARINOX: Inference-time Scaling with Category-Aware Reward-based Initial Noise Optimization and
 Exploration" (arXiv 2509.17458; code amirkasaei/carinox).
@@ -22,16 +22,17 @@ from genscale.protocol.interfaces import Process
 
 @dataclass(frozen=True)
 class Carinox(NoiseGradient):
-    """Several starts; every verifier's gradient is clipped by itself before they are added, so none drowns the others.
+    """Gradient ascent from several noises, with every verifier's gradient clipped before they are added.
 
-    starts: 5, the most that is published (1 is the code's default). categories: weigh hps, image_reward, da_score and
-    vqa_score by what kind of prompt it is (colours, shapes, textures, where things are in two dimensions or three, what
-    they do, how many, several of these), beside the weights that they were given; other verifiers have 1.
+    starts: 5, the largest published number (1 is the code's default). categories: weight hps, image_reward, da_score
+    and vqa_score by the category of the prompt (colours, shapes, textures, positions in two dimensions or three,
+    actions, numbers, several of these), in addition to the weights given; other verifiers have 1.
     lr, momentum, clip, reg, iterations: those of `reno`, published. clip: of every verifier's gradient, and of the sum.
 
-    Differences: the published code never reads its category weights, here they count, in the climb and in the choice of
-    starts; kinds are told by words. It adds the penalty to every reward, and clips it with them: here it is
-    added once. It picks the winner by the plain sum of rewards: here by the weights that the verifiers were given.
+    Differences: the published code never reads its category weights, here they are used, in the ascent and in the
+    choice of starts; categories are recognised by words. It adds the penalty to every reward, and clips it with them:
+    here it is added once. It picks the winner by the plain sum of rewards: here by the weights that the verifiers were
+    given.
 
     Cost in NFE: as of `reno`, with g = f for the forward and 2 f (3 f of several steps) for each verifier.
     """
@@ -49,7 +50,7 @@ class Carinox(NoiseGradient):
         return Momentum(self.lr, self.momentum)
 
     def weights(self, scores: Scores, process: Process) -> Tensor:
-        """Of the verifiers, float64 [k]: as given, times what the kind of prompt says."""
+        """Of the verifiers, float64 [k]: the given ones times those of the prompt's category."""
         given = scores.combine(torch.eye(scores.raw.shape[1], dtype=torch.float64))
         if not self.categories:
             return given

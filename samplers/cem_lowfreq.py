@@ -1,7 +1,8 @@
 """Spectral evolution search: the cross-entropy method on the low Haar band of the initial noise.
 
 "Spectral Evolution Search" (2026, arXiv 2602.03208; code yjy415/Spectral-Evolution-Search and DiffSynth-Studio):
-coarse structure of the noise decides the image's, fine structure hardly matters, so only the former is searched.
+coarse structure of the noise determines that of the image, fine structure has little effect, so only the former is
+searched.
 The high bands stay those of the pipeline's own noise. Differences: candidate 0 is the own noise and belongs to the
 first generation; the distribution begins standard normal (the authors' code centres it at the own noise with unit
 variance, which is too wide); instead of a penalty on the low band's length, which is in the units of one reward,
@@ -35,8 +36,9 @@ SHELL = 2.0  # the length of k standard normal numbers is within 2 of sqrt(k), b
 
 @dataclass(frozen=True)
 class CemLowfreq:
-    """Draw the coarse structure of the noise from a normal distribution that learns from the best so far.
+    """Cross-entropy method on the low-frequency part of the initial noise.
 
+    The coarse structure is drawn from a normal distribution that is fitted to the best candidates so far.
     population: candidates a generation (10, published). elites: the best of all generations, from which mean and
     variance are taken (5, published). level: halvings of height and width; 4 makes the searched space 256 times smaller
     (published, for latents of 128 x 128; smaller ones are left at least one number a channel). spread: share of fresh
@@ -100,7 +102,7 @@ class CemLowfreq:
             done += 1
 
     def _drawn(self, key: Key, i: int, generation: int, elite: _Elite) -> Candidate:
-        """A candidate with the own noise's high bands; the elites that its low band was learned from are named."""
+        """A candidate with the high bands of the pipeline's own noise; its details name the elites."""
         learned = {f"elite{j}": c.id for j, c in enumerate(elite.candidates)}
         details = {"generation": generation, "level": self.level, "spread": self.spread, **learned}
         return Candidate(i, "neighbour", key.fold("candidate", i).path, OWN, details=details)

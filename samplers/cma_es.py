@@ -2,7 +2,8 @@
 
 Hansen & Ostermeier 2001; the strategy itself is that of the package `cmaes` (Nomura & Shibata 2024, arXiv 2402.01373),
 which follows Hansen's tutorial (arXiv 1604.00772). A covariance of all the noise cannot be learned or stored (its size
-is squared), so the search is on a few random directions, as `snes` does it; there it also learns how they go together.
+is squared), so the search is on a few random directions, as in `snes`, and also learns their
+correlations.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from genscale.protocol.queries import Query
 
 @dataclass(frozen=True)
 class CmaEs(SubspaceRun):
-    """Learn mean and covariance of the noise along a few random directions, by ranks of the scores.
+    """CMA-ES on a few random directions of the initial noise: learn mean and covariance from ranks of scores.
 
     Needs the package cmaes. Cost in NFE: (1 + rounds * population) f, f being the evaluations of one candidate.
     """
@@ -43,7 +44,7 @@ class CmaEs(SubspaceRun):
 
 
 class _Cma:
-    """The package's strategy, seeded from a key, climbing instead of descending."""
+    """The package's strategy, seeded from a key and maximising."""
 
     def __init__(self, dimensions: int, population: int, key: Key) -> None:
         from cmaes import CMA

@@ -15,15 +15,15 @@ from genscale.numerics.lbfgs import Lbfgs
 
 @dataclass(frozen=True)
 class DFlow(NoiseGradient):
-    """L-BFGS with a line search for the strong Wolfe conditions, back through every model call of the ode.
+    """L-BFGS on the initial noise of a flow model, with gradients through every step of the ODE.
 
-    first: length of the first trial step as a share of the noise's own length (ours: 0.05; the authors' code leaves it
-    to torch, min(1, 1 / |g|_1), which says nothing of rewards). history: pairs remembered, 100, published.
-    iterations: evaluations, those of the line search counted; 20 where nothing ends it (ours). reg: 0.01,
-    that of `reno`: minus the log-density of the length, with the sign that keeps it (a public port has the other).
-    starts: 1.
+    The line search meets the strong Wolfe conditions. first: length of the first trial step as a share of the noise's
+    own length (ours: 0.05; the authors' code leaves it to torch, min(1, 1 / |g|_1), which is not scaled for rewards).
+    history: pairs remembered, 100, published. iterations: evaluations, including those of the line search; 20 where no
+    budget ends the search (ours). reg: 0.01, that of `reno`: minus the log-density of the length, with the sign that
+    keeps it (a public port has the other). starts: 1.
 
-    Differences: rewards instead of inverse problems, so the start is noise alone and no inverted image.
+    Differences: rewards instead of inverse problems, so the start is noise and not an inverted image.
 
     With trials these are the line search; without them one evaluation a turn is its next trial, at a gradient's price.
 

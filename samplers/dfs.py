@@ -30,23 +30,23 @@ from genscale.protocol.queries import Query, Score, Solve
 
 @dataclass(frozen=True)
 class Dfs:
-    """Depth-first search with backtracking.
+    """Depth-first search: send a path back by re-noising it where its preview is not good enough.
 
     threshold: a preview below it is not good enough: a number in the unit of the scores (the paper's, tuned for its
         verifier), or "pool", since verifiers differ: at each check the quantile of what the first paths had there.
-        Only a number spends less on easy prompts than on hard ones; "pool" sends paths of every prompt back alike.
-    quantile: of "pool", 0.5: the better half goes on. pool: how many first paths it looks at, 4; nothing sends these
-        back.
+        Only a number spends less on easy prompts than on hard ones; "pool" sends back the same share for every prompt.
+    quantile: of "pool", 0.5: the better half continues. pool: how many first paths it is computed from, 4; these
+        are never sent back.
     checks: fractions of the run after which the clean estimate is scored, every quarter as in the authors' code.
     back: how much of the run a path is sent back, at least: a quarter, as published. With less, little changes.
-    backtracks: how often a path may be sent back, 4; when that is spent, the best state that it had at this check goes
-        on, and nothing sends it back any more.
+    backtracks: how often a path may be sent back, 4; after that its best state at this check continues to the
+        end.
     paths: how many; None: until the budget ends (16 without one). The paper has one: that, or a target in the budget,
-        lets easy prompts stop early, whatever is left of the budget.
+        lets easy prompts stop early, with budget left.
 
     Differences: the preview is the clean estimate of the last model call before the check (the code makes the call
-    after it, which goes on); the transitions are the pipeline's own, also where it is an ODE: re-noising is random
-    enough. With threshold=-inf this is best_of_n.
+    after it, which goes on); the transitions are the pipeline's own, also where it is an ODE: re-noising makes paths
+    differ. With threshold=-inf this is best_of_n.
 
     Cost in NFE: at least paths f(0, T), at most paths (f(0, T) + backtracks max f(s - back, s)), f(a, b) being the
     evaluations of one candidate from step a to step b and s the checks. Scores: one a path and one a check.

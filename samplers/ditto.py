@@ -15,9 +15,9 @@ from genscale.numerics.optimisers import Adam
 
 @dataclass(frozen=True)
 class Ditto(NoiseGradient):
-    """Adam on the initial noise, back through every model call, each computed again on the way (checkpoints).
+    """Adam on the initial noise, with gradients through every model call (checkpointed).
 
-    lr: 0.1, of a third party's code (ComfyUI's SelVA node), which ascribes it to the paper; unverified. A step turns
+    lr: 0.1, from third-party code (ComfyUI's SelVA node), which attributes it to the paper; unverified. A step changes
     every number by about lr, whatever the length of the noise. iterations: 50 there. starts: 1.
     clip: none. reg: 0, the paper has no norm penalty.
 

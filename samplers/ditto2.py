@@ -1,4 +1,4 @@
-"""DITTO-2: optimise the noise through a few model calls, then run the model in full from what was found.
+"""DITTO-2: optimise the noise through a few model calls, then run the model in full from the result.
 
 Novack, McAuley, Berg-Kirkpatrick & Bryan 2024, "DITTO-2: Distilled Diffusion Inference-Time T-Optimization for Music
 Generation" (arXiv 2405.20289); ReNO's `enable_multi_apply` (arXiv 2406.04312) is the same with SGD.
@@ -16,11 +16,11 @@ from genscale.protocol.interfaces import Process
 
 @dataclass(frozen=True)
 class Ditto2(NoiseGradient):
-    """Adam on the initial noise, through few calls in place of all; what was found is decoded with all of them.
+    """Adam on the initial noise through a few model calls; the result is run with all of them.
 
     opt_steps: model calls that a gradient goes through, spread evenly over the run and stepped by the ode: 1,
-    published, which needs a model distilled to few steps; others show nothing of the image in one call.
-    finals: without trials, starts that are run in full in the end, the best by their stand-ins; None is all.
+    published, which needs a model distilled to few steps: one call of another model does not predict the image.
+    finals: without trials, starts that are run in full in the end, the best by their approximate scores; None is all.
     lr, iterations, starts, clip, reg: as of `ditto`.
 
     Cost in NFE: the warm-up, and for every start and turn g + trials * f at most, f being the evaluations of one

@@ -1,4 +1,4 @@
-"""DNO: optimise all noises of a stochastic run, the initial one and those that are injected on the way.
+"""DNO: optimise all noises of a stochastic run, the initial one and the injected ones.
 
 Tang et al. 2025, "Inference-Time Alignment of Diffusion Models with Direct Noise Optimization" (arXiv 2405.18881;
 code TZW1998/Direct-Noise-Optimization).
@@ -26,14 +26,14 @@ from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 @dataclass(frozen=True)
 class Dno(NoiseGradient):
-    """AdamW on every noise of ancestral sampling (DDIM with eta = 1), back through every model call.
+    """Adam on all noises of ancestral sampling (DDIM with eta = 1), with gradients through every model call.
 
     lr: 0.01, the code's default (its README has 0.001). clip: 1, of all noises' gradient together. iterations:
-    100. reg: 0; the code's gamma, 0 there as well, weighs its penalty of implausible noise instead, which is only
+    100. reg: 0; the code's gamma, 0 there as well, weights its penalty of implausible noise instead, which is only
     measured here (`noise` of a candidate in run.json). starts: 1. blackbox: for verifiers that have no
-    gradient: it is estimated by runs whose noises are moved a little, as sum (r_i - r) (x_i - x) by the image's
+    gradient: it is estimated from runs with perturbed noises, as sum (r_i - r) (x_i - x) by the image's
     latents, scaled to length 1, and pulled back through the model; without warm-up and trials. batch: 4 such runs.
-    mu: 0.01, how far; published.
+    mu: 0.01, size of the perturbation; published.
 
     Differences: no weight decay (AdamW's default shrinks noise in the published code, whose override is
     misspelt); the best of all is returned and not the last; perturbed runs are candidates, too.

@@ -1,8 +1,8 @@
-"""Evolutionary search (EvoSearch): generations of mutants of the noises, and of the states on the way, that did best.
+"""Evolutionary search (EvoSearch): generations of mutants of the best noises and intermediate states.
 
 He et al. 2025, "Scaling Image and Video Generation via Test-Time Evolutionary Search" (arXiv 2505.17618). Each
-generation belongs to a noise level. Its parents are chosen among the states that every candidate so far had there, by
-the score of the clean sample which that state became; mutants of them run from there to the end. No crossover.
+generation belongs to a noise level. Its parents are chosen among the states of all earlier candidates at that level, by
+the score of the clean sample that each state led to; their mutants run from there to the end. No crossover.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ RULES = ("exchange", "paper")
 
 @dataclass(frozen=True)
 class Evolution:
-    """Mutate what did best: initial noises first, then states further down the run.
+    """Evolutionary search: mutate the best initial noises first, then the best intermediate states.
 
     levels: fractions of the run at which generations begin, not decreasing; equal ones are generations at one level.
         (0, .4, .6, .8) are the paper's code's steps 0, 20, 30, 40 of 50 for SD 2.1. Empty: no evolution, best_of_n.
     start: founders, from fresh noise (k_start, 42 there).
     sizes: places of each generation (26, 26, 26, 30 there); one number serves for all.
-    elites: places of each generation that go to the best so far (5 there).
+    elites: places of each generation that are kept for the best so far (5 there).
     tournament: entrants of the tournament that chooses a parent, 3; 1 chooses at random.
     mutation: share b of fresh noise in a mutant, 0.2 (the code's; 0.3 in the paper's text); 0: children are copies,
         which part on a stochastic kernel only.
@@ -47,15 +47,15 @@ class Evolution:
         initial noises only (levels of 0).
 
     Differences, each a fix of the public code: a state is kept as it was before the step of its level, not after;
-    elites keep the result that they have and are not run again with other noise (they compete as every ancestor does,
-    so all that `elites` does is to leave fewer places to mutants); tournaments are drawn as in the paper, where the
+    elites keep their result and are not run again with other noise (they compete as every ancestor does,
+    so `elites` only leaves fewer places for mutants); tournaments are drawn as in the paper, where the
     code takes the best of a random 90 % of the population; mutants keep their noise level; noise is mutated as noise at
-    the first step only, whichever generation that is; all randomness is drawn from keys.
+    the first step only, in any generation; all randomness is drawn from keys.
 
     Cost in NFE: start f(0, T) + sum over generations g of (sizes_g - elites) f(s_g, T), f(a, b) being the evaluations
     of one candidate from step a to step b. Scores: one for each founder and mutant, at the end. A smaller budget
-    shrinks all populations alike; what is left of a larger one begins again from fresh noise, and the rest goes
-    to plain candidates.
+    shrinks all populations in proportion; a larger one pays for further runs from fresh noise, and the rest is
+    spent on plain candidates.
     """
 
     levels: tuple[float, ...] = (0.0, 0.4, 0.6, 0.8)
@@ -83,7 +83,7 @@ class Evolution:
             )
         if self.levels and min(self._sizes) <= self.elites:
             raise UsageError(
-                f"elites={self.elites} leave no place to mutants in generations of {min(self._sizes)}: use fewer "
+                f"elites={self.elites} leave no place for mutants in generations of {min(self._sizes)}: use fewer "
                 "elites or larger sizes."
             )
         if not 0 <= self.mutation <= 1:
@@ -105,8 +105,8 @@ class Evolution:
         kernel, below = parse(self.kernel), any(f > 0 for f in self.levels)
         if below and isinstance(kernel, Own):
             raise UsageError(
-                "kernel 'own' cannot go on from states between the noise and the end: use kernel='ddim(1)' or 'ode', "
-                "or levels=0 to evolve the initial noise only."
+                "kernel 'own' cannot continue from states between the noise and the end: use kernel='ddim(1)' or "
+                "'ode', or levels=0 to evolve the initial noise only."
             )
         if below and kernel.deterministic and (self.mutation == 0 or self.mutation_rule == "paper"):
             raise UsageError(
@@ -134,7 +134,7 @@ class Evolution:
     # ---------------------------------------------------------------- cost
 
     def plan(self, process: Process) -> Schedule | None:
-        """The largest run that the budget pays for, all populations shrunk alike; None where nothing would evolve."""
+        """The largest run that the budget pays for, all populations shrunk in proportion; None without any mutant."""
         whole = self._whole(process)
         for places in range(whole.places, 0, -1):
             schedule = whole.shrunk(places)
@@ -194,7 +194,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Member:
-    """What one candidate was at a level, before the step there.
+    """The state of one candidate at a level, before the step there.
 
     noise: standard normal [*latent], at the first step only. prediction: of the model there, elsewhere only.
     """
@@ -215,14 +215,14 @@ class _Run(Numbered):
         super().__init__(first)
         self.spec, self.schedule, self.process, self.key = spec, schedule, process, key
         self.kernel = stepping(spec.kernel)
-        self.scores: Scores | None = None  # of everybody who has lived
+        self.scores: Scores | None = None  # of all candidates so far
         self.states: dict[int, list[Member]] = {}  # step -> states in the same order
 
     def run(self) -> Generator[Query, Any, None]:
-        yield from self._live(*self._founders(), 0)
+        yield from self._run_to_end(*self._founders(), 0)
         for i, (step, size) in enumerate(self.schedule.generations):
             born, noise = self._children(step, size)
-            yield from self._live(born, noise, i + 1)
+            yield from self._run_to_end(born, noise, i + 1)
             later = {s for s, _ in self.schedule.generations[i + 1 :]}
             self.states = {s: states for s, states in self.states.items() if s in later}
 
@@ -231,10 +231,10 @@ class _Run(Numbered):
         particles, noise = self.process.start(candidates), [self.process.noise(c) for c in candidates]
         return particles, noise
 
-    def _live(
+    def _run_to_end(
         self, particles: Particles, noise: list[Tensor], generation: int
     ) -> Generator[Query, Any, None]:
-        """To the end and be judged, keeping the states that this and later generations choose from."""
+        """Run to the end and score, keeping the states that this and later generations choose from."""
         kept: dict[int, list[Member]] = {}
         for step in sorted({step for step, _ in self.schedule.generations[generation:]}):
             particles = yield Solve(particles, step, self.kernel)
@@ -242,7 +242,7 @@ class _Run(Numbered):
             if step == 0:
                 kept[step] = [Member(particles[[i]], noise[i]) for i in range(len(particles))]
                 continue
-            # The model call that begins the next step is asked for by itself: it serves the mutation, and the way on.
+            # The first model call of the next step is made here: the mutation uses it as well as the step.
             assert self.kernel is not None
             prediction: Prediction = yield Denoise(particles)
             particles = particles[: len(prediction)]
@@ -251,9 +251,7 @@ class _Run(Numbered):
         finished = yield Solve(particles, None, self.kernel)
         scores: Scores = yield Score(finished)
         self.scores = scores if self.scores is None else Scores.cat([self.scores, scores])
-        named = finished[
-            : len(scores)
-        ].candidates  # states of candidates that were cut off have no descendants
+        named = finished[: len(scores)].candidates  # candidates that a time budget cut off are no parents
         for step, states in kept.items():
             known = [s.of(candidate) for s, candidate in zip(states, named, strict=False)]
             self.states.setdefault(step, []).extend(known)
@@ -267,7 +265,7 @@ class _Run(Numbered):
             i = self.number()
             chosen = winner(ranking, self.spec.tournament, self.key.fold("tournament", i))
             recipe = pool[chosen].particles.candidates[0]
-            # The key tells the whole lineage, so another budget's child of the same number is another candidate.
+            # The key holds the whole lineage, so another budget's child of the same number is another candidate.
             path = Key(recipe.key).fold("mutant", step, i).path
             origin, details = ("mutant", {"mutation": b}) if b else ("branch", {})
             candidates.append(Candidate(i, origin, path, recipe.id, step, details))

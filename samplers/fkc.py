@@ -32,14 +32,15 @@ FIRST = 50.0  # that at which even levels begin, so that the data no longer show
 
 @dataclass(frozen=True)
 class Fkc:
-    """Feynman-Kac correctors (Skreta et al. 2025, arXiv 2503.02819, algorithm 1) for prod q_i^w_i of a mix.
+    """Feynman-Kac correctors: particles whose weights make a mix of predictions sample prod q_i^w_i.
 
-    A run of mixed predictions (guidance, autoguidance, products of prompts or models, annealing) does not sample the
-    product of the sources' laws that its weights name. Weights d log w = (|sum w eps|^2 - sum w |eps|^2) d log(alpha /
-    sigma), carried along, make it exact, up to the steps of the integrator and the number of particles. Needs a mix
-    (mix=..., or guide="cfg(5)" in place of the pipeline's own guidance) whose weights stay the same through the run: of
-    others it still corrects each step, but towards no law that could be named. Needs no verifier: the first candidate
-    is then drawn by the weights; with one, the best of the population is picked. Tilting by a reward is smc's, tds's.
+    Skreta et al. 2025, arXiv 2503.02819, algorithm 1. A run of mixed predictions (guidance, autoguidance, products of
+    prompts or models, annealing) does not sample the product of the sources' laws that its weights name. Weights d log
+    w = (|sum w eps|^2 - sum w |eps|^2) d log(alpha / sigma), carried along, make it exact, up to the steps of the
+    integrator and the number of particles. Needs a mix (mix=..., or guide="cfg(5)" in place of the pipeline's own
+    guidance) whose weights stay the same through the run: with others it still corrects each step, but the law that it
+    samples has no closed form. Needs no verifier: the first candidate is then drawn by the weights; with one, the best
+    of the population is picked. For a tilt by a reward use smc or tds.
 
     particles: N; None: as many as one pass can have within the budget.
     kernel: "ddim(churn)" or "sde(churn)"; "auto" is ddim(0.5) where the weights of the mix sum to 1, and any churn is
@@ -115,7 +116,9 @@ class Fkc:
         whole = total(weights[0])
         kernel = parse(self.kernel) if self.kernel != "auto" else Ddim(0.5 if whole == 1 else 1.5)
         if whole <= 0:
-            raise UsageError(f"the weights of the mix sum to {whole:g}, so there is no law to start from.")
+            raise UsageError(
+                f"the weights of the mix sum to {whole:g}, so there is no distribution to start from."
+            )
         if whole != 1 and process.schedule.level(0).kappa < NOISE:
             raise UsageError(
                 f"the weights of the mix sum to {whole:g}, and the run does not begin at noise: use weights that sum "
@@ -129,8 +132,8 @@ class Fkc:
             )
         if any(w != weights[0] for w in weights):
             warnings.warn(
-                "the weights of the mix change along the run: fkc then corrects each step, but what it samples has no "
-                "name; it is exact for weights that stay the same",
+                "the weights of the mix change along the run: fkc then corrects each step, but the law that it "
+                "samples has no closed form; it is exact for weights that stay the same",
                 stacklevel=2,
             )
         return kernel
@@ -199,7 +202,7 @@ class _Pass(Numbered):
     def _drawn(self, log_w: Tensor, step: int) -> tuple[list[int], Tensor] | None:
         """Rows that go on, once for each offspring, and their log-weights; None: all, as they are.
 
-        Before the last transition, which draws no noise, nobody is drawn.
+        Before the last transition, which draws no noise, there is no resampling.
         """
         spec, steps, share = self.spec, self.process.model_steps, float(ess(log_w)) / len(log_w)
         inside = spec.window[0] <= step / steps <= spec.window[1]
@@ -222,7 +225,7 @@ class _Pass(Numbered):
         return replace(chosen, candidates=tuple(candidates))
 
     def _finish(self, finished: Particles, log_w: Tensor) -> Generator[Query, Any, Population]:
-        """Scored in an order drawn by the weights: where nothing tells them apart, the first is the result."""
+        """Score in an order drawn by the weights: where all scores are equal, the first is the result."""
         gumbel = -(-self.key.fold("order").uniform(len(log_w)).double().log()).log()
         order = torch.sort(normalised(log_w).log() + gumbel, descending=True, stable=True).indices.tolist()
         finished, log_w = finished[order], log_w[order]
@@ -235,7 +238,7 @@ class _Pass(Numbered):
 
 
 def _churn(kernel: Kernel) -> float:
-    """Of the whole run, as a number; infinite for the named ones of sde, whose use is the user's business."""
+    """Churn of a kernel as a number; infinite for the named ones of sde, which are not checked."""
     if isinstance(kernel, Ddim):
         return kernel.eta
     assert isinstance(kernel, Sde)

@@ -1,4 +1,4 @@
-"""Gradient guidance: candidates that are pushed along the gradient of the search score while they form."""
+"""Gradient guidance: candidates are moved along the gradient of the search score during the run."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ CANDIDATES = 4  # without a number and without a budget
 
 @dataclass(frozen=True)
 class GradientGuidance:
-    """Push the clean estimate of every candidate along the gradient of its score, step by step; the best one wins.
+    """Gradient guidance: move the clean estimate of each candidate along the gradient of its score at every step.
 
     candidates: None: as many as the budget pays for, 4 without one.
     through: "model", back through verifier, decoder and denoiser as DPS (Chung et al. 2023, arXiv 2209.14687), FreeDoM
         (Yu et al. 2023, 2303.09833) and Universal Guidance (Bansal et al. 2023, 2302.07121) go; or "decoder", with
         the noise held constant and without the denoiser, as SceneGenie (2304.14573) and MPGD (2311.16424) go, at no
         NFE.
-    scale: how far. normalise: "row": every row's gradient is brought to a root mean square of 1, and the clean estimate
-        moves by scale * spread of that, spread = kappa / sqrt(1 + kappa^2) with kappa = sigma / alpha, the posterior
-        std of unit-variance data: a scale of 0.1 is a tenth of what is undecided yet, and nothing at the clean end.
-        "each": every verifier's gradient is brought to that size before the weighted sum is, too. "none": the move is
-        scale times posterior covariance times gradient, the exact guidance towards exp(scale * score) to first order.
-        DPS divides by the norm of its residual, which only a squared error has; ours is the same for that.
-    clip: largest root mean square of a verifier's weighted gradient before they are added up; costs a way back each.
+    scale: size of the move. normalise: "row": every row's gradient is brought to a root mean square of 1, and the clean
+        estimate moves by scale * spread of that, spread = kappa / sqrt(1 + kappa^2) with kappa = sigma / alpha, the
+        posterior std of unit-variance data: a scale of 0.1 moves by a tenth of the posterior std, so by nothing at the
+        clean end. "each": every verifier's gradient is brought to that size before the weighted sum is, too. "none":
+        the move is scale times posterior covariance times gradient, the exact guidance towards exp(scale * score) to
+        first order. DPS divides by the norm of its residual, which only a squared error has; ours is the same for that.
+    clip: largest root mean square of a verifier's weighted gradient before they are added up; costs one backward pass
+        each.
     recurrence: times that a step is taken, each but the first after going back up to it with fresh noise (the
         recurrence of Universal Guidance and of TFG, Ye et al. 2024, 2409.15761; FreeDoM's time-travel).
     window: fractions of the run between which steps are guided. kernel: of these, "ode" or "ddim(eta)". rest: of the
@@ -45,7 +46,7 @@ class GradientGuidance:
 
     What is left of a budget is spent on plain candidates. Scores of the estimates on the way count as previews.
     Cost in NFE: per candidate f(0, T), and for each guided step 2 NFE for each of its model calls (none through the
-    decoder), all of it `recurrence` times.
+    decoder), each `recurrence` times.
     """
 
     candidates: int | None = None

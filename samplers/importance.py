@@ -10,13 +10,12 @@ from genscale.diffusion.kernels import Kernel
 
 @dataclass(frozen=True)
 class Importance(ParticleFilter):
-    """Self-normalised importance resampling (Rubin 1988) of independent candidates, the baseline of every particle
-    method.
+    """Importance resampling: independent candidates, weighted by exp(strength * score).
 
-    All candidates run on the pipeline's own scheduler and are scored once, at the end; interval=1 says so. The best is
-    best_of_n's; the weighted population targets p(x0) exp(strength R(x0)), as in the comparisons of FK steering (arXiv
-    2501.06848).
-    strength: 10 as in FK steering, so that populations can be compared.
+    Self-normalised (Rubin 1988); the baseline of every particle method. All candidates run on the pipeline's own
+    scheduler and are scored once, at the end; which is what interval=1 means. The best is best_of_n's; the weighted
+    population targets p(x0) exp(strength R(x0)), as in the comparisons of FK steering (arXiv 2501.06848). strength: 10
+    as in FK steering, so that populations can be compared.
 
     Cost in NFE: N f(0, T).
     """

@@ -1,4 +1,4 @@
-"""Noise-level guidance: move the initial noise towards the prompt before anything is generated; no reward is needed."""
+"""Noise-level guidance: move the initial noise towards the prompt before the run. It needs no reward."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from genscale.protocol.queries import Denoise, Query, Score, Solve
 
 @dataclass(frozen=True)
 class Nlg:
-    """z <- z - rate clip(eps_cond - eps_uncond), with a little fresh noise, back on its sphere; then the plain run.
+    """Noise-level guidance: move the initial noise towards the prompt before the run; uses no verifier.
 
-    The first call's branches of classifier-free guidance say where the prompt pulls; the noise goes there (noise-level
-    guidance, Mannering et al. 2025, arXiv 2509.13936; the numbers are those of their code). candidates: how many noises
-    are so treated; the best wins; None: as many as the budget pays for (1 without). repeats: moves of each noise (20).
-    rate: 1. clip: largest size of an entry of the move (0.5; that entries are meant, not the norm, is our reading).
-    jitter: variance of the noise that is added at each move (0.001).
+    z <- z - rate clip(eps_cond - eps_uncond), with a little fresh noise, projected back to its sphere: the branches of
+    classifier-free guidance at the first call give the direction (noise-level guidance, Mannering et al. 2025, arXiv
+    2509.13936; the numbers are those of their code). candidates: how many noises are moved and run, of which the best
+    is the result; None: as many as the budget pays for (1 without). repeats: moves of each noise (20). rate: 1. clip:
+    largest size of an entry of the move (0.5; that entries are meant, not the norm, is our reading). jitter: variance
+    of the noise that is added at each move (0.001).
 
     Needs a pipeline with both branches of guidance. Cost in NFE: N (2 repeats + f), f of one plain candidate.
     """

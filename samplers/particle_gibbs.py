@@ -1,4 +1,4 @@
-"""Particle Gibbs: SMC again and again, each time around one path that is kept."""
+"""Particle Gibbs: repeated SMC sweeps, each conditioned on one path of the sweep before."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from genscale.protocol.queries import Query
 
 @dataclass(frozen=True)
 class ParticleGibbs(ParticleFilter):
-    """Conditional SMC sweeps (Andrieu, Doucet & Holenstein 2010, section 4.3; for language models arXiv 2502.01618).
+    """Particle Gibbs: repeated SMC sweeps, each conditioned on one path of the sweep before.
 
-    Every sweep runs N particles, one of which is the path drawn from the sweep before; it costs nothing, since it is
-    known. The draws of the sweeps are a Markov chain that leaves p(x0) exp(strength R(x0)) invariant for any N of 2
-    or more, which one pass of SMC reaches for large N only: a way to spend more budget on few particles.
-    particles: 4, of arXiv 2502.01618. sweeps: None: until the budget ends, 4 without one. scheme: "multinomial" and
-    ess: 1 are what conditional resampling needs. The population is that of all sweeps, each with equal weight.
+    Andrieu, Doucet & Holenstein 2010, section 4.3; for language models arXiv 2502.01618. Every sweep runs N particles,
+    one of which is the path drawn from the sweep before; that path costs nothing, since it is known. The draws of the
+    sweeps are a Markov chain that leaves p(x0) exp(strength R(x0)) invariant for any N of 2 or more, which one pass of
+    SMC reaches for large N only: a way to spend more budget on few particles. particles: 4, of arXiv 2502.01618.
+    sweeps: None: until the budget ends, 4 without one. scheme: "multinomial" and ess: 1 are what conditional resampling
+    needs. The population is that of all sweeps, each with equal weight.
 
     Cost in NFE: N f(0, T) for the first sweep and (N - 1) f(0, T) for each further one.
     """
@@ -55,7 +56,7 @@ class ParticleGibbs(ParticleFilter):
             )
         if self.particles is not None and self.particles < 2:
             raise UsageError(
-                f"particles={self.particles} leaves no room beside the path that is kept: at least 2."
+                f"particles={self.particles} leaves none beside the path that is kept: give at least 2."
             )
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
@@ -71,7 +72,7 @@ class ParticleGibbs(ParticleFilter):
                 first, unit, sweep = one.next_id, one.unit, sweep + 1
                 chosen = resample("multinomial", population.weights, 1, key.fold("sweep", sweep))
                 reference = one.paths[int(chosen)]
-        except BudgetExhausted:  # of time, in the midst of a sweep
+        except BudgetExhausted:  # of time, during a sweep
             first = one.next_id
         with suppress(BudgetExhausted):
             if self.sweeps is None or not populations:

@@ -15,15 +15,14 @@ from genscale.numerics.optimisers import Momentum
 
 @dataclass(frozen=True)
 class Reno(NoiseGradient):
-    """SGD with Nesterov's momentum on the noise, gradients clipped, length kept by a penalty.
+    """Gradient ascent on the initial noise by SGD with Nesterov momentum and clipped gradients.
 
-    lr, momentum, clip, reg: 5, 0.9, 0.1 and 0.01, published, for 50 iterations and noise of length 128 (latents of 4 x
-    64 x 64); the authors take lr = 10 for Hyper-SD. A step is at most lr * clip long, so for shorter noise it turns
-    further. iterations: 50, published. starts: 1, published.
-    Published weights of rewards: hps 5, image_reward 1, clip 0.01 and pickscore 0.05 of their
-    logits (1 and 5 of the cosines here).
+    A penalty keeps the length of the noise. lr, momentum, clip, reg: 5, 0.9, 0.1 and 0.01, published, for 50 iterations
+    and noise of length 128 (latents of 4 x 64 x 64); the authors take lr = 10 for Hyper-SD. A step is at most lr * clip
+    long, so for shorter noise its angle is larger. iterations: 50, published. starts: 1, published. Published weights
+    of rewards: hps 5, image_reward 1, clip 0.01 and pickscore 0.05 of their logits (1 and 5 of the cosines here).
 
-    Differences: the penalty is worked out in float64 (in half precision it overflows); every finished image is a
+    Differences: the penalty is computed in float64 (in half precision it overflows); every finished image is a
     candidate, so the best is the best of all, the pipeline's own among them; models of many steps are unrolled whole,
     where the authors' code optimises through one step and then runs all (`ditto2`).
 

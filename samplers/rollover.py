@@ -1,9 +1,10 @@
-"""Rollover budget forcing (RBF): one chain that moves on as soon as it improves, and rolls the calls it saved over.
+"""Rollover budget forcing (RBF): one chain that moves on as soon as it improves; the calls it saved go to later steps.
 
 Kim, Yoon, Park & Sung 2025, "Inference-Time Scaling for Flow Models via Stochastic Generation and Rollover Budget
 Forcing" (arXiv 2503.19385, section 6, algorithm 1). At every noise level children of the chain's state are tried
-one after the other, each with one model call, until one's clean estimate is liked better than anything before; that
-one is accepted at once, its prediction is the start of the next level, and the unused tries go to later levels."""
+one after the other, each with one model call, until the clean estimate of one scores better than all before; it is
+accepted at once, its prediction is the start of the next level, and the unused tries go to later levels.
+"""
 
 from __future__ import annotations
 
@@ -53,21 +54,22 @@ class Chain:
 
 @dataclass(frozen=True)
 class Rollover:
-    """Rollover budget forcing.
+    """Rollover budget forcing: accept the first child that improves; later steps get the tries that it saved.
 
-    chains: run side by side; 1 (the paper's code has 2).
+    chains: how many are run side by side, fewer where the calls do not suffice; 1 (the paper's code has 2).
     init: share of the calls for initial noises, of which each chain starts from the best clean estimate: 0.8 (0.1 in
         the paper's code: 25 for each of 2 chains, of 500).
     window: fractions of the run between which calls are spent on tries: (0.5, 1). Initial noises are carried to its
-        start by the pipeline's own scheduler, since previews before it mean little (`genscale calibrate-steps`). The
-        paper has (0, 1), for a distilled model whose first preview is an image.
+        start by the pipeline's own scheduler, since earlier previews are not informative (`genscale calibrate-steps`).
+        The paper has (0, 1), for a distilled model whose first preview is an image.
     batch: children tried at a time, 1 as published; of a larger batch the best is taken if it improves.
     tolerance: a score must rise by more than this to count as better (the noise of the verifier).
     most: a level may use at most so many times its uniform quota, so that savings are not all spent on the last level;
         what remains at the end begins another pass from fresh noise. inf: as published.
     calls: model calls a prompt without a budget, 500 as in the paper's main table.
     kernel: "sde(rbf)" is the paper's linear SDE with g = 3 t^2; "sde(rbf, vp)" runs it in the variance preserving
-        interpolant; "ode" is the paper's ablation without SDE: nothing branches, all calls go to initial noises.
+        interpolant; "ode" is the paper's ablation without SDE: nothing branches, and all calls are spent on initial
+        noises.
     levels: "pipeline", its own time grid; "rbf", the paper's, which calls the model above linear time .70 only (of 10
         steps) and presupposes a distilled one.
 
@@ -118,7 +120,8 @@ class Rollover:
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         if not process.open_ended and self.calls < process.model_steps:
             raise UsageError(
-                f"calls={self.calls} bring no chain through {process.model_steps} steps: give more, or fewer steps."
+                f"calls={self.calls} do not suffice for the {process.model_steps} steps of one chain: give more "
+                "calls or fewer steps."
             )
         first, spent = 0, 0
         try:
@@ -126,7 +129,7 @@ class Rollover:
                 one = _Pass(self, process, key, first, calls)
                 yield from one.run()
                 first, spent = one.next_id, spent + calls - one.calls
-        except BudgetExhausted:  # of time: the chains end where they are
+        except BudgetExhausted:  # of time: finish with the estimates at hand
             yield from one.end()
             first = one.next_id
         yield from spend_leftover_budget(process, key, first)
@@ -191,7 +194,7 @@ class _Pass(Numbered):
             chain.tried, chain.moved = [], False
             chain.saved += self.quota
             chain.left = int(min(chain.saved, self.quota * self.spec.most) + 1e-9)
-            if self._certain(step):
+            if self._one_child_is_enough(step):
                 chain.left = 1
         while waiting := [c for c in self.chains if not c.moved]:
             children, owners = [], []
@@ -217,7 +220,7 @@ class _Pass(Numbered):
         if not better and chain.left > 0:
             return
         chain.moved = True
-        if winner is None:  # time ran out: the state itself goes on
+        if winner is None:  # time ran out: the state itself continues
             moved = self._children(chain.state, step, 1)
             chain.state = replace(chain.state, particles=moved)
             return
@@ -225,8 +228,8 @@ class _Pass(Numbered):
         if better:
             chain.best = chain.state.score
 
-    def _certain(self, step: int) -> bool:
-        """Whether one child is enough: all would be the same, or the window is over."""
+    def _one_child_is_enough(self, step: int) -> bool:
+        """Whether one child is enough: all would be the same, or the window has ended."""
         late = step >= self.spec.window[1] * self.process.model_steps
         return late or self.kernel.deterministic or self.process.schedule.level(step).alpha == 0
 

@@ -29,7 +29,7 @@ _CLEAN = 1e-9  # a time that counts as 0, after the rounding of the steps that l
 
 @dataclass(frozen=True)
 class SearchOverPaths:
-    """Branch nearly clean samples by re-noising them, keep the best paths, until they are clean.
+    """Branch partly denoised samples by re-noising them, and keep the best paths until they are clean.
 
     paths: N kept ("Paths-2" in the paper's tables is 2). branches: M re-noisings of each (not stated in the
     paper; 2 here). start: noise level in (0, 1) at which branching begins, 0.11; forward: how far a branch is

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo with tempering: the defaults that research and our own measurements favour."""
+"""Sequential Monte Carlo with tempering, with the defaults that did best in the literature and our measurements."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from genscale.diffusion.kernels import Kernel
 
 @dataclass(frozen=True)
 class Smc(ParticleFilter):
-    """Tempered SMC for p(x0) exp(strength R(x0)) (Del Moral, Doucet & Jasra 2006).
+    """Sequential Monte Carlo with tempering, for p(x0) exp(strength R(x0)).
 
-    Not one paper's scheme but the union of what holds up: the difference potential and growing strength of DAS (arXiv
-    2501.05803), systematic resampling when the ESS falls to half, weights that are never dropped, and noise only while
-    copies have to part.
-    particles: as many as the budget pays for. strength: 30 spreads at the end of the run, so about 12 where scoring
-    begins. temper: "increasing", of DAS. kernel: ddim(1). window, interval: every eighth of the run from its half on,
-    since earlier estimates say little of the image (`genscale calibrate-steps`). These four were tuned on the
-    bundled toy flow model with seeds that the benchmark does not use; with FK steering's window the gain is gone.
+    Del Moral, Doucet & Jasra 2006. It combines what did best in several papers: the difference potential and growing
+    strength of DAS (arXiv 2501.05803), systematic resampling when the ESS falls to half, weights that are never
+    dropped, and noise only while copies have to diverge. particles: as many as the budget pays for. strength: 30
+    spreads at the end of the run, so about 12 where scoring begins. temper: "increasing", of DAS. kernel: ddim(1).
+    window, interval: every eighth of the run from its half on, since earlier estimates predict little of the image
+    (`genscale calibrate-steps`). These four were tuned on the bundled toy flow model with seeds that the benchmark does
+    not use; with FK steering's window the gain is gone.
 
     Cost in NFE: N f(0, T), as N candidates of best_of_n; scores: N at each scoring step, and N at the end.
     """

@@ -2,7 +2,7 @@
 
 Schaul, Glasmachers & Schmidhuber 2011, "High Dimensions and Heavy Tails for Natural Evolution Strategies" (algorithm
 SNES); for diffusion noise: "evolutionary alignment" (2025, arXiv 2506.00299), said to find it the best at long
-horizons. Differences: few random directions instead of all, so that a hundred candidates teach something; every
+horizons. Differences: few random directions instead of all, so that a hundred candidates suffice to learn; every
 candidate is kept on the sphere of the noise; equal scores have equal utilities; a new basis through the best noise
 when one is used up.
 """
@@ -21,7 +21,9 @@ from genscale.key import Key
 
 @dataclass(frozen=True)
 class Snes(SubspaceRun):
-    """Learn mean and spread of the noise along a few random directions, by ranks of the scores.
+    """Natural evolution strategy on a few random directions of the initial noise.
+
+    It learns mean and spread of the noise along these directions from ranks of the scores.
 
     Cost in NFE: (1 + rounds * population) f, f being the evaluations of one candidate.
     """

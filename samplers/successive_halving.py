@@ -1,4 +1,4 @@
-"""Successive halving: start many, and at each rung let only the half go on whose previews score better.
+"""Successive halving: start many noises, and at each rung continue only the half whose previews score better.
 
 Speculative rejection, Sun et al. 2024, "Fast Best-of-N Decoding via Speculative Rejection" (arXiv 2410.20290), carried
 over from tokens to denoising steps; the algorithm is that of Jamieson & Talwalkar 2016 (arXiv 1502.07943). The
@@ -20,17 +20,17 @@ from genscale.protocol.queries import Query
 
 @dataclass(frozen=True)
 class SuccessiveHalving:
-    """Draw many noises, score previews at a few rungs, let the better half go on from each.
+    """Successive halving: start many noises, and continue only the better half at each of a few steps.
 
     candidates: how many start; None means as many as the budget pays for (16 without one). rungs: increasing
     fractions of the run in (0, 1) at which the worse ones are dropped; `genscale calibrate-steps` says from where
-    on the previews of a model and verifier mean something. survivors: share that goes on from each rung, half as
+    on the previews of a model and verifier are informative. survivors: share that continues from each rung, half as
     in speculative rejection (its alpha = 0.5).
 
     The default rungs begin at half of the run, where the previews of both bundled toy models start to rank as the
     images do (mean rho 0.15 and 0.11 at a quarter, 0.65 and 0.61 at half, 0.92 and 0.97 at 5/8). Jamieson &
     Talwalkar spend equally between rungs, which would place three at 1/15, 3/15 and 7/15: there a preview is made
-    of nearly pure noise. Speculative rejection drops where memory runs full, which means nothing here. Against
+    of nearly pure noise. Speculative rejection drops candidates when memory is full, which does not apply here. Against
     best_of_n at 256 NFE the searched score rises by 0.0002 +- 0.0014 (flow) and 0.0013 +- 0.0009 (diffusion).
 
     Cost in NFE: N f(0, s_1) + ceil(survivors N) f(s_1, s_2) + ..., f(a, b) being the evaluations of one candidate from

@@ -10,16 +10,16 @@ from genscale.diffusion.kernels import Kernel
 
 @dataclass(frozen=True)
 class Tds(ParticleFilter):
-    """TDS (Wu et al. 2023, arXiv 2306.17775, algorithm 1): SMC with twisted proposals, for exp(strength R(x0)).
+    """Sequential Monte Carlo with proposals that follow the gradient of the score (twisted diffusion sampler).
 
-    gradient: "model": steps are drawn from N(mean + std^2 grad log phat, std^2) with log phat = strength R(x0
-    estimate), and the weights are log p - log q + log phat_(t-1) - log phat_t. particles: as many as the budget pays
-    for. strength: 10 spreads; the paper's phat is a likelihood, which strength 1, scale 1 and a verifier that returns
-    its logarithm make of it. potential: "difference". temper: "constant". scheme: "systematic". ess: 0.5. interval: 0,
-    weights at every step. kernel, rest: DDIM with eta = 1. Difference: the first step, out of pure noise, is the
-    kernel's own.
+    TDS (Wu et al. 2023, arXiv 2306.17775, algorithm 1), for p(x0) exp(strength R(x0)). gradient: "model": steps are
+    drawn from N(mean + std^2 grad log phat, std^2) with log phat = strength R(x0 estimate), and the weights are log p -
+    log q + log phat_(t-1) - log phat_t. particles: as many as the budget pays for. strength: 10 spreads; the paper's
+    phat is a likelihood, which strength 1, scale 1 and a verifier that returns its logarithm make of it. potential:
+    "difference". temper: "constant". scheme: "systematic". ess: 0.5. interval: 0, weights at every step. kernel, rest:
+    DDIM with eta = 1. Difference: the first step, out of pure noise, is the kernel's own.
 
-    Cost in NFE: N f(0, T) a pass, and as much again twice over for the way back (none with gradient "decoder") at
+    Cost in NFE: N f(0, T) a pass, and twice as much again for the backward passes (none with gradient "decoder") at
     every step but the first and the last; scores: N at every step.
     """
 

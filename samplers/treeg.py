@@ -10,13 +10,13 @@ from genscale.diffusion.kernels import Kernel
 
 @dataclass(frozen=True)
 class TreeG(BeamSearch):
-    """TreeG (Guo et al. 2025, arXiv 2502.11420), sampling current states: an active set of A, of whom each branches
-    into K at every step; the A whose clean estimates score best go on.
+    """Beam search at every step: each of A states branches into K, and the A best are kept.
 
-    survivors: A = 4. branch: K = 4; the paper varies both by task (music, molecules, DNA), with no setting for
-    images. levels: every step. kernel, rest: ancestral. Differences: A K fresh noises at the root (from pure noise no
-    kernel branches); the predictions that scored the children are kept, so a step costs A K calls and not A (K + 1).
-    Its other two modes are not here: branching the clean estimate, and gradients.
+    TreeG (Guo et al. 2025, arXiv 2502.11420), sampling current states. survivors: A = 4. branch: K = 4; the paper
+    varies both by task (music, molecules, DNA), with no setting for images. levels: every step. kernel, rest: DDIM with
+    eta = 1. Differences: A K fresh noises at the root (from pure noise no kernel branches); the predictions that scored
+    the children are kept, so a step costs A K calls and not A (K + 1). Its other two modes are not implemented:
+    branching the clean estimate, and gradients.
 
     Cost in NFE: A K f(0, T) a pass. Scores: A K at every step, and at the end.
     """

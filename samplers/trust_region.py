@@ -1,4 +1,4 @@
-"""Trust-region search: many small searches around the best noises, each with a radius that learns from its luck.
+"""Trust-region search: many local searches around the best noises, each with a radius that adapts to its success.
 
 TRS (2026, arXiv 2603.14504; code NiklasSchweiger/trust-region-noise-search, whose defaults these are), after TuRBO
 (Eriksson et al. 2019, arXiv 1910.01465) without its surrogate. Differences: proposals are brought to the length of
@@ -32,10 +32,10 @@ LEAST, MOST = 0.1, 0.9  # share of the numbers that a proposal perturbs, publish
 
 @dataclass(frozen=True)
 class TrustRegion:
-    """Perturb the best noises within boxes that grow where a search succeeds and shrink where it fails.
+    """Trust-region search: perturb the best noises within boxes that grow on success and shrink on failure.
 
-    regions: noises searched around, the best of all so far (15). batch: proposals a round, shared out among the
-    regions, the best of them first (20). warmup: candidates before the first round, candidate 0 and fresh noise; None
+    regions: noises searched around, the best of all so far (15). batch: proposals a round, divided among the
+    regions, the best first (20). warmup: candidates before the first round, candidate 0 and fresh noise; None
     means a fifth of all that rounds or budget allow, as published, but no more than the published 80. side: of a
     region's box at first (0.8), in units of the noise's standard deviation. shortest, longest: its bounds (0.05 and
     2.4). factor, patience: it grows by factor 1.5 after 3 rounds in a row that improved on its centre, and shrinks by

@@ -9,11 +9,12 @@ from genscale.algorithms.particle_filter import ParticleFilter
 
 @dataclass(frozen=True)
 class Vasr(ParticleFilter):
-    """VASR (arXiv 2604.06779): mass w exp(strength r) on each particle, and low-variance resampling by it.
+    """Particle filter with low-variance (systematic) resampling at every scoring step.
 
-    scheme: "systematic", in place of the multinomial one whose offspring variance the paper holds to be the cause of
-    lineage collapse. ess: 1, at every scoring step. Read in the abstract and third-party accounts only: what the
-    paper adds beyond that (its latent reward) is not here.
+    VASR (arXiv 2604.06779): mass w exp(strength r) on each particle. scheme: "systematic", in place of multinomial
+    resampling, whose offspring variance the paper names as the cause of lineage collapse. ess: 1, at every scoring
+    step. Based on the abstract and third-party descriptions only: what the paper adds beyond that (its latent reward)
+    is not implemented.
 
     Cost in NFE: N f(0, T) a pass; scores: N at each scoring step, and N at the end.
     """

@@ -1,9 +1,9 @@
-"""Zero-order search: climb on the noise sphere by trying neighbours of the best noise so far.
+"""Zero-order search: local search on the noise sphere, among neighbours of the best noise so far.
 
 Ma et al. 2025 (arXiv 2501.09732, section 3.1, "Zero-Order Search"). The paper gives no metric; neighbours
 are at a fixed cosine on the sphere, the form its first author contributed to tt-scale-flux.
 Differences, each a fix of public code: the pivot is not generated again; the search restarts when it
-fails, and the answer is the best of everything that was ever scored; noise is drawn from keys.
+fails, and the result is the best of all scored candidates; noise is drawn from keys.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from genscale.protocol.queries import Query, Score, Solve
 
 @dataclass(frozen=True)
 class ZeroOrder:
-    """Try neighbours of the best noise; when none is better, restart from fresh noise.
+    """Local search among neighbours of the best noise, with a restart from fresh noise when none is better.
 
     neighbours: candidates a round (4 in tt-scale-flux; Ma et al. use 2 for text-to-image). cosine: between a
     neighbour's noise and its pivot's (0.95, tt-scale-flux). rounds: None means until the budget ends the

@@ -1,4 +1,4 @@
-"""Zigzag diffusion sampling: every step is taken, taken back with weak guidance, and taken again; without a reward."""
+"""Zigzag diffusion sampling: every step is made, inverted with weak guidance, and made again. It needs no reward."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ ODE = Ddim(0.0)
 
 @dataclass(frozen=True)
 class Zigzag:
-    """Z-sampling (Bai et al. 2025, "Zigzag Diffusion Sampling", ICLR): what guidance adds is left in the latents.
+    """Zigzag sampling: make each step with guidance, invert it without, and make it again; uses no verifier.
 
-    From each of the first steps a DDIM step with the pipeline's guidance leads on, one with the unconditional
-    prediction alone back (the paper's inversion guidance of 0), and then the step is taken again. candidates: how many
-    noises are so treated; the best wins; None: as many as the budget pays for (1 without). until: fraction of the run
-    in which this is done (paper: 49 of 50 steps); from the last step there is never a way back.
+    Z-sampling (Bai et al. 2025, "Zigzag Diffusion Sampling", ICLR): the latents accumulate what guidance adds. Each of
+    the first steps is a DDIM step with the pipeline's guidance, then one back with the unconditional prediction alone
+    (the paper's inversion guidance of 0), then the same step again. candidates: how many noises are run so, of which
+    the best is the result; None: as many as the budget pays for (1 without). until: fraction of the run in which this
+    is done (paper: 49 of 50 steps); the last step is never inverted.
 
     Needs a pipeline with both branches of guidance; steps are DDIM's whatever the pipeline's scheduler. Cost in NFE: of
     one candidate f + about until (1.5 f), 2.5 times a plain one.
@@ -75,7 +76,7 @@ class Zigzag:
             yield from spend_leftover_budget(process, key, number)
 
     def _turns(self, process: Process) -> range:
-        """Steps that are taken twice."""
+        """Steps that are made twice."""
         return range(min(round(self.until * process.model_steps), process.model_steps - 1))
 
     def _price(self, process: Process) -> int:

@@ -16,6 +16,15 @@ def browser():
         yield running
 
 
+@pytest.fixture(scope="module")
+def offline():
+    """Without the network: what would be fetched is an error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("TRANSFORMERS_OFFLINE", "1")
+        yield
+
+
 @pytest.fixture
 def genscale(capsys):
     """Run a command: (exit code, stdout, stderr)."""

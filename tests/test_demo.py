@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -19,13 +20,14 @@ import pytest
 from PIL import Image
 
 from genscale.cli.app import main
-from genscale.demo import html
+from genscale.demo import component_values, html
 from genscale.demo.app import application, offer
 from genscale.demo.equivalent_command import command
 from genscale.demo.form import DemoForm, Limits
 from genscale.demo.jobs import DONE, REFUSED, STOPPED, Job, JobQueue
 from genscale.demo.live_curve import LiveCurve
-from genscale.demo.live_view import Seen
+from genscale.demo.live_view import MOST, CandidateRow, Seen, Watch
+from genscale.demo.sampler_words import sampler_choices
 from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.runs import request
@@ -95,7 +97,7 @@ def done(job: Job) -> Job:
         ({"nfe": None}, "there is no budget"),
         ({"prompt": "a dog\na cat", "nfe": 3000}, "give at most 2000 a prompt"),
         ({"steps": 101}, "steps 101 is out of range"),
-        ({"steps": 2.5}, "no whole number"),
+        ({"steps": 2.5}, "not a whole number"),
         ({"steps": True}, "is not a number"),
         ({"steps": "many"}, "steps 'many' is not a number"),
         ({"steps": "nan"}, "is not a number"),
@@ -156,7 +158,7 @@ def test_the_gallery_grows_best_first(queue: JobQueue) -> None:
     for look in (*seen, end):
         totals = [row.total for row in look.finals]
         assert totals == sorted(totals, reverse=True)
-        assert all(row.picture in job.watch.pictures for row in look.tiles)
+        assert all(row.image in job.watch.images for row in look.tiles)
     assert job.record is not None
     best = job.record["prompts"][0]["best"]
     assert end.best is not None
@@ -250,7 +252,7 @@ def test_clips(queue: JobQueue) -> None:
     assert html.same(job).startswith("genscale video 'a red circle moving left' --model shapes-video ")
     row = job.watch.shown(0).best
     assert row is not None
-    assert Image.open(io.BytesIO(job.watch.pictures[row.picture])).size == (32, 32)
+    assert Image.open(io.BytesIO(job.watch.images[row.image])).size == (32, 32)
 
 
 def test_a_search_that_cannot_be_ends_in_one_sentence(queue: JobQueue) -> None:
@@ -433,7 +435,7 @@ def test_files_go_to_whoever_has_the_token(queue: JobQueue, client: Any) -> None
     best = client.get(f"/search/{mine.token}/best.png")
     assert best.content == mine.files["best.png"].read_bytes()
     assert best.headers["content-type"] == "image/png"
-    tile = mine.watch.shown(0).tiles[0].picture
+    tile = mine.watch.shown(0).tiles[0].image
     assert client.get(f"/search/{mine.token}/{tile}.tile").headers["content-type"] == "image/png"
     packed = zipfile.ZipFile(io.BytesIO(client.get(f"/search/{mine.token}/run.zip").content))
     assert {"best.png", "run.json", "archive.jsonl"} <= set(packed.namelist())
@@ -484,9 +486,89 @@ def test_the_page_names_no_other_host_and_forbids_them(client: Any) -> None:
 def test_bad_words_are_escaped(queue: JobQueue) -> None:
     job = done(queue.submit(queue.session("a"), form(prompt="<script>alert(1)</script>", held_out=())))
     assert job.phase == DONE, job.sentence
-    shown = "".join(draw(job, 0) for draw in (html.pair, html.gallery, html.table, html.downloads))
-    assert "<script" not in shown + html.status(job)
+    shown = "".join(draw(job, 0) for draw in (html.pair, html.count, html.lineage, html.slider_note))
+    assert "<script" not in shown + html.status(job) + html.downloads(job)
+    values = (
+        component_values.gallery(job, 0),
+        component_values.table(job, 0),
+        component_values.downloads(job, 0),
+    )
+    assert "<script" not in json.dumps(values)
     assert "<script" not in html.refused("<script>")
+
+
+FILE = {"path": "https://example.com/file.png", "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize(
+    "data", [[FILE], [[FILE]], FILE, [{"path": "/etc/passwd"}], [[[["deep"]]]], [{"__type__": "update"}]]
+)
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/run/predict"])
+def test_a_field_that_is_no_text_is_refused(
+    client: Any, monkeypatch: pytest.MonkeyPatch, path: str, data: Any
+) -> None:
+    from gradio import processing_utils
+
+    def fetched(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a file was fetched or copied")
+
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", fetched)
+    monkeypatch.setattr(processing_utils, "save_file_to_cache", fetched)
+    body = {"data": data, "fn_index": 0, "session_hash": "abc"}
+    assert client.post(path, json=body).status_code == 400
+    assert (
+        client.post(path, content=json.dumps(body).replace("gradio.F", "gradio\\u002eF")).status_code == 400
+    )
+
+
+def test_a_body_that_is_no_json_or_too_long_is_refused(client: Any) -> None:
+    for body in (b"{", b"[]", b"[" * 100_000, b'{"data": ["' + b"x" * 2**19 + b'"]}'):
+        assert client.post("/gradio_api/queue/join", content=body).status_code == 400
+
+
+def test_components_get_addresses_and_no_paths(queue: JobQueue) -> None:
+    job = done(queue.submit(queue.session("a"), form()))
+    buttons = [found for found in component_values.downloads(job, 0) if found]
+    assert [label for label, _ in buttons] == ["Best image", "Record", "Contact sheet", "All files (zip)"]
+    images = [tile["image"] for tile in component_values.gallery(job, 0)]
+    for value in (*images, *(component_values.slider(job, 0) or ()), *(file for _, file in buttons)):
+        assert value["url"].startswith(f"/search/{job.token}/")
+        assert set(value) == {"url", "orig_name"}
+    assert str(queue.out) not in json.dumps(component_values.table(job, 0))
+
+
+# ---------------------------------------------------------------- what the page says
+
+
+def test_every_sampler_has_plain_words(queue: JobQueue) -> None:
+    choices = sampler_choices(queue.offer.samplers)
+    assert sorted(name for _, name in choices) == sorted(queue.offer.samplers)
+    assert not [label for label, _ in choices if "plug-ins" in label]
+    assert ("best_of_n: keep the best of N images (simple)", "best_of_n") in choices
+    assert "(plug-ins)" in sampler_choices(["unknown"])[0][0]
+
+
+def test_before_the_first_image_the_page_says_how_long_it_takes(queue: JobQueue) -> None:
+    job = queue.submit(queue.session("a"), form(nfe=2000, options="wave=500"))
+    assert "before yours" not in html.status(job)
+    until(lambda: job.watch.nfe > 0)
+    assert not job.watch.shown(0).tiles
+    assert "s left" in html.status(job)
+    assert re.search(r"No image is decoded yet: \d+ of 2000 NFE · about \d+ s left", html.count(job, 0))
+    job.halt()
+    done(job)
+    assert job.watch.seconds_left is None
+
+
+def test_large_images_are_kept_for_the_best_only() -> None:
+    watch = Watch(1)
+    for candidate in range(2 * MOST):
+        row = CandidateRow(candidate, 4, True, float(candidate), {}, {}, 1, f"0-{candidate}-4")
+        watch._seen[0].finals.insert(0, row)
+        watch._keep_image(row, Image.new("RGB", (512, 384)))
+    assert set(watch.large) == {f"0-{n}-4" for n in range(MOST, 2 * MOST)}
+    assert Image.open(io.BytesIO(watch.large["0-30-4"])).size == (512, 384)
+    assert Image.open(io.BytesIO(watch.images["0-30-4"])).size == (320, 240)
 
 
 # ---------------------------------------------------------------- the command
@@ -520,7 +602,7 @@ def test_without_gradio_it_says_how_to_get_it() -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_the_thread_of_a_closed_studio_ends(tmp_path: Path) -> None:
+def test_the_thread_of_a_closed_queue_ends(tmp_path: Path) -> None:
     queue = JobQueue(offer(MODELS, Limits()), tmp_path)
     job = queue.submit(queue.session("a"), form(nfe=4000, options="wave=1"))
     until(lambda: job.watch.shown(0).finished)

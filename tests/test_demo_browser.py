@@ -21,6 +21,7 @@ pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'gensca
 # Where one search follows another at once, the server may close the stream that the page listens to.
 pytestmark = pytest.mark.flaky(reruns=3)
 LONG = 20_000  # NFE of a search that is not waited for
+SCORES = "#table [role=gridcell][data-col='2']"
 OVER = "#status .gs-good, #status .gs-bad"
 
 
@@ -81,12 +82,13 @@ class Tab:
         self.page.wait_for_selector(OVER)
         return str(self.page.inner_text("#status"))
 
-    def scores(self, selector: str = "#table tbody td:nth-child(3)") -> list[float]:
-        return [float(text) for text in self.page.locator(selector).all_inner_texts()]
+    def scores(self) -> list[float]:
+        return [float(text) for text in self.page.locator(SCORES).all_inner_texts()]
 
-    def download(self, name: str, folder: Path) -> Path:
+    def download(self, label: str, name: str, folder: Path) -> Path:
         with self.page.expect_download() as coming:
-            self.page.click(f'#downloads a[download="{name}"]')
+            self.page.click(f"#downloads button:has-text('{label}')")
+        assert coming.value.suggested_filename == name
         coming.value.save_as(folder / name)
         return folder / name
 
@@ -115,9 +117,9 @@ def test_the_gallery_fills_and_stop_keeps_the_best(tab: Tab, tmp_path: Path) -> 
     tab.search()
     counts = [0]
     for _ in range(3):
-        more = f"document.querySelectorAll('#gallery .gs-tile').length > {counts[-1]}"
+        more = f"document.querySelectorAll('#gallery .thumbnail-lg').length > {counts[-1]}"
         page.wait_for_function(more)
-        counts.append(page.locator("#gallery .gs-tile").count())
+        counts.append(page.locator("#gallery .thumbnail-lg").count())
         assert page.is_enabled("#stop")
         assert not page.is_enabled("#search")
     assert counts == sorted(set(counts))
@@ -125,8 +127,8 @@ def test_the_gallery_fills_and_stop_keeps_the_best(tab: Tab, tmp_path: Path) -> 
     page.wait_for_selector("#curve img")
     page.click("#stop")
     assert "this is the best after" in tab.until_over()
-    page.wait_for_selector("#downloads a")
-    record = json.loads(tab.download("run.json", tmp_path).read_text())
+    page.wait_for_selector("#downloads button")
+    record = json.loads(tab.download("Record", "run.json", tmp_path).read_text())
     assert record["stopped"] == "interrupted"
     assert counts[-1] <= record["prompts"][0]["finished"] < LONG // 40
     scores = tab.scores()
@@ -149,19 +151,40 @@ def test_a_finished_search(tab: Tab, tmp_path: Path) -> None:
     assert "held out" in tab.page.inner_text("#pair")
     first = tab.scores()
     tab.page.click("#shown label:nth-of-type(2)")
-    tab.page.wait_for_function(
-        f"document.querySelector('#table tbody td:nth-child(3)').innerText != '{first[0]:.4f}'"
-    )
-    tab.page.wait_for_selector('#downloads a[download="001-best.png"]')
-    with Image.open(tab.download("001-best.png", tmp_path)) as picture:
+    tab.page.wait_for_function(f'Number(document.querySelector("{SCORES}").innerText) != {first[0]}')
+    with Image.open(tab.download("Best image", "001-best.png", tmp_path)) as picture:
         assert json.loads(picture.text["genscale"])["prompt"] == "a green square"  # type: ignore[attr-defined]
-    with zipfile.ZipFile(tab.download("run.zip", tmp_path)) as packed:
+    with zipfile.ZipFile(tab.download("All files", "run.zip", tmp_path)) as packed:
         record = json.loads(packed.read("run.json"))
         assert "archive.jsonl" in packed.namelist()
     assert tab.scores()[0] == round(record["prompts"][1]["best"]["total"], 4)
     assert record["seed"] > 0  # none was given, so it was drawn
     assert (record["request"]["steps"], record["request"]["guidance"]) == (10, 3.0)
     assert f"--seed {record['seed']}" in tab.page.input_value("#same textarea")
+
+
+@pytest.mark.slow
+def test_a_click_enlarges_and_the_table_sorts(tab: Tab) -> None:
+    page = tab.page
+    tab.fill(nfe=320)
+    tab.search()
+    assert "Done" in tab.until_over()
+    page.wait_for_function("document.querySelectorAll('#gallery .thumbnail-lg').length == 8")
+    third = str(page.locator("#gallery .thumbnail-lg img").nth(2).get_attribute("src"))
+    page.locator("#gallery .thumbnail-lg").nth(2).click()
+    page.wait_for_selector(f"#gallery .preview img[src='{third.replace('.tile', '.full')}']")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(f"#gallery .thumbnail-lg img[src='{third}']")
+    assert page.locator("#gallery .preview").count() == 0
+    best_first = tab.scores()
+    page.hover("#table [data-testid=header-2]")
+    page.click("#table [data-testid=header-2] .cell-menu-button")
+    page.click("text=Sort ascending")
+    page.wait_for_function(f'Number(document.querySelector("{SCORES}").innerText) == {best_first[-1]}')
+    assert tab.scores() == best_first[::-1]
+    page.locator("button[role=tab]", has_text="Slider").last.click()
+    page.wait_for_function("document.querySelectorAll('#slider img').length == 2")
+    assert tab.broken_pictures() == []
 
 
 @pytest.mark.slow
@@ -179,7 +202,7 @@ def test_a_clip_plays(tab: Tab) -> None:
         "[...document.querySelectorAll('video')].filter(v => v.videoWidth && v.currentTime > 0).length == 2"
     )
     tab.page.wait_for_function(playing)
-    assert tab.page.locator("#gallery .gs-tile").count() == 10
+    assert tab.page.locator("#gallery .thumbnail-lg").count() == 10
     assert "genscale video" in tab.page.input_value("#same textarea")
 
 
@@ -205,15 +228,15 @@ def test_two_pages_wait_for_each_other_and_share_nothing(tab: Tab, browser: Any,
     other = Tab(browser, address)
     tab.fill(options="wave=1", nfe=LONG)
     tab.search()
-    tab.page.wait_for_selector("#gallery .gs-tile")
+    tab.page.wait_for_selector("#gallery .thumbnail-lg")
     other.fill(nfe=80)
     other.search()
     other.page.wait_for_selector("text=1 search is before yours")
-    assert other.page.locator("#gallery .gs-tile").count() == 0
+    assert other.page.locator("#gallery .thumbnail-lg").count() == 0
     tab.page.click("#stop")
     assert "Stopped" in tab.until_over()
     assert "Done" in other.until_over()
-    other.page.wait_for_selector("#downloads a")
+    other.page.wait_for_selector("#downloads button")
     tokens = [{url.split("/")[4] for url in one.asked if "/search/" in url} for one in (tab, other)]
     assert [len(found) for found in tokens] == [1, 1]
     assert tokens[0] != tokens[1]
@@ -225,7 +248,7 @@ def test_a_page_that_is_closed_ends_its_search(tab: Tab, browser: Any, address: 
     other = Tab(browser, address)
     other.fill(prompt="two black stars", options="wave=1", nfe=LONG)
     other.search()
-    other.page.wait_for_selector("#gallery .gs-tile")
+    other.page.wait_for_selector("#gallery .thumbnail-lg")
     other.close()
     tab.fill(nfe=40)
     tab.search()

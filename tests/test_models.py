@@ -13,13 +13,7 @@ from genscale.verifiers.shapes import Shapes, detect, satisfies
 MODELS = Path(__file__).parents[1] / "genscale" / "models"
 GENERATORS = {"shapes-flow": "StableDiffusion3Pipeline", "shapes-diffusion": "StableDiffusionPipeline"}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def offline() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("TRANSFORMERS_OFFLINE", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module", params=GENERATORS)

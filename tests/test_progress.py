@@ -9,6 +9,7 @@ from rich.console import Console
 
 from genscale.engine.archive import Entry
 from genscale.engine.events import BatchHalved, Denoised, Event, Scored
+from genscale.engine.plan import Plan
 from genscale.protocol.particles import Candidate
 from genscale.runs.progress import Display, Tally, elapsed_text
 
@@ -112,6 +113,11 @@ def test_durations(seconds: float, text: str) -> None:
     assert elapsed_text(seconds) == text
 
 
+def plan_of(prompts: int, candidates: int) -> Plan:
+    """Of candidates that cost 4 NFE each."""
+    return Plan(4, 4, 4 * candidates, 4 * candidates, candidates, candidates, prompts)
+
+
 def shown(terminal: bool, quiet: bool = False) -> tuple[Display, io.StringIO]:
     file = io.StringIO()
     return Display(quiet, Console(file=file, force_terminal=terminal, width=100)), file
@@ -121,7 +127,7 @@ def test_away_from_a_terminal_only_whole_lines_are_written() -> None:
     display, file = shown(terminal=False)
     with display.busy("loading shapes-flow"):
         pass
-    display.start(8, 2, 1)
+    display.start(plan_of(2, 1))
     best = entry(1, 0, 0.25, nfe=4)
     for event in (Denoised(4, 1), scored(best), scored(entry(1, 1, 0.1), best), BatchHalved(3)):
         display(event)
@@ -137,7 +143,7 @@ def test_on_a_terminal_one_line_says_it_all() -> None:
     with display.busy("loading shapes-flow"):
         pass
     assert "loading shapes-flow" in file.getvalue()
-    display.start(8, 1, 2)
+    display.start(plan_of(1, 2))
     display(Denoised(4, 1))
     display(scored(entry(0, 0, 0.25)))
     display.stop()
@@ -148,7 +154,7 @@ def test_on_a_terminal_one_line_says_it_all() -> None:
 def test_quiet_is_quiet() -> None:
     display, file = shown(terminal=True, quiet=True)
     with display.busy("loading"):
-        display.start(8, 1)
+        display.start(plan_of(1, 2))
         display(scored(entry()))
         display.stop()
     assert file.getvalue() == ""

@@ -21,13 +21,7 @@ from genscale.verifiers.video_clip import ShapesVideoClip
 MODELS = Path(genscale.__file__).parent / "models"
 CALL = {"height": SIZE, "width": SIZE, "num_frames": FRAMES, "num_inference_steps": 12, "guidance_scale": 2.0}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def offline() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("TRANSFORMERS_OFFLINE", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")

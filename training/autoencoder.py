@@ -7,16 +7,14 @@ shapes count more than those of the ground.
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
-from genscale.toy.shapes import GROUND
+from training.common import descend, options, reconstruction_loss, started
 from training.data import draw, to_unit
 from training.run import Run
 
@@ -35,23 +33,14 @@ def build() -> AutoencoderTiny:
 def loss_of(model: nn.Module, pictures: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and plain mean squared error for `pictures` [n, 3, 64, 64] in [-1, 1]."""
     latents = model.encoder(pictures)
-    mean, variance = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
-    standard = (mean**2 + (variance - 1) ** 2).mean()
     decoded = model.decoder(
         latents + noise * torch.randn_like(latents) * torch.rand(len(latents), 1, 1, 1, device=latents.device)
     )
-    ground = torch.tensor(GROUND, device=pictures.device).view(1, 3, 1, 1) / 127.5 - 1
-    weight = 1 + 4 * ((pictures - ground).abs().amax(1, keepdim=True) > 0.1)
-    difference = decoded - pictures
-    loss = (weight * (difference.abs() + 2 * difference**2)).mean() + 0.1 * standard
-    return loss, (difference**2).mean().detach()
+    return reconstruction_loss(latents, decoded, pictures)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--batch", type=int, default=32)
+    parser = options(__doc__, minutes=15, batch=32, threads=2)
     parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--noise", type=float, default=0.25)
     parser.add_argument("--pictures", type=int, default=16384, help="how many to draw and train on")
@@ -60,9 +49,7 @@ def main() -> None:
         action="store_true",
         help="go on with the decoder alone; the latents stay as they are",
     )
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = started(parser, seed=False)
     model = build()
     run = Run(args.out, args.minutes, {"autoencoder": model})
     model.to(run.device, memory_format=torch.channels_last)
@@ -77,10 +64,7 @@ def main() -> None:
         chosen = pool[run.rng.choice(len(pool), args.batch)]
         pictures = to_unit(chosen).to(run.device, memory_format=torch.channels_last)
         loss, error = loss_of(model, pictures, args.noise)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        descend([optimiser], loss, list(model.parameters()))
         run.log(step, loss=loss.item(), mse=error.item())
     run.save()
 

@@ -8,7 +8,6 @@ colour, a kind, a number, a relation, or colours exchanged.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPVisionConfig
 
 from genscale.toy.shapes import COLOURS, KINDS, RELATIONS, Requirement
+from training.common import contrastive_loss, descend, options, set_rates, started
 from training.data import draw, to_unit
 from training.export import load_as_float32, replace
 from training.optimiser import optimisers
@@ -132,17 +132,11 @@ def save(model: CLIPModel, folder: Path, full: bool = False) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, minutes=15, batch=256, out="checkpoint and log")
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint and log")
     parser.add_argument("--export", type=Path, required=True, help="folder of the finished model")
-    parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--pictures", type=int, default=24_576)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = started(parser)
     model = build(args.out / "tokenizer")
     words = tokenizer(args.out / "tokenizer")
     run = Run(args.out, args.minutes, {"clip": model}, seed=5)
@@ -165,9 +159,7 @@ def main() -> None:
         return nn.functional.normalize(model.text_projection(pooled), dim=-1)[places]
 
     for step in run.steps():
-        for tool in tools:
-            for group in tool.param_groups:
-                group["lr"] = run.rate(group["top"], warmup=50, decay=0.7)
+        set_rates(tools, run, warmup=50)
         rows = run.rng.integers(len(wanted), size=args.batch)
         which = torch.from_numpy((run.rng.random(args.batch) < 0.6).astype(np.int64))
         batch = worsen(both[torch.from_numpy(rows), which].to(run.device).float().div(127.5).sub(1))
@@ -178,23 +170,8 @@ def main() -> None:
         wrong = encode([spoiled(r, run.rng) for r in chosen for _ in range(HARD)]).view(args.batch, HARD, -1)
         scale = model.logit_scale.exp().clamp(max=60)
         nouns = [tuple(sorted(r.nouns)) for r in chosen]
-        ids = {key: i for i, key in enumerate(dict.fromkeys(nouns))}
-        group_of = torch.tensor([ids[key] for key in nouns], device=run.device)
-        same = (group_of[:, None] == group_of[None, :]) & ~torch.eye(
-            args.batch, dtype=torch.bool, device=run.device
-        )
-        logits = (scale * seen @ named.T).masked_fill(same, -1e4)
-        hard = scale * torch.einsum("nd,nkd->nk", seen, wrong)
-        target = torch.arange(args.batch, device=run.device)
-        to_text = nn.functional.cross_entropy(torch.cat([logits, hard], 1), target)
-        loss = to_text + nn.functional.cross_entropy(logits.T, target)
-        for tool in tools:
-            tool.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for tool in tools:
-            tool.step()
-        best = (logits.diag()[:, None] > hard).all(1).float().mean()
+        loss, best = contrastive_loss(scale, seen, named, wrong, nouns)
+        descend(tools, loss, list(model.parameters()))
         run.log(step, every=25, loss=loss.item(), hard_right=best.item(), scale=scale.item())
     run.save()
     save(model, args.export)

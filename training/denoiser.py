@@ -1,10 +1,11 @@
-"""What training the flow and the diffusion model share: batches, averages, the auxiliary loss."""
+"""What training the denoisers shares: batches, the average of the weights, the auxiliary loss, the loop."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from transformers import CLIPTextModelWithProjection
 
 from genscale.toy.shapes import COLOURS, KINDS
 from training import latents
+from training.common import descend, set_rates
 from training.optimiser import optimisers
 from training.run import Run
 from training.text import text_config, tokenizer
@@ -73,42 +75,31 @@ def batches(folder: Path, n: int, drop: float, run: Run) -> Iterator[dict[str, t
 
 
 def train(
-    model: Denoiser,
-    loss_of: Callable[[Denoiser, dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]],
-    out: Path,
-    data: Path,
-    minutes: float,
-    batch: int,
-    muon: float,
-    adam: float,
+    model: Any,
+    loss_of: Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]],
+    args: Any,
     inner: str,
-    auxiliary: float,
     decay: float = 0.6,
     compiled: bool = False,
 ) -> None:
-    """Minimise `loss_of` (main loss, auxiliary loss) until the minutes are over; `out` keeps the
-    model and its average."""
+    """Minimise `loss_of` (main loss, auxiliary loss) until the minutes are over.
+
+    `args.out` keeps the model and its average. args: of `common.denoiser_options`. inner: see `optimisers`.
+    """
     average = copy.deepcopy(model).requires_grad_(False)
-    run = Run(out, minutes, {"model": model, "average": average})
+    run = Run(args.out, args.minutes, {"model": model, "average": average})
     model.to(run.device), average.to(run.device)
-    tools = optimisers(model, muon, adam, inner)
+    tools = optimisers(model, args.muon, args.adam, inner)
     for tool, state in zip(tools, run.extra.get("optimisers", []), strict=False):
         tool.load_state_dict(state)
     run.on_save = lambda: {"optimisers": [tool.state_dict() for tool in tools]}
     if compiled:
         model.denoiser.compile(dynamic=False), model.text_encoder.compile(dynamic=False)
     ours, theirs = list(model.parameters()), list(average.parameters())
-    for step, rows in zip(run.steps(), batches(data, batch, 0.1, run), strict=False):
-        for tool in tools:
-            for group in tool.param_groups:
-                group["lr"] = run.rate(group["top"], warmup=100, decay=decay)
+    for step, rows in zip(run.steps(), batches(args.data, args.batch, 0.1, run), strict=False):
+        set_rates(tools, run, warmup=100, decay=decay)
         loss, extra = loss_of(model, rows)
-        for tool in tools:
-            tool.zero_grad(set_to_none=True)
-        (loss + auxiliary * extra).backward()
-        norm = nn.utils.clip_grad_norm_(ours, 1.0)
-        for tool in tools:
-            tool.step()
+        norm = descend(tools, loss + args.auxiliary * extra, ours)
         if step % 4 == 3:  # an average over about the last tenth of the steps, whatever their number
             with torch.no_grad():
                 torch._foreach_lerp_(theirs, ours, min(1.0, 4 * 10 / (step + 10)))

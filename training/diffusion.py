@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from training.common import denoiser_options, started
 from training.denoiser import Denoiser, text_encoder, train
 from training.text import WIDTH
 
@@ -63,38 +63,15 @@ def loss_of(model: Denoiser, rows: dict[str, torch.Tensor]) -> tuple[torch.Tenso
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder written by training.latents")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=80)
-    parser.add_argument("--batch", type=int, default=192)
-    parser.add_argument(
-        "--muon",
-        type=float,
-        default=2e-3,
-        help="rate for the kernels and matrices of the blocks; 0: AdamW there too",
-    )
-    parser.add_argument("--adam", type=float, default=1e-3)
-    parser.add_argument("--auxiliary", type=float, default=0.1)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    parser = denoiser_options(
+        __doc__, "training.latents", minutes=80, batch=192,
+        muon="rate for the kernels and matrices of the blocks; 0: AdamW there too",
+    )  # fmt: skip
+    args = started(parser)
     model = build(args.data)
     model.denoiser.to(memory_format=torch.channels_last)
     inner = ".resnets.|.attentions.|.mlp.|.self_attn.|samplers."
-    train(
-        model,
-        loss_of,
-        args.out,
-        args.data,
-        args.minutes,
-        args.batch,
-        args.muon,
-        args.adam,
-        inner,
-        args.auxiliary,
-    )
+    train(model, loss_of, args, inner)
 
 
 if __name__ == "__main__":

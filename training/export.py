@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,23 @@ def replace(folder: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def weights(checkpoint: Path, raw: bool) -> dict[str, Any]:
+    """The average of a denoiser's weights; raw: the last ones."""
+    modules = torch.load(checkpoint, map_location="cpu", weights_only=False)["modules"]
+    return dict(modules["model" if raw else "average"])
+
+
+def write_folder(out: Path, make: Callable[[Path], Any], full: bool = False) -> None:
+    """Save what `make` builds in a scratch folder, in half precision or `full`, in place of `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".new-") as scratch:
+        new = Path(scratch) / "model"
+        made = make(Path(scratch))
+        made.to(dtype=torch.float32 if full else torch.float16).save_pretrained(new)
+        load_as_float32(new)
+        replace(out, new)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=("flow", "diffusion", "autoencoder"))
@@ -122,20 +140,14 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="keep float32")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".new-") as scratch:
-        new = Path(scratch) / "model"
+
+    def pipeline(scratch: Path) -> Any:
         if args.model == "autoencoder":
-            pipeline: Any = load_autoencoder(args.checkpoint)
-        else:
-            state = torch.load(args.checkpoint, map_location="cpu", weights_only=False)["modules"][
-                "model" if args.raw else "average"
-            ]
-            make = flow_pipeline if args.model == "flow" else diffusion_pipeline
-            pipeline = make(state, load_autoencoder(args.autoencoder), Path(scratch))
-        pipeline.to(dtype=torch.float32 if args.full else torch.float16).save_pretrained(new)
-        load_as_float32(new)
-        replace(args.out, new)
+            return load_autoencoder(args.checkpoint)
+        make = flow_pipeline if args.model == "flow" else diffusion_pipeline
+        return make(weights(args.checkpoint, args.raw), load_autoencoder(args.autoencoder), scratch)
+
+    write_folder(args.out, pipeline, args.full)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from diffusers import SD3Transformer2DModel
 
+from training.common import denoiser_options, started, stratified_sigma
 from training.denoiser import Denoiser, text_encoder, train
 from training.text import WIDTH
 
@@ -55,9 +55,7 @@ def loss_of(model: Denoiser, rows: dict[str, torch.Tensor]) -> tuple[torch.Tenso
     clean = rows["latents"]
     n = len(clean)
     noise = torch.randn_like(clean)
-    strata = (torch.randperm(n) + torch.rand(n)).to(clean.device) / n
-    sigma = torch.sigmoid(torch.special.ndtri(strata.clamp(1e-4, 1 - 1e-4)))
-    sigma = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
+    sigma = stratified_sigma(n, SHIFT, clean.device)
     level = sigma.view(n, 1, 1, 1)
     tokens, pooled = conditions(model, rows["captions"])
     velocity = model.denoiser(
@@ -68,39 +66,18 @@ def loss_of(model: Denoiser, rows: dict[str, torch.Tensor]) -> tuple[torch.Tenso
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder written by training.latents")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--batch", type=int, default=192)
+    parser = denoiser_options(
+        __doc__, "training.latents", minutes=90, batch=192,
+        muon="rate for the matrices of the blocks; 0: AdamW there too",
+    )  # fmt: skip
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument(
-        "--muon", type=float, default=2e-3, help="rate for the matrices of the blocks; 0: AdamW there too"
-    )
-    parser.add_argument("--adam", type=float, default=1e-3)
-    parser.add_argument("--auxiliary", type=float, default=0.1)
     parser.add_argument(
         "--compile", action="store_true", help="a fifth faster on a CPU, after some minutes of compiling"
     )
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = started(parser)
     model = build(args.data, args.layers)
     inner = ".attn.|.ff.|.ff_context.|.mlp.|.self_attn."
-    train(
-        model,
-        loss_of,
-        args.out,
-        args.data,
-        args.minutes,
-        args.batch,
-        args.muon,
-        args.adam,
-        inner,
-        args.auxiliary,
-        compiled=args.compile,
-    )
+    train(model, loss_of, args, inner, compiled=args.compile)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ for the auxiliary loss, the colour and kind at the middle of each of the 8 x 8 c
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from diffusers import AutoencoderTiny
 
 from genscale.toy.shapes import COLOURS, KINDS, SIZE, Scene, render, sample_scene
+from training.common import latent_options, started, write_latents
 from training.data import draw_requirement, to_unit
 from training.text import LENGTH, tokenizer
 
@@ -30,35 +30,17 @@ def cells(scene: Scene) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--autoencoder", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--n", type=int, default=50_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = started(latent_options(__doc__, None, 50_000), seed=False)
     args.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoencoderTiny.from_pretrained(args.autoencoder).to(device).requires_grad_(False)
     words = tokenizer(args.out / "tokenizer")
-    rng = np.random.default_rng((7, args.seed))
-    latents, captions, labels = [], [], []
-    for start in range(0, args.n, 64):
-        requirements = [draw_requirement(rng) for _ in range(min(64, args.n - start))]
-        scenes = [sample_scene(r, rng) for r in requirements]
-        pictures = to_unit(render(scenes)).to(device, memory_format=torch.channels_last)
-        latents.append(model.encoder(pictures).cpu().contiguous().half().numpy())
-        captions.append(
-            words([r.text for r in requirements], padding="max_length", max_length=LENGTH)["input_ids"]
-        )
-        labels.append(np.stack([cells(scene) for scene in scenes]))
-    np.savez(
-        args.out / f"part-{args.seed}.npz",
-        latents=np.concatenate(latents),
-        captions=np.concatenate([np.asarray(c, np.uint8) for c in captions]),
-        labels=np.concatenate(labels),
-    )
+
+    def encode(scenes: list[Scene]) -> torch.Tensor:
+        images = to_unit(render(scenes)).to(device, memory_format=torch.channels_last)
+        return model.encoder(images).cpu()
+
+    write_latents(args, words, LENGTH, draw_requirement, sample_scene, encode, cells)
 
 
 def load(folder: Path) -> dict[str, torch.Tensor]:

@@ -8,16 +8,14 @@ carry a little noise in training, and the pixels of shapes count more than those
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from torch import nn
 
-from genscale.toy.shapes import GROUND
+from training.common import descend, options, reconstruction_loss, set_rates, started
 from training.moving_data import draw, to_unit
 from training.optimiser import optimisers
 from training.run import Run
@@ -65,29 +63,17 @@ def encode(model: AutoencoderKLWan, clips: torch.Tensor) -> torch.Tensor:
 def loss_of(model: AutoencoderKLWan, clips: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and plain mean squared error."""
     latents = encode(model, clips).float()
-    mean, variance = latents.mean((0, 2, 3, 4)), latents.var((0, 2, 3, 4))
-    standard = (mean**2 + (variance - 1) ** 2).mean()
     strength = noise * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
     decoded = model.decode(latents + strength * torch.randn_like(latents)).sample.float()
-    ground = torch.tensor(GROUND, device=clips.device).view(1, 3, 1, 1, 1) / 127.5 - 1
-    weight = 1 + 4 * ((clips - ground).abs().amax(1, keepdim=True) > 0.1)
-    difference = decoded - clips
-    loss = (weight * (difference.abs() + 2 * difference**2)).mean() + 0.1 * standard
-    return loss, (difference**2).mean().detach()
+    return reconstruction_loss(latents, decoded, clips)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=13)
-    parser.add_argument("--batch", type=int, default=32)
+    parser = options(__doc__, minutes=13, batch=32)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--noise", type=float, default=0.25)
     parser.add_argument("--clips", type=int, default=4096, help="how many to draw and train on")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = started(parser)
     model = build()
     run = Run(args.out, args.minutes, {"autoencoder": model})
     model.to(run.device)
@@ -96,16 +82,11 @@ def main() -> None:
     tools = optimisers(model, args.rate, args.rate, "conv1|conv2|time_conv|resample|to_qkv|shortcut")
     pool = np.concatenate([draw(256, run.rng)[0] for _ in range(args.clips // 256)])
     for step in run.steps():
-        for group in (group for tool in tools for group in tool.param_groups):
-            group["lr"] = run.rate(args.rate, warmup=30, decay=0.5)
+        set_rates(tools, run, warmup=30, decay=0.5)
         clips = to_unit(pool[run.rng.choice(len(pool), args.batch)]).to(run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
             loss, error = loss_of(model, clips, args.noise)
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for tool in tools:
-            tool.step()
+        descend(tools, loss, list(model.parameters()))
         run.log(step, every=25, loss=loss.item(), mse=error.item())
     run.save()
 

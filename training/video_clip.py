@@ -8,7 +8,6 @@ clip spoiled: another video takes over, or shines through, from some frame on.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch import nn
 from genscale.toy.moving_shapes import DIRECTIONS, FRAMES, Prompt
 from genscale.toy.shapes import COLOURS
 from genscale.verifiers.video_clip import Towers, word_indices
+from training.common import contrastive_loss, descend, options, set_rates, started
 from training.moving_data import draw, to_unit
 from training.optimiser import optimisers
 from training.run import Run
@@ -78,18 +78,12 @@ def softened(clips: np.ndarray, checkpoint: Path) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, minutes=5, batch=128, out="checkpoint and log")
     parser.add_argument("--autoencoder", type=Path, help="checkpoint of training.video_autoencoder")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint and log")
     parser.add_argument("--export", type=Path, required=True, help="folder of the finished model")
-    parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--clips", type=int, default=8192)
     parser.add_argument("--soft", type=int, default=2048, help="how many of them the autoencoder softens")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = started(parser)
     model = Towers()
     run = Run(args.out, args.minutes, {"towers": model}, seed=5)
     tools = optimisers(model, 2e-3, 1e-3, "see.|read.layers")
@@ -99,8 +93,7 @@ def main() -> None:
     if args.autoencoder:
         clips[: args.soft] = softened(clips[: args.soft].numpy(), args.autoencoder)
     for step in run.steps():
-        for group in (group for tool in tools for group in tool.param_groups):
-            group["lr"] = run.rate(group["top"], warmup=50)
+        set_rates(tools, run, warmup=50)
         rows = run.rng.integers(len(prompts), size=args.batch)
         chosen = [prompts[i] for i in rows]
         batch = clips[torch.from_numpy(rows)].permute(0, 1, 4, 2, 3).float().div(255)
@@ -108,35 +101,16 @@ def main() -> None:
         texts = [p.text for p in (*chosen, *(wrong(p, run.rng) for p in chosen for _ in range(HARD)))]
         with torch.autocast("cpu", torch.bfloat16):
             seen, named = model.clips(both).float(), model.captions(word_indices(texts)).float()
-        loss, best = contrast(model.logit_scale.exp().clamp(max=60), seen, named, texts[: args.batch])
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for tool in tools:
-            tool.step()
+        n, scale = args.batch, model.logit_scale.exp().clamp(max=60)
+        wrongs = named[n:].view(n, HARD, -1)
+        loss, best = contrastive_loss(scale, seen[:n], named[:n], wrongs, texts[:n], spoiled=seen[n:])
+        descend(tools, loss, list(model.parameters()))
         run.log(step, every=25, loss=loss.item(), hard_right=best.item())
     run.save()
     args.export.mkdir(parents=True, exist_ok=True)
     save_file(
         {k: v.half().contiguous() for k, v in model.state_dict().items()}, args.export / "model.safetensors"
     )
-
-
-def contrast(
-    scale: torch.Tensor, seen: torch.Tensor, named: torch.Tensor, texts: list[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss both ways, and how often the right caption beats its wrong ones. seen: [2 n, d], videos and spoiled ones."""
-    n = len(texts)
-    numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    group = torch.tensor([numbers[t] for t in texts])
-    same = (group[:, None] == group) & ~torch.eye(n, dtype=torch.bool)
-    logits = (scale * seen[:n] @ named[:n].T).masked_fill(same, -1e4)
-    hard = scale * torch.einsum("nd,nkd->nk", seen[:n], named[n:].view(n, HARD, -1))
-    broken = scale * (seen[n:] * named[:n]).sum(-1, keepdim=True)
-    target = torch.arange(n)
-    loss = nn.functional.cross_entropy(torch.cat([logits, hard], 1), target)
-    loss = loss + nn.functional.cross_entropy(torch.cat([logits.T, broken], 1), target)
-    return loss, (logits.diag()[:, None] > hard).all(1).float().mean()
 
 
 if __name__ == "__main__":

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
-import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-from training.export import load_as_float32, replace
+from training.export import weights, write_folder
 from training.video_autoencoder import load
 from training.video_flow import SHIFT, VideoDenoiser
 from training.video_text import video_tokenizer
 
 
 def pipeline(checkpoint: Path, autoencoder: Path, scratch: Path, raw: bool) -> WanPipeline:
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["modules"][
-        "model" if raw else "average"
-    ]
     model = VideoDenoiser(scratch)
-    model.load_state_dict(state)
+    model.load_state_dict(weights(checkpoint, raw))
     for block in model.denoiser.blocks:
         block.attn2.set_processor(WanAttnProcessor())
     return WanPipeline(
@@ -40,13 +35,7 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="the last weights, not their average")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".new-") as scratch:
-        new = Path(scratch) / "model"
-        made = pipeline(args.checkpoint, args.autoencoder, Path(scratch), args.raw)
-        made.to(dtype=torch.float16).save_pretrained(new)
-        load_as_float32(new)
-        replace(args.out, new)
+    write_folder(args.out, lambda scratch: pipeline(args.checkpoint, args.autoencoder, scratch, args.raw))
 
 
 if __name__ == "__main__":

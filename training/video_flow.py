@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genscale.toy.moving_shapes import KINDS
 from genscale.toy.shapes import COLOURS
+from training.common import denoiser_options, started, stratified_sigma
 from training.denoiser import train
 from training.video_autoencoder import CHANNELS
 from training.video_latents import SIDE
@@ -105,9 +105,7 @@ def loss_of(model: VideoDenoiser, rows: dict[str, torch.Tensor]) -> tuple[torch.
     clean = rows["latents"]
     n = len(clean)
     noise = torch.randn_like(clean)
-    strata = (torch.randperm(n) + torch.rand(n)).to(clean.device) / n
-    sigma = torch.sigmoid(torch.special.ndtri(strata.clamp(1e-4, 1 - 1e-4)))
-    sigma = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
+    sigma = stratified_sigma(n, SHIFT, clean.device)
     level = sigma.view(n, 1, 1, 1, 1)
     least = rows["captions"].shape[1] + 1
     padded = torch.exp(math.log(least) + torch.rand(n, device=clean.device) * math.log(PADDED / least))
@@ -118,32 +116,13 @@ def loss_of(model: VideoDenoiser, rows: dict[str, torch.Tensor]) -> tuple[torch.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder written by training.video_latents")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--muon", type=float, default=2e-3, help="rate for the matrices of the blocks")
-    parser.add_argument("--adam", type=float, default=1e-3)
-    parser.add_argument("--auxiliary", type=float, default=0.1)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    parser = denoiser_options(
+        __doc__, "training.video_latents", minutes=30, batch=128, muon="rate for the matrices of the blocks"
+    )
+    args = started(parser)
     inner = ".attn1.|.attn2.|.ffn.|.SelfAttention.|.DenseReluDense."
     model = VideoDenoiser(args.data)
-    train(
-        model,
-        loss_of,
-        args.out,
-        args.data,
-        args.minutes,
-        args.batch,
-        args.muon,
-        args.adam,
-        inner,
-        args.auxiliary,
-    )
+    train(model, loss_of, args, inner)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ class Explained(griffe.Extension):
         _rewrite(func.docstring, names)
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        _rewrite(cls.docstring, [name for name, member in cls.members.items() if member.is_attribute])
+        fields = [n for n, m in cls.members.items() if m.is_attribute and "property" not in m.labels]
+        _rewrite(cls.docstring, fields)
 
 
 def _rewrite(docstring: griffe.Docstring | None, names: list[str]) -> None:

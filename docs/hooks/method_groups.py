@@ -13,7 +13,7 @@ from typing import Any
 
 PLAIN = "best_of_n"
 GROUPS = {
-    "Verifier only": "They score finished images and nothing else. Any verifier and any pipeline will do.",
+    "Verifier only": "They score finished images and nothing else, so any verifier will do.",
     "Previews": "They score clean estimates during the run, and spend what is left where these are good. "
     "Previews must rank as the final images do: measure it with `genscale calibrate-steps`.",
     "Gradients": "They follow the gradient of the score. The verifier must be differentiable.",

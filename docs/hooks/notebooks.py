@@ -79,7 +79,7 @@ def executed(notebook: Any, folder: Path) -> Any:
     )
     manager.kernel_spec.argv[0] = sys.executable
     client = nbclient.NotebookClient(
-        notebook, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}}
+        notebook, km=manager, timeout=900, resources={"metadata": {"path": str(folder)}}
     )
     client.execute(env=environment)
     return notebook

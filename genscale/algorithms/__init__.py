@@ -1,1 +1,1 @@
-"""What samplers share: particle filter, beam and tree search, noise ascent."""
+"""Algorithms that several samplers share: particle filter, beam and tree search, gradient ascent on noise."""

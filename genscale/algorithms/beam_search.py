@@ -1,9 +1,9 @@
 """The beam core: at each level of a run score all states, keep the best, and branch them.
 
-A beam is a schedule: how many noises begin, and for each level how many states are kept, how many children each has,
-how far is looked ahead to score them, and what a kind of its own is worth. Many noises that shrink are early pruning;
-few states with many children are a greedy search. Children part by a stochastic kernel, whose first model call is the
-one that scored their parent, so branching costs nothing at the level itself.
+A beam is a schedule: how many noises start, and for each level how many states are kept, how many children each has,
+how many steps are looked ahead to score them, and how much a further cluster is worth. Many noises that shrink are
+early pruning; few states with many children are a greedy search. Children differ by a stochastic kernel whose first
+model call is the one that scored their parent, so branching costs no model call at the level itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EVERY = "every"
 
 @dataclass(frozen=True)
 class BeamLevel:
-    """What happens at a step."""
+    """What is done at one step: how many states are kept, branched and looked ahead."""
 
     step: int
     survivors: float
@@ -46,7 +46,7 @@ class BeamLevel:
     diversity: float
 
     def ahead(self, process: Process) -> list[int]:
-        """Steps of the model calls of a look-ahead, the one at the level itself first."""
+        """Steps of the model calls of a look-ahead; the first is the one at the level itself."""
         left = process.model_steps - self.step
         calls = min(self.lookahead, left)
         return [self.step + j * left // calls for j in range(calls)]
@@ -57,20 +57,19 @@ class BeamSearch:
     """The fields that the presets share; each preset explains its own defaults. Numbers of a level may be given for
     each of the levels, or one for all.
 
-    width: noises that a beam begins with; None: as many as the budget pays for (16 without one).
+    width: noises that a beam starts with; None: as many as the budget pays for (16 without one).
     levels: increasing fractions of the run at which states are scored, kept and branched; "every": all steps.
     survivors: of each level's pool: below 1 the share that is kept (rounded up), from 1 on their number; inf keeps all.
-    branch: children of each state that is kept; 1: it only goes on.
+    branch: children of each state that is kept; 1: it continues without branching.
     lookahead: model calls of the ODE, spread evenly over the rest of the run, that lead to the clean estimate which is
-        scored. 1: the one-step estimate, whose call the children need anyway; each more is paid for.
+        scored. 1: the one-step estimate, whose call the children need anyway; each further call costs NFE.
     diversity: what covering one more cluster of clean estimates is worth beside the scores of those that are kept, in
         units of the pool's spread of scores. There are as many clusters as states are kept. 0: just the best.
-    kernel: between levels, where children must part: "ddim(eta)", "sde(churn, interpolant)" or "glass(inner, rho)".
+    kernel: between levels, where children must differ: "ddim(eta)", "sde(churn, interpolant)" or "glass(inner, rho)".
     rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
 
     A budget that pays for more than one beam is spent on further ones, from fresh noise; one that does not pay for a
-    whole beam makes it narrower (numbers of `survivors` fall in proportion); what is left in the end goes to plain
-    candidates.
+    whole beam makes it narrower (numbers of `survivors` fall in proportion); the rest is spent on plain candidates.
     """
 
     width: int | None = None
@@ -120,7 +119,7 @@ class BeamSearch:
         kernel = parse(self.kernel)
         if kernel.deterministic and (isinstance(kernel, Own) or max(_each(self.branch)) > 1):
             raise UsageError(
-                f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
+                f"kernel '{self.kernel}' is deterministic, so all branches would be the same; use "
                 "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or branch=1 with kernel='ode'."
             )
 
@@ -154,8 +153,8 @@ class BeamSearch:
         yield from repeat_passes(process, key, begin)
 
     def schedule(self, process: Process) -> list[BeamLevel]:
-        """What is done at which steps. The last two steps of a run branch nothing: the end is certain from there. Of
-        levels that fall on one step the last counts."""
+        """The levels as steps. Nothing is branched in the last two steps, after which no noise is drawn. Of levels that
+        fall on the same step the last counts."""
         last = process.model_steps - 2
         if isinstance(self.levels, str):
             steps = list(range(1, last + 1))
@@ -179,7 +178,7 @@ class BeamSearch:
         return parse(self.kernel), outside(process, self.rest, branched=bool(self.schedule(process)))
 
     def kept(self, level: BeamLevel, pool: int, n: int) -> int:
-        """How many of a pool go on, in a beam that began with n noises."""
+        """How many of a pool are kept, in a beam that started with n noises."""
         if level.survivors < 1:
             return math.ceil(level.survivors * pool - 1e-9)
         keep = level.survivors
@@ -190,7 +189,7 @@ class BeamSearch:
     # ---------------------------------------------------------------- cost
 
     def plan(self, process: Process) -> int:
-        """Noises of the next beam: as asked for, or what the budget pays for; 0 where it pays for none."""
+        """Noises of the next beam: `width`, or what the budget pays for; 0 where it pays for none."""
         most = payable(process, process.nfe(0, 1), process.calls(1, 0))
         return largest(
             self.width or (CANDIDATES_WITHOUT_BUDGET if most is None else most),
@@ -253,7 +252,7 @@ class BeamPass(Numbered):
     def _survivors(
         self, particles: Particles, prediction: Prediction, level: BeamLevel
     ) -> Generator[Query, Any, list[int]]:
-        """The rows that go on."""
+        """The rows that are kept."""
         x0 = yield from self._look_ahead(particles, prediction, level)
         scores: Scores = yield Score(replace(particles[: len(x0)], x0=x0))
         keep = self.spec.kept(level, len(scores), self.n)
@@ -267,7 +266,7 @@ class BeamPass(Numbered):
     def _look_ahead(
         self, particles: Particles, prediction: Prediction, level: BeamLevel
     ) -> Generator[Query, Any, Tensor]:
-        """Clean estimates after some steps of the ODE; their states are nobody's, so they have numbers of their own."""
+        """Clean estimates after some steps of the ODE. Look-ahead states get fresh ids."""
         steps = level.ahead(self.process)
         if len(steps) > 1:
             scouts = [

@@ -1,4 +1,4 @@
-"""Proposals that follow the slope of the score: a transition moved by its variance times a gradient."""
+"""Proposals that follow the gradient of the score: a transition moved by its variance times a gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THROUGH = (NONE, MODEL, DECODER)
 
 
 def twisted(base: Transition, slope: Tensor, reach: float = math.inf) -> Transition:
-    """mean + std^2 slope: what N(mean, std^2) becomes when it is tilted by exp(slope . x).
+    """mean + std^2 slope: N(mean, std^2) tilted by exp(slope . x).
 
     The twisted proposal of TDS (Wu et al. 2023, arXiv 2306.17775) with slope = grad log p(y | x0 estimate), and that of
     DAS (Kim et al. 2025, arXiv 2501.05803) with slope = lambda grad r / alpha; both take the gradient at the state that
@@ -30,10 +30,10 @@ def twisted(base: Transition, slope: Tensor, reach: float = math.inf) -> Transit
 
 
 def slope_factor(through: str, level: NoiseLevel) -> float:
-    """What a Gradient's answer is multiplied by to be a slope at the state.
+    """The factor that makes a gradient query's result a gradient at the state.
 
-    Through the decoder it is 1 / alpha times the gradient at the clean estimate, as if nothing but the signal could
-    move; near pure noise that is far too steep. The denoiser of unit-variance data has d x0 / d x = alpha /
-    (alpha^2 + sigma^2), which is put in its place. Weights make either exact; this one leaves them even.
+    Through the decoder it is 1 / alpha times the gradient at the clean estimate, as if only the signal could
+    change, which is far too steep near pure noise. The denoiser of unit-variance data has d x0 / d x = alpha /
+    (alpha^2 + sigma^2), which is used instead. The weights make either exact; this one keeps them more even.
     """
     return 1.0 if through != DECODER else level.alpha**2 / (level.alpha**2 + level.sigma**2)

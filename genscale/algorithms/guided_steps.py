@@ -1,8 +1,8 @@
-"""Guidance by the gradient of the search score: candidates are carried along the run, and pushed as they go.
+"""Guidance by the gradient of the search score: candidates are moved along it during the run.
 
-At every step of a window the clean estimate is moved along the gradient, and the transition goes on from there with the
-estimate of the noise as it was, x' = alpha' (x0 + move) + sqrt(sigma'^2 - std^2) eps + std z, so the next latents move
-by alpha' move. That is the form of MPGD (arXiv 2311.16424); DPS (2209.14687) and FreeDoM (2303.09833) move x', and
+At every step of a window the clean estimate is moved along the gradient, and the transition continues from there with
+the estimate of the noise as it was, x' = alpha' (x0 + move) + sqrt(sigma'^2 - std^2) eps + std z, so the next latents
+move by alpha' move. That is the form of MPGD (arXiv 2311.16424); DPS (2209.14687) and FreeDoM (2303.09833) move x', and
 Universal Guidance (2302.07121) eps instead, which is the same up to a factor that depends on the noise level.
 """
 
@@ -40,7 +40,7 @@ class Push:
 
     @property
     def each(self) -> bool:
-        """Whether every verifier's gradient is looked at by itself."""
+        """Whether the gradient of every verifier is needed by itself."""
         return self.normalise == "each" or math.isfinite(self.clip)
 
     def move(self, graded: Graded, level: NoiseLevel) -> Tensor:
@@ -55,7 +55,7 @@ class Push:
         return self.scale * spread**2 * level.alpha * gradient
 
     def _joined(self, graded: Graded) -> Tensor:
-        """The gradient of the combined score, with every verifier's limited or brought to one size."""
+        """The gradient of the combined score, with that of every verifier clipped or normalised."""
         if not self.each:
             return graded.gradient
         assert graded.each is not None
@@ -77,7 +77,7 @@ def _rms(gradient: Tensor, first: int = 1) -> Tensor:
 
 @dataclass(frozen=True)
 class GuidedSteps:
-    """Which steps are guided and how. window: first and last of them, None where there is none. recurrence: times
+    """The guided steps and their kernel. window: first and last of them, None where there is none. recurrence: times
     that each is taken. kernel: of these steps; rest: of the others, None being the pipeline's own scheduler."""
 
     push: Push
@@ -109,7 +109,7 @@ class GuidedSteps:
         particles = process.start([draw(key, first + i) for i in range(n)])
         if self.window is not None:
             particles = yield Solve(particles, self.window[0], self.rest)
-            with suppress(BudgetExhausted):  # of time: what is there goes on unguided
+            with suppress(BudgetExhausted):  # of time: the candidates continue unguided
                 for step in self.steps:
                     for again in range(self.recurrence):
                         particles = yield from self._step(process, particles, step, again)
@@ -120,7 +120,7 @@ class GuidedSteps:
     def _step(
         self, process: Process, particles: Particles, step: int, again: int
     ) -> Generator[Query, Any, Particles]:
-        """From a step to the next; time after time first back to it, with fresh noise."""
+        """From a step to the next; each repetition first goes back to the step with fresh noise."""
         if again:
             particles = process.renoise(
                 particles, step, [_again(c, step, again) for c in particles.candidates]
@@ -132,5 +132,5 @@ class GuidedSteps:
 
 
 def _again(candidate: Candidate, step: int, again: int) -> Candidate:
-    """The same candidate with noise of its own for another time through a step."""
+    """The same candidate with fresh noise for a repetition of a step."""
     return replace(candidate, key=Key(candidate.key).fold("again", step, again).path)

@@ -1,4 +1,4 @@
-"""The particle core: sequential Monte Carlo along the reverse process (Feynman-Kac steering), in all its forms.
+"""The particle filter: sequential Monte Carlo along the reverse process (Feynman-Kac steering).
 
 Target: p(x0) exp(strength R(x0)) / Z, p being the law of the base process and R the verifier's score (Singhal et
 al. 2025, arXiv 2501.06848; Del Moral 2004). At scoring steps the clean estimates of the *current* states are
@@ -59,8 +59,8 @@ class ParticleFilter(ParticleOptions):
     # ---------------------------------------------------------------- cost
 
     def plan(self, process: Process) -> tuple[int, int]:
-        """(particles, children) of the next pass: as asked for, or what the budget allows, first of particles, then of
-        the children of one; 0 particles where it allows none."""
+        """(particles, children) of the next pass: as given, or the most that the budget allows, first of particles,
+        then of children of one particle; 0 particles where it allows none."""
         paid = payable(process, process.nfe(0, 1) * self.children, process.calls(0, 1) * self.children)
         most = self.particles or (CANDIDATES_WITHOUT_BUDGET if paid is None else paid)
         n = largest(most, lambda n: self._allowed(process, n, self.children))
@@ -73,7 +73,7 @@ class ParticleFilter(ParticleOptions):
         return within(process, self.spend(process, n, children), self.calls(process, n, children))
 
     def spend(self, process: Process, n: int, children: int, ready: int = 0) -> int:
-        """NFE of one pass with n particles, `ready` of which are a path that is known already."""
+        """NFE of one pass with n particles, `ready` of which are a known path."""
         scoring, pool = self.scoring_steps(process), n * children - ready
         kernel, rest = self.kernels(process)
         if not scoring:

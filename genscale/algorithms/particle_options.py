@@ -25,8 +25,8 @@ Proposal = Callable[[Transition, Particles, Prediction, int], Transition]
 class ParticleOptions:
     """The fields that all presets share; each preset explains its own defaults.
 
-    particles: N that are kept at each selection; None: as many as one pass can have within the budget. children: M
-        tried for each of them (1: plain SMC).
+    particles: N that are kept at each resampling; None: as many as one pass can have within the budget. children: M
+        of each of them (1: plain SMC).
     group: "global", all compete with all; or "parent", each particle keeps one of its own children.
     strength: of the tilt, in units of the verifier's spread (see scale); inf always keeps the best.
     potential: "difference", "max", "sum" or "reward" (genscale.algorithms.tempering).
@@ -35,7 +35,7 @@ class ParticleOptions:
     scheme: of resampling: "systematic", "ssp", "stratified", "residual", "multinomial" or "killing".
     ess: resample where the effective sample size is at most this share of the particles; 1: always.
     flatten: while weights collapse in the first half of the run, draw by flattened ones (arXiv 2510.05825).
-    kernel: of the steps between the first and the last scoring, where copies must part: "ddim(eta)",
+    kernel: of the steps between the first and the last scoring, where copies must differ: "ddim(eta)",
         "sde(churn, interpolant)" or "glass(inner, rho)".
     rest: the kernel before and after: "own" is the pipeline's scheduler, "ode", or any of the above.
     rebirth: kernel of the first step of copies, where it is not the same ("" if it is).
@@ -45,12 +45,12 @@ class ParticleOptions:
     gradient: let proposals follow the gradient of the score (genscale.algorithms.guided_proposal): "none"; "model"
         differentiates through the denoiser; "decoder" holds its noise constant and costs no more NFE than "none". The
         verifiers must be differentiable (UsageError else). Exact either way: the weights correct for the proposal.
-    push: strength of that gradient, where it is not the tilt's. reach: most standard deviations that it moves a step.
+    push: factor of that gradient, where it is not `strength`. reach: largest move of a step, in standard deviations.
     proposal: a function (transition, particles, prediction, step) -> Transition to draw from instead of the kernel's
         own, corrected in the weights.
 
-    A budget that pays for more than one pass is spent on further ones, from fresh noise, and what is left in the end on
-    plain candidates.
+    A budget that pays for more than one pass is spent on further ones, from fresh noise, and the rest on plain
+    candidates.
     """
 
     particles: int | None = None
@@ -109,7 +109,7 @@ class ParticleOptions:
             )
         if self.push is None and self.gradient != NONE and self.strength == float("inf"):
             raise UsageError(
-                "a gradient is followed with the tilt's strength, and inf is none: give push=100."
+                "the gradient is multiplied by `strength`, which is infinite here: give push=100."
             )
         if not self.reach > 0 or (self.push is not None and not 0 <= self.push < float("inf")):
             raise UsageError(f"push={self.push} must be 0 or more, and reach={self.reach} above 0.")
@@ -120,12 +120,12 @@ class ParticleOptions:
         self._check_kernels()
 
     def _check_kernels(self) -> None:
-        """Where copies are made, their futures must differ."""
+        """Copies must differ after their next step."""
         parse(self.rest)
         kernels = [parse(k) for k in (self.kernel, self.rebirth) if k]
         if self.interval < 1 and all(k.deterministic for k in kernels):
             raise UsageError(
-                f"kernel '{self.kernel}' is deterministic, and every branch of an ODE is the same: use "
+                f"kernel '{self.kernel}' is deterministic, so all copies would stay the same: use "
                 "kernel='ddim(0.5)', 'sde(rbf)' or 'glass(4)', or a search over initial noise such as best_of_n."
             )
         if self.interval < 1 and any(isinstance(k, Own) for k in kernels):
@@ -138,16 +138,16 @@ class ParticleOptions:
                 "glass takes several model calls a step: use ddim or sde with rebirth, a gradient or a proposal."
             )
         if bool(self.rebirth) + (self.proposal is not None) + (self.gradient != NONE) > 1:
-            raise UsageError("rebirth, gradient and proposal all say how copies step: give one of them.")
+            raise UsageError("rebirth, gradient and proposal all set how copies step: give one of them.")
 
     @property
     def _proposes(self) -> bool:
-        """Whether steps are drawn from another law than the kernel's."""
+        """Whether steps are drawn from another distribution than the kernel's."""
         return self.proposal is not None or self.gradient != NONE
 
     @property
     def steep(self) -> bool:
-        """Whether states are scored with their gradient in one question; of children, only those that are kept."""
+        """Whether states are scored and differentiated in one query; with children, only those that are kept are."""
         return self.gradient != NONE and self.children == 1
 
     def scoring_steps(self, process: Process) -> list[int]:

@@ -1,6 +1,6 @@
 """One pass of the particle core: from fresh noise to weighted, finished candidates.
 
-Log-weights are never reset: when m particles are drawn from P with probabilities q, an offspring of i goes on with
+Log-weights are never reset: when m particles are drawn from P with probabilities q, an offspring of i continues with
 lw_i - log(P q_i), so the mean of exp(lw) stays an unbiased estimate of Z. That also holds where particles are drawn by
 other weights than their own (flattened ones), within groups, or not at all because the ESS is high.
 """
@@ -37,7 +37,7 @@ class Pass(Numbered):
     """One pass with n particles of so many children each.
 
     first: number of its first candidate. unit: what scores are divided by, if that is known already.
-    reference: a path that is kept, as particle 0 (particle Gibbs); record: keep all paths, to choose one from.
+    reference: a fixed path, as particle 0 (particle Gibbs); record: keep all paths, to choose one from.
     Afterwards: next_id, unit, paths.
     """
 
@@ -76,11 +76,11 @@ class Pass(Numbered):
                 self._weigh(pool, step)
                 pool, prediction, copies = self._select(pool, prediction, step, last)
                 until = step + 1 if last else scoring[i + 1]
-                yield from self._carry(pool, prediction, copies, until, kernel)
+                yield from self._run_to(pool, prediction, copies, until, kernel)
             except BudgetExhausted:
                 if self.spec.gradient == NONE:
                     raise
-                break  # no time is left for gradients, but maybe for the way to the end
+                break  # no time is left for gradients, but maybe for the run to the end
         finished = yield from self._solve(pool, None, rest)
         return (yield from self._finish(pool, finished))
 
@@ -92,7 +92,9 @@ class Pass(Numbered):
         candidates = [draw(self.numbers, self.number()) for _ in range(n)]
         particles = self.process.start(candidates)
         if self.reference is not None:
-            particles = cat([particles[[0]], particles])  # a place for the reference until its first moment
+            particles = cat(
+                [particles[[0]], particles]
+            )  # a row for the reference until its first scoring step
         zeros, size = torch.zeros(n + held, dtype=torch.float64), n + held
         parents = torch.arange(size) // self.children
         return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size)
@@ -100,14 +102,14 @@ class Pass(Numbered):
     def _solve(
         self, pool: Pool, until: int | None, kernel: Kernel | None
     ) -> Generator[Query, Any, Particles]:
-        """Carry all to a step. Rows that no budget is left for are dropped; the reference is not moved."""
+        """Run all particles to a step. Rows for which the budget ends are dropped; the reference is not moved."""
         if self.reference is None:
             particles: Particles = yield Solve(pool.particles, until, kernel)
             pool.shorten(len(particles))
             return particles
         moved: Particles = yield Solve(pool.particles[1:], until, kernel)
         pool.shorten(1 + len(moved))
-        # Until its next moment is put in its place, only the number of rows counts of the reference.
+        # The row of the reference is a placeholder until its next scoring step.
         return cat([moved[[0]], moved])
 
     def _judge(self, pool: Pool, step: int) -> Generator[Query, Any, tuple[Pool, Prediction]]:
@@ -132,14 +134,14 @@ class Pass(Numbered):
         pool.rewards = joined(pool.rewards, totals / self.unit)
         if self.record:
             bare = replace(asked, x0=None)
-            moments = [ScoredState(bare[[i]], prediction[[i]], float(t)) for i, t in enumerate(totals)]
-            pool.paths = [(*path, moment) for path, moment in zip(pool.paths, moments, strict=True)]
+            states = [ScoredState(bare[[i]], prediction[[i]], float(t)) for i, t in enumerate(totals)]
+            pool.paths = [(*path, state) for path, state in zip(pool.paths, states, strict=True)]
         return pool, prediction
 
-    def _carry(
+    def _run_to(
         self, pool: Pool, prediction: Prediction, copies: list[int], until: int, kernel: Kernel
     ) -> Generator[Query, Any, None]:
-        """To the next scoring; the first model call was made for this one."""
+        """Run to the next scoring step; the first model call was already made for this one."""
         spec, step = self.spec, pool.particles.step
         if spec.gradient != NONE and not spec.steep:
             prediction = yield from self._parents_graded(pool)
@@ -173,7 +175,7 @@ class Pass(Numbered):
         return cat(parts)[[order.index(i) for i in range(len(order))]]
 
     def _propose(self, pool: Pool, prediction: Prediction, kernel: Kernel) -> None:
-        """Step by the proposal, and pay for the difference (twisted SMC, Wu et al. 2023, arXiv 2306.17775)."""
+        """Step by the proposal and correct the weights (twisted SMC, Wu et al. 2023, arXiv 2306.17775)."""
         particles = pool.particles
         base = self.process.transition(particles, prediction, kernel)
         asked = base
@@ -188,7 +190,7 @@ class Pass(Numbered):
             pool.log_w = pool.log_w + (base.log_prob(x) - asked.log_prob(x)).cpu()
 
     def _push(self, step: int) -> float:
-        """What a score's gradient is multiplied by: the strength at the next step (DAS's lambda of t - 1), in the
+        """The factor of the score's gradient: the strength at the next step (DAS's lambda of t - 1), in the
         scores' unit. Adaptive tempering chooses it only there, so of that the strength so far is taken."""
         spec, unit = self.spec, self.unit or 1.0
         if spec.push is not None:
@@ -198,7 +200,7 @@ class Pass(Numbered):
         return self._strength(step + 1) / unit
 
     def _graded(self, pool: Pool) -> Generator[Query, Any, tuple[Prediction, Scores]]:
-        """Predictions, scores and slopes of the current states: one question, one model call."""
+        """Predictions, scores and gradients of the current states, in one query and one model call."""
         graded: Graded = yield Gradient(pool.particles, through=self.spec.gradient)
         assert graded.scores is not None
         pool.shorten(len(graded))
@@ -209,9 +211,9 @@ class Pass(Numbered):
         return graded.gradient * slope_factor(self.spec.gradient, self.process.schedule.level(step))
 
     def _parents_graded(self, pool: Pool) -> Generator[Query, Any, Prediction]:
-        """The same where there were children to choose from: only of those chosen, once for all their children.
+        """The same with children: the gradient of the kept particles only, once for all their children.
 
-        The model call is paid again, which costs less than going back for children that nobody keeps.
+        The model call is made again, which costs less than gradients of children that are not kept.
         """
         parents = pool.parents.tolist()  # 0 .. k - 1, in order
         first = pool.particles[[parents.index(p) for p in range(parents[-1] + 1)]]
@@ -250,7 +252,7 @@ class Pass(Numbered):
         """The survivors with their children (none after the last scoring), and which rows are copies."""
         kept = self._survivors(pool, step)
         children = 1 if last else self.children
-        if kept is None:  # nobody is drawn: all go on
+        if kept is None:  # no resampling
             return pool, prediction, []
         rows, log_w = kept
         rows = [r for r in rows for _ in range(children)]
@@ -270,7 +272,7 @@ class Pass(Numbered):
         return branch(self.numbers, self.number(), parent, step)
 
     def _survivors(self, pool: Pool, step: int) -> tuple[list[int], Tensor] | None:
-        """Rows that go on, once for each offspring, with their log-weights; None: all, as they are."""
+        """Resampled rows, one for each offspring, with their log-weights; None: no resampling."""
         spec, key, size = self.spec, self.key.fold("resample", step), len(pool)
         if math.isinf(spec.strength):
             rows = self._best(pool)
@@ -311,7 +313,7 @@ class Pass(Numbered):
     # ---------------------------------------------------------------- the end
 
     def _finish(self, pool: Pool, finished: Particles) -> Generator[Query, Any, Population]:
-        """The true final scores; what remains of the tilt is paid by them."""
+        """The final scores, by which the rest of the tilt is applied."""
         held = self.reference
         scores: Scores = yield Score(finished if held is None else finished[1:])
         totals, candidates = scores.total, finished.candidates[: len(scores)]
@@ -321,7 +323,7 @@ class Pass(Numbered):
         pool.shorten(len(totals))
         strength, unit = self.spec.strength, self.unit or unit_of(totals, self.spec.scale)
         self.unit = unit
-        # Of an infinite strength all that counts is who is best, which only the whole search can tell.
+        # With infinite strength only the best particle counts, which is chosen at the end of the whole search.
         log_w = (
             pool.log_w
             if math.isinf(strength)

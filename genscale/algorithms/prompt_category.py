@@ -1,4 +1,4 @@
-"""What kind of prompt it is, by its words, and which rewards CARINOX trusts with that kind.
+"""The category of a prompt, by its words, and the reward weights of CARINOX for it.
 
 Kasaei et al. 2025, CARINOX (arXiv 2509.17458): rewards are weighted by how well they agree with people on prompts
 of a category of T2I-CompBench++. The weights are those of the published code (assets/weights.json, mean 1 in a row),

@@ -1,7 +1,7 @@
-"""A search tree over denoising states: whom to visit, when to widen, and what a node is worth.
+"""A search tree over denoising states: which node to visit, when to widen it, and the value of each node.
 
-Only bookkeeping: no latents are made here and no model is asked. Values come from finished samples alone, never from
-previews (Jain et al. 2025, "Diffusion Tree Sampling", arXiv 2506.20701, section 4).
+This is bookkeeping only: no latents are made and no model is called. Values come from finished samples alone, never
+from previews (Jain et al. 2025, "Diffusion Tree Sampling", arXiv 2506.20701, section 4).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from genscale.numerics.thompson import Tally
 class Node:
     """A state at a branching level, a finished sample (level = `leaf`), or the root above all noise (level -1).
 
-    visits: rollouts through it, those under way too. reward: of a finished sample. state: whatever its owner keeps
-    with it. seen: rewards of the rollouts through it; of these, fresh: those that made a child of it, again: those
-    that went on in a child it had.
+    visits: rollouts through it, unfinished ones included. reward: of a finished sample. state: data of the search.
+    seen: rewards of the rollouts through it; of these, fresh: those that made a child of it, again: those
+    that continued in a child it had.
     """
 
     level: int
@@ -86,9 +86,9 @@ def values(root: Node, strength: float) -> dict[Node, float]:
 
 
 class Tree:
-    """A root, and what the finished samples below it say: kept up as they come in, along their paths alone.
+    """A root, and the values of the nodes below it, updated along the path of each finished sample.
 
-    strength: of the backup, per unit of reward. value: as `values` finds it from scratch. low, median, high: of the
+    strength: of the backup, per unit of reward. value: what `values` computes from scratch. low, median, high: of the
         rewards seen; 0 before the first.
     """
 
@@ -103,7 +103,7 @@ class Tree:
         return self._rewards[len(self._rewards) // 2] if self._rewards else 0.0
 
     def finish(self, leaf: Node, reward: float) -> None:
-        """A sample is finished: it and all that its path leads through are worth something else now."""
+        """Record a finished sample and update the values along its path."""
         insort(self._rewards, reward)
         self.low, self.high = (
             (min(self.low, reward), max(self.high, reward)) if self.value else (reward, reward)
@@ -119,7 +119,7 @@ class Tree:
             child = node
 
     def retune(self, strength: float) -> None:
-        """Back up by another strength: everything is worth something else."""
+        """Recompute all values with another strength."""
         self.strength = strength
         self.value = values(self.root, strength)
 

@@ -1,8 +1,8 @@
-"""Evolution strategies on a few directions of the noise: the space that a search of some hundred candidates can learn.
+"""Evolution strategies on a few directions of the noise, which is what some hundred candidates suffice to learn.
 
-A strategy is told scores and gives points z of R^k; a point is noise on the sphere of the base's length, in the space
-of the base and k random directions. After the rotations of "evolutionary alignment" (2025, arXiv 2506.00299); to
-renew the directions through the best noise is ours, so that more budget goes on climbing.
+A strategy gets scores and returns points z of R^k; a point is noise on the sphere of the base's length, in the space
+of the base and k random directions. After the rotations of "evolutionary alignment" (2025, arXiv 2506.00299); new
+directions through the best noise are ours, so that a larger budget continues to improve.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Subspace:
 
     @staticmethod
     def through(base: Tensor, key: Key, dimensions: int, share: float) -> Subspace:
-        """Random directions, as many as asked for or as there are."""
+        """`dimensions` random directions, or as many as the latents have."""
         k = min(dimensions, base.numel() - 1)
         if k < 1:
             raise UsageError(f"latents of shape {list(base.shape)} leave no direction to search in.")
@@ -69,7 +69,7 @@ class Subspace:
 
 
 class Strategy(Protocol):
-    """An evolution strategy on R^k that begins at the standard normal distribution."""
+    """An evolution strategy on R^k that starts at the standard normal distribution."""
 
     def ask(self) -> Tensor:
         """The next generation [population, k], float64."""
@@ -80,7 +80,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class SubspaceRun:
-    """The search of every strategy: generations on one basis, then a basis through the best noise so far.
+    """The fields and search of all strategies: generations on one basis, then a basis through the best noise.
 
     population: candidates a generation; None is 4 + floor(3 ln dimensions), as published. dimensions: random directions
     in a basis (ours). share: of the noise's variance that the directions have at first; 0 leaves the pipeline's own
@@ -109,7 +109,7 @@ class SubspaceRun:
         return 4 + int(3 * math.log(self.dimensions)) if self.population is None else self.population
 
     def strategy(self, dimensions: int, population: int, key: Key) -> Strategy:
-        """A strategy at its start; what the presets differ in."""
+        """A new strategy; the presets differ in this."""
         raise NotImplementedError
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
@@ -144,7 +144,7 @@ class SubspaceRun:
     ) -> Generator[Query, Any, tuple[Scores, Scores]]:
         """Scores of all candidates, and the same with the best so far before them.
 
-        A strategy learns from whole generations: rows that a budget of seconds held back are asked for again.
+        A strategy learns from whole generations, so rows that a time budget held back are queried again.
         """
         parts: list[Scores] = []
         done = 0

@@ -1,4 +1,4 @@
-"""Successive halving: at each rung of a run only those candidates go on whose clean estimates score better.
+"""Successive halving: at each rung of a run only the candidates with the better clean estimates continue.
 
 Jamieson & Talwalkar 2016 (arXiv 1502.07943, algorithm 1); for generative models: speculative rejection (Sun et al.
 2024, arXiv 2410.20290). Shared by best_of_n with `prune` and by successive_halving.
@@ -21,10 +21,10 @@ from genscale.protocol.queries import Query, Score, Solve
 
 @dataclass(frozen=True)
 class Halving:
-    """Pools of candidates that shrink on their way.
+    """Pools of candidates that shrink during the run.
 
     candidates: size of a pool; None means as many as the budget pays for, 16 without one. rungs:
-    increasing fractions of the run in (0, 1). survivors: share of the pool that goes on from each.
+    increasing fractions of the run in (0, 1). survivors: share of the pool that continues from each.
     """
 
     candidates: int | None
@@ -32,7 +32,7 @@ class Halving:
     survivors: float
 
     def check(self, sampler: str, option: str) -> None:
-        """Refuse what cannot be; sampler, option: what the user calls the plan and its rungs."""
+        """UsageError for bad options. sampler, option: the user's names of the method and of its rungs."""
         if self.candidates is not None and self.candidates < 1:
             raise UsageError(f"{sampler} needs at least 1 candidate, not {self.candidates}.")
         if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < f < 1 for f in self.rungs):
@@ -43,7 +43,7 @@ class Halving:
             raise UsageError(f"survivors={self.survivors} must be a share in (0, 1].")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        """Pools, since pruning compares candidates with each other; one, unless the budget asks for more."""
+        """One pool; with a budget and no number of candidates, further pools until the budget ends."""
         done = 0
         while True:
             n = self._affordable(process)
@@ -70,7 +70,7 @@ class Halving:
         return self.candidates or CANDIDATES_WITHOUT_BUDGET
 
     def _plan(self, process: Process, n: int) -> list[tuple[int, int]]:
-        """(step, how many go on from there) where some are dropped, and at last at the end of the process."""
+        """(step, how many continue from there) where some are dropped, and finally at the end of the process."""
         steps = {min(max(round(f * process.steps), 1), process.steps) for f in self.rungs}
         plan = []
         for step in sorted(steps - {process.steps}):

@@ -1,9 +1,9 @@
-"""Potentials and tempering: what a score at some step is worth to a particle's weight.
+"""Potentials and tempering: how a score at some step changes a particle's weight.
 
 With rewards r_1 ... r_k so far and the strength s_k at step k, a log-potential G_k is applied; at the end comes
-strength R - sum of all that was applied, so that every choice targets exp(strength R(x0)) (FK steering, Singhal et
-al. 2025, arXiv 2501.06848, section 3.2; the released code leaves the max or the sum in the last step, and then
-targets something else).
+strength R - sum of all that was applied, so that every potential targets exp(strength R(x0)) (FK steering, Singhal et
+al. 2025, arXiv 2501.06848, section 3.2; the released code keeps the max or the sum in the last step, and then
+has another target).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POTENTIALS: dict[str, Potential] = {
 }
 
 MERITS: dict[str, Callable[[Tensor], Tensor]] = {
-    # What the best is chosen by where the strength is infinite.
+    # The criterion for the best particle where the strength is infinite.
     "difference": lambda rewards: rewards[:, -1],
     "max": lambda rewards: rewards.amax(1),
     "sum": lambda rewards: rewards.sum(1),

@@ -1,4 +1,4 @@
-"""Policies of a tree search: which child to go into, and when to make a new one instead."""
+"""Policies of a tree search: which child to select, and when to make a new one instead."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from genscale.algorithms.search_tree import Node, Tree, Widening, boltzmann, uct
 from genscale.key import Key
 from genscale.numerics.thompson import Belief, Tally
 
-# (factor, power) by name. The paper's is exactly best of N for 36 rollouts, the other descends after 2.
+# (factor, power) by name. With "paper" the first 36 rollouts are best of N; "practical" descends after 2.
 WIDENINGS = {"practical": (1.0, 0.5), "paper": (2.0, 0.8)}
 
 
 class Select(Protocol):
     def pick(self, ready: Sequence[Node], tree: Tree, key: Key) -> Node:
-        """One of the children of a node whose states are there."""
+        """One of the children of a node, of those whose states are known."""
 
 
 class Widen(Protocol):
@@ -52,8 +52,8 @@ class Thompson:
 
     A node is widened where a draw for new children (by the first sample of each child that it has) is not below one for
     going on (by the later samples through its children); a child is picked by a draw for each (by all samples through
-    it). The prior is for scores in [0, 1]: they are mapped there by the range seen in this tree. A visit under way
-    counts as a sample that comes out as expected.
+    it). The prior is for scores in [0, 1]: they are mapped there by the range seen in this tree. An unfinished
+    visit counts as a sample with the expected score.
     """
 
     prior: Belief

@@ -1,9 +1,9 @@
 """The tree core: select, expand, roll out and back up, many rollouts at a time.
 
 Diffusion Tree Sampling and Search (Jain et al. 2025, arXiv 2506.20701, section 4). A wave of rollouts is selected with
-visits counted at once ("virtual visits"), so that they spread; they run from the noisiest on and join as they reach a
-common level, so that one prompt fills a batch. All states on a rollout at branching levels enter the tree, with the
-model's prediction there: another child of the same state saves that call.
+visits counted at once ("virtual visits"), so that they spread; the noisiest start first and the others join at their
+level, so that one prompt fills a batch. All states of a rollout at branching levels enter the tree with the model's
+prediction there, so that a further child of the same state needs no new call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROLLOUTS = 64  # without a number and without a budget
 
 @dataclass(frozen=True)
 class TreeState:
-    """What a node keeps: its latents (one row) and the model's prediction there."""
+    """The state of a node: its latents (one row) and the model's prediction there."""
 
     particles: Particles
     prediction: Prediction
@@ -52,17 +52,17 @@ class TreeSearch:
     rollouts: how many; None: until the budget ends (64 without one).
     levels: fractions of the run at which states are kept and branched.
     policy: "sample", a child by exp(strength v), "uct", the largest v + explore sqrt(log N / N_child), or "thompson",
-        the largest of draws from what is believed of each child's mean score.
+        the largest of draws from the posterior of each child's mean score.
     strength: of the tilt in the backup (and in "sample"), in units of the spread of the first wave's scores (see
         scale); inf backs up the maximum.
     explore: of "uct", for values normalised to [0, 1].
     widen: (C, a): a node may have C visits^a children; "practical" is (1, 0.5), "paper" (2, 0.8). "thompson": a draw
-        for a new child against one for those that are there.
+        for a new child against one for the present ones.
     prior: of "thompson", (m, kappa, nu, tau^2): a mean m worth kappa samples, a variance tau^2 worth nu, of scores
         in [0, 1].
     root: widening of the root alone, for how many fresh noises there are; None: as that of all nodes.
     wave: rollouts selected at a time.
-    kernel: between levels, where children must part: "ddim(eta)" or "sde(churn, interpolant)".
+    kernel: between levels, where children must differ: "ddim(eta)" or "sde(churn, interpolant)".
     rest: the kernel before the first level and after the step that leaves the last: "own" is the pipeline's scheduler.
     scale: what scores are divided by: "pool", the spread of the first wave; or a number.
     """
@@ -98,7 +98,7 @@ class TreeSearch:
         kernel = parse(self.kernel)
         if isinstance(kernel, Own | Glass) or kernel.deterministic:
             raise UsageError(
-                f"kernel '{self.kernel}' leaves nothing to branch: every branch of an ODE is the same; use "
+                f"kernel '{self.kernel}' is deterministic, so all branches would be the same; use "
                 "kernel='ddim(0.5)' or 'sde(rbf)', or a search over initial noise such as best_of_n."
             )
 
@@ -138,7 +138,7 @@ class TreeSearch:
         return process.regridded()
 
     def branch_steps(self, process: Process) -> list[int]:
-        """Steps of the levels. The last two steps of a run branch nothing: the end is certain from there."""
+        """Steps of the levels. Nothing is branched in the last two steps, after which no noise is drawn."""
         steps = process.model_steps
         return sorted({s for f in self.levels if 1 <= (s := round(f * steps)) <= steps - 2})
 
@@ -151,12 +151,12 @@ class TreeSearch:
         return run.population()
 
     def cost(self, process: Process) -> int | None:
-        """Not known before: a rollout is the cheaper the deeper it branches, and scores decide where."""
+        """Not known in advance: the deeper a rollout branches the less it costs, and that depends on the scores."""
         return None
 
 
 class Growth(Numbered):
-    """A tree that grows; more rollouts continue it."""
+    """The tree of one search; further rollouts extend it."""
 
     def __init__(self, spec: TreeSearch, process: Process, key: Key) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class Growth(Numbered):
         return starts
 
     def _descend(self, key: Key) -> Node:
-        """From the root to a node that may have one more child. States under way are not gone through."""
+        """From the root to a node that may have one more child. States of unfinished rollouts are skipped."""
         tree, last = self.tree, len(self.steps)
         node = tree.root
         while node.level < last:
@@ -212,7 +212,7 @@ class Growth(Numbered):
         return node
 
     def _price(self, node: Node) -> int:
-        """NFE of a rollout from a node: its prediction is known already, unless it is the root."""
+        """NFE of a rollout from a node, whose prediction is known unless it is the root."""
         process, steps = self.process, self.steps
         if not steps:
             return process.nfe(0, process.steps, self.rest)
@@ -225,7 +225,7 @@ class Growth(Numbered):
     # ---------------------------------------------------------------- rollouts
 
     def _roll_out(self, starts: Sequence[Node]) -> Generator[Query, Any, None]:
-        """Carry new children to the end, those that start noisiest first; others join at their level."""
+        """Run new children to the end, the noisiest first; others join at their level."""
         steps, live = self.steps, list[Node]()
         for level in range(len(steps)):
             born = [n for n in starts if n.level == level]
@@ -244,7 +244,7 @@ class Growth(Numbered):
         yield from self._judge([*live, *born], particles)
 
     def _reach(self, level: int, live: list[Node], born: list[Node]) -> Generator[Query, Any, Any]:
-        """Particles of all rollouts at the step of a level (or the clean end): those under way, and new ones."""
+        """Particles of all rollouts at the step of a level (or the clean end): those already running, and new ones."""
         steps, process = self.steps, self.process
         end = level == len(steps)
         if level == 0 or not steps:
@@ -266,7 +266,7 @@ class Growth(Numbered):
         return (yield Solve(moved, steps[level], self.kernel))
 
     def _branch(self, state: TreeState, step: int, born: bool) -> Candidate:
-        """The recipe of a child; a rollout that only goes on keeps its parent's."""
+        """The candidate of a child; a rollout that only continues keeps its parent's."""
         parent = state.particles.candidates[0]
         if not born:
             return parent
@@ -290,7 +290,7 @@ class Growth(Numbered):
             self.tree.finish(node, total)
 
     def _drop(self, live: list[Node], n: int) -> None:
-        """Rollouts that a budget cut off leave the tree again."""
+        """Remove rollouts that a budget cut off from the tree."""
         for node in live[n:]:
             if node.parent is not None:
                 node.parent.children.remove(node)

@@ -20,7 +20,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
     n = len(found.prompts)
     how = "mean with 95 % interval over prompts" if n > 1 else "one prompt gives no interval"
     for line in (
-        f"{n} prompts, seed {found.seed}; {how}",
+        f"{n} prompt{'' if n == 1 else 's'}, seed {found.seed}; {how}",
         f"gain: paired by prompt, over {found.entries[0].name}",
         *short(found),
     ):

@@ -54,7 +54,7 @@ def _search(run: PreparedRun, display: Display) -> SearchResult:
 
     with display.busy(f"loading {run.request.model}"):
         plan = run.plan()
-    display.start(plan.nfe * plan.prompts, plan.prompts, each=plan.nfe_per_candidate)
+    display.start(replace(plan, candidates=None))  # Scored events are not passed on
     try:
         result: SearchResult = run.scaled(on_event=on_event)(**run.call()).search
     finally:

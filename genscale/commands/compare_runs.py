@@ -42,7 +42,8 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
         entries = _settled(folder, axis, entries)
         runs = [replace(r, request=e.request) for r, e in zip(runs, entries, strict=True)]
         if axis != BUDGET and entries[0].request.budget is None:
-            runs = _at_equal_cost(runs)
+            with display.busy(f"loading {runs[0].request.model}"):
+                runs = _at_equal_cost(runs)
             entries = [replace(e, request=r.request) for e, r in zip(entries, runs, strict=True)]
         folder.write_json(
             ASKED, {"genscale": __version__, "axis": axis, "entries": [e.as_dict() for e in entries]}

@@ -1,4 +1,4 @@
-"""The tree of a run as an image: steps from left to right, a row a candidate, what was finished at the right end."""
+"""Draws the tree of a run: steps from left to right, one row per candidate, finished samples at the right end."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def draw(family: Lineage, title: str, path: Path) -> None:
     """Write a PNG."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    picture = _Picture(family)
-    figure = Figure(figsize=(WIDTH, picture.height), dpi=150)
-    picture.draw(figure, title)
-    with warnings.catch_warnings():  # of letters that the font lacks
+    drawing = _TreeFigure(family)
+    figure = Figure(figsize=(WIDTH, drawing.height), dpi=150)
+    drawing.draw(figure, title)
+    with warnings.catch_warnings():  # about glyphs that the font lacks
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(path, format="png")
 
 
-class _Picture:
-    """Where everything is. y counts inches downwards from the top of the axes, x counts steps."""
+class _TreeFigure:
+    """The layout. y counts inches downwards from the top of the axes, x counts steps."""
 
     def __init__(self, family: Lineage) -> None:
         self.family, self.lines = family, family.lines()
         shown, bare = _factors(self.lines)
         self.high = {c: _height(c) * (bare if c.image is None else shown) for c in self.lines}
-        self.told = PLAIN * bare >= LEGIBLE  # whether branches have room for their values
+        self.prints_values = PLAIN * bare >= LEGIBLE
         self.row: dict[Line, float] = {}
         y = 0.0
         for line in self.lines:
@@ -71,7 +71,7 @@ class _Picture:
         self._words(figure, title)
 
     def number(self, value: float) -> str:
-        """With as many decimals as tell scores apart, the same for all."""
+        """The value with as many decimals as distinguish the scores, the same for all."""
         decimals = 2 - math.floor(math.log10(self.spread))
         return f"{value:.{min(max(decimals, 0), 9)}f}"
 
@@ -79,7 +79,7 @@ class _Picture:
         return GRAY if value is None else self.colours(self.norm(value))
 
     def _lines(self, axes: Any) -> None:
-        """Every candidate from its beginning to its end, and up to where it left its parent."""
+        """Draw every candidate from its start to its end, with a line up to where it left its parent."""
         from matplotlib.collections import LineCollection
 
         parts: dict[bool, list[tuple[Any, Any, float]]] = {False: [], True: []}
@@ -101,13 +101,13 @@ class _Picture:
                 parts[line.origin == "renoised"].append((corner, self.colour(values[0][1]), 1.3))
         for dotted, found in parts.items():
             if found:
-                found.sort(key=lambda part: part[1] != GRAY)  # what was given up is behind
+                found.sort(key=lambda part: part[1] != GRAY)  # unfinished ones first, below the others
                 paths, colours, widths = zip(*found, strict=True)
                 style = (0, (1, 1.2)) if dotted else "solid"
                 axes.add_collection(
                     LineCollection(paths, colors=colours, linewidths=widths, linestyles=style)
                 )
-        axes.add_collection(LineCollection(self._best_way(), colors=GREEN, linewidths=2.2, zorder=3))
+        axes.add_collection(LineCollection(self._winning_path(), colors=GREEN, linewidths=2.2, zorder=3))
         if marks:
             xs, ys, colours = zip(*marks, strict=True)
             axes.scatter(xs, ys, c=colours, s=14, zorder=2.5, linewidths=0)
@@ -117,20 +117,20 @@ class _Picture:
         side: str = "right",
     ) -> None:  # fmt: skip
         """A small number beside a point; shift: in typographic points."""
-        if value is not None and self.told:
+        if value is not None and self.prints_values:
             axes.annotate(
                 self.number(value), (x, y), xytext=shift, textcoords="offset points", ha=side,
                 fontsize=5.5, color=FAINT,
             )  # fmt: skip
 
-    def _best_way(self) -> list[list[tuple[float, float]]]:
-        """The winner's line, and each ancestor's as far as the next one left it."""
+    def _winning_path(self) -> list[list[tuple[float, float]]]:
+        """The winner's line, and that of each ancestor up to where the next one left it."""
         by_id = {line.id: line for line in self.lines}
-        way = [by_id[i] for i in self.family.best]
-        if not way:
+        path = [by_id[i] for i in self.family.best]
+        if not path:
             return []
-        found, until = [], float(way[0].end)
-        for line, parent in zip(way, [*way[1:], None], strict=True):
+        found, until = [], float(path[0].end)
+        for line, parent in zip(path, [*path[1:], None], strict=True):
             x, y = self.begin[line], self.row[line]
             found.append([(x, y), (until, y)])
             if parent is not None:
@@ -190,7 +190,7 @@ class _Picture:
         axes.add_patch(frame)
 
     def _axis(self, axes: Any) -> None:
-        """Levels at which something begins, as far as there is room for them."""
+        """Ticks at the steps where a candidate starts or ends, thinned out where there are many."""
         steps = self.family.steps
         levels = sorted({0, steps, *(s for line in self.lines for s in (line.start, line.end))})
         shown = levels if len(levels) <= 12 else sorted({0, steps, *levels[:: -(-len(levels) // 10)]})
@@ -223,10 +223,10 @@ class _Picture:
         before = "left of 0: generations of initial noise" if self.left < 0 else "left: noise"
         write(0.05, 0.42, f"step ({before}, right: clean)")
         if any(line.origin == "renoised" for line in self.lines):
-            write(0.05, 0.22, "dotted: taken back to more noise")
+            write(0.05, 0.22, "dotted: noise added again")
         lost = any(line.total is None and line.preview is not None for line in self.lines)
         told = "score; of a branch, the mean of what was finished below it"
-        write(0.95, 0.62, told + ("; of what was given up, its last preview" if lost else ""), ha="right")
+        write(0.95, 0.62, told + ("; of an unfinished one, its last preview" if lost else ""), ha="right")
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.colours), cax=figure.add_axes((0.62, at(0.42), 0.33, at(0.1))),
             orientation="horizontal",
@@ -236,24 +236,24 @@ class _Picture:
 
 
 def _height(line: Line) -> float:
-    """Of a row, where there is room."""
+    """Height of a row in inches, before shrinking."""
     if line.image is not None:
         return IMAGE
     return LOST if line.total is None else PLAIN
 
 
 def _factors(lines: Sequence[Line]) -> tuple[float, float]:
-    """How much rows with and without an image shrink where there are many: first those without."""
-    room = TALLEST - TOP - BOTTOM
-    pictures = sum(_height(c) for c in lines if c.image is not None)
+    """By how much rows with and without an image shrink where there are many: those without come first."""
+    height = TALLEST - TOP - BOTTOM
+    images = sum(_height(c) for c in lines if c.image is not None)
     others = sum(_height(c) for c in lines if c.image is None)
-    spare = max(room - pictures, room / 4)
-    return min(1.0, room / max(pictures, room)), min(1.0, spare / max(others, spare))
+    spare = max(height - images, height / 4)
+    return min(1.0, height / max(images, height)), min(1.0, spare / max(others, spare))
 
 
 def _beginnings(family: Lineage) -> dict[Line, float]:
-    """Where each line begins. Children that leave their parent where it begins itself (moves on the initial noise) have
-    no room on the axis: generations of them are set side by side before the first step."""
+    """x where each line starts. Children that leave their parent at its start (moves of the initial noise) would
+    overlap: their generations are drawn side by side, left of the first step."""
     generation: dict[Line, int] = {}
     for root in family.roots:
         generation[root] = 0

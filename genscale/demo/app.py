@@ -1,4 +1,4 @@
-"""`genscale demo`: searches in a browser, on this machine."""
+"""`genscale demo`: run searches from a browser, on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def offer(models: Mapping[str, Request], limits: Limits) -> Offer:
-    """These models, all samplers, and all verifiers that need nothing said."""
+    """These models, all samplers, and all verifiers that work without options."""
     verifiers = tuple(name for name in registry.found("verifier") if _by_name(name))
     return Offer(models, tuple(registry.found("sampler")), verifiers, limits)
 
@@ -36,7 +36,7 @@ def _by_name(verifier: str) -> bool:
 
 
 def application(queue: JobQueue, host: str = LOCAL[0], port: int = 7860) -> Any:
-    """The ASGI application: the page, and the files of searches."""
+    """The ASGI application: the page, and the routes for images and files."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
@@ -59,7 +59,7 @@ def application(queue: JobQueue, host: str = LOCAL[0], port: int = 7860) -> Any:
         allowed_paths=[], max_file_size=1, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
         theme=theme(), css=CSS,
     )  # fmt: skip
-    if host in LOCAL:  # a page of another host cannot reach this one under a name of its own
+    if host in LOCAL:  # against DNS rebinding: pages of other hosts cannot reach this one
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])
@@ -76,9 +76,9 @@ def serve(
     as_json: bool = False,
     offline: bool = True,
 ) -> None:
-    """Until Ctrl-C; the first line on stdout says where. UsageError: the port is taken.
+    """Serve until Ctrl-C; the first line on stdout is the address. UsageError: the port is taken.
 
-    offline: nothing is fetched from the hub meanwhile: what a client chooses must not fill this machine's disk.
+    offline: fetch nothing from Hugging Face, so that what a client chooses cannot fill the disk of this machine.
     """
     app = application(queue, host, port)
     import socket
@@ -110,7 +110,7 @@ def serve(
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """No look at the hub, only at what was fetched from it before."""
+    """Let huggingface_hub use its cache only."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

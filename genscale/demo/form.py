@@ -1,4 +1,4 @@
-"""What a client of the demo asks for, and what it may: every field comes from outside and is checked here."""
+"""The form that a client sends, and the check of every field of it: all of them come from outside."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from genscale.toy import moving_shapes, shapes
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client can ask of the machine.
+    """The most that a search may ask for.
 
-    nfe: of a whole search, all its prompts together. letters: of a prompt. entries: of a sampler's option that is a
-    list. waiting: searches that wait, of all clients.
+    nfe: of a search, all its prompts together. letters: of a prompt. entries: of a list given as a sampler's option.
+    waiting: waiting searches of all clients.
     """
 
     nfe: int = 4000
@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Offer:
-    """What there is to choose from: requests that name a model and how it is loaded, by the name shown."""
+    """The choices. models: by the name shown, a request with the model and how to load it."""
 
     models: Mapping[str, Request]
     samplers: tuple[str, ...]
@@ -44,7 +44,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class DemoForm:
-    """A form as it was filled in. prompt: one a line. options: NAME=VALUE, one a line or joined by ;."""
+    """The fields as a client sent them. prompt: one a line. options: NAME=VALUE, one a line or separated by ;."""
 
     prompt: str
     model: str
@@ -58,7 +58,7 @@ class DemoForm:
     seed: Any = None
 
     def request(self, offer: Offer) -> Request:
-        """The request, completed; UsageError: one sentence for what cannot be, or may not."""
+        """The completed request. UsageError: a field is wrong or beyond the limits."""
         limits = offer.limits
         prompts = self._prompts(limits)
         model = _one_of("model", self.model, offer.models)
@@ -71,7 +71,7 @@ class DemoForm:
                 f"a search: give at most {limits.nfe // len(prompts)} a prompt."
             )
         if not self.verifiers:
-            raise UsageError("there is no verifier: choose at least one to steer the search.")
+            raise UsageError("there is no verifier: choose at least one to score the images.")
         request = replace(
             offer.models[model],
             prompts=prompts,
@@ -117,7 +117,7 @@ def _settings(text: Any) -> list[str]:
 
 
 def _check_options(request: Request, limits: Limits) -> None:
-    """No setting may cost more than the budget is allowed to, whatever the sampler would make of it."""
+    """Options may not ask for more work or memory than the largest budget, whatever the sampler does with them."""
     cls = registry.load("sampler", request.sampler)
     known, counts = registry.options(cls), 1
     for name, value in request.sampler_fields.items():
@@ -136,7 +136,7 @@ def _check_options(request: Request, limits: Limits) -> None:
 
 
 def _check_captions(request: Request) -> None:
-    """The exact judges read the captions of their world only; better said now than after the search has spent much."""
+    """The exact verifiers of the toy worlds read only captions of their world: refuse others before the search."""
     for name, parse in (("shapes", shapes.parse), ("moving_shapes", moving_shapes.parse)):
         if name not in (*request.verifiers, *request.held_out):
             continue
@@ -160,7 +160,7 @@ def _one_of(kind: str, name: Any, known: Any) -> str:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float | None:
-    """None where nothing was filled in. A field gives a number, or the text of one."""
+    """The number in a field, which may be text; None where the field is empty."""
     said = str(value)[:40]
     if isinstance(value, str):
         try:
@@ -179,5 +179,5 @@ def _number(name: str, value: Any, low: float, high: float) -> float | None:
 def _whole(name: str, value: Any, low: int, high: int) -> int | None:
     found = _number(name, value, low, high)
     if found is not None and found != int(found):
-        raise UsageError(f"{name} {value:g} is no whole number.")
+        raise UsageError(f"{name} {value:g} is not a whole number.")
     return None if found is None else int(found)

@@ -20,6 +20,7 @@ from genscale.runs.progress import Display
 
 if TYPE_CHECKING:
     from genscale.engine.archive import Entry
+    from genscale.engine.plan import Plan
     from genscale.media import Media
 
 MOST = 24  # images of a prompt in the gallery
@@ -97,16 +98,9 @@ class Watch(Display):
 
     # ---------------------------------------------------------------- called by the thread of the search
 
-    def start(
-        self,
-        nfe: int | None,
-        prompts: int,
-        candidates: int | None = None,
-        seconds: float | None = None,
-        each: int | None = None,
-    ) -> None:
+    def start(self, plan: Plan) -> None:
         self._started = time.monotonic()
-        self.planned, self.began = nfe or 0, True
+        self.planned, self.began = (plan.nfe or 0) * plan.prompts, True
         self.changes += 1
 
     def stop(self) -> None:

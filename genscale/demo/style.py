@@ -73,7 +73,7 @@ CSS = """
 #gallery img, #slider img { image-rendering: pixelated; }
 #gallery .empty { min-height: 84px; }
 #sampler input { text-overflow: ellipsis; margin-right: 18px; }
-#table { width: 0; min-width: 100%; }  /* as wide as there is room for, whatever its columns */
+#table { width: 0; min-width: 100% !important; }  /* as wide as there is room for, whatever its columns */
 #table .header-row { display: none; }
 
 .gs-paper { background: #fff; border-radius: 10px; padding: 6px; border: 1px solid var(--border-color-primary); }

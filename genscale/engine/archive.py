@@ -95,6 +95,7 @@ class Archive:
         self._predicted: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._graded: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._scored: dict[tuple[int, int, int], Entry] = {}
+        self._latents: set[tuple[int, int, int]] = set()
         self._file: Any = None
         if folder is not None:
             self._open(folder, json.loads(json.dumps(dict(heading or {}))))
@@ -129,6 +130,8 @@ class Archive:
             self.earlier_seconds = max(self.earlier_seconds, record["seconds"])
             if record["kind"] == "solve":
                 self._solved[where] = record
+            elif record["kind"] == "latents":
+                self._latents.add(where)
             elif record["kind"] == "predict":
                 self._predicted[(*where, record.get("branch", ""))] = record
             elif record["kind"] == "gradient":
@@ -173,6 +176,13 @@ class Archive:
             memory = None if row.memory is None else dict(row.memory.rest)
             name = f"{prompt}-{candidate.id}-{row.step}"
             self._store("solve", name, prompt, candidate, row.step, tensors, {"memory": memory})
+
+    def add_latents(self, prompt: int, candidate: Candidate, step: int, x: Tensor) -> None:
+        """Store clean latents [*latent] for decoding. Without the solver's memory a resumed run makes them again."""
+        where = (prompt, candidate.id, step)
+        if where not in self._solved and where not in self._latents:
+            self._latents.add(where)
+            self._store("latents", "-".join(map(str, where)), prompt, candidate, step, {"x": x[None]})
 
     def predicted(
         self,

@@ -1,4 +1,4 @@
-"""Thompson sampling with normal scores: what is believed of an action's mean score, and draws from that belief."""
+"""Thompson sampling with normal scores: posterior of an action's mean score, and draws from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import special
 
 @dataclass
 class Tally:
-    """Count, mean and summed squared deviations of numbers that come one by one (Welford 1962)."""
+    """Count, mean and sum of squared deviations of a stream of numbers (Welford 1962)."""
 
     count: int = 0
     mean: float = 0.0
@@ -49,10 +49,10 @@ class Belief:
         return Belief(m, kappa, nu, (self.nu * self.tau2 + seen.squares + gap) / nu)
 
     def expecting(self, n: int) -> Belief:
-        """As if n observations that are under way had come out as expected: surer of the same mean."""
+        """As if n unfinished observations had the expected value: the same mean with more certainty."""
         nu = self.nu + n
         return replace(self, kappa=self.kappa + n, nu=nu, tau2=self.nu * self.tau2 / nu)
 
     def draw(self, u: float) -> float:
-        """A mean from the belief by a uniform number: Student's t with nu degrees of freedom, m and tau2 / kappa."""
+        """A mean drawn by a uniform number: Student's t with nu degrees of freedom, m and tau2 / kappa."""
         return self.m + math.sqrt(self.tau2 / self.kappa) * float(special.stdtrit(self.nu, u))

@@ -1,9 +1,9 @@
-"""A normal law truncated to a range: fitted to a few scores, asked what more of them would bring.
+"""A normal distribution truncated to a range: fitted to a few scores, to predict the gain of more of them.
 
 After OptScale (2025, arXiv 2506.22376, section 3), which fits one to the first scores of a prompt. The density on
 [low, high] is proportional to exp(slope u - precision u^2 / 2), u = x - anchor: the natural parameters, since in them
-the likelihood is concave, and in them its maximum may lie where no normal law is left (precision 0: exponential, or
-flat), which centre and width can only run after to infinity.
+the likelihood is concave, and its maximum may be at precision 0, where the distribution is exponential or flat, which
+centre and width reach only at infinity.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
-_REACH = 40.0  # what lies so many nats below the peak has no weight in double precision
+_REACH = 40.0  # densities this many nats below the peak are negligible in double precision
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Truncated:
         mean = float(p @ u)
         return start + mean, float(p @ (u - mean) ** 2)
 
-    # ---------------------------------------------------------------- what more of them would bring
+    # ---------------------------------------------------------------- gain of further draws
 
     def above(self, x: float) -> float:
         """P(X >= x), to full relative precision in the tail."""
@@ -91,7 +91,7 @@ class Truncated:
         return math.exp(min(0.0, self._within(x, self.high)[3] - self._within(self.low, self.high)[3]))
 
     def improvement(self, best: float) -> float:
-        """E[max(X - best, 0)]: what one more is expected to add to the best."""
+        """E[max(X - best, 0)]: the expected gain of one more draw over the best."""
         if math.isinf(self.precision) or best <= self.low:
             return max(0.0, self.mean - best)
         if best >= self.high:

@@ -13,7 +13,7 @@ from genscale.plugins.docstrings import explained
 
 
 def plugin_records(kind: str, name: str | None = None) -> list[dict[str, Any]]:
-    """Every sampler or verifier (or the one named); one that cannot be loaded says why."""
+    """Every sampler or verifier (or the one named); for one that cannot be loaded, `about` is the reason."""
     names = list(registry.found(kind)) if name is None else [name]
     return [_record(kind, n, strict=name is not None) for n in names]
 

@@ -1,4 +1,4 @@
-"""What docstrings of samplers and verifiers say of each option: for listings, the demo and the pages of methods."""
+"""Reads what docstrings of samplers and verifiers say about each option, for listings, the demo and the docs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words of the command line that are a sampler's own options: its fields, typed by their annotations."""
+"""A sampler's own options on the command line: its fields, typed by their annotations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 def split(
     words: Sequence[str], fields: Mapping[str, Any], flags: Iterable[str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Prompts and raw field values from what the static options left over: `"a star" --candidates 16`.
+    """Prompts and raw field values from the words that are no static option: `"a star" --candidates 16`.
 
     fields: annotation of every sampler field; flags: the static options, for "did you mean".
     """
@@ -99,7 +99,7 @@ def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> di
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """`value`, a text or a JSON value, as `hint`; ValueError where it is none."""
+    """`value`, a text or a JSON value, converted to `hint`; ValueError where that is impossible."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(value, args)

@@ -1,4 +1,4 @@
-"""Samplers and verifiers by name, through entry points; the built-in ones register as a stranger's would."""
+"""Samplers and verifiers by name, through entry points; the built-in ones register as those of other packages do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = ("sampler", "verifier")
 
 
 def found(kind: str) -> dict[str, EntryPoint]:
-    """Entry points of the group `genscale.<kind>s` by name, sorted. No package takes a built-in one's name away."""
+    """Entry points of the group `genscale.<kind>s` by name, sorted. No package can take the name of a built-in one."""
     built_in_last = sorted(entry_points(group=f"genscale.{kind}s"), key=_is_built_in)
     points = {p.name: p for p in built_in_last}
     if not points:
@@ -41,7 +41,7 @@ def load(kind: str, name: str) -> type[Any]:
         raise UsageError(
             f"{kind} '{name}' is registered as {points[name].value}, which is not there."
         ) from error
-    except Exception as error:  # a stranger's module may raise anything, and the others still work
+    except Exception as error:  # a third party's module may raise anything; the other plug-ins still work
         raise UsageError(
             f"{kind} '{name}' cannot be imported ({type(error).__name__}: {error}): update {_package(points[name])}, "
             "or uninstall it."

@@ -22,12 +22,12 @@ ACCENT = (22, 128, 74)
 
 @dataclass(frozen=True)
 class Tile:
-    """An image with a label (`note` is set at its right end) and lines of scores below.
+    """An image with a label, a note at the right end of it, and lines of scores below.
 
-    strip: it is a video over time, which takes a line of its own, as it is.
+    strip: the image shows frames of a video side by side; it takes a line of its own and is not resized.
     """
 
-    picture: Image.Image
+    image: Image.Image
     label: str
     scores: tuple[str, ...] = ()
     note: str = ""
@@ -36,7 +36,7 @@ class Tile:
 
     @staticmethod
     def of(item: Item, *more: Any, **named: Any) -> Tile:
-        """Of an image, or of a video's frames."""
+        """A tile of an image, or of the frames of a video."""
         if isinstance(item, list):
             return Tile(film_strip.strip(item), *more, **{**named, "strip": True})
         return Tile(item, *more, **named)
@@ -61,45 +61,45 @@ def sheet(rows: Sequence[SheetRow], title: str) -> Image.Image:
     """All rows below each other under one title line."""
     lines = [(line, row.prompt if i == 0 else None) for row in rows for i, line in enumerate(row.lines)]
     columns = max(len(line) for line, _ in lines)
-    shown = [[tile.picture if tile.strip else scaled(tile.picture) for tile in line] for line, _ in lines]
-    cell = max(picture.width for pictures in shown for picture in pictures)
+    shown = [[tile.image if tile.strip else scaled(tile.image) for tile in line] for line, _ in lines]
+    cell = max(image.width for images in shown for image in images)
     cell = max(cell, 200)
     width = 2 * MARGIN + columns * cell + (columns - 1) * GAP
-    heights = [_height(*line, pictures) for line, pictures in zip(lines, shown, strict=True)]
+    heights = [_height(*line, images) for line, images in zip(lines, shown, strict=True)]
     canvas = Image.new("RGB", (width, MARGIN + 30 + sum(heights) + MARGIN // 2), GROUND)
     pen = ImageDraw.Draw(canvas)
     pen.text((MARGIN, MARGIN - 8), fitted(title, font(15), width - 2 * MARGIN), FAINT, font(15))
     top = MARGIN + 30
-    for (line, prompt), pictures, height in zip(lines, shown, heights, strict=True):
+    for (line, prompt), images, height in zip(lines, shown, heights, strict=True):
         if prompt is not None:
             pen.text((MARGIN, top), fitted(prompt, font(20), width - 2 * MARGIN), INK, font(20))
-        _draw_line(canvas, pen, line, pictures, cell, top + (0 if prompt is None else PROMPT))
+        _draw_line(canvas, pen, line, images, cell, top + (0 if prompt is None else PROMPT))
         top += height
     return canvas
 
 
-def _height(line: Sequence[Tile], prompt: str | None, pictures: Sequence[Image.Image]) -> int:
+def _height(line: Sequence[Tile], prompt: str | None, images: Sequence[Image.Image]) -> int:
     lines = max(len(tile.scores) for tile in line)
     above = 0 if prompt is None else PROMPT
-    return above + max(picture.height for picture in pictures) + 10 + 24 + 20 * lines + 26
+    return above + max(image.height for image in images) + 10 + 24 + 20 * lines + 26
 
 
 def _draw_line(
     canvas: Image.Image,
     pen: ImageDraw.ImageDraw,
     line: Sequence[Tile],
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     cell: int,
     top: int,
 ) -> None:
-    tallest = max(picture.height for picture in pictures)
-    for i, (tile, picture) in enumerate(zip(line, pictures, strict=True)):
+    tallest = max(image.height for image in images)
+    for i, (tile, image) in enumerate(zip(line, images, strict=True)):
         left = MARGIN + i * (cell + GAP)
-        x, y = left + (cell - picture.width) // 2, top + (tallest - picture.height) // 2
+        x, y = left + (cell - image.width) // 2, top + (tallest - image.height) // 2
         thick = 4 if tile.winner else 1
-        box = (x - thick, y - thick, x + picture.width + thick - 1, y + picture.height + thick - 1)
+        box = (x - thick, y - thick, x + image.width + thick - 1, y + image.height + thick - 1)
         pen.rectangle(box, outline=ACCENT if tile.winner else FRAME, width=thick)
-        canvas.paste(picture, (x, y))
+        canvas.paste(image, (x, y))
         _caption(pen, tile, left, top + tallest + 10, cell)
 
 
@@ -113,19 +113,19 @@ def _caption(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, cell: in
         pen.text((left, top + 25 + 20 * i), fitted(line, font(15), cell), FAINT, font(15))
 
 
-def scaled(picture: Image.Image, tile: int = TILE) -> Image.Image:
+def scaled(image: Image.Image, tile: int = TILE) -> Image.Image:
     """Small images are enlarged by a whole factor without smoothing (64 pixels: x4), large ones reduced."""
-    picture = picture.convert("RGB")
-    longest = max(picture.size)
+    image = image.convert("RGB")
+    longest = max(image.size)
     factor = tile // longest
     if factor > 1:
-        size = (picture.width * factor, picture.height * factor)
-        return picture.resize(size, Image.Resampling.NEAREST)
+        size = (image.width * factor, image.height * factor)
+        return image.resize(size, Image.Resampling.NEAREST)
     if longest > tile * 3 // 2:
         share = tile * 3 / 2 / longest
-        size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
-        return picture.resize(size, Image.Resampling.LANCZOS)
-    return picture
+        size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+        return image.resize(size, Image.Resampling.LANCZOS)
+    return image
 
 
 def font(size: int) -> Font:

@@ -10,7 +10,7 @@ Frames = Sequence[Image.Image]
 
 
 def strip(frames: Frames, most: int = 8, width: int = 1000, tile: int = 192, gap: int = 4) -> Image.Image:
-    """A video over time: at most so many frames, evenly spaced from the first to the last, side by side.
+    """At most so many frames of a video side by side, evenly spaced from the first to the last.
 
     Small frames are enlarged by a whole factor to at most `tile`, large ones reduced, so that all fit into `width`.
     """

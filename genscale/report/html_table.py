@@ -10,7 +10,7 @@ _CELL = "padding:2px 14px 2px 0;text-align:{};white-space:nowrap"
 
 
 def table(records: Sequence[Mapping[str, Any]], note: str = "") -> str:
-    """One row a record, with the keys of all of them as columns; numbers to the right, with four digits that count."""
+    """One row per record, with the keys of all records as columns; numbers right-aligned, four significant digits."""
     columns = list(dict.fromkeys(key for record in records for key in record))
     right = {c: all(_is_number(r.get(c, 0)) for r in records) for c in columns}
     head = "".join(_cell("th", c, right[c]) for c in columns)

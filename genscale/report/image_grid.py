@@ -1,4 +1,4 @@
-"""A grid of images: a row a prompt, a column an entry, scores below each image."""
+"""A grid of images: one row per prompt, one column per entry, scores below each image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST = 5  # lines of a prompt
 class Cell:
     """An image with lines of scores; the best of its row is framed. None: the entry has no image there."""
 
-    picture: Image.Image | None
+    image: Image.Image | None
     lines: tuple[str, ...] = ()
     best: bool = False
 
@@ -38,9 +38,9 @@ class Cell:
 def grid(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], title: str, note: str, tile: int
 ) -> Image.Image:
-    """columns: headings. rows: (prompt, cells). tile: how large small images are made, at most."""
-    shown = [[None if c.picture is None else scaled(c.picture, tile) for c in cells] for _, cells in rows]
-    sizes = [p.size for pictures in shown for p in pictures if p is not None]
+    """columns: headings. rows: (prompt, cells). tile: largest side, in pixels, to which small images are enlarged."""
+    shown = [[None if c.image is None else scaled(c.image, tile) for c in cells] for _, cells in rows]
+    sizes = [p.size for images in shown for p in images if p is not None]
     cell = max([w for w, _ in sizes] + [124])
     tall = max([h for _, h in sizes] + [24])
     heads = [wrapped(name, font(15), cell, 3) for name in columns]
@@ -55,12 +55,12 @@ def grid(
         for n, line in enumerate(head):
             y = top - 10 - LINE * (len(head) - n)
             pen.text((_left(k, cell), y), line, INK, font(15))
-    for n, ((prompt, cells), pictures) in enumerate(zip(rows, shown, strict=True)):
+    for n, ((prompt, cells), images) in enumerate(zip(rows, shown, strict=True)):
         y = top + n * height
         for m, line in enumerate(wrapped(prompt, font(15), LABEL - 12, MOST)):
             pen.text((MARGIN, y + LINE * m), line, INK, font(15))
-        for k, (one, picture) in enumerate(zip(cells, pictures, strict=True)):
-            _draw(canvas, pen, one, picture, (_left(k, cell), y), (cell, tall))
+        for k, (one, image) in enumerate(zip(cells, images, strict=True)):
+            _draw(canvas, pen, one, image, (_left(k, cell), y), (cell, tall))
     pen.text(
         (MARGIN, canvas.height - MARGIN - 6), fitted(note, font(14), width - 2 * MARGIN), FAINT, font(14)
     )
@@ -68,7 +68,7 @@ def grid(
 
 
 def wrapped(text: str, face: Font, width: int, most: int) -> list[str]:
-    """The text on lines of a width, broken at spaces, brackets and commas, else anywhere; at most so many lines."""
+    """The text on at most so many lines of a width, broken at spaces, brackets and commas where possible."""
     lines, line = [], ""
     for piece in _pieces(" ".join(text.split())):
         if face.getlength((line + piece).rstrip()) <= width:
@@ -109,19 +109,19 @@ def _draw(
     canvas: Image.Image,
     pen: ImageDraw.ImageDraw,
     cell: Cell,
-    picture: Image.Image | None,
+    image: Image.Image | None,
     place: tuple[int, int],
     size: tuple[int, int],
 ) -> None:
     (left, top), (wide, tall) = place, size
-    if picture is None:
+    if image is None:
         pen.text((left, top), "none", FAINT, font(14))
     else:
         thick = 4 if cell.best else 1
-        x, y = left, top + (tall - picture.height) // 2
-        box = (x - thick, y - thick, x + picture.width + thick - 1, y + picture.height + thick - 1)
+        x, y = left, top + (tall - image.height) // 2
+        box = (x - thick, y - thick, x + image.width + thick - 1, y + image.height + thick - 1)
         pen.rectangle(box, outline=ACCENT if cell.best else FRAME, width=thick)
-        canvas.paste(picture, (x, y))
+        canvas.paste(image, (x, y))
     for n, line in enumerate(cell.lines):
         colour = ACCENT if cell.best and n == 0 else FAINT
         pen.text((left, top + tall + 7 + LINE * n), fitted(line, font(14), wide), colour, font(14))

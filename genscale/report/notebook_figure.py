@@ -1,4 +1,4 @@
-"""A figure of matplotlib that notebooks show; imported on use."""
+"""A matplotlib figure that notebooks display; imported on use."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-WIDTH = 80  # pixels to the inch on the page; the image has more of them, for sharp screens
+WIDTH = 80  # displayed pixels per inch; the PNG has more, for high-resolution screens
 
 
 class ShownFigure(Figure):
-    """Without pyplot there is no window and no global state, but also nothing that shows a figure: it shows itself."""
+    """A figure made without pyplot, so without windows and global state; notebooks display it by `_repr_png_`."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Best score so far against NFE, as a plot: one curve a search, error bars over prompts."""
+"""Plots of best score so far against NFE: one curve per search, error bars over prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genscale.report.palette import FAINT, INK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which also the colour-blind can tell apart; markers and lines differ besides.
+# Okabe and Ito's palette for colour-blind readers; markers and lines differ, too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, LINES = "osD^vPX", ("-", "--", "-.", ":")
 BARS = 8  # error bars on one curve
@@ -24,7 +24,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """Of every prompt the (NFE, value) at each new best, in order. steps: whether a value holds until the next."""
+    """prompts: for each prompt its (NFE, value) at each new best, in order. steps: a value holds until the next."""
 
     name: str
     prompts: Sequence[Points]
@@ -62,7 +62,7 @@ def draw(panels: Sequence[CurvePanel], title: str, path: Path | IO[bytes]) -> No
 
 
 def figure(panels: Sequence[CurvePanel], title: str) -> Figure:
-    """The same as a figure of matplotlib, which notebooks show."""
+    """The same as a matplotlib figure, which notebooks display."""
     from genscale.report.notebook_figure import ShownFigure
 
     names = max(len(panel.curves) for panel in panels)
@@ -124,7 +124,7 @@ def _draw_curve(axes: Any, curve: Curve, i: int, of: int, span: float) -> None:
     shown = _spread(len(x), i, of)
     aside = [
         x[k] + (i - (of - 1) / 2) * 0.008 * span for k in shown
-    ]  # of several that end at one cost, all are seen
+    ]  # shifted, so that curves ending at the same cost do not hide each other
     bounds = [_bounds(Mean.of(found[k][1])) for k in shown]
     bars_of = [*zip(*bounds, strict=True)] if any(map(any, bounds)) else None
     axes.plot(x, y, drawstyle=kind, linewidth=1.8, color=colour, linestyle=line, zorder=3)
@@ -144,7 +144,7 @@ def _bounds(mean: Mean) -> tuple[float, float]:
 
 
 def _spread(count: int, i: int, of: int) -> list[int]:
-    """Places of markers and error bars: not all, the last always, other curves' elsewhere."""
+    """Indices of the points with markers: at most BARS and the last one, at different places for each curve."""
     if count <= BARS:
         return list(range(count))
     step = (count - 1) / BARS

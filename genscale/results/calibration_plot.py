@@ -12,7 +12,7 @@ from genscale.results.calibration import Calibration
 
 
 def plot(found: Calibration, path: Path) -> None:
-    """Mean rho with its interval, and the share of the top quarter that halving keeps, against the run."""
+    """Plot mean rho with its interval, and the share of the top quarter that halving keeps, along the run."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
@@ -38,7 +38,7 @@ def plot(found: Calibration, path: Path) -> None:
 
 
 def _values(found: Calibration, name: str) -> list[float]:
-    """One number of every level; NaN, which leaves a gap, where there is none."""
+    """One number of every level; NaN, a gap in the plot, where there is none."""
     values = [getattr(level.agreement, name) for level in found.levels]
     return [math.nan if v is None else v for v in values]
 

@@ -11,7 +11,6 @@ from typing import Any
 from genscale.engine.archive import FILE as ARCHIVE
 from genscale.engine.archive import Archive
 from genscale.errors import UsageError
-from genscale.protocol.particles import Particles
 from genscale.report.output_folder import OutputFolder
 from genscale.results.run_description import RunDescription
 from genscale.results.run_files import write_run_files
@@ -67,10 +66,8 @@ def _write_archive(folder: Path, about: RunDescription, result: SearchOutcome) -
     try:
         for entry in result.entries:
             where = (entry.prompt, entry.candidate, entry.step)
-            if entry.final and entry.x is not None and archive.solved(*where) is None:
-                archive.add_solved(
-                    entry.prompt, Particles(entry.x[None], entry.step, (entry.candidate,), None)
-                )
+            if entry.final and entry.x is not None:
+                archive.add_latents(*where, entry.x)
             if archive.scored(*where) is None:
                 archive.add_score(entry, fresh=True)
     finally:

@@ -12,7 +12,7 @@ _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "cont
 
 
 def input_images(request: Request) -> dict[str, Any]:
-    """The input images, opened; of the asked-for size, since not every pipeline resizes."""
+    """The opened input images, resized to the requested size, since not every pipeline does that itself."""
     from PIL import Image, ImageOps
 
     found = {}
@@ -35,7 +35,7 @@ def input_images(request: Request) -> dict[str, Any]:
 
 
 def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> dict[str, Any]:
-    """The pipeline's own arguments; refused where it does not take what was asked for."""
+    """The arguments of the pipeline's call. UsageError: it does not take one that the request asks for."""
     import torch
 
     from genscale.pipelines.loading import takes
@@ -66,7 +66,7 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
 
 
 def _asked(request: Request, taken: set[str]) -> dict[str, tuple[Any, str]]:
-    """Argument: (value, option it came from), of those with a value."""
+    """{argument: (value, the option it came from)}."""
     guidance = (
         "true_cfg_scale" if "guidance_scale" not in taken and "true_cfg_scale" in taken else "guidance_scale"
     )

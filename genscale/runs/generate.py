@@ -96,8 +96,7 @@ def _search(
         found = run.plan()
     scaled = run.scaled(out=folder.path, on_event=on_event, halt=halt)
     folder.begin(run.request)
-    nfe = None if found.nfe is None else found.nfe * found.prompts
-    display.start(nfe, found.prompts, found.candidates, found.budget.seconds, found.nfe_per_candidate)
+    display.start(found)
     try:
         started, call = time.perf_counter(), run.call()
         if makes_videos(run.pipe):

@@ -1,6 +1,6 @@
 """The best so far as an image in the run's folder, rewritten as the search goes.
 
-It looks only at what was decoded for the verifiers anyway: it costs no decode, and the search cannot tell it is there.
+It uses what was decoded for the verifiers: it costs no decoding and does not change the search.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Preview:
         if isinstance(event, Scored) and event.entry is event.best and event.media is not None:
             prompt = event.entry.prompt
             if prompt in self._best or len(self._best) < MOST:
-                self._best[prompt] = _apart(event.media)
+                self._best[prompt] = _copied(event.media)
                 self._changed = True
         if self._changed and not self._broken and self.clock() - self._written >= self.every:
             self._write()
@@ -53,40 +53,38 @@ class Preview:
         (self.folder.path / PREVIEW).unlink(missing_ok=True)
 
     def _write(self) -> None:
-        """A preview that cannot be written is no reason to end a search."""
+        """A preview that cannot be written does not end the search."""
         self._changed = False
-        picture = _joined([_still(self._best[i], len(self._best) == 1) for i in sorted(self._best)])
+        image = _joined([_still(self._best[i], len(self._best) == 1) for i in sorted(self._best)])
         try:
-            self.folder.write(PREVIEW, partial(picture.save, format="PNG"))
+            self.folder.write(PREVIEW, partial(image.save, format="PNG"))
         except UsageError:
             self._broken = True
         self._written = self.clock()
 
 
-def _apart(media: Media) -> Media:
-    """A copy on its own device: a view would keep the whole batch in memory."""
+def _copied(media: Media) -> Media:
+    """A copy: a view would keep the whole batch in memory."""
     return type(media)(media.pixels.detach().clone())
 
 
 def _still(media: Media, alone: bool) -> Image.Image:
-    """The image; a video over time where it is alone, else its middle frame."""
+    """The image; of a video its frames side by side where it is alone, else the middle frame."""
     item = media[0]
     if isinstance(item, list):
         return film_strip.strip(item) if alone else item[len(item) // 2].convert("RGB")
     return item.convert("RGB")
 
 
-def _joined(pictures: list[Image.Image]) -> Image.Image:
-    """One as it is; several side by side, smaller."""
-    if len(pictures) == 1:
-        return pictures[0]
-    for picture in pictures:
-        picture.thumbnail((TILE, TILE))
-    columns = math.ceil(math.sqrt(len(pictures)))
-    wide, tall = (max(p.size[axis] for p in pictures) + GAP for axis in (0, 1))
-    canvas = Image.new(
-        "RGB", (columns * wide + GAP, math.ceil(len(pictures) / columns) * tall + GAP), "white"
-    )
-    for n, picture in enumerate(pictures):
-        canvas.paste(picture, (GAP + n % columns * wide, GAP + n // columns * tall))
+def _joined(images: list[Image.Image]) -> Image.Image:
+    """A single image as it is; several in a grid, smaller."""
+    if len(images) == 1:
+        return images[0]
+    for image in images:
+        image.thumbnail((TILE, TILE))
+    columns = math.ceil(math.sqrt(len(images)))
+    wide, tall = (max(p.size[axis] for p in images) + GAP for axis in (0, 1))
+    canvas = Image.new("RGB", (columns * wide + GAP, math.ceil(len(images) / columns) * tall + GAP), "white")
+    for n, image in enumerate(images):
+        canvas.paste(image, (GAP + n % columns * wide, GAP + n // columns * tall))
     return canvas

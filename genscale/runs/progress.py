@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from genscale.engine.archive import Entry
 from genscale.engine.events import BatchHalved, Denoised, Differentiated, Event, Scored
+from genscale.engine.plan import Plan
 
 
 @contextmanager
@@ -148,16 +149,10 @@ class Display:
         with self.console.status(text):
             yield
 
-    def start(
-        self,
-        nfe: int | None,
-        prompts: int,
-        candidates: int | None = None,
-        seconds: float | None = None,
-        each: int | None = None,
-    ) -> None:
-        """The search begins; arguments as of `Tally`."""
-        self._tally = Tally(nfe, prompts, candidates, seconds, each)
+    def start(self, plan: Plan) -> None:
+        """The search begins."""
+        nfe = None if plan.nfe is None else plan.nfe * plan.prompts
+        self._tally = Tally(nfe, plan.prompts, plan.candidates, plan.budget.seconds, plan.nfe_per_candidate)
         if self.quiet or not self.console.is_terminal:
             return
         self._bar = Progress(

@@ -1,4 +1,4 @@
-"""Prompts from a file: one a line, or a field of JSON lines, JSON or CSV."""
+"""Prompts from a file: one per line, or a field of JSON lines, JSON, CSV or TSV."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def read_prompts(path: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"prompt file '{path}' cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise UsageError(f"prompt file '{path}' is no UTF-8 text.") from None
+        raise UsageError(f"prompt file '{path}' is not UTF-8 text.") from None
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _tsv}
     found = readers.get(path.suffix.lower(), _lines)(text, path)
     prompts = [p.strip() for p in found if p.strip()]
     if not prompts:
-        raise UsageError(f"prompt file '{path}' holds no prompt: write one a line.")
+        raise UsageError(f"prompt file '{path}' holds no prompt: write one per line.")
     return prompts
 
 
@@ -63,7 +63,7 @@ def _parsed(text: str, path: Path, number: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UsageError(f"prompt file '{path}', entry {number}: no JSON ({error.msg}).") from None
+        raise UsageError(f"prompt file '{path}', entry {number}: not JSON ({error.msg}).") from None
 
 
 def _prompt(item: Any, path: Path, number: int) -> str:

@@ -57,8 +57,7 @@ class Request:
     prompts: tuple[str, ...] = ()
     model: str = option(
         "--model -m",
-        "A bundled toy model (shapes-flow), a Hugging Face id (owner/name), a diffusers folder, or a .safetensors or "
-        ".ckpt file.",
+        "Bundled toy model (shapes-flow), Hugging Face id (owner/name), diffusers folder, .safetensors or .ckpt file.",
         MODEL, "NAME", default="shapes-flow", completes="model",
     )  # fmt: skip
     sampler: str = option(

@@ -133,7 +133,7 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
 def _finals(folder: Path, records: Sequence[dict[str, Any]], prompt: int) -> list[Final]:
     files = {}  # where a run went on with another plan, the later record of an id counts
     for r in records:
-        if r["kind"] == "solve":
+        if r["kind"] in ("solve", "latents"):
             files[r["candidate"], r["step"]] = (candidate_of(r), folder / r["file"])
     found: dict[int, Final] = {}
     for r in records:
