@@ -780,5 +780,5 @@ def test_prompt_files_without_prompts(tmp_path, name, text):
     with pytest.raises(UsageError, match=r"prompt file '.*p\."):
         read_prompts(tmp_path / name)
     (tmp_path / name).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="no UTF-8"):
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
         read_prompts(tmp_path / name)

@@ -629,8 +629,8 @@ def test_what_has_no_gradient_is_refused(settings: dict[str, Any], message: str)
         (lambda p: Gradient(p, through="vae"), "'model' or 'decoder'"),
         (lambda p: Gradient(p, (3,), through="decoder"), "takes one model call"),
         (lambda p: Gradient(p, noises=torch.zeros(1, 5, DIM)), "noises must be"),
-        (lambda p: Gradient(p, pull=torch.zeros(4, DIM)), "pulled back must be"),
-        (lambda p: Gradient(p, pull=torch.zeros(5, DIM), each=True), "no verifiers' gradients"),
+        (lambda p: Gradient(p, pull=torch.zeros(4, DIM)), "pull must have shape"),
+        (lambda p: Gradient(p, pull=torch.zeros(5, DIM), each=True), "excludes each=True"),
     ],
 )
 def test_a_sampler_s_mistakes(asked: Any, message: str) -> None:

@@ -425,7 +425,7 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         ("nlg", {"candidates": 2}, "nlg would finish 2 candidates"),
         ("smc", {"particles": 4}, "would finish 4 candidates"),
         ("bfs", {}, "bfs compares candidates during the run"),
-        ("reno", {}, "a gradient is that of a verifier's score"),
+        ("reno", {}, "a gradient needs a verifier's score"),
     ],
 )
 def test_a_choice_without_a_verifier_is_refused(
