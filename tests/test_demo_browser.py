@@ -138,6 +138,7 @@ def test_the_gallery_fills_and_stop_keeps_the_best(tab: Tab, tmp_path: Path) -> 
     assert page.is_enabled("#search")
 
 
+@pytest.mark.slow
 def test_a_finished_search(tab: Tab, tmp_path: Path) -> None:
     tab.page.click("text=Steps, guidance, seed")
     tab.page.fill("#steps textarea", "10")

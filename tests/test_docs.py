@@ -17,6 +17,7 @@ from tests import doc_stand_ins as stand_ins
 from tests.doc_blocks import ROOT, Block, blocks, commands, pages, spans
 from tests.doc_cuts import cut, cut_command
 from tests.doc_words import program, wrong
+from tests.quick import quick
 
 Command = Callable[..., tuple[int, str, str]]
 CI = (ROOT / ".ci" / "run").read_text()
@@ -120,7 +121,11 @@ def page_id(page: Path) -> str:
     return page.relative_to(ROOT).with_suffix("").as_posix()
 
 
-@pytest.mark.parametrize("page", pages(), ids=page_id)
+# The other pages are slow: CI runs their code.
+USUAL = ("README", "docs/explanation/one-page", "docs/tutorials/first-image")
+
+
+@pytest.mark.parametrize("page", quick(pages(), [p for p in pages() if page_id(p) in USUAL]), ids=page_id)
 def test_the_code_of_a_page_runs(page: Path, here: Path, genscale: Command) -> None:
     names: dict[str, Any] = {}
     for block in blocks(page.read_text()):
@@ -138,6 +143,7 @@ def examples() -> list[list[str]]:
     return [words for line in lines if line.startswith("genscale ") for words in commands(line)]
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_help_run(here: Path, genscale: Command) -> None:
     assert len(examples()) > len(program())
     for words in examples():

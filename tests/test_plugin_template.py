@@ -133,6 +133,7 @@ assert "2410.05760" in genscale.citation("demon")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
     tests = shutil.copytree(TEMPLATE / "tests", tmp_path / "tests")
     done = python(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), cwd=tmp_path)
@@ -154,6 +155,7 @@ def renaming() -> str:
     return line
 
 
+@pytest.mark.slow
 def test_copied_and_renamed_as_its_readme_says(tmp_path: Path) -> None:
     mine = shutil.copytree(
         TEMPLATE, tmp_path / "better-noise", ignore=shutil.ignore_patterns("build", "*.egg-info")
