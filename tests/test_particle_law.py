@@ -234,7 +234,7 @@ def test_potentials_left_behind_are_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_reused_keys_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same noise at every step of a particle."""
 
-    def twin(self: PromptProcess, particles: Any, step: int, device: Any) -> Tensor:
+    def twin(self: PromptProcess, particles: Any) -> Tensor:
         return torch.stack([Key(c.key).fold("kernel").normal((1,)) for c in particles.candidates])
 
     assert broken(monkeypatch, exactly(Smc()), PromptProcess, "_noise", twin) > 4
