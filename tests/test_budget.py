@@ -28,6 +28,7 @@ from tests.analytic import (
     process_of,
     run,
 )
+from tests.quick import quick
 
 # ---------------------------------------------------------------- reading
 
@@ -189,7 +190,7 @@ def random_run(rng: random.Random, pointwise: bool = False) -> tuple[dict[str, A
     return settings, roles
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", quick(SAMPLERS, list(SAMPLERS)[::3]))  # CI has all of them
 def test_never_one_over_and_always_a_winner(name: str) -> None:
     rng, wins, seen = random.Random(name), 0, {"poor": 0, "spent all": 0}
     for _ in range(100):  # of 9 ways to use the samplers: over 200 for each of them
@@ -243,7 +244,10 @@ def test_where_scores_decide_the_calls_are_a_limit(name: str) -> None:
         assert 2 * (sampler.calls - search.process.steps) < search.spent <= 2 * sampler.calls
 
 
-@pytest.mark.parametrize("name", [n for n in SAMPLERS if n not in SCORES_DECIDE])
+COSTED = [n for n in SAMPLERS if n not in SCORES_DECIDE]
+
+
+@pytest.mark.parametrize("name", quick(COSTED, COSTED[::3]))
 def test_cost_is_what_is_spent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(name)
     if name in CLIMBERS:  # 50 iterations and more are no different
@@ -274,7 +278,7 @@ def test_samplers_go_on_while_the_budget_lasts(name: str) -> None:
             assert search.calls_left is None or search.calls_left < search.roles.calls
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", quick(SAMPLERS, list(SAMPLERS)[::3]))
 def test_a_budget_of_images_is_equal_compute_for_every_sampler(name: str) -> None:
     """So many images of the pipeline alone: the same search as with that many NFE, and never more."""
     rng, sampler = random.Random(name), SAMPLERS[name]
@@ -337,9 +341,9 @@ class Clock:
         return on_batch
 
 
-@pytest.mark.parametrize("prompts", [1, 3])
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
-@pytest.mark.parametrize("seconds", [0.5, 6, 17, 61, 200])
+@pytest.mark.parametrize("prompts", quick([1, 3], [3]))
+@pytest.mark.parametrize("batch_size", quick([1, 4, 64], [4]))
+@pytest.mark.parametrize("seconds", quick([0.5, 6, 17, 61, 200], [17]))
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_seconds(
     monkeypatch: pytest.MonkeyPatch, name: str, seconds: float, batch_size: int, prompts: int

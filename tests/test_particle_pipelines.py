@@ -86,7 +86,9 @@ def test_every_preset_on_real_pipelines(preset: str, name: str) -> None:
         assert np.isfinite(population.log_evidence) == population.has_evidence
 
 
-@pytest.mark.parametrize("preset", ["smc", "fk_steering", "svdd", "rollover", "particle_gibbs", "beam"])
+@pytest.mark.parametrize(
+    "preset", quick(("smc", "fk_steering", "svdd", "rollover", "particle_gibbs", "beam"), ("smc", "beam"))
+)
 def test_company_changes_nothing(preset: str) -> None:
     """A prompt alone and beside two others."""
     pipe = genscale.load_pipeline("shapes-flow", device="cpu")

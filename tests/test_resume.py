@@ -17,6 +17,7 @@ import torch
 from genscale.engine.archive import read_archive
 from genscale.engine.budget import Budget
 from tests.analytic import SAMPLERS, first_coordinate, run
+from tests.quick import quick
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -92,7 +93,7 @@ def content(folder: Path) -> Counter[str]:
     return Counter(str({**r, "seconds": None}) for r in read_archive(folder))
 
 
-@pytest.mark.parametrize("prompts", [1, 2])
+@pytest.mark.parametrize("prompts", quick([1, 2], [2]))
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_kill_and_resume(tmp_path: Path, name: str, prompts: int) -> None:
