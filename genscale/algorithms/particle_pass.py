@@ -42,18 +42,9 @@ class Pass(Numbered):
     """
 
     def __init__(
-        self,
-        spec: ParticleOptions,
-        process: Process,
-        key: Key,
-        first: int,
-        n: int,
-        children: int = 1,
-        unit: float | None = None,
-        *,
-        reference: Path | None = None,
-        record: bool = False,
-    ) -> None:
+        self, spec: ParticleOptions, process: Process, key: Key, first: int, n: int, children: int = 1,
+        unit: float | None = None, *, reference: Path | None = None, record: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(first)
         self.spec, self.process, self.unit = spec, process, unit
         self.n, self.children = n, children

@@ -23,7 +23,10 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Differentiated:
-    """The gradients of n rows are finished. evaluations: as in Denoised."""
+    """The gradients of a group of rows are finished.
+
+    evaluations: NFE of the whole run so far, as the budget counts them. rows: of this group.
+    """
 
     evaluations: int
     rows: int

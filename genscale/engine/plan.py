@@ -42,13 +42,8 @@ class Plan:
 
 
 def plan(
-    sampler: Sampler,
-    process: dict[str, Any],
-    budget: Budget,
-    roles: Roles,
-    prompts: int,
-    stop: Stop | None = None,
-) -> Plan:
+    sampler: Sampler, process: dict[str, Any], budget: Budget, roles: Roles, prompts: int, stop: Stop | None = None
+) -> Plan:  # fmt: skip
     """Run the sampler without a model and count its queries, as if all scores were equal.
 
     That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is their cost when no

@@ -43,7 +43,10 @@ Rule = StopRule  # its name before it was public
 
 @dataclass(frozen=True)
 class Stopped:
-    """The rule that ended a search, and after how many finished candidates."""
+    """Why a search ended.
+
+    rule: the stop rule or target, as text. after: number of candidates that were finished by then.
+    """
 
     rule: str
     after: int

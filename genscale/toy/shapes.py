@@ -96,6 +96,8 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Prompt:
+    """A caption of the toy world, and what an image must show to satisfy it."""
+
     text: str
     requirement: Requirement
 
