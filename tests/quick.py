@@ -13,3 +13,9 @@ def quick(values: Iterable[Any], keep: Iterable[Any]) -> list[Any]:
     values, keep = list(values), list(keep)
     assert set(keep) <= set(values), f"unknown cases: {set(keep) - set(values)}"
     return [pytest.param(value, marks=() if value in keep else pytest.mark.slow) for value in values]
+
+
+def third(values: Iterable[Any]) -> list[Any]:
+    """All values as parameters, of which every third belongs to the default run."""
+    values = list(values)
+    return quick(values, values[::3])

@@ -28,7 +28,7 @@ from tests.analytic import (
     process_of,
     run,
 )
-from tests.quick import quick
+from tests.quick import quick, third
 
 # ---------------------------------------------------------------- reading
 
@@ -190,7 +190,7 @@ def random_run(rng: random.Random, pointwise: bool = False) -> tuple[dict[str, A
     return settings, roles
 
 
-@pytest.mark.parametrize("name", quick(SAMPLERS, list(SAMPLERS)[::3]))  # CI has all of them
+@pytest.mark.parametrize("name", third(SAMPLERS))  # CI has all of them
 def test_never_one_over_and_always_a_winner(name: str) -> None:
     rng, wins, seen = random.Random(name), 0, {"poor": 0, "spent all": 0}
     for _ in range(100):  # of 9 ways to use the samplers: over 200 for each of them
@@ -247,7 +247,7 @@ def test_where_scores_decide_the_calls_are_a_limit(name: str) -> None:
 COSTED = [n for n in SAMPLERS if n not in SCORES_DECIDE]
 
 
-@pytest.mark.parametrize("name", quick(COSTED, COSTED[::3]))
+@pytest.mark.parametrize("name", third(COSTED))
 def test_cost_is_what_is_spent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(name)
     if name in CLIMBERS:  # 50 iterations and more are no different
@@ -268,7 +268,7 @@ def test_cost_is_what_is_spent(name: str, monkeypatch: pytest.MonkeyPatch) -> No
             assert [s.spent for s in again.searches] == [planned.nfe] * len(again.searches)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", third(SAMPLERS))
 def test_samplers_go_on_while_the_budget_lasts(name: str) -> None:
     sampler = SAMPLERS[name]
     for budget in (Budget(nfe=400), Budget(verifier_calls=80)):
@@ -278,7 +278,7 @@ def test_samplers_go_on_while_the_budget_lasts(name: str) -> None:
             assert search.calls_left is None or search.calls_left < search.roles.calls
 
 
-@pytest.mark.parametrize("name", quick(SAMPLERS, list(SAMPLERS)[::3]))
+@pytest.mark.parametrize("name", third(SAMPLERS))
 def test_a_budget_of_images_is_equal_compute_for_every_sampler(name: str) -> None:
     """So many images of the pipeline alone: the same search as with that many NFE, and never more."""
     rng, sampler = random.Random(name), SAMPLERS[name]
@@ -344,7 +344,7 @@ class Clock:
 @pytest.mark.parametrize("prompts", quick([1, 3], [3]))
 @pytest.mark.parametrize("batch_size", quick([1, 4, 64], [4]))
 @pytest.mark.parametrize("seconds", quick([0.5, 6, 17, 61, 200], [17]))
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", third(SAMPLERS))
 def test_seconds(
     monkeypatch: pytest.MonkeyPatch, name: str, seconds: float, batch_size: int, prompts: int
 ) -> None:
@@ -388,7 +388,7 @@ def test_seconds_and_nfe_together(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", third(SAMPLERS))
 def test_a_target_ends_a_search(name: str) -> None:
     whole = run(SAMPLERS[name], batch_size=1)
     finals, target = whole.searches[0].finals, 0.0

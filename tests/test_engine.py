@@ -19,6 +19,7 @@ from genscale.media import Media
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 from tests.analytic import SAMPLERS, Full, Run, first_coordinate, run
+from tests.quick import third
 
 
 def second_coordinate(media: Media, prompts: Sequence[str]) -> torch.Tensor:
@@ -43,7 +44,7 @@ def test_batches_are_full_and_bounded() -> None:
 
 
 @pytest.mark.parametrize("prompts", [1, 3])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", third(SAMPLERS))
 def test_a_batch_that_does_not_fit_is_halved(name: str, prompts: int) -> None:
     budget, events = Budget(nfe=90), []
     whole = run(SAMPLERS[name], budget=budget, batch_size=16, prompts=prompts)
@@ -91,7 +92,7 @@ ONE_BY_ONE = (  # decode one at a time, or two
 )
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", third(SAMPLERS))
 def test_a_decode_that_does_not_fit_is_halved(name: str) -> None:
     budget, events = Budget(nfe=90), []
     whole = run(SAMPLERS[name], budget=budget, batch_size=16)

@@ -16,7 +16,7 @@ from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.queries import Query, Score, Solve
 from genscale.samplers.best_of_n import draw
-from tests.quick import quick
+from tests.quick import third
 from tests.zoo import ZOO, with_scheduler
 
 TOLERANCE = 2e-5  # of the spread between candidates: float32 kernels round differently by batch size
@@ -110,7 +110,7 @@ def solved(pipe: Any, arguments: dict[str, Any], n: int, batch_size: int) -> lis
     return sampler.latents
 
 
-@pytest.mark.parametrize("name", quick(ZOO, list(ZOO)[::3]))
+@pytest.mark.parametrize("name", third(ZOO))
 def test_each_row_of_a_batch_is_that_latent_alone(name: str) -> None:
     entry = ZOO[name]
     pipe = entry.build()
@@ -122,7 +122,7 @@ def test_each_row_of_a_batch_is_that_latent_alone(name: str) -> None:
         assert float((together - alone).abs().max()) < TOLERANCE * spread
 
 
-@pytest.mark.parametrize("name", quick(ZOO, list(ZOO)[::3]))
+@pytest.mark.parametrize("name", third(ZOO))
 def test_latents_of_several_prompts_share_a_batch(name: str) -> None:
     entry = ZOO[name]
     pipe = entry.build()

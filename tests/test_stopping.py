@@ -36,6 +36,7 @@ from genscale.protocol.queries import Score, Solve
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
 from tests.analytic import SAMPLERS, process_of, run
+from tests.quick import third
 from tests.test_budget import ROLES
 from tests.zoo import ZOO
 
@@ -242,7 +243,7 @@ def test_a_search_ends_with_the_wave_in_which_a_rule_says_so(stop: str) -> None:
         assert [e.candidate for e in search.finals] == [e.candidate for e in whole.finals][: search.finished]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", third(SAMPLERS))
 def test_every_sampler_can_be_stopped(name: str) -> None:
     budget = Budget(nfe=240)
     whole = run(SAMPLERS[name], budget=budget, prompts=2)
@@ -260,7 +261,7 @@ def test_every_sampler_can_be_stopped(name: str) -> None:
             assert new.population is not None  # what was found by then is weighed
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", third(SAMPLERS))
 def test_without_a_budget_a_rule_ends_what_a_budget_would(name: str) -> None:
     search = run(SAMPLERS[name], stop="patience:3").searches[0]
     if SAMPLERS[name].cost(search.process) is None:
