@@ -126,7 +126,7 @@ def _shown(job: Job, record: Mapping[str, Any] | None, name: str, row: Candidate
     video = next((f for f in files if f.endswith(VIDEOS)), None)
     if video is not None:
         return f'<video src="{link(job, video)}" autoplay loop muted playsinline controls></video>'
-    animated = next((f for f in files if f.endswith(("-clip.png", ".gif"))), None)
+    animated = next((f for f in files if f.endswith(".gif")), None)
     file = animated or next(iter(files), None)
     source = link(job, file) if file else "" if row is None else link(job, f"{row.image}.tile")
     if not source:
