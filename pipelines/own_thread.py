@@ -12,6 +12,7 @@ import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 
@@ -75,7 +76,12 @@ def _per_thread(cls: type) -> type:
 
     def read(self: Any, name: str) -> Any:
         other = _outside(self)
-        return cls.__getattribute__(self, name) if other is None else getattr(other, name)
+        if other is None:
+            return cls.__getattribute__(self, name)
+        value = getattr(other, name)
+        # Methods keep this object, which they may return.
+        bound = type(value) is MethodType and value.__self__ is other
+        return MethodType(value.__func__, self) if bound else value
 
     def write(self: Any, name: str, value: Any) -> None:
         other = _outside(self)
