@@ -9,31 +9,31 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
 from genscale.results.run_description import RunDescription
 
-if TYPE_CHECKING:
-    from genscale.results.search_outcome import SearchOutcome
+
+def pickled_state(result: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a SearchOutcome as a pickle holds them."""
+    describe = result["describe"]
+    return result | {
+        "searches": tuple(map(_ended, result["searches"])),
+        "decode": NotPickled("pipeline"),
+        "describe": None if describe is None else Described(describe()),
+    }
 
 
-def pickled_state(result: SearchOutcome) -> dict[str, Any]:
-    """The fields of a result as a pickle holds them."""
-    described = None if result.describe is None else Described(result.describe())
-    searches = tuple(map(_ended, result.searches))
-    return vars(result) | {"searches": searches, "decode": NotPickled("pipeline"), "describe": described}
-
-
-def deep_copied(result: SearchOutcome, memo: dict[int, Any]) -> dict[str, Any]:
-    """The fields of a deep copy, which shares what decodes, steps and scores."""
-    shared: list[Any] = [result.decode, result.describe]
-    for search in result.searches:
+def deep_copied(result: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    """The fields of a deep copy of a SearchOutcome, which shares what decodes, steps and scores."""
+    shared: list[Any] = [result["decode"], result["describe"]]
+    for search in result["searches"]:
         shared += [search.generator, search.process, search.roles, search.rules]
     memo |= {id(part): part for part in shared}
-    return {name: copy.deepcopy(value, memo) for name, value in vars(result).items()}
+    return {name: copy.deepcopy(value, memo) for name, value in result.items()}
 
 
 @dataclass(frozen=True)

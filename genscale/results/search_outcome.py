@@ -120,13 +120,13 @@ class SearchOutcome(SearchReport[Entry]):
         return self.media([finals[c.place] for c in candidates])
 
     def __getstate__(self) -> dict[str, Any]:
-        return pickled_state(self)
+        return pickled_state(vars(self))
 
     def __copy__(self) -> Self:
         return self._with(vars(self))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self._with(deep_copied(self, memo))
+        return self._with(deep_copied(vars(self), memo))
 
     def _with(self, state: dict[str, Any]) -> Self:
         made = object.__new__(type(self))
