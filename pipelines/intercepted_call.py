@@ -265,7 +265,8 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         stack.enter_context(claimed(pipe))
         pipe, driver.hold = stack.enter_context(held(pipe))
         driver.pipe, driver.pipe_state = pipe, dict(pipe.__dict__)
-        driver.has_model_caches = reset_model_caches(pipe)  # an earlier call may have been left inside its loop
+        # An earlier call may have been left inside its loop; this one may be, too.
+        driver.has_model_caches = reset_model_caches(pipe)
         if driver.has_model_caches and driver.hold is not None:
             stack.callback(reset_model_caches, pipe)
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
@@ -298,7 +299,8 @@ def _proxy(pipe: Any, driver: LoopDriver) -> Any:
         try:
             return make_proxy(pipe.scheduler, driver)
         except RuntimeError as error:
-            if "changed size" not in str(error):  # a call in another thread set an attribute while it was copied
+            # A call in another thread may have set an attribute while the scheduler was copied.
+            if "changed size" not in str(error):
                 raise
 
 

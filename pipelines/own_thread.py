@@ -55,7 +55,7 @@ def held(pipe: Any) -> Iterator[tuple[Any, Hold | None]]:
     cls, hold = type(pipe), Hold(pipe)
     _holds[id(pipe)] = hold
     try:
-        object.__setattr__(pipe, "__class__", _per_thread(cls))
+        object.__setattr__(pipe, "__class__", _per_thread(cls))  # type: ignore[arg-type]
         object.__setattr__(pipe, "__dict__", dict(hold.outside.__dict__))
         yield pipe, hold
     finally:
@@ -71,7 +71,7 @@ def _outside(pipe: Any) -> Any:
 
 
 @functools.cache
-def _per_thread(cls: type) -> type:
+def _per_thread(cls: Any) -> type:
     """A subclass that leads other threads to the object outside."""
 
     def read(self: Any, name: str) -> Any:

@@ -31,7 +31,8 @@ PATIENCE = 10.0  # seconds
 _POLL = 0.2  # seconds between looks at the clock, while something waits
 
 _changed = threading.Condition()
-_active: list[Claim] = []  # in order of admission: a claim that overlaps an older one runs inside its verifier call
+# In order of admission: a claim that overlaps an older one runs inside a verifier call of that.
+_active: list[Claim] = []
 _waiting: list[Claim] = []  # in order of arrival
 _around: ContextVar[tuple[Claim, ...]] = ContextVar("genscale_claims", default=())
 
@@ -75,7 +76,9 @@ class Claim:
 
     def bars(self, other: Claim) -> bool:
         """Whether another claim must wait for this active one."""
-        if not self.ids & other.ids or self.thread == other.thread:  # the same thread: a search inside this one
+        if not self.ids & other.ids:
+            return False
+        if self.thread == other.thread:  # a search inside this one
             return False
         if not self.lending:
             return True

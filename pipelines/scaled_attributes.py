@@ -46,7 +46,7 @@ class StandsForPipeline:
         if name in _SETTINGS:
             return getattr(settings, name)
         value = getattr(settings.pipe, name)
-        return self._returning(value) if isinstance(value, MethodType | FunctionType) else value
+        return self._returning(value) if _is_method(value) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._refuse_setting(name)
@@ -57,7 +57,7 @@ class StandsForPipeline:
         delattr(self.settings.pipe, name)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_SETTINGS, *dir(self.settings.pipe)})
+        return sorted({*dir(type(self)), *_SETTINGS, *dir(self.settings.pipe)})
 
     def __repr__(self) -> str:
         settings, roles = self.settings, self.settings.roles
@@ -101,6 +101,12 @@ class StandsForPipeline:
     def _refuse_setting(self, name: str) -> None:
         if name == "settings" or name in _SETTINGS:
             raise UsageError(
-                f"'{name}' of a scaled pipeline is fixed: make another one, genscale.scale(scaled.pipe, ...); all other "
-                "attributes are set on the pipeline."
+                f"'{name}' of a scaled pipeline is fixed: make another one, genscale.scale(scaled.pipe, ...); all "
+                "other attributes are set on the pipeline."
             )
+
+
+def _is_method(value: Any) -> bool:
+    """Whether it is a function or a method of an object, which may return the pipeline."""
+    bound_to_object = isinstance(value, MethodType) and not inspect.isclass(value.__self__)
+    return bound_to_object or isinstance(value, FunctionType)

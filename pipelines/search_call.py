@@ -67,9 +67,7 @@ class SearchSettings:
         return what in SamplerHooks.of(self.sampler).needs
 
 
-def run_search(
-    call: PipelineCall, settings: SearchSettings, decoder: Decoder, claim: Claim
-) -> SearchResult:
+def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, claim: Claim) -> SearchResult:
     """Search. claim: what it holds; lent to others while a verifier is called.
 
     UsageError, before anything is spent or written, for what cannot be done.

@@ -196,7 +196,9 @@ def test_a_failure_in_one_thread_is_its_own() -> None:
 # ---------------------------------------------------------------- the pipeline itself, beside a search
 
 
-def beside(work: Callable[[], Any], found: list[Any], steps: tuple[int, ...]) -> Callable[..., dict[str, Any]]:
+def beside(
+    work: Callable[[], Any], found: list[Any], steps: tuple[int, ...]
+) -> Callable[..., dict[str, Any]]:
     """A step callback that lets another thread do the work, in the middle of the loop."""
 
     def callback(pipe: Any, step: int, timestep: Any, tensors: Any) -> dict[str, Any]:
@@ -216,7 +218,7 @@ def test_a_plain_call_during_a_search_is_as_ever_and_so_is_the_search(name: str,
     found: list[Any] = []
     callback = beside(lambda: pixels(pipe, name, 1), found, (0, 1))
     assert np.array_equal(pixels(scaled, name, 2, callback_on_step_end=callback), searched)
-    assert len(found) > 2
+    assert len(found) >= 2
     assert all(np.array_equal(f, plain) for f in found)
     assert np.array_equal(pixels(pipe, name, 1), plain)
 
@@ -239,7 +241,9 @@ def test_other_threads_see_and_change_the_pipeline_itself() -> None:
 
     def look() -> None:
         found.append((pipe.scheduler is scheduler, pipe.__class__, pipe.to("cpu") is pipe))
-        found.append((vars(copy.copy(pipe))["scheduler"] is scheduler, getattr(pipe, "_guidance_scale", None)))
+        found.append(
+            (vars(copy.copy(pipe))["scheduler"] is scheduler, getattr(pipe, "_guidance_scale", None))
+        )
         pipe.mark = len(found)
         pipe.lost = 1
         del pipe.lost
@@ -260,9 +264,7 @@ def test_a_plain_call_waits_while_the_search_has_changed_its_models() -> None:
     def prepare(module: nn.Module) -> None:
         module.conv_in.bias.data += 1
         if len(threads) < 3:
-            threads.append(
-                threading.Thread(target=lambda: found.append(pixels(pipe, "stable_diffusion", 1)))
-            )
+            threads.append(threading.Thread(target=lambda: found.append(pixels(pipe, "stable_diffusion", 1))))
             threads[-1].start()
             threads[-1].join(0.2)  # would be enough, were it not to wait
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -527,6 +529,59 @@ def test_the_page_names_no_other_host_and_forbids_them(client: Any) -> None:
     assert "http" not in policy
     assert "fonts.googleapis" not in page.text
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+@pytest.fixture
+def served(queue: JobQueue) -> Iterator[int]:
+    """The port of a server, to which connections can be opened and closed."""
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'genscale[demo]'")
+    import uvicorn
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    config = uvicorn.Config(application(queue, port=port), log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    until(lambda: server.started)
+    yield port
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["", "queue/data?session_hash=me", "heartbeat/me"])
+def test_a_client_without_a_page_is_served_while_it_is_connected(
+    queue: JobQueue, served: int, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    """By the stream of its messages, or by a heartbeat; one that has neither is not waited for."""
+    monkeypatch.setattr(presence, "GONE", 0.5)
+    settings = json.loads(_answer(served, "GET", "/config"))
+    [search] = [d for d in settings["dependencies"] if d["queue"] is not False and len(d["inputs"]) > 8]
+    fields = [STAR, "shapes-flow", "best_of_n", "wave=1", ["shapes_clip"], [], 4000, 4, None, 7]
+    asked = {"data": fields, "fn_index": search["id"], "session_hash": "me"}
+    _answer(served, "POST", "/gradio_api/queue/join", json.dumps(asked).encode())
+    open_ = http.client.HTTPConnection("127.0.0.1", served)
+    if stream:
+        open_.request("GET", f"/gradio_api/{stream}")
+        assert open_.getresponse().read(5)
+    until(lambda: queue.session("me").job is not None)
+    job = queue.session("me").job
+    assert job is not None
+    if stream:
+        time.sleep(1.5)
+        assert not job.over
+    open_.close()
+    assert done(job).phase == STOPPED
+    assert job.watch.shown(0).finished < 500
+
+
+def _answer(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request(method, path, body, {"content-type": "application/json"})
+    answer = connection.getresponse().read()
+    connection.close()
+    return answer
 
 
 def test_bad_words_are_escaped(queue: JobQueue) -> None:

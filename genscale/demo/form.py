@@ -173,9 +173,7 @@ def _one_of(kind: str, name: Any, known: Any) -> str:
         return name
     said = str(name)[:80]
     hint = did_you_mean(said, known)
-    raise UsageError(
-        f"{kind} '{said}' is not offered here{hint}: choose one of {', '.join(known)}."
-    )
+    raise UsageError(f"{kind} '{said}' is not offered here{hint}: choose one of {', '.join(known)}.")
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float | None:

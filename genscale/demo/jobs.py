@@ -162,7 +162,8 @@ class JobQueue:
             for old in self._jobs.values():
                 if old.over:
                     old.watch.settle()
-            job = Job(request, RunFolder.fresh(self.out / session.id), Watch(len(request.prompts)), session.name)
+            folder, watch = RunFolder.fresh(self.out / session.id), Watch(len(request.prompts))
+            job = Job(request, folder, watch, session.name)
             session.job, session.index, session.enlarged = job, 0, None
             self._line.append(job)
             self._jobs[job.token] = job
@@ -244,7 +245,9 @@ class JobQueue:
     def _search(self, job: Job) -> None:
         run = self._loaded(job.request)
         job.request = run.request
-        job.record = generation.generate(run, job.folder, job.watch, halt=lambda: job.halting or self.presence.gone(job.client))
+        job.record = generation.generate(
+            run, job.folder, job.watch, halt=lambda: job.halting or self.presence.gone(job.client)
+        )
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
             show_folder(job.folder)

@@ -95,7 +95,8 @@ def _streaming(scope: Any) -> str | None:
     """The session of a request that stays open as long as its client does: Gradio's heartbeat and messages."""
     path = scope["path"].rstrip("/")
     if path == "/gradio_api/queue/data":
-        return next(iter(parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash", [])), None)
+        asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        return asked.get("session_hash", [None])[0]
     found = re.fullmatch(r"/gradio_api/heartbeat/(\w+)", path)
     return None if found is None else found[1]
 
