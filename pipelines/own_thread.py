@@ -53,15 +53,15 @@ def held(pipe: Any) -> Iterator[tuple[Any, Hold | None]]:
             yield inner
         return
     cls, hold = type(pipe), Hold(pipe)
-    _holds[id(pipe)] = hold
     try:
+        _holds[id(pipe)] = hold
         object.__setattr__(pipe, "__class__", _per_thread(cls))  # type: ignore[arg-type]
         object.__setattr__(pipe, "__dict__", dict(hold.outside.__dict__))
         yield pipe, hold
     finally:
         object.__setattr__(pipe, "__dict__", hold.outside.__dict__)
         object.__setattr__(pipe, "__class__", cls)
-        del _holds[id(pipe)]
+        _holds.pop(id(pipe), None)
 
 
 def _outside(pipe: Any) -> Any:

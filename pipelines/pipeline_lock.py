@@ -15,6 +15,7 @@ others may use it, and the search goes on when they have ended:
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -106,19 +107,18 @@ def claimed(pipe: Any, others: Iterable[Any] = (), busy: str = WAIT) -> Iterator
     claim = Claim(o for given in (pipe, *others) for o in (given, *_models(given)))
     with _changed:
         own = next((c for c in reversed(_active) if c.thread == claim.thread and c.ids & claim.ids), None)
-        if own is None or own.lending or not claim.ids <= own.ids:
-            own = None
-            _admit(claim, type(pipe).__name__, busy)
-    if own is not None:
+    if own is not None and claim.ids <= own.ids and not own.lending:
         yield own
         return
     token = _around.set((*claim.around, claim))
     try:
+        with _changed:
+            _admit(claim, type(pipe).__name__, busy)
         yield claim
     finally:
         _around.reset(token)
         with _changed:
-            _active.remove(claim)
+            _active[:] = [c for c in _active if c is not claim]
             _changed.notify_all()
 
 
@@ -142,3 +142,15 @@ def _admit(claim: Claim, name: str, busy: str) -> None:
     finally:
         _waiting.remove(claim)
         _changed.notify_all()
+
+
+def _forget_other_threads() -> None:
+    """In a forked process only the thread that forked goes on."""
+    global _changed
+    _changed = threading.Condition()
+    _active[:] = [c for c in _active if c.thread == threading.get_ident()]
+    _waiting.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_other_threads)

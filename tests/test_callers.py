@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import os
 import signal
 import sys
 import threading
@@ -283,6 +284,19 @@ def test_a_plain_call_waits_while_the_search_has_changed_its_models() -> None:
         assert np.allclose(picture, plain, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_is_shared_by_a_search_and_other_calls() -> None:
+    """Nothing of the search is compiled into it; fullgraph: nothing breaks the graph."""
+    pipe = ZOO["flux"].build()
+    scaled = genscale.scale(pipe, "best_of_n", brightness, candidates=3)
+    plain, searched, found = pixels(pipe, "flux", 1), pixels(scaled, "flux", 2), []
+    pipe.transformer.compile(fullgraph=True, backend="eager")
+    callback = beside(lambda: pixels(pipe, "flux", 1), found, (0, 1))
+    assert np.array_equal(pixels(scaled, "flux", 2, callback_on_step_end=callback), searched)
+    assert len(found) >= 2
+    assert all(np.array_equal(f, plain) for f in found)
+
+
 def test_a_pipeline_is_interrupted_from_another_thread() -> None:
     pipe = ZOO["stable_diffusion"].build()
     steps: list[int] = []
@@ -473,3 +487,28 @@ def test_a_search_in_the_middle_of_its_own_loop_is_refused() -> None:
     with pytest.raises(UsageError, match="is in the middle of its own loop"):
         scaled(**arguments("stable_diffusion", 0, callback_on_step_end=callback))
     assert snapshot(pipe) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_process_forked_during_a_search_of_another_thread_can_search() -> None:
+    """It has not that thread, so it must not wait for it."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pipeline_lock.claimed(thing):
+            held.set()
+            assert go_on.wait(60)
+
+    thing = object()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that waits
+        with pipeline_lock.claimed(thing, busy="refuse"):
+            os._exit(0)
+    go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
