@@ -211,7 +211,7 @@ def beside(
 
 
 @pytest.mark.parametrize("name", quick(FAMILIES, USUAL))
-@pytest.mark.parametrize("sampler", ["best_of_n", "smc"])
+@pytest.mark.parametrize("sampler", quick(("best_of_n", "smc"), ["best_of_n"]))
 def test_a_plain_call_during_a_search_is_as_ever_and_so_is_the_search(name: str, sampler: str) -> None:
     pipe = ZOO[name].build()
     scaled = genscale.scale(pipe, sampler, brightness, budget="3images")
@@ -414,8 +414,17 @@ def by_two_threads(work: Callable[[], Any]) -> Any:
         return first.result()
 
 
-@pytest.mark.parametrize("ask", [by_itself, by_to_thread, in_thread, by_two_threads])
-@pytest.mark.parametrize("kind", ["pipeline", "scaled", "gradients"])
+WAYS = (by_itself, by_to_thread, in_thread, by_two_threads)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ask"),
+    [
+        *((kind, ask) for kind in ("pipeline", "scaled") for ask in WAYS),
+        ("gradients", in_thread),
+        *(pytest.param("gradients", ask, marks=pytest.mark.slow) for ask in WAYS if ask is not in_thread),
+    ],
+)
 def test_a_verifier_may_use_the_pipeline(
     ask: Callable[[Callable[[], Any]], Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,7 @@ def _streaming(scope: Any) -> str | None:
     path = scope["path"].rstrip("/")
     if path == "/gradio_api/queue/data":
         asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        return asked.get("session_hash", [None])[0]
+        return asked["session_hash"][0] if "session_hash" in asked else None
     found = re.fullmatch(r"/gradio_api/heartbeat/(\w+)", path)
     return None if found is None else found[1]
 
