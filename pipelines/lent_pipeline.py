@@ -15,11 +15,11 @@ from genscale.pipelines.pipeline_lock import Claim
 class LendingVerifiers(VerifierSet):
     claim: Claim | None = None
 
-    def score(self, *args: Any, **kwargs: Any) -> Tensor:
+    def _columns(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.claim is None or not self.members:
-            return super().score(*args, **kwargs)
+            return super()._columns(*args, **kwargs)
         with self.claim.lent():
-            return super().score(*args, **kwargs)
+            return super()._columns(*args, **kwargs)
 
 
 def lending(roles: Roles, claim: Claim) -> Roles:

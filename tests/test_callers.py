@@ -453,6 +453,31 @@ def test_a_verifier_may_use_the_pipeline(
     assert snapshot(pipe)["weights"] == before
 
 
+@pytest.mark.parametrize("ask", [by_itself, in_thread])
+def test_a_verifier_may_search_while_gradients_are_taken(
+    ask: Callable[[Callable[[], Any]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_lock, "PATIENCE", 0.1)
+    name, found = "stable_diffusion", []
+    pipe = ZOO[name].build()
+    inner = genscale.scale(pipe, "dno", light, budget="8images")
+    expected, before = pixels(inner, name, 1), snapshot(pipe)
+
+    def verifier(media: Any, prompts: Any) -> torch.Tensor:
+        if len(found) < 2:
+            with torch.inference_mode(False), torch.no_grad():
+                found.append(ask(lambda: pixels(inner, name, 1)))
+        return light(media, prompts)
+
+    def searched(verifier: Any) -> Any:
+        return pixels(genscale.scale(pipe, "dno", verifier, budget="8images"), name, 2)
+
+    assert np.array_equal(searched(verifier), searched(light))
+    assert len(found) == 2
+    assert all(np.array_equal(f, expected) for f in found)
+    assert snapshot(pipe) == before
+
+
 def test_a_search_waits_for_one_that_its_verifier_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the verifier does not, and also if it is interrupted there."""
     monkeypatch.setattr(pipeline_lock, "PATIENCE", 0.0)
