@@ -16,13 +16,11 @@ class EncoderCache:
     """Outputs of the prompt and image encoders, by the content of their arguments.
 
     prompts: results of the pipeline's `encode_prompt`. device: the pipeline's execution device, once looked up.
-    tokenizers: see own_tokenizers.py.
     """
 
     def __init__(self) -> None:
         self.prompts = PromptCache()
         self.device: list[Any] = []
-        self.tokenizers: dict[int, Any] = {}
         self._known: dict[tuple[str, str], Any] = {}
 
     def __call__(self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

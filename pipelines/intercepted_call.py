@@ -31,7 +31,6 @@ from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.own_thread import Hold, held
-from genscale.pipelines.own_tokenizers import own_tokenizers
 from genscale.pipelines.pipeline_lock import claimed
 from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, make_proxy, start_index
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
@@ -276,7 +275,6 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         stack.enter_context(cached_device(pipe, driver.encoder_cache.device))
         driver.scheduler = _proxy(pipe, driver)
         pipe.__dict__["scheduler"] = driver.scheduler
-        pipe.__dict__.update(own_tokenizers(pipe.components, driver.encoder_cache.tokenizers))
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
         stack.enter_context(watched(dict(pipe.components), driver.on_model_call))
         if hasattr(pipe, "encode_prompt"):
