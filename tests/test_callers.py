@@ -420,7 +420,8 @@ WAYS = (by_itself, by_to_thread, in_thread, by_two_threads)
 @pytest.mark.parametrize(
     ("kind", "ask"),
     [
-        *((kind, ask) for kind in ("pipeline", "scaled") for ask in WAYS),
+        *(("pipeline", ask) for ask in WAYS[:-1]),  # two calls of a pipeline at once disturb each other
+        *(("scaled", ask) for ask in WAYS),
         ("gradients", in_thread),
         *(pytest.param("gradients", ask, marks=pytest.mark.slow) for ask in WAYS if ask is not in_thread),
     ],
