@@ -20,6 +20,10 @@ Under these lie, for the call of a pipeline:
 - `pipeline_call.py`: what one call is like: its rows, noise, noise levels and NFE.
 - `probe.py`: finds that out by walking through the loop without evaluating the denoiser.
 - `intercepted_call.py`: runs the pipeline's `__call__` under a `LoopDriver`, the base of all drivers.
+- `pipeline_lock.py`, `lent_pipeline.py`: one search at a time on a pipeline and its models; others may use it while
+  a verifier is called.
+- `own_thread.py`: what an intercepted call changes on the pipeline, other threads do not see.
+- `scaled_attributes.py`: a scaled pipeline has the attributes and methods of its pipeline, and can be copied.
 - `scheduler_proxy.py`, `timesteps.py`, `step_numbering.py`: the scheduler, the timesteps and the `enumerate` that the
   loop sees in such a call.
 - `watched_models.py`: routes calls of the pipeline's models through the driver; placeholder outputs.

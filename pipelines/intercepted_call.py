@@ -18,16 +18,20 @@ afterwards, also after an exception.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from genscale.errors import UsageError
 from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.noise_interception import Intercept
+from genscale.pipelines.own_thread import Hold, held
+from genscale.pipelines.pipeline_lock import claimed
 from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, make_proxy, start_index
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
 from genscale.pipelines.watched_models import PlaceholderOutputs, watched
@@ -67,7 +71,11 @@ class LoopDriver:
         self.pipe: Any = None
         self.pipe_state: dict[str, Any] = {}  # the pipeline's attributes before the call
         self.suspended = False  # the pipeline is as it was before the call, for a while
-        self.has_model_caches = False
+        self.has_model_caches = self.caches_disturbed = False
+        self.thread = threading.get_ident()  # the only one whose model calls are the loop's
+        self.hold: Hold | None = None
+        # Held while this search has switched its models to others, which calls of other threads must not see.
+        self.models_switched: AbstractContextManager[Any] = nullcontext()
         self._noise: Intercept | None = None
         self._grad_mode: bool | None = None  # the loop's own
 
@@ -150,6 +158,8 @@ class LoopDriver:
         if self._grad_mode is None:
             self._grad_mode = torch.is_grad_enabled()
         torch.set_grad_enabled(self._grad_mode)
+        if self.hold is not None and self.hold.interrupted():
+            self.pipe._interrupt = True
         x, self.next = self.on_step(call)
         torch.set_grad_enabled(self._grad_mode or self.needs_graph)
         if (
@@ -184,13 +194,25 @@ class LoopDriver:
     # ---- called by the models
 
     def on_model_call(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if self.suspended:
-            return forward(*args, **kwargs)
+        if self.suspended or threading.get_ident() != self.thread:
+            return self._call_outside(name, module, forward, args, kwargs)
         if self.phase == LOOP:
             return self.call_model(name, module, forward, args, kwargs)
         if self.phase == BEFORE and "vae" not in name and not torch.is_grad_enabled():
             return self.encoder_cache(name, self._without_interception(forward), args, kwargs)
         return forward(*args, **kwargs)
+
+    def _call_outside(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """A call of the model that is not the loop's: a verifier's, or one of another thread."""
+        if getattr(module, "is_cache_enabled", False):
+            if not self.suspended:
+                raise UsageError(
+                    f"the pipeline's {name} keeps outputs from step to step (enable_cache), and a search uses it: "
+                    "call it when that has ended."
+                )
+            self.caches_disturbed = True
+        with self.models_switched:
+            return forward(*args, **kwargs)
 
     def _enter_loop(self, timesteps: Tensor, index: int) -> None:
         self.stop_drawing()
@@ -239,14 +261,19 @@ class LoopDriver:
 
 def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
     """Call the pipeline under a driver. Returns its output, or None when the driver ended the call."""
-    driver.pipe, driver.pipe_state = pipe, dict(pipe.__dict__)
-    driver.has_model_caches = reset_model_caches(pipe)  # an earlier call may have been left inside its loop
     with ExitStack() as stack:
+        stack.enter_context(claimed(pipe))
+        pipe, driver.hold = stack.enter_context(held(pipe))
+        driver.pipe, driver.pipe_state = pipe, dict(pipe.__dict__)
+        # An earlier call may have been left inside its loop; this one may be, too.
+        driver.has_model_caches = reset_model_caches(pipe)
+        if driver.has_model_caches and driver.hold is not None:
+            stack.callback(reset_model_caches, pipe)
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         # Restores what a call leaves on the pipeline: guidance scale, step counts, the scheduler.
         stack.callback(_replace, pipe.__dict__, driver.pipe_state)
         stack.enter_context(cached_device(pipe, driver.encoder_cache.device))
-        driver.scheduler = make_proxy(pipe.scheduler, driver)
+        driver.scheduler = _proxy(pipe, driver)
         pipe.__dict__["scheduler"] = driver.scheduler
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
         stack.enter_context(watched(dict(pipe.components), driver.on_model_call))
@@ -260,6 +287,21 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
             return pipe(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
         except LeaveLoop:
             return None
+
+
+def _proxy(pipe: Any, driver: LoopDriver) -> Any:
+    if "_driver" in pipe.scheduler.__dict__:
+        raise UsageError(
+            f"{type(pipe).__name__} is in the middle of its own loop (a callback called it): search with it before, "
+            "after, or in a verifier."
+        )
+    while True:
+        try:
+            return make_proxy(pipe.scheduler, driver)
+        except RuntimeError as error:
+            # A call in another thread may have set an attribute while the scheduler was copied.
+            if "changed size" not in str(error):
+                raise
 
 
 def _cached_encode_prompt(pipe: Any, driver: LoopDriver) -> Callable[..., Any]:

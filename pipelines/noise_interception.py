@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from genscale.errors import UsageError
 
 _LIKE = (torch.randn_like,)
+Draws = Callable[[int, tuple[int, ...]], Tensor | None]
+"""The j-th draw, of a shape; None: a real draw."""
 
 
 class Intercept(TorchFunctionMode):
@@ -24,7 +26,7 @@ class Intercept(TorchFunctionMode):
 
     def __init__(
         self,
-        source: Callable[[int, tuple[int, ...]], Tensor | None],
+        source: Draws,
         on_draw: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()

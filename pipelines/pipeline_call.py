@@ -23,7 +23,7 @@ from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.initial_latents import find_prior
 from genscale.pipelines.intercepted_call import LoopDriver, UnsupportedLoop, intercept
 from genscale.pipelines.mixture_sources import Mixing
-from genscale.pipelines.noise_interception import Replay, joined
+from genscale.pipelines.noise_interception import Draws, Replay, joined
 from genscale.pipelines.pipeline_noise import PipelineNoise, generator_states, restore_generators
 from genscale.pipelines.probe import Probe
 from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
@@ -117,10 +117,8 @@ class PipelineCall:
             return find_prior(self.latents, draws, self._initial_latents)
         # The user gave the latents: look how the pipeline would have made others.
         given = self.arguments.quiet(latents=None)
-        probe = Probe(self.encoder_cache, self.placeholders, given, whole=False)
-        state = torch.get_rng_state()
+        probe = Probe(self.encoder_cache, self.placeholders, given, _own_draws(), whole=False)
         intercept(self.pipe, given, probe)
-        torch.set_rng_state(state)
         assert probe.latents is not None
         found = find_prior(probe.latents, joined(probe.draws, self.rows), self._initial_latents)
         return [Prior(p.offset, p.scale, x, p.refusal) for p, x in zip(found, self.latents, strict=True)]
@@ -230,3 +228,9 @@ class PipelineCall:
         """A prompt's keys depend on its text and seed, not on the other prompts of the call."""
         earlier = self.texts[:row].count(self.texts[row])
         return Key.from_seed(self.seeds[row]).fold("prompt", self.texts[row], earlier)
+
+
+def _own_draws() -> Draws:
+    """Normal draws from a generator of our own: torch's global one is shared with other threads."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda j, shape: torch.randn(shape, generator=generator)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
 from genscale.pipelines.latent_layout import Layout
-from genscale.pipelines.noise_interception import Replay
+from genscale.pipelines.noise_interception import Draws, Replay
 from genscale.pipelines.row_gather import rows_of, sample_of
 from genscale.pipelines.scheduler_proxy import plain_scheduler
 from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser
@@ -33,7 +33,7 @@ class Probe(LoopDriver):
         encoder_cache: EncoderCache,
         placeholders: PlaceholderOutputs,
         given: dict[str, Any],
-        replay: Replay | None = None,
+        replay: Draws | None = None,
         whole: bool = True,
     ) -> None:
         super().__init__(encoder_cache, placeholders)

@@ -24,8 +24,10 @@ from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
+from genscale.pipelines.lent_pipeline import lending
 from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.pipelines.pipeline_lock import WAIT, Claim
 from genscale.pipelines.serve import serve
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler, SamplerHooks
@@ -58,14 +60,18 @@ class SearchSettings:
     models: Mapping[str, Any] = field(default_factory=dict)
     halt: Callable[[], bool] = never
     mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
+    busy: str = WAIT
 
     def needs(self, what: str) -> bool:
         """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""
         return what in SamplerHooks.of(self.sampler).needs
 
 
-def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -> SearchResult:
-    """Search. UsageError, before anything is spent or written, for what cannot be done."""
+def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, claim: Claim) -> SearchResult:
+    """Search. claim: what it holds; lent to others while a verifier is called.
+
+    UsageError, before anything is spent or written, for what cannot be done.
+    """
     processes = call.processes()
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
     _check(call, settings, processes)
@@ -76,7 +82,7 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
     try:
         engine = Engine(
             searches,
-            settings.roles,
+            lending(settings.roles, claim),
             decoder.media,
             budget=settings.budget,
             archive=archive,

@@ -19,6 +19,8 @@ batch's latents instead of its own.
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import nullcontext
+from threading import RLock
 from typing import Any
 
 import torch
@@ -119,6 +121,7 @@ class ServingDriver(LoopDriver):
     ) -> None:
         super().__init__(call.encoder_cache, call.placeholders)
         self.call, self.probe, self.mixing = call, call.probe, call.mixing
+        self.models_switched = nullcontext() if self.mixing is None else RLock()
         self.exchange, self.rows, self.composition = exchange, len(sources), composition
         self.reads_expected = call.probe.reads_expected
         self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)
@@ -187,7 +190,8 @@ class ServingDriver(LoopDriver):
             variant = self.mixing.variants[batch.model]
 
             def run(*args: Any, **kwargs: Any) -> Any:
-                return variant(name, module, forward, args, kwargs)
+                with self.models_switched:
+                    return variant(name, module, forward, args, kwargs)
 
         if batch is not None and self.needs_graph:
             return self.call.models.call(run, args, kwargs, batch.checkpoint)
@@ -304,8 +308,9 @@ class ServingDriver(LoopDriver):
 
     def _continues(self, batch: Batch) -> bool:
         """Whether the batch is exactly what the last one was stepped to: then model caches stay valid."""
-        stepped = self.call.solver.stepped
-        if not stepped or sum(len(x) for x in stepped) != len(batch.x):
+        stepped, disturbed = self.call.solver.stepped, self.caches_disturbed
+        self.caches_disturbed = False
+        if disturbed or not stepped or sum(len(x) for x in stepped) != len(batch.x):
             return False
         return not self.has_model_caches or torch.equal(batch.x, _join(stepped))
 

@@ -17,8 +17,11 @@ Watch = Callable[[str, nn.Module, Forward, tuple[Any, ...], dict[str, Any]], Any
 
 @contextmanager
 def watched(components: dict[str, Any], watch: Watch) -> Iterator[None]:
-    """Route the forward of every model among the components through `watch`; undone at the end."""
-    saved: list[tuple[nn.Module, Any]] = []
+    """Route the forward of every model among the components through `watch`; undone at the end.
+
+    Of a compiled model the compiled call is routed, so that nothing of a search is compiled into it.
+    """
+    saved: list[tuple[nn.Module, str, Any]] = []
     missing = object()
     seen: set[int] = set()
     try:
@@ -26,15 +29,17 @@ def watched(components: dict[str, Any], watch: Watch) -> Iterator[None]:
             if not isinstance(module, nn.Module) or id(module) in seen:
                 continue
             seen.add(id(module))
-            saved.append((module, module.__dict__.get("forward", missing)))
-            module.__dict__["forward"] = _route(name, module, module.forward, watch)
+            compiled = module.__dict__.get("_compiled_call_impl")  # by module.compile()
+            attribute = "forward" if compiled is None else "_compiled_call_impl"
+            saved.append((module, attribute, module.__dict__.get(attribute, missing)))
+            module.__dict__[attribute] = _route(name, module, compiled or module.forward, watch)
         yield
     finally:
-        for module, forward in reversed(saved):
-            if forward is missing:
-                module.__dict__.pop("forward", None)
+        for module, attribute, before in reversed(saved):
+            if before is missing:
+                module.__dict__.pop(attribute, None)
             else:
-                module.__dict__["forward"] = forward
+                module.__dict__[attribute] = before
 
 
 def _route(name: str, module: nn.Module, forward: Forward, watch: Watch) -> Forward:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
@@ -16,6 +16,7 @@ from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.population import Population
 from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.report.search_report import Judges, SearchReport
+from genscale.results.result_copies import deep_copied, pickled_state
 from genscale.results.run_description import RunDescription
 
 
@@ -117,6 +118,20 @@ class SearchOutcome(SearchReport[Entry]):
         """Images or videos of candidates of a summary whose latents are kept."""
         finals = self.searches[prompt].finals
         return self.media([finals[c.place] for c in candidates])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return pickled_state(vars(self))
+
+    def __copy__(self) -> Self:
+        return self._with(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._with(deep_copied(vars(self), memo))
+
+    def _with(self, state: dict[str, Any]) -> Self:
+        made = object.__new__(type(self))
+        vars(made).update(state)
+        return made
 
     def __repr__(self) -> str:
         finished = sum(s.finished for s in self.searches)
