@@ -102,7 +102,8 @@ class CemLowfreq:
             finished = yield Solve(start)
             scores: Scores = yield Score(finished)
             elite = elite.with_(finished.candidates, bands, scores, self.elites)
-            mean = elite.bands.mean(0)
+            if elite.candidates:  # none where all have failed
+                mean = elite.bands.mean(0)
             if len(elite.bands) > 1:
                 std = (elite.bands.var(0) + FLOOR * self.spread**2).sqrt()
             done += 1

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from genscale import __version__
-from genscale.engine.archive import Entry, recipe
+from genscale.engine.archive import Entry
+from genscale.engine.recipes import recipe
 from genscale.engine.stopping import Stop
 from genscale.report import contact_sheet, image_files
 from genscale.report.contact_sheet import SheetRow

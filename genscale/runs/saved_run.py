@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genscale.engine import archive
-from genscale.engine.archive import candidate_of
+from genscale.engine.recipes import candidate_of
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError
 from genscale.plugins import registry
