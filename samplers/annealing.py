@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
 from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.tempering import unit_of
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour

@@ -75,6 +75,15 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join([*named, *([f"and {rest} more causes"] if rest > 0 else [])])
 
 
+def all_failed(prompt: str, failures: Sequence[Failure]) -> str:
+    """The sentence with which a prompt's search ends if no candidate is left."""
+    count = "the only candidate" if len(failures) == 1 else f"all {len(failures)} candidates"
+    return (
+        f"{count} of '{prompt}' failed: {summary([f.as_dict() for f in failures])}; use bfloat16 or float32 instead of "
+        "float16, a smaller guidance scale, or another verifier if that is named here."
+    )
+
+
 @dataclass
 class Failures:
     """The candidates of one search that were dropped.
@@ -90,8 +99,7 @@ class Failures:
 
     def of(self, candidate: Candidate) -> Failure | None:
         """Why a candidate was dropped; None if it was not."""
-        found = self._by_id.get(candidate.id)
-        return found if found is not None and found.candidate == candidate else None
+        return self._by_id.get(candidate.id)
 
     def add(self, failure: Failure) -> None:
         self.all.append(failure)

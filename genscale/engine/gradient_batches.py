@@ -237,6 +237,7 @@ class GradientBatches:
             None if each_noises is None else self._combined(each_noises, query),
             each if query.each else None,
             each_noises if query.each else None,
+            failed,
         )
         return graded, faults
 

@@ -80,11 +80,7 @@ class Scores:
 
     @staticmethod
     def cat(parts: Sequence[Scores]) -> Scores:
-        failed = None
-        if any(p.failed is not None for p in parts):
-            none = [torch.zeros(len(p), dtype=torch.bool) if p.failed is None else p.failed for p in parts]
-            failed = torch.cat(none)
-        return Scores(torch.cat([p.raw for p in parts]), parts[0].combine, failed)
+        return Scores(torch.cat([p.raw for p in parts]), parts[0].combine, _failed(parts))
 
     def best(self) -> int:
         """The row with the highest total; of equals the first. Where all have failed it is row 0."""
@@ -105,7 +101,8 @@ class Graded:
     x0: [n, *latent], the clean estimates that were scored. prediction: of the first model call, for `process.move`.
     scores: None if `pull` was given. noises: [transitions, n, *latent], the gradient at the noises, if they were given.
     each, each_noises: [verifiers, n, *latent] and [verifiers, transitions, n, *latent], the gradients of every
-    verifier's raw score, without weights, if asked for.
+    verifier's raw score, without weights, if asked for. failed: bool [n], rows whose scores or gradients are not finite;
+    None: no row. Their gradients are set to 0, and their candidates are dropped.
     """
 
     gradient: Tensor
@@ -115,6 +112,7 @@ class Graded:
     noises: Tensor | None = None
     each: Tensor | None = None
     each_noises: Tensor | None = None
+    failed: Tensor | None = None
 
     def __len__(self) -> int:
         return self.gradient.shape[0]
@@ -131,6 +129,7 @@ class Graded:
             second(self.noises),
             second(self.each),
             None if self.each_noises is None else self.each_noises[:, :, rows],
+            None if self.failed is None else self.failed[rows],
         )
 
     @staticmethod
@@ -148,4 +147,12 @@ class Graded:
             joined("noises", 1),
             joined("each", 1),
             joined("each_noises", 2),
+            _failed(parts),
         )
+
+
+def _failed(parts: Sequence[Scores] | Sequence[Graded]) -> Tensor | None:
+    """Which rows of answers that are joined have failed; None if there is none."""
+    if all(p.failed is None for p in parts):
+        return None
+    return torch.cat([torch.zeros(len(p), dtype=torch.bool) if p.failed is None else p.failed for p in parts])

@@ -185,6 +185,7 @@ def prompt_record(found: FoundPrompt) -> dict[str, Any]:
         "best": entry_dict(result, ranking[0]) if ranking else None,
         "base": None if found.base is None else entry_dict(*found.base),
         "finished": len(ranking),
+        "dropped": [failure.as_dict() for failure in result.dropped(i)],
         "nfe": search.spent,
         "verifier_calls": search.calls,
         "stopped_by": None if search.stopped is None else asdict(search.stopped),
