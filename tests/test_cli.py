@@ -390,15 +390,35 @@ def test_ctrl_c_before_any_picture(moody, tmp_path):
     assert not (tmp_path / "run/best.png").exists()
 
 
-def test_nan_names_the_candidate_and_what_was_done_is_kept(moody, genscale, tmp_path):
-    code, _, err = moody(tmp_path / "run", 4, float("nan"))
-    assert code == 2
-    assert "verifier 'moody' gave nan for candidate 3 of 'a dog'" in err
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"archive.jsonl", "latents", "request.json"}
+def test_a_candidate_whose_score_is_nan_is_dropped_by_name(moody, genscale, tmp_path):
+    code, out, err = moody(tmp_path / "run", 4, float("nan"))
+    assert code == 0
+    assert "candidate 3 of 'a dog' was dropped: the verifier moody gave NaN." in err
+    assert "1 candidate dropped: the verifier moody gave NaN" in out
+    told = record(tmp_path / "run")["prompts"][0]
+    steps = int(STEPS)
+    assert told["finished"] == 5
+    assert told["dropped"] == [
+        {"candidate": 3, "step": steps, "final": True, "where": "verifier moody", "what": "NaN"}
+    ]
+    assert "1 candidate dropped: the verifier moody gave NaN" in genscale("show", tmp_path / "run")[1]
     Moody.at = None
     assert genscale("resume", tmp_path / "run")[0] == 0
-    assert record(tmp_path / "run")["prompts"][0]["finished"] == 6
+    assert record(tmp_path / "run")["prompts"][0] == told
+
+
+def test_if_all_candidates_fail_one_sentence_says_so(moody, genscale, tmp_path):
+    class Never:
+        def __call__(self, media, prompts):
+            return [float("inf")] * len(media)
+
+    Moody.__call__, kept = Never.__call__, Moody.__call__
+    try:
+        code, _, err = moody(tmp_path / "run", None, 0.0)
+    finally:
+        Moody.__call__ = kept
+    assert code == 2
+    assert "all 6 candidates of 'a dog' failed: the verifier moody gave inf (6 times)" in err
 
 
 def test_the_same_command_again_spends_nothing(generate, tmp_path):
