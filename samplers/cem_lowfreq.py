@@ -105,7 +105,9 @@ class CemLowfreq:
             if elite.candidates:
                 mean = elite.bands.mean(0)
             else:  # all have failed: begin again from another noise
-                low, high = plane.split(process.noise(draw(key.fold("fresh", done), OWN + 1)).double(), self.level)
+                low, high = plane.split(
+                    process.noise(draw(key.fold("fresh", done), OWN + 1)).double(), self.level
+                )
                 mean = math.sqrt(1 - self.spread**2) * low
             lost_own = lost_own or (done == 0 and 0 not in scores.alive)
             if len(elite.bands) > 1:

@@ -240,7 +240,9 @@ class _Run(Numbered):
         *others, own = Scores.cat([pool[pool.alive], state.score]).total.tolist()
         if not others:
             return True
-        return own >= float(torch.quantile(torch.tensor(others, dtype=torch.float64), self.spec.quantile))
+        return float(own) >= float(
+            torch.quantile(torch.tensor(others, dtype=torch.float64), self.spec.quantile)
+        )
 
     def _may_go_back(self, walk: Walk, step: int, fresh: bool = False) -> bool:
         """Whether a path may be sent back from a check (or begin afresh), and the budget lets it reach the end then."""

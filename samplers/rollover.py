@@ -260,7 +260,9 @@ class _Pass(Numbered):
         scores: Scores = yield Score(particles)
         states = [LevelState(particles[[i]], prediction[[i]], scores[i : i + 1]) for i in range(len(scores))]
         for state in states:
-            if state.score.alive and (self.best is None or Scores.cat([self.best.score, state.score]).best() == 1):
+            if state.score.alive and (
+                self.best is None or Scores.cat([self.best.score, state.score]).best() == 1
+            ):
                 self.best = state
         return states
 

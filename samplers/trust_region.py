@@ -85,7 +85,9 @@ class TrustRegion:
             if regions:
                 homes = [regions[j % len(regions)] for j in range(self.batch)]
                 candidates = [self._near(key, first + j, home) for j, home in enumerate(homes)]
-                noise = [_perturbed(process, c, home.noise) for c, home in zip(candidates, homes, strict=True)]
+                noise = [
+                    _perturbed(process, c, home.noise) for c, home in zip(candidates, homes, strict=True)
+                ]
             else:  # all candidates so far have failed
                 candidates = [draw(key, first + j) for j in range(self.batch)]
                 noise = [process.noise(c) for c in candidates]

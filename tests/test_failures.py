@@ -126,7 +126,13 @@ def check_folder(folder: Path, ancestors: bool = True) -> None:
     born = set()
     for record in read_archive(folder)[1:]:
         child, parent = (record["prompt"], record["candidate"]), (record["prompt"], record["parent"])
-        if ancestors and child not in born and parent in lost and record["kind"] != "failed" and lost[parent] != "gradient":
+        if (
+            ancestors
+            and child not in born
+            and parent in lost
+            and record["kind"] != "failed"
+            and lost[parent] != "gradient"
+        ):
             raise AssertionError(f"candidate {child} was made from candidate {parent}, which had failed")
         born.add(child)
         if record["kind"] == "failed":
@@ -135,13 +141,17 @@ def check_folder(folder: Path, ancestors: bool = True) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", third(SAMPLERS))
-def test_every_sampler_goes_on_without_the_candidates_that_fail(name: str, place: str, tmp_path: Path) -> None:
+def test_every_sampler_goes_on_without_the_candidates_that_fail(
+    name: str, place: str, tmp_path: Path
+) -> None:
     fault = faulty(place)
     made = fault.run(SAMPLERS[name], budget=Budget(nfe=150), prompts=2, folder=tmp_path)
     check(made, fault.dropped)
     check_folder(tmp_path, ancestors=not name.startswith("particle_gibbs"))
     # fkc weighs particles by rates of the model alone: one whose rate is NaN has no offspring, and is never scored.
-    assert fault.dropped or (name.startswith("fkc") and place == "denoiser"), "nothing failed: nothing was tried"
+    assert fault.dropped or (name.startswith("fkc") and place == "denoiser"), (
+        "nothing failed: nothing was tried"
+    )
     assert all(search.best() for search in made.searches if search.finals)
     if "halving" not in name:  # a pool whose last survivors fail at a rung ends without a candidate
         assert any(made.winners) or any(f.final for search in made.searches for f in search.dropped)
@@ -150,7 +160,9 @@ def test_every_sampler_goes_on_without_the_candidates_that_fail(name: str, place
     assert causes <= {"verifier first" if place == "verifier" else place, "gradient", "latents"}
     again = faulty(place)
     resumed = again.run(SAMPLERS[name], budget=Budget(nfe=150), prompts=2, folder=tmp_path)
-    assert [w and (w.candidate, w.total) for w in resumed.winners] == [w and (w.candidate, w.total) for w in made.winners]
+    assert [w and (w.candidate, w.total) for w in resumed.winners] == [
+        w and (w.candidate, w.total) for w in made.winners
+    ]
     assert sorted(e.text for e in again.dropped) == sorted(e.text for e in fault.dropped)
 
 
@@ -232,7 +244,9 @@ def test_a_killed_run_goes_on_after_a_candidate_was_dropped(place: str, tmp_path
         )  # fmt: skip
     # The model is healthy again: what was dropped stays so, and nothing new fails.
     resumed = run(sampler, budget=budget, folder=tmp_path / "killed")
-    assert [f.candidate.id for f in resumed.searches[0].dropped] == [e.failure.candidate.id for e in killed.dropped]
+    assert [f.candidate.id for f in resumed.searches[0].dropped] == [
+        e.failure.candidate.id for e in killed.dropped
+    ]
     again = faulty(place).run(sampler, budget=budget, folder=tmp_path / "whole")
     assert again.winners[0].candidate == wanted.winners[0].candidate
 
@@ -297,7 +311,9 @@ def test_the_other_prompts_are_found() -> None:
 
 def test_a_sum_of_scores_that_overflows_is_a_fault() -> None:
     def huge(media: Media, prompts: Sequence[str]) -> Tensor:
-        return torch.where(first_coordinate(media, prompts) > 0, torch.tensor(1e308, dtype=torch.float64), -1.0)
+        return torch.where(
+            first_coordinate(media, prompts) > 0, torch.tensor(1e308, dtype=torch.float64), -1.0
+        )
 
     made = run(BestOfN(8), roles=Roles(VerifierSet((WeightedVerifier("huge", huge, 10.0),))))
     [search] = made.searches
@@ -312,8 +328,13 @@ def test_ensembles_leave_out_what_failed(ensemble: str, weights: tuple[float, fl
     if ensemble == "rank" and min(weights) < 0:
         pytest.skip("refused")
     bad = faulty("verifier")
-    members = (WeightedVerifier("bad", bad.verifier, weights[0]), WeightedVerifier("b", first_coordinate, weights[1]))
-    [search] = run(SAMPLERS["zero_order"], roles=Roles(VerifierSet(members, ensemble)), budget=Budget(nfe=120)).searches
+    members = (
+        WeightedVerifier("bad", bad.verifier, weights[0]),
+        WeightedVerifier("b", first_coordinate, weights[1]),
+    )
+    [search] = run(
+        SAMPLERS["zero_order"], roles=Roles(VerifierSet(members, ensemble)), budget=Budget(nfe=120)
+    ).searches
     assert search.dropped
     assert search.best() in search.finals
     assert all(math.isfinite(t) for t in search.totals(search.finals))

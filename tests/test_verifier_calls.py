@@ -146,7 +146,9 @@ class Remote:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     paused: list[float] = []
-    monkeypatch.setattr(verifier_calls.time, "sleep", lambda s, sleep=time.sleep: (paused.append(s), sleep(min(s, 0.7))))
+    monkeypatch.setattr(
+        verifier_calls.time, "sleep", lambda s, sleep=time.sleep: (paused.append(s), sleep(min(s, 0.7)))
+    )
     return paused
 
 
@@ -161,7 +163,7 @@ def test_a_remote_verifier_that_fails_is_tried_again(name: str, short_pauses: li
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_after_its_retries_a_remote_verifier_has_failed(retries: int) -> None:
     remote = Remote(fails=range(100), retries=retries)
-    with pytest.raises(VerifierError, match="'first' failed on candidate 0 .*ConnectionError: no route"):
+    with pytest.raises(VerifierError, match=r"'first' failed on candidate 0 .*ConnectionError: no route"):
         run(BestOfN(4), verifier=remote)
     assert remote.calls == 1 + retries
 
@@ -186,9 +188,11 @@ def test_a_time_limit_ends_a_call(short_pauses: list[float]) -> None:
 def test_a_time_limit_for_all_verifiers() -> None:
     slow, quick = Remote(seconds=0.3), Remote(seconds=0.3, timeout=5.0)
     slow.remote = quick.remote = False
-    panel = verifier_set([quick, slow], "weighted", 0.1) if slow is quick else verifier_set(slow, "weighted", 0.1)
+    panel = (
+        verifier_set([quick, slow], "weighted", 0.1) if slow is quick else verifier_set(slow, "weighted", 0.1)
+    )
     assert panel.members[0].timeout == 0.1
-    with pytest.raises(VerifierError, match="no answer within 0.1 s"):
+    with pytest.raises(VerifierError, match=r"no answer within 0.1 s"):
         run(BestOfN(2), roles=Roles(panel))
     run(BestOfN(2), roles=Roles(verifier_set(quick, "weighted", 0.1)))  # its own limit counts
 
@@ -244,5 +248,7 @@ def test_a_thread_keeps_the_mode_of_autograd() -> None:
 
     for mode in (True, False):
         with torch.set_grad_enabled(mode):
-            VerifierSet((WeightedVerifier("j", Judge()),)).score(Media(torch.rand(1, 3, 1, 1)), ["a"], ["x"], Ledger())
+            VerifierSet((WeightedVerifier("j", Judge()),)).score(
+                Media(torch.rand(1, 3, 1, 1)), ["a"], ["x"], Ledger()
+            )
     assert seen == [True, False]

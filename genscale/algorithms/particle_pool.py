@@ -86,4 +86,5 @@ class Pool:
 
 def _numbered(parents: Tensor) -> Tensor:
     """Indices of parents as 0 .. k - 1 without gaps, in the same order."""
-    return torch.unique(parents, return_inverse=True)[1]
+    numbers: Tensor = torch.unique(parents, return_inverse=True)[1]
+    return numbers

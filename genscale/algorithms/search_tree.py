@@ -123,7 +123,9 @@ class Tree:
     def remove(self, leaf: Node) -> None:
         """Take out a rollout whose sample failed, with the states that only it has passed through."""
         child = leaf
-        while child.parent is not None and child.parent.parent is not None and len(child.parent.children) == 1:
+        while (
+            child.parent is not None and child.parent.parent is not None and len(child.parent.children) == 1
+        ):
             child = child.parent
         node = child.parent
         assert node is not None

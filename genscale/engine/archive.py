@@ -20,7 +20,8 @@ from torch import Tensor
 
 from genscale.engine.failures import ArchivedFailures, Failure
 from genscale.engine.finite_numbers import all_finite
-from genscale.engine.recipes import candidate_of, recipe
+from genscale.engine.recipes import candidate_of as candidate_of
+from genscale.engine.recipes import recipe as recipe
 from genscale.errors import UsageError
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import Candidate, Memory, Particles

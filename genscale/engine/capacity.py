@@ -83,13 +83,15 @@ class Capacity:
         self.on_event(BatchHalved(self.decode_batch, decoding=True))
 
     def patience(self, searches: Sequence[Search]) -> Left:
-        """How long a verifier may still be waited for: until the seconds are over, once every prompt has a candidate."""
+        """How long a verifier may be waited for: until the seconds are over, once every prompt has a candidate."""
         seconds = self.budget.seconds
         if seconds is None or not all(search.served for search in searches):
             return unlimited
         return lambda: seconds - self.archive.seconds
 
-    def drop(self, search: Search, candidate: Candidate, where: str, what: str, final: bool = False) -> Failure:
+    def drop(
+        self, search: Search, candidate: Candidate, where: str, what: str, final: bool = False
+    ) -> Failure:
         """Record that a candidate failed at the search's present step, and tell about it."""
         step, seconds = search.particles.step, round(self.archive.seconds, 4)
         failure = Failure(search.index, candidate, step, final, where, what, search.spent, seconds)

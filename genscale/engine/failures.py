@@ -16,15 +16,17 @@ from genscale.protocol.particles import Candidate
 
 MOST_NAMED = 3  # causes that a sentence lists
 GRADIENT = "gradient"  # where a failure was found that does not concern the candidate's image
-HOPELESS = 64  # candidates that fail one after the other, before a search that only stop rules limit is given up
+HOPELESS = (
+    64  # candidates that fail one after the other, before a search that only stop rules limit is given up
+)
 
 
 @dataclass(frozen=True)
 class Failure:
     """Why a candidate was dropped.
 
-    prompt: its index. step: of the process, where it was found. final: whether its latents were clean there. where: what
-    gave the number: "denoiser", "scheduler", "latents" (it is not known which of these), "decoder", "gradient",
+    prompt: its index. step: of the process, where it was found. final: whether its latents were clean there. where:
+    what gave the number: "denoiser", "scheduler", "latents" (it is not known which of these), "decoder", "gradient",
     "verifier clip", or "weighted sum of the scores". what: what was found, such as "NaN at step 3". nfe: spent by the
     prompt's search by then. seconds: since the run began.
     """
@@ -100,6 +102,10 @@ class Failures:
     def of(self, candidate: Candidate) -> Failure | None:
         """Why a candidate was dropped; None if it was not."""
         return self._by_id.get(candidate.id)
+
+    def but(self, finished: set[int]) -> list[Failure]:
+        """Those of candidates with other ids than these."""
+        return [f for f in self.all if f.candidate.id not in finished]
 
     def add(self, failure: Failure) -> None:
         self.all.append(failure)

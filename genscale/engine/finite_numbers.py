@@ -1,7 +1,7 @@
 """Which numbers are finite, and where those of a candidate stopped being so.
 
-Latents are checked where they are decoded and scored, so nothing in the loop waits for the accelerator. What is noted at
-each step stays on the device, and is read only to say where a candidate that has failed stopped being finite.
+Latents are checked where they are decoded and scored, so nothing in the loop waits for the accelerator. What is noted
+at each step stays on the device, and is read only to say where a candidate that has failed stopped being finite.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class FiniteTrace:
     """
 
     def __init__(self) -> None:
-        self._notes: dict[int, list[tuple[int, int, Tensor]]] = {}  # candidate: (step, row, flags bool [2, n])
+        self._notes: dict[
+            int, list[tuple[int, int, Tensor]]
+        ] = {}  # candidate: (step, row, flags bool [2, n])
 
     def note(self, candidates: Sequence[Candidate], step: int, output: Tensor, x: Tensor) -> None:
         """After a step: the model's output [n, ...] and the new latents [n, *latent]."""

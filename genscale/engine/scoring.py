@@ -175,7 +175,9 @@ class Scoring:
             media = self.decode(some, tuple(batch.jobs[k].search.index for k in rows))
         self.ledger.decodes += len(rows)
         batch.decoded, batch.media, finite = rows, media, finite_rows(media.pixels).tolist()
-        batch.faults |= {k: ("decoder", kind_in(media.pixels[i])) for i, k in enumerate(rows) if not finite[i]}
+        batch.faults |= {
+            k: ("decoder", kind_in(media.pixels[i])) for i, k in enumerate(rows) if not finite[i]
+        }
 
     def _ask(self, batch: ScoreBatch, left: Left) -> None:
         """Ask the search verifiers about all jobs, and the select verifiers about the final ones.
@@ -188,8 +190,12 @@ class Scoring:
             media = batch.images(rows)
             if not rows or not verifiers.members or media is None:
                 continue
-            texts, labels = zip(*((batch.jobs[k].search.prompt, batch.jobs[k].label) for k in rows), strict=True)
-            for k, raw in zip(rows, verifiers.raw_scores(media, texts, labels, self.ledger, left), strict=True):
+            texts, labels = zip(
+                *((batch.jobs[k].search.prompt, batch.jobs[k].label) for k in rows), strict=True
+            )
+            for k, raw in zip(
+                rows, verifiers.raw_scores(media, texts, labels, self.ledger, left), strict=True
+            ):
                 if (fault := verifiers.fault(raw)) is not None:
                     batch.faults[k] = fault
                 elif final:
@@ -217,7 +223,9 @@ class Scoring:
         verifiers, search = self.roles.held_out, job.search
         if verifiers.members and entry.final and (entry.candidate.id == OWN or search.may_lead(entry)):
             [scores] = verifiers.raw_scores(media, [search.prompt], [job.label], self.ledger)
-            measured = verifiers.named(scores)  # a search must not depend on these, so nothing is dropped for them
+            measured = verifiers.named(
+                scores
+            )  # a search must not depend on these, so nothing is dropped for them
             entry.held_out = {name: score for name, score in measured.items() if math.isfinite(score)}
 
     def _enter_known(self, jobs: Sequence[ScoreJob]) -> None:

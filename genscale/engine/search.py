@@ -58,7 +58,7 @@ class Search:
     entries: list[Entry | Failure | None] = field(default_factory=list)
     failures: Failures = field(default_factory=Failures)
     population: Population | None = None
-    # (total, entry), best first; not for rank ensembles
+    # (total, entry), best first; not for ranks
     _ranked: list[tuple[float, Entry]] = field(default_factory=list)
     _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
@@ -280,22 +280,22 @@ class Search:
 
     @property
     def served(self) -> bool:
-        """Whether a candidate was finished or dropped: then time may end the search."""
+        """Whether a candidate was finished or dropped, so that time may end the search."""
         return bool(self.finals or self.failures.all)
 
     @property
     def _hopeless(self) -> bool:
         """Whether only stop rules could end the search, and they do not, because all candidates fail."""
-        limits = (self.budget.nfe, self.budget.verifier_calls, self.budget.seconds)
-        return bool(self.rules) and limits == (None,) * 3 and self.failures.in_a_row >= HOPELESS
+        budget = self.budget
+        limited = budget.nfe or budget.verifier_calls or budget.seconds or not self.rules
+        return not limited and self.failures.in_a_row >= HOPELESS
 
     # ---------------------------------------------------------------- the result
 
     @property
     def dropped(self) -> list[Failure]:
         """Candidates that cannot win. A finished one can, though a gradient at it failed later."""
-        finished = {e.candidate.id for e in self.finals}
-        return [f for f in self.failures.all if f.candidate.id not in finished]
+        return self.failures.but({e.candidate.id for e in self.finals})
 
     def add_final(self, entry: Entry) -> None:
         """Take in a finished candidate, and drop the latents of those that are no longer among the `keep` best."""

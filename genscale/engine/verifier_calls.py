@@ -70,8 +70,8 @@ def call_verifier(
 
     timeout: seconds, for a verifier that has no `timeout` itself. left: see Left.
 
-    Raises what the verifier raises; VerifierTimeout; BudgetExhausted if a remote verifier has not answered when the time
-    of the budget is over.
+    Raises what the verifier raises; VerifierTimeout; BudgetExhausted if a remote verifier has not answered when the
+    time of the budget is over.
     """
     remote = bool(_option(verifier, "remote"))
     timeout = _number(verifier, "timeout", timeout)

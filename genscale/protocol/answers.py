@@ -101,8 +101,8 @@ class Graded:
     x0: [n, *latent], the clean estimates that were scored. prediction: of the first model call, for `process.move`.
     scores: None if `pull` was given. noises: [transitions, n, *latent], the gradient at the noises, if they were given.
     each, each_noises: [verifiers, n, *latent] and [verifiers, transitions, n, *latent], the gradients of every
-    verifier's raw score, without weights, if asked for. failed: bool [n], rows whose scores or gradients are not finite;
-    None: no row. Their gradients are set to 0, and their candidates are dropped.
+    verifier's raw score, without weights, if asked for. failed: bool [n], rows whose scores or gradients are not
+    finite; None: no row. Their gradients are set to 0, and their candidates are dropped.
     """
 
     gradient: Tensor
