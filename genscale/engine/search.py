@@ -58,8 +58,7 @@ class Search:
     entries: list[Entry | Failure | None] = field(default_factory=list)
     failures: Failures = field(default_factory=Failures)
     population: Population | None = None
-    # (total, entry), best first; not for ranks
-    _ranked: list[tuple[float, Entry]] = field(default_factory=list)
+    _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # by total; not for rank ensembles
     _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
     _scored_as: Candidate | None = None  # scored as candidate 0, though it is not the pipeline's own
@@ -286,8 +285,7 @@ class Search:
     @property
     def _hopeless(self) -> bool:
         """Whether only stop rules could end the search, and they do not, because all candidates fail."""
-        budget = self.budget
-        limited = budget.nfe or budget.verifier_calls or budget.seconds or not self.rules
+        limited = any((self.budget.nfe, self.budget.verifier_calls, self.budget.seconds)) or not self.rules
         return not limited and self.failures.in_a_row >= HOPELESS
 
     # ---------------------------------------------------------------- the result
