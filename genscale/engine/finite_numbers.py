@@ -13,6 +13,8 @@ from torch import Tensor
 
 from genscale.protocol.particles import Candidate
 
+MOST_TRACED = 4096  # candidates whose notes are kept; those that were never scored are forgotten first
+
 
 def finite_rows(values: Tensor) -> Tensor:
     """bool [n], on the device of the values [n, ...]: whether every number of a row is finite."""
@@ -51,6 +53,8 @@ class FiniteTrace:
         flags = torch.stack([finite_rows(output), finite_rows(x)])
         for row, candidate in enumerate(candidates):
             self._notes.setdefault(candidate.id, []).append((step, row, flags))
+        while len(self._notes) > MOST_TRACED:
+            del self._notes[next(iter(self._notes))]
 
     def forget(self, candidate: Candidate) -> None:
         """Drop the notes of a candidate whose latents are known to be finite, or that has ended."""

@@ -85,7 +85,8 @@ class ScoreBatch:
         """Those of some jobs; None if nothing is decoded."""
         if self.media is None or list(some) == self.decoded:
             return self.media
-        return Media(self.media.pixels[[self.decoded.index(k) for k in some]])
+        places = [self.decoded.index(k) for k in some]
+        return self.media[places[0] : places[0] + 1] if len(places) == 1 else Media(self.media.pixels[places])
 
 
 class Scoring:
