@@ -23,7 +23,7 @@ from genscale.media import Media
 from genscale.protocol.batches import Batch
 from genscale.samplers.best_of_n import BestOfN
 from tests.analytic import SAMPLERS, Euler, Mixture, Run, first_coordinate, pictures, process_of, run
-from tests.quick import third
+from tests.quick import quick
 
 BAD = {"NaN": math.nan, "inf": math.inf, "-inf": -math.inf}
 PLACES = ("denoiser", "decoder", "verifier")
@@ -139,11 +139,12 @@ def check_folder(folder: Path, ancestors: bool = True) -> None:
             lost[child] = record["where"]
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", third(SAMPLERS))
-def test_every_sampler_goes_on_without_the_candidates_that_fail(
-    name: str, place: str, tmp_path: Path
-) -> None:
+CASES = [f"{name}: {place}" for name in SAMPLERS for place in PLACES]
+
+
+@pytest.mark.parametrize("case", quick(CASES, CASES[::7]))
+def test_every_sampler_goes_on_without_the_candidates_that_fail(case: str, tmp_path: Path) -> None:
+    name, place = case.rsplit(": ", 1)
     fault = faulty(place)
     made = fault.run(SAMPLERS[name], budget=Budget(nfe=150), prompts=2, folder=tmp_path)
     check(made, fault.dropped)
@@ -267,9 +268,9 @@ def test_latents_that_an_early_version_stored_are_made_again(tmp_path: Path) -> 
 # ---------------------------------------------------------------- all of them, and other ends
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", third(SAMPLERS))
-def test_if_all_fail_every_sampler_ends(name: str, place: str) -> None:
+@pytest.mark.parametrize("case", quick(CASES, CASES[::7]))
+def test_if_all_fail_every_sampler_ends(case: str) -> None:
+    name, place = case.rsplit(": ", 1)
     fault = Faulty(place, every, lambda i: True, since=0)
     made = fault.run(SAMPLERS[name], budget=Budget(nfe=150))
     assert made.winners == [None]
