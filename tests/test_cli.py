@@ -802,3 +802,30 @@ def test_prompt_files_without_prompts(tmp_path, name, text):
     (tmp_path / name).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="is not UTF-8 text"):
         read_prompts(tmp_path / name)
+
+
+class Picky:
+    """Gives no number for cats."""
+
+    def __call__(self, media, prompts):
+        return [float("nan") if "cat" in prompt else 1.0 for prompt in prompts]
+
+
+def test_what_the_other_prompts_found_is_written(plug_in, genscale, tiny, tmp_path):
+    plug_in("picky", Picky)
+    listed = tmp_path / "prompts.txt"
+    listed.write_text("a cat\na dog\n")
+    options = ("--model", tiny, "--verifier", "picky", "--steps", STEPS, "--size", "16x16", "--seed", 4)
+    out = tmp_path / "run"
+    code, printed, err = genscale("generate", "--prompts", listed, *options, "--candidates", 2, "--out", out)
+    assert code == 2
+    assert "all 2 candidates of 'a cat' failed: the verifier picky gave NaN (2 times)" in err
+    assert "2 candidates dropped: the verifier picky gave NaN (2 times)" in printed
+    cat, dog = record(out)["prompts"]
+    assert (cat["best"], cat["finished"], len(cat["dropped"])) == (None, 0, 2)
+    assert (dog["finished"], dog["dropped"]) == (2, [])
+    assert not list(out.glob("000-*"))
+    assert (out / "001-best.png").is_file()
+    shown = genscale("show", out)
+    assert shown[0] == 0
+    assert "1 prompt" in shown[1] or "prompts have no finished candidate" in shown[1]
