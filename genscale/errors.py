@@ -17,6 +17,17 @@ class VerifierError(UsageError):
     """A verifier failed, or returned something that is not a score."""
 
 
+class AllCandidatesFailed(UsageError):
+    """Every candidate of a prompt was dropped, because some of its numbers were not finite.
+
+    result: the SearchResult with what the other prompts found; None if no prompt found anything.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class BudgetExhausted(Exception):
     """Thrown into a sampler when the budget does not pay for a single row of its query.
 

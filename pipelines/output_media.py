@@ -14,15 +14,21 @@ from genscale.media import Media
 def as_media(output: Any) -> Media:
     """The images or videos of a pipeline's output (its first field), as tensors in [0, 1].
 
-    Takes tensors [n, c, h, w] or [n, frames, c, h, w], arrays with channels last, and lists of either.
+    Takes tensors [n, c, h, w] or [n, frames, c, h, w], arrays with channels last, and lists of either. Pixels that are
+    NaN or infinite stay as they are: the search drops these images. ValueError: the others are outside [0, 1].
     """
     first = next(iter(output.values())) if isinstance(output, dict) else output[0]
     if isinstance(first, list | tuple):
         first = torch.stack([_tensor(item) for item in first])
     pixels = _tensor(first)
-    if pixels.is_floating_point() and not (pixels.min().item() >= -0.01 and pixels.max().item() <= 1.01):
+    if pixels.is_floating_point() and _outside(pixels).item():
         raise ValueError("a pipeline returned pixels outside [0, 1]")  # some give raw values for "pt"
     return Media(_three_channels(pixels))
+
+
+def _outside(pixels: Tensor) -> Tensor:
+    """bool []: whether any finite pixel is outside [0, 1]."""
+    return (((pixels < -0.01) | (pixels > 1.01)) & pixels.isfinite()).any()
 
 
 def join_outputs(outputs: list[Any]) -> Any:

@@ -42,9 +42,13 @@ class Scaled(StandsForPipeline):
         generator gives candidate 0 its latents, as in the pipeline alone, and its seed to all other
         randomness. With return_dict=False the SearchResult is the last member of the tuple.
 
-        Raises UsageError for what cannot be done (nothing is written then), VerifierError when a verifier
-        fails (what was found stays in the archive), KeyboardInterrupt before anything was finished;
-        after that an interrupt returns the best so far.
+        A candidate whose latents, pixels or scores are NaN or infinite is dropped, and the others go on:
+        `.search.dropped(prompt)` lists such candidates.
+
+        Raises UsageError for what cannot be done (nothing is written then), AllCandidatesFailed if all
+        candidates of a prompt were dropped (its `result` holds what the others found), VerifierError when
+        a verifier fails (what was found stays in the archive), KeyboardInterrupt before anything was
+        finished; after that an interrupt returns the best so far.
         """
         with self._claimed() as claim:
             call, decoder = self._probed(args, kwargs)
@@ -83,7 +87,8 @@ def scale(
     decode_batch: int | None = None,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
-    halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, **options: Any,
+    halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
+    verifier_timeout: float | None = None, **options: Any,
 ) -> Scaled:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -115,6 +120,8 @@ def scale(
         soon as every prompt has a finished candidate, with the best so far, as an interrupt ends it.
     busy: what a call does while another thread searches with this pipeline, or with one that shares its models: "wait"
         for the end of that, or "refuse" with a UsageError.
+    verifier_timeout: seconds that one call of a verifier may take, where it has no `timeout` itself; VerifierError
+        after that (docs/verifiers.md). None: no limit.
     """
     if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
         raise UsageError("batch_size, decode_batch and keep must be at least 1.")
@@ -122,7 +129,7 @@ def scale(
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
     return Scaled(SearchSettings(
-        pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble),
+        pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble, verifier_timeout),
         Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, Stop.of(stop),
         mix_of(mix, guide), dict(models or {}), halt or never,
@@ -144,12 +151,16 @@ def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:
     return sampler  # type: ignore[no-any-return]
 
 
-def _roles(verifier: Any, select: Any, held_out: Any, report: Any, ensemble: str) -> Roles:
+def _roles(
+    verifier: Any, select: Any, held_out: Any, report: Any, ensemble: str, timeout: float | None
+) -> Roles:
     if report is not None and held_out is not None:
         raise UsageError("held_out= and its former name report= are both given: give held_out= alone.")
     held_out = report if held_out is None else held_out
     roles = Roles(
-        verifier_set(verifier, ensemble), verifier_set(select, ensemble), verifier_set(held_out, "weighted")
+        verifier_set(verifier, ensemble, timeout),
+        verifier_set(select, ensemble, timeout),
+        verifier_set(held_out, "weighted", timeout),
     )
     both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names}
     if both:

@@ -17,10 +17,11 @@ from genscale.engine.budget import Budget
 from genscale.engine.choice_check import check_choice
 from genscale.engine.engine import Engine
 from genscale.engine.events import Event
+from genscale.engine.failures import all_failed
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import UsageError
+from genscale.errors import AllCandidatesFailed, UsageError
 from genscale.media import Media
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
@@ -70,7 +71,8 @@ class SearchSettings:
 def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, claim: Claim) -> SearchResult:
     """Search. claim: what it holds; lent to others while a verifier is called.
 
-    UsageError, before anything is spent or written, for what cannot be done.
+    UsageError, before anything is spent or written, for what cannot be done. AllCandidatesFailed, at the end, if every
+    candidate of a prompt was dropped; it holds what the others found.
     """
     processes = call.processes()
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
@@ -95,15 +97,15 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
         stopped = serve(call, engine, with_rates=settings.needs("mix"))
     finally:
         archive.close()
-    for search in searches:
-        if not search.finals:
-            raise UsageError(f"no candidate of '{search.prompt}' was finished within the budget: allow more.")
+    without = next((search for search in searches if not search.finals), None)
+    if without is not None and not without.dropped:
+        raise UsageError(f"no candidate of '{without.prompt}' was finished within the budget: allow more.")
 
     def decode(entries: Sequence[Entry]) -> Media:
         x = torch.stack([e.x for e in entries if e.x is not None])
         return decoder.media(x, tuple(e.prompt for e in entries))
 
-    return SearchResult(
+    result = SearchResult(
         tuple(searches),
         tuple(archive.entries),
         call.ledger,
@@ -113,6 +115,10 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
         stopped,
         partial(describe_search, settings, call.arguments, call.texts, call.seeds[0], heading),
     )
+    if without is not None:
+        found = result if any(search.finals for search in searches) else None
+        raise AllCandidatesFailed(all_failed(without.prompt, without.dropped), found)
+    return result
 
 
 def finish_best(call: PipelineCall, settings: SearchSettings, decoder: Decoder, result: SearchResult) -> Any:

@@ -70,7 +70,7 @@ def serve(call: PipelineCall, engine: Engine, with_rates: bool = False) -> str |
 
 def _interrupted(engine: Engine) -> str:
     """An interrupt ends the search with the best so far; before every prompt has a candidate there is none."""
-    if not all(search.finals for search in engine.searches):
+    if not all(search.served for search in engine.searches):
         raise KeyboardInterrupt
     return "interrupted"
 

@@ -88,10 +88,10 @@ class CemLowfreq:
         plane = Plane.of(noise.shape, self.rows)
         low, high = plane.split(noise, self.level)
         mean, std = math.sqrt(1 - self.spread**2) * low, torch.full_like(low, self.spread)
-        elite, done, rounds = _Elite(), 0, rounds_of(process, self.rounds, ROUNDS)
+        elite, done, rounds, lost_own = _Elite(), 0, rounds_of(process, self.rounds, ROUNDS), False
         while rounds is None or done < rounds:
             ids = range(max(1, done * self.population), (done + 1) * self.population)
-            fresh = [self._drawn(key, i, done, elite) for i in ids]
+            fresh = [self._drawn(key, i, done, elite, lost_own) for i in ids]
             white = torch.stack([plane.split(process.noise(c).double(), self.level)[0] for c in fresh])
             bands = mean + std * white
             if done > 0:
@@ -102,16 +102,29 @@ class CemLowfreq:
             finished = yield Solve(start)
             scores: Scores = yield Score(finished)
             elite = elite.with_(finished.candidates, bands, scores, self.elites)
-            mean = elite.bands.mean(0)
+            if elite.candidates:
+                mean = elite.bands.mean(0)
+            else:  # all have failed: begin again from another noise
+                low, high = plane.split(
+                    process.noise(draw(key.fold("fresh", done), OWN + 1)).double(), self.level
+                )
+                mean = math.sqrt(1 - self.spread**2) * low
+            lost_own = lost_own or (done == 0 and 0 not in scores.alive)
             if len(elite.bands) > 1:
                 std = (elite.bands.var(0) + FLOOR * self.spread**2).sqrt()
             done += 1
 
-    def _drawn(self, key: Key, i: int, generation: int, elite: _Elite) -> Candidate:
-        """A candidate with the high bands of the pipeline's own noise; its details name the elites."""
+    def _drawn(self, key: Key, i: int, generation: int, elite: _Elite, lost_own: bool) -> Candidate:
+        """A candidate with the high bands of the pipeline's own noise; its details name the elites.
+
+        Its parent is the pipeline's own candidate or, if that failed (lost_own), the best elite, if there is one.
+        """
+        parent: int | None = OWN
+        if lost_own:
+            parent = elite.candidates[0].id if elite.candidates else None
         learned = {f"elite{j}": c.id for j, c in enumerate(elite.candidates)}
         details = {"generation": generation, "level": self.level, "spread": self.spread, **learned}
-        return Candidate(i, "neighbour", key.fold("candidate", i).path, OWN, details=details)
+        return Candidate(i, "neighbour", key.fold("candidate", i).path, parent, details=details)
 
     def cost(self, process: Process) -> int | None:
         rounds = rounds_of(process, self.rounds, ROUNDS)

@@ -226,6 +226,9 @@ class _Run(Numbered):
     def run(self) -> Generator[Query, Any, None]:
         yield from self._run_to_end(*self._founders(), 0)
         for i, (step, size) in enumerate(self.schedule.generations):
+            assert self.scores is not None
+            if not self.scores.alive:
+                return
             born, noise = self._children(step, size)
             yield from self._run_to_end(born, noise, i + 1)
             later = {s for s, _ in self.schedule.generations[i + 1 :]}

@@ -240,9 +240,10 @@ class _Pass(Numbered):
         finished, log_w = finished[order], log_w[order]
         scores: Scores = yield Score(finished)
         n, spec = len(scores), self.spec
+        log_w = log_w[:n].masked_fill(~scores.total.isfinite(), -math.inf)
         exact = self.process.weight_sum(0) == 1 and spec.temperature == 1 and math.isinf(spec.clamp)
         return Population(
-            finished.candidates[:n], log_w[:n], scores.total, tuple(self.resampled), has_evidence=exact
+            finished.candidates[:n], log_w, scores.total, tuple(self.resampled), has_evidence=exact
         )
 
 

@@ -74,6 +74,8 @@ class ParticleGibbs(ParticleFilter):
                 population = yield from one.run()
                 populations.append(_level(population))
                 first, unit, sweep = one.next_id, one.unit, sweep + 1
+                if not population.candidates:  # all have failed
+                    continue
                 chosen = resample("multinomial", population.weights, 1, key.fold("sweep", sweep))
                 reference = one.paths[int(chosen)]
         except BudgetExhausted:  # the time budget ended during a sweep

@@ -96,7 +96,9 @@ class SearchOverPaths:
             particles = yield Solve(process.renoise(particles[parents], back, children), until, kernel)
             if until < steps and self.branches > 1:
                 scores: Scores = yield Score(particles)
-                particles = particles[sorted(scores.ranking()[:paths])]
+                if not (ranking := scores.ranking()):  # all failed
+                    return first
+                particles = particles[sorted(ranking[:paths])]
         particles = yield Solve(particles, None, kernel)
         yield Score(particles)
         return first

@@ -64,7 +64,7 @@ class ZeroOrder:
         best: Scores = yield Score(finished)
         rounds, failures, done = rounds_of(process, self.rounds), 0, 0
         while rounds is None or done < rounds:
-            restart = failures >= self.patience
+            restart = failures >= self.patience or not best.alive
             ids = range(1 + done * self.neighbours, 1 + (done + 1) * self.neighbours)
             candidates = [draw(key, i) if restart else self._near(key, i, pivot) for i in ids]
             fresh = torch.stack([process.noise(c) for c in candidates])  # [neighbours, *latent]

@@ -391,7 +391,7 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         (lambda: genscale.scale(pipe, candidates=1, out="/dev/null/x")(**call), "cannot write to"),
         (
             lambda: genscale.scale(pipe, verifier=lambda m, p: [float("nan")] * len(m))(**call),
-            "gave nan for candidate 0",
+            "failed: the verifier <lambda> gave NaN",
         ),
         (
             lambda: genscale.scale(pipe, verifier=lambda m, p: [1.0])(**call),

@@ -249,6 +249,8 @@ class BeamPass(Numbered):
             prediction: Prediction = yield Denoise(particles)
             particles = particles[: len(prediction)]
             rows = yield from self._survivors(particles, prediction, level)
+            if not rows:  # all failed
+                return
             particles = self._children(particles[rows], level.branch)
             prediction = prediction[[row for row in rows for _ in range(level.branch)]]
             particles = yield Solve(process.move(particles, prediction, kernel), until, kernel)
@@ -258,16 +260,17 @@ class BeamPass(Numbered):
     def _survivors(
         self, particles: Particles, prediction: Prediction, level: BeamLevel
     ) -> Generator[Query, Any, list[int]]:
-        """The rows that are kept, ascending."""
+        """The rows that are kept, ascending; none that failed."""
         x0 = yield from self._look_ahead(particles, prediction, level)
         scores: Scores = yield Score(replace(particles[: len(x0)], x0=x0))
-        keep = self.spec.kept(level, len(scores), self.n)
-        if keep == len(scores):
-            return list(range(keep))
-        labels = torch.zeros(len(scores), dtype=torch.long)
+        keep, alive = self.spec.kept(level, len(scores), self.n), scores.alive
+        if keep >= len(alive):
+            return alive
+        labels, totals = torch.zeros(len(alive), dtype=torch.long), scores.total[alive]
         if level.diversity > 0:
-            labels = kmeans(embedded(x0[: len(scores)]), keep, self.key.fold("clusters", level.step))
-        return covering(scores.total, labels, level.diversity * unit_of(scores.total, "pool"), keep)
+            labels = kmeans(embedded(x0[alive]), keep, self.key.fold("clusters", level.step))
+        chosen = covering(totals, labels, level.diversity * unit_of(totals, "pool"), keep)
+        return [alive[i] for i in chosen]
 
     def _look_ahead(
         self, particles: Particles, prediction: Prediction, level: BeamLevel

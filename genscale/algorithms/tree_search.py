@@ -284,10 +284,16 @@ class Growth(Numbered):
         scores: Scores = yield Score(particles)
         self._drop(live, len(scores))
         totals = scores.total
-        if self.unit is None and len(totals) > 1:
+        if self.unit is None and len(scores.alive) > 1:
             self.unit = unit_of(totals, self.spec.scale)
             self.tree.retune(self.spec.strength / self.unit)
-        for node, total, candidate in zip(live, totals.tolist(), particles.candidates, strict=False):
+        alive = set(scores.alive)
+        for i, (node, total, candidate) in enumerate(
+            zip(live, totals.tolist(), particles.candidates, strict=False)
+        ):
+            if i not in alive:
+                self.tree.remove(node)
+                continue
             node.state, node.label = candidate, candidate.id
             self.tree.finish(node, total)
 

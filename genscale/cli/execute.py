@@ -40,6 +40,8 @@ def run_request(request: Request, out: Path | None, as_json: bool) -> int:
         print_json(record)
     else:
         print_record(record, Console())
+    if "failed" in record:
+        return fail(record["failed"], REFUSED, False)
     return INTERRUPTED if record["stopped"] == "interrupted" else 0
 
 

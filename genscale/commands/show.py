@@ -45,6 +45,7 @@ def show_folder(folder: Path) -> dict[str, Any]:
         "sampler": run.request.sampler,
         "budget": run.request.budget,
         "prompts": [_prompt_record(i, s, run.prompt_record(i)) for i, s in enumerate(summaries) if s.finals],
+        "dropped": [dict(failure) for some in run.dropped for failure in some],
         "without_candidate": [s.prompt for s in summaries if not s.finals],
         "files": [*sheets, "curve.png", *trees],
     }

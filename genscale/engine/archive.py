@@ -18,6 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.engine.failures import ArchivedFailures, Failure
+from genscale.engine.finite_numbers import all_finite
+from genscale.engine.recipes import candidate_of as candidate_of
+from genscale.engine.recipes import recipe as recipe
 from genscale.errors import UsageError
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import Candidate, Memory, Particles
@@ -52,32 +56,6 @@ class Entry:
         return {"kind": "score", **record, **recipe(self.candidate)}
 
 
-def recipe(c: Candidate) -> dict[str, Any]:
-    """The fields of a record that describe its candidate."""
-    return {
-        "candidate": c.id,
-        "origin": c.origin,
-        "parent": c.parent,
-        "key": list(c.key),
-        "start": c.step,
-        "details": dict(c.details),
-        **({"measured": dict(c.measured)} if c.measured else {}),
-    }
-
-
-def candidate_of(record: Mapping[str, Any]) -> Candidate:
-    """The candidate that a record describes."""
-    return Candidate(
-        record["candidate"],
-        record["origin"],
-        tuple(record["key"]),
-        record["parent"],
-        record["start"],
-        record["details"],
-        record.get("measured", {}),
-    )
-
-
 class Archive:
     """The entries of a run; with a folder also on disk, so that the run can resume.
 
@@ -95,6 +73,7 @@ class Archive:
         self._predicted: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._graded: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._scored: dict[tuple[int, int, int], Entry] = {}
+        self._failed = ArchivedFailures()
         self._latents: set[tuple[int, int, int]] = set()
         self._file: Any = None
         if folder is not None:
@@ -137,6 +116,9 @@ class Archive:
             elif record["kind"] == "gradient":
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
                 self._graded[(*where, record["asked"])] = record
+            elif record["kind"] == "failed":
+                spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
+                self._failed.read(record)
             else:
                 names = ("prompt", "step", "final", "scores", "total", "select", "held_out", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
@@ -272,7 +254,8 @@ class Archive:
             return None
         from safetensors.torch import load_file
 
-        return dict(load_file(self.folder / record["file"]))
+        tensors = dict(load_file(self.folder / record["file"]))
+        return tensors if all_finite(tensors) else None  # early versions stored such latents
 
     def _store(
         self,
@@ -284,13 +267,19 @@ class Archive:
         tensors: Mapping[str, Tensor],
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the tensors to a file, rename it when it is complete, then write its line."""
+        """Write the tensors to a file, rename it when it is complete, then write its line.
+
+        What is not finite is not stored: it is no answer.
+        """
         from safetensors.torch import save_file
 
         assert self.folder is not None
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        if not all_finite(tensors):
+            return
         file = f"latents/{name}.safetensors"
         partial = self.folder / f"{file}.partial"
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+        save_file(tensors, partial)
         os.replace(partial, self.folder / file)
         record = {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step, "file": file}
         self._write(record | dict(more or {}) | {"seconds": round(self.seconds, 4)})
@@ -304,6 +293,13 @@ class Archive:
         self.entries.append(entry)
         if fresh:
             self._write(entry.as_dict())
+
+    def failed(self, prompt: int, candidate: Candidate, step: int, gradient: bool = False) -> Failure | None:
+        """Why the run before it was resumed dropped a candidate at a step (gradient: for its gradient), if it did."""
+        return self._failed.of(prompt, candidate, step, gradient)
+
+    def add_failure(self, failure: Failure) -> None:
+        self._write(failure.as_record())
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:

@@ -49,7 +49,7 @@ class ModelRows:
 
         A Denoise was checked against the time left when it was admitted, and is not checked again.
         """
-        return self.begun or self.until is None or (not self.search.finals and 0 in self.rows)
+        return self.begun or self.until is None or (not self.search.served and 0 in self.rows)
 
     @property
     def committed(self) -> int:
@@ -89,11 +89,11 @@ class ModelBatches:
             search.throw(BudgetExhausted())
             return
         search.admit(rows)
-        if until is None and not search.finals:
+        if until is None and not search.served:
             rows = max(1, int(min(self.evaluations_left() / max(search.to_the_end, 1), rows)))
             search.forget(range(rows, len(particles)))
         todo = [i for i in range(rows) if not self._recall(search, i, until)]
-        if todo and search.finals and search.price * (rows if until is None else 1) > self.evaluations_left():
+        if todo and search.served and search.price * (rows if until is None else 1) > self.evaluations_left():
             search.forget(todo)
             todo = []
         if todo:
@@ -190,12 +190,15 @@ class ModelBatches:
         process, search = part.search.process, part.search
         if part.until is None:
             prediction = replace(process.predict(part.particles, value, x), rate=rate)
+            search.failures.trace.note(part.particles.candidates, part.particles.step, value, prediction.x0)
             self.archive.add_predicted(search.index, part.particles, prediction, part.branch)
             for i, row in enumerate(part.rows):
                 search.finish(row, prediction[[i]])
             return
         preview = part.particles.step + 1 == part.until < process.steps
-        part.particles = process.advance(part.particles, value, x, preview, part.kernel)
+        before = part.particles
+        part.particles = process.advance(before, value, x, preview, part.kernel)
+        search.failures.trace.note(before.candidates, before.step, value, part.particles.x)
         if part.particles.step < part.until:
             self.waiting.append(part)
             return

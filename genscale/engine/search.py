@@ -12,6 +12,7 @@ import torch
 from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
+from genscale.engine.failures import HOPELESS, Failure, Failures
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
@@ -35,6 +36,7 @@ class Search:
     independent: whether the finished candidates are independent draws of the model.
     spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
     finals, entries: scores of all finished candidates, and of the rows of the present query.
+    failures: the candidates that were dropped.
     population: what the sampler returned, if it weights its candidates.
     """
 
@@ -53,16 +55,13 @@ class Search:
     finished: int = 0
     query: Query | None = None
     finals: list[Entry] = field(default_factory=list)
-    entries: list[Entry | None] = field(default_factory=list)
+    entries: list[Entry | Failure | None] = field(default_factory=list)
+    failures: Failures = field(default_factory=Failures)
     population: Population | None = None
-    _ranked: list[tuple[float, Entry]] = field(
-        default_factory=list
-    )  # (total, entry), best first; not for rank ensembles
+    _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # by total; not for rank ensembles
     _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
-    _scored_as: Candidate | None = (
-        None  # what the sampler scored as candidate 0, though it is not the pipeline's own
-    )
+    _scored_as: Candidate | None = None  # scored as candidate 0, though it is not the pipeline's own
 
     @staticmethod
     def open(
@@ -213,7 +212,7 @@ class Search:
 
         Rows that are solved to the clean end must be paid with their scores. A Denoise is paid whole or not at all.
         """
-        if self.stopped is not None:
+        if self.stopped is not None or self._hopeless:
             return 0
         all_rows = rows = len(self.particles)
         if isinstance(self.query, Score):
@@ -278,10 +277,27 @@ class Search:
     def label(self, row: int) -> str:
         return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
 
+    @property
+    def served(self) -> bool:
+        """Whether a candidate was finished or dropped, so that time may end the search."""
+        return bool(self.finals or self.failures.all)
+
+    @property
+    def _hopeless(self) -> bool:
+        """Whether only stop rules could end the search, and they do not, because all candidates fail."""
+        limited = any((self.budget.nfe, self.budget.verifier_calls, self.budget.seconds)) or not self.rules
+        return not limited and self.failures.in_a_row >= HOPELESS
+
     # ---------------------------------------------------------------- the result
+
+    @property
+    def dropped(self) -> list[Failure]:
+        """Candidates that cannot win. A finished one can, though a gradient at it failed later."""
+        return self.failures.but({e.candidate.id for e in self.finals})
 
     def add_final(self, entry: Entry) -> None:
         """Take in a finished candidate, and drop the latents of those that are no longer among the `keep` best."""
+        self.failures.in_a_row = 0
         self.finals.append(entry)
         self.finished += 1
         if not self.roles.judge.pointwise:  # ranks may change later, so all candidates keep their latents

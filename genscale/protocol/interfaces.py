@@ -218,6 +218,12 @@ class Verifier(Protocol):
     `judges_videos = True`: it scores videos as a whole. Other verifiers get frames of a video as images
         (`verifiers/frames.py`).
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
+    `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
+        times, 3 by default), and not waited for when the budget's seconds end.
+    `timeout`: seconds that a call may take.
+
+    A score that is NaN or infinite drops its candidate from the search; -inf is a way to reject an image. Images and
+    prompts are the verifier's own: what it writes into them is seen by nobody else.
     """
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Any: ...

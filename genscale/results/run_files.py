@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from genscale import __version__
-from genscale.engine.archive import Entry, recipe
+from genscale.engine.archive import Entry
+from genscale.engine.recipes import recipe
 from genscale.engine.stopping import Stop
 from genscale.report import contact_sheet, image_files
 from genscale.report.contact_sheet import SheetRow
@@ -184,6 +185,7 @@ def prompt_record(found: FoundPrompt) -> dict[str, Any]:
         "best": entry_dict(result, ranking[0]) if ranking else None,
         "base": None if found.base is None else entry_dict(*found.base),
         "finished": len(ranking),
+        "dropped": [failure.as_dict() for failure in result.dropped(i)],
         "nfe": search.spent,
         "verifier_calls": search.calls,
         "stopped_by": None if search.stopped is None else asdict(search.stopped),

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
+from genscale.engine.failures import Failure
 from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stopped, kl_of_best
@@ -57,6 +58,10 @@ class SearchOutcome(SearchReport[Entry]):
             return float("nan") if entry.total is None else entry.total
         search = self.searches[entry.prompt]
         return next(t for e, t in zip(search.finals, search.totals(search.finals), strict=True) if e is entry)
+
+    def dropped(self, prompt: int = 0) -> list[Failure]:
+        """Candidates of a prompt that were dropped because their latents, pixels or scores are not finite."""
+        return self.searches[prompt].dropped
 
     def population(self, prompt: int = 0) -> Population | None:
         """The weighted candidates of a particle method; None of other samplers."""

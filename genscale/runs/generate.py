@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from genscale.engine.events import Event
-from genscale.errors import UsageError
+from genscale.errors import AllCandidatesFailed, UsageError
 from genscale.plugins import registry
+from genscale.protocol.particles import OWN
 from genscale.results.result import SearchResult
 from genscale.results.run_description import RunDescription
 from genscale.results.run_files import write_run_files
@@ -49,7 +50,7 @@ def generate(
 ) -> dict[str, Any]:
     """Search, and write the results in a folder (a fresh one by default); what run.json holds, with the folder.
 
-    halt: as of `genscale.scale`.
+    halt: as of `genscale.scale`. "failed" in what is returned says that all candidates of a prompt failed.
     """
     folder = RunFolder(out or RunFolder.fresh())
     folder.claim()
@@ -57,7 +58,13 @@ def generate(
         run = replace(run, request=folder.settle(run.request))
         with display.busy(f"loading {run.request.model}"):
             run = run.with_frame_rate()
-        result, images, seconds = _search(folder, run, display, halt)
+        started, failed = time.perf_counter(), None
+        try:
+            result, images, seconds = _search(folder, run, display, halt)
+        except AllCandidatesFailed as error:  # of one prompt: what the others found is written
+            if error.result is None:
+                raise
+            result, images, seconds, failed = error.result, None, time.perf_counter() - started, str(error)
         plain = _search_of_base(result, run)
         record = write_run_files(folder, _description(run), result, seconds, images, plain)
     except BaseException as error:
@@ -65,7 +72,7 @@ def generate(
         if kept and isinstance(error, UsageError | KeyboardInterrupt):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
-    return {"folder": str(folder.path), **record}
+    return {"folder": str(folder.path), **record, **({} if failed is None else {"failed": failed})}
 
 
 def sampler_record(run: PreparedRun) -> dict[str, Any]:
@@ -114,11 +121,14 @@ def _search_of_base(result: SearchResult, run: PreparedRun) -> SearchResult | No
 
     Particle methods and pruning may drop it. It costs one more candidate, which is counted apart.
     """
-    if result.stopped is not None or all(result.base(i) is not None for i in range(len(result.prompts))):
+    failed = [{f.candidate.id for f in result.dropped(i)} for i in range(len(result.prompts))]
+    if result.stopped is not None or all(result.base(i) or OWN in lost for i, lost in enumerate(failed)):
         return None
     alone = run.pipeline_alone()
     try:
         found: SearchResult = alone.scaled().search(**alone.call())
     except KeyboardInterrupt:  # the search itself is finished: its results are still written
         return None
+    except AllCandidatesFailed as error:  # the pipeline alone gives no picture of some prompts
+        return error.result if isinstance(error.result, SearchResult) else None
     return found

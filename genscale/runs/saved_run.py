@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from genscale.engine import archive
-from genscale.engine.archive import candidate_of
+from genscale.engine.failures import Failure
+from genscale.engine.recipes import candidate_of
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError
 from genscale.plugins import registry
@@ -59,7 +60,8 @@ class Final:
 class SavedRun:
     """A folder's request, completed, and the finished candidates of each prompt, in the order they were scored.
 
-    heading: the first record of the archive. record: run.json; None where the run is not finished.
+    heading: the first record of the archive. record: run.json; None where the run is not finished. dropped: for each
+    prompt the candidates that failed, as of `Failure.as_dict`.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class SavedRun:
     finals: tuple[tuple[Final, ...], ...]
     heading: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
+    dropped: tuple[tuple[Mapping[str, Any], ...], ...] = ()
 
     @property
     def searched(self) -> str:
@@ -119,6 +122,7 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
             _finals(folder, [r for r in records if r["prompt"] == i], i) for i in range(len(request.prompts))
         ]
         finals = [_with_totals(f, request.ensemble, heading) for f in finals]
+        lost = [_dropped([r for r in records if r["prompt"] == i], some) for i, some in enumerate(finals)]
     except (KeyError, TypeError, AttributeError, OSError):
         raise UsageError(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
     if not any(finals):
@@ -127,7 +131,13 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
         )
     if shares and _independent(request):
         finals = [_with_shares(f) for f in finals]
-    return SavedRun(folder, request, tuple(map(tuple, finals)), heading, record)
+    return SavedRun(folder, request, tuple(map(tuple, finals)), heading, record, tuple(lost))
+
+
+def _dropped(records: Sequence[dict[str, Any]], finals: Sequence[Final]) -> tuple[Mapping[str, Any], ...]:
+    finished = {final.candidate.id for final in finals}
+    failures = [Failure.of_record(r) for r in records if r["kind"] == "failed"]
+    return tuple(f.as_dict() for f in failures if f.candidate.id not in finished)
 
 
 def _finals(folder: Path, records: Sequence[dict[str, Any]], prompt: int) -> list[Final]:
