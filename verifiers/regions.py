@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genscale.errors import UsageError
+from genscale.report.read_image import read_mask
 
 VIEWS = ("crop", "mask")
 
@@ -135,12 +136,5 @@ def _checked(box: object, text: str) -> tuple[float, float, float, float]:
 
 
 def _read(path: Path, text: str) -> Tensor:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            grey = np.asarray(image.convert("L"), np.float32) / 255
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is not an image"
-        raise UsageError(f"the mask '{path}' of '{text}' cannot be read: {reason}.") from None
-    return torch.from_numpy(grey)
+    grey = read_mask(path, f"the mask '{path}' of '{text}'")
+    return torch.from_numpy(np.asarray(grey, np.float32) / 255)

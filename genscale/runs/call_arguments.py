@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.report.read_image import read_image, read_mask
 from genscale.runs.request import Request
 
 _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "control-image"}
@@ -13,19 +14,15 @@ _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "cont
 
 def input_images(request: Request) -> dict[str, Any]:
     """The opened input images, resized to the requested size, since not every pipeline does that itself."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     found = {}
     for name, option in _OPTIONS.items():
         path = getattr(request, name)
         if path is None:
             continue
-        try:
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("L" if name == "mask_image" else "RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "it is not an image"
-            raise UsageError(f"--{option} '{path}' cannot be read: {reason}.") from None
+        read = read_mask if name == "mask_image" else read_image
+        image = read(path, f"--{option} '{path}'")
         if request.width and request.height:
             image = image.resize((request.width, request.height), Image.Resampling.LANCZOS)
         found[name] = image
