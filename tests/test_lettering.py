@@ -65,7 +65,9 @@ def tile():
 def test_every_letter_has_a_glyph(language, first):
     text = one_line(TEXTS[language])
     found = runs(text, first)
-    assert sorted("".join(run.text for run in found)) == sorted(text)  # nothing lost, no code point written out
+    assert sorted("".join(run.text for run in found)) == sorted(
+        text
+    )  # nothing lost, no code point written out
     for run in found:
         assert run.font.has("".join(c for c in run.text if not text_runs.joins(c)))
     letters = sorted({c for c in clusters(text) if c[0].isalpha()})[:6]
@@ -200,7 +202,9 @@ def test_no_line_is_wider_than_asked_for(language, width):
     assert all(part in parts for part in clusters(whole[0]) if part != " ")  # no letter without its marks
 
 
-@pytest.mark.parametrize("letters", ["a red star, ", "word", "三", "قطة ", "👩🏽‍🚀", "e\u0301\u0302", "(", "+"])
+@pytest.mark.parametrize(
+    "letters", ["a red star, ", "word", "三", "قطة ", "👩🏽‍🚀", "e\u0301\u0302", "(", "+"]
+)
 def test_the_work_does_not_grow_with_the_prompt(letters, monkeypatch):
     seen = []
     width = Lettering._width
@@ -225,7 +229,9 @@ def test_a_long_prompt_takes_three_lines_of_a_sheet():
 # ---------------------------------------------------------------- figures
 
 
-@pytest.mark.parametrize("title", ["a red star", "", "قطة $x$", "a $100 bill and $5", "中文 🐈", "\\frac{ $\\alpha$", "x " * 9999])
+@pytest.mark.parametrize(
+    "title", ["a red star", "", "قطة $x$", "a $100 bill and $5", "中文 🐈", "\\frac{ $\\alpha$", "x " * 9999]
+)
 def test_titles_of_figures(title, tmp_path):
     panels = [CurvePanel(f"clip {title[:9]}", [Curve(f"c {title[:9]}", [[(1.0, 0.1), (2.0, 0.3)]])])]
     with warnings.catch_warnings():
@@ -233,7 +239,11 @@ def test_titles_of_figures(title, tmp_path):
         score_curves.draw(panels, title, tmp_path / "a.png")
         score_curves.draw(panels, "", tmp_path / "b.png")
     with Image.open(tmp_path / "a.png") as a, Image.open(tmp_path / "b.png") as b:
-        differs = np.asarray(a.convert("L"), int)[:28] != np.asarray(b.convert("L"), int)[:28] if title else np.ones(1)
+        differs = (
+            np.asarray(a.convert("L"), int)[:28] != np.asarray(b.convert("L"), int)[:28]
+            if title
+            else np.ones(1)
+        )
         ink = np.asarray(a.convert("L"))[:28] < 250
         assert differs.any()
         assert not ink[:, -5:].any()  # nothing is cut off at the right

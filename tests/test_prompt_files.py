@@ -12,7 +12,15 @@ from genscale.runs.prompt_files import read_prompts
 
 # str.splitlines splits at all of these; files of prompts must not.
 INSIDE = ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
-LANGUAGES = ["三个绿色的圆", "ثلاث دوائر خضراء", "три круга", "तीन वृत्त", "สามวงกลม", "👩🏽‍🚀 🇫🇷 🐈", "שלושה עיגולים"]
+LANGUAGES = [
+    "三个绿色的圆",
+    "ثلاث دوائر خضراء",
+    "три круга",
+    "तीन वृत्त",
+    "สามวงกลม",
+    "👩🏽‍🚀 🇫🇷 🐈",
+    "שלושה עיגולים",
+]
 ENDS = ["\n", "\r\n", "\r"]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le with mark", "utf-16-be with mark"]
 
@@ -48,11 +56,13 @@ def test_every_character_of_a_prompt_is_kept(kind, end, encoding, tmp_path):
 
 
 def test_a_field_of_csv_may_have_lines(tmp_path):
-    (tmp_path / "p.csv").write_bytes('prompt,n\r\n"a star\r\nand a ring",1\r\nb,2\r\n'.encode())
+    (tmp_path / "p.csv").write_bytes(b'prompt,n\r\n"a star\r\nand a ring",1\r\nb,2\r\n')
     assert read_prompts(tmp_path / "p.csv") == ["a star\r\nand a ring", "b"]
 
 
-@pytest.mark.parametrize("data", ["три".encode("cp1251"), "a star\n".encode("utf-16-le") + b"\xff\xd8", b"\xff\xfea"])
+@pytest.mark.parametrize(
+    "data", ["три".encode("cp1251"), "a star\n".encode("utf-16-le") + b"\xff\xd8", b"\xff\xfea"]
+)
 def test_other_encodings_are_refused(data, tmp_path):
     (tmp_path / "p.txt").write_bytes(data)
     with pytest.raises(UsageError, match=r"is not UTF-8 text, nor UTF-16 .*: save it as UTF-8\.$"):

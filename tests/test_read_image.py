@@ -32,7 +32,12 @@ def png(values, colour_type):
     high, wide = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     head = struct.pack(">IIBBBBB", wide, high, 16, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def deep(values):
@@ -155,10 +160,17 @@ def test_a_mask_is_white_where_it_selects(kind, tmp_path):
         Image.fromarray(layers(np.full_like(RGB, 255), mask)).save(path)
     else:
         image = Image.fromarray(mask)
-        (image.convert("P") if kind == "palette" else image.convert("RGB") if kind == "RGB" else image).save(path)
+        (image.convert("P") if kind == "palette" else image.convert("RGB") if kind == "RGB" else image).save(
+            path
+        )
     Image.fromarray(RGB).save(tmp_path / "image.png")
     given = Request(
-        model="m", prompts=("a",), image=str(tmp_path / "image.png"), mask_image=str(path), width=WIDE, height=HIGH
+        model="m",
+        prompts=("a",),
+        image=str(tmp_path / "image.png"),
+        mask_image=str(path),
+        width=WIDE,
+        height=HIGH,
     )
     for found in (read_mask(path, "it"), input_images(given)["mask_image"]):
         assert found.mode == "L"
@@ -168,7 +180,8 @@ def test_a_mask_is_white_where_it_selects(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [np.array([[0, 300.0]]), np.array([[-1, 0.5]]), np.array([[0, np.nan]]), np.array([[0, np.inf]])]
+    "values",
+    [np.array([[0, 300.0]]), np.array([[-1, 0.5]]), np.array([[0, np.nan]]), np.array([[0, np.inf]])],
 )
 def test_floats_of_an_unknown_range_are_refused(values, tmp_path):
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "a.tif")
@@ -185,4 +198,5 @@ def test_a_damaged_file_is_one_sentence(end, read, tmp_path):
     (tmp_path / "a.png").write_bytes(data[: end if isinstance(end, int) else int(end * len(data))])
     with pytest.raises(UsageError) as caught:
         read(tmp_path / "a.png", "the picture")
-    assert str(caught.value).startswith("the picture cannot be read: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("the picture cannot be read: ")
+    assert "\n" not in str(caught.value)

@@ -1,7 +1,7 @@
 """Text of any language in matplotlib figures.
 
-matplotlib joins no Arabic letters before its version 3.11, and draws variable fonts in their thinnest weight. A text that
-its own font cannot show from left to right is therefore an image, drawn by `Lettering`.
+matplotlib joins no Arabic letters before its version 3.11, and draws variable fonts in their thinnest weight. A text
+that its own font cannot show from left to right is therefore an image, drawn by `Lettering`.
 """
 
 from __future__ import annotations

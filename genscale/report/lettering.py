@@ -47,7 +47,7 @@ class Lettering:
         return self._beginning(text, width, DOTS).rstrip() + DOTS
 
     def wrapped(self, text: str, width: float, most: int) -> list[str]:
-        """The text on at most so many lines of a width, broken at spaces, brackets and commas, and anywhere in Chinese."""
+        """The text on at most so many lines of a width, broken at spaces, brackets and commas; in Chinese anywhere."""
         lines, line = [], ""
         for piece in _pieces(one_line(text)):
             if self._fits((line + piece).rstrip(), width):

@@ -1,7 +1,7 @@
 """Splits a line of text into runs of one font and one direction, in the order in which they are drawn.
 
-Directions follow the Unicode bidirectional algorithm without its explicit embeddings. What no font has is written as its
-code point, as in <U+4E2D>.
+Directions follow the Unicode bidirectional algorithm without its explicit embeddings. What no font has is written as
+its code point, as in <U+4E2D>.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ def _settle_brackets(pieces: Sequence[str], kinds: list[str], base: str) -> None
 def _kind(piece: str) -> str:
     """L or R of letters, 1 of digits, a comma of what may separate them, % of signs beside them, a space of others."""
     kind = unicodedata.bidirectional(piece[0])
-    return {"L": "L", "R": "R", "AL": "R", "EN": "1", "AN": "1", "CS": ",", "ES": ",", "ET": "%"}.get(kind, " ")
+    return {"L": "L", "R": "R", "AL": "R", "EN": "1", "AN": "1", "CS": ",", "ES": ",", "ET": "%"}.get(
+        kind, " "
+    )
 
 
 def _reordered(found: list[tuple[Run, int]]) -> list[Run]:
@@ -182,6 +184,7 @@ def _reordered(found: list[tuple[Run, int]]) -> list[Run]:
     for level in range(max((level for _, level in found), default=0), 0, -1):
         turned: list[tuple[Run, int]] = []
         for high, some in groupby(found, key=lambda pair: pair[1] >= level):
-            turned += reversed(list(some)) if high else some
+            stretch = list(some)
+            turned += reversed(stretch) if high else stretch
         found = turned
     return [run for run, _ in found]

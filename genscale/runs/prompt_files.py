@@ -1,7 +1,7 @@
 """Prompts from a file: one per line, or a field of JSON lines, JSON, CSV or TSV; text in UTF-8, or UTF-16 or UTF-32
 with a byte order mark.
 
-Lines end at \\n, \\r\\n or \\r only: `str.splitlines` would also split at characters that prompts may contain, such as U+2028.
+Lines end at \\n, \\r\\n or \\r only. `str.splitlines` would also split at characters that prompts may contain (U+2028).
 """
 
 from __future__ import annotations
