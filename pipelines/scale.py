@@ -36,7 +36,8 @@ class Scaled(SearchSettings):
 
         num_images_per_prompt (num_videos_per_prompt) is how many of the best come back for each prompt.
         generator gives candidate 0 its latents, as in the pipeline alone, and its seed to all other
-        randomness. With return_dict=False the SearchResult is the last member of the tuple.
+        randomness. A call with prompt_embeds and no prompt tells the verifiers what it shows by texts=, a text or one
+        for each prompt. With return_dict=False the SearchResult is the last member of the tuple.
 
         Raises UsageError for what cannot be done (nothing is written then), VerifierError when a verifier
         fails (what was found stays in the archive), KeyboardInterrupt before anything was finished;

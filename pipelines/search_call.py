@@ -26,6 +26,7 @@ from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
 from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.pipelines.prompt_texts import check_texts
 from genscale.pipelines.serve import serve
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler, SamplerHooks
@@ -158,6 +159,7 @@ def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[st
         raise UsageError(
             f"a budget of {budget.verifier_calls} verifier calls is too small: one sample takes {verifier_calls}."
         )
+    check_texts(call.arguments.prompt_texts, call.arguments.given, settings.roles)
     view = processes[0]["view"]
     if settings.needs("schedule") and isinstance(view, str):
         raise UsageError(view)

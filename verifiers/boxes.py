@@ -88,6 +88,11 @@ class Boxes:
         inner = getattr(self.verifier, "name", None) or getattr(self.verifier, "__name__", None)
         return f"boxes({inner or type(self.verifier).__name__})"
 
+    @property
+    def reads_prompts(self) -> bool | None:
+        """Whether it scores by the prompts, or finds the boxes by them; None where its verifier does not say."""
+        return True if isinstance(self.boxes, Mapping) else getattr(self.verifier, "reads_prompts", None)
+
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n], float64."""
         with torch.no_grad():

@@ -77,6 +77,11 @@ class Frames:
     def _reduced(self, scores: Tensor, n: int) -> Tensor:
         return scores if len(scores) == n else REDUCE[self.reduce](scores.reshape(n, -1))
 
+    @property
+    def reads_prompts(self) -> bool | None:
+        """As the verifier says; None where it does not."""
+        return getattr(self._verifier, "reads_prompts", None)
+
     @cached_property
     def _verifier(self) -> Any:
         return (
