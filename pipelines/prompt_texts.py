@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from genscale.engine.verifier_roles import Roles, WeightedVerifier
-from genscale.errors import UsageError
+from genscale.errors import UsageError, quoted
 
 TEXTS = "texts"
 
@@ -21,7 +21,9 @@ def checked_texts(texts: Any, given: Mapping[str, Any]) -> list[str] | None:
         )
     found = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, list | tuple) else [None]
     if not found or not all(isinstance(text, str) for text in found):
-        raise UsageError(f"texts= must be a text, or a list with one for each prompt, not {texts!r:.60}.")
+        raise UsageError(
+            f"texts= must be a text, or a list with one for each prompt, not {quoted(repr(texts))}."
+        )
     return found
 
 

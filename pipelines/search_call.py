@@ -20,7 +20,7 @@ from genscale.engine.events import Event
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import UsageError
+from genscale.errors import UsageError, quoted
 from genscale.media import Media
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
@@ -92,7 +92,9 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
         archive.close()
     for search in searches:
         if not search.finals:
-            raise UsageError(f"no candidate of '{search.prompt}' was finished within the budget: allow more.")
+            raise UsageError(
+                f"no candidate of {quoted(search.prompt)} was finished within the budget: allow more."
+            )
 
     def decode(entries: Sequence[Entry]) -> Media:
         x = torch.stack([e.x for e in entries if e.x is not None])
