@@ -251,3 +251,17 @@ def test_titles_of_figures(title, tmp_path):
 
 def test_labels_say_the_code_points_that_the_font_lacks():
     assert plain("a 中\x07é") == "a <U+4E2D><U+0007>é"
+
+
+def test_without_raqm_lines_from_the_right_are_still_in_order(monkeypatch):
+    """Pillow then draws letters one by one from the left, so they are reversed before."""
+    shaped = drawn("אבג (דה)", first=matplotlib_font())
+    monkeypatch.setattr(ImageFont.core, "HAVE_RAQM", False)
+    font_files._sized.cache_clear()
+    try:
+        assert matplotlib_font().sized(24).layout_engine == ImageFont.Layout.BASIC
+        plain = drawn("אבג (דה)", first=matplotlib_font())
+        drawn("قطة 👩🏽‍🚀 a", first=matplotlib_font())
+    finally:
+        font_files._sized.cache_clear()
+    assert np.array_equal(shaped, plain)
