@@ -91,7 +91,8 @@ class Boxes:
     @property
     def reads_prompts(self) -> bool | None:
         """Whether it scores by the prompts, or finds the boxes by them; None where its verifier does not say."""
-        return True if isinstance(self.boxes, Mapping) else getattr(self.verifier, "reads_prompts", None)
+        said: bool | None = getattr(self.verifier, "reads_prompts", None)
+        return True if isinstance(self.boxes, Mapping) else said
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n], float64."""

@@ -80,7 +80,8 @@ class Frames:
     @property
     def reads_prompts(self) -> bool | None:
         """As the verifier says; None where it does not."""
-        return getattr(self._verifier, "reads_prompts", None)
+        said: bool | None = getattr(self._verifier, "reads_prompts", None)
+        return said
 
     @cached_property
     def _verifier(self) -> Any:
