@@ -19,7 +19,9 @@ def checked_texts(texts: Any, given: Mapping[str, Any]) -> list[str] | None:
         raise UsageError(
             "texts= goes with embeddings of prompts, and prompt= says the text already: leave one out."
         )
-    found = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, list | tuple) else [None]
+    found: list[Any] = (
+        [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, list | tuple) else [None]
+    )
     if not found or not all(isinstance(text, str) for text in found):
         raise UsageError(
             f"texts= must be a text, or a list with one for each prompt, not {quoted(repr(texts))}."

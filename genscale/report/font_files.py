@@ -97,7 +97,7 @@ def _characters(path: Path | None) -> np.ndarray:
     try:
         ImageFont.truetype(str(path), 10)
         font = FT2Font(str(path))
-        flags = font.face_flags  # an enumeration since matplotlib 3.10
+        flags: Any = font.face_flags  # an enumeration since matplotlib 3.10
         usable = font.scalable and not int(getattr(flags, "value", flags)) & COLOUR
         return np.array(sorted(font.get_charmap()) if usable else [], np.uint32)
     except (OSError, RuntimeError, ValueError, TypeError):
