@@ -35,6 +35,14 @@ class BudgetExhausted(Exception):
     """
 
 
+def quoted(text: object, most: int = 60) -> str:
+    """A text in single quotes for a message: on one line, cut to `most` characters, control characters escaped."""
+    line = " ".join(str(text)[: 4 * most].split())
+    cut = len(line) > most or len(str(text)) > 4 * most
+    line = line[: most - 3].rstrip() + "..." if cut else line
+    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) + "'"
+
+
 def did_you_mean(word: str, known: Any) -> str:
     """A question after the nearest known word, as in "... (did you mean 'clip'?)", or an empty text if none is near.
 
@@ -44,7 +52,7 @@ def did_you_mean(word: str, known: Any) -> str:
     typed = _plain(word)
     close = difflib.get_close_matches(typed, names, n=1)
     close = close or [name for name in sorted(names) if len(typed) > 2 and name.startswith(typed)]
-    return f" (did you mean '{names[close[0]]}'?)" if close else ""
+    return f" (did you mean {quoted(names[close[0]])}?)" if close else ""
 
 
 def _plain(word: Any) -> str:

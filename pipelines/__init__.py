@@ -17,6 +17,7 @@ A call of a scaled pipeline passes through five files; read them in this order:
 Under these lie, for the call of a pipeline:
 
 - `bound_call.py`: the arguments of a pipeline call, and the same call with other rows.
+- `prompt_texts.py`: the texts that verifiers get, `texts=` beside embeddings of prompts.
 - `pipeline_call.py`: what one call is like: its rows, noise, noise levels and NFE.
 - `probe.py`: finds that out by walking through the loop without evaluating the denoiser.
 - `intercepted_call.py`: runs the pipeline's `__call__` under a `LoopDriver`, the base of all drivers.

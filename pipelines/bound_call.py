@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.pipelines.prompt_texts import TEXTS, checked_texts, row_texts
 
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # also prompt_2, prompt_3, ...
@@ -21,7 +22,7 @@ class Arguments:
     """The arguments of one call of a pipeline, bound to the names of its `__call__`.
 
     given: arguments by name, with num_images_per_prompt (or its like) replaced by 1. results: that number. names: of
-    all arguments that the pipeline takes.
+    all arguments that the pipeline takes. prompt_texts: what the call has as `texts=`, which the pipeline does not get.
     """
 
     def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -31,6 +32,7 @@ class Arguments:
                 f"{type(pipe).__name__} takes {len(self.names)} arguments, {len(args)} were given."
             )
         given = dict(zip(self.names, args, strict=False))
+        texts = None if TEXTS in self.names else kwargs.pop(TEXTS, None)
         for name, value in kwargs.items():
             if name in given:
                 raise UsageError(f"'{name}' is given twice, by position and by name.")
@@ -39,6 +41,7 @@ class Arguments:
                 if "kwargs" not in self.names or meant:
                     raise UsageError(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
             given[name] = value
+        self.prompt_texts = checked_texts(texts, given)
         self.results = 1
         for name in COUNTS:
             if name in self.names:
@@ -52,12 +55,8 @@ class Arguments:
         self.generator_is_new = is_new(self.generator)
 
     def texts(self, rows: int) -> list[str]:
-        """One prompt text for each of the rows that the call makes; empty where only embeddings are given."""
-        prompt = self.given.get("prompt")
-        texts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
-        if len(texts) not in (1, rows):
-            raise UsageError(f"{len(texts)} prompts made {rows} rows of latents: they cannot be matched.")
-        return texts * rows if len(texts) == 1 else texts
+        """One prompt text for each of the rows that the call makes; empty where none is given."""
+        return row_texts(self.prompt_texts, self.given, rows)
 
     def quiet(self, **changes: Any) -> dict[str, Any]:
         """The arguments for a call that the user does not see: without callbacks and generator, and with `changes`."""

@@ -167,7 +167,7 @@ def describe_search(
 ) -> RunDescription:
     """One call of a scaled pipeline."""
     found, pipe = Description(), scaled.pipe
-    found.fields["prompts"] = list(texts)
+    found.fields |= {"prompts": list(texts), "from_python": True}
     found.add_model(pipe)
     found.add_call(pipe, call)
     found.add_seed(seed, call.generator_is_new)

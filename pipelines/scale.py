@@ -40,7 +40,8 @@ class Scaled(StandsForPipeline):
 
         num_images_per_prompt (num_videos_per_prompt) is how many of the best come back for each prompt.
         generator gives candidate 0 its latents, as in the pipeline alone, and its seed to all other
-        randomness. With return_dict=False the SearchResult is the last member of the tuple.
+        randomness. A call with prompt_embeds and no prompt tells the verifiers what it shows by texts=, a text or one
+        for each prompt. With return_dict=False the SearchResult is the last member of the tuple.
 
         A candidate whose latents, pixels or scores are NaN or infinite is dropped, and the others go on:
         `.search.dropped(prompt)` lists such candidates.

@@ -21,7 +21,7 @@ from genscale.engine.failures import all_failed
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import AllCandidatesFailed, UsageError
+from genscale.errors import AllCandidatesFailed, UsageError, quoted
 from genscale.media import Media
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
@@ -29,6 +29,7 @@ from genscale.pipelines.lent_pipeline import lending
 from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import WAIT, Claim
+from genscale.pipelines.prompt_texts import check_texts
 from genscale.pipelines.serve import serve
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler, SamplerHooks
@@ -99,7 +100,9 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
         archive.close()
     without = next((search for search in searches if not search.finals), None)
     if without is not None and not without.dropped:
-        raise UsageError(f"no candidate of '{without.prompt}' was finished within the budget: allow more.")
+        raise UsageError(
+            f"no candidate of {quoted(without.prompt)} was finished within the budget: allow more."
+        )
 
     def decode(entries: Sequence[Entry]) -> Media:
         x = torch.stack([e.x for e in entries if e.x is not None])
@@ -170,6 +173,7 @@ def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[st
         raise UsageError(
             f"a budget of {budget.verifier_calls} verifier calls is too small: one sample takes {verifier_calls}."
         )
+    check_texts(call.arguments.prompt_texts, call.arguments.given, settings.roles)
     view = processes[0]["view"]
     if settings.needs("schedule") and isinstance(view, str):
         raise UsageError(view)

@@ -57,6 +57,7 @@ class Aesthetic(ModelSettings, Differentiable):
     backend: str | None = None
 
     name: ClassVar[str] = "aesthetic"
+    reads_prompts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.version not in LAYERS:

@@ -88,6 +88,12 @@ class Boxes:
         inner = getattr(self.verifier, "name", None) or getattr(self.verifier, "__name__", None)
         return f"boxes({inner or type(self.verifier).__name__})"
 
+    @property
+    def reads_prompts(self) -> bool | None:
+        """Whether it scores by the prompts, or finds the boxes by them; None where its verifier does not say."""
+        said: bool | None = getattr(self.verifier, "reads_prompts", None)
+        return True if isinstance(self.boxes, Mapping) else said
+
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n], float64."""
         with torch.no_grad():

@@ -77,6 +77,12 @@ class Frames:
     def _reduced(self, scores: Tensor, n: int) -> Tensor:
         return scores if len(scores) == n else REDUCE[self.reduce](scores.reshape(n, -1))
 
+    @property
+    def reads_prompts(self) -> bool | None:
+        """As the verifier says; None where it does not."""
+        said: bool | None = getattr(self._verifier, "reads_prompts", None)
+        return said
+
     @cached_property
     def _verifier(self) -> Any:
         return (

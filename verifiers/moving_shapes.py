@@ -143,6 +143,7 @@ class MovingShapes:
     graded: bool = False
 
     name: ClassVar[str] = "moving_shapes"
+    reads_prompts: ClassVar[bool] = True
     judges_videos: ClassVar[bool] = True
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:

@@ -185,6 +185,7 @@ class Shapes:
     graded: bool = False
 
     name: ClassVar[str] = "shapes"
+    reads_prompts: ClassVar[bool] = True
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
         """Scores [n], float32 in [0, 1], of `n` images (PIL images) with as many captions."""

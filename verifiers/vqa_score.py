@@ -50,6 +50,7 @@ class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
     batch_size: int = field(default=8, kw_only=True)
 
     name: ClassVar[str] = "vqa_score"
+    reads_prompts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -71,6 +71,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         "prompts": plan["prompts"],
         "steps": plan["steps"],
         "NFE a candidate": plan["nfe_per_candidate"],
+        **({"of these the base": f"up to {plan['nfe_of_base']}"} if plan["nfe_of_base"] else {}),
         "NFE a prompt": unknown if plan["nfe_per_prompt"] is None else f"{most}{plan['nfe_per_prompt']}",
         "NFE in all": unknown if plan["nfe"] is None else f"{most}{plan['nfe']}",
     }

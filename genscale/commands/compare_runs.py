@@ -21,6 +21,7 @@ from genscale.results.comparison import Comparison
 from genscale.runs import generate as generation
 from genscale.runs import request as requests
 from genscale.runs import verifier_specs
+from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
@@ -134,7 +135,7 @@ def _asked(path: Path) -> tuple[str, list[ComparedRun]]:
 
 def _at_equal_cost(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
     """Without a budget given: the cost of the first run becomes the budget of all."""
-    nfe = runs[0].plan().nfe
+    nfe = SearchAndBase.of(runs[0]).nfe
     assert nfe is not None  # without a budget or a stop rule every sampler has a fixed cost
     budget = f"{nfe}nfe"
     return [

@@ -208,12 +208,13 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
 def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, int]:
     """Make only this candidate.
 
-    Candidate 0 needs all prompts of the call, since its latents are one row of a joint draw. Others depend on their key
-    alone.
+    Its prompt alone is enough, but for candidate 0 of a call from Python, whose latents may be one row of a joint draw,
+    and of a prompt that is there twice.
     """
     request = replace(completed(origin.request), images=1)
     index = origin.index
-    if candidate.id != OWN:
+    joint = request.from_python or request.prompts.index(request.prompts[index]) < index
+    if candidate.id != OWN or not joint:
         request, index = replace(request, prompts=(request.prompts[index],)), 0
     run = replace(PreparedRun.without_search(request), sampler=OneCandidate(candidate)).with_frame_rate()
     output = run.scaled()(**run.call())

@@ -18,7 +18,7 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import UsageError
 from genscale.media import Media
-from genscale.report import video_files
+from genscale.report import read_image, video_files
 from genscale.runs import verifier_specs
 from genscale.runs.file_metadata import read_metadata
 from genscale.runs.request import Request
@@ -65,10 +65,9 @@ def read_pixels(path: Path) -> Tensor:
     """Pixels in [0, 1]: [3, h, w] of an image, [frames, 3, h, w] of a video. UsageError where it cannot be read."""
     if not path.is_file():
         raise UsageError(f"'{path}' is not a file: name images or videos.")
-    frames = (
-        video_files.read_frames(path) if path.suffix.lower() in video_files.VIDEOS else _image_frames(path)
-    )
-    tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
+    is_video = path.suffix.lower() in video_files.VIDEOS
+    frames = video_files.read_frames(path) if is_video else read_image.read_frames(path, f"'{path}'")
+    tensors = [torch.from_numpy(np.array(frame)).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
 
 
@@ -118,17 +117,3 @@ def _alike(pixels: Sequence[Tensor]) -> list[list[int]]:
     for i, tensor in enumerate(pixels):
         groups.setdefault(tuple(tensor.shape), []).append(i)
     return [group[k : k + BATCH] for group in groups.values() for k in range(0, len(group), BATCH)]
-
-
-def _image_frames(path: Path) -> list[np.ndarray]:
-    """The frames of an image file: one, or those of an animation."""
-    from PIL import Image, ImageSequence
-
-    try:
-        with Image.open(path) as image:
-            frames = ImageSequence.Iterator(image) if getattr(image, "n_frames", 1) > 1 else [image]
-            return [np.array(frame.convert("RGB")) for frame in frames]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(
-            f"'{path}' cannot be read: {getattr(error, 'strerror', None) or 'it is not an image'}."
-        ) from None

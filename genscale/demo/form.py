@@ -12,6 +12,7 @@ from genscale.plugins import options as sampler_options
 from genscale.plugins import registry
 from genscale.runs.complete_request import NONE, completed
 from genscale.runs.prepared_run import PreparedRun
+from genscale.runs.prompt_files import text_lines
 from genscale.runs.request import Request
 from genscale.toy import moving_shapes, shapes
 
@@ -97,7 +98,7 @@ class DemoForm:
     def _prompts(self, limits: Limits) -> tuple[str, ...]:
         if not isinstance(self.prompt, str):
             raise UsageError("the prompt is not a text.")
-        prompts = tuple(" ".join(line.split()) for line in self.prompt.splitlines() if line.strip())
+        prompts = tuple(" ".join(line.split()) for line in text_lines(self.prompt) if line.strip())
         if not prompts:
             raise UsageError("there is no prompt: say what the image should show.")
         if len(prompts) > limits.prompts:
@@ -125,7 +126,7 @@ def _chosen(kind: str, names: Any, known: Any, most: int) -> tuple[str, ...]:
 
 
 def _settings(text: Any, most: int) -> list[str]:
-    lines = str(text or "").replace(";", "\n").splitlines()
+    lines = text_lines(str(text or "").replace(";", "\n"))
     if len(lines) > most:
         raise UsageError(f"{len(lines)} lines of options are too many: give at most {most}.")
     for line in lines:

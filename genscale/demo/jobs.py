@@ -23,6 +23,7 @@ from genscale.demo.search_folders import SearchFolders
 from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.runs import generate as generation
+from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.complete_request import completed
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
@@ -259,7 +260,8 @@ class JobQueue:
     def _plan(self, request: Request) -> Any:
         with _noted([]):
             run = self._loaded(request)
-            return replace(run, request=replace(run.request, seed=request.seed or 0)).plan()
+            both = SearchAndBase.of(replace(run, request=replace(run.request, seed=request.seed or 0)))
+            return replace(both.plan, nfe=both.nfe)
 
     def _loaded(self, request: Request) -> PreparedRun:
         """A request with its pipeline; pipelines and verifiers in memory are used again."""

@@ -22,7 +22,7 @@ from genscale.engine.failures import ArchivedFailures, Failure
 from genscale.engine.finite_numbers import all_finite
 from genscale.engine.recipes import candidate_of as candidate_of
 from genscale.engine.recipes import recipe as recipe
-from genscale.errors import UsageError
+from genscale.errors import UsageError, quoted
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import Candidate, Memory, Particles
 
@@ -100,8 +100,8 @@ class Archive:
         differing = [k for k in heading if k != "limits" and lines[0].get(k) != heading[k]]
         if differing:
             raise UsageError(
-                f"'{self.folder}' holds another run (its {differing[0]} is {lines[0].get(differing[0])!r}, "
-                f"not {heading[differing[0]]!r}): choose an empty folder, or repeat that run's options."
+                f"'{self.folder}' holds another run (its {differing[0]} is {quoted(lines[0].get(differing[0]))}, "
+                f"not {quoted(heading[differing[0]])}): choose an empty folder, or repeat that run's options."
             )
         spent: dict[int, int] = {}
         for record in lines[1:]:

@@ -217,6 +217,8 @@ class Verifier(Protocol):
     Optional:
     `judges_videos = True`: it scores videos as a whole. Other verifiers get frames of a video as images
         (`verifiers/frames.py`).
+    `reads_prompts = False`: its scores do not depend on the prompts, so it may score calls that give embeddings without
+        their text. True: it is refused where there is no text.
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
     `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
         times, 3 by default), and not waited for when the budget's seconds end.

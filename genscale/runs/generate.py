@@ -11,10 +11,10 @@ from typing import Any
 from genscale.engine.events import Event
 from genscale.errors import AllCandidatesFailed, UsageError
 from genscale.plugins import registry
-from genscale.protocol.particles import OWN
 from genscale.results.result import SearchResult
 from genscale.results.run_description import RunDescription
 from genscale.results.run_files import write_run_files
+from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.live_preview import Preview
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
@@ -26,19 +26,21 @@ def plan(run: PreparedRun, display: Display) -> dict[str, Any]:
     run = replace(run, request=replace(run.request, seed=run.request.seed or 0))
     with display.busy(f"loading {run.request.model}"):
         run.load()
-    request, found = run.request, run.plan()
+    request, both = run.request, SearchAndBase.of(run)
+    found = both.plan
     return {
         "model": request.model,
         "sampler": sampler_record(run),
         "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
-        "budget": None if run.budget is None else str(found.budget),
+        "budget": None if run.budget is None else str(both.whole),
         "stop": None if run.stop is None else str(run.stop),
         "prompts": found.prompts,
         "steps": found.steps,
         "nfe_per_candidate": found.nfe_per_candidate,
         "cost_per_prompt": found.cost,
-        "nfe_per_prompt": found.nfe,
-        "nfe": None if found.nfe is None else found.nfe * found.prompts,
+        "nfe_of_base": both.base_nfe,
+        "nfe_per_prompt": both.nfe,
+        "nfe": None if both.nfe is None else both.nfe * found.prompts,
     }
 
 
@@ -58,15 +60,17 @@ def generate(
         run = replace(run, request=folder.settle(run.request))
         with display.busy(f"loading {run.request.model}"):
             run = run.with_frame_rate()
+        with display.busy("preparing the search"):
+            both = SearchAndBase.of(run)
         started, failed = time.perf_counter(), None
         try:
-            result, images, seconds = _search(folder, run, display, halt)
+            result, images, seconds = _search(folder, both, display, halt)
         except AllCandidatesFailed as error:  # of one prompt: what the others found is written
             if error.result is None:
                 raise
             result, images, seconds, failed = error.result, None, time.perf_counter() - started, str(error)
-        plain = _search_of_base(result, run)
-        record = write_run_files(folder, _description(run), result, seconds, images, plain)
+        plain, whole = both.base_of(result), replace(result, budget=both.whole)
+        record = write_run_files(folder, _description(run), whole, seconds, images, plain)
     except BaseException as error:
         kept = folder.abandon()
         if kept and isinstance(error, UsageError | KeyboardInterrupt):
@@ -88,22 +92,20 @@ def _description(run: PreparedRun) -> RunDescription:
 
 
 def _search(
-    folder: RunFolder, run: PreparedRun, display: Display, halt: Callable[[], bool] | None
+    folder: RunFolder, both: SearchAndBase, display: Display, halt: Callable[[], bool] | None
 ) -> tuple[SearchResult, Any, float]:
     """The result, the images that the scaled pipeline returned (None of videos), and the seconds it took."""
     from genscale.pipelines.loading import makes_videos
 
-    preview = Preview(folder)
+    run, preview = both.run, Preview(folder)
 
     def on_event(event: Event) -> None:
         display(event)
         preview(event)
 
-    with display.busy("preparing the search"):
-        found = run.plan()
     scaled = run.scaled(out=folder.path, on_event=on_event, halt=halt)
     folder.begin(run.request)
-    display.start(found)
+    display.start(both.plan)
     try:
         started, call = time.perf_counter(), run.call()
         if makes_videos(run.pipe):
@@ -114,21 +116,3 @@ def _search(
     finally:
         display.stop()
         preview.close()
-
-
-def _search_of_base(result: SearchResult, run: PreparedRun) -> SearchResult | None:
-    """The pipeline alone, to be shown beside the best, where a search did not finish the pipeline's own candidate.
-
-    Particle methods and pruning may drop it. It costs one more candidate, which is counted apart.
-    """
-    failed = [{f.candidate.id for f in result.dropped(i)} for i in range(len(result.prompts))]
-    if result.stopped is not None or all(result.base(i) or OWN in lost for i, lost in enumerate(failed)):
-        return None
-    alone = run.pipeline_alone()
-    try:
-        found: SearchResult = alone.scaled().search(**alone.call())
-    except KeyboardInterrupt:  # the search itself is finished: its results are still written
-        return None
-    except AllCandidatesFailed as error:  # the pipeline alone gives no picture of some prompts
-        return error.result if isinstance(error.result, SearchResult) else None
-    return found

@@ -130,6 +130,9 @@ class Request:
     width: int | None = None
     height: int | None = None
     clips: bool = False
+    from_python: bool = (
+        False  # one generator draws candidate 0 of all prompts, and no base is made beside the search
+    )
     frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=COUNT)
     fps: float | None = option(
         "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
