@@ -30,7 +30,8 @@ class Search:
     """State of one prompt's search. The engine drives it; samplers never see it.
 
     query: what the sampler waits for; None when it has ended.
-    keep: how many of the best finished candidates keep their latents.
+    keep: how many of the best finished candidates keep their latents. results: how many the call returns, so that no
+        stop rule and no time limit ends the search with fewer.
     rules: stop rules, asked about the scores of finished candidates. stopped: the rule that ended the search.
     independent: whether the finished candidates are independent draws of the model.
     spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
@@ -45,6 +46,7 @@ class Search:
     budget: Budget
     roles: Roles
     keep: int = 1
+    results: int = 1
     rules: tuple[StopRule, ...] = ()
     independent: bool = False
     stopped: Stopped | None = None
@@ -74,6 +76,7 @@ class Search:
         roles: Roles,
         *,
         keep: int = 1,
+        results: int = 1,
         stop: Stop | None = None,
         **process: Any,
     ) -> Search:
@@ -106,7 +109,7 @@ class Search:
             seen = check_grid(hooks.grid(seen), sampler)
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
-            index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
+            index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
             hooks.independent,
         )  # fmt: skip
         search._move(lambda: next(search.generator))
@@ -293,11 +296,20 @@ class Search:
             if loser.candidate.id != OWN:  # the pipeline's own image is shown beside the best
                 loser.x = None
 
+    @property
+    def missing(self) -> int:
+        """How many candidates must still finish for as many as the call returns."""
+        return max(0, self.results - len(self.finals))
+
+    @property
+    def enough(self) -> bool:
+        return self.missing == 0
+
     def check_stop_rules(self) -> None:
-        """Ask the stop rules about the candidates that finished since the last call."""
-        if self.rules and self.stopped is None and self._checked < len(self.finals):
+        """Ask the stop rules about the candidates that finished since the last call, once there are enough."""
+        if self.rules and self.stopped is None and self._checked < len(self.finals) and self.enough:
             totals = self.totals(self.finals)
-            self.stopped = first_stop(self.rules, totals, self._checked)
+            self.stopped = first_stop(self.rules, totals, max(self._checked, self.results - 1))
             self._checked = len(totals)
 
     def ranking(self) -> list[Entry]:
