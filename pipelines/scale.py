@@ -36,11 +36,13 @@ class Scaled(SearchSettings):
 
         num_images_per_prompt (num_videos_per_prompt) is how many of the best come back for each prompt.
         generator gives candidate 0 its latents, as in the pipeline alone, and its seed to all other
-        randomness. With return_dict=False the SearchResult is the last member of the tuple.
+        randomness; a list with one for each image gives them to as many candidates. With return_dict=False the
+        SearchResult is the last member of the tuple.
 
         Raises UsageError for what cannot be done (nothing is written then), VerifierError when a verifier
         fails (what was found stays in the archive), KeyboardInterrupt before anything was finished;
-        after that an interrupt returns the best so far.
+        after that an interrupt returns the best so far. What models, callbacks and other code raise
+        comes through unchanged.
         """
         call, decoder = self._probed(args, kwargs)
         result = run_search(call, self, decoder)
@@ -106,8 +108,7 @@ def scale(
     halt: called before every batch, such as the `is_set` of a threading.Event; once it returns True the search ends, as
         soon as every prompt has a finished candidate, with the best so far, as an interrupt ends it.
     """
-    if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
-        raise UsageError("batch_size, decode_batch and keep must be at least 1.")
+    _check_numbers(batch_size=batch_size, keep=keep, decode_batch=1 if decode_batch is None else decode_batch)
     return Scaled(
         pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble),
         Budget.of(budget),
@@ -115,6 +116,12 @@ def scale(
         mix_of(mix, guide), dict(models or {}), halt or never,
         {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None},
     )  # fmt: skip
+
+
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}.")
 
 
 def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:
