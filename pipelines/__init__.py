@@ -16,7 +16,9 @@ A call of a scaled pipeline passes through five files; read them in this order:
 
 Under these lie, for the call of a pipeline:
 
-- `bound_call.py`: the arguments of a pipeline call, and the same call with other rows.
+- `bound_call.py`, `call_signature.py`: the arguments of a pipeline call, and the same call with other rows; what a
+  wrapper's call takes.
+- `image_inputs.py`: generators and latents that a call gives for each image of a prompt.
 - `prompt_texts.py`: the texts that verifiers get, `texts=` beside embeddings of prompts.
 - `pipeline_call.py`: what one call is like: its rows, noise, noise levels and NFE.
 - `probe.py`: finds that out by walking through the loop without evaluating the denoiser.
@@ -31,6 +33,8 @@ Under these lie, for the call of a pipeline:
 - `noise_interception.py`, `pipeline_noise.py`, `initial_latents.py`: the pipeline's random draws, and how its initial
   latents are made of them.
 - `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
+- `row_lists.py`, `row_evidence.py`: which lists have one entry a row; whether an exception comes from a batch's rows.
+- `failures.py`: what may be concluded from an exception.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
 - `user_callbacks.py`: the user's `callback_on_step_end` during a search.
 - `describe_search.py`: the search as a request in plain data, for `SearchResult.save`.

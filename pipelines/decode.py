@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +13,14 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.pipelines.bound_call import Arguments
-from genscale.pipelines.intercepted_call import LoopDriver
+from genscale.pipelines.failures import fails_again, may_be_mismatch
+from genscale.pipelines.intercepted_call import BEFORE, LoopDriver
 from genscale.pipelines.latent_layout import as_own_latents
-from genscale.pipelines.output_media import as_media, join_outputs, length
+from genscale.pipelines.output_media import NotPixels, as_media, join_outputs, length
 from genscale.pipelines.pipeline_call import PipelineCall
+
+PIXEL_TYPES = {"pt": "np", "np": "pil"}
+"""Output type -> the one to ask for where a pipeline refuses it, or gives no pixels in [0, 1] for it."""
 
 LatentDecoder = Callable[[Tensor, Sequence[int]], Media]
 
@@ -64,6 +69,7 @@ class Decoder:
         self.call, self.with_callback = call, with_callback
         self._pixel_type = "pt"
         self._row_per_output = False  # set when decoding other rows than the call's fails
+        self._began = False  # whether the last pipeline call came to its loop
 
     def media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         """Pixels of clean latents [n, *latent]; with an autograd graph if the latents have one.
@@ -72,12 +78,23 @@ class Decoder:
         """
         if latents.requires_grad and torch.is_grad_enabled():
             return self._media_with_graph(latents, prompts)
-        if self._pixel_type == "pt":
+        while True:
             try:
                 return self._media(latents, prompts)
-            except ValueError:  # not every pipeline returns tensors of pixels in [0, 1]
-                self._pixel_type = "np"
-        return self._media(latents, prompts)
+            except UsageError:
+                raise
+            except Exception as error:
+                raw = isinstance(error, NotPixels) and self._pixel_type == "pt"
+                if self._pixel_type not in PIXEL_TYPES or not (raw or self._refuses_type(error)):
+                    raise
+                self._pixel_type = PIXEL_TYPES[self._pixel_type]
+
+    def _refuses_type(self, error: Exception) -> bool:
+        """Whether the pipeline refuses this output type: it fails before its loop, and each time."""
+        if self._began or not may_be_mismatch(error, self.call.arguments.given):
+            return False
+        given = self.call.arguments.quiet(output_type=self._pixel_type, return_dict=True)
+        return fails_again(error, lambda: self._with_rows(given, self.call.latents, None, None))
 
     def _media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         arguments = self.call.arguments
@@ -91,20 +108,38 @@ class Decoder:
         why = "gives no tensors of pixels in [0, 1]"
         self.call.models.prepare()
         try:
-            with self.call.models.decoding():
-                media = self._media(latents, prompts) if self._pixel_type == "pt" else None
+            media = self._with_graph(latents, prompts) if self._pixel_type == "pt" else None
             if media is not None and media.pixels.requires_grad:
                 return media
             why = why if media is None else "cuts the graph"
         except (torch.cuda.OutOfMemoryError, UsageError):
             raise
-        except ValueError:
+        except ValueError as error:
+            if not (isinstance(error, NotPixels) or self._refuses_type(error)):
+                raise
             self._pixel_type = "np"
         except RuntimeError as error:
+            if not self._needs_no_graph(error, latents, prompts):
+                raise
             why = f"fails with a graph ({str(error).splitlines()[0]})"
         raise UsageError(
             f"{type(self.call.pipe).__name__} has no gradient from its images to its latents, since its decoding "
             f"{why}: use a sampler that needs no gradients."
+        )
+
+    def _with_graph(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
+        with self.call.models.decoding():
+            return self._media(latents, prompts)
+
+    def _needs_no_graph(self, error: Exception, latents: Tensor, prompts: tuple[int, ...]) -> bool:
+        """Whether decoding fails with a graph each time, and not without one."""
+
+        def plainly() -> Media:
+            with torch.no_grad():
+                return self._media(latents.detach(), prompts)
+
+        return fails_again(error, lambda: self._with_graph(latents, prompts)) and not fails_again(
+            error, plainly
         )
 
     def output(self, latents: Tensor, prompts: tuple[int, ...], at_once: int | None = None) -> Any:
@@ -132,24 +167,53 @@ class Decoder:
     def _run(
         self, given: dict[str, Any], latents: Tensor, prompts: tuple[int, ...], tail_key: Key | None
     ) -> Any:
-        """Call the pipeline to decode; with one row for each latent where it cannot decode another number."""
-        call = self.call
-        own_rows = prompts == tuple(range(call.rows))
-        if own_rows or not self._row_per_output:
+        """Call the pipeline to decode; with one row for each latent where it cannot decode another number.
+
+        That is concluded when decoding fails twice in the same way, and not with one row for each latent.
+        """
+        if prompts == tuple(range(self.call.rows)):
+            return self._with_rows(given, latents, tail_key, None)
+        failed: Exception | None = None
+        if not self._row_per_output:
             try:
-                output = call.run(given, DecodingDriver(call, latents, tail_key, None))
-                if own_rows or length(output) == len(prompts):
+                output = self._with_rows(given, latents, tail_key, None)
+                if length(output) == len(prompts):
                     return output
             except (torch.cuda.OutOfMemoryError, UsageError):
                 raise
-            except Exception:
-                if own_rows:
+            except Exception as error:
+                possible = self._began and may_be_mismatch(error, self.call.arguments.given)
+                again = partial(self._with_rows, given, latents, tail_key, None)
+                if not possible or not fails_again(error, again):
                     raise
+                failed = error
+        try:
+            output = self._with_rows(given, latents, tail_key, prompts)
             self._row_per_output = True
-        given = call.arguments.composed(given, call.rows, prompts)
-        if isinstance(given.get("generator"), list):
-            given["generator"] = None
-        return call.run(given, DecodingDriver(call, latents, tail_key, prompts))
+            return output
+        except Exception as error:
+            if failed is None or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+        raise failed
+
+    def _with_rows(
+        self,
+        given: dict[str, Any],
+        latents: Tensor,
+        tail_key: Key | None,
+        composition: tuple[int, ...] | None,
+    ) -> Any:
+        """Call the pipeline to decode, with its own rows or with one for each entry of `composition`."""
+        call = self.call
+        if composition is not None:
+            given = call.arguments.composed(given, call.rows, composition, call.row_arguments())
+            if isinstance(given.get("generator"), list):
+                given["generator"] = None
+        driver = DecodingDriver(call, latents, tail_key, composition)
+        try:
+            return call.run(given, driver)
+        finally:
+            self._began = driver.phase != BEFORE
 
 
 def latent_decoder(pipe: Any, **arguments: Any) -> LatentDecoder:

@@ -279,7 +279,7 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         stack.enter_context(watched(dict(pipe.components), driver.on_model_call))
         if hasattr(pipe, "encode_prompt"):
             pipe.__dict__["encode_prompt"] = _cached_encode_prompt(pipe, driver)
-        stack.enter_context(enumerate_by_step(pipe))
+        stack.enter_context(enumerate_by_step(driver.encoder_cache.loop_modules))
         stack.callback(driver.stop_drawing)
         driver.start_drawing()
         try:

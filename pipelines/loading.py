@@ -5,7 +5,6 @@ The command line and the demo load pipelines so. `genscale.scale` takes any pipe
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from typing import Any
 import genscale
 from genscale.errors import UsageError
 from genscale.pipelines import checkpoints, placement
+from genscale.pipelines.call_signature import call_signature
 from genscale.pipelines.placement import first_line
 from genscale.quiet_libraries import quietly
 
@@ -120,7 +120,7 @@ def load_pipeline(
 
 def takes(pipe: Any) -> set[str]:
     """Names of the arguments that a pipeline's call takes."""
-    return set(inspect.signature(type(pipe).__call__).parameters) - {"self"}
+    return set(call_signature(type(pipe)).names)
 
 
 def makes_videos(pipe: Any) -> bool:

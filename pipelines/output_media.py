@@ -6,23 +6,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from genscale.media import Media
 
 
+class NotPixels(ValueError):
+    """A pipeline's output is not made of pixels in [0, 1]: some give raw values for one output type."""
+
+
 def as_media(output: Any) -> Media:
     """The images or videos of a pipeline's output (its first field), as tensors in [0, 1].
 
-    Takes tensors [n, c, h, w] or [n, frames, c, h, w], arrays with channels last, and lists of either. Pixels that are
-    NaN or infinite stay as they are: the search drops these images. ValueError: the others are outside [0, 1].
+    Takes tensors [n, c, h, w] or [n, frames, c, h, w], arrays with channels last, PIL images, and lists of these.
+    Pixels that are NaN or infinite stay: the search drops these images. NotPixels: it has something else.
     """
     first = next(iter(output.values())) if isinstance(output, dict) else output[0]
     if isinstance(first, list | tuple):
         first = torch.stack([_tensor(item) for item in first])
     pixels = _tensor(first)
     if pixels.is_floating_point() and _outside(pixels).item():
-        raise ValueError("a pipeline returned pixels outside [0, 1]")  # some give raw values for "pt"
+        raise NotPixels("a pipeline returned pixels outside [0, 1]")
     return Media(_three_channels(pixels))
 
 
@@ -61,7 +66,11 @@ def _tensor(value: Any) -> Tensor:
         return value
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value).movedim(-1, -3)
-    raise ValueError(f"a pipeline returned {type(value).__name__} instead of pixels")
+    if isinstance(value, list | tuple):  # the frames of a video
+        return torch.stack([_tensor(item) for item in value])
+    if isinstance(value, Image.Image):
+        return torch.from_numpy(np.array(value.convert("RGB"))).movedim(-1, -3).float() / 255
+    raise NotPixels(f"a pipeline returned {type(value).__name__} instead of pixels")
 
 
 def _three_channels(pixels: Tensor) -> Tensor:

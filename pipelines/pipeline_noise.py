@@ -30,6 +30,10 @@ class PipelineNoise:
             )
         return self._drawn[step, draw][row]
 
+    def of_image(self, first: int, image: int, step: int, draw: int) -> Tensor:
+        """The noise of one of several images of a prompt, the first of which has row `first`."""
+        return self.row(first + image, step, draw)
+
 
 def _generators(generator: Any) -> list[torch.Generator]:
     if generator is None:

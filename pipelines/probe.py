@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genscale.pipelines.encoder_cache import EncoderCache
-from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
+from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver, intercept
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.noise_interception import Draws, Replay
 from genscale.pipelines.row_gather import rows_of, sample_of
 from genscale.pipelines.scheduler_proxy import plain_scheduler
+from genscale.pipelines.step_numbering import calling_modules
 from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser
 
 
@@ -24,8 +26,9 @@ class Probe(LoopDriver):
 
     Afterwards. latents: the pipeline's initial latents [rows, *latent]. layout: how `step` sees them. draws: what was
     drawn before the loop. evaluations: rows through the denoiser at each step. own_scheduler: the pipeline's scheduler
-    with its timesteps set. edits_latents: whether the loop changes latents after `step` (inpainting restores what is
-    not painted). callback_edits: whether the user's callback changes what later steps see; learned while serving.
+    with its timesteps set. lists: whether a model is given any, which may have one entry a row. edits_latents: whether
+    the loop changes latents after `step` (inpainting restores what is not painted). callback_edits: whether the user's
+    callback changes what later steps see; learned while serving.
     """
 
     def __init__(
@@ -44,7 +47,13 @@ class Probe(LoopDriver):
         self.evaluations: list[int] = []
         self.own_scheduler: Any = None
         self.edits_latents = self.callback_edits = False
+        self.lists = False
         self._rows = 0
+
+    def iterate(self, timesteps: Tensor) -> Iterator[Tensor]:
+        known = self.encoder_cache.loop_modules
+        known += [m for m in calling_modules(1, intercept) if not any(m is k for k in known)]
+        yield from super().iterate(timesteps)
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return None if self.replay is None else self.replay(j, shape)
@@ -59,6 +68,7 @@ class Probe(LoopDriver):
 
     def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         output = super().call_model(name, module, forward, args, kwargs)
+        self.lists = self.lists or _has_lists([*args, *kwargs.values()])
         if is_denoiser(name):
             self._rows += rows_of(sample_of(args, kwargs))
         return output
@@ -80,3 +90,7 @@ class Probe(LoopDriver):
     def _initial_noise(self) -> list[Tensor]:
         given = self.given.get("latents")
         return [given, *self.draws] if isinstance(given, Tensor) else self.draws
+
+
+def _has_lists(values: list[Any]) -> bool:
+    return any(isinstance(v, list) or (isinstance(v, dict) and _has_lists([*v.values()])) for v in values)

@@ -40,8 +40,9 @@ class Scaled(StandsForPipeline):
 
         num_images_per_prompt (num_videos_per_prompt) is how many of the best come back for each prompt.
         generator gives candidate 0 its latents, as in the pipeline alone, and its seed to all other
-        randomness. A call with prompt_embeds and no prompt tells the verifiers what it shows by texts=, a text or one
-        for each prompt. With return_dict=False the SearchResult is the last member of the tuple.
+        randomness; a list with one for each image gives them to as many candidates. A call with prompt_embeds and no
+        prompt tells the verifiers what it shows by texts=, a text or one for each prompt. With return_dict=False the
+        SearchResult is the last member of the tuple.
 
         A candidate whose latents, pixels or scores are NaN or infinite is dropped, and the others go on:
         `.search.dropped(prompt)` lists such candidates.
@@ -49,7 +50,8 @@ class Scaled(StandsForPipeline):
         Raises UsageError for what cannot be done (nothing is written then), AllCandidatesFailed if all
         candidates of a prompt were dropped (its `result` holds what the others found), VerifierError when
         a verifier fails (what was found stays in the archive), KeyboardInterrupt before anything was
-        finished; after that an interrupt returns the best so far.
+        finished; after that an interrupt returns the best so far. What models, callbacks and other code
+        raise comes through unchanged.
         """
         with self._claimed() as claim:
             call, decoder = self._probed(args, kwargs)
@@ -124,8 +126,7 @@ def scale(
     verifier_timeout: seconds that one call of a verifier may take, where it has no `timeout` itself; VerifierError
         after that (docs/verifiers.md). None: no limit.
     """
-    if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
-        raise UsageError("batch_size, decode_batch and keep must be at least 1.")
+    _check_numbers(batch_size=batch_size, keep=keep, decode_batch=1 if decode_batch is None else decode_batch)
     if busy not in (WAIT, REFUSE):
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
@@ -136,6 +137,12 @@ def scale(
         mix_of(mix, guide), dict(models or {}), halt or never,
         {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy,
     ))  # fmt: skip
+
+
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}.")
 
 
 def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:

@@ -194,6 +194,7 @@ def _open_searches(
             settings.budget,
             settings.roles,
             keep=max(settings.keep, call.arguments.results),
+            results=call.arguments.results,
             stop=settings.stop,
             **process,
         )
@@ -202,4 +203,13 @@ def _open_searches(
 
 
 def _best_latents(search: Search, count: int) -> list[Tensor]:
-    return [e.x for e in search.ranking()[:count] if e.x is not None]
+    """Latents of the `count` best. Where fewer finished, they are repeated, so that every prompt has its places."""
+    best = [e.x for e in search.ranking()[:count] if e.x is not None]
+    if len(best) < count:
+        import warnings
+
+        warnings.warn(
+            f"only {len(best)} of the {count} candidates asked for of '{search.prompt}' finished: they are repeated",
+            stacklevel=4,
+        )
+    return [best[i % len(best)] for i in range(count)]

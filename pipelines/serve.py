@@ -18,8 +18,10 @@ batch's latents instead of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from contextlib import nullcontext
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -39,6 +41,7 @@ from genscale.pipelines.intercepted_call import (
 )
 from genscale.pipelines.latent_layout import as_own_latents
 from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.pipelines.row_evidence import FailedCall, comes_from_rows, not_in_batches, sizes_of
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
 from genscale.pipelines.user_callbacks import search_callbacks
 from genscale.pipelines.watched_models import is_denoiser, zeros_like
@@ -70,38 +73,33 @@ def serve(call: PipelineCall, engine: Engine, with_rates: bool = False) -> str |
 
 def _interrupted(engine: Engine) -> str:
     """An interrupt ends the search with the best so far; before every prompt has a candidate there is none."""
-    if not all(search.served for search in engine.searches):
+    if not all(search.finals or search.dropped for search in engine.searches):
         raise KeyboardInterrupt
     return "interrupted"
 
 
 def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
     """One call of the pipeline: serves batches until there are none, or until another kind of call is needed."""
-    more = () if call.mixing is None else tuple(call.mixing.more)
-    sources = (*range(call.rows), *(row for row, _ in more))  # row of the probed call that each row repeats
-    given = call.arguments.extended(call.rows, more) | {"generator": None}
-    given = {k: v for k, v in given.items() if k in call.arguments.names}
     composition = exchange.batch.prompts if call.row_per_latent and exchange.batch else None
-    if composition is not None:
-        given = call.arguments.composed(given, len(sources), composition)
-        sources = tuple(sources[i] for i in composition)
-    driver = ServingDriver(call, exchange, sources, composition)
+    given, sources = call.given_for(composition)
+    driver, answered = ServingDriver(call, exchange, sources, composition), exchange.answered
     given |= search_callbacks(call.arguments, driver)
     try:
         intercept(call.pipe, given, driver)
-        if not exchange.closed and exchange.error is None and not driver.prompts:
+        if not exchange.closed and exchange.error is None and exchange.answered == answered:
             raise call.unsupported("its loop ends before a batch was evaluated")
     except torch.cuda.OutOfMemoryError as error:
         exchange.halve(error)
     except NeedsRowPerLatent:
+        if composition is not None and exchange.answered == answered:
+            raise not_in_batches(call, len(composition)) from None
         call.row_per_latent = True
     except (KeyboardInterrupt, PipelineInterrupted):
         raise
-    except Exception:
-        own_rows = exchange.batch is not None and exchange.batch.prompts == tuple(range(len(sources)))
-        if exchange.error is not None or composition is not None or own_rows:
+    except Exception as error:
+        if exchange.error is not None or not comes_from_rows(call, driver, error):
             raise
-        call.row_per_latent = True  # the pipeline may only fail on other rows than its call's
+        call.row_per_latent = True
 
 
 class ServingDriver(LoopDriver):
@@ -140,6 +138,8 @@ class ServingDriver(LoopDriver):
             None  # its output, where the pipeline calls the denoiser once for each branch
         )
         self._branch_calls = 0  # of the denoiser in this iteration
+        self.failed: FailedCall | None = None
+        self._called: Counter[str] = Counter()  # calls of each model in this iteration
         self._repeating = False  # this iteration hands `_branch_output` to the pipeline for both branches
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
@@ -169,12 +169,19 @@ class ServingDriver(LoopDriver):
         sample = sample_of(args, kwargs)
         rows = rows_of(sample)
         if self.prompts != tuple(range(self.rows)) and self.composition is None:
-            gather = Gather(self.rows, self.prompts, sample)
+            per_row = partial(self.call.per_row, name)
+            gather = Gather(self.rows, self.prompts, sample, per_row)
             args = tuple(self._gathered(gather, name, str(i), a) for i, a in enumerate(args))
             kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
-        if self._branch is not None and is_denoiser(name):
-            return self._call_one_branch(name, module, forward, args, kwargs)
-        output = self._forward(name, module, forward, args, kwargs)
+        try:
+            if self._branch is not None and is_denoiser(name):
+                return self._call_one_branch(name, module, forward, args, kwargs)
+            output = self._forward(name, module, forward, args, kwargs)
+        except Exception as error:
+            self.failed = FailedCall(error, name, self._called[name], sizes_of((args, kwargs)))
+            raise
+        finally:
+            self._called[name] += 1
         if is_denoiser(name):
             self.evaluations += rows
         if name not in self.placeholders.recorded:  # without the graph, which must not outlive the batch
@@ -229,6 +236,7 @@ class ServingDriver(LoopDriver):
     # ---------------------------------------------------------------- steps
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        self._called.clear()
         if self.warm_up:
             return self._finish_warm_up(call["sample"])
         if self._must_repeat():
@@ -247,8 +255,10 @@ class ServingDriver(LoopDriver):
             return answer, self.index
         batch = self._batch = self.next_batch(answer)
         self.jumped = batch.step != self.index + 1
+        if self.composition is not None and batch.prompts != self.composition:
+            raise NeedsRowPerLatent
         if self.jumped and self.probe.edits_latents:
-            self.warm_up = True
+            self.warm_up, self.prompts = True, batch.prompts
             return layout.from_rows(batch.x.detach()), batch.step - 1
         return self._open(batch), batch.step
 

@@ -85,7 +85,7 @@ class Capacity:
     def patience(self, searches: Sequence[Search]) -> Left:
         """How long a verifier may be waited for: until the seconds are over, once every prompt has a candidate."""
         seconds = self.budget.seconds
-        if seconds is None or not all(search.served for search in searches):
+        if seconds is None or not all(search.enough for search in searches):
             return unlimited
         return lambda: seconds - self.archive.seconds
 

@@ -35,7 +35,8 @@ class Engine:
     batch_size: latents (rows) in one model call, at most; halved when memory runs out.
     decode_batch: latents decoded and scored together, at most; None is batch_size.
     halt: asked before every batch, may be answered by another thread. After its first True nothing new begins, and as
-        soon as every prompt has a candidate, finished or dropped, `run` raises KeyboardInterrupt, as after Ctrl-C.
+        soon as every prompt has as many candidates, finished or dropped, as the call returns, `run` raises
+        KeyboardInterrupt, as after Ctrl-C.
     """
 
     def __init__(
@@ -95,11 +96,11 @@ class Engine:
         return [(part.search.index, c) for part in self._model.evaluated for c in part.particles.candidates]
 
     def _check_halt(self) -> None:
-        """Raise KeyboardInterrupt if the user asked to stop and every prompt has a candidate, finished or dropped."""
+        """Raise KeyboardInterrupt if the user asked to stop and every prompt has its results."""
         capacity = self.capacity
         capacity.halted = capacity.halted or self.halt()
         ended = all(s.query is None for s in self.searches)
-        if capacity.halted and not ended and all(s.served for s in self.searches):
+        if capacity.halted and not ended and all(s.enough for s in self.searches):
             raise KeyboardInterrupt
 
     def _admit(self, search: Search) -> None:

@@ -173,7 +173,7 @@ class GradientBatches:
         Until the search has a finished candidate, each row must also leave enough to finish one.
         """
         search = part.search
-        each = search.price + (0 if search.served else search.to_the_end)
+        each = search.price + (0 if search.enough else search.to_the_end)
         return int(min(max(left, 0) / max(each, 1), len(part.rows)))
 
     # ---------------------------------------------------------------- answers

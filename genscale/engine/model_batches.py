@@ -45,11 +45,11 @@ class ModelRows:
 
     @property
     def required(self) -> bool:
-        """Whether these rows go on when no time is left: they have begun, or lead to the prompt's first candidate.
+        """Whether these rows go on when no time is left: they have begun, or lead to the first candidates of a prompt.
 
         A Denoise was checked against the time left when it was admitted, and is not checked again.
         """
-        return self.begun or self.until is None or (not self.search.served and 0 in self.rows)
+        return self.begun or self.until is None or min(self.rows) < self.search.missing
 
     @property
     def committed(self) -> int:
@@ -89,11 +89,13 @@ class ModelBatches:
             search.throw(BudgetExhausted())
             return
         search.admit(rows)
-        if until is None and not search.served:
-            rows = max(1, int(min(self.evaluations_left() / max(search.to_the_end, 1), rows)))
+        if until is None and not search.enough:
+            rows = max(
+                min(rows, search.missing), int(min(self.evaluations_left() / max(search.to_the_end, 1), rows))
+            )
             search.forget(range(rows, len(particles)))
         todo = [i for i in range(rows) if not self._recall(search, i, until)]
-        if todo and search.served and search.price * (rows if until is None else 1) > self.evaluations_left():
+        if todo and search.enough and search.price * (rows if until is None else 1) > self.evaluations_left():
             search.forget(todo)
             todo = []
         if todo:

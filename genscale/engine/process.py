@@ -33,7 +33,8 @@ class PromptProcess:
     prior: initial latents as a function of noise.
     solver: one step of the pipeline's own scheduler.
     view: noise levels, and what the model output means; a string instead says why they cannot be read.
-    own_draw: (step, draw) -> [*latent], the noise that the pipeline's own run uses inside solver steps.
+    own_draw: (step, draw) -> [*latent], the noise that the pipeline's own run uses inside solver steps. further_draw:
+        (image, step, draw) -> that of the prompt's image 1, 2, ... (`prior.further`).
     model_calls: index of a last step without a model call, which takes over what the pipeline's loop makes of the
         clean latents; None where there is none.
     restarts: steps at which a solve may begin; empty: all. A step of a second-order scheduler has two model calls,
@@ -57,6 +58,7 @@ class PromptProcess:
     solver: Solver
     view: View | str
     own_draw: Callable[[int, int], Tensor] | None = None
+    further_draw: Callable[[int, int, int], Tensor] | None = None
     model_calls: int | None = None
     restarts: tuple[int, ...] = ()
     places: tuple[Place, ...] | None = None
@@ -192,8 +194,8 @@ class PromptProcess:
         return self.judges[0] * previews + self.judges[1] * finals
 
     def noise(self, candidate: Candidate) -> Tensor:
-        if candidate.id == OWN:
-            return self.prior.own_noise()
+        if (latents := self.prior.given(candidate)) is not None:
+            return self.prior.noise_behind(latents)
         return Key(candidate.key).fold("start").normal(tuple(self.prior.own.shape))
 
     def injected(self, candidate: Candidate, step: int) -> Tensor:
@@ -205,14 +207,13 @@ class PromptProcess:
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
         if noise is not None:
             candidates = self.own_path.leave(candidates, 0, "noise")
-        if self.prior.refusal and any(c.id != OWN for c in candidates):
+        given = [self.prior.given(c) if noise is None else None for c in candidates]
+        if self.prior.refusal and any(x is None for x in given):
             raise UsageError(self.prior.refusal)
-        rows = []
-        for i, c in enumerate(candidates):
-            if c.id == OWN:
-                rows.append(self.prior.own)
-            else:
-                rows.append(self.prior.latents(self.noise(c) if noise is None else noise[i]))
+        rows = [
+            self.prior.latents(self.noise(c) if noise is None else noise[i]) if x is None else x
+            for i, (c, x) in enumerate(zip(candidates, given, strict=True))
+        ]
         return self.own_path.record(Particles(self._at_first_level(torch.stack(rows)), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
@@ -334,6 +335,8 @@ class PromptProcess:
     def _step_noise(self, candidate: Candidate, step: int, draw: int) -> Tensor:
         if candidate.id == OWN and self.own_draw is not None:
             return self.own_draw(step, draw)
+        if self.further_draw is not None and self.prior.given(candidate) is not None:
+            return self.further_draw(candidate.id, step, draw)
         return Key(candidate.key).fold("step", step, draw).normal(tuple(self.prior.own.shape))
 
 

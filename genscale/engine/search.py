@@ -31,7 +31,8 @@ class Search:
     """State of one prompt's search. The engine drives it; samplers never see it.
 
     query: what the sampler waits for; None when it has ended.
-    keep: how many of the best finished candidates keep their latents.
+    keep: how many of the best finished candidates keep their latents. results: how many the call returns, so that no
+        stop rule and no time limit ends the search with fewer.
     rules: stop rules, asked about the scores of finished candidates. stopped: the rule that ended the search.
     independent: whether the finished candidates are independent draws of the model.
     spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
@@ -47,6 +48,7 @@ class Search:
     budget: Budget
     roles: Roles
     keep: int = 1
+    results: int = 1
     rules: tuple[StopRule, ...] = ()
     independent: bool = False
     stopped: Stopped | None = None
@@ -73,6 +75,7 @@ class Search:
         roles: Roles,
         *,
         keep: int = 1,
+        results: int = 1,
         stop: Stop | None = None,
         **process: Any,
     ) -> Search:
@@ -105,7 +108,7 @@ class Search:
             seen = check_grid(hooks.grid(seen), sampler)
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
-            index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
+            index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
             hooks.independent,
         )  # fmt: skip
         search._move(lambda: next(search.generator))
@@ -278,11 +281,6 @@ class Search:
         return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
 
     @property
-    def served(self) -> bool:
-        """Whether a candidate was finished or dropped, so that time may end the search."""
-        return bool(self.finals or self.failures.all)
-
-    @property
     def _hopeless(self) -> bool:
         """Whether only stop rules could end the search, and they do not, because all candidates fail."""
         limited = any((self.budget.nfe, self.budget.verifier_calls, self.budget.seconds)) or not self.rules
@@ -309,11 +307,21 @@ class Search:
             if loser.candidate.id != OWN:  # the pipeline's own image is shown beside the best
                 loser.x = None
 
+    @property
+    def missing(self) -> int:
+        """How many candidates must still be finished, or dropped, for as many as the call returns."""
+        dropped = len(self.dropped) if self.failures.all else 0
+        return max(0, self.results - len(self.finals) - dropped)
+
+    @property
+    def enough(self) -> bool:
+        return self.missing == 0
+
     def check_stop_rules(self) -> None:
-        """Ask the stop rules about the candidates that finished since the last call."""
-        if self.rules and self.stopped is None and self._checked < len(self.finals):
+        """Ask the stop rules about the candidates that finished since the last call, once there are enough."""
+        if self.rules and self.stopped is None and max(self._checked, self.results - 1) < len(self.finals):
             totals = self.totals(self.finals)
-            self.stopped = first_stop(self.rules, totals, self._checked)
+            self.stopped = first_stop(self.rules, totals, max(self._checked, self.results - 1))
             self._checked = len(totals)
 
     def ranking(self) -> list[Entry]:

@@ -90,12 +90,22 @@ class Unroll:
             except torch.cuda.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # in-place operations of a denoiser fail only here
+                if _in_a_module(error):  # a checkpointed call is repeated, and fails itself
+                    raise
                 raise UsageError(
                     f"this denoiser is not differentiable ({str(error).splitlines()[0]}): use another pipeline, "
                     "or ask for gradients through the decoder only."
                 ) from error
             found.append((made[0], made[1] if len(made) > 1 else None))
         return found
+
+
+def _in_a_module(error: BaseException) -> bool:
+    """Whether an exception passed through the forward of a module."""
+    trace, call = error.__traceback__, torch.nn.Module._call_impl.__code__
+    while trace is not None and trace.tb_frame.f_code is not call:
+        trace = trace.tb_next
+    return trace is not None
 
 
 def pulled_back(outputs: Tensor, leaves: Sequence[Tensor], pull: Tensor, again: bool) -> list[Tensor]:
