@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from torch import Tensor
+
 from genscale.engine.engine import Engine
 from genscale.engine.mixture_batches import Mixer
 from genscale.errors import UsageError
@@ -22,7 +24,8 @@ class BatchExchange:
     prepare: makes the pipeline's models differentiable, before the first batch with a graph. mixer: turns each batch of
     the engine into one for each prediction of a mix, and their outputs into one.
 
-    batch: the batch to evaluate. closed: the engine has ended. error: what the engine raised.
+    batch: the batch to evaluate. closed: the engine has ended. error: what the engine raised. left: the batch's latents
+    where the user's callback interrupted the pipeline, with what the loop and the callback made of them.
     """
 
     def __init__(self, engine: Engine, prepare: Callable[[], None], mixer: Mixer | None = None) -> None:
@@ -30,6 +33,7 @@ class BatchExchange:
         self.batch: Batch | None = None
         self.error: BaseException | None = None
         self.closed = False
+        self.left: Tensor | None = None
         self._started = 0.0  # when the batch was handed out
         self._advance(self._first)
 
@@ -63,6 +67,11 @@ class BatchExchange:
             self.batch, self.closed = None, True
         except BaseException as error:
             self.error = error
+
+    def one_by_one(self) -> None:
+        """Replace the batch by one of one latent; so are all that follow."""
+        batch = self.engine.one_by_one()
+        self.batch = batch if self.mixer is None else self.mixer.open(batch)
 
     def halve(self, error: Exception) -> None:
         """After the accelerator's memory ran out: replace the batch by a smaller one."""

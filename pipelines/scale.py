@@ -39,8 +39,9 @@ class Scaled(SearchSettings):
         randomness. With return_dict=False the SearchResult is the last member of the tuple.
 
         Raises UsageError for what cannot be done (nothing is written then), VerifierError when a verifier
-        fails (what was found stays in the archive), KeyboardInterrupt before anything was finished;
-        after that an interrupt returns the best so far.
+        fails (what was found stays in the archive), KeyboardInterrupt (Ctrl-C) before anything was finished; after
+        that it returns the best so far. A callback that sets `pipe._interrupt` gets the best of what exists: finished
+        candidates, and the latents under way, decoded as they are (`.search.stopped` is "interrupted").
         """
         call, decoder = self._probed(args, kwargs)
         result = run_search(call, self, decoder)

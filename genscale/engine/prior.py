@@ -15,12 +15,14 @@ class Prior:
     Text-to-image pipelines have offset 0 and a constant scale; image-to-image ones add the encoded image, and
     image-to-video ones hold some frames fixed (scale 0 there).
     own: the pipeline's own latents. refusal: why no other initial latents can be made, None if they can.
+    draw: which of the pipeline's draws before its loop the noise is; None where there is none.
     """
 
     offset: Tensor  # [*latent]
     scale: Tensor  # [*latent]
     own: Tensor  # [*latent], in the pipeline's dtype, on its device
     refusal: str | None = None
+    draw: int | None = None
 
     def own_noise(self) -> Tensor:
         """The noise behind the own latents [*latent], float32, on the CPU; 0 where it has no influence."""
