@@ -23,7 +23,7 @@ from tests.zoo import ZOO, image_arguments, images, masks, video_arguments
 CALL = {"prompt": "a red cube", "output_type": "np"}
 ONE_PROMPT = ("BeforeReplaced",)  # its rows do not stand for prompts
 STOCHASTIC = "EulerAncestralDiscreteScheduler"
-QUICK = ("BeforeSoft", "AfterSoft, no callback", "AfterMomentum", "DrawnTwice", "DrawnOnce, no callback")
+QUICK = ("BeforeSoft", "AfterMomentum, no callback", "DrawnTwice")
 
 
 def seeded() -> torch.Generator:
@@ -66,7 +66,7 @@ def test_scores_depend_on_the_generator_alone_and_not_on_the_batch_size(name: st
     assert np.std(first) > 1e-3
 
 
-@pytest.mark.parametrize("name", quick([n for n in FORMS if "Drawn" not in n], QUICK[:3]))
+@pytest.mark.parametrize("name", quick([n for n in FORMS if "Drawn" not in n], QUICK[:2]))
 def test_each_candidate_is_what_the_pipeline_makes_of_its_noise(name: str) -> None:
     pipe = build(FORMS[name])
     output = genscale.scale(pipe, "zero_order", brightness, rounds=2, neighbours=2, keep=9)(
@@ -237,7 +237,7 @@ INSTALLED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", quick(INSTALLED, ["ltx_condition", "sd_inpaint4", "flux_inpaint"]))
+@pytest.mark.parametrize("name", quick(INSTALLED, ["ltx_condition", "flux_inpaint"]))
 def test_pipelines_of_diffusers(name: str) -> None:
     make, call = INSTALLED[name]
     pipe, call = make(), call | {"output_type": "np"}
