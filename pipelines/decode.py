@@ -224,7 +224,7 @@ def _needs_latents_alone(call: PipelineCall, loop: FollowedLoop) -> bool:
         )
         driver = DecodingDriver(call, call.latents[:1], Key((0,)), (0,), FollowedCall(loop, (line,), (0,)))
         made.append(as_media(call.run(loop.arguments(given, (line,)), driver)).pixels)
-    return torch.allclose(*made, rtol=1e-3, atol=1e-3)
+    return torch.allclose(made[0], made[1], rtol=1e-3, atol=1e-3)
 
 
 def latent_decoder(pipe: Any, **arguments: Any) -> LatentDecoder:

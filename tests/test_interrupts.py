@@ -10,6 +10,7 @@ import torch
 
 import genscale
 from tests.edited_loops import FORMS, build
+from tests.quick import quick
 from tests.zoo import ZOO
 
 
@@ -29,14 +30,13 @@ def stops_at(step: int, edit: float = 1.0) -> Any:
     return callback
 
 
-CASES = [
-    (name, step) for name in ("stable_diffusion", "sdxl", "sd3", "sd_inpaint4", "wan") for step in (0, 1)
-]
+NAMES = ("stable_diffusion", "sdxl", "sd3", "sd_inpaint4", "wan")
+CASES = [(name, step, edit) for name in NAMES for step in (0, 1) for edit in (1.0, 0.9)]
 
 
-@pytest.mark.parametrize(("name", "step"), CASES)
-@pytest.mark.parametrize("edit", [1.0, 0.9])
-def test_an_interrupted_candidate_is_the_pipelines_own_draft(name: str, step: int, edit: float) -> None:
+@pytest.mark.parametrize("case", quick(CASES, [("sdxl", 0, 1.0), ("sd_inpaint4", 1, 0.9)]))
+def test_an_interrupted_candidate_is_the_pipelines_own_draft(case: tuple[str, int, float]) -> None:
+    name, step, edit = case
     entry = ZOO[name]
     for prompts in (1, 2):
         pipe, call = entry.build(), entry.arguments(prompts) | {"output_type": "np"}
@@ -47,7 +47,9 @@ def test_an_interrupted_candidate_is_the_pipelines_own_draft(name: str, step: in
         assert output.search.stopped == "interrupted"
 
 
-@pytest.mark.parametrize("name", ["BeforeSoft", "AfterSoft", "AfterMomentum", "DrawnTwice"])
+@pytest.mark.parametrize(
+    "name", quick(["BeforeSoft", "AfterSoft", "AfterMomentum", "DrawnTwice"], ["AfterSoft"])
+)
 def test_loops_that_edit_latents_leave_their_own_draft(name: str) -> None:
     pipe, call = build(FORMS[name]), {"prompt": "a red cube", "output_type": "np"}
     call["callback_on_step_end"] = stops_at(1)
@@ -111,7 +113,9 @@ def test_an_interrupt_by_the_verifier_or_without_latents_for_the_callback() -> N
 # ---------------------------------------------------------------- the older callback
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "pixart_sigma", "animatediff"])
+@pytest.mark.parametrize(
+    "name", quick(["stable_diffusion", "pixart_sigma", "animatediff"], ["stable_diffusion", "pixart_sigma"])
+)
 @pytest.mark.parametrize("every", [1, 2])
 def test_the_older_callback_sees_what_it_sees_in_the_pipeline_alone(name: str, every: int) -> None:
     entry = ZOO[name]
