@@ -43,7 +43,7 @@ class DecodingDriver(LoopDriver):
         super().__init__(call.encoder_cache, call.placeholders)
         self.probe, self.latents, self.tail_key = call.probe, latents, tail_key
         self.reads_expected = call.probe.reads_expected
-        self.followed = followed
+        self.followed, self.on_the_way = followed, False  # on the way to the last step, through earlier ones
         if followed is None:
             self.replay = call.probe.replay_for(composition)
         else:
@@ -66,7 +66,9 @@ class DecodingDriver(LoopDriver):
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         if self.followed is not None and self.followed.path:
+            self.on_the_way = True
             return self.probe.layout.from_rows(self.followed.path.pop(0)), self.index + 1
+        self.on_the_way = False
         with torch.set_grad_enabled(self.needs_graph):
             return self.probe.layout.from_rows(as_own_latents(self.latents, self.probe.latents)), None
 
@@ -196,9 +198,22 @@ class Decoder:
             made = loop.arguments(made, lines)
             if self.of_drafts and "callback_on_step_end" in call.arguments.names:
                 made["callback_on_step_end"] = _unchanged(call, some)
-            followed = FollowedCall(loop, lines, composition)
-            outputs.append(call.run(made, DecodingDriver(call, some, tail_key, composition, followed)))
+            driver = DecodingDriver(call, some, tail_key, composition, FollowedCall(loop, lines, composition))
+            if not call.probe.callback_edits:  # else the steps before the last need them again
+                made |= {k: _at_the_end(made[k], driver) for k in CALLBACKS if callable(made.get(k))}
+            outputs.append(call.run(made, driver))
         return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
+
+
+def _at_the_end(callback: Callable[..., Any], driver: DecodingDriver) -> Callable[..., Any]:
+    """The callback, called for the last step alone: those before it were called when they were evaluated."""
+
+    def called(*args: Any) -> Any:
+        return {} if driver.on_the_way else callback(*args)
+
+    if hasattr(callback, "tensor_inputs"):  # of a PipelineCallback
+        called.tensor_inputs = callback.tensor_inputs  # type: ignore[attr-defined]
+    return called
 
 
 def _unchanged(call: PipelineCall, latents: Tensor) -> Callable[..., dict[str, Any]]:

@@ -136,3 +136,19 @@ def test_the_older_callback_sees_what_it_sees_in_the_pipeline_alone(name: str, e
     assert np.allclose([c[2] for c in searched], [c[2] for c in alone], atol=1e-5)
     several = [c[0] for c in seen(True, verifier=brightness, candidates=3, batch_size=8)]
     assert several == [c[0] for c in alone]
+
+
+@pytest.mark.parametrize("name", ["AfterSoft", "AfterMomentum", "DrawnTwice"])
+def test_a_callback_is_called_once_a_step_where_a_loop_is_followed(name: str) -> None:
+    def seen(scaled: bool) -> list[int]:
+        pipe, calls = build(FORMS[name]), []
+
+        def callback(p: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            calls.append(step)
+            return {}
+
+        target = genscale.scale(pipe, verifier=brightness, candidates=1) if scaled else pipe
+        target("a red cube", callback_on_step_end=callback, output_type="np", generator=seeded())
+        return calls
+
+    assert seen(True) == seen(False) == [0, 1, 2, 3]
