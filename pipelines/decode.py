@@ -200,20 +200,20 @@ class Decoder:
                 made["callback_on_step_end"] = _unchanged(call, some)
             driver = DecodingDriver(call, some, tail_key, composition, FollowedCall(loop, lines, composition))
             if not call.probe.callback_edits:  # else the steps before the last need them again
-                made |= {k: _at_the_end(made[k], driver) for k in CALLBACKS if callable(made.get(k))}
+                made |= _called_at_the_end(made, driver)
             outputs.append(call.run(made, driver))
         return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
 
 
-def _at_the_end(callback: Callable[..., Any], driver: DecodingDriver) -> Callable[..., Any]:
-    """The callback, called for the last step alone: those before it were called when they were evaluated."""
+def _called_at_the_end(given: dict[str, Any], driver: DecodingDriver) -> dict[str, Any]:
+    """The callbacks, called for the last step alone: for those before it they were called by the search."""
 
-    def called(*args: Any) -> Any:
-        return {} if driver.on_the_way else callback(*args)
+    def only_last(callback: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: {} if driver.on_the_way else callback(*args)
 
-    if hasattr(callback, "tensor_inputs"):  # of a PipelineCallback
-        called.tensor_inputs = callback.tensor_inputs  # type: ignore[attr-defined]
-    return called
+    made: dict[str, Any] = {k: only_last(given[k]) for k in CALLBACKS if callable(given.get(k))}
+    inputs = getattr(given.get("callback_on_step_end"), "tensor_inputs", None)  # of a PipelineCallback
+    return made if inputs is None else made | {"callback_on_step_end_tensor_inputs": list(inputs)}
 
 
 def _unchanged(call: PipelineCall, latents: Tensor) -> Callable[..., dict[str, Any]]:
