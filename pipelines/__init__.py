@@ -32,11 +32,14 @@ Under these lie, for the call of a pipeline:
 - `watched_models.py`: routes calls of the pipeline's models through the driver; placeholder outputs.
 - `noise_interception.py`, `pipeline_noise.py`, `initial_latents.py`: the pipeline's random draws, and how its initial
   latents are made of them.
+- `probed_call.py`, `loop_study.py`, `followed_loop.py`, `followed_call.py`: loops that edit their latents or draw
+  noise, followed for each candidate as the pipeline alone runs them.
+- `loop_noise.py`: random draws inside the loop.
 - `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
 - `row_lists.py`, `row_evidence.py`: which lists have one entry a row; whether an exception comes from a batch's rows.
 - `failures.py`: what may be concluded from an exception.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
-- `user_callbacks.py`: the user's `callback_on_step_end` during a search.
+- `user_callbacks.py`: the user's `callback_on_step_end` and `callback` during a search.
 - `describe_search.py`: the search as a request in plain data, for `SearchResult.save`.
 - `decode.py`, `output_media.py`: latents to images or videos by the pipeline's own code; its output as tensors.
 

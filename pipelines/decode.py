@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.engine.origins import Origin
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
-from genscale.pipelines.bound_call import Arguments
+from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.failures import fails_again, may_be_mismatch
+from genscale.pipelines.followed_call import FollowedCall
+from genscale.pipelines.followed_loop import FollowedLoop, Line
 from genscale.pipelines.intercepted_call import BEFORE, LoopDriver
 from genscale.pipelines.latent_layout import as_own_latents
 from genscale.pipelines.output_media import NotPixels, as_media, join_outputs, length
 from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.protocol.particles import Candidate
 
 PIXEL_TYPES = {"pt": "np", "np": "pil"}
 """Output type -> the one to ask for where a pipeline refuses it, or gives no pixels in [0, 1] for it."""
@@ -29,16 +33,26 @@ class DecodingDriver(LoopDriver):
     """Skips the loop and lets the pipeline decode the given clean latents [n, *latent].
 
     tail_key: of random draws after the loop (some video decoders add noise); None: the pipeline's own draws.
-    composition: prompt index of every row, if the pipeline is called with one row for each latent.
+    composition: prompt index of every row, if the pipeline is called with one row for each latent. followed: what
+    the candidates bring into a loop that edits latents or draws noise.
     """
 
     def __init__(
-        self, call: PipelineCall, latents: Tensor, tail_key: Key | None, composition: tuple[int, ...] | None
+        self,
+        call: PipelineCall,
+        latents: Tensor,
+        tail_key: Key | None,
+        composition: tuple[int, ...] | None,
+        followed: FollowedCall | None = None,
     ) -> None:
         super().__init__(call.encoder_cache, call.placeholders)
         self.probe, self.latents, self.tail_key = call.probe, latents, tail_key
         self.reads_expected = call.probe.reads_expected
-        self.replay = call.probe.replay_for(composition)
+        self.followed, self.on_the_way = followed, False  # on the way to the last step, through earlier ones
+        if followed is None:
+            self.replay = call.probe.replay_for(composition)
+        else:
+            self.replay, self.draw_in_loop = followed.replay, followed.draw_in_loop
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
@@ -51,10 +65,15 @@ class DecodingDriver(LoopDriver):
         return self.latents.requires_grad
 
     def first_step(self) -> int:
-        """The last step, where a loop that edits latents leaves clean ones unchanged."""
-        return len(self.probe.evaluations) - 1
+        """The last step: its edits of the latents are still to be made."""
+        steps = len(self.probe.evaluations)
+        return steps - 1 if self.followed is None else self.followed.begin_decoding(self.latents, steps)
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        if self.followed is not None and self.followed.path:
+            self.on_the_way = True
+            return self.probe.layout.from_rows(self.followed.path.pop(0)), self.index + 1
+        self.on_the_way = False
         with torch.set_grad_enabled(self.needs_graph):
             return self.probe.layout.from_rows(as_own_latents(self.latents, self.probe.latents)), None
 
@@ -62,14 +81,19 @@ class DecodingDriver(LoopDriver):
 class Decoder:
     """Decodes latents of one pipeline call.
 
-    with_callback: images for the verifiers are made with the user's callback, as the final output is.
+    with_callback: images for the verifiers are made with the user's callback, as the final output is. of_drafts: the
+    latents are those of an interrupted run, which neither the loop nor the callback change any more.
     """
 
-    def __init__(self, call: PipelineCall, with_callback: bool = False) -> None:
-        self.call, self.with_callback = call, with_callback
+    def __init__(self, call: PipelineCall, with_callback: bool = False, of_drafts: bool = False) -> None:
+        self.call, self.with_callback, self.of_drafts = call, with_callback and not of_drafts, of_drafts
         self._pixel_type = "pt"
         self._row_per_output = False  # set when decoding other rows than the call's fails
         self._began = False  # whether the last pipeline call came to its loop
+
+    def drafts(self) -> Decoder:
+        """The decoder of drafts of the same call."""
+        return Decoder(self.call, of_drafts=True)
 
     def media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         """Pixels of clean latents [n, *latent]; with an autograd graph if the latents have one.
@@ -149,7 +173,8 @@ class Decoder:
         is called for the last step and may change the latents: the search left the loop inside that step.
         """
         given = self.call.arguments.given
-        given = given | {k: None for k in ("callback",) if k in given}
+        if self.of_drafts:
+            given = {k: v for k, v in given.items() if k not in CALLBACKS}
         if at_once is None or at_once >= len(prompts):
             try:
                 return self._run(given, latents, prompts, None)
@@ -171,6 +196,8 @@ class Decoder:
 
         That is concluded when decoding fails twice in the same way, and not with one row for each latent.
         """
+        if self.call.loop is not None:
+            return self._run_followed(self.call.loop, given, latents, prompts, tail_key)
         if prompts == tuple(range(self.call.rows)):
             return self._with_rows(given, latents, tail_key, None)
         failed: Exception | None = None
@@ -215,6 +242,69 @@ class Decoder:
         finally:
             self._began = driver.phase != BEFORE
 
+    def _run_followed(
+        self,
+        loop: FollowedLoop,
+        given: dict[str, Any],
+        latents: Tensor,
+        prompts: tuple[int, ...],
+        tail_key: Key | None,
+    ) -> Any:
+        """Decode in a loop that is followed: each row with the draws of its candidate."""
+        call, n = self.call, len(prompts)
+        outputs = []
+        each = tuple(loop.line_of(prompts[i], latents[i]) for i in range(n))
+        for rows in [slice(n)] if loop.fits_one_call(each) else [slice(i, i + 1) for i in range(n)]:
+            lines, some, composition = each[rows], latents[rows], prompts[rows]
+            made = call.arguments.composed(given, call.rows, composition, call.row_arguments())
+            if isinstance(made.get("generator"), list | tuple) and not loop.all_own(lines):
+                made["generator"] = None
+            made = loop.arguments(made, lines)
+            if self.of_drafts and "callback_on_step_end" in call.arguments.names:
+                made["callback_on_step_end"] = _unchanged(call, some)
+            driver = DecodingDriver(call, some, tail_key, composition, FollowedCall(loop, lines, composition))
+            if not call.probe.callback_edits:  # else the steps before the last need them again
+                made |= _called_at_the_end(made, driver)
+            outputs.append(call.run(made, driver))
+        return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
+
+
+def _called_at_the_end(given: dict[str, Any], driver: DecodingDriver) -> dict[str, Any]:
+    """The callbacks, called for the last step alone: for those before it they were called by the search."""
+
+    def only_last(callback: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: {} if driver.on_the_way else callback(*args)
+
+    made: dict[str, Any] = {k: only_last(given[k]) for k in CALLBACKS if callable(given.get(k))}
+    inputs = getattr(given.get("callback_on_step_end"), "tensor_inputs", None)  # of a PipelineCallback
+    return made if inputs is None else made | {"callback_on_step_end_tensor_inputs": list(inputs)}
+
+
+def _unchanged(call: PipelineCall, latents: Tensor) -> Callable[..., dict[str, Any]]:
+    """A `callback_on_step_end` that undoes what the loop made of these latents after the last step."""
+    last = len(call.probe.evaluations) - 1
+
+    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        own = call.probe.layout.from_rows(as_own_latents(latents, call.probe.latents))
+        return {"latents": own} if step == last else {}
+
+    return callback
+
+
+def _needs_latents_alone(call: PipelineCall, loop: FollowedLoop) -> bool:
+    """Whether latents are decoded to the same whatever noise a candidate's run began with."""
+    call.processes()  # finds how the initial latents are made of noise
+    if loop.priors[0].draw is None:
+        return True
+    other, made = Candidate(1, "prior"), []
+    for line in (Line(0, None), Line(0, 1, other, Origin(other, -loop.priors[0].own_noise()))):
+        given = call.arguments.composed(
+            call.arguments.quiet(output_type="np", return_dict=True), call.rows, (0,), call.row_arguments()
+        )
+        driver = DecodingDriver(call, call.latents[:1], Key((0,)), (0,), FollowedCall(loop, (line,), (0,)))
+        made.append(as_media(call.run(loop.arguments(given, (line,)), driver)).pixels)
+    return torch.allclose(made[0], made[1], rtol=1e-3, atol=1e-3)
+
 
 def latent_decoder(pipe: Any, **arguments: Any) -> LatentDecoder:
     """A function that decodes latents [n, *latent] of an earlier search, given the prompt index of each.
@@ -222,6 +312,11 @@ def latent_decoder(pipe: Any, **arguments: Any) -> LatentDecoder:
     arguments: those of the pipeline call, as in the search.
     """
     call = PipelineCall(pipe, Arguments(pipe, (), arguments))
+    if call.loop is not None and not (call.loop.enterable and _needs_latents_alone(call, call.loop)):
+        raise UsageError(
+            f"{type(pipe).__name__} uses more than the latents after its last step, such as the noise that they were "
+            "made of, so its pictures cannot be made of stored latents: run the search again."
+        )
     decoder = Decoder(call)
 
     def decode(latents: Tensor, prompts: Sequence[int]) -> Media:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from genscale.errors import UsageError
 from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
+from genscale.pipelines.loop_noise import Draw, LoopIntercept, Place, place_of
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.own_thread import Hold, held
 from genscale.pipelines.pipeline_lock import claimed
@@ -61,6 +62,7 @@ class LoopDriver:
         self.encoder_cache, self.placeholders = encoder_cache, placeholders
         self.phase = BEFORE
         self.index = 0  # step of the grid that the loop is at
+        self._in_loop = False  # the loop's iterator is not exhausted, nor given up
         self.stepped = self.any_step = False  # `step` was called in this iteration; in this pipeline call
         # Some pipelines iterate over the timesteps before their loop, only to read them:
         self.reads_expected = self.reads_done = 0
@@ -76,7 +78,9 @@ class LoopDriver:
         self.hold: Hold | None = None
         # Held while this search has switched its models to others, which calls of other threads must not see.
         self.models_switched: AbstractContextManager[Any] = nullcontext()
-        self._noise: Intercept | None = None
+        # Gives the results of normal draws inside the loop; slows down every tensor operation there.
+        self.draw_in_loop: Callable[[Draw, Place], Tensor | None] | None = None
+        self._noise: Intercept | LoopIntercept | None = None
         self._grad_mode: bool | None = None  # the loop's own
 
     # ---- what the subclasses decide
@@ -125,8 +129,18 @@ class LoopDriver:
             self.reads_done += 1
             yield from timesteps
             return
+        if self._in_loop:  # the loop's own body reads timesteps, such as those that it gives to `add_noise`
+            yield from timesteps
+            return
         if self.phase == LOOP:  # an earlier iteration that was left early
             self._leave_loop()
+        self._in_loop = True
+        try:
+            yield from self._iterations(timesteps)
+        finally:
+            self._in_loop = False
+
+    def _iterations(self, timesteps: Tensor) -> Iterator[Tensor]:
         index: int | None = self.first_step()
         while index is not None and (index < len(timesteps) or self.stepped):
             self._enter_loop(timesteps, index)
@@ -160,7 +174,9 @@ class LoopDriver:
         torch.set_grad_enabled(self._grad_mode)
         if self.hold is not None and self.hold.interrupted():
             self.pipe._interrupt = True
+        self.stop_drawing()
         x, self.next = self.on_step(call)
+        self._follow_draws(after_step=True)
         torch.set_grad_enabled(self._grad_mode or self.needs_graph)
         if (
             "_step_index" in self.scheduler.__dict__
@@ -197,7 +213,7 @@ class LoopDriver:
         if self.suspended or threading.get_ident() != self.thread:
             return self._call_outside(name, module, forward, args, kwargs)
         if self.phase == LOOP:
-            return self.call_model(name, module, forward, args, kwargs)
+            return self.call_model(name, module, self._without_interception(forward), args, kwargs)
         if self.phase == BEFORE and "vae" not in name and not torch.is_grad_enabled():
             return self.encoder_cache(name, self._without_interception(forward), args, kwargs)
         return forward(*args, **kwargs)
@@ -219,6 +235,7 @@ class LoopDriver:
         if self.phase == BEFORE:
             self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
         self.phase, self.index, self.stepped, self.timesteps = LOOP, index, False, timesteps
+        self._follow_draws(after_step=False)
 
     def _leave_loop(self) -> None:
         if self.any_step:
@@ -239,8 +256,18 @@ class LoopDriver:
         self._noise = Intercept(source, on_draw)
         self._noise.__enter__()  # type: ignore[no-untyped-call]
 
+    def _follow_draws(self, after_step: bool) -> None:
+        answer = self.draw_in_loop
+        if answer is not None:
+            self._noise = LoopIntercept(
+                lambda draw, j: answer(draw, place_of(self.index, after_step, draw, j))
+            )
+            self._noise.__enter__()  # type: ignore[no-untyped-call]
+
     def _without_interception(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """An encoder's forward without the interception of draws, which would slow down every tensor operation."""
+        """A model's forward without the interception of draws, which would slow down every tensor operation."""
+        if self._noise is None:
+            return forward
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:

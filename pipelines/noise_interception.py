@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,23 @@ Draws = Callable[[int, tuple[int, ...]], Tensor | None]
 """The j-th draw, of a shape; None: a real draw."""
 
 
-class Intercept(TorchFunctionMode):
+class Pausable(TorchFunctionMode):
+    """A torch function mode that can be left for a while."""
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Without interception, unless another torch function mode was entered after this one."""
+        if _get_current_function_mode() is not self:  # type: ignore[no-untyped-call]
+            yield
+            return
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            self.__enter__()  # type: ignore[no-untyped-call]
+
+
+class Intercept(Pausable):
     """While active, `torch.randn` and `randn_like` return `source(j, shape)`, j counting the draws.
 
     source returns a float tensor of that shape on any device, or None for a real draw. on_draw is called with each
@@ -54,18 +70,6 @@ class Intercept(TorchFunctionMode):
             self.on_draw(result)
         return result
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Without interception, unless another torch function mode was entered after this one."""
-        if _get_current_function_mode() is not self:  # type: ignore[no-untyped-call]
-            yield
-            return
-        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        try:
-            yield
-        finally:
-            self.__enter__()  # type: ignore[no-untyped-call]
-
 
 class Replay:
     """The draws of one pipeline call as the source of another that may have other rows.
@@ -73,11 +77,20 @@ class Replay:
     draws: what a call with `rows` rows drew, in order. composition: for each row of the new call the row of the old
     call that it repeats; None: the same rows. A pipeline may draw for all rows at once, row by row, or once for a
     condition that all rows share: the shape of each draw tells which.
+
+    replaced: other noise for some draws (numbered after `joined`), with one row for each row of the new call.
     """
 
-    def __init__(self, draws: list[Tensor], rows: int, composition: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        draws: list[Tensor],
+        rows: int,
+        composition: tuple[int, ...] | None = None,
+        replaced: Mapping[int, Tensor] | None = None,
+    ) -> None:
         self.draws, self.rows = joined(draws, rows), rows
         self.composition = tuple(range(rows)) if composition is None else composition
+        self.replaced = replaced or {}
         self._at, self._row = 0, 0
 
     def __call__(self, j: int, shape: tuple[int, ...]) -> Tensor:
@@ -87,20 +100,22 @@ class Replay:
             self._at, self._row = self._at + 1, 0
             fits = self._at < len(self.draws) and self.draws[self._at].shape[1:] == shape[1:]
         if fits:
-            noise = self.draws[self._at]
-            if shape[0] == noise.shape[0] and self.composition == tuple(range(self.rows)):
+            noise, rows, composition = self.draws[self._at], self.rows, self.composition
+            if self._at in self.replaced:
+                noise, rows, composition = self.replaced[self._at], n, tuple(range(n))
+            if shape[0] == noise.shape[0] and composition == tuple(range(rows)):
                 self._at += 1
                 return noise
-            blocks, rest = divmod(noise.shape[0], self.rows)  # 2 where a condition is drawn for both branches
+            blocks, rest = divmod(noise.shape[0], rows)  # 2 where a condition is drawn for both branches
             if rest == 0 and shape[0] == blocks * n > 1:
                 self._at += 1
-                starts = self.rows * torch.arange(blocks)[:, None]
-                return noise[(starts + torch.tensor(self.composition)).flatten()]
+                starts = rows * torch.arange(blocks)[:, None]
+                return noise[(starts + torch.tensor(composition)).flatten()]
             if shape[0] == n > 1:
                 self._at += 1
-                return noise[torch.tensor(self.composition) % noise.shape[0]]
+                return noise[torch.tensor(composition) % noise.shape[0]]
             if shape[0] == 1:
-                row = self.composition[self._row] % noise.shape[0]
+                row = composition[self._row] % noise.shape[0]
                 self._row += 1
                 if self._row == n:
                     self._at, self._row = self._at + 1, 0

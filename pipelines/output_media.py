@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ def _outside(pixels: Tensor) -> Tensor:
 def join_outputs(outputs: list[Any]) -> Any:
     """Several outputs of one pipeline as one output with all their rows, of the same class."""
     first = outputs[0]
+    kind: Any = type(first)
+    if dataclasses.is_dataclass(first):  # a dictionary, too, but of the fields that are not None
+        names = [field.name for field in dataclasses.fields(first)]
+        joined = {name: _joined([getattr(output, name) for output in outputs]) for name in names}
+        return kind(**joined)
     if isinstance(first, dict):
         joined = {name: _joined([output[name] for output in outputs]) for name in first}
         return type(first)(**joined)

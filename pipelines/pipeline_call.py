@@ -22,9 +22,11 @@ from genscale.pipelines.branches import Branches, BranchProbe, identify_branches
 from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.failures import alike
+from genscale.pipelines.followed_loop import FollowedLoop
 from genscale.pipelines.image_inputs import ImageProbe
 from genscale.pipelines.initial_latents import find_prior
 from genscale.pipelines.intercepted_call import LOOP, LoopDriver, UnsupportedLoop, intercept
+from genscale.pipelines.loop_noise import global_states, restore_global
 from genscale.pipelines.mixture_sources import Mixing
 from genscale.pipelines.noise_interception import Draws, Replay, joined
 from genscale.pipelines.pipeline_noise import PipelineNoise, generator_states, restore_generators
@@ -45,6 +47,7 @@ class PipelineCall:
     the call has a generator or latents for each; None elsewhere. texts: the prompt of each row. seeds: the seed of each
     row's keys. solver: the pipeline's scheduler as a function of explicit state.
     row_per_latent: the pipeline must be called with one row for each latent of a batch, instead of one for each prompt.
+    loop: how to follow a loop that edits its latents or draws noise; None where it does neither.
     """
 
     def __init__(
@@ -55,21 +58,32 @@ class PipelineCall:
         self.encoder_cache, self.placeholders, self.ledger = EncoderCache(), PlaceholderOutputs(), Ledger()
         self._branches: Branches | None = None
         self._row_lists: RowLists | None = None
+        device = torch.device(getattr(pipe, "device", "cpu"))
+        before = global_states(device)
         with self.ledger.clock("probe"):
             state = generator_states(arguments.generator)
             self.probe = self._probe(arguments.given)
             self.images = self._probe_images(state) if arguments.of_images else None
+        # Of torch's global generators, as they are where the loop begins.
+        self.global_states = global_states(device)
+        if (
+            arguments.generator is not None
+        ):  # then the same call is to draw the same again, whatever draws globally
+            restore_global(before, device)
         assert self.probe.latents is not None
         self.latents: Tensor = self.probe.latents
         self.rows = self.latents.shape[0]
-        # Set when a batch of other rows than the call's fails; known where the loop blends latents with rows.
-        self.row_per_latent = self.probe.edits_latents and self.rows > 1
+        self.row_per_latent = False  # set when a batch of other rows than the call's fails
         self.texts = arguments.texts(self.rows)
         self.mixing = None if mix is None else Mixing(pipe, mix, models or {}, self.texts)
         self.models = DifferentiableModels(pipe, None if self.mixing is None else self.mixing.modules)
         self.seeds = root_seeds(arguments.generator, self.latents)
         self.solver = SchedulerSolver(self.probe.own_scheduler, self.probe.start)
         self.noise = PipelineNoise(arguments.generator, self._own_latents)
+        self.loop: FollowedLoop | None = None
+        if self.probe.edits_latents or self.probe.loop_draws:
+            with self.ledger.clock("probe"):
+                self.loop, self.row_per_latent = FollowedLoop(self), True
 
     # ---------------------------------------------------------------- calling the pipeline
 
@@ -190,17 +204,19 @@ class PipelineCall:
     def priors(self) -> list[Prior]:
         """How each row's initial latents are made of noise."""
         draws = joined(self.probe.draws, self.rows)
-        if draws:
-            return find_prior(self.latents, draws, self._initial_latents)
+        if draws and not isinstance(self.arguments.given.get("latents"), Tensor):
+            return find_prior(self.latents, draws, self.initial_latents)
         # The user gave the latents: look how the pipeline would have made others.
         given = self.arguments.quiet(latents=None)
         probe = Probe(self.encoder_cache, self.placeholders, given, _own_draws(), whole=False)
         intercept(self.pipe, given, probe)
         assert probe.latents is not None
-        found = find_prior(probe.latents, joined(probe.draws, self.rows), self._initial_latents)
-        return [Prior(p.offset, p.scale, x, p.refusal) for p, x in zip(found, self.latents, strict=True)]
+        found = find_prior(probe.latents, joined(probe.draws, self.rows), self.initial_latents)
+        if self.loop is not None:
+            self.loop.fresh = probe.draws
+        return [replace(p, own=x) for p, x in zip(found, self.latents, strict=True)]
 
-    def _initial_latents(self, draws: list[Tensor]) -> Tensor:
+    def initial_latents(self, draws: list[Tensor]) -> Tensor:
         """Initial latents [rows, *latent] that the pipeline makes when these are its draws."""
         given = self.arguments.quiet(latents=None)
         replay = Replay(draws, self.rows)
@@ -233,6 +249,8 @@ class PipelineCall:
 
     def off_grid(self) -> str | None:
         """Why the model cannot be called between the levels of the grid; None if it can."""
+        if self.loop is not None:
+            return "the pipeline edits latents or draws noise in its loop, between grid levels"
         try:
             self.level_of(0.5)
         except ValueError as error:
@@ -279,14 +297,11 @@ class PipelineCall:
         steps = len(self.probe.evaluations)
         order = getattr(self.solver.scheduler, "order", 1)
         start = self.probe.start
-        # Where the loop edits latents after a step, one more pass without a model call edits the last ones.
-        last_edit = (0,) if self.probe.edits_latents else ()
         nfe = [e // self.rows for e in self.probe.evaluations]
         if self.mixing is not None:
             nfe = self.mixing.evaluations(nfe, self.view(), self.branch_nfe)
         shared = {
-            "evaluations": (*nfe, *last_edit),
-            "model_calls": steps,
+            "evaluations": tuple(nfe),
             "solver": self.solver,
             "view": self.view(),
             "off_grid": self.off_grid(),
@@ -295,13 +310,18 @@ class PipelineCall:
             "mix": None if self.mixing is None else self.mixing.mix,
             "restarts": tuple(i for i in range(steps) if (start + i) % 2 == 0) if order == 2 else (),
         }
+        priors = self.priors()
         if self.images is None:
-            return [
+            made = [
                 shared | {"prior": prior, "own_draw": partial(self.noise.row, row)}
-                for row, prior in enumerate(self.priors())
+                for row, prior in enumerate(priors)
             ]
+            if self.loop is not None:
+                self.loop.priors = priors
+                made = [p | {"origins": o} for p, o in zip(made, self.loop.origins, strict=True)]
+            return made
         made, n = [], self.arguments.results
-        for row, prior in enumerate(self.priors()):
+        for row, prior in enumerate(priors):
             own, *further = self._own_latents[row * n : (row + 1) * n]
             noise = partial(self.noise.of_image, row * n)
             prior = replace(prior, own=own, further=tuple(further))

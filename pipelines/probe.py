@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver, intercept
 from genscale.pipelines.latent_layout import Layout
+from genscale.pipelines.loop_noise import Draw, Place, generators_of, made_up
 from genscale.pipelines.noise_interception import Draws, Replay
 from genscale.pipelines.row_gather import rows_of, sample_of
 from genscale.pipelines.scheduler_proxy import plain_scheduler
@@ -27,8 +28,9 @@ class Probe(LoopDriver):
     Afterwards. latents: the pipeline's initial latents [rows, *latent]. layout: how `step` sees them. draws: what was
     drawn before the loop. evaluations: rows through the denoiser at each step. own_scheduler: the pipeline's scheduler
     with its timesteps set. lists: whether a model is given any, which may have one entry a row. edits_latents: whether
-    the loop changes latents after `step` (inpainting restores what is not painted). callback_edits: whether the user's
-    callback changes what later steps see; learned while serving.
+    the loop changes latents between `step` and the next `step` (inpainting restores what is not painted). loop_draws:
+    shapes of the normal draws inside the loop, by their place. callback_edits: whether the user's callback changes what
+    later steps see; learned while serving.
     """
 
     def __init__(
@@ -48,7 +50,11 @@ class Probe(LoopDriver):
         self.own_scheduler: Any = None
         self.edits_latents = self.callback_edits = False
         self.lists = False
+        self.loop_draws: dict[Place, tuple[int, ...]] = {}
         self._rows = 0
+        self.draw_in_loop = self._record_draw
+        self._returned: Tensor | None = None  # what the last `step` returned
+        self._again = False  # step 0 is entered once more, as a search does for its next candidates
 
     def iterate(self, timesteps: Tensor) -> Iterator[Tensor]:
         known = self.encoder_cache.loop_modules
@@ -75,17 +81,35 @@ class Probe(LoopDriver):
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         assert self.timesteps is not None
+        if self._again:
+            self._compare(call["sample"])
+            raise LeaveLoop
         if self.latents is None:
             self.layout = Layout.of(call["sample"], self._initial_noise(), self.given.get("prompt"))
             self.latents = self.layout.to_rows(call["sample"].detach().clone())
             self.own_scheduler = plain_scheduler(self.scheduler)
-        elif not torch.equal(self.layout.to_rows(call["sample"]), self.latents):
-            self.edits_latents = True
+        else:
+            self._compare(call["sample"])
         self.evaluations.append(self._rows)
         self._rows = 0
-        if not self.whole or self.index + 1 == len(self.timesteps):
+        if not self.whole:
             raise LeaveLoop
-        return self.layout.from_rows(self.latents), self.index + 1
+        self._again = self.index + 1 == len(self.timesteps)
+        # Others at every step, else a loop that keeps a part of the last latents would seem to change nothing.
+        self._returned = self.latents if self._returned is None else -self._returned
+        return self.layout.from_rows(self._returned), 0 if self._again else self.index + 1
+
+    def _compare(self, sample: Tensor) -> None:
+        """See whether the loop changed the latents that the last `step` returned."""
+        assert self._returned is not None
+        self.edits_latents |= not torch.equal(self.layout.to_rows(sample), self._returned)
+
+    def _record_draw(self, draw: Draw, place: Place) -> Tensor | None:
+        users = generators_of(self.given.get("generator"))
+        if draw.generator is not None and all(draw.generator is not g for g in users):
+            return None  # a generator of the pipeline's own, which draws the same in every call
+        self.loop_draws[place] = draw.shape
+        return made_up(draw, place)
 
     def _initial_noise(self) -> list[Tensor]:
         given = self.given.get("latents")

@@ -49,9 +49,10 @@ class Scaled(StandsForPipeline):
 
         Raises UsageError for what cannot be done (nothing is written then), AllCandidatesFailed if all
         candidates of a prompt were dropped (its `result` holds what the others found), VerifierError when
-        a verifier fails (what was found stays in the archive), KeyboardInterrupt before anything was
-        finished; after that an interrupt returns the best so far. What models, callbacks and other code
-        raise comes through unchanged.
+        a verifier fails (what was found stays in the archive), KeyboardInterrupt (Ctrl-C) before anything was
+        finished; after that it returns the best so far. What models, callbacks and other code raise comes
+        through unchanged. A callback that sets `pipe._interrupt` gets the best of what exists: finished
+        candidates, and the latents under way, decoded as they are (`.search.stopped` is "interrupted").
         """
         with self._claimed() as claim:
             call, decoder = self._probed(args, kwargs)

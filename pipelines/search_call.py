@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from genscale.diffusion.mixtures import Mix
 from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
 from genscale.engine.choice_check import check_choice
+from genscale.engine.drafts import is_draft
 from genscale.engine.engine import Engine
 from genscale.engine.events import Event
 from genscale.engine.failures import all_failed
@@ -27,6 +29,7 @@ from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
 from genscale.pipelines.lent_pipeline import lending
 from genscale.pipelines.loading import makes_videos
+from genscale.pipelines.output_media import join_outputs
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import WAIT, Claim
 from genscale.pipelines.prompt_texts import check_texts
@@ -90,12 +93,14 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
             budget=settings.budget,
             archive=archive,
             ledger=call.ledger,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size
+            if call.loop is None
+            else call.loop.batch_size(settings.batch_size),
             decode_batch=settings.decode_batch or (1 if makes_videos(call.pipe) else None),
             on_event=settings.on_event,
             halt=settings.halt,
         )
-        stopped = serve(call, engine, with_rates=settings.needs("mix"))
+        stopped = serve(call, engine, decoder.drafts().media, settings.needs("mix"))
     finally:
         archive.close()
     without = next((search for search in searches if not search.finals), None)
@@ -105,8 +110,8 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
         )
 
     def decode(entries: Sequence[Entry]) -> Media:
-        x = torch.stack([e.x for e in entries if e.x is not None])
-        return decoder.media(x, tuple(e.prompt for e in entries))
+        parts = [part.media(*chosen) for part, chosen in _by_decoder(decoder, entries)]
+        return parts[0] if len(parts) == 1 else Media(torch.cat([part.pixels for part in parts]))
 
     result = SearchResult(
         tuple(searches),
@@ -126,13 +131,23 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
 
 def finish_best(call: PipelineCall, settings: SearchSettings, decoder: Decoder, result: SearchResult) -> Any:
     """The pipeline's own output for the best candidates: as many a prompt as the call asks for."""
-    best = [_best_latents(search, call.arguments.results) for search in result.searches]
-    prompts = tuple(s.index for s, rows in zip(result.searches, best, strict=True) for _ in rows)
+    best = [e for search in result.searches for e in _best_with_latents(search, call.arguments.results)]
     with call.ledger.clock("decode"):
-        latents = torch.stack([x for rows in best for x in rows])
-        output = decoder.output(latents, prompts, settings.decode_batch)
-    call.ledger.decodes += len(prompts)
-    return output
+        outputs = [part.output(*chosen, settings.decode_batch) for part, chosen in _by_decoder(decoder, best)]
+    call.ledger.decodes += len(best)
+    return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
+
+
+def _by_decoder(
+    decoder: Decoder, entries: Sequence[Entry]
+) -> list[tuple[Decoder, tuple[Tensor, tuple[int, ...]]]]:
+    """The entries in order, as latents and prompts: those that follow each other and are all drafts, or all not."""
+    parts = []
+    for drafts, group in groupby(entries, is_draft):
+        some = list(group)
+        latents = torch.stack([e.x for e in some if e.x is not None])
+        parts.append((decoder.drafts() if drafts else decoder, (latents, tuple(e.prompt for e in some))))
+    return parts
 
 
 def archive_heading(call: PipelineCall, settings: SearchSettings) -> dict[str, Any]:
@@ -202,14 +217,15 @@ def _open_searches(
     ]
 
 
-def _best_latents(search: Search, count: int) -> list[Tensor]:
-    """Latents of the `count` best. Where fewer finished, they are repeated, so that every prompt has its places."""
-    best = [e.x for e in search.ranking()[:count] if e.x is not None]
+def _best_with_latents(search: Search, count: int) -> list[Entry]:
+    """The `count` best. Where fewer finished, they are repeated, so that every prompt has its places."""
+    best = [e for e in search.ranking()[:count] if e.x is not None]
     if len(best) < count:
         import warnings
 
         warnings.warn(
-            f"only {len(best)} of the {count} candidates asked for of '{search.prompt}' finished: they are repeated",
+            f"only {len(best)} of the {count} candidates asked for of {quoted(search.prompt)} finished: they are "
+            "repeated",
             stacklevel=4,
         )
     return [best[i % len(best)] for i in range(count)]

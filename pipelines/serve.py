@@ -32,6 +32,7 @@ from genscale.engine.engine import Engine
 from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
 from genscale.pipelines.branches import BranchRows, doubled
+from genscale.pipelines.followed_call import FollowedCall, lines_of
 from genscale.pipelines.intercepted_call import (
     LeaveLoop,
     LoopDriver,
@@ -45,13 +46,14 @@ from genscale.pipelines.row_evidence import FailedCall, comes_from_rows, not_in_
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
 from genscale.pipelines.user_callbacks import search_callbacks
 from genscale.pipelines.watched_models import is_denoiser, zeros_like
-from genscale.protocol.batches import Batch, Output
+from genscale.protocol.batches import Batch, Decode, Output
 
 
-def serve(call: PipelineCall, engine: Engine, with_rates: bool = False) -> str | None:
+def serve(call: PipelineCall, engine: Engine, decode_drafts: Decode, with_rates: bool = False) -> str | None:
     """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did.
 
-    with_rates: predictions of a mix carry the rate of the Feynman-Kac corrector.
+    decode_drafts: of latents that were under way when the user's callback interrupted the pipeline. with_rates:
+    predictions of a mix carry the rate of the Feynman-Kac corrector.
     """
     try:
         mixer = None
@@ -59,15 +61,18 @@ def serve(call: PipelineCall, engine: Engine, with_rates: bool = False) -> str |
             mixer = call.mixing.mixer(call.view(), len(call.probe.evaluations), with_rates)
         exchange = BatchExchange(engine, call.models.prepare, mixer)
         while not exchange.closed and exchange.error is None:
+            if call.loop is not None and not call.loop.fits_one_call(lines_of(call.loop, engine)):
+                exchange.one_by_one()
             _serve_once(call, exchange)
-    except (KeyboardInterrupt, PipelineInterrupted):
+        if exchange.error is not None:
+            raise exchange.error
+    except PipelineInterrupted:
+        engine.finish_drafts(decode_drafts, exchange.left)
+        return "interrupted"
+    except KeyboardInterrupt:
         return _interrupted(engine)
     finally:
         call.models.restore()
-    if isinstance(exchange.error, KeyboardInterrupt):
-        return _interrupted(engine)
-    if exchange.error is not None:
-        raise exchange.error
     return None
 
 
@@ -82,7 +87,11 @@ def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
     """One call of the pipeline: serves batches until there are none, or until another kind of call is needed."""
     composition = exchange.batch.prompts if call.row_per_latent and exchange.batch else None
     given, sources = call.given_for(composition)
-    driver, answered = ServingDriver(call, exchange, sources, composition), exchange.answered
+    followed = None
+    if call.loop is not None and composition is not None:
+        followed = FollowedCall(call.loop, lines_of(call.loop, exchange.engine), sources, composition)
+        given = call.loop.arguments(given, followed.lines)
+    driver, answered = ServingDriver(call, exchange, sources, composition, followed), exchange.answered
     given |= search_callbacks(call.arguments, driver)
     try:
         intercept(call.pipe, given, driver)
@@ -107,7 +116,7 @@ class ServingDriver(LoopDriver):
 
     sources: for each row of this pipeline call, the row of the probed call whose noise and conditioning it repeats.
     composition: prompt index of every row, if the call has one row a latent; then it serves only batches of just these
-    prompts, in this order.
+    prompts, in this order. followed: what the candidates bring into a loop that edits latents or draws noise.
     """
 
     def __init__(
@@ -116,13 +125,18 @@ class ServingDriver(LoopDriver):
         exchange: BatchExchange,
         sources: tuple[int, ...],
         composition: tuple[int, ...] | None = None,
+        followed: FollowedCall | None = None,
     ) -> None:
         super().__init__(call.encoder_cache, call.placeholders)
         self.call, self.probe, self.mixing = call, call.probe, call.mixing
         self.models_switched = nullcontext() if self.mixing is None else RLock()
         self.exchange, self.rows, self.composition = exchange, len(sources), composition
         self.reads_expected = call.probe.reads_expected
-        self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)
+        self.followed = followed
+        if followed is None:
+            self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)
+        else:
+            self.replay, self.draw_in_loop = followed.replay, followed.draw_in_loop
         self.warm_up = True  # this pass evaluates nothing: it brings the loop to the step of the next batch
         self.prompts: tuple[int, ...] = ()  # prompt index of each latent under evaluation
         self.evaluations = 0  # NFE of the batch so far
@@ -131,12 +145,9 @@ class ServingDriver(LoopDriver):
         self.after_real_step = self.replaying = self.jumped = False
         self._batch: Batch | None = None
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
-        self._unedited: Tensor | None = None  # latents that the end-of-step callback hands to the loop
         self._gathered = GatherCache()
         self._branch: str | None = None  # the only branch of guidance that the batch needs
-        self._branch_output: Any = (
-            None  # its output, where the pipeline calls the denoiser once for each branch
-        )
+        self._branch_output: Any = None  # its output, where the pipeline calls the denoiser for each branch
         self._branch_calls = 0  # of the denoiser in this iteration
         self.failed: FailedCall | None = None
         self._called: Counter[str] = Counter()  # calls of each model in this iteration
@@ -157,9 +168,12 @@ class ServingDriver(LoopDriver):
 
     def first_step(self) -> int:
         batch = self._batch = self.next_batch(None)
-        if self.probe.edits_latents and not (self.probe.callback_edits and batch.step):
-            return batch.step - 1  # the loop edits latents before the batch's step
-        return 0
+        if self.followed is None:
+            return 0
+        start = self.followed.begin(batch)
+        if self.followed.native:  # no warm-up: the loop begins with what the pipeline makes of noise
+            self._open(batch)
+        return start
 
     # ---------------------------------------------------------------- models
 
@@ -257,7 +271,9 @@ class ServingDriver(LoopDriver):
         self.jumped = batch.step != self.index + 1
         if self.composition is not None and batch.prompts != self.composition:
             raise NeedsRowPerLatent
-        if self.jumped and self.probe.edits_latents:
+        if self.followed is not None and not self.followed.goes_on(batch, self.jumped, self.exchange.engine):
+            raise LeaveLoop
+        if self.followed is not None and self.jumped:  # edits between the steps before the batch's come first
             self.warm_up, self.prompts = True, batch.prompts
             return layout.from_rows(batch.x.detach()), batch.step - 1
         return self._open(batch), batch.step
@@ -277,24 +293,22 @@ class ServingDriver(LoopDriver):
         batch = self._batch
         assert batch is not None
         self.after_real_step, self.replaying = False, self.probe.callback_edits and batch.step > 0
+        if self.followed is not None and self.followed.path:
+            return self.probe.layout.from_rows(self.followed.path.pop(0)), self.index + 1
         if self.replaying and self.index + 1 < batch.step:
             return sample, self.index + 1
         latents = self._open(batch)
-        self._unedited = latents if self.probe.edits_latents and batch.step == 0 else None
+        if self.followed is not None and batch.step == 0:
+            self.followed.restored = latents
         return latents, batch.step
 
     def end_of_step(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """What the pipeline's `callback_on_step_end` returns.
-
-        Initial latents reach step 0 without the loop's edits, which belong between two steps. Where the user's
-        callback changes later steps, only a new call of the pipeline can go to another step than the next.
-        """
+        """What `callback_on_step_end` returns. One that changes later steps allows no jump but in a new call."""
+        if getattr(self.pipe, "_interrupt", False):
+            self.exchange.left = None if self.jumped else self.probe.layout.to_rows(tensors["latents"])
         if self.jumped and self.probe.callback_edits:
             raise LeaveLoop
-        if self._unedited is not None:
-            tensors = tensors | {"latents": self._unedited}
-            self._unedited = None
-        return tensors
+        return tensors if self.followed is None else self.followed.at_step_end(tensors)
 
     # ---------------------------------------------------------------- batches
 
@@ -305,7 +319,7 @@ class ServingDriver(LoopDriver):
         if not self._continues(batch) or batch.branch is not None or self.mixing is not None:
             reset_model_caches(self.pipe)
         self.warm_up, self._batch, self._branch = False, batch, batch.branch
-        if self._branch is not None and self.probe.edits_latents and not self.call.branches().together:
+        if self._branch is not None and self.followed is not None and not self.call.branches().together:
             raise UsageError(
                 f"{type(self.pipe).__name__} edits latents in its loop and evaluates the branches of guidance one "
                 "after the other: they cannot be evaluated alone."

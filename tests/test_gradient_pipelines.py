@@ -24,7 +24,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.protocol.answers import Graded
-from genscale.protocol.particles import draw
+from genscale.protocol.particles import branch, draw
 from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
 from tests.quick import quick
 from tests.zoo import ZOO, text
@@ -68,6 +68,9 @@ class Differences:
         other = key.fold("direction").normal(tuple(x.shape)).to(x)
         d = graded.gradient / graded.gradient.norm() + other / other.norm()
         step = self.far * x.norm() * d
+        # Both ends are of candidate 0: inpainting blends each candidate's own noise into its latents.
+        first = particles.candidates[0]
+        particles = replace(particles, candidates=(first, branch(key, 2, first, self.step)))
         if self.through == "model":
             ends = replace(particles, x=torch.cat([x + step, x - step]))
             along = ends.x[:1] - ends.x[1:]

@@ -108,6 +108,8 @@ class ModelBatches:
         particles = search.particles
         candidate, device = particles.candidates[row], particles.x.device
         found: Particles | Prediction | None
+        if search.process.origins is not None and search.process.origins.from_the_start:
+            return False
         if until is None:
             found = self.archive.predicted(search.index, candidate, particles.step, search.branch, device)
         else:

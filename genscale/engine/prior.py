@@ -18,6 +18,7 @@ class Prior:
     image-to-video ones hold some frames fixed (scale 0 there).
     own: the pipeline's own latents. refusal: why no other initial latents can be made, None if they can. further: the
     pipeline's own latents of further images of the prompt, where the call has a generator or latents for each image.
+    draw: which of the pipeline's draws before its loop the noise is; None where there is none.
     """
 
     offset: Tensor  # [*latent]
@@ -25,6 +26,7 @@ class Prior:
     own: Tensor  # [*latent], in the pipeline's dtype, on its device
     refusal: str | None = None
     further: tuple[Tensor, ...] = ()  # each [*latent]
+    draw: int | None = None
 
     def given(self, candidate: Candidate) -> Tensor | None:
         """Initial latents that the pipeline's own call gives this candidate; None: they are drawn from its key."""

@@ -15,6 +15,7 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine import kernel_steps
 from genscale.engine.grid import Place, restart_grid, timed_grid
+from genscale.engine.origins import Origins
 from genscale.engine.own_path import OwnPath
 from genscale.engine.prior import Prior
 from genscale.errors import UsageError
@@ -35,8 +36,6 @@ class PromptProcess:
     view: noise levels, and what the model output means; a string instead says why they cannot be read.
     own_draw: (step, draw) -> [*latent], the noise that the pipeline's own run uses inside solver steps. further_draw:
         (image, step, draw) -> that of the prompt's image 1, 2, ... (`prior.further`).
-    model_calls: index of a last step without a model call, which takes over what the pipeline's loop makes of the
-        clean latents; None where there is none.
     restarts: steps at which a solve may begin; empty: all. A step of a second-order scheduler has two model calls,
         and no solve may begin between them.
     places: where the steps lie on the pipeline's grid, if this is another grid (see `regridded`); the pipeline's own
@@ -51,6 +50,7 @@ class PromptProcess:
     judges: verifier calls of scoring (a preview, a finished candidate).
     prompt: its text. verifiers: names of the search verifiers.
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
+    origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
     """
 
     evaluations: tuple[int, ...]
@@ -59,7 +59,6 @@ class PromptProcess:
     view: View | str
     own_draw: Callable[[int, int], Tensor] | None = None
     further_draw: Callable[[int, int, int], Tensor] | None = None
-    model_calls: int | None = None
     restarts: tuple[int, ...] = ()
     places: tuple[Place, ...] | None = None
     first_sigma: float = 1.0
@@ -74,6 +73,7 @@ class PromptProcess:
     prompt: str = ""
     verifiers: tuple[str, ...] = ()
     own_path: OwnPath = field(default_factory=OwnPath, compare=False)
+    origins: Origins | None = field(default=None, compare=False)
 
     @property
     def steps(self) -> int:
@@ -81,7 +81,7 @@ class PromptProcess:
 
     @property
     def model_steps(self) -> int:
-        return self.model_calls or self.steps
+        return self.steps
 
     @property
     def own_steps(self) -> bool:
@@ -123,7 +123,7 @@ class PromptProcess:
 
     def model_calls_of(self, step: int, kernel: Kernel) -> int:
         """Model calls of the transition that begins at a step."""
-        return 1 if step == self.model_calls else kernel.calls(self.schedule.level(step))
+        return kernel.calls(self.schedule.level(step))
 
     def branch_nfe(self, step: int) -> int:
         if self.of_branch is None:
@@ -159,10 +159,6 @@ class PromptProcess:
     def check_off_grid(self, what: str) -> None:
         if self.off_grid:
             raise UsageError(f"{what} is not possible here: {self.off_grid}.")
-        if self.steps > self.model_steps:
-            raise UsageError(
-                f"{what} is not possible where the pipeline edits latents in its loop, between grid levels."
-            )
 
     def regridded(self, times: Sequence[float] | None = None) -> PromptProcess:
         if times is None and not self.restarts:
@@ -174,16 +170,10 @@ class PromptProcess:
         else:
             self.check_off_grid("a time grid of its own")
             places, schedule = timed_grid(levels, times, calls, self.nearest)
-        after = self.evaluations[calls:]  # of the step in which the pipeline's loop edits the clean latents
-        made = len(places)
-        if after:
-            alpha, sigma = (torch.cat([t, t[-1:]]) for t in (schedule.alpha, schedule.sigma))
-            places, schedule = (*places, Place(calls)), NoiseSchedule(alpha, sigma)
         return replace(
             self,
-            evaluations=(*(self.evaluations[p.step] for p in places[:made]), *after),
+            evaluations=tuple(self.evaluations[p.step] for p in places),
             view=replace(view, schedule=schedule),
-            model_calls=made,
             restarts=(),
             places=places,
             own_grid=self.own_grid or (view, calls),
@@ -207,8 +197,12 @@ class PromptProcess:
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
         if noise is not None:
             candidates = self.own_path.leave(candidates, 0, "noise")
+        if self.origins is not None:
+            self.origins.begin(candidates, noise)
         given = [self.prior.given(c) if noise is None else None for c in candidates]
-        if self.prior.refusal and any(x is None for x in given):
+        if self.prior.refusal and any(
+            x is None and c.id != OWN for x, c in zip(given, candidates, strict=True)
+        ):
             raise UsageError(self.prior.refusal)
         rows = [
             self.prior.latents(self.noise(c) if noise is None else noise[i]) if x is None else x
@@ -246,7 +240,7 @@ class PromptProcess:
     def model_input(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
         """Input of the next model call: latents [n, *latent], and their linear time if it is not that of the step."""
         step = particles.step
-        time = None if self.places is None or step == self.model_calls else self.places[step].time
+        time = None if self.places is None else self.places[step].time
         if not particles.inner:
             return particles.x, time
         level, x = kernel_steps.inner_input(self.schedule, particles, kernel)
@@ -264,8 +258,6 @@ class PromptProcess:
         output: of the model, [n, ...]. x: [n, *latent], the latents that the call saw; the pipeline's loop may have
         edited them. preview: also keep the clean estimate, where the noise levels can be read.
         """
-        if particles.step == self.model_calls:
-            return Particles(x, particles.step + 1, particles.candidates, None, particles.x0)
         if kernel is not None:
             level, given = self.schedule.level(particles.step), particles.x
             if particles.inner:

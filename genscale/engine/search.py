@@ -140,6 +140,8 @@ class Search:
         if query is not None:
             check_query(query, self.process)
             query = self._off_own_path(query)
+            if self.process.origins is not None:
+                self.process.origins.meet(query.particles, isinstance(query, Score))
         self.query, self._answers, self.entries = query, None, []
 
     def _off_own_path(self, query: Query) -> Query:
@@ -256,6 +258,15 @@ class Search:
         """Drop these rows, and all after the first of them, from the answer: no time is left for them."""
         assert self._answers is not None
         del self._answers[min(rows, default=len(self._answers)) :]
+
+    @property
+    def arrived(self) -> list[Particles]:
+        """The rows of a Solve that have reached its end, while others are under way."""
+        return [a for a in self._answers or () if isinstance(a, Particles)]
+
+    def continue_with(self, generator: Generator[Query, Any, Population | None], query: Query | None) -> None:
+        """Let another generator, which waits with `query`, go on in place of the sampler."""
+        self.generator, self.query, self._answers, self.entries = generator, query, None, []
 
     def answer(self) -> None:
         """Send the sampler the complete answer of its Solve, Denoise or Gradient."""

@@ -39,7 +39,7 @@ class Process(Protocol):
     def steps(self) -> int: ...
     @property
     def model_steps(self) -> int:
-        """Steps with a model call. At most one more follows, without a call: the pipeline's loop edits the latents."""
+        """Steps with a model call: all of them."""
 
     @property
     def own_steps(self) -> bool:
