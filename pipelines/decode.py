@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,9 @@ class DecodingDriver(LoopDriver):
     def first_step(self) -> int:
         """The last step, where a loop that edits latents leaves clean ones unchanged."""
         return len(self.probe.evaluations) - 1
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        return self.probe.state_at(step)
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         with torch.set_grad_enabled(self.needs_graph):

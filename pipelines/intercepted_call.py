@@ -18,7 +18,7 @@ afterwards, also after an exception.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, make_proxy, start_index
+from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
 from genscale.pipelines.watched_models import PlaceholderOutputs, watched
 
@@ -68,6 +69,7 @@ class LoopDriver:
         self.pipe_state: dict[str, Any] = {}  # the pipeline's attributes before the call
         self.suspended = False  # the pipeline is as it was before the call, for a while
         self.has_model_caches = False
+        self._shown: ShownState | None = None
         self._noise: Intercept | None = None
         self._grad_mode: bool | None = None  # the loop's own
 
@@ -102,6 +104,10 @@ class LoopDriver:
         call: the arguments of `step` by name.
         """
         raise NotImplementedError
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        """Attributes that the scheduler would have before this step, had it taken those before itself."""
+        return {}
 
     # ---- called by the scheduler proxy
 
@@ -152,12 +158,12 @@ class LoopDriver:
         torch.set_grad_enabled(self._grad_mode)
         x, self.next = self.on_step(call)
         torch.set_grad_enabled(self._grad_mode or self.needs_graph)
-        if (
-            "_step_index" in self.scheduler.__dict__
-        ):  # read by add_noise, where loops blend latents after a step
-            following = self.index + 1 if self.next is None else self.next
-            self.scheduler._step_index = self.start + following
+        self._show_state(self.index + 1 if self.next is None else self.next)
         return StepResult(x)
+
+    def _show_state(self, step: int) -> None:
+        assert self._shown is not None
+        self._shown.show(self.scheduler_state(step))
 
     def position(self) -> int | None:
         """The scheduler's own index of the step that the loop is at; None outside the loop."""
@@ -196,6 +202,8 @@ class LoopDriver:
         self.stop_drawing()
         if self.phase == BEFORE:
             self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
+            self._shown = ShownState(self.scheduler)
+            self._shown.show(self.scheduler_state(index))
         self.phase, self.index, self.stepped, self.timesteps = LOOP, index, False, timesteps
 
     def _leave_loop(self) -> None:

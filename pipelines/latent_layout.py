@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.protocol.particles import Memory
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -46,6 +48,13 @@ class Layout:
         if self.inner > 1:
             x = x.flatten(0, 1)
         return x.repeat(self.copies, *(1,) * (x.ndim - 1)) if self.copies > 1 else x
+
+
+    def memory_from_rows(self, memory: Memory, part: slice) -> Memory:
+        """The memory of latents [rows, inner, ...][part] as that of latents [copies x rows x inner, ...]."""
+        if part == slice(None) and self == Layout():
+            return memory
+        return Memory({k: self.from_rows(v[part]) for k, v in memory.rows.items()}, memory.rest)
 
 
 def as_own_latents(x: Tensor, own: Tensor | None) -> Tensor:

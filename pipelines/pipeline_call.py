@@ -65,7 +65,7 @@ class PipelineCall:
         self.models = DifferentiableModels(pipe, None if self.mixing is None else self.mixing.modules)
         self.seeds = root_seeds(arguments.generator, self.latents)
         self.solver = SchedulerSolver(self.probe.own_scheduler, self.probe.start)
-        self.noise = PipelineNoise(arguments.generator, self.latents)
+        self.noise = PipelineNoise(self.probe.step_draws(), self.rows, self.probe.layout)
 
     # ---------------------------------------------------------------- calling the pipeline
 
@@ -179,8 +179,7 @@ class PipelineCall:
         probe = BranchProbe(
             self.encoder_cache,
             self.placeholders,
-            self.probe.replay_for(None),
-            self.probe.layout,
+            self.probe,
             step,
             self.rows,
             filled,

@@ -23,7 +23,7 @@ from genscale.errors import BudgetExhausted, UsageError
 from genscale.media import Media
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.batches import Batch, Decode, Output
-from genscale.protocol.particles import Candidate, Particles
+from genscale.protocol.particles import Candidate, Memory, Particles
 from genscale.protocol.queries import Gradient
 
 
@@ -51,7 +51,9 @@ class Group:
         x = torch.cat([q.particles.x[list(p.rows)] for q, p in zip(queries, parts, strict=True)])
         self.pull = None if self.query.pull is None else _rows([q.pull for q in queries], parts, 0)
         noises = None if self.query.noises is None else _rows([q.noises for q in queries], parts, 1)
-        particles = Particles(x, self.query.particles.step, tuple(self.candidate(i) for i in range(len(x))))
+        memory = Memory.cat([_memory(p) for p in parts])
+        candidates = tuple(self.candidate(i) for i in range(len(x)))
+        particles = Particles(x, self.query.particles.step, candidates, memory)
         self.unroll = Unroll(process, self.query, particles, noises)
 
     def __len__(self) -> int:
@@ -148,7 +150,8 @@ class GradientBatches:
         taken, rest, late = list[QueryRows](), list[QueryRows](), list[Search]()
         for part in self._pending:
             search, n = part.search, 0
-            if places > 0 and kind_of(part.query, search.process) == kind:
+            alike = Memory.alike(part.query.particles.memory, first.query.particles.memory)
+            if places > 0 and alike and kind_of(part.query, search.process) == kind:
                 allowed = self._in_time(part, left)
                 if allowed < len(part.rows):
                     search.forget(part.rows[allowed:])
@@ -288,6 +291,11 @@ class GradientBatches:
 def _query(search: Search) -> Gradient:
     assert isinstance(search.query, Gradient)
     return search.query
+
+
+def _memory(part: QueryRows) -> Memory | None:
+    memory = part.query.particles.memory
+    return None if memory is None else memory.take(torch.tensor(part.rows))
 
 
 def _check_finite(graded: Graded, group: Group) -> None:
