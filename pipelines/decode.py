@@ -33,6 +33,7 @@ class DecodingDriver(LoopDriver):
         super().__init__(call.encoder_cache, call.placeholders)
         self.probe, self.latents, self.tail_key = call.probe, latents, tail_key
         self.reads_expected = call.probe.reads_expected
+        self.order = call.solver.orders.get(len(call.probe.evaluations))
         self.replay = call.probe.replay_for(composition)
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
@@ -54,7 +55,8 @@ class DecodingDriver(LoopDriver):
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         with torch.set_grad_enabled(self.needs_graph):
-            return self.probe.layout.from_rows(as_own_latents(self.latents, self.probe.latents)), None
+            latents = as_own_latents(self.latents, self.probe.latents, self.order)
+            return self.probe.layout.from_rows(latents), None
 
 
 class Decoder:

@@ -30,7 +30,8 @@ class SchedulerSolver:
 
     scheduler: the pipeline's, after it has set its timesteps; never changed. start: index of the loop's first timestep
     among the scheduler's (image-to-image skips some). call: the arguments of the pipeline's latest `step` call by name,
-    such as timestep and eta. stepped: the latents that were computed since the list was cleared.
+    such as timestep and eta. stepped: the latents that were computed since the list was cleared. orders: how the
+    latents that were stepped to each step lie in memory, as `Tensor.dim_order` says.
     """
 
     def __init__(self, scheduler: Any, start: int) -> None:
@@ -38,6 +39,7 @@ class SchedulerSolver:
         self.start = start
         self.call: dict[str, Any] = {}
         self.stepped: list[Tensor] = []
+        self.orders: dict[int, tuple[int, ...]] = {}
         self.names = tuple(inspect.signature(type(scheduler).step).parameters)
 
     def step(
@@ -49,6 +51,7 @@ class SchedulerSolver:
             x, carried = self.call_step(scheduler, call, output, particles.x, {} if memory is None else memory.rows)
         made = memory_of(scheduler, self.scheduler, particles.x)
         self.stepped.append(x)
+        self.orders[particles.step + 1] = x.dim_order()
         return x, replace(made, rows={**made.rows, **carried})
 
     def call_step(
