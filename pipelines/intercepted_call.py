@@ -163,7 +163,7 @@ class LoopDriver:
 
     def _show_state(self, step: int) -> None:
         assert self._shown is not None
-        self._shown.show(self.scheduler_state(step))
+        self._shown.show(step, self.scheduler_state(step))
 
     def position(self) -> int | None:
         """The scheduler's own index of the step that the loop is at; None outside the loop."""
@@ -203,7 +203,7 @@ class LoopDriver:
         if self.phase == BEFORE:
             self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
             self._shown = ShownState(self.scheduler)
-            self._shown.show(self.scheduler_state(index))
+            self._show_state(index)
         self.phase, self.index, self.stepped, self.timesteps = LOOP, index, False, timesteps
 
     def _leave_loop(self) -> None:

@@ -53,7 +53,8 @@ def without_data(memory: Memory) -> Memory:
 class ShownState:
     """The attributes of a proxy that stand for steps taken.
 
-    Attributes that were shown and are not shown any more get the values that they had before the loop.
+    Attributes that were shown and are not shown any more get the values that they had before the loop; before step 0
+    all attributes do, also those that the loop's own calls have changed.
     """
 
     def __init__(self, proxy: Any) -> None:
@@ -61,7 +62,10 @@ class ShownState:
         self.found = dict(self.state)
         self.names = {"_step_index"} & self.state.keys()
 
-    def show(self, shown: Mapping[str, Any]) -> None:
+    def show(self, step: int, shown: Mapping[str, Any]) -> None:
+        if step == 0:
+            self.state.clear()
+            self.state.update(self.found)
         shown = {"_timesteps" if k == "timesteps" else k: v for k, v in shown.items()}
         for name in self.names - shown.keys():
             if name in self.found:

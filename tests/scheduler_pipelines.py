@@ -35,6 +35,11 @@ class PlainLoopPipeline(DiffusionPipeline):
         for t in self.scheduler.timesteps:
             x = self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
             latents = self.scheduler.step(self.unet(x, t).sample, t, latents, **more).prev_sample
+        return self.pictures(latents, output_type, return_dict)
+
+    def pictures(self, latents: Any, output_type: str, return_dict: bool) -> Any:
+        from diffusers import ImagePipelineOutput
+
         images = (latents / 2 + 0.5).clamp(0, 1)
         if output_type == "np":
             images = images.permute(0, 2, 3, 1).numpy()
