@@ -27,7 +27,7 @@ def memory_of(after: Any, before: Any, x: Tensor) -> Memory:
     """
     rows, rest, old = dict[str, Tensor](), dict[str, Any](), before.__dict__
     for name, value in after.__dict__.items():
-        was = old.get(name)
+        was = old.get(name, _ABSENT)
         if value is was or (isinstance(value, int | float | str) and value == was):
             continue
         try:
@@ -48,6 +48,9 @@ def attributes(memory: Memory, device: torch.device, shared: bool = False) -> di
 def without_data(memory: Memory) -> Memory:
     """The same memory, whose rows are zeros that take no space."""
     return Memory({k: v.new_zeros(()).expand(v.shape) for k, v in memory.rows.items()}, memory.rest)
+
+
+_ABSENT = object()
 
 
 class ShownState:
