@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import diffusers
@@ -25,7 +25,8 @@ from torch import Tensor
 import genscale
 from genscale.errors import UsageError
 from tests import scheduler_pipelines as special
-from tests.zoo import ZOO, with_scheduler
+from tests.test_passthrough import pixels, seeded
+from tests.zoo import ZOO
 
 EQUAL, FAILS, REFUSED = "bit for bit", "–", "refused: "
 
@@ -154,16 +155,9 @@ def equal_scores(media: Any, prompts: Any) -> Tensor:
     return media.pixels.flatten(1).mean(1)
 
 
-def _pixels(output: Any) -> Tensor:
-    first = output[0]
-    if isinstance(first, list):
-        return torch.stack([torch.as_tensor(x) for x in first])
-    return torch.as_tensor(first)
-
-
 def _seeded() -> dict[str, Any]:
     torch.manual_seed(11)
-    return {"generator": torch.Generator().manual_seed(3)}
+    return {"generator": seeded()}
 
 
 def cell(cls: type, options: dict[str, Any], loop: Loop) -> str:
@@ -177,14 +171,14 @@ def cell(cls: type, options: dict[str, Any], loop: Loop) -> str:
         warnings.simplefilter("ignore")
         try:
             pipe = given(loop.build(), cls, options)
-            alone = _pixels(pipe(**loop.arguments(), **call, **_seeded()))
-            assert torch.equal(alone, _pixels(pipe(**loop.arguments(), **call, **_seeded())))
+            alone = pixels(pipe(**loop.arguments(), **call, **_seeded()))
+            assert torch.equal(alone, pixels(pipe(**loop.arguments(), **call, **_seeded())))
         except Exception:
             return FAILS
         where = f"{cls.__name__} {options} on {loop.title}"
         drawn = torch.randn(3)  # what comes next from the global generator
         try:
-            made = _pixels(genscale.scale(pipe, candidates=1)(**loop.arguments(), **call, **_seeded()))
+            made = pixels(genscale.scale(pipe, candidates=1)(**loop.arguments(), **call, **_seeded()))
         except UsageError as error:
             return REFUSED + " ".join(str(error).split())
         same = torch.equal(alone.nan_to_num(7.0), made.nan_to_num(7.0))

@@ -98,7 +98,7 @@ def _search(
     folder.begin(run.request)
     display.start(found)
     try:
-        started, call = time.perf_counter(), run.call()
+        started, call = time.perf_counter(), run.seeded_call()
         if makes_videos(run.pipe):
             return scaled.search(**call), None, time.perf_counter() - started
         output = scaled(**call)
@@ -118,7 +118,7 @@ def _search_of_base(result: SearchResult, run: PreparedRun) -> SearchResult | No
         return None
     alone = run.pipeline_alone()
     try:
-        found: SearchResult = alone.scaled().search(**alone.call())
+        found: SearchResult = alone.scaled().search(**alone.seeded_call())
     except KeyboardInterrupt:  # the search itself is finished: its results are still written
         return None
     return found
