@@ -12,8 +12,10 @@ import pkgutil
 import sys
 import types
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -117,26 +119,34 @@ def variants(cls: type) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Loop:
-    """A pipeline to try schedulers with. title: of its column. takes: by name of the class; None: all."""
+    """A pipeline to try schedulers with.
+
+    takes: names of the classes to try; empty: all. options: whether to try all options, or the defaults alone.
+    """
 
     title: str
     build: Callable[[], Any]
     arguments: Callable[[], dict[str, Any]]
-    takes: tuple[str, ...] | None = None
+    takes: tuple[str, ...] = ()
+    options: bool = True
+
+    def tries(self, cls: type) -> list[dict[str, Any]]:
+        if self.takes and cls.__name__ not in self.takes:
+            return []
+        return variants(cls) if self.options else [{}]
 
 
-def _zoo(title: str, name: str, takes: tuple[str, ...] | None = None, **more: Any) -> Loop:
-    return Loop(title, ZOO[name].build, lambda: ZOO[name].arguments(1) | more, takes)
+def _zoo(title: str, name: str, takes: tuple[str, ...] = (), options: bool = True, **more: Any) -> Loop:
+    return Loop(title, ZOO[name].build, lambda: ZOO[name].arguments(1) | more, takes, options)
 
 
 LOOPS = (
     _zoo("Stable Diffusion", "stable_diffusion", num_inference_steps=4),
-    _zoo("Stable Diffusion, image-to-image", "sd_img2img", num_inference_steps=5, strength=0.7),
+    _zoo("Stable Diffusion, image-to-image", "sd_img2img", (), False, num_inference_steps=5, strength=0.7),
     _zoo("Stable Diffusion 3", "sd3", num_inference_steps=4),
-    Loop("plain loop", special.plain_loop, lambda: {"num_inference_steps": 4}),
+    Loop("plain loop", special.plain_loop, lambda: {"num_inference_steps": 4}, (), False),
     _zoo("Latent Consistency", "lcm", ("LCMScheduler",), num_inference_steps=4),
     _zoo("CogVideoX", "cogvideox", ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"), num_inference_steps=4),
-    _zoo("LTX", "ltx", ("LTXEulerAncestralRFScheduler",), num_inference_steps=4),
     *(Loop(s.title, s.build, s.arguments, s.takes) for s in special.SPECIAL),
 )
 
@@ -151,13 +161,18 @@ def given(pipe: Any, cls: type, options: dict[str, Any]) -> Any:
     return pipe
 
 
-def equal_scores(media: Any, prompts: Any) -> Tensor:
+def brightness(media: Any, prompts: Any) -> Tensor:
     return media.pixels.flatten(1).mean(1)
 
 
 def _seeded() -> dict[str, Any]:
     torch.manual_seed(11)
     return {"generator": seeded()}
+
+
+def cells(cls: type, loop: Loop) -> Counter[str]:
+    """What came out of a class on a pipeline, and how often over the options."""
+    return Counter(cell(cls, options, loop) for options in loop.tries(cls))
 
 
 def cell(cls: type, options: dict[str, Any], loop: Loop) -> str:
@@ -184,9 +199,7 @@ def cell(cls: type, options: dict[str, Any], loop: Loop) -> str:
         same = torch.equal(alone.nan_to_num(7.0), made.nan_to_num(7.0))
         assert same, f"{where}: silently another picture, by {float((alone - made).abs().max()):.2g}"
         assert torch.equal(drawn, torch.randn(3)), f"{where}: the global generator is left elsewhere"
-        try:
-            scaled = genscale.scale(pipe, "smc", equal_scores, particles=3)
-            scaled(**loop.arguments(), **call, **_seeded())
-        except UsageError:
-            pass
+        if not options:
+            with suppress(UsageError):
+                genscale.scale(pipe, "smc", brightness, particles=3)(**loop.arguments(), **call, **_seeded())
     return EQUAL
