@@ -54,7 +54,9 @@ def table(rows: dict[str, Row]) -> str:
 
 
 def line(name: str, found: Row, sentences: list[str]) -> str:
-    own = [f"{title}: {_said(outcomes, sentences)}" for title, outcomes in found.items() if title not in COMMON]
+    own = [
+        f"{title}: {_said(outcomes, sentences)}" for title, outcomes in found.items() if title not in COMMON
+    ]
     common = [_said(found[title], sentences) for title in COMMON]
     return f"| `{name}` | " + " | ".join(common) + " | " + "; ".join(own) + " |"
 

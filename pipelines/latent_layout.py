@@ -49,7 +49,6 @@ class Layout:
             x = x.flatten(0, 1)
         return x.repeat(self.copies, *(1,) * (x.ndim - 1)) if self.copies > 1 else x
 
-
     def memory_from_rows(self, memory: Memory, part: slice) -> Memory:
         """The memory of latents [rows, inner, ...][part] as that of latents [copies x rows x inner, ...]."""
         if part == slice(None) and self == Layout():

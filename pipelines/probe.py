@@ -26,8 +26,9 @@ class Probe(LoopDriver):
 
     Afterwards. latents: the pipeline's initial latents [rows, *latent]. layout: how `step` sees them. draws: what was
     drawn before the loop. evaluations: rows through the denoiser at each step. own_scheduler: the pipeline's scheduler
-    with its timesteps set. walk: its steps, with what the pipeline alone would draw in them. edits_latents: whether the loop changes latents after `step` (inpainting restores what is
-    not painted). callback_edits: whether the user's callback changes what later steps see; learned while serving.
+    with its timesteps set. walk: its steps, with what the pipeline alone would draw in them. edits_latents: whether the
+    loop changes latents after `step` (inpainting restores what is not painted). callback_edits: whether the user's
+    callback changes what later steps see; learned while serving.
     """
 
     def __init__(

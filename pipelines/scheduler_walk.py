@@ -70,7 +70,9 @@ class SchedulerWalk:
     def finish(self, copies: int) -> None:
         """End the walk. copies: of each latent in the loop. UsageError: a search cannot step the scheduler."""
         if copies > 1 and any(self.draws):
-            raise self._refusal("draws other noise for each of the copies of a latent that this pipeline steps")
+            raise self._refusal(
+                "draws other noise for each of the copies of a latent that this pipeline steps"
+            )
         if self._same and not torch.stack(self._same).all():
             raise self._refusal(
                 "does not give the same result when it steps again from the same state (it draws noise of its own, or "

@@ -163,7 +163,9 @@ class ServingDriver(LoopDriver):
         batch = self._batch
         if self.warm_up or batch is None or step != batch.step:
             return self.probe.state_at(step)
-        memory = None if batch.memory is None else self.probe.layout.memory_from_rows(batch.memory, self._part)
+        memory = (
+            None if batch.memory is None else self.probe.layout.memory_from_rows(batch.memory, self._part)
+        )
         return self.call.solver.shown(step, memory, batch.x.device)
 
     # ---------------------------------------------------------------- models

@@ -48,7 +48,9 @@ class SchedulerSolver:
         scheduler, memory = self._restore(particles), particles.memory
         call = self.call | ({"generator": None} if "generator" in self.names else {})
         with _KeyedNoise(draw):
-            x, carried = self.call_step(scheduler, call, output, particles.x, {} if memory is None else memory.rows)
+            x, carried = self.call_step(
+                scheduler, call, output, particles.x, {} if memory is None else memory.rows
+            )
         made = memory_of(scheduler, self.scheduler, particles.x)
         self.stepped.append(x)
         self.orders[particles.step + 1] = x.dim_order()
@@ -83,7 +85,9 @@ class SchedulerSolver:
         """A copy of the scheduler in the state of these particles."""
         scheduler = copy.copy(self.scheduler)
         state = scheduler.__dict__
-        state.update({k: v.copy() for k, v in state.items() if type(v) in (list, dict)})  # `step` writes into them
+        state.update(
+            {k: v.copy() for k, v in state.items() if type(v) in (list, dict)}
+        )  # `step` writes into them
         if particles.memory is not None:
             state.update(attributes(particles.memory, particles.x.device))
         elif particles.step > 0 and "_step_index" in state:

@@ -14,7 +14,6 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -76,7 +75,9 @@ class _Interval:
         self.size = size
 
     def __call__(self, t0: Any, t1: Any) -> Tensor:
-        return torch.randn(self.size, generator=self.generator, **self.like) * abs(float(t1) - float(t0)) ** 0.5
+        return (
+            torch.randn(self.size, generator=self.generator, **self.like) * abs(float(t1) - float(t0)) ** 0.5
+        )
 
 
 @contextmanager
@@ -102,7 +103,11 @@ def schedulers() -> dict[str, type]:
         found = {}
         for file in pkgutil.walk_packages(diffusers.schedulers.__path__, "diffusers.schedulers."):
             for name, cls in vars(importlib.import_module(file.name)).items():
-                if inspect.isclass(cls) and issubclass(cls, diffusers.SchedulerMixin) and hasattr(cls, "step"):
+                if (
+                    inspect.isclass(cls)
+                    and issubclass(cls, diffusers.SchedulerMixin)
+                    and hasattr(cls, "step")
+                ):
                     found[name] = cls
     return dict(sorted(found.items()))
 
@@ -146,7 +151,9 @@ LOOPS = (
     _zoo("Stable Diffusion 3", "sd3", num_inference_steps=4),
     Loop("plain loop", special.plain_loop, lambda: {"num_inference_steps": 4}, (), False),
     _zoo("Latent Consistency", "lcm", ("LCMScheduler",), num_inference_steps=4),
-    _zoo("CogVideoX", "cogvideox", ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"), num_inference_steps=4),
+    _zoo(
+        "CogVideoX", "cogvideox", ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"), num_inference_steps=4
+    ),
     *(Loop(s.title, s.build, s.arguments, s.takes) for s in special.SPECIAL),
 )
 

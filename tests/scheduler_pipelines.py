@@ -26,14 +26,21 @@ class PlainLoopPipeline(DiffusionPipeline):
         self, batch_size: int = 1, num_inference_steps: int = 4, generator: Any = None, output_type: str = "np",
         return_dict: bool = True,
     ) -> Any:  # fmt: skip
-        from diffusers import ImagePipelineOutput
 
         self.scheduler.set_timesteps(num_inference_steps)
-        latents = randn_tensor((batch_size, 3, 8, 8), generator=generator) 
+        latents = randn_tensor((batch_size, 3, 8, 8), generator=generator)
         latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        more = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        more = (
+            {"generator": generator}
+            if "generator" in inspect.signature(self.scheduler.step).parameters
+            else {}
+        )
         for t in self.scheduler.timesteps:
-            x = self.scheduler.scale_model_input(latents, t) if hasattr(self.scheduler, "scale_model_input") else latents
+            x = (
+                self.scheduler.scale_model_input(latents, t)
+                if hasattr(self.scheduler, "scale_model_input")
+                else latents
+            )
             latents = self.scheduler.step(self.unet(x, t).sample, t, latents, **more).prev_sample
         return self.pictures(latents, output_type, return_dict)
 

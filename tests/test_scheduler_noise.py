@@ -79,7 +79,9 @@ WAYS: dict[str, tuple[int, Callable[[], dict[str, Any]]]] = {
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=() if c[1] in QUICK else pytest.mark.slow, id=names(c)) for c in NOISY]
 )
-def test_candidate_0_has_the_noise_of_the_pipeline_alone(case: tuple[str, str, dict[str, Any]], way: str) -> None:
+def test_candidate_0_has_the_noise_of_the_pipeline_alone(
+    case: tuple[str, str, dict[str, Any]], way: str
+) -> None:
     prompts, generator = WAYS[way]
     pipe = noisy(case)
     alone = called(pipe, case, prompts, **generator())
@@ -90,7 +92,9 @@ def test_candidate_0_has_the_noise_of_the_pipeline_alone(case: tuple[str, str, d
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=names(c)) for c in NOISY[:1] + FLOW[:1]])
-def test_noise_is_drawn_in_the_dtype_that_the_scheduler_asks_for(case: tuple[str, str, dict[str, Any]]) -> None:
+def test_noise_is_drawn_in_the_dtype_that_the_scheduler_asks_for(
+    case: tuple[str, str, dict[str, Any]],
+) -> None:
     pipe = noisy(case, torch.bfloat16)  # flow schedulers draw float32 here, the others bfloat16
     alone = called(pipe, case, **one())
     assert torch.equal(alone, called(genscale.scale(pipe, candidates=1), case, **one()))
@@ -198,7 +202,9 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "normal numbers of given means": lambda: with_step("Means", lambda s, x: torch.normal(x, 1.0)),
     "numbers of NumPy": lambda: with_step("Numpy", lambda s, x: torch.from_numpy(np.random.randn(*x.shape))),
     "a generator of NumPy": lambda: with_step(
-        "NumpyOwn", lambda s, x: torch.from_numpy(s.own.standard_normal(x.shape)), own=np.random.default_rng(0)
+        "NumpyOwn",
+        lambda s, x: torch.from_numpy(s.own.standard_normal(x.shape)),
+        own=np.random.default_rng(0),
     ),
     "numbers of Python": lambda: with_step("Python", lambda s, x: random.random() * torch.ones_like(x)),
     "noise of another shape": lambda: with_step("Shape", lambda s, x: torch.randn(x.shape[0], 1, 1, 1)),
@@ -233,7 +239,10 @@ def test_what_cannot_be_stepped_is_refused_before_anything_is_spent(kind: str, s
     ("kind", "change"),
     [
         ("history in a list", lambda s, x: s.seen.append(len(s.seen)) or torch.full_like(x, sum(s.seen))),
-        ("history in a dictionary", lambda s, x: torch.full_like(x, s.table.setdefault(str(len(s.table)), 0.5))),
+        (
+            "history in a dictionary",
+            lambda s, x: torch.full_like(x, s.table.setdefault(str(len(s.table)), 0.5)),
+        ),
         ("normal numbers", lambda s, x: torch.randn_like(x)),
         ("no noise", lambda s, x: 0.1 * x),
     ],

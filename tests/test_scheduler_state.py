@@ -43,7 +43,9 @@ def digest(value: Any) -> float:
 def answers(scheduler: Any, t: Tensor) -> list[float]:
     """What the scheduler says about itself: every public attribute and property, and what depends on them."""
     names = sorted({k for k in vars(scheduler) if not k.startswith("_")} - {"timesteps"})
-    names += [k for k, v in inspect.getmembers(type(scheduler)) if isinstance(v, property) and k != "timesteps"]
+    names += [
+        k for k, v in inspect.getmembers(type(scheduler)) if isinstance(v, property) and k != "timesteps"
+    ]
     found = [digest(getattr(scheduler, name)) for name in names]
     for method in METHODS:
         if len(inspect.signature(getattr(scheduler, method, answers)).parameters) == 1:
@@ -155,8 +157,12 @@ def test_a_loop_that_asks_its_scheduler_is_answered_as_alone(name: str) -> None:
     assert torch.equal(alone, pictures)
 
 
-@pytest.mark.parametrize("name", ["KDPM2DiscreteScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
-def test_without_the_shown_state_another_picture_comes_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["KDPM2DiscreteScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"]
+)
+def test_without_the_shown_state_another_picture_comes_out(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scheduler_state.ShownState, "show", lambda *args: None)  # the broken twin
     alone, one, _ = asked(name)
     assert not torch.equal(alone, one)

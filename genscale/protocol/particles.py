@@ -84,7 +84,9 @@ class Memory:
     @staticmethod
     def alike(a: Memory | None, b: Memory | None) -> bool:
         """Whether two memories differ in their rows only."""
-        return a is b or (a is not None and b is not None and a.rest == b.rest and a.rows.keys() == b.rows.keys())
+        return a is b or (
+            a is not None and b is not None and a.rest == b.rest and a.rows.keys() == b.rows.keys()
+        )
 
     @staticmethod
     def cat(parts: Sequence[Memory | None]) -> Memory | None:
