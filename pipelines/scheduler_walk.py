@@ -52,7 +52,7 @@ class SchedulerWalk:
         output = _made_up(call["model_output"], x, 0.01 * (len(self.draws) + 1))
         recorded = RecordedDraws(x.shape, call.get("generator"))
         try:
-            with torch.no_grad(), OtherDraws(), recorded:
+            with torch.no_grad(), OtherDraws(), recorded:  # type: ignore[no-untyped-call]
                 alone, self._carried = self.solver.call_step(self._alone, call, output, x, self._carried)
         except UncontrolledNoise as error:
             raise self._refusal(f"draws noise in its step that no search can control ({error})") from None
@@ -131,7 +131,7 @@ class RecordedDraws(Intercept):
         return torch.zeros(draw.shape, dtype=draw.dtype, device=draw.device)
 
 
-class OtherDraws(TorchDispatchMode):
+class OtherDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, any random operation of torch raises UncontrolledNoise."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

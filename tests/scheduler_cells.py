@@ -86,14 +86,14 @@ def torchsde() -> Iterator[None]:
     if importlib.util.find_spec("torchsde"):
         yield
         return
-    before = set(sys.modules)
     sys.modules["torchsde"] = types.ModuleType("torchsde")
     sys.modules["torchsde"].BrownianInterval = _Interval
     try:
         yield
     finally:
-        for module in {m for m in sys.modules if "schedulers.scheduling" in m} - before | {"torchsde"}:
-            del sys.modules[module]
+        stand_in = sys.modules.pop("torchsde")
+        for name in [n for n, m in sys.modules.items() if getattr(m, "torchsde", None) is stand_in]:
+            del sys.modules[name]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Schedulers that draw noise: candidate 0 has the pipeline's own, or the scheduler is refused before anything is spent."""
+"""Schedulers that draw noise: candidate 0 has the pipeline's own, or they are refused before anything is spent."""
 
 from __future__ import annotations
 
