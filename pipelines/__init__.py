@@ -47,6 +47,8 @@ For the steps:
 
 - `scheduler_levels.py`: noise levels and prediction type of every diffusers scheduler.
 - `solver.py`: the pipeline's scheduler as a function of explicit state.
+- `scheduler_state.py`: what a step leaves on a scheduler, as data, and shown to the loop.
+- `scheduler_walk.py`: steps the scheduler through a run while the probe walks, to find its noise, or why it is refused.
 
 For guidance, mixes and gradients:
 

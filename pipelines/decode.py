@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ class DecodingDriver(LoopDriver):
         super().__init__(call.encoder_cache, call.placeholders)
         self.probe, self.latents, self.tail_key = call.probe, latents, tail_key
         self.reads_expected = call.probe.reads_expected
+        self.order = call.solver.orders.get(len(call.probe.evaluations))
         self.followed, self.on_the_way = followed, False  # on the way to the last step, through earlier ones
         if followed is None:
             self.replay = call.probe.replay_for(composition)
@@ -69,13 +70,17 @@ class DecodingDriver(LoopDriver):
         steps = len(self.probe.evaluations)
         return steps - 1 if self.followed is None else self.followed.begin_decoding(self.latents, steps)
 
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        return self.probe.state_at(step)
+
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         if self.followed is not None and self.followed.path:
             self.on_the_way = True
             return self.probe.layout.from_rows(self.followed.path.pop(0)), self.index + 1
         self.on_the_way = False
         with torch.set_grad_enabled(self.needs_graph):
-            return self.probe.layout.from_rows(as_own_latents(self.latents, self.probe.latents)), None
+            latents = as_own_latents(self.latents, self.probe.latents, self.order)
+            return self.probe.layout.from_rows(latents), None
 
 
 class Decoder:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -34,6 +34,7 @@ from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.own_thread import Hold, held
 from genscale.pipelines.pipeline_lock import claimed
 from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, make_proxy, start_index
+from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
 from genscale.pipelines.watched_models import PlaceholderOutputs, watched
 
@@ -80,6 +81,7 @@ class LoopDriver:
         self.models_switched: AbstractContextManager[Any] = nullcontext()
         # Gives the results of normal draws inside the loop; slows down every tensor operation there.
         self.draw_in_loop: Callable[[Draw, Place], Tensor | None] | None = None
+        self._shown: ShownState | None = None
         self._noise: Intercept | LoopIntercept | None = None
         self._grad_mode: bool | None = None  # the loop's own
 
@@ -114,6 +116,10 @@ class LoopDriver:
         call: the arguments of `step` by name.
         """
         raise NotImplementedError
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        """Attributes that the scheduler would have before this step, had it taken those before itself."""
+        return {}
 
     # ---- called by the scheduler proxy
 
@@ -178,12 +184,12 @@ class LoopDriver:
         x, self.next = self.on_step(call)
         self._follow_draws(after_step=True)
         torch.set_grad_enabled(self._grad_mode or self.needs_graph)
-        if (
-            "_step_index" in self.scheduler.__dict__
-        ):  # read by add_noise, where loops blend latents after a step
-            following = self.index + 1 if self.next is None else self.next
-            self.scheduler._step_index = self.start + following
+        self._show_state(self.index + 1 if self.next is None else self.next)
         return StepResult(x)
+
+    def _show_state(self, step: int) -> None:
+        assert self._shown is not None
+        self._shown.show(step, self.scheduler_state(step))
 
     def position(self) -> int | None:
         """The scheduler's own index of the step that the loop is at; None outside the loop."""
@@ -234,6 +240,8 @@ class LoopDriver:
         self.stop_drawing()
         if self.phase == BEFORE:
             self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
+            self._shown = ShownState(self.scheduler)
+            self._show_state(index)
         self.phase, self.index, self.stepped, self.timesteps = LOOP, index, False, timesteps
         self._follow_draws(after_step=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +34,28 @@ class Pausable(TorchFunctionMode):
             self.__enter__()  # type: ignore[no-untyped-call]
 
 
+@dataclass(frozen=True, eq=False)
+class NormalDraw:
+    """What one call of `torch.randn` or `randn_like` was asked for.
+
+    generator: None is torch's global one. stride: the memory layout of `randn_like`, which decides the order in which
+    it draws; None for `randn`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    generator: torch.Generator | None = None
+    stride: tuple[int, ...] | None = None
+
+    def __call__(self) -> Tensor:
+        """The numbers that such a call draws now."""
+        if self.stride is None:
+            return torch.randn(self.shape, generator=self.generator, dtype=self.dtype, device=self.device)
+        like = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+        return torch.randn_like(like)
+
+
 class Intercept(Pausable):
     """While active, `torch.randn` and `randn_like` return `source(j, shape)`, j counting the draws.
 
@@ -54,21 +77,25 @@ class Intercept(Pausable):
         kwargs = kwargs or {}
         if func is not torch.randn and func not in _LIKE:
             return func(*args, **kwargs)
-        if func is torch.randn:
-            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
-            like = torch.empty(0, dtype=kwargs.get("dtype"), device=kwargs.get("device"))
-            shape = tuple(int(s) for s in size)
-        else:
-            like, shape = args[0], tuple(args[0].shape)
-            like = torch.empty(
-                0, dtype=kwargs.get("dtype") or like.dtype, device=kwargs.get("device") or like.device
-            )
-        given = self.source(self.count, shape)
+        draw = _request(func, args, kwargs)
+        given = self.answer(draw)
         self.count += 1
-        result: Tensor = func(*args, **kwargs) if given is None else given.to(like.device, like.dtype)
+        result: Tensor = func(*args, **kwargs) if given is None else given.to(draw.device, draw.dtype)
         if self.on_draw is not None:
             self.on_draw(result)
         return result
+
+    def answer(self, draw: NormalDraw) -> Tensor | None:
+        return self.source(self.count, draw.shape)
+
+
+def _request(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NormalDraw:
+    if func is torch.randn:
+        size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+        like = torch.empty(0, dtype=kwargs.get("dtype"), device=kwargs.get("device"))
+        return NormalDraw(tuple(int(s) for s in size), like.dtype, like.device, kwargs.get("generator"))
+    like = torch.empty_like(args[0], dtype=kwargs.get("dtype"), device=kwargs.get("device"))
+    return NormalDraw(tuple(like.shape), like.dtype, like.device, kwargs.get("generator"), like.stride())
 
 
 class Replay:

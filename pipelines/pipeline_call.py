@@ -79,7 +79,8 @@ class PipelineCall:
         self.models = DifferentiableModels(pipe, None if self.mixing is None else self.mixing.modules)
         self.seeds = root_seeds(arguments.generator, self.latents)
         self.solver = SchedulerSolver(self.probe.own_scheduler, self.probe.start)
-        self.noise = PipelineNoise(arguments.generator, self._own_latents)
+        own = self.images or self.probe
+        self.noise = PipelineNoise(own.step_draws(), len(self._own_latents), own.layout)
         self.loop: FollowedLoop | None = None
         if self.probe.edits_latents or self.probe.loop_draws:
             with self.ledger.clock("probe"):
@@ -272,8 +273,7 @@ class PipelineCall:
         probe = BranchProbe(
             self.encoder_cache,
             self.placeholders,
-            self.probe.replay_for(None),
-            self.probe.layout,
+            self.probe,
             step,
             self.rows,
             filled,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver, intercept
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.loop_noise import Draw, Place, generators_of, made_up
-from genscale.pipelines.noise_interception import Draws, Replay
+from genscale.pipelines.noise_interception import Draws, NormalDraw, Replay
 from genscale.pipelines.row_gather import rows_of, sample_of
 from genscale.pipelines.scheduler_proxy import plain_scheduler
+from genscale.pipelines.scheduler_walk import SchedulerWalk
 from genscale.pipelines.step_numbering import calling_modules
 from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser
 
@@ -27,10 +28,10 @@ class Probe(LoopDriver):
 
     Afterwards. latents: the pipeline's initial latents [rows, *latent]. layout: how `step` sees them. draws: what was
     drawn before the loop. evaluations: rows through the denoiser at each step. own_scheduler: the pipeline's scheduler
-    with its timesteps set. lists: whether a model is given any, which may have one entry a row. edits_latents: whether
-    the loop changes latents between `step` and the next `step` (inpainting restores what is not painted). loop_draws:
-    shapes of the normal draws inside the loop, by their place. callback_edits: whether the user's callback changes what
-    later steps see; learned while serving.
+    with its timesteps set. walk: its steps, with what the pipeline alone would draw in them. lists: whether a model is
+    given any, which may have one entry a row. edits_latents: whether the loop changes latents between `step` and the
+    next `step` (inpainting restores what is not painted). loop_draws: shapes of the normal draws inside the loop, by
+    their place. callback_edits: whether the user's callback changes what later steps see; learned while serving.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Probe(LoopDriver):
         self.latents: Tensor | None = None
         self.evaluations: list[int] = []
         self.own_scheduler: Any = None
+        self.walk: SchedulerWalk | None = None
         self.edits_latents = self.callback_edits = False
         self.lists = False
         self.loop_draws: dict[Place, tuple[int, ...]] = {}
@@ -88,10 +90,13 @@ class Probe(LoopDriver):
             self.layout = Layout.of(call["sample"], self._initial_noise(), self.given.get("prompt"))
             self.latents = self.layout.to_rows(call["sample"].detach().clone())
             self.own_scheduler = plain_scheduler(self.scheduler)
+            self.walk = SchedulerWalk(self.own_scheduler, self.start) if self.whole else None
         else:
             self._compare(call["sample"])
         self.evaluations.append(self._rows)
         self._rows = 0
+        if self.walk is not None:
+            self.walk.step(call)
         if not self.whole:
             raise LeaveLoop
         self._again = self.index + 1 == len(self.timesteps)
@@ -110,6 +115,23 @@ class Probe(LoopDriver):
             return None  # a generator of the pipeline's own, which draws the same in every call
         self.loop_draws[place] = draw.shape
         return made_up(draw, place)
+
+    def step_draws(self) -> list[list[NormalDraw]]:
+        """The calls for noise in each step of the pipeline alone. UsageError: a search cannot step its scheduler."""
+        assert self.walk is not None
+        self.walk.finish(self.layout.copies)
+        return self.walk.draws
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        if self.walk is None or self.latents is None:
+            return {}
+        return self.state_at(0) if self._again else self.walk.state(self.latents.device)
+
+    def state_at(self, step: int) -> Mapping[str, Any]:
+        """What a later call of the pipeline shows of its scheduler before a step whose latents do not matter."""
+        assert self.walk is not None
+        assert self.latents is not None
+        return self.walk.state_at(step, self.latents.device)
 
     def _initial_noise(self) -> list[Tensor]:
         given = self.given.get("latents")

@@ -19,7 +19,7 @@ batch's latents instead of its own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from threading import RLock
@@ -145,6 +145,7 @@ class ServingDriver(LoopDriver):
         self.after_real_step = self.replaying = self.jumped = False
         self._batch: Batch | None = None
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
+        self._part = slice(None)  # the rows of the batch that are under evaluation
         self._gathered = GatherCache()
         self._branch: str | None = None  # the only branch of guidance that the batch needs
         self._branch_output: Any = None  # its output, where the pipeline calls the denoiser for each branch
@@ -174,6 +175,15 @@ class ServingDriver(LoopDriver):
         if self.followed.native:  # no warm-up: the loop begins with what the pipeline makes of noise
             self._open(batch)
         return start
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        batch = self._batch
+        if self.warm_up or batch is None or step != batch.step:
+            return self.probe.state_at(step)
+        memory = (
+            None if batch.memory is None else self.probe.layout.memory_from_rows(batch.memory, self._part)
+        )
+        return self.call.solver.shown(step, memory, batch.x.device)
 
     # ---------------------------------------------------------------- models
 
@@ -352,6 +362,7 @@ class ServingDriver(LoopDriver):
         for part in (slice(0, n - 1), slice(n - 1, n)) if ambiguous else (slice(0, n),):
             if ambiguous:
                 reset_model_caches(self.pipe)
+            self._part = part
             value, x = yield as_own_latents(batch.x[part], self.probe.latents), batch.prompts[part]
             values.append(value)
             samples.append(x)

@@ -56,7 +56,7 @@ def _search(run: PreparedRun, display: Display) -> SearchResult:
         plan = run.plan()
     display.start(replace(plan, candidates=None))  # Scored events are not passed on
     try:
-        result: SearchResult = run.scaled(on_event=on_event)(**run.call()).search
+        result: SearchResult = run.scaled(on_event=on_event)(**run.seeded_call()).search
     finally:
         display.stop()
     if result.stopped is not None:

@@ -217,7 +217,7 @@ def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, i
     if candidate.id != OWN or not joint:
         request, index = replace(request, prompts=(request.prompts[index],)), 0
     run = replace(PreparedRun.without_search(request), sampler=OneCandidate(candidate)).with_frame_rate()
-    output = run.scaled()(**run.call())
+    output = run.scaled()(**run.seeded_call())
     if output.search.stopped is not None:
         raise KeyboardInterrupt
     items = output.frames if hasattr(output, "frames") else output.images

@@ -26,7 +26,7 @@ from genscale.errors import BudgetExhausted, UsageError
 from genscale.media import Media
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.batches import Batch, Decode, Output
-from genscale.protocol.particles import Candidate, Particles
+from genscale.protocol.particles import Candidate, Memory, Particles
 from genscale.protocol.queries import Gradient
 
 
@@ -54,7 +54,9 @@ class Group:
         x = torch.cat([q.particles.x[list(p.rows)] for q, p in zip(queries, parts, strict=True)])
         self.pull = None if self.query.pull is None else _rows([q.pull for q in queries], parts, 0)
         noises = None if self.query.noises is None else _rows([q.noises for q in queries], parts, 1)
-        particles = Particles(x, self.query.particles.step, tuple(self.candidate(i) for i in range(len(x))))
+        memory = Memory.cat([_memory(p) for p in parts])
+        candidates = tuple(self.candidate(i) for i in range(len(x)))
+        particles = Particles(x, self.query.particles.step, candidates, memory)
         self.unroll = Unroll(process, self.query, particles, noises)
 
     def __len__(self) -> int:
@@ -151,7 +153,8 @@ class GradientBatches:
         taken, rest, late = list[QueryRows](), list[QueryRows](), list[Search]()
         for part in self._pending:
             search, n = part.search, 0
-            if places > 0 and kind_of(part.query, search.process) == kind:
+            alike = Memory.alike(part.query.particles.memory, first.query.particles.memory)
+            if places > 0 and alike and kind_of(part.query, search.process) == kind:
                 allowed = self._in_time(part, left)
                 if allowed < len(part.rows):
                     search.forget(part.rows[allowed:])
@@ -331,6 +334,11 @@ def _zeroed(values: Tensor, rows: Tensor | None, dim: int) -> Tensor:
         return values
     shape = [-1 if d == dim else 1 for d in range(values.ndim)]
     return values.masked_fill(rows.to(values.device).view(shape), 0)
+
+
+def _memory(part: QueryRows) -> Memory | None:
+    memory = part.query.particles.memory
+    return None if memory is None else memory.take(torch.tensor(part.rows))
 
 
 def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int) -> Tensor:

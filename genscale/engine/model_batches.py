@@ -14,7 +14,7 @@ from genscale.engine.search import Search
 from genscale.errors import BudgetExhausted
 from genscale.protocol.answers import Prediction
 from genscale.protocol.batches import Batch, Output
-from genscale.protocol.particles import Particles
+from genscale.protocol.particles import Memory, Particles
 
 
 @dataclass
@@ -55,6 +55,15 @@ class ModelRows:
     def committed(self) -> int:
         """Evaluations that these rows will take in any case."""
         return self.price * len(self.rows) if self.begun or self.until is None else 0
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the solver remembers of these rows."""
+        return None if self.particles.inner else self.particles.memory
+
+    def goes_with(self, other: ModelRows) -> bool:
+        """Whether one model call can evaluate both: a pipeline's loop may ask its scheduler, which has one state."""
+        return self.call == other.call and Memory.alike(self.memory, other.memory)
 
     def split(self, n: int) -> tuple[ModelRows, ModelRows]:
         """The first n rows, and the others."""
@@ -138,10 +147,10 @@ class ModelBatches:
         With a budget of seconds no more rows begin than `left` evaluations allow.
         """
         places = self.capacity.rows_in_a_call
-        call = max(part.call for part in self.waiting)
+        first = max(self.waiting, key=lambda part: part.call)
         self.evaluated, rest = [], []
         for part in self.waiting:
-            n = len(part.rows) if part.call == call else 0
+            n = len(part.rows) if part.goes_with(first) else 0
             if not part.begun and part.until is not None and part.price * n > max(left, 0):
                 n = max(int(left // part.price), 1 if part.required else 0)
             n = min(n, places)
@@ -171,6 +180,7 @@ class ModelBatches:
             tuple(part.search.index for part in parts for _ in part.rows),
             time,
             first.branch,
+            memory=Memory.cat([part.memory for part in parts]),
         )
 
     def absorb(self, output: Output) -> None:

@@ -271,7 +271,8 @@ class PromptProcess:
         seen = replace(particles, x=x)
 
         def draw(j: int) -> Tensor:
-            return torch.stack([self._step_noise(c, particles.step, j) for c in particles.candidates])
+            noises = [self._step_noise(c, particles.step, j) for c in particles.candidates]
+            return torch.stack([noise.to(x.device) for noise in noises])
 
         new, memory = self.solver.step(seen, output, draw)
         x0 = None

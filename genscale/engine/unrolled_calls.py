@@ -37,6 +37,7 @@ class Unroll:
         self.leaf = particles.x.detach().float().clone().requires_grad_(self.through_model)
         self.noises = None if noises is None else noises.detach().to(self.leaf).clone().requires_grad_()
         self.particles = Particles(self.leaf, particles.step, particles.candidates)
+        self.memory = particles.memory  # of the solver, until the first transition
         self.forwards = self.at = 0
         self.prediction: Prediction | None = None
         self.x0: Tensor | None = None
@@ -51,7 +52,9 @@ class Unroll:
         with torch.set_grad_enabled(self.through_model):
             x, time = self.process.model_input(self.particles, None)
         place = self.process.place(self.particles.step)
-        return Batch(x, place, prompts, time, grad=self.through_model, checkpoint=self.checkpointed)
+        return Batch(
+            x, place, prompts, time, grad=self.through_model, checkpoint=self.checkpointed, memory=self.memory
+        )
 
     def absorb(self, output: Output) -> bool:
         """Step to the next call; True after the last."""
@@ -71,6 +74,7 @@ class Unroll:
                 return True
             noise = None if self.noises is None else self.noises[self.at]
             self.at += 1
+            self.memory = None
             self.particles = self.process.leap(
                 self.particles, prediction, kernel_of(self.query), self.steps[self.at], noise
             )

@@ -69,7 +69,7 @@ class SearchAndBase:
             return None
         alone = self.run.pipeline_alone()
         try:
-            found: SearchResult = alone.scaled().search(**alone.call())
+            found: SearchResult = alone.scaled().search(**alone.seeded_call())
         except KeyboardInterrupt:  # the search itself is finished: its results are still written
             return None
         except AllCandidatesFailed as error:  # the pipeline alone gives no image of some prompts

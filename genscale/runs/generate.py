@@ -107,7 +107,7 @@ def _search(
     folder.begin(run.request)
     display.start(both.plan)
     try:
-        started, call = time.perf_counter(), run.call()
+        started, call = time.perf_counter(), run.seeded_call()
         if makes_videos(run.pipe):
             return scaled.search(**call), None, time.perf_counter() - started
         output = scaled(**call)

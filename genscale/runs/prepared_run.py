@@ -94,6 +94,13 @@ class PreparedRun:
         """The keyword arguments of the pipeline's call, with a generator that is fresh each time."""
         return call_arguments(self.pipe, self.request, self.images)
 
+    def seeded_call(self) -> dict[str, Any]:
+        """The same, and torch's global generator seeded: pipelines draw from it where they hand on no generator."""
+        import torch
+
+        torch.manual_seed(self.request.seed or 0)
+        return self.call()
+
     def plan(self) -> Any:
         """What the search would spend. UsageError: the pipeline refuses its arguments."""
         try:
