@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.storage.identity import identity
 
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # also prompt_2, prompt_3, ...
@@ -20,6 +21,7 @@ CALLBACKS = ("callback_on_step_end", "callback", "callback_steps")
 class Arguments:
     """The arguments of one call of a pipeline, bound to the names of its `__call__`.
 
+    generator_identity: tells the state of the generator before the call.
     given: arguments by name, with num_images_per_prompt (or its like) replaced by 1. results: that number. names: of
     all arguments that the pipeline takes.
     """
@@ -50,6 +52,7 @@ class Arguments:
         self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
         self.generator = given.get("generator")
         self.generator_is_new = is_new(self.generator)
+        self.generator_identity = identity(self.generator)  # before the call draws from it
 
     def texts(self, rows: int) -> list[str]:
         """One prompt text for each of the rows that the call makes; empty where only embeddings are given."""

@@ -2,66 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genscale.diffusion.mixtures import Mix
 from genscale.engine.archive import Archive, Entry
-from genscale.engine.budget import Budget
 from genscale.engine.choice_check import check_choice
 from genscale.engine.engine import Engine
-from genscale.engine.events import Event
 from genscale.engine.search import Search
-from genscale.engine.stopping import Stop
-from genscale.engine.verifier_roles import Roles
 from genscale.errors import UsageError
 from genscale.media import Media
+from genscale.pipelines.call_identity import archive_heading
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
 from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.pipelines.search_settings import SearchSettings
 from genscale.pipelines.serve import serve
-from genscale.plugins import registry
-from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.results.result import SearchResult
-
-
-def ignore(event: Event) -> None:
-    pass
-
-
-def never() -> bool:
-    return False
-
-
-@dataclass(frozen=True, eq=False)
-class SearchSettings:
-    """What `genscale.scale` was given, checked and completed; its docstring tells what each field is."""
-
-    pipe: Any
-    sampler: Sampler
-    roles: Roles
-    budget: Budget
-    batch_size: int = 16
-    decode_batch: int | None = None
-    out: Path | None = None
-    keep: int = 1
-    on_event: Callable[[Event], None] = ignore
-    stop: Stop | None = None
-    mix: Mix | None = None
-    models: Mapping[str, Any] = field(default_factory=dict)
-    halt: Callable[[], bool] = never
-    mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
-
-    def needs(self, what: str) -> bool:
-        """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""
-        return what in SamplerHooks.of(self.sampler).needs
 
 
 def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -> SearchResult:
@@ -71,7 +33,7 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
     _check(call, settings, processes)
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
-    heading = archive_heading(call, settings)
+    heading = None if settings.out is None else archive_heading(call, settings)
     archive = Archive(settings.out, heading)
     try:
         engine = Engine(
@@ -105,7 +67,11 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
         call.seeds[0],
         decode,
         stopped,
-        partial(describe_search, settings, call.arguments, call.texts, call.seeds[0], heading),
+        cache(
+            lambda: describe_search(
+                settings, call, heading or archive_heading(call, settings, complete=False)
+            )
+        ),
     )
 
 
@@ -118,32 +84,6 @@ def finish_best(call: PipelineCall, settings: SearchSettings, decoder: Decoder, 
         output = decoder.output(latents, prompts, settings.decode_batch)
     call.ledger.decodes += len(prompts)
     return output
-
-
-def archive_heading(call: PipelineCall, settings: SearchSettings) -> dict[str, Any]:
-    """What makes two runs the same, so that one can resume from the other's archive."""
-    verifiers = {
-        role: [[member.name, member.weight] for member in getattr(settings.roles, role).members]
-        for role in ("search", "select", "held_out")
-    }
-    return {
-        "prompts": call.texts,
-        "seeds": call.seeds,
-        "pipeline": type(call.pipe).__name__,
-        "model": Path(str(getattr(call.pipe.config, "_name_or_path", ""))).name,
-        "steps": len(call.probe.evaluations),
-        "latent": list(call.latents.shape[1:]),
-        "sampler": type(settings.sampler).__name__,
-        "options": registry.described(settings.sampler),
-        "verifiers": verifiers,
-        "ensemble": settings.roles.judge.ensemble,
-        "mix": None if settings.mix is None else repr(settings.mix),
-        "limits": {
-            "budget": str(settings.budget),
-            "stop": None if settings.stop is None else str(settings.stop),
-            "batch_size": settings.batch_size,
-        },
-    }
 
 
 def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:

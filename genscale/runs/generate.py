@@ -41,30 +41,43 @@ def plan(run: PreparedRun, display: Display) -> dict[str, Any]:
     }
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """searched: whether the search had ended. kept: the folder that `genscale resume` goes on with, or None."""
+
+    def __init__(self, searched: bool, kept: Path | None) -> None:
+        super().__init__()
+        self.searched, self.kept = searched, kept
+
+
 def generate(
     run: PreparedRun,
     out: Path | None,
     display: Display,
     halt: Callable[[], bool] | None = None,
+    temporary: bool = False,
 ) -> dict[str, Any]:
     """Search, and write the results in a folder (a fresh one by default); what run.json holds, with the folder.
 
-    halt: as of `genscale.scale`.
+    halt: as of `genscale.scale`. temporary: nobody can go on in this folder later. RunInterrupted: by Ctrl-C.
     """
-    folder = RunFolder(out or RunFolder.fresh())
-    folder.claim()
+    folder, searched = RunFolder.claimed(out), False
     try:
         run = replace(run, request=folder.settle(run.request))
         with display.busy(f"loading {run.request.model}"):
             run = run.with_frame_rate()
         result, images, seconds = _search(folder, run, display, halt)
+        searched = True
         plain = _search_of_base(result, run)
         record = write_run_files(folder, _description(run), result, seconds, images, plain)
     except BaseException as error:
-        kept = folder.abandon()
-        if kept and isinstance(error, UsageError | KeyboardInterrupt):
+        kept = folder.abandon() and not temporary
+        if isinstance(error, KeyboardInterrupt):
+            raise RunInterrupted(searched, folder.path if kept else None) from error
+        if kept and isinstance(error, UsageError):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
+    finally:
+        folder.release()
     return {"folder": str(folder.path), **record}
 
 

@@ -1,0 +1,29 @@
+"""The heading of an archive says which run it is of: whether two runs are the same, so that one can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from genscale.storage.identity import DIGEST
+
+
+def first_difference(earlier: Mapping[str, Any], heading: Mapping[str, Any]) -> str | None:
+    """In words, what differs between the headings of two runs, so that neither can go on with the other's work.
+
+    Limits may differ: with another budget or batch size the candidates stay the same.
+    """
+    for name, value in heading.items():
+        before = earlier.get(name)
+        if name in ("limits", "identity") or before == value:
+            continue
+        return f"its {name} is {before!r}, not {value!r}"
+    mine, theirs = heading.get("identity", {}), earlier.get("identity")
+    if mine and theirs is None:
+        return "an early version of genscale began it, and did not write down what its call was given"
+    for name in [*mine, *(n for n in theirs or {} if n not in mine)]:
+        before, value = (theirs or {}).get(name, "not given"), mine.get(name, "not given")
+        if before != value:
+            hidden = before.startswith(DIGEST) or value.startswith(DIGEST)
+            return f"its {name} differs" if hidden else f"its {name} is {before}, not {value}"
+    return None
