@@ -13,7 +13,7 @@ from genscale.cli.request_options import print_json
 if TYPE_CHECKING:
     from genscale.runs.request import Request
 
-REFUSED, INTERRUPTED = 2, 130
+REFUSED, BROKEN, INTERRUPTED = 2, 70, 130
 
 
 def fail(message: str, code: int, as_json: bool) -> int:

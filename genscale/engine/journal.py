@@ -22,6 +22,7 @@ from genscale.storage.typed_json import Count, is_file_name
 _SUM = re.compile(rb', "sum": "([0-9a-f]{8})"\}$')
 _FOLDER = "latents/"
 
+Whole = Annotated[int, lambda number: abs(number) < 2**63]
 Word = Annotated[int, lambda word: 0 <= word < 2**32]
 TensorFile = Annotated[str, lambda name: name.startswith(_FOLDER) and is_file_name(name[len(_FOLDER) :])]
 
@@ -46,9 +47,9 @@ class _Roles(Heading, total=False):
 class _Recipe(TypedDict):
     kind: str
     prompt: Count
-    candidate: Count
+    candidate: Whole
     origin: str
-    parent: Count | None
+    parent: Whole | None
     key: list[Word]
     start: Count
     details: dict[str, Any]

@@ -56,6 +56,10 @@ class OutputFolder:
             self.remove_new()
             raise UsageError(f"cannot write to '{self.path}' ({error.strerror}).") from None
 
+    @property
+    def is_claimed(self) -> bool:
+        return self._lock.taken
+
     def release(self) -> None:
         """Let others write. Nothing happens to a folder that is not claimed."""
         self._lock.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypedDict
 
-from genscale.engine.journal import Word
+from genscale.engine.journal import Whole, Word
 from genscale.errors import UsageError
 from genscale.report import video_files
 from genscale.runs.run_record import Missing
@@ -21,9 +21,9 @@ class _Asked(TypedDict):
 class Shown(TypedDict):
     """The recipe of the candidate that a file shows."""
 
-    candidate: Count
+    candidate: Whole
     origin: str
-    parent: Count | None
+    parent: Whole | None
     key: list[Word]
     start: Count
     details: dict[str, Any]

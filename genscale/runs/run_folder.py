@@ -80,6 +80,8 @@ class RunFolder(OutputFolder):
         """Remove what was written, unless something was computed: that is kept (True), for `genscale resume`."""
         if self.has_work:
             return True
+        if not self.is_claimed:  # what is there is another run's
+            return False
         for name in _OURS:
             path = self.path / name
             if name in self._found or not path.exists():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+from genscale.engine.journal import Whole
 from genscale.errors import UsageError
 from genscale.storage import typed_json
 from genscale.storage.former_names import with_present_names
@@ -24,9 +25,9 @@ class _Total(TypedDict):
 class Winner(_Total, total=False):
     """A best or a base: its candidate and scores."""
 
-    candidate: Count
+    candidate: Whole
     origin: str
-    parent: Count | None
+    parent: Whole | None
     search: Scores
     select: Scores
     held_out: Scores
@@ -45,7 +46,7 @@ class PromptRecord(TypedDict, total=False):
     nfe: Count
     kl_of_best: float | None
     files: dict[str, list[FileName]]
-    pictures: dict[FileName, Count]
+    pictures: dict[FileName, Whole]
 
 
 class _Indexed(PromptRecord):

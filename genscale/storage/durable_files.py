@@ -68,6 +68,12 @@ def has_ended(process: int) -> bool:
     return not psutil.pid_exists(process)
 
 
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
 class AppendedFile:
     """A file that only grows, by whole pieces: one that cannot be written whole is taken back."""
 
@@ -79,9 +85,7 @@ class AppendedFile:
         """OSError: it cannot be written; the file ends as before."""
         end = os.fstat(self._file).st_size
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
+            _write_all(self._file, data)
             fsync(self._file)
         except OSError:
             os.ftruncate(self._file, end)

@@ -32,7 +32,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._name = ""
-        self._taken = 0  # by this object
+        self._taken = 0  # times, by this object
 
     def acquire(self) -> None:
         """UsageError: another process or thread writes into the folder. OSError: it cannot be written to."""
@@ -58,6 +58,10 @@ class FolderLock:
             if held.count == 0:
                 del _held[self._name]
                 _remove(os.path.join(self._name, FILE), held.descriptor)
+
+    @property
+    def taken(self) -> bool:
+        return self._taken > 0
 
     def _locked_file(self) -> int:
         path = os.path.join(self._name, FILE)
