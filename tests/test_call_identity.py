@@ -42,7 +42,9 @@ def pipe() -> Any:
     return zoo.ZOO["stable_diffusion"].build()
 
 
-def heading(pipe: Any, verifier: Any = light, models: Any = None, seed: int = 3, **call: Any) -> dict[str, Any]:
+def heading(
+    pipe: Any, verifier: Any = light, models: Any = None, seed: int = 3, **call: Any
+) -> dict[str, Any]:
     """That of the archive of a call. Every pipe has its own settings; the call draws from a new generator."""
     scaled = genscale.scale(pipe, "best_of_n", verifier, candidates=2, models=models)
     generator = call.pop("generator", None) or torch.Generator().manual_seed(seed)
@@ -246,7 +248,9 @@ VALUES: dict[str, Callable[[], Any]] = {
     "set": lambda: {"x", "y", "z"},
     "generator": lambda: torch.Generator().manual_seed(5),
     "numpy generator": lambda: np.random.default_rng(3),
-    "module": lambda: torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.SiLU()).requires_grad_(False),
+    "module": lambda: torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.SiLU()).requires_grad_(
+        False
+    ),
     "function": lambda: light,
     "object": lambda: Judge(0.5),
 }
@@ -260,7 +264,9 @@ def test_equal_content_is_equal_in_another_process() -> None:
     )
     root = Path(__file__).parents[1]
     runs = [
-        subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
         for _ in range(2)
     ]
     assert runs[0] == runs[1]

@@ -74,7 +74,9 @@ def test_damaged_bytes(run: Path, genscale: Any, file: str, kind: str) -> None:
     path = run / file if file != "latents" else rng.choice(sorted((run / file).iterdir()))
     path.write_bytes(BYTES[kind](path.read_bytes(), rng))
     before = content(run)
-    commands = [("rescore", run, "--verifier", "shapes")] if file == "latents" else [("show", run), ("tree", run)]
+    commands = (
+        [("rescore", run, "--verifier", "shapes")] if file == "latents" else [("show", run), ("tree", run)]
+    )
     if (file, kind) in HARMLESS or (file, kind) == ("run.json", "one byte flipped"):
         commands = []
     if file != "run.json" and commands:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.engine.headings import first_difference
+from genscale.engine.headings import refuse_another
 from genscale.engine.journal import Journal, read_records
 from genscale.engine.tensor_files import load_tensors, save_tensors
 from genscale.errors import UsageError
@@ -120,8 +120,8 @@ class Archive:
         try:
             with _writing(folder):
                 records = read_records(path)
-                if records:
-                    self._read(records, heading)  # before anything is changed: it may be another run's
+                if records:  # before anything is changed: it may be another run's
+                    self._read(records, heading)
                 remove_partial_files(latents)
                 self._journal = Journal(path)
             if not records:
@@ -131,12 +131,7 @@ class Archive:
             raise
 
     def _read(self, lines: list[dict[str, Any]], heading: dict[str, Any]) -> None:
-        differing = first_difference(lines[0], heading)
-        if differing is not None:
-            raise UsageError(
-                f"'{self.folder}' holds another run ({differing}): choose an empty folder, or repeat that run's "
-                "options."
-            )
+        refuse_another(self.folder, lines[0], heading)
         spent: dict[int, int] = {}
         for record in lines[1:]:
             where = (record["prompt"], record["candidate"], record["step"])

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from genscale.errors import UsageError
 from genscale.storage.identity import DIGEST
+
+
+def refuse_another(folder: Path | None, earlier: Mapping[str, Any], heading: Mapping[str, Any]) -> None:
+    """UsageError if the folder whose heading is `earlier` holds another run."""
+    differing = first_difference(earlier, heading)
+    if differing is not None:
+        raise UsageError(
+            f"'{folder}' holds another run ({differing}): choose an empty folder, or repeat that run's options."
+        )
 
 
 def first_difference(earlier: Mapping[str, Any], heading: Mapping[str, Any]) -> str | None:

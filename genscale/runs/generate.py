@@ -73,7 +73,7 @@ def generate(
         kept = folder.abandon() and not temporary
         if isinstance(error, KeyboardInterrupt):
             raise RunInterrupted(searched, folder.path if kept else None) from error
-        if kept and isinstance(error, UsageError):
+        if kept and folder.is_new_run and isinstance(error, UsageError):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     finally:

@@ -71,6 +71,11 @@ class RunFolder(OutputFolder):
         self.write_json(requests.FILE, request.anchored().as_dict())
 
     @property
+    def is_new_run(self) -> bool:
+        """Whether it held no run when it was claimed."""
+        return requests.FILE not in self._found
+
+    @property
     def has_work(self) -> bool:
         """Whether anything was computed that a resumed run would use."""
         latents = self.path / "latents"

@@ -44,7 +44,6 @@ class PromptRecord(TypedDict, total=False):
     base: Winner | None
     finished: Count
     nfe: Count
-    kl_of_best: float | None
     files: dict[str, list[FileName]]
     pictures: dict[FileName, Whole]
 
