@@ -230,7 +230,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_spent(pipe: Any, 
             **CALL, generator=seeded()
         )
 
-    with pytest.raises(UsageError, match="verifier 'careful' .* an attribute `identity`"):
+    with pytest.raises(UsageError, match=r"verifier 'careful' .* an attribute `identity`"):
         call()
     assert not (tmp_path / "run").exists()
     careful.identity = "brightness, 1"  # type: ignore[attr-defined]

@@ -146,10 +146,10 @@ def test_values_of_wrong_types_are_refused_or_do_not_matter(run: Path, seed: int
     before = content(run)
     try:
         found = load_result(run)
-        assert found.table() and found.curve() and repr(found)
-        assert families(run)
+        told = [found.table(), found.curve(), repr(found), families(run)]
     except UsageError as error:
-        assert str(run) in str(error) or "option" in str(error) or "is unknown" in str(error)
+        told = [str(error)]
+    assert all(told)
     assert content(run) == before
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from genscale.engine.headings import refuse_another
-from genscale.engine.journal import Journal, read_records
+from genscale.engine.journal import Journal, read_records, writing
 from genscale.engine.tensor_files import load_tensors, save_tensors
 from genscale.errors import UsageError
 from genscale.protocol.answers import Graded, Prediction, Scores
@@ -108,7 +107,7 @@ class Archive:
 
     def _open(self, folder: Path, heading: dict[str, Any]) -> None:
         path, latents = folder / FILE, folder / "latents"
-        with _writing(folder):
+        with writing(folder):
             latents.mkdir(parents=True, exist_ok=True)
             if path.is_symlink() or latents.is_symlink():
                 raise UsageError(
@@ -118,7 +117,7 @@ class Archive:
             lock.acquire()
         self._lock = lock
         try:
-            with _writing(folder):
+            with writing(folder):
                 records = read_records(path)
                 if records:  # before anything is changed: it may be another run's
                     self._read(records, heading)
@@ -298,7 +297,7 @@ class Archive:
         """Write the tensors to a file; its record, which is written next."""
         assert self.folder is not None
         file = f"latents/{name}.safetensors"
-        with _writing(self.folder):
+        with writing(self.folder):
             digest = save_tensors(self.folder / file, tensors)
         record = {
             "kind": kind,
@@ -322,7 +321,7 @@ class Archive:
 
     def _write(self, records: Iterable[Mapping[str, Any]]) -> None:
         if self._journal is not None and self.folder is not None:
-            with _writing(self.folder):
+            with writing(self.folder):
                 if any("file" in record for record in records):
                     sync_folder(self.folder / "latents")  # their names are on the disk before their lines
                 self._journal.write(records)
@@ -334,18 +333,6 @@ class Archive:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Failures of the disk as UsageError."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to '{folder}' ({error.strerror or error}): make room there and repeat the call, which goes "
-            "on with what is there, or choose another output folder."
-        ) from None
 
 
 def read_archive(folder: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 from zlib import crc32
@@ -105,6 +106,18 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Failures of the disk as UsageError."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to '{folder}' ({error.strerror or error}): make room there and repeat the call, which goes "
+            "on with what is there, or choose another output folder."
+        ) from None
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:
