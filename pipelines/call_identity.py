@@ -56,6 +56,13 @@ def archive_heading(call: PipelineCall, settings: SearchSettings, complete: bool
     }
 
 
+def changed_by_the_run(heading: Mapping[str, Any], settings: SearchSettings) -> dict[str, str]:
+    """Of the identity in a heading, what is another one after the run: a verifier may count its calls."""
+    now = _Parts(complete=False)
+    now.add_search(settings)
+    return {name: value for name, value in now.found.items() if value != heading["identity"][name]}
+
+
 def model_name(pipe: Any) -> str:
     """Where a pipeline was loaded from: the name of a bundled toy model, a path or a Hugging Face id; "" if unknown."""
     source = str(getattr(pipe.config, "_name_or_path", None) or "")
@@ -89,12 +96,15 @@ class _Parts:
             self.add(f"model '{name}' of the mix", modules if modules else model)
         if settings.mix is not None:
             self.add("mix", settings.mix)
+        self.add_search(settings)
+        return self.found
+
+    def add_search(self, settings: SearchSettings) -> None:
         if not is_installed(type(settings.sampler).__module__):  # the heading has the options of the others
             self.add("sampler", settings.sampler)
         for role in ("search", "select", "held_out"):
             for member in getattr(settings.roles, role).members:
                 self.add(f"verifier '{member.name}'", member.verifier)
-        return self.found
 
     def _add_arguments(self, call: PipelineCall) -> None:
         parameters = inspect.signature(type(call.pipe).__call__).parameters

@@ -16,7 +16,7 @@ from genscale.engine.engine import Engine
 from genscale.engine.search import Search
 from genscale.errors import UsageError
 from genscale.media import Media
-from genscale.pipelines.call_identity import archive_heading
+from genscale.pipelines.call_identity import archive_heading, changed_by_the_run
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
 from genscale.pipelines.loading import makes_videos
@@ -50,6 +50,8 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
         )
         stopped = serve(call, engine, with_rates=settings.needs("mix"))
     finally:
+        if heading is not None:
+            archive.add_state(changed_by_the_run(heading, settings))
         archive.close()
     for search in searches:
         if not search.finals:

@@ -18,7 +18,7 @@ from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.storage import durable_files
 from tests.analytic import SAMPLERS, run
-from tests.quick import third
+from tests.quick import quick
 
 MOMENTS = 10
 
@@ -46,7 +46,7 @@ class Disk:
         return limited
 
 
-@pytest.mark.parametrize("name", third(SAMPLERS))
+@pytest.mark.parametrize("name", quick(SAMPLERS, ["best_of_n", "smc"]))
 def test_a_search_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     disk = Disk(monkeypatch, half=True)
     settings: dict[str, Any] = {"budget": Budget(nfe=60), "batch_size": 4, "churn": 0.3}
@@ -75,13 +75,16 @@ def pixels(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def test_a_command_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genscale: Any) -> None:
+@pytest.mark.parametrize("moments", quick([2, MOMENTS], [2]))
+def test_a_command_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genscale: Any, moments: int
+) -> None:
     disk = Disk(monkeypatch)
     words = ("generate", "a red star", "--candidates", 2, "--steps", 1, "--seed", 3, "--out")
     assert genscale(*words, tmp_path / "whole")[0] == 0
-    total, rng = disk.count, random.Random(1)
+    total, rng = disk.count, random.Random(moments)
     wanted = pixels(tmp_path / "whole")
-    for k in range(MOMENTS):
+    for k in range(moments):
         disk.count, disk.full = 0, rng.randrange(1, total)
         code, out, err = genscale(*words, tmp_path / str(k))
         assert (code, out) == (2, ""), err

@@ -20,7 +20,6 @@ from genscale.report.output_folder import OutputFolder
 from genscale.runs.run_folder import RunFolder
 from genscale.storage.folder_lock import FILE, FolderLock
 from tests.analytic import SAMPLERS, run
-from tests.quick import quick
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,10 +138,10 @@ GENERATE = (
 )
 
 
-@pytest.mark.parametrize("rounds", quick([1, 10], [1]))
-def test_two_commands_started_together_in_one_folder(tmp_path: Path, rounds: int) -> None:
+@pytest.mark.slow
+def test_two_commands_started_together_in_one_folder(tmp_path: Path) -> None:
     """The same moment, other seeds. One runs, whole and alone; the other is refused in a sentence."""
-    for n in range(rounds):
+    for n in range(6):
         out = tmp_path / f"run {n}"
         started = [
             subprocess.Popen(

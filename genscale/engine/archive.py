@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.engine.headings import refuse_another
+from genscale.engine.headings import STATE, refuse_another
 from genscale.engine.journal import Journal, read_records, writing
 from genscale.engine.tensor_files import load_tensors, save_tensors
 from genscale.errors import UsageError
@@ -130,9 +130,11 @@ class Archive:
             raise
 
     def _read(self, lines: list[dict[str, Any]], heading: dict[str, Any]) -> None:
-        refuse_another(self.folder, lines[0], heading)
+        refuse_another(self.folder, lines, heading)
         spent: dict[int, int] = {}
         for record in lines[1:]:
+            if record["kind"] == STATE:
+                continue
             where = (record["prompt"], record["candidate"], record["step"])
             self.earlier_seconds = max(self.earlier_seconds, record["seconds"])
             if record["kind"] == "solve":
@@ -319,6 +321,11 @@ class Archive:
         if fresh:
             self._write([entry.as_dict()])
 
+    def add_state(self, identity: Mapping[str, str]) -> None:
+        """Write parts of the heading's identity that the run itself has changed; none where there are none."""
+        if identity:
+            self._write([{"kind": STATE, "identity": dict(identity)}])
+
     def _write(self, records: Iterable[Mapping[str, Any]]) -> None:
         if self._journal is not None and self.folder is not None:
             with writing(self.folder):
@@ -338,6 +345,6 @@ class Archive:
 def read_archive(folder: Path) -> list[dict[str, Any]]:
     """The records of a finished or killed run, the heading first. UsageError: they cannot be read."""
     try:
-        return read_records(folder / FILE)
+        return [record for record in read_records(folder / FILE) if record["kind"] != STATE]
     except OSError as error:
         raise UsageError(f"'{folder / FILE}' cannot be read: {error.strerror or error}.") from None

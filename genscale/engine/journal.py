@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 from zlib import crc32
 
+from genscale.engine.headings import STATE
 from genscale.errors import UsageError
 from genscale.storage import typed_json
 from genscale.storage.durable_files import AppendedFile
@@ -80,6 +81,10 @@ class _Gradient(_TensorRecord):
     nfe: Count
 
 
+class _State(TypedDict):
+    identity: dict[str, str]
+
+
 class _Score(_Record):
     final: bool
     scores: dict[str, float]
@@ -91,6 +96,7 @@ class _Score(_Record):
 
 _KINDS: dict[Any, Any] = {
     "solve": _Solve, "latents": _TensorRecord, "predict": _TensorRecord, "gradient": _Gradient, "score": _Score,
+    STATE: _State,
 }  # fmt: skip
 
 
