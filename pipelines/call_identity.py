@@ -100,11 +100,13 @@ class _Parts:
         return self.found
 
     def add_search(self, settings: SearchSettings) -> None:
-        if not is_installed(type(settings.sampler).__module__):  # the heading has the options of the others
+        if (
+            registry.registered_name("sampler", type(settings.sampler)) is None
+        ):  # the heading has the options of the others
             self.add("sampler", settings.sampler)
         for role in ("search", "select", "held_out"):
             for member in getattr(settings.roles, role).members:
-                self.add(f"verifier '{member.name}'", member.verifier)
+                self.add(f"verifier '{member.name}'", _by_options(member.verifier))
 
     def _add_arguments(self, call: PipelineCall) -> None:
         parameters = inspect.signature(type(call.pipe).__call__).parameters
@@ -140,6 +142,13 @@ class _Parts:
                 self.add(name, [type(part), part.get_vocab(), part.model_max_length])
             else:
                 self.add(name, [type(part), _plain(getattr(part, "config", None))])
+
+
+def _by_options(verifier: Any) -> Any:
+    """A registered verifier as its name and options: what else it holds it has loaded or counted."""
+    plain = getattr(verifier, "identity", verifier)  # of one that is named on the command line
+    name = registry.registered_name("verifier", type(plain))
+    return verifier if name is None else [name, {n: getattr(plain, n) for n in registry.options(type(plain))}]
 
 
 def _plain(config: Any) -> dict[str, Any]:

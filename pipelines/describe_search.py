@@ -108,7 +108,7 @@ class Description:
     # ---------------------------------------------------------------- the search
 
     def add_sampler(self, sampler: Any) -> None:
-        name = registered_name("sampler", sampler)
+        name = registry.registered_name("sampler", type(sampler))
         self.fields["sampler"] = name or type(sampler).__name__
         if name is None:
             self.missing_search.append(f"the sampler {type(sampler).__name__}, which is not registered")
@@ -126,7 +126,10 @@ class Description:
             self.missing_search.append("a verifier: it had none")
 
     def _spec(self, member: WeightedVerifier) -> str:
-        name, changed = registered_name("verifier", member.verifier), changed_options(member.verifier)
+        name, changed = (
+            registry.registered_name("verifier", type(member.verifier)),
+            changed_options(member.verifier),
+        )
         simple = all(
             isinstance(v, str | int | float) and not re.search(r"[(),]", str(v)) for v in changed.values()
         )
@@ -187,12 +190,6 @@ def describe_search(scaled: SearchSettings, call: PipelineCall, heading: Mapping
         missing_call=tuple(found.missing_call),
         missing_search=tuple(found.missing_search),
     )
-
-
-def registered_name(kind: str, plugin: Any) -> str | None:
-    """The name under which the class of a sampler or verifier is registered."""
-    value = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
-    return next((name for name, point in registry.found(kind).items() if point.value == value), None)
 
 
 def changed_options(plugin: Any) -> dict[str, Any]:
