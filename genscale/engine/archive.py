@@ -107,20 +107,19 @@ class Archive:
 
     def _open(self, folder: Path, heading: dict[str, Any]) -> None:
         path, latents = folder / FILE, folder / "latents"
+        lock = FolderLock(folder)
         with writing(folder):
-            latents.mkdir(parents=True, exist_ok=True)
-            if path.is_symlink() or latents.is_symlink():
-                raise UsageError(
-                    f"the archive in '{folder}' is a link to another place: choose another folder."
-                )
-            lock = FolderLock(folder)
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         self._lock = lock
         try:
             with writing(folder):
+                if path.is_symlink() or latents.is_symlink():
+                    raise UsageError(f"the archive in '{folder}' is a link: choose another folder.")
                 records = read_records(path)
                 if records:  # before anything is changed: it may be another run's
                     self._read(records, heading)
+                latents.mkdir(exist_ok=True)
                 remove_partial_files(latents)
                 self._journal = Journal(path)
             if not records:

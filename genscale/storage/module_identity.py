@@ -16,8 +16,12 @@ import torch
 from torch import Tensor, nn
 
 _ROW, _COLUMN = -7046029254386353131, -4417276706812531889  # odd: multiplying by them loses no bits
-_IGNORED = ("training", "gradient_checkpointing", "use_slicing", "forward", "config")
-"""Attributes that do not change what a model computes, and the configuration, which is taken apart."""
+_IGNORED = (
+    *("training", "gradient_checkpointing", "use_slicing", "forward"),
+    *("hf_device_map", "model_parallel", "is_parallelizable", "name_or_path", "warnings_issued"),
+    "config",  # is taken apart
+)
+"""Attributes that do not change what a model computes: how and where it runs, and where it was loaded from."""
 
 
 def described_module(module: nn.Module) -> dict[str, Any]:
