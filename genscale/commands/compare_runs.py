@@ -60,12 +60,17 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
         if not any((folder.path / entry.folder).is_dir() for entry in entries):
             (folder.path / ASKED).unlink(missing_ok=True)
             folder.abandon()
-        elif holds(folder.path) and isinstance(error, UsageError | KeyboardInterrupt):
+        elif holds(folder.path) and isinstance(error, _worth_telling(folder)):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     finally:
         folder.release()
     return found
+
+
+def _worth_telling(folder: RunFolder) -> Any:
+    """The errors after which it is said how to go on; who goes on already knows that."""
+    return KeyboardInterrupt if folder.held(ASKED) else (UsageError, KeyboardInterrupt)
 
 
 def holds(folder: Path) -> bool:

@@ -300,14 +300,8 @@ class Archive:
         file = f"latents/{name}.safetensors"
         with writing(self.folder):
             digest = save_tensors(self.folder / file, tensors)
-        record = {
-            "kind": kind,
-            "prompt": prompt,
-            **recipe(candidate),
-            "step": step,
-            "file": file,
-            "digest": digest,
-        }
+        record = {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step}
+        record |= {"file": file, "digest": digest}
         return record | dict(more or {}) | {"seconds": round(self.seconds, 4)}
 
     def scored(self, prompt: int, candidate: Candidate, step: int) -> Entry | None:

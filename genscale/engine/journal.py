@@ -46,15 +46,20 @@ class _Roles(Heading, total=False):
     identity: dict[str, str]
 
 
-class _Recipe(TypedDict):
-    kind: str
-    prompt: Count
+class CandidateRecord(TypedDict):
+    """How a candidate came about."""
+
     candidate: Whole
     origin: str
     parent: Whole | None
     key: list[Word]
     start: Count
     details: dict[str, Any]
+
+
+class _Recipe(CandidateRecord):
+    kind: str
+    prompt: Count
     step: Count
     seconds: Annotated[float, typed_json.not_negative]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypedDict
 
-from genscale.engine.journal import Whole, Word
+from genscale.engine.journal import CandidateRecord
 from genscale.errors import UsageError
 from genscale.report import video_files
 from genscale.runs.run_record import Missing
@@ -16,17 +16,6 @@ from genscale.storage.typed_json import Count, FileName
 
 class _Asked(TypedDict):
     request: dict[str, Any]
-
-
-class Shown(TypedDict):
-    """The recipe of the candidate that a file shows."""
-
-    candidate: Whole
-    origin: str
-    parent: Whole | None
-    key: list[Word]
-    start: Count
-    details: dict[str, Any]
 
 
 class Video(TypedDict):
@@ -43,7 +32,7 @@ class Metadata(_Asked, total=False):
     index: Count
     is_base: bool
     file: FileName
-    shows: Shown
+    shows: CandidateRecord
     versions: dict[str, str]
     clip: Video
     missing: Missing

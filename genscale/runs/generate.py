@@ -14,6 +14,7 @@ from genscale.plugins import registry
 from genscale.results.result import SearchResult
 from genscale.results.run_description import RunDescription
 from genscale.results.run_files import write_run_files
+from genscale.runs import request as requests
 from genscale.runs.live_preview import Preview
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
@@ -73,7 +74,7 @@ def generate(
         kept = folder.abandon() and not temporary
         if isinstance(error, KeyboardInterrupt):
             raise RunInterrupted(searched, folder.path if kept else None) from error
-        if kept and folder.is_new_run and isinstance(error, UsageError):
+        if kept and not folder.held(requests.FILE) and isinstance(error, UsageError):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
     finally:

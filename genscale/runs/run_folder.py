@@ -53,7 +53,7 @@ class RunFolder(OutputFolder):
 
     def settle(self, request: Request) -> Request:
         """The request with its seed: the folder's where it holds this very run, else as given or drawn."""
-        if requests.FILE in self._found:
+        if self.held(requests.FILE):
             refuse_incomplete(self.path)
             earlier = requests.load_folder(self.path)
             if request.seed is None:
@@ -70,10 +70,9 @@ class RunFolder(OutputFolder):
         """Leave the request in the folder, for `resume`."""
         self.write_json(requests.FILE, request.anchored().as_dict())
 
-    @property
-    def is_new_run(self) -> bool:
-        """Whether it held no run when it was claimed."""
-        return requests.FILE not in self._found
+    def held(self, name: str) -> bool:
+        """Whether a file of this name was there when it was claimed."""
+        return name in self._found
 
     @property
     def has_work(self) -> bool:
