@@ -133,13 +133,13 @@ OTHER: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], str]] = {
     "numbers": (of(guidance_rescale=0.1), of(guidance_rescale=0.2), "argument guidance_rescale is 0.1, not 0.2"),
     "a tensor": (
         of(latents=torch.zeros(1, 4, 8, 8), guidance_scale=2.0), of(latents=torch.ones(1, 4, 8, 8), guidance_scale=2.0),
-        "argument latents differs",
+        "not the same argument latents",
     ),
-    "a used generator": (of(), of(generator=drawn(3)), "state of the generator differs"),
+    "a used generator": (of(), of(generator=drawn(3)), "not the same state of the generator"),
     "a callback": (
         of(callback_on_step_end=lambda pipe, i, t, kw: kw),
         of(callback_on_step_end=lambda pipe, i, t, kw: {"latents": kw["latents"] * 2}),
-        "argument callback_on_step_end differs",
+        "not the same argument callback_on_step_end",
     ),
     "the class of the scheduler": (
         after(scheduler(EulerDiscreteScheduler)), after(scheduler(DPMSolverMultistepScheduler)), "scheduler",
@@ -160,10 +160,10 @@ OTHER: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], str]] = {
     "a function of the same name": (of(verifier=light_again), of(verifier=dark_again), "verifier 'judge'"),
     "lambdas": (
         of(verifier=lambda media, prompts: [1.0] * len(prompts)),
-        of(verifier=lambda media, prompts: [2.0] * len(prompts)), "verifier '<lambda>' differs",
+        of(verifier=lambda media, prompts: [2.0] * len(prompts)), "not the same verifier '<lambda>'",
     ),
-    "a closure": (of(verifier=threshold(0.2)), of(verifier=threshold(0.3)), "verifier '<lambda>' differs"),
-    "an object": (of(verifier=Judge(1.0)), of(verifier=Judge(2.0)), "verifier 'Judge' differs"),
+    "a closure": (of(verifier=threshold(0.2)), of(verifier=threshold(0.3)), "not the same verifier '<lambda>'"),
+    "an object": (of(verifier=Judge(1.0)), of(verifier=Judge(2.0)), "not the same verifier 'Judge'"),
 }  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_spent(pipe: Any, 
     careful.identity = "brightness, 1"  # type: ignore[attr-defined]
     call()
     careful.identity = "brightness, 2"  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match="verifier 'careful' differs"):
+    with pytest.raises(UsageError, match="not the same verifier 'careful'"):
         call()
 
 
@@ -257,7 +257,7 @@ def test_a_verifier_may_count_its_calls(pipe: Any, tmp_path: Path) -> None:
     seen.clear()  # as in a new process
     assert call().ledger.evaluations == 0
     seen.append(-1)
-    with pytest.raises(UsageError, match="verifier 'counting' differs"):
+    with pytest.raises(UsageError, match="not the same verifier 'counting'"):
         call()
 
 

@@ -44,5 +44,5 @@ def first_difference(
         before, value = (theirs or {}).get(name, "not given"), mine.get(name, "not given")
         if before != value and value not in [state.get(name) for state in later]:
             hidden = before.startswith(DIGEST) or value.startswith(DIGEST)
-            return f"its {name} differs" if hidden else f"its {name} is {before}, not {value}"
+            return f"not the same {name}" if hidden else f"its {name} is {before}, not {value}"
     return None
