@@ -6,6 +6,7 @@ Types are annotations: `int`, `str | None`, `list[int]`, `dict[str, float]`, `Li
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import types
@@ -101,11 +102,16 @@ def check(value: Any, hint: Any, where: str = "it") -> None:
 def _check_fields(value: Any, hint: Any, where: str) -> None:
     """A TypedDict; names that it does not have are of later versions, and are let through."""
     _of_class(value, dict, where)
-    for name, kind in typing.get_type_hints(hint, include_extras=True).items():
+    for name, kind in _types_of(hint).items():
         if name in value:
             check(value[name], kind, f"{where}[{name!r}]")
         elif name in hint.__required_keys__:
             raise ValueError(f"{where} has no {name!r}")
+
+
+@functools.cache
+def _types_of(hint: Any) -> dict[str, Any]:
+    return typing.get_type_hints(hint, include_extras=True)
 
 
 def _fits(value: Any, hint: Any, where: str) -> bool:
