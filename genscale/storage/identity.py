@@ -69,9 +69,8 @@ class _Walk:
     def __init__(self) -> None:
         self._hashes: list[Any] = []  # of the objects that are being digested, outermost first
         self._under_way: dict[int, int] = {}  # id -> place among them
-        self._done: dict[
-            int, tuple[str, Any]
-        ] = {}  # id -> digest; with the object, so that its id stays its own
+        # id -> digest; with the object, so that its id stays its own.
+        self._done: dict[int, tuple[str, Any]] = {}
 
     def digest(self, value: Any) -> str:
         place = self._under_way.get(id(value))
@@ -145,7 +144,7 @@ class _Walk:
             self._feed("list" if isinstance(value, list) else "tuple", len(value))
             for item in value:
                 self._add(item)
-        elif isinstance(value, Mapping) and type(value).__module__ not in ("os",):
+        elif isinstance(value, Mapping):
             self._feed("mapping", len(value))
             for name, _, item in sorted(
                 (identity(key), n, item) for n, (key, item) in enumerate(value.items())
