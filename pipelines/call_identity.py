@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from genscale.engine.verifier_roles import WeightedVerifier
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import COUNTS, PER_PROMPT
 from genscale.pipelines.loading import EMBEDDED, folder_of
@@ -106,7 +107,7 @@ class _Parts:
             self.add("sampler", settings.sampler)
         for role in ("search", "select", "held_out"):
             for member in getattr(settings.roles, role).members:
-                self.add(f"verifier '{member.name}'", _by_options(member.verifier))
+                self.add(f"verifier '{member.name}'", _by_options(member))
 
     def _add_arguments(self, call: PipelineCall) -> None:
         parameters = inspect.signature(type(call.pipe).__call__).parameters
@@ -144,11 +145,15 @@ class _Parts:
                 self.add(name, [type(part), _plain(getattr(part, "config", None))])
 
 
-def _by_options(verifier: Any) -> Any:
+def _by_options(member: WeightedVerifier) -> Any:
     """A registered verifier as its name and options: what else it holds it has loaded or counted."""
-    plain = getattr(verifier, "identity", verifier)  # of one that is named on the command line
-    name = registry.registered_name("verifier", type(plain))
-    return verifier if name is None else [name, {n: getattr(plain, n) for n in registry.options(type(plain))}]
+    plain = getattr(member.verifier, "identity", member.verifier)  # of one that is named on the command line
+    name = member.name.partition("(")[0]
+    if name not in registry.found("verifier") or registry.load("verifier", name) is not type(plain):
+        name = registry.registered_name("verifier", type(plain)) or ""
+    if not name:
+        return member.verifier
+    return [name, {option: getattr(plain, option) for option in registry.options(type(plain))}]
 
 
 def _plain(config: Any) -> dict[str, Any]:
