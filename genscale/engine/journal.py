@@ -156,7 +156,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: bytes, first: bool) -> dict[str, Any]:
-    record = typed_json.parse(line)
+    record: dict[str, Any] = typed_json.parse(line)
     typed_json.check(record, dict)
     match = _SUM.search(line)  # lines of early versions have none
     if match is not None:
@@ -165,7 +165,7 @@ def _record(line: bytes, first: bool) -> dict[str, Any]:
         del record["sum"]
     with_present_names(record)
     kind = record.get("kind")
-    if not first and kind not in _KINDS:
+    if not first and (not isinstance(kind, str) or kind not in _KINDS):
         raise ValueError(f"it has no 'kind' of {', '.join(_KINDS)}")
     typed_json.check(record, _Roles if first else _KINDS[kind])
     return record

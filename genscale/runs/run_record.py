@@ -35,21 +35,20 @@ class Winner(_Total, total=False):
     seconds: float
 
 
-class PromptRecord(TypedDict, total=False):
+class _Indexed(TypedDict):
+    index: Count
+
+
+class PromptRecord(_Indexed, total=False):
     """What it says of one prompt."""
 
     prompt: str
-    index: Count
     best: Winner | None
     base: Winner | None
     finished: Count
     nfe: Count
     files: dict[str, list[FileName]]
     pictures: dict[FileName, Whole]
-
-
-class _Indexed(PromptRecord):
-    index: Count
 
 
 class _Finished(TypedDict):
@@ -67,7 +66,7 @@ class _Ledger(TypedDict):
 class RunRecord(TypedDict, total=False):
     """The fields that are read again."""
 
-    prompts: list[_Indexed]
+    prompts: list[PromptRecord]
     best: Winner | None
     base: Winner | None
     seed: int | None

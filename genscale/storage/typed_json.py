@@ -144,7 +144,7 @@ def _short(value: Any) -> str:
 
 
 def _in_words(hint: Any) -> str:
-    words = {
+    words: dict[Any, str] = {
         int: "a whole number",
         float: "a number",
         str: "a text",
