@@ -16,6 +16,7 @@ A call of a scaled pipeline passes through five files; read them in this order:
 
 Under these lie, for the call of a pipeline:
 
+- `search_settings.py`: what `scale` was given, checked and completed.
 - `bound_call.py`, `call_signature.py`: the arguments of a pipeline call, and the same call with other rows; what a
   wrapper's call takes.
 - `image_inputs.py`: generators and latents that a call gives for each image of a prompt.
@@ -40,6 +41,7 @@ Under these lie, for the call of a pipeline:
 - `failures.py`: what may be concluded from an exception.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
 - `user_callbacks.py`: the user's `callback_on_step_end` and `callback` during a search.
+- `call_identity.py`: all that decides what a call finds, so that `out=` resumes the same call and no other.
 - `describe_search.py`: the search as a request in plain data, for `SearchResult.save`.
 - `decode.py`, `output_media.py`: latents to images or videos by the pipeline's own code; its output as tensors.
 

@@ -13,6 +13,7 @@ from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.call_signature import call_signature
 from genscale.pipelines.image_inputs import first_of_prompts, inputs_of_images
 from genscale.pipelines.prompt_texts import TEXTS, checked_texts, row_texts
+from genscale.storage.identity import identity
 
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # also prompt_2, prompt_3, ...
@@ -22,6 +23,7 @@ CALLBACKS = ("callback_on_step_end", "callback", "callback_steps")
 class Arguments:
     """The arguments of one call of a pipeline, bound to the names of its `__call__`.
 
+    generator_identity: tells the state of the generator before the call.
     given: arguments by name, with num_images_per_prompt (or its like) replaced by 1. results: that number. names: of
     all arguments that the pipeline takes. prompt_texts: what the call has as `texts=`, which the pipeline does not get.
     generator: as the user gave it. of_images: generators and latents with one entry for each image, of which `given`
@@ -59,6 +61,7 @@ class Arguments:
         # Copies of lists, since some pipelines write into the ones they are given.
         self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
         self.generator_is_new = is_new(self.generator)
+        self.generator_identity = identity(self.generator)  # before the call draws from it
 
     def all_images(self) -> dict[str, Any]:
         """The call of all images of each prompt, as the user gave it but without callbacks."""

@@ -23,7 +23,8 @@ from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import REFUSE, WAIT, Claim, claimed
 from genscale.pipelines.scaled_attributes import StandsForPipeline
-from genscale.pipelines.search_call import SearchSettings, finish_best, ignore, never, run_search
+from genscale.pipelines.search_call import finish_best, run_search
+from genscale.pipelines.search_settings import SearchSettings, ignore, never
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler
 from genscale.results.result import SearchResult

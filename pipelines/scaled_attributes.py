@@ -12,7 +12,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from genscale.errors import UsageError
-from genscale.pipelines.search_call import SearchSettings
+from genscale.pipelines.search_settings import SearchSettings
 
 _SETTINGS = tuple(f.name for f in fields(SearchSettings))
 

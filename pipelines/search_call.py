@@ -2,74 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genscale.diffusion.mixtures import Mix
 from genscale.engine.archive import Archive, Entry
-from genscale.engine.budget import Budget
 from genscale.engine.choice_check import check_choice
 from genscale.engine.drafts import is_draft
 from genscale.engine.engine import Engine
-from genscale.engine.events import Event
 from genscale.engine.failures import all_failed
 from genscale.engine.search import Search
-from genscale.engine.stopping import Stop
-from genscale.engine.verifier_roles import Roles
 from genscale.errors import AllCandidatesFailed, UsageError, quoted
 from genscale.media import Media
+from genscale.pipelines.call_identity import archive_heading, changed_by_the_run
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
 from genscale.pipelines.lent_pipeline import lending
 from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.output_media import join_outputs
 from genscale.pipelines.pipeline_call import PipelineCall
-from genscale.pipelines.pipeline_lock import WAIT, Claim
+from genscale.pipelines.pipeline_lock import Claim
 from genscale.pipelines.prompt_texts import check_texts
+from genscale.pipelines.search_settings import SearchSettings
 from genscale.pipelines.serve import serve
-from genscale.plugins import registry
-from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.results.result import SearchResult
-
-
-def ignore(event: Event) -> None:
-    pass
-
-
-def never() -> bool:
-    return False
-
-
-@dataclass(frozen=True, eq=False)
-class SearchSettings:
-    """What `genscale.scale` was given, checked and completed; its docstring tells what each field is."""
-
-    pipe: Any
-    sampler: Sampler
-    roles: Roles
-    budget: Budget
-    batch_size: int = 16
-    decode_batch: int | None = None
-    out: Path | None = None
-    keep: int = 1
-    on_event: Callable[[Event], None] = ignore
-    stop: Stop | None = None
-    mix: Mix | None = None
-    models: Mapping[str, Any] = field(default_factory=dict)
-    halt: Callable[[], bool] = never
-    mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
-    busy: str = WAIT
-
-    def needs(self, what: str) -> bool:
-        """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""
-        return what in SamplerHooks.of(self.sampler).needs
 
 
 def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, claim: Claim) -> SearchResult:
@@ -83,7 +44,7 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
     _check(call, settings, processes)
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
-    heading = archive_heading(call, settings)
+    heading = None if settings.out is None else archive_heading(call, settings)
     archive = Archive(settings.out, heading)
     try:
         engine = Engine(
@@ -102,6 +63,8 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
         )
         stopped = serve(call, engine, decoder.drafts().media, settings.needs("mix"))
     finally:
+        if heading is not None:
+            archive.add_state(changed_by_the_run(heading, settings))
         archive.close()
     without = next((search for search in searches if not search.finals), None)
     if without is not None and not without.dropped:
@@ -121,7 +84,11 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
         call.seeds[0],
         decode,
         stopped,
-        partial(describe_search, settings, call.arguments, call.texts, call.seeds[0], heading),
+        cache(
+            lambda: describe_search(
+                settings, call, heading or archive_heading(call, settings, complete=False)
+            )
+        ),
     )
     if without is not None:
         found = result if any(search.finals for search in searches) else None
@@ -148,32 +115,6 @@ def _by_decoder(
         latents = torch.stack([e.x for e in some if e.x is not None])
         parts.append((decoder.drafts() if drafts else decoder, (latents, tuple(e.prompt for e in some))))
     return parts
-
-
-def archive_heading(call: PipelineCall, settings: SearchSettings) -> dict[str, Any]:
-    """What makes two runs the same, so that one can resume from the other's archive."""
-    verifiers = {
-        role: [[member.name, member.weight] for member in getattr(settings.roles, role).members]
-        for role in ("search", "select", "held_out")
-    }
-    return {
-        "prompts": call.texts,
-        "seeds": call.seeds,
-        "pipeline": type(call.pipe).__name__,
-        "model": Path(str(getattr(call.pipe.config, "_name_or_path", ""))).name,
-        "steps": len(call.probe.evaluations),
-        "latent": list(call.latents.shape[1:]),
-        "sampler": type(settings.sampler).__name__,
-        "options": registry.described(settings.sampler),
-        "verifiers": verifiers,
-        "ensemble": settings.roles.judge.ensemble,
-        "mix": None if settings.mix is None else repr(settings.mix),
-        "limits": {
-            "budget": str(settings.budget),
-            "stop": None if settings.stop is None else str(settings.stop),
-            "batch_size": settings.batch_size,
-        },
-    }
 
 
 def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:

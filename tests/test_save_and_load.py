@@ -12,6 +12,7 @@ from PIL import Image
 import genscale as library
 from genscale.errors import UsageError
 from genscale.pipelines import describe_search
+from genscale.plugins import registry
 from genscale.report import contact_sheet
 from genscale.runs.request import load_folder, load_request
 
@@ -313,9 +314,9 @@ def test_a_result_of_no_pipeline_cannot_be_saved(tmp_path):
 def test_names_of_registered_plugins():
     from genscale.samplers.best_of_n import BestOfN
 
-    assert describe_search.registered_name("sampler", BestOfN()) == "best_of_n"
+    assert registry.registered_name("sampler", BestOfN) == "best_of_n"
     assert describe_search.changed_options(BestOfN(candidates=3)) == {"candidates": 3}
-    assert describe_search.registered_name("verifier", brightness) is None
+    assert registry.registered_name("verifier", type(brightness)) is None
 
 
 def test_loaded_and_live_results_compare(saved, result):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from genscale.cli import calibrate, compare, demo, files, folders, generate, lists, video
 from genscale.cli.commands import Command, explained
-from genscale.cli.execute import INTERRUPTED, REFUSED, fail
+from genscale.cli.execute import BROKEN, INTERRUPTED, REFUSED, fail
 from genscale.errors import UsageError
 
 NEED_WORDS = (
@@ -36,6 +37,8 @@ Exit codes:
   1  `replay`: the pixels differ
 
   2  refused, with one sentence on stderr
+
+  70  an error of genscale itself, with its traceback on stderr
 
   130  interrupted: what was done is kept, `genscale resume DIR` continues
 
@@ -109,4 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's own errors, whichever parser typer is built on
             return fail(explained(error), REFUSED, "--json" in words)
-        raise
+        if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a full disk
+            return fail(f"'{error.filename}' cannot be used: {error.strerror}.", REFUSED, "--json" in words)
+        traceback.print_exc()  # not 1, which says that pixels differ
+        return BROKEN

@@ -13,7 +13,7 @@ from genscale.cli.request_options import print_json
 if TYPE_CHECKING:
     from genscale.runs.request import Request
 
-REFUSED, INTERRUPTED = 2, 130
+REFUSED, BROKEN, INTERRUPTED = 2, 70, 130
 
 
 def fail(message: str, code: int, as_json: bool) -> int:
@@ -34,8 +34,10 @@ def run_request(request: Request, out: Path | None, as_json: bool) -> int:
     try:
         with plain_warnings():
             record = generate.generate(PreparedRun.of(request), out, Display(quiet=as_json))
-    except KeyboardInterrupt:
-        return fail("interrupted before anything was finished.", INTERRUPTED, as_json)
+    except generate.RunInterrupted as stop:
+        when = "while its results were written" if stop.searched else "before anything was finished"
+        kept = "." if stop.kept is None else f"; what was done is kept: genscale resume {stop.kept}"
+        return fail(f"interrupted {when}{kept}", INTERRUPTED, as_json)
     if as_json:
         print_json(record)
     else:

@@ -28,8 +28,7 @@ def calibrate(
     run = PreparedRun.of(replace(request, held_out=NONE).seeded())
     run = replace(run, sampler=Previews(candidates))
     Calibration((), threshold)  # refuses a threshold before anything is spent
-    folder = RunFolder(out or RunFolder.fresh())
-    folder.claim()
+    folder = RunFolder.claimed(out)
     try:
         if (folder.path / calibration.FILE).exists():
             raise UsageError(
@@ -42,6 +41,8 @@ def calibrate(
     except BaseException:
         folder.abandon()
         raise
+    finally:
+        folder.release()
     return folder.path, found
 
 

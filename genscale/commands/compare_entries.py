@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from genscale.call_syntax import parse_call
 from genscale.engine.budget import Budget
@@ -13,8 +13,17 @@ from genscale.errors import UsageError
 from genscale.plugins import options
 from genscale.runs.complete_request import completed
 from genscale.runs.request import Request, from_dict
+from genscale.storage.typed_json import FileName
 
 SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"
+
+
+class EntryRecord(TypedDict):
+    """An entry as compare.json has it."""
+
+    name: str
+    folder: FileName
+    request: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,8 @@ class ComparedRun:
         return {"name": self.name, "folder": self.folder, "request": self.request.as_dict()}
 
     @staticmethod
-    def from_dict(data: Any, source: str) -> ComparedRun:
-        return ComparedRun(str(data["name"]), str(data["folder"]), from_dict(data["request"], source))
+    def from_record(data: EntryRecord, source: str) -> ComparedRun:
+        return ComparedRun(data["name"], data["folder"], from_dict(data["request"], source))
 
 
 def entries(

@@ -104,11 +104,14 @@ def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
     found: dict[str, None] = {}
     for data in told:
         request = {} if data is None else data["request"]
-        roles = ("verifiers", "select", "held_out", "report")  # early versions called `held_out` `report`
-        names = [n for role in roles for n in request.get(role, ())]
+        names = [n for role in ("verifiers", "select", "held_out") for n in _texts(request.get(role))]
         found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.imports_code([n]))
     bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _alike(pixels: Sequence[Tensor]) -> list[list[int]]:

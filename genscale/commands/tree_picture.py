@@ -171,11 +171,13 @@ class _TreeFigure:
         from PIL import Image
 
         high = self.high[line] - 0.06
-        with Image.open(file) as image:
-            image.load()
-            pixels = max(1, round(high * 150 * 2))  # twice what is shown: sharp when enlarged
-            small = image.convert("RGB")
-            small.thumbnail((3 * pixels, pixels))
+        try:
+            with Image.open(file) as image:
+                small = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return  # it was damaged since; the scores are drawn without it
+        pixels = max(1, round(high * 150 * 2))  # twice what is shown: sharp when enlarged
+        small.thumbnail((3 * pixels, pixels))
         inch = (1.33 * span) / (0.9 * WIDTH)  # steps an inch
         wide = min(high * small.width / small.height, 0.085 * span / inch) * inch
         high = wide / inch * small.height / small.width

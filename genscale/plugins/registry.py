@@ -60,8 +60,13 @@ def _package(point: EntryPoint) -> str:
 
 def name_of(kind: str, cls: type[Any]) -> str:
     """The name under which a class is registered, else its own."""
+    return registered_name(kind, cls) or cls.__name__
+
+
+def registered_name(kind: str, cls: type[Any]) -> str | None:
+    """The name under which a class is registered; None where it is not."""
     place = f"{cls.__module__}:{cls.__qualname__}"
-    return next((name for name, point in found(kind).items() if point.value == place), cls.__name__)
+    return next((name for name, point in found(kind).items() if point.value == place), None)
 
 
 def options(cls: type[Any]) -> dict[str, Field[Any]]:

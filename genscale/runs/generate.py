@@ -14,6 +14,7 @@ from genscale.plugins import registry
 from genscale.results.result import SearchResult
 from genscale.results.run_description import RunDescription
 from genscale.results.run_files import write_run_files
+from genscale.runs import request as requests
 from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.live_preview import Preview
 from genscale.runs.prepared_run import PreparedRun
@@ -44,18 +45,27 @@ def plan(run: PreparedRun, display: Display) -> dict[str, Any]:
     }
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """searched: whether the search had ended. kept: the folder that `genscale resume` goes on with, or None."""
+
+    def __init__(self, searched: bool, kept: Path | None) -> None:
+        super().__init__()
+        self.searched, self.kept = searched, kept
+
+
 def generate(
     run: PreparedRun,
     out: Path | None,
     display: Display,
     halt: Callable[[], bool] | None = None,
+    temporary: bool = False,
 ) -> dict[str, Any]:
     """Search, and write the results in a folder (a fresh one by default); what run.json holds, with the folder.
 
-    halt: as of `genscale.scale`. "failed" in what is returned says that all candidates of a prompt failed.
+    halt: as of `genscale.scale`. temporary: nobody can go on in this folder later. "failed" in what is returned says
+    that all candidates of a prompt failed. RunInterrupted: by Ctrl-C.
     """
-    folder = RunFolder(out or RunFolder.fresh())
-    folder.claim()
+    folder, searched = RunFolder.claimed(out), False
     try:
         run = replace(run, request=folder.settle(run.request))
         with display.busy(f"loading {run.request.model}"):
@@ -69,13 +79,18 @@ def generate(
             if error.result is None:
                 raise
             result, images, seconds, failed = error.result, None, time.perf_counter() - started, str(error)
+        searched = True
         plain, whole = both.base_of(result), replace(result, budget=both.whole)
         record = write_run_files(folder, _description(run), whole, seconds, images, plain)
     except BaseException as error:
-        kept = folder.abandon()
-        if kept and isinstance(error, UsageError | KeyboardInterrupt):
+        kept = folder.abandon() and not temporary
+        if isinstance(error, KeyboardInterrupt):
+            raise RunInterrupted(searched, folder.path if kept else None) from error
+        if kept and not folder.held(requests.FILE) and isinstance(error, UsageError):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
+    finally:
+        folder.release()
     return {"folder": str(folder.path), **record, **({} if failed is None else {"failed": failed})}
 
 

@@ -97,6 +97,11 @@ class Named:
     def __call__(self, media: Any, prompts: Sequence[str]) -> Any:
         return self.verifier(media, prompts)
 
+    @property
+    def identity(self) -> Any:
+        """What it is identified by, as where the verifier is given in Python."""
+        return self.verifier
+
     def __getattr__(self, attribute: str) -> Any:
         if attribute in ("name", "verifier") or attribute.startswith("__"):
             raise AttributeError(attribute)
