@@ -17,6 +17,7 @@ A call of a scaled pipeline passes through five files; read them in this order:
 Under these lie, for the call of a pipeline:
 
 - `bound_call.py`: the arguments of a pipeline call, and the same call with other rows.
+- `call_limits.py`: ranges of the arguments that decide how much is allocated and computed.
 - `pipeline_call.py`: what one call is like: its rows, noise, noise levels and NFE.
 - `probe.py`: finds that out by walking through the loop without evaluating the denoiser.
 - `intercepted_call.py`: runs the pipeline's `__call__` under a `LoopDriver`, the base of all drivers.
@@ -28,6 +29,7 @@ Under these lie, for the call of a pipeline:
 - `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
 - `user_callbacks.py`: the user's `callback_on_step_end` during a search.
+- `search_settings.py`: checks of what `genscale.scale` is given.
 - `describe_search.py`: the search as a request in plain data, for `SearchResult.save`.
 - `decode.py`, `output_media.py`: latents to images or videos by the pipeline's own code; its output as tensors.
 

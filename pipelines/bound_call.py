@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.pipelines.call_limits import check_call
 
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # also prompt_2, prompt_3, ...
@@ -39,13 +40,12 @@ class Arguments:
                 if "kwargs" not in self.names or meant:
                     raise UsageError(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
             given[name] = value
+        check_call(given)
         self.results = 1
         for name in COUNTS:
             if name in self.names:
                 self.results = int(given.get(name) or 1)
                 given[name] = 1
-        if self.results < 1:
-            raise UsageError(f"at least 1 image or video a prompt must be generated, not {self.results}.")
         # Copies of lists, since some pipelines write into the ones they are given.
         self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
         self.generator = given.get("generator")

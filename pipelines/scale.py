@@ -22,6 +22,7 @@ from genscale.pipelines.decode import Decoder
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.search_call import SearchSettings, finish_best, ignore, never, run_search
+from genscale.pipelines.search_settings import check_sampler, check_settings
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler
 from genscale.results.result import SearchResult
@@ -61,6 +62,7 @@ class Scaled(SearchSettings):
 
     def _probed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[PipelineCall, Decoder]:
         call = PipelineCall(self.pipe, Arguments(self.pipe, args, kwargs), self.mix, self.models)
+        self.roles.prepare(call.texts, call.latents.device)
         return call, Decoder(call, with_callback=self.roles.calls > 0)
 
     def __getattr__(self, name: str) -> Any:
@@ -106,8 +108,15 @@ def scale(
     halt: called before every batch, such as the `is_set` of a threading.Event; once it returns True the search ends, as
         soon as every prompt has a finished candidate, with the best so far, as an interrupt ends it.
     """
-    if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
-        raise UsageError("batch_size, decode_batch and keep must be at least 1.")
+    check_settings(
+        batch_size=batch_size,
+        keep=keep,
+        decode_batch=decode_batch,
+        out=out,
+        on_event=on_event,
+        halt=halt,
+        models=models,
+    )
     return Scaled(
         pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble),
         Budget.of(budget),
@@ -124,11 +133,7 @@ def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:
         raise UsageError(
             f"options {', '.join(options)} go with a sampler's name; set them on the sampler object."
         )
-    if not callable(getattr(sampler, "search", None)):
-        raise UsageError(
-            f"{sampler!r} is not a sampler: give a name or an object with a search(process, key) method."
-        )
-    return sampler  # type: ignore[no-any-return]
+    return check_sampler(sampler)
 
 
 def _roles(verifier: Any, select: Any, held_out: Any, report: Any, ensemble: str) -> Roles:

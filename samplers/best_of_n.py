@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.algorithms.successive_halving import Halving
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
@@ -45,9 +46,8 @@ class BestOfN:
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
 
     def __post_init__(self) -> None:
+        check_options(self, wave=1)
         self._halving.check("best_of_n", "prune")
-        if self.wave < 1:
-            raise UsageError(f"wave={self.wave} must be at least 1.")
 
     @property
     def independent(self) -> bool:

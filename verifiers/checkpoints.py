@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
+from genscale.pipelines.placement import device_of
 
 
 def check_settings(dtype: str | None, batch_size: int) -> None:
@@ -23,8 +24,11 @@ def check_settings(dtype: str | None, batch_size: int) -> None:
 
 
 def runs_on(device: str | None, pixels: torch.device) -> torch.device:
-    """Where a verifier's model runs: its own device, else the pixels'; with its index ("cuda" is "cuda:0")."""
-    return torch.empty(0, device=device or pixels).device
+    """Where a verifier's model runs: its own device, else the pixels'; with its index ("cuda" is "cuda:0").
+
+    UsageError: there is no such device.
+    """
+    return torch.empty(0, device=device_of(device) if device else pixels).device
 
 
 def check_pairs(pixels: Tensor, prompts: Sequence[str]) -> None:

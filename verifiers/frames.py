@@ -68,6 +68,11 @@ class Frames:
         if (load := getattr(self._verifier, "load", None)) is not None:
             load(device)
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Find the verifier, and prepare it if it can be, before anything is spent."""
+        if (prepare := getattr(self._verifier, "prepare", None)) is not None:
+            prepare(prompts, device)
+
     def _images(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
         if pixels.ndim == 4:
             return pixels, list(prompts)

@@ -36,6 +36,9 @@ def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[st
             f"no latents are left in '{folder}/latents': rescoring needs those of the finished candidates."
         )
     decode = decoder_of(run)
+    first = next(f for pool in pools for f in pool)
+    texts = [text for text, pool in zip(run.request.prompts, pools, strict=True) if pool]
+    panel.prepare(texts, decode([first]).pixels.device)  # before all the others are decoded
     scores = _scores(run, pools, panel, decode, display)
     found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
     record = {

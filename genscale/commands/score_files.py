@@ -53,6 +53,7 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
     prompts = [prompt or _prompt(file, data) for file, data in zip(files, told, strict=True)]
     panel = verifiers_of(verifiers or _verifiers(told))
     pixels = [read_pixels(file) for file in files]
+    panel.prepare(prompts, torch.device("cpu"))
     scores: dict[int, dict[str, float]] = {}
     for some in _alike(pixels):
         media = Media(torch.stack([pixels[i] for i in some]))
@@ -104,9 +105,10 @@ def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
     """Those of the files' own searches, but for code from a module, which is imported only when named again."""
     found: dict[str, None] = {}
     for data in told:
-        request = {} if data is None else data["request"]
+        request = {} if data is None else data["request"]  # as it was written, by whatever version
         roles = ("verifiers", "select", "held_out", "report")  # early versions called `held_out` `report`
-        names = [n for role in roles for n in request.get(role, ())]
+        lists = [value for role in roles if isinstance(value := request.get(role), list)]
+        names = [name for given in lists for name in given if isinstance(name, str)]
         found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.imports_code([n]))
     bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]

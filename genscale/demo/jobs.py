@@ -19,7 +19,6 @@ from genscale.commands.show import show_folder
 from genscale.demo.form import DemoForm, Offer
 from genscale.demo.live_view import Watch
 from genscale.errors import UsageError
-from genscale.plugins import registry
 from genscale.runs import generate as generation
 from genscale.runs.complete_request import completed
 from genscale.runs.prepared_run import PreparedRun
@@ -256,10 +255,7 @@ class JobQueue:
 
     def _shared_verifiers(self, members: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
         """All searches share one object for each verifier, so its weights are loaded once."""
-        for name, _ in members:
-            if name not in self._verifiers:
-                self._verifiers[name] = Named(name, registry.make("verifier", name, {}))
-        return [(self._verifiers[name], weight) for name, weight in members]
+        return [(self._verifiers.setdefault(v.name, v), weight) for v, weight in members]
 
 
 def _settled(request: Request, pipe: Any) -> Request:

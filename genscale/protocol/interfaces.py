@@ -217,6 +217,9 @@ class Verifier(Protocol):
     Optional:
     `judges_videos = True`: it scores videos as a whole. Other verifiers get frames of a video as images
         (`verifiers/frames.py`).
+    `prepare(prompts, device)`: called before anything is generated or written, with the prompts of the run and the
+        torch.device of the images, also by `genscale plan`. It loads what it needs, and raises a UsageError where that
+        cannot be had or a prompt cannot be scored.
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
     """
 

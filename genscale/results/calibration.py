@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
+from genscale.safe_json import read_json
 from genscale.key import Key
 from genscale.numerics.rank_correlation import Agreement, agreement
 from genscale.protocol.interfaces import Process
@@ -136,14 +137,12 @@ class Calibration:
         """From a file that `save` wrote, or from the folder that holds it."""
         path = Path(path).expanduser()
         path = path / FILE if path.is_dir() else path
+        data = read_json(path, f"calibration '{path}'", "`genscale calibrate-steps` writes them")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
             levels = tuple(_level(dict(record)) for record in data.pop("levels"))
             threshold = float(data.pop("threshold"))
             del data["window"]
-        except OSError as error:
-            raise UsageError(f"calibration '{path}' cannot be read: {error.strerror}.") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise UsageError(
                 f"'{path}' is not a calibration: `genscale calibrate-steps` writes them."
             ) from None

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError, did_you_mean
-from genscale.plugins import options, registry
+from genscale.plugins import limits, options, registry
 from genscale.report import video_files
+from genscale.runs.further_arguments import check_further_arguments
+from genscale.runs.option_metadata import options_of
 from genscale.runs.request import Request
 
 NONE = ("none",)  # --held-out none
@@ -48,8 +50,12 @@ def completed(request: Request) -> Request:
 
 def check(request: Request) -> None:
     """Refuse settings of a completed request that are unknown or out of range."""
-    if request.images < 1 or request.batch_size < 1:
-        raise UsageError("--images and --batch-size must be at least 1.")
+    limits.check_plugin("the request", request)
+    for name, how in options_of(Request).items():
+        for field in how.sets or (name,):
+            how.refuse_out_of_range(getattr(request, field))
+    limits.check_pixels(request.width, request.height, request.frames)
+    check_further_arguments(request.pipeline_args)
     unknown = [kind for kind in request.formats if kind not in video_files.FORMATS]
     if unknown:
         raise UsageError(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from genscale.errors import UsageError
 from genscale.report import video_files
+from genscale.safe_json import parse_json
+
+# What is read of the metadata, where it is there, besides the request.
+_FIELDS: dict[str, type[Any]] = {
+    "prompt": str, "file": str, "index": int, "shows": dict, "versions": dict, "clip": dict, "missing": dict
+}  # fmt: skip
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
@@ -15,17 +20,19 @@ def read_metadata(file: Path) -> dict[str, Any]:
     kind = "video" if file.suffix.lower() in video_files.VIDEOS else "image"
     try:
         text = video_files.comment_of(file) if kind == "video" else _text_of_image(file)
-    except OSError as error:
-        raise UsageError(
-            f"{kind} '{file}' cannot be read: {error.strerror or f'it is not {_a(kind)}'}."
-        ) from None
+    except Exception as error:  # damaged files make readers raise exceptions of any kind
+        reason = getattr(error, "strerror", None) or f"it is not {_a(kind)}, or a damaged one"
+        raise UsageError(f"{kind} '{file}' cannot be read: {reason}.") from None
     if not text:
         raise UsageError(f"{kind} '{file}' carries no genscale metadata: it cannot be run again.")
-    try:
-        data: dict[str, Any] = json.loads(text)
-        data["request"]
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{kind} '{file}' carries genscale metadata that cannot be read.") from None
+    unreadable = f"{kind} '{file}' carries genscale metadata that cannot be read"
+    data = parse_json(text, f"{unreadable}: it")
+    if not isinstance(data, dict) or any(
+        data.get(name) is not None and not isinstance(data[name], wanted) for name, wanted in _FIELDS.items()
+    ):
+        raise UsageError(f"{unreadable}.")
+    if not isinstance(data.get("request"), dict) or (data.get("index") or 0) < 0:
+        raise UsageError(f"{unreadable}.")
     return data
 
 

@@ -96,12 +96,18 @@ class PreparedRun:
 
     def plan(self) -> Any:
         """What the search would spend. UsageError: the pipeline refuses its arguments."""
+        from genscale.pipelines.placement import first_line
+
         try:
             return self.scaled().plan(**self.call())
-        except (ValueError, TypeError) as error:
-            if isinstance(error, UsageError):
+        except UsageError:
+            raise
+        except Exception as error:
+            if not self.request.pipeline_args and not isinstance(error, ValueError | TypeError):
                 raise
-            raise UsageError(f"{type(self.pipe).__name__} refuses its arguments: {error}") from error
+            raise UsageError(
+                f"{type(self.pipe).__name__} refuses its arguments: {first_line(error)}"
+            ) from error
 
     def scaled(
         self,

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from genscale.errors import UsageError
-from genscale.plugins import options, registry
+from genscale.plugins import limits, options, registry
 from genscale.runs.option_metadata import (
     COUNT,
+    FRAMES,
+    GUIDANCE,
     IMAGE,
     MODEL,
     RATE,
     RUN,
     SEARCH,
     SEED,
+    SIDE,
+    STEPS,
     Option,
     option,
     options_of,
@@ -46,10 +50,10 @@ class Request:
         "image_width": Option(
             ("--width",),
             "Width in pixels. Without --height it is the sampler's own option, where it has one of that name (beam).",
-            IMAGE, kind=int, check=COUNT, sets=("width",),
+            IMAGE, kind=int, check=SIDE, sets=("width",),
         ),
         "image_height": Option(
-            ("--height",), "Height in pixels.", IMAGE, kind=int, check=COUNT, sets=("height",)
+            ("--height",), "Height in pixels.", IMAGE, kind=int, check=SIDE, sets=("height",)
         ),
     }  # fmt: skip
     """Options whose name is not that of one field: what they set is in `sets`."""
@@ -122,15 +126,15 @@ class Request:
         SEARCH, "RULE",
     )  # fmt: skip
     negative: str | None = option("--negative --negative-prompt", "Negative prompt.", IMAGE, "TEXT")
-    steps: int | None = option("--steps --num-inference-steps", "Denoising steps.", IMAGE, check=COUNT)
+    steps: int | None = option("--steps --num-inference-steps", "Denoising steps.", IMAGE, check=STEPS)
     guidance: float | None = option(
-        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE,
+        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE, check=GUIDANCE,
     )  # fmt: skip
     seed: int | None = option("--seed", "Seed (a random one, which is recorded).", IMAGE, check=SEED)
     width: int | None = None
     height: int | None = None
     clips: bool = False
-    frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=COUNT)
+    frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=FRAMES)
     fps: float | None = option(
         "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
     )  # fmt: skip
@@ -140,7 +144,7 @@ class Request:
     )  # fmt: skip
     per_frame: int = option(
         "--per-frame", "Of a video: how many evenly spaced frames an image verifier scores; their mean counts (8).",
-        SEARCH, "FRAMES", default=8, check=COUNT,
+        SEARCH, "FRAMES", default=8, check=FRAMES,
     )  # fmt: skip
     images: int = option(
         "--images --num-images-per-prompt",
@@ -243,10 +247,12 @@ def from_dict(data: Any, source: str) -> Request:
     """A request read from JSON; `source` names it in messages."""
     types = options.field_types(Request)
     try:
-        if data["prompts"]:
+        if isinstance(data["prompts"], list) and data["prompts"]:
             current = {_RENAMED.get(name, name): value for name, value in data.items()}
-            return Request(**{name: options.convert(v, types[name]) for name, v in current.items()})
-    except (KeyError, TypeError, ValueError):
+            found = {name: options.convert(v, types[name]) for name, v in current.items()}
+            if all(limits.fault(value, types[name]) is None for name, value in found.items()):
+                return Request(**found)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         pass
     raise UsageError(f"'{source}' holds no request that this version of genscale can read.")
 
