@@ -6,6 +6,7 @@ The command line and the demo load pipelines so. `genscale.scale` takes any pipe
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
@@ -160,7 +161,7 @@ def _load_loras(pipe: Any, lora: Sequence[str], token: str | None) -> None:
         match = re.fullmatch(r"(.+?)(?::([-+]?\d*\.?\d+))?", spec)
         source, scale = (match[1], float(match[2] or 1)) if match else (spec, 1.0)
         path = Path(source).expanduser()
-        where = (str(path.parent), {"weight_name": path.name}) if path.is_file() else (source, {})
+        where = (str(path.parent), {"weight_name": path.name}) if os.path.isfile(path) else (source, {})
         try:
             pipe.load_lora_weights(where[0], adapter_name=f"lora{i}", token=token, **where[1])
         except Exception as error:

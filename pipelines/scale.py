@@ -6,7 +6,7 @@ The map of all that happens in a call is in `genscale.pipelines`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,14 @@ from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.pipeline_call import PipelineCall
-from genscale.pipelines.search_call import SearchSettings, finish_best, ignore, never, run_search
+from genscale.pipelines.search_call import (
+    SearchSettings,
+    check_search,
+    finish_best,
+    ignore,
+    never,
+    run_search,
+)
 from genscale.pipelines.search_settings import check_sampler, check_settings
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler
@@ -58,7 +65,11 @@ class Scaled(SearchSettings):
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would cost. Nothing is generated or written."""
         call, _ = self._probed(args, kwargs)
-        return plan(self.sampler, call.processes()[0], self.budget, self.roles, call.rows, self.stop)
+        processes = call.processes()
+        check_search(
+            call, replace(self, budget=self.budget.resolved(sum(processes[0]["evaluations"]))), processes
+        )
+        return plan(self.sampler, processes[0], self.budget, self.roles, call.rows, self.stop)
 
     def _probed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[PipelineCall, Decoder]:
         call = PipelineCall(self.pipe, Arguments(self.pipe, args, kwargs), self.mix, self.models)
@@ -116,6 +127,7 @@ def scale(
         on_event=on_event,
         halt=halt,
         models=models,
+        mix=mix,
     )
     return Scaled(
         pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble),

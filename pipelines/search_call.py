@@ -68,7 +68,7 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
     """Search. UsageError, before anything is spent or written, for what cannot be done."""
     processes = call.processes()
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
-    _check(call, settings, processes)
+    check_search(call, settings, processes)
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
     heading = archive_heading(call, settings)
@@ -146,8 +146,8 @@ def archive_heading(call: PipelineCall, settings: SearchSettings) -> dict[str, A
     }
 
 
-def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
-    """Refuse a budget that pays for no candidate, unknown noise levels that are needed, and a choice without scores."""
+def check_search(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
+    """UsageError: a budget pays for no candidate, noise levels that are needed are unknown, or a choice has no scores."""
     budget, verifier_calls = settings.budget, settings.roles.calls
     nfe = sum(processes[0]["evaluations"])
     if budget.nfe is not None and budget.nfe < nfe:

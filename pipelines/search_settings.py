@@ -7,6 +7,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from genscale.diffusion.mixtures import Mix
 from genscale.errors import UsageError
 from genscale.plugins import limits
 from genscale.plugins.limits import COUNT, shown
@@ -22,6 +23,7 @@ def check_settings(
     on_event: Any,
     halt: Any,
     models: Any,
+    mix: Any,
 ) -> None:
     """UsageError for a setting of another type or out of range; they are explained at `genscale.scale`."""
     for name, value in (("batch_size", batch_size), ("keep", keep), ("decode_batch", decode_batch)):
@@ -34,6 +36,10 @@ def check_settings(
     for name, function in (("on_event", on_event), ("halt", halt)):
         if function is not None and not callable(function):
             raise UsageError(f"{name}={shown(function)} must be a function, or None.")
+    if mix is not None and not isinstance(mix, Mix):
+        texts = [mix] if isinstance(mix, str) else mix
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise UsageError(f"mix={shown(mix)} must be a Mix, or texts such as 'base:-0.6'.")
     if models is not None and not isinstance(models, Mapping):
         raise UsageError(f"models={shown(models)} must be a mapping from names to pipelines or modules.")
 
@@ -51,5 +57,9 @@ def check_sampler(sampler: Any) -> Sampler:
 def _check_folder(out: Any) -> None:
     if not isinstance(out, str | Path) or not str(out):
         raise UsageError(f"out={shown(out)} must be the name of a folder.")
-    if Path(out).exists() and not Path(out).is_dir():
+    try:
+        file = Path(out).exists() and not Path(out).is_dir()
+    except (OSError, ValueError):
+        raise UsageError(f"out={shown(str(out))} cannot be the name of a folder: choose another.") from None
+    if file or "\0" in str(out):
         raise UsageError(f"out={shown(str(out))} is not a folder: choose another name.")

@@ -12,9 +12,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genscale.algorithms.successive_halving import Halving
 from genscale.algorithms.option_checks import check_options
-from genscale.errors import UsageError
+from genscale.algorithms.successive_halving import Halving
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw

@@ -17,10 +17,10 @@ import torch
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, within
 from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Kernel
-from genscale.algorithms.option_checks import check_options
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores

@@ -567,7 +567,7 @@ def test_on_real_pipelines(name: str, kernel: str) -> None:
         ({"elites": 26}, "fewer elites"),
         ({"sizes": 5}, "larger sizes"),
         ({"mutation": 1.1}, "share"),
-        ({"mutation": float("nan")}, "mutation=nan must be a number"),
+        ({"mutation": float("nan")}, "share"),
         ({"mutation_rule": "gauss"}, "exchange, paper"),
         ({"kernel": "euler"}, "unknown"),
         ({"kernel": "own"}, r"kernel='ddim\(1\)' or 'ode', or levels=0"),

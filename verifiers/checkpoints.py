@@ -13,12 +13,17 @@ from torch import Tensor
 
 from genscale.errors import UsageError
 from genscale.pipelines.placement import device_of
+from genscale.plugins.limits import COUNT
 
 
 def check_settings(dtype: str | None, batch_size: int) -> None:
     """UsageError for a dtype that torch does not have and a batch size below 1."""
     if batch_size < 1:
         raise UsageError(f"batch_size {batch_size} embeds nothing: give at least 1.")
+    if batch_size > COUNT.most:
+        raise UsageError(
+            f"batch_size {batch_size} is more than any machine holds: give {COUNT.most:,} at most."
+        )
     if not isinstance(getattr(torch, dtype or "float32", None), torch.dtype):
         raise UsageError(f"dtype '{dtype}' is unknown: give float32, bfloat16 or float16.")
 

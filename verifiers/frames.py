@@ -13,6 +13,7 @@ from torch import Tensor
 from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import registry
+from genscale.plugins.limits import FRAMES
 
 REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda scores: scores.mean(1),
@@ -42,8 +43,8 @@ class Frames:
     judges_videos: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"{self.k} frames of a video cannot be scored: give k of at least 1.")
+        if not FRAMES.admits(self.k):
+            raise UsageError(f"{self.k} frames of a video cannot be scored: give k of {FRAMES}.")
         if self.reduce not in REDUCE:
             raise UsageError(f"reduce '{self.reduce}' is unknown: choose one of {', '.join(REDUCE)}.")
 

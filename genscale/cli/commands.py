@@ -11,6 +11,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.plugins.limits import is_text
 from genscale.plugins.limits import shown as shortened
 
 
@@ -32,6 +33,8 @@ class Command(TyperCommand):
 
 
 def _refuse_name(path: Path) -> None:
+    if not is_text(str(path)):
+        raise UsageError(f"{shortened(str(path))} is no text, and cannot be printed or written: rename it.")
     try:
         os.lstat(path.expanduser())
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # the command says it better

@@ -90,7 +90,7 @@ def check(axis: str, requests: Sequence[Request]) -> None:
     steering = {verifier_specs.unweighted(name) for r in requests for name in (*r.verifiers, *r.select)}
     if set(judges) <= steering:
         raise UsageError(
-            f"'{judges[0]}' steers one of the entries, so it is not held out: compare by another one with --held-out."
+            f"'{judges[0]}' steers one of the entries: give one that is held out from all of them with --held-out."
         )
 
 

@@ -15,7 +15,7 @@ _COUNTS = ("nfe", "verifier_calls", "images")
 _PART = re.compile(
     r"(?:(?P<nfe>[\d_]+)nfe|(?P<images>[\d_]+)(?:image|video)s?|(?:image|video)s?=(?P<many>[\d_]+)|(?P<verifier_calls>[\d_]+)calls?|(?P<seconds>[\d.]+(?:e[-+]?\d+)?)s"
     r"|(?P<minutes>[\d.]+)m(?:in)?|target=(?P<target>[-+\d.e]+))",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 

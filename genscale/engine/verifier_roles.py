@@ -128,7 +128,7 @@ class VerifierSet:
     ensemble: str = "weighted"
 
     def __post_init__(self) -> None:
-        if self.ensemble not in ENSEMBLES:
+        if not isinstance(self.ensemble, str) or self.ensemble not in ENSEMBLES:
             raise UsageError(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
         names = [m.name for m in self.members]
         for name in names:

@@ -67,6 +67,8 @@ def fault(value: Any, hint: Any) -> str | None:
     texts, tuples and unions of them are not checked.
     """
     origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return None
     if origin in (typing.Union, types.UnionType):
         faults = [fault(value, a) for a in args]
         return None if None in faults else " or ".join(dict.fromkeys(f for f in faults if f is not None))

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
-from genscale.safe_json import read_json
 from genscale.key import Key
 from genscale.numerics.rank_correlation import Agreement, agreement
+from genscale.plugins.limits import COUNT
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
 from genscale.results.result import SearchResult
+from genscale.safe_json import read_json
 
 FILE = "calibration.json"
 FEWEST = 4  # candidates: fewer have no top quarter
@@ -45,6 +46,9 @@ class Previews:
             raise UsageError(
                 f"a calibration needs at least {FEWEST} candidates to rank, not {self.candidates}."
             )
+
+        if not COUNT.admits(self.candidates):
+            raise UsageError(f"candidates={self.candidates} must be {COUNT}.")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         if process.steps < 2:

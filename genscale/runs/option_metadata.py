@@ -107,7 +107,8 @@ def within(limits: Limits) -> tuple[Callable[[Any], bool], str]:
 
 
 COUNT, SIDE, STEPS, FRAMES = (within(r) for r in (limits.COUNT, limits.SIDE, limits.STEPS, limits.FRAMES))
-GUIDANCE, RATE = within(limits.GUIDANCE), within(limits.RATE)
+GUIDANCE = within(limits.GUIDANCE)
+RATE = (limits.RATE.admits, "must be above 0 (0.1 at least), and 240 at most")
 SEED = (limits.SEED.admits, "must be 0 or more, and below 2**64")
 
 
@@ -116,7 +117,10 @@ def read_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d{0,9})(?:[xX×]([1-9]\d{0,9}))?", text.strip(), re.ASCII)
     if match is None:
         raise UsageError(f"--size {shown(text)} cannot be read: write WIDTHxHEIGHT, such as 1024x768.")
-    return int(match[1]), int(match[2] or match[1])
+    size = int(match[1]), int(match[2] or match[1])
+    if not all(map(limits.SIDE.admits, size)):
+        raise UsageError(f"--size {shown(text)}: width and height must be {limits.SIDE}.")
+    return size
 
 
 def write_size(size: Sequence[int]) -> str:
