@@ -147,7 +147,7 @@ def archive_heading(call: PipelineCall, settings: SearchSettings) -> dict[str, A
 
 
 def check_search(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
-    """UsageError: a budget pays for no candidate, noise levels that are needed are unknown, or a choice has no scores."""
+    """UsageError: a budget pays for no candidate, needed noise levels are unknown, or a choice has no scores."""
     budget, verifier_calls = settings.budget, settings.roles.calls
     nfe = sum(processes[0]["evaluations"])
     if budget.nfe is not None and budget.nfe < nfe:

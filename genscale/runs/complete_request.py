@@ -33,14 +33,15 @@ def completed(request: Request) -> Request:
         request,
         verifiers=verifiers,
         held_out=held_out,
-        steps=request.steps or goes_with.steps,
+        steps=goes_with.steps if request.steps is None else request.steps,
         guidance=goes_with.guidance if request.guidance is None else request.guidance,
-        width=request.width or goes_with.size,
-        height=request.height or goes_with.size,
-        frames=request.frames or goes_with.frames,
-        fps=request.fps or goes_with.fps,
-        decode_batch=request.decode_batch
-        or (request.batch_size if goes_with.frames else None),  # videos are small
+        width=goes_with.size if request.width is None else request.width,
+        height=goes_with.size if request.height is None else request.height,
+        frames=goes_with.frames if request.frames is None else request.frames,
+        fps=goes_with.fps if request.fps is None else request.fps,
+        decode_batch=request.batch_size  # videos are small
+        if request.decode_batch is None and goes_with.frames
+        else request.decode_batch,
         pipeline_args={
             **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
             **request.pipeline_args,
