@@ -67,6 +67,8 @@ class SearchOverPaths:
             raise UsageError(
                 f"backward={self.backward} must exceed forward={self.forward}, or paths never become clean."
             )
+        if self.backward > 1:
+            raise UsageError(f"backward={self.backward} must be a part of the run, at most 1.")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first, again = 0, True

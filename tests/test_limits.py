@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from genscale.cli import app, execute, lists
+from genscale.engine import memory_check
 from genscale.errors import UsageError
 from genscale.plugins import limits, options, registry
 from genscale.plugins.limits import Limits, fault
@@ -28,7 +29,8 @@ from genscale.samplers.smc import Smc
 FITS = [
     (int, 3), (int, np.int64(3)), (int, 2**64), (float, 3), (float, 0.5), (float, math.inf), (float, np.float32(1)),
     (bool, True), (str, "é"), (int | None, None), (float | str, "pool"), (tuple[float, ...], (0.5, 1)),
-    (tuple[float, ...], [0.5]), (tuple[float, float], (0, 1)), (int | tuple[int, ...], (1, 2)), (Literal["a", "b"], "a"),
+    (tuple[float, ...], [0.5]), (tuple[float, float], (0, 1)), (int | tuple[int, ...], (1, 2)),
+    (Literal["a", "b"], "a"),
     (Mapping[str, Any], {"a": 1}), (Any, object()), ("not resolved", 3),
 ]  # fmt: skip
 DOES_NOT = [
@@ -186,3 +188,15 @@ def test_exit_codes_differ_and_are_told(genscale: Any) -> None:
     for code in codes:
         assert f"\n| {code} |" in told
         assert f"\n  {code}  " in app._CODES
+
+
+@pytest.mark.parametrize("name", ["smc", "beam", "successive_halving"])
+def test_more_candidates_at_once_than_the_memory_holds_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, genscale: Any
+) -> None:
+    words = ("plan", "a red star", "--sampler", name, "--candidates", 64, "--steps", 8)
+    assert genscale(*words)[0] == 0
+    monkeypatch.setattr(memory_check, "_memory", lambda: 2**20)
+    code, out, err = genscale(*words)
+    assert (code, out) == (2, "")
+    assert "64 candidates of [3, 64, 64] at once take" in err

@@ -90,7 +90,7 @@ class TreeSearch:
             raise UsageError(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
         if self.policy not in ("sample", "uct", "thompson"):
             raise UsageError(f"policy='{self.policy}' is unknown: it is sample, uct or thompson.")
-        if not self.strength >= 0 or not self.explore >= 0:
+        if not self.strength >= 0 or not 0 <= self.explore < math.inf:
             raise UsageError(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
         self._check_widening()
         if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):

@@ -15,6 +15,7 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine import kernel_steps
 from genscale.engine.grid import Place, restart_grid, timed_grid
+from genscale.engine.memory_check import check_memory
 from genscale.engine.own_path import OwnPath
 from genscale.engine.prior import Prior
 from genscale.errors import UsageError
@@ -207,6 +208,7 @@ class PromptProcess:
             candidates = self.own_path.leave(candidates, 0, "noise")
         if self.prior.refusal and any(c.id != OWN for c in candidates):
             raise UsageError(self.prior.refusal)
+        check_memory(len(candidates), self.prior.own)
         rows = []
         for i, c in enumerate(candidates):
             if c.id == OWN:

@@ -67,14 +67,12 @@ def fault(value: Any, hint: Any) -> str | None:
     texts, tuples and unions of them are not checked.
     """
     origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return None
     if origin in (typing.Union, types.UnionType):
         faults = [fault(value, a) for a in args]
         return None if None in faults else " or ".join(dict.fromkeys(f for f in faults if f is not None))
     if origin is typing.Literal:
         return None if value in args else "one of " + ", ".join(map(str, args))
-    if origin in (tuple, list, collections.abc.Sequence):
+    if origin is tuple or (origin in (list, collections.abc.Sequence) and isinstance(value, list | tuple)):
         return _fault_of_sequence(value, origin, args)
     if hint is int:
         whole = isinstance(value, Integral) and not isinstance(value, bool)
@@ -86,14 +84,10 @@ def fault(value: Any, hint: Any) -> str | None:
     if hint is str and isinstance(value, str):
         return None if is_text(value) else "a text that can be written as UTF-8"
     if origin in (dict, collections.abc.Mapping) or hint is dict:
-        fits, words = isinstance(value, collections.abc.Mapping), "an object"
-    elif origin is collections.abc.Callable or hint is collections.abc.Callable:
-        fits, words = callable(value), "a function"
-    elif isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
-        fits, words = isinstance(value, hint), _PLAIN.get(hint, f"a {hint.__name__}")
-    else:
-        fits, words = True, ""
-    return None if fits else words
+        return None if isinstance(value, collections.abc.Mapping) else "an object"
+    if origin is collections.abc.Callable:
+        return None if callable(value) else "a function"
+    return _PLAIN[hint] if hint in _PLAIN and not isinstance(value, hint) else None
 
 
 def check_pixels(width: int | None, height: int | None, frames: int | None) -> None:
@@ -159,7 +153,7 @@ def check_options(what: str, cls: type[Any], values: typing.Mapping[str, Any]) -
     what: names the plug-in, such as "sampler 'smc'". A field's default is always allowed.
     """
     defaults = {f.name: f.default for f in fields(cls)} if is_dataclass(cls) else {}
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     for name, value in values.items():
         if name not in hints or value is defaults.get(name, hints):
             continue
