@@ -21,7 +21,7 @@ FAILED, REFUSED, DIFFERS, INTERRUPTED = 1, 2, 3, 130
 
 def fail(message: str, code: int, as_json: bool) -> int:
     """Print in one sentence what is wrong; return the exit code."""
-    message = " ".join(message.split())
+    message = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
     print(f"genscale: {message}", file=sys.stderr)
     if as_json:
         print_json({"error": message})

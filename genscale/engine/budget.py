@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.plugins.limits import check_plugin
 
 _FORMS = "480nfe, 60s, 32calls, target=0.35, 16images, or several joined by commas"
 _COUNTS = ("nfe", "verifier_calls", "images")
@@ -43,6 +44,7 @@ class Budget:
     images: int | None = None
 
     def __post_init__(self) -> None:
+        check_plugin("a budget", self)
         for name in (*_COUNTS, "seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from torch import Tensor
 
@@ -27,16 +28,12 @@ def check_memory(rows: int, latents: Tensor) -> None:
 def _memory() -> float:
     """Bytes that this process may use; infinity where the system does not say."""
     found = [float("inf")]
-    try:
+    with suppress(AttributeError, OSError, ValueError):  # not on every system
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # not on every system
-        pass
-    try:
+    with suppress(ImportError):  # not on Windows
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit != resource.RLIM_INFINITY:
             found.append(limit)
-    except ImportError:  # Windows
-        pass
     return min(found)

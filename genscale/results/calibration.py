@@ -18,7 +18,7 @@ from torch import Tensor
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.rank_correlation import Agreement, agreement
-from genscale.plugins.limits import COUNT
+from genscale.plugins.limits import COUNT, check_plugin
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
@@ -156,7 +156,10 @@ class Calibration:
 def _level(record: dict[str, Any]) -> CalibratedStep:
     where = {name: record.pop(name) for name in ("step", "fraction", "time")}
     where["fraction"] = float(where["fraction"])
-    return CalibratedStep(**where, agreement=Agreement(**record))
+    level = CalibratedStep(**where, agreement=Agreement(**record))
+    for part in (level, level.agreement):
+        check_plugin("a calibration", part)
+    return level
 
 
 def _totals(result: SearchResult) -> Tensor:
