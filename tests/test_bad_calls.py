@@ -72,6 +72,10 @@ ARGUMENTS: dict[str, list[Any]] = {
     "eta": [NAN],
     "timesteps": [list(range(20_000))],
     "promt": ["a star"],
+    "prompt": [[], ()],
+    "generator": [3, "x", [], [3], [torch.Generator(), None]],
+    "latents": ["x", 3, [1]],
+    "callback_on_step_end": [3, "x"],
 }
 
 
