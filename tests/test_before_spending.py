@@ -164,3 +164,24 @@ def test_rescoring_decodes_no_more_than_one_image(
     assert (code, out) == (2, "")
     assert "no caption of the shapes world" in err
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def judge(:",
+        "raise RuntimeError('x')",
+        "judge = 3",
+        "class judge:\n    def __init__(self):\n        1 / 0",
+        "1 / 0",
+    ],
+)
+def test_a_module_that_fails_is_one_sentence(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genscale: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"judges_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    code_, out, err = genscale("plan", "a red star", "--verifier", f"{name}:judge")
+    assert (code_, out, len(err.strip().splitlines())) == (2, "", 1)
+    assert f"verifier '{name}:judge'" in err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from genscale.errors import UsageError
-from genscale.plugins import limits, registry
+from genscale.plugins import limits
 from genscale.plugins.limits import COUNT, Limits
 
 
@@ -14,7 +14,7 @@ def check_options(sampler: Any, **least: int) -> None:
 
     least: the bounds of whole numbers from below; from above it is 100,000. None is allowed. Lists become tuples.
     """
-    limits.check_plugin(f"sampler '{registry.name_of('sampler', type(sampler))}'", sampler)
+    limits.check_plugin(f"sampler {type(sampler).__name__}", sampler)
     for name, value in vars(sampler).items():
         if isinstance(value, list):
             object.__setattr__(sampler, name, tuple(value))

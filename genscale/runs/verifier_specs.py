@@ -122,12 +122,13 @@ def _imported(name: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"verifier '{name}' cannot be imported: {error}.") from error
+        if isinstance(found, type):
+            found = found()
+    except Exception as error:  # the module's own code may raise anything
+        what = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise UsageError(f"verifier '{name}' cannot be imported: {what}{error}.") from error
     finally:
         sys.path.remove(here)
-    if isinstance(found, type):
-        found = found()
     if not callable(found):
         raise UsageError(
             f"verifier '{name}' is a {type(found).__name__}, not a callable (media, prompts) -> scores."
