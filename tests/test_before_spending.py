@@ -180,7 +180,7 @@ def test_a_module_that_fails_is_one_sentence(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genscale: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    name = f"judges_{abs(hash(code))}"
+    name = tmp_path.name.replace("-", "_")
     (tmp_path / f"{name}.py").write_text(code)
     code_, out, err = genscale("plan", "a red star", "--verifier", f"{name}:judge")
     assert (code_, out, len(err.strip().splitlines())) == (2, "", 1)
