@@ -88,7 +88,7 @@ class Fkc:
         if not 0 <= self.ess <= 1:
             raise UsageError(f"ess={self.ess} must be a share of the particles in [0, 1]; 0 resamples never.")
         window_of_run(self.window, "0,1")
-        if not 0 < self.temperature < math.inf or not self.clamp > 0:
+        if not self.temperature > 0 or not self.clamp > 0:
             raise UsageError(
                 f"temperature={self.temperature} and clamp={self.clamp} must be above 0; 1 and inf are exact."
             )

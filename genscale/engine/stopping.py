@@ -23,7 +23,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from genscale.errors import UsageError
 from genscale.numerics.truncated_normal import Truncated
-from genscale.plugins.limits import check_plugin
 
 FORMS = "patience:8, gain:0.02, gain:0.01sd, adaptive:0.9, or several joined by commas"
 _UNITS = ("score", "sd")
@@ -76,7 +75,6 @@ class Patience:
     candidates: int
 
     def __post_init__(self) -> None:
-        check_plugin("patience", self)
         if self.candidates < 1:
             raise UsageError(f"patience:{self.candidates} must be at least 1.")
 
@@ -110,7 +108,6 @@ class MarginalGain:
     range: Range = _ALL
 
     def __post_init__(self) -> None:
-        check_plugin("gain", self)
         if not 0 < self.least < math.inf:
             raise UsageError(f"gain:{_text(self.least)} must be a number above 0, or it never stops.")
         if self.unit not in _UNITS:
@@ -153,7 +150,6 @@ class AdaptiveN:
     range: Range = _ALL
 
     def __post_init__(self) -> None:
-        check_plugin("adaptive", self)
         if not math.isfinite(self.target):
             raise UsageError(f"adaptive:{self.target} is not a target: give a finite score.")
         if not 0 < self.p < 1:

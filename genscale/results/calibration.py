@@ -23,7 +23,7 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
 from genscale.results.result import SearchResult
-from genscale.safe_json import read_json
+from genscale.safe_json import parse_json, read_bytes
 
 FILE = "calibration.json"
 FEWEST = 4  # candidates: fewer have no top quarter
@@ -141,7 +141,8 @@ class Calibration:
         """From a file that `save` wrote, or from the folder that holds it."""
         path = Path(path).expanduser()
         path = path / FILE if path.is_dir() else path
-        data = read_json(path, f"calibration '{path}'", "`genscale calibrate-steps` writes them")
+        text, hint = read_bytes(path, f"calibration '{path}'"), "`genscale calibrate-steps` writes them"
+        data = parse_json(text, f"'{path}' is not a calibration: it", hint)
         try:
             levels = tuple(_level(dict(record)) for record in data.pop("levels"))
             threshold = float(data.pop("threshold"))
