@@ -16,6 +16,7 @@ from genscale.errors import UsageError, VerifierError
 from genscale.verifiers.boxes import Boxes
 from genscale.verifiers.frames import Frames
 from genscale.verifiers.regions import Box
+from tests.quick import quick
 from tests.zoo import ZOO
 
 
@@ -134,7 +135,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("bad", ["shapes", "frames(verifier=shapes)", "pickscore"])
+@pytest.mark.parametrize("bad", quick(["shapes", "frames(verifier=shapes)", "pickscore"], ["shapes"]))
 @pytest.mark.parametrize("line", LINES)
 def test_commands_spend_and_write_nothing(
     line: str, bad: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genscale: Any, offline: None,
