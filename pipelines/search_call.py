@@ -69,6 +69,9 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
     processes = call.processes()
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
     check_search(call, settings, processes)
+    check_choice(
+        settings.sampler, processes[0], budget, settings.roles, call.arguments.results, settings.stop
+    )
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
     heading = archive_heading(call, settings)
@@ -147,7 +150,7 @@ def archive_heading(call: PipelineCall, settings: SearchSettings) -> dict[str, A
 
 
 def check_search(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
-    """UsageError: a budget pays for no candidate, needed noise levels are unknown, or a choice has no scores."""
+    """UsageError, also for a plan: a budget pays for no candidate, or noise levels that are needed are unknown."""
     budget, verifier_calls = settings.budget, settings.roles.calls
     nfe = sum(processes[0]["evaluations"])
     if budget.nfe is not None and budget.nfe < nfe:
@@ -161,9 +164,6 @@ def check_search(call: PipelineCall, settings: SearchSettings, processes: list[d
     view = processes[0]["view"]
     if settings.needs("schedule") and isinstance(view, str):
         raise UsageError(view)
-    check_choice(
-        settings.sampler, processes[0], budget, settings.roles, call.arguments.results, settings.stop
-    )
 
 
 def _open_searches(

@@ -82,7 +82,7 @@ def compare(results: Mapping[str, Any]) -> SideBySide:
     """
     if not isinstance(results, Mapping):
         raise UsageError("give the searches to compare as {name: result}.")
-    found: dict[str, SearchReport[Any]] = {name: getattr(r, "search", r) for name, r in results.items()}
+    found: dict[str, Any] = {name: getattr(r, "search", r) for name, r in results.items()}
     for name, result in found.items():
         if not hasattr(result, "summaries"):
             raise UsageError(f"'{name}' is a {type(result).__name__}, and no result of a search.")
