@@ -69,9 +69,8 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
     processes = call.processes()
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
     check_search(call, settings, processes)
-    check_choice(
-        settings.sampler, processes[0], budget, settings.roles, call.arguments.results, settings.stop
-    )
+    results = call.arguments.results
+    check_choice(settings.sampler, processes[0], settings.budget, settings.roles, results, settings.stop)
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
     heading = archive_heading(call, settings)
