@@ -16,9 +16,10 @@ A call of a scaled pipeline passes through five files; read them in this order:
 
 Under these lie, for the call of a pipeline:
 
-- `search_settings.py`: what `scale` was given, checked and completed.
+- `search_settings.py`, `settings_checks.py`: what `scale` was given, checked and completed.
 - `bound_call.py`, `call_signature.py`: the arguments of a pipeline call, and the same call with other rows; what a
   wrapper's call takes.
+- `call_limits.py`: ranges of the arguments that decide how much is allocated and computed.
 - `image_inputs.py`: generators and latents that a call gives for each image of a prompt.
 - `prompt_texts.py`: the texts that verifiers get, `texts=` beside embeddings of prompts.
 - `pipeline_call.py`: what one call is like: its rows, noise, noise levels and NFE.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.pipelines.call_limits import check_call
 from genscale.pipelines.call_signature import call_signature
 from genscale.pipelines.image_inputs import first_of_prompts, inputs_of_images
 from genscale.pipelines.prompt_texts import TEXTS, checked_texts, row_texts
@@ -48,13 +49,12 @@ class Arguments:
                     raise UsageError(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
             given[name] = value
         self.prompt_texts = checked_texts(texts, given)
+        check_call(given)
         self.results = 1
         for name in COUNTS:
             if name in self.names or name in given:
                 self.results = int(given.get(name) or 1)
                 given[name] = 1
-        if self.results < 1:
-            raise UsageError(f"at least 1 image or video a prompt must be generated, not {self.results}.")
         self.generator = given.get("generator")
         self.of_images = inputs_of_images(given, self.results)
         given |= first_of_prompts(self.of_images, self.results)

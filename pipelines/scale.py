@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from genscale.pipelines.decode import Decoder
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import REFUSE, WAIT, Claim, claimed
+from genscale.pipelines.prompt_texts import check_texts
 from genscale.pipelines.scaled_attributes import StandsForPipeline
-from genscale.pipelines.search_call import finish_best, run_search
+from genscale.pipelines.search_call import check_search, finish_best, run_search
 from genscale.pipelines.search_settings import SearchSettings, ignore, never
+from genscale.pipelines.settings_checks import check_sampler, check_settings
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler
 from genscale.results.result import SearchResult
@@ -74,7 +77,10 @@ class Scaled(StandsForPipeline):
         made = self.settings
         with self._claimed():
             call, _ = self._probed(args, kwargs)
-            return plan(made.sampler, call.processes()[0], made.budget, made.roles, call.rows, made.stop)
+            processes = call.processes()
+            budget = made.budget.resolved(sum(processes[0]["evaluations"]))
+            check_search(call, replace(made, budget=budget), processes)
+            return plan(made.sampler, processes[0], made.budget, made.roles, call.rows, made.stop)
 
     def _claimed(self) -> AbstractContextManager[Claim]:
         return claimed(self.settings.pipe, self.settings.models.values(), self.settings.busy)
@@ -82,6 +88,8 @@ class Scaled(StandsForPipeline):
     def _probed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[PipelineCall, Decoder]:
         made = self.settings
         call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
+        check_texts(call.arguments.prompt_texts, call.arguments.given, made.roles)
+        made.roles.prepare(call.texts, call.latents.device)
         return call, Decoder(call, with_callback=made.roles.calls > 0)
 
 
@@ -128,7 +136,10 @@ def scale(
     verifier_timeout: seconds that one call of a verifier may take, where it has no `timeout` itself; VerifierError
         after that (docs/verifiers.md). None: no limit.
     """
-    _check_numbers(batch_size=batch_size, keep=keep, decode_batch=1 if decode_batch is None else decode_batch)
+    check_settings(
+        batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
+        models=models, mix=mix,
+    )  # fmt: skip
     if busy not in (WAIT, REFUSE):
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
@@ -154,11 +165,7 @@ def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:
         raise UsageError(
             f"options {', '.join(options)} go with a sampler's name; set them on the sampler object."
         )
-    if not callable(getattr(sampler, "search", None)):
-        raise UsageError(
-            f"{sampler!r} is not a sampler: give a name or an object with a search(process, key) method."
-        )
-    return sampler  # type: ignore[no-any-return]
+    return check_sampler(sampler)
 
 
 def _roles(

@@ -41,7 +41,9 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
     """
     processes = call.processes()
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
-    _check(call, settings, processes)
+    check_search(call, settings, processes)
+    results = call.arguments.results
+    check_choice(settings.sampler, processes[0], settings.budget, settings.roles, results, settings.stop)
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
     heading = None if settings.out is None else archive_heading(call, settings)
@@ -117,8 +119,8 @@ def _by_decoder(
     return parts
 
 
-def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
-    """Refuse a budget that pays for no candidate, unknown noise levels that are needed, and a choice without scores."""
+def check_search(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
+    """UsageError, also for a plan: a budget pays for no candidate, or noise levels that are needed are unknown."""
     budget, verifier_calls = settings.budget, settings.roles.calls
     nfe = sum(processes[0]["evaluations"])
     if budget.nfe is not None and budget.nfe < nfe:
@@ -133,9 +135,6 @@ def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[st
     view = processes[0]["view"]
     if settings.needs("schedule") and isinstance(view, str):
         raise UsageError(view)
-    check_choice(
-        settings.sampler, processes[0], budget, settings.roles, call.arguments.results, settings.stop
-    )
 
 
 def _open_searches(

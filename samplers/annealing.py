@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.tempering import unit_of
 from genscale.errors import UsageError
 from genscale.key import Key
@@ -64,7 +64,7 @@ class Annealing:
     size_option: ClassVar[str] = "proposals"
 
     def __post_init__(self) -> None:
-        at_least(self, proposals=1, rounds=0)
+        check_options(self, proposals=1, rounds=0)
         if not 0 <= self.turn <= 1 or not 0 < self.final <= 1:
             raise UsageError(f"turn={self.turn} must be in [0, 1] and final={self.final} in (0, 1].")
         if not 0 <= self.temperature < math.inf:

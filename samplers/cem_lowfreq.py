@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.haar import Plane
@@ -31,6 +31,7 @@ from genscale.protocol.particles import OWN, Candidate, cat, draw
 from genscale.protocol.queries import Query, Score, Solve
 
 ROUNDS = 3  # generations where no number and no budget is given: the published budget of 30 candidates
+HALVINGS = 14  # of 16,384 values, the largest side of an image
 FLOOR = 1e-7  # variance that remains where all elites agree, as published
 SHELL = 2.0  # 995 of 1000 vectors of k standard normal numbers have a length within 2 of sqrt(k)
 
@@ -68,14 +69,17 @@ class CemLowfreq:
     size_option: ClassVar[str] = "population"
 
     def __post_init__(self) -> None:
-        if self.population < 2 or not 1 <= self.elites <= self.population:
+        check_options(self, population=2, elites=1, level=0, rounds=1, rows=1)
+        if self.level > HALVINGS:
             raise UsageError(
-                f"cem_lowfreq needs a population of at least 2 and no more elites than that, "
-                f"not {self.population} and {self.elites}."
+                f"level={self.level} halves more than any latents allow: give {HALVINGS} at most."
+            )
+        if self.elites > self.population:
+            raise UsageError(
+                f"cem_lowfreq needs no more elites than its population, not {self.elites} of {self.population}."
             )
         if not 0 <= self.spread <= 1:
             raise UsageError(f"spread={self.spread} must be between 0 and 1.")
-        at_least(self, level=0, rounds=1)
 
     @classmethod
     def sized(cls, n: int) -> dict[str, Any]:

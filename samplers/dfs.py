@@ -17,6 +17,7 @@ import torch
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, within
 from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Kernel
@@ -69,16 +70,15 @@ class Dfs:
     size_option: ClassVar[str] = "paths"
 
     def __post_init__(self) -> None:
+        check_options(self, pool=1, backtracks=0, paths=1)
         if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):
             raise UsageError(f"threshold={self.threshold} must be a score, or pool.")
-        if not 0 <= self.quantile <= 1 or self.pool < 1:
-            raise UsageError(f"quantile={self.quantile} must be in [0, 1], and pool={self.pool} at least 1.")
+        if not 0 <= self.quantile <= 1:
+            raise UsageError(f"quantile={self.quantile} must be in [0, 1].")
         if list(self.checks) != sorted(set(self.checks)) or not all(0 < f < 1 for f in self.checks):
             raise UsageError(f"checks={self.checks} must be increasing fractions of the run in (0, 1).")
         if not 0 < self.back <= 1:
             raise UsageError(f"back={self.back} must be a share of the run in (0, 1].")
-        if self.backtracks < 0 or not (self.paths is None or self.paths >= 1):
-            raise UsageError("dfs needs backtracks of 0 or more, and paths of at least 1 or none.")
 
     # ---------------------------------------------------------------- the search
 

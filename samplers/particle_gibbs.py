@@ -9,7 +9,7 @@ from typing import Any
 
 from genscale.algorithms.budget_planning import rounds_of, within
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.algorithms.particle_pass import Pass
 from genscale.algorithms.particle_pool import Path
@@ -49,7 +49,7 @@ class ParticleGibbs(ParticleFilter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, sweeps=1)
+        check_options(self, sweeps=1)
         if (self.scheme, self.ess, self.children) != ("multinomial", 1, 1) or self.flatten:
             raise UsageError(
                 "particle_gibbs resamples with scheme=multinomial, ess=1, children=1 and no flattening."

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.option_checks import at_least, window_of_run
+from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.passes import Numbered
 from genscale.diffusion.interpolants import rbf_times
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, parse
@@ -103,7 +103,7 @@ class Rollover:
     size_option: ClassVar[str] = "chains"
 
     def __post_init__(self) -> None:
-        at_least(self, chains=1, batch=1, calls=1)
+        check_options(self, chains=1, batch=1, calls=1)
         if not 0 <= self.init < 1:
             raise UsageError(f"init={self.init} must be a share of the calls in [0, 1).")
         if not self.tolerance >= 0 or not self.most >= 1:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
@@ -64,7 +64,7 @@ class TrustRegion:
     size_option: ClassVar[str] = "batch"
 
     def __post_init__(self) -> None:
-        at_least(self, regions=1, batch=1, patience=1, warmup=1, rounds=0)
+        check_options(self, regions=1, batch=1, patience=1, warmup=1, rounds=0)
         if not 0 <= self.shortest <= self.side <= self.longest < math.inf:
             raise UsageError(
                 f"side={self.side} must be between shortest={self.shortest} and longest={self.longest}."

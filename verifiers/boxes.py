@@ -119,6 +119,13 @@ class Boxes:
         if load is not None:
             load(device)
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Prepare the verifier, if it can be, for the prompts and the texts of their regions."""
+        prepare = getattr(self.verifier, "prepare", None)
+        if prepare is not None:
+            texts = [box.text for prompt in prompts for box in self.of(prompt)] if self.share > 0 else []
+            prepare([*prompts, *texts], device)
+
     def _on_images(self, pixels: Tensor, prompts: Sequence[str]) -> Any:
         return self.verifier(Media(pixels), prompts)
 

@@ -11,12 +11,12 @@ path.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean, quoted
+from genscale.safe_json import read_json
 from genscale.verifiers.regions import Box
 
 _FORM = 'write [{"text": "a red star", "box": [x0, y0, x1, y1]}], or {"PROMPT": [...]}'
@@ -27,17 +27,7 @@ def read_boxes(path: Path, prompts: Sequence[str] | None = None) -> list[Box] | 
 
     prompts: those of the run, to which index keys refer; other keys are refused.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
-    except OSError as error:
-        raise UsageError(f"boxes file '{path}' cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"boxes file '{path}' is not UTF-8 text.") from None
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"boxes file '{path}' is not JSON (line {error.lineno}: {error.msg}): {_FORM}."
-        ) from None
+    data = read_json(path, f"boxes file '{path}'", _FORM, pairs=lambda pairs: _once(pairs, path))
     if isinstance(data, list):
         return _boxes(data, path, "")
     if not isinstance(data, dict):
@@ -68,7 +58,7 @@ def _prompt(key: str, path: Path, prompts: Sequence[str] | None) -> str:
         return key
     if key in prompts:
         return key
-    if key.isdecimal():
+    if key.isdecimal() and len(key) < 10:
         if int(key) < len(prompts):
             return prompts[int(key)]
         raise UsageError(f"boxes file '{path}': there is no prompt {key}, only 0 to {len(prompts) - 1}.")

@@ -13,6 +13,7 @@ from torch import Tensor
 from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import registry
+from genscale.plugins.limits import FRAMES
 
 REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda scores: scores.mean(1),
@@ -42,8 +43,8 @@ class Frames:
     judges_videos: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"{self.k} frames of a video cannot be scored: give k of at least 1.")
+        if not FRAMES.admits(self.k):
+            raise UsageError(f"{self.k} frames of a video cannot be scored: give k of {FRAMES}.")
         if self.reduce not in REDUCE:
             raise UsageError(f"reduce '{self.reduce}' is unknown: choose one of {', '.join(REDUCE)}.")
 
@@ -67,6 +68,11 @@ class Frames:
         """Load the verifier now, if it has a `load`."""
         if (load := getattr(self._verifier, "load", None)) is not None:
             load(device)
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Find the verifier, and prepare it if it can be, before anything is spent."""
+        if (prepare := getattr(self._verifier, "prepare", None)) is not None:
+            prepare(prompts, device)
 
     def _images(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
         if pixels.ndim == 4:

@@ -36,6 +36,10 @@ class Box:
             raise UsageError(f"a box needs a text that says what it shows, not {quoted(self.text)}.")
         if (self.box is None) == (self.mask is None):
             raise UsageError(f"{quoted(self.text)} needs either a box or a mask.")
+        if self.mask is not None and not isinstance(self.mask, Tensor | str | Path):
+            raise UsageError(
+                f"the mask of {quoted(self.text)} must be a tensor or an image file, not {self.mask!r}."
+            )
         if self.box is not None:
             object.__setattr__(self, "box", _checked(self.box, self.text))
         else:

@@ -91,6 +91,11 @@ class ShapesVideoClip(LoadedPerDevice[Towers], Differentiable):
     reads_prompts: ClassVar[bool] = True
     judges_videos: ClassVar[bool] = True
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Load the model. UsageError: a prompt has words that it does not know."""
+        word_indices(prompts)
+        self.load(device)
+
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         if len(pixels) != len(prompts):

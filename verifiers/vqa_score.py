@@ -61,6 +61,14 @@ class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
         if self.max_pixels is not None and self.max_pixels < 1:
             raise UsageError(f"max_pixels {self.max_pixels} leaves no image: give at least 1.")
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Load the model, and read answers and questions. UsageError: one of them cannot be used."""
+        model = self._model(device)
+        for answer in (self.answer, self.refusal):
+            model.token(answer)
+        for prompt in prompts:
+            model.tokens(self.question.replace("{prompt}", prompt), 1)
+
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         check_pairs(pixels, prompts)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
@@ -92,7 +92,7 @@ class BeamSearch:
     size_option: ClassVar[str] = "width"
 
     def __post_init__(self) -> None:
-        at_least(self, width=1)
+        check_options(self, width=1)
         if self.levels != EVERY and (
             isinstance(self.levels, str)
             or not self.levels
@@ -118,6 +118,11 @@ class BeamSearch:
                 raise UsageError(f"{option}={getattr(self, option)} must be whole numbers of at least 1.")
         if any(not 0 <= d < math.inf for d in _each(self.diversity)):
             raise UsageError(f"diversity={self.diversity} must be 0 or more, and finite.")
+        keep = _at(self.survivors, 0)
+        if self.width is not None and self.width < keep < math.inf:
+            raise UsageError(
+                f"survivors={self.survivors} keeps {keep:g} of width={self.width} states: give fewer."
+            )
         self._check_kernels()
 
     def _check_kernels(self) -> None:

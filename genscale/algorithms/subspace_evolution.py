@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
@@ -101,7 +101,7 @@ class SubspaceRun:
     size_option: ClassVar[str] = "population"
 
     def __post_init__(self) -> None:
-        at_least(self, population=2, dimensions=1, generations=1, rounds=0)
+        check_options(self, population=2, dimensions=1, generations=1, rounds=0)
         if not 0 <= self.share <= 1:
             raise UsageError(f"share={self.share} must be between 0 and 1.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from genscale.cli import calibrate, compare, demo, files, folders, generate, lists, video
 from genscale.cli.commands import Command, explained
-from genscale.cli.execute import BROKEN, INTERRUPTED, REFUSED, fail
+from genscale.cli.execute import FAILED, INTERRUPTED, REFUSED, fail, unforeseen
 from genscale.errors import UsageError
 
 NEED_WORDS = (
@@ -34,11 +33,11 @@ Exit codes:
 
   0  done
 
-  1  `replay`: the pixels differ
+  1  an error that was not foreseen: the sentence on stderr names the file of its traceback
 
   2  refused, with one sentence on stderr
 
-  70  an error of genscale itself, with its traceback on stderr
+  3  `replay`: the pixels differ
 
   130  interrupted: what was done is kept, `genscale resume DIR` continues
 
@@ -114,5 +113,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return fail(explained(error), REFUSED, "--json" in words)
         if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a full disk
             return fail(f"'{error.filename}' cannot be used: {error.strerror}.", REFUSED, "--json" in words)
-        traceback.print_exc()  # not 1, which says that pixels differ
-        return BROKEN
+        return fail(unforeseen(error), FAILED, "--json" in words)

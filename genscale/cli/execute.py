@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +15,29 @@ from genscale.cli.request_options import print_json
 if TYPE_CHECKING:
     from genscale.runs.request import Request
 
-REFUSED, BROKEN, INTERRUPTED = 2, 70, 130
+FAILED, REFUSED, DIFFERS, INTERRUPTED = 1, 2, 3, 130
+"""Exit codes; they are listed in `genscale --help`."""
 
 
 def fail(message: str, code: int, as_json: bool) -> int:
     """Print in one sentence what is wrong; return the exit code."""
+    message = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
     print(f"genscale: {message}", file=sys.stderr)
     if as_json:
         print_json({"error": message})
     return code
+
+
+def unforeseen(error: Exception) -> str:
+    """A sentence for an exception that nothing expected; its traceback is kept in a file that the sentence names."""
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
+    try:
+        number, name = tempfile.mkstemp(prefix="genscale-", suffix="-traceback.txt", text=True)
+        with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
+    except OSError as full:
+        return f"something unforeseen went wrong ({what}), and its traceback cannot be kept: {full.strerror}."
+    return f"something unforeseen went wrong ({what}): please report it with the traceback in {name}"
 
 
 def run_request(request: Request, out: Path | None, as_json: bool) -> int:

@@ -12,14 +12,13 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from genscale import __version__
 from genscale.commands import comparison_figures
-from genscale.commands.compare_entries import BUDGET, ComparedRun, EntryRecord
+from genscale.commands.compare_entries import BUDGET, ComparedRun, EntryRecord, check
 from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.results.comparison import Comparison
 from genscale.runs import generate as generation
 from genscale.runs import request as requests
-from genscale.runs import verifier_specs
 from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
@@ -37,6 +36,7 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
 
     KeyboardInterrupt: finished work is kept, and `resume` goes on.
     """
+    check(axis, [entry.request for entry in entries])
     runs = _with_shared_models([PreparedRun.of(entry.request) for entry in entries])
     folder = RunFolder.claimed(out)
     try:
@@ -46,6 +46,10 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
             with display.busy(f"loading {runs[0].request.model}"):
                 runs = _at_equal_cost(runs)
             entries = [replace(e, request=r.request) for e, r in zip(entries, runs, strict=True)]
+        with display.busy("preparing the searches"):
+            for entry, run in zip(entries, runs, strict=True):
+                if _finished(folder.path / entry.folder, run) is None:
+                    run.plan()  # may refuse, before anything is spent on another entry
         folder.write_json(
             ASKED, {"genscale": __version__, "axis": axis, "entries": [e.as_dict() for e in entries]}
         )
@@ -96,11 +100,7 @@ def _with_shared_models(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
     def shared(verifier: Any) -> Any:
         if isinstance(verifier, Named):  # its name holds its options, too
             return made.setdefault(verifier.name, verifier)
-        if not isinstance(verifier, str):  # one with regions of its own
-            return verifier
-        if verifier not in made:
-            made[verifier] = verifier_specs.named_verifier(verifier)
-        return made[verifier]
+        return verifier  # one with regions of its own
 
     def all_shared(members: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
         return [(shared(v), weight) for v, weight in members]

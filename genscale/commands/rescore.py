@@ -38,6 +38,9 @@ def rescore(
             f"no latents are left in '{folder}/latents': rescoring needs those of the finished candidates."
         )
     decode = decoder_of(run, trust=trust)
+    first = next(f for pool in pools for f in pool)
+    texts = [text for text, pool in zip(run.request.prompts, pools, strict=True) if pool]
+    panel.prepare(texts, decode([first]).pixels.device)  # before all the others are decoded
     scores = _scores(run, pools, panel, decode, display)
     found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
     record = {

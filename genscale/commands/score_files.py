@@ -53,6 +53,7 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
     prompts = [prompt or _prompt(file, data) for file, data in zip(files, told, strict=True)]
     panel = verifiers_of(verifiers or _verifiers(told))
     pixels = [read_pixels(file) for file in files]
+    panel.prepare(prompts, torch.device("cpu"))
     scores: dict[int, dict[str, float]] = {}
     for some in _alike(pixels):
         media = Media(torch.stack([pixels[i] for i in some]))

@@ -21,7 +21,6 @@ from genscale.demo.live_view import Watch
 from genscale.demo.presence import Presence
 from genscale.demo.search_folders import SearchFolders
 from genscale.errors import UsageError
-from genscale.plugins import registry
 from genscale.runs import generate as generation
 from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.complete_request import completed
@@ -287,10 +286,7 @@ class JobQueue:
 
     def _shared_verifiers(self, members: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
         """All searches share one object for each verifier, so its weights are loaded once."""
-        for name, _ in members:
-            if name not in self._verifiers:
-                self._verifiers[name] = Named(name, registry.make("verifier", name, {}))
-        return [(self._verifiers[name], weight) for name, weight in members]
+        return [(self._verifiers.setdefault(v.name, v), weight) for v, weight in members]
 
 
 def _settled(request: Request, pipe: Any) -> Request:

@@ -15,6 +15,7 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine import kernel_steps
 from genscale.engine.grid import Place, restart_grid, timed_grid
+from genscale.engine.memory_check import check_memory
 from genscale.engine.origins import Origins
 from genscale.engine.own_path import OwnPath
 from genscale.engine.prior import Prior
@@ -204,6 +205,7 @@ class PromptProcess:
             x is None and c.id != OWN for x, c in zip(given, candidates, strict=True)
         ):
             raise UsageError(self.prior.refusal)
+        check_memory(len(candidates), self.prior.own)
         rows = [
             self.prior.latents(self.noise(c) if noise is None else noise[i]) if x is None else x
             for i, (c, x) in enumerate(zip(candidates, given, strict=True))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_calls import Left, call_verifier, unlimited
 from genscale.errors import BudgetExhausted, UsageError, VerifierError
 from genscale.media import Media
-from genscale.plugins import registry
+from genscale.plugins import limits, registry
+from genscale.plugins.limits import shown
 from genscale.protocol.interfaces import Verifier
 
 
@@ -55,6 +57,20 @@ class WeightedVerifier:
     verifier: Verifier
     weight: float = 1.0
     timeout: float | None = None
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Load what it needs, for images on `device`. UsageError: that is missing, or it cannot score these prompts."""
+        prepare = getattr(self.verifier, "prepare", None)
+        if prepare is None:
+            return
+        try:
+            prepare(prompts, device)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise VerifierError(
+                f"verifier '{self.name}' cannot be used here: {type(error).__name__}: {error}"
+            ) from error
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
         """Scores [n] float64. VerifierError: it failed or gave a NaN; the message names the candidate (labels)."""
@@ -124,7 +140,7 @@ class VerifierSet:
     ensemble: str = "weighted"
 
     def __post_init__(self) -> None:
-        if self.ensemble not in ENSEMBLES:
+        if not isinstance(self.ensemble, str) or self.ensemble not in ENSEMBLES:
             raise UsageError(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
         names = [m.name for m in self.members]
         for name in names:
@@ -145,6 +161,11 @@ class VerifierSet:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(m.name for m in self.members)
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Prepare every verifier before anything is spent, as `WeightedVerifier.prepare`."""
+        for member in self.members:
+            member.prepare(prompts, device)
 
     def named(self, raw: Tensor) -> dict[str, float]:
         """One row of raw scores [verifiers], by verifier."""
@@ -236,6 +257,11 @@ class Roles:
         """Whether there is any verifier, so that images must be decoded."""
         return bool(self.search.members or self.select.members or self.held_out.members)
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Prepare the verifiers of all roles before anything is spent, as `WeightedVerifier.prepare`."""
+        for verifiers in (self.search, self.select, self.held_out):
+            verifiers.prepare(prompts, device)
+
     @property
     def calls(self) -> int:
         """Verifier calls of one finished candidate, as the budget counts them."""
@@ -284,12 +310,15 @@ def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) ->
 def _weighted_verifier(verifier: Any, timeout: float | None) -> WeightedVerifier:
     weight = 1.0
     if isinstance(verifier, tuple):
+        if len(verifier) != 2 or not isinstance(verifier[1], Real) or isinstance(verifier[1], bool):
+            raise UsageError(f"{shown(verifier)} is no pair (verifier, weight): give a number as weight.")
         verifier, weight = verifier
     if isinstance(verifier, str):
         return WeightedVerifier(verifier, registry.make("verifier", verifier, {}), float(weight), timeout)
-    if not callable(verifier):
+    if not callable(verifier) or isinstance(verifier, type):
         raise UsageError(
             f"{verifier!r} is not a verifier: give a name or a callable (media, prompts) -> scores."
         )
+    limits.check_plugin(f"verifier {type(verifier).__name__}", verifier)
     name = getattr(verifier, "name", None) or getattr(verifier, "__name__", None) or type(verifier).__name__
     return WeightedVerifier(str(name), verifier, float(weight), timeout)

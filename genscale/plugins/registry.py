@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
-from genscale.plugins import candidates
+from genscale.plugins import candidates, limits
 
 KINDS = ("sampler", "verifier")
 
@@ -114,9 +114,10 @@ def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
     ]
     if missing:
         raise UsageError(f"{kind} '{name}' needs the option '{missing[0]}': give {missing[0]}=...")
+    limits.check_options(f"{kind} '{name}'", cls, settings)
     try:
         return cls(**settings)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except Exception as error:  # a plug-in of another package may check nothing, and fail in any way
         raise UsageError(f"{kind} '{name}' refuses its options: {error}") from error

@@ -219,6 +219,9 @@ class Verifier(Protocol):
         (`verifiers/frames.py`).
     `reads_prompts = False`: its scores do not depend on the prompts, so it may score calls that give embeddings without
         their text. True: it is refused where there is no text.
+    `prepare(prompts, device)`: called before anything is generated or written, with the prompts of the run and the
+        torch.device of the images, also by `genscale plan`. It loads what it needs, and raises a UsageError where that
+        cannot be had or a prompt cannot be scored.
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
     `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
         times, 3 by default), and not waited for when the budget's seconds end.

@@ -43,9 +43,9 @@ def read_metadata(file: Path) -> dict[str, Any]:
     kind = "video" if file.suffix.lower() in video_files.VIDEOS else "image"
     try:
         text = video_files.comment_of(file) if kind == "video" else _text_of_image(file)
-    except (OSError, ValueError, SyntaxError, MemoryError) as error:
-        why = getattr(error, "strerror", None) or f"it is not {_a(kind)}"
-        raise UsageError(f"{kind} '{file}' cannot be read: {why}.") from None
+    except Exception as error:  # damaged files make readers raise exceptions of any kind
+        reason = getattr(error, "strerror", None) or f"it is not {_a(kind)}, or a damaged one"
+        raise UsageError(f"{kind} '{file}' cannot be read: {reason}.") from None
     if not text:
         raise UsageError(f"{kind} '{file}' carries no genscale metadata: it cannot be run again.")
     try:

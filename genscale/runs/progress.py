@@ -23,6 +23,7 @@ def plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which are refused or read
         warnings.showwarning = lambda message, *place: print(f"warning: {message}", file=sys.stderr)
         yield
 

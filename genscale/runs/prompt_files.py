@@ -9,13 +9,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.plugins.limits import is_text, shown
+from genscale.safe_json import parse_json, read_bytes
 
 FIELDS = ("prompt", "Prompt", "prompts", "Prompts", "caption", "text")
 MARKS = (
@@ -29,9 +30,7 @@ MARKS = (
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a file in their order; refused when it cannot be read or holds none."""
     try:
-        text = _decoded(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"prompt file '{path}' cannot be read: {error.strerror}.") from None
+        text = _decoded(read_bytes(path, f"prompt file '{path}'"))
     except UnicodeDecodeError:
         raise UsageError(
             f"prompt file '{path}' is not UTF-8 text, nor UTF-16 with a byte order mark: save it as UTF-8."
@@ -41,6 +40,9 @@ def read_prompts(path: Path) -> list[str]:
     prompts = [p.strip() for p in found if p.strip()]
     if not prompts:
         raise UsageError(f"prompt file '{path}' holds no prompt: write one per line.")
+    odd = next((p for p in prompts if not is_text(p)), None)
+    if odd is not None:
+        raise UsageError(f"prompt file '{path}': {shown(odd)} holds a NUL, and is no text.")
     return prompts
 
 
@@ -78,8 +80,12 @@ def _json(text: str, path: Path) -> Iterable[str]:
 
 
 def _csv(text: str, path: Path, delimiter: str = ",") -> Iterable[str]:
-    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter), 2):
-        yield _prompt(row, path, number)
+    number = 1
+    try:
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter), 2):
+            yield _prompt(row, path, number)
+    except csv.Error as error:
+        raise UsageError(f"prompt file '{path}', after entry {number}: {error}.") from None
 
 
 def _tsv(text: str, path: Path) -> Iterable[str]:
@@ -87,10 +93,7 @@ def _tsv(text: str, path: Path) -> Iterable[str]:
 
 
 def _parsed(text: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"prompt file '{path}', entry {number}: not JSON ({error.msg}).") from None
+    return parse_json(text, f"prompt file '{path}', entry {number}:")
 
 
 def _prompt(item: Any, path: Path, number: int) -> str:

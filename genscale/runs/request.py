@@ -11,15 +11,19 @@ from types import UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
 from genscale.errors import UsageError
-from genscale.plugins import options, registry
+from genscale.plugins import limits, options, registry
 from genscale.runs.option_metadata import (
     COUNT,
+    FRAMES,
+    GUIDANCE,
     IMAGE,
     MODEL,
     RATE,
     RUN,
     SEARCH,
     SEED,
+    SIDE,
+    STEPS,
     Option,
     option,
     options_of,
@@ -49,10 +53,10 @@ class Request:
         "image_width": Option(
             ("--width",),
             "Width in pixels. Without --height it is the sampler's own option, where it has one of that name (beam).",
-            IMAGE, kind=int, check=COUNT, sets=("width",),
+            IMAGE, kind=int, check=SIDE, sets=("width",),
         ),
         "image_height": Option(
-            ("--height",), "Height in pixels.", IMAGE, kind=int, check=COUNT, sets=("height",)
+            ("--height",), "Height in pixels.", IMAGE, kind=int, check=SIDE, sets=("height",)
         ),
     }  # fmt: skip
     """Options whose name is not that of one field: what they set is in `sets`."""
@@ -125,9 +129,9 @@ class Request:
         SEARCH, "RULE",
     )  # fmt: skip
     negative: str | None = option("--negative --negative-prompt", "Negative prompt.", IMAGE, "TEXT")
-    steps: int | None = option("--steps --num-inference-steps", "Denoising steps.", IMAGE, check=COUNT)
+    steps: int | None = option("--steps --num-inference-steps", "Denoising steps.", IMAGE, check=STEPS)
     guidance: float | None = option(
-        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE,
+        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE, check=GUIDANCE,
     )  # fmt: skip
     seed: int | None = option("--seed", "Seed (a random one, which is recorded).", IMAGE, check=SEED)
     width: int | None = None
@@ -136,7 +140,7 @@ class Request:
     from_python: bool = (
         False  # one generator draws candidate 0 of all prompts, and no base is made beside the search
     )
-    frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=COUNT)
+    frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=FRAMES)
     fps: float | None = option(
         "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
     )  # fmt: skip
@@ -146,7 +150,7 @@ class Request:
     )  # fmt: skip
     per_frame: int = option(
         "--per-frame", "Of a video: how many evenly spaced frames an image verifier scores; their mean counts (8).",
-        SEARCH, "FRAMES", default=8, check=COUNT,
+        SEARCH, "FRAMES", default=8, check=FRAMES,
     )  # fmt: skip
     images: int = option(
         "--images --num-images-per-prompt",
@@ -257,6 +261,10 @@ def from_dict(data: Any, source: str) -> Request:
                 value = getattr(made, name)
                 if how.check is not None and value is not None and not how.check[0](value):
                     raise UsageError(f"'{source}' cannot be run: its {name} is {value}, and {how.check[1]}.")
+            for name in given:
+                fault = limits.fault(getattr(made, name), types[name])
+                if fault is not None:
+                    raise UsageError(f"'{source}' cannot be run: its {name} must be {fault}.")
             return made
     except UsageError:
         raise

@@ -7,7 +7,6 @@ Types are annotations: `int`, `str | None`, `list[int]`, `dict[str, float]`, `Li
 from __future__ import annotations
 
 import functools
-import json
 import math
 import types
 import typing
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from genscale.errors import UsageError
+from genscale.safe_json import JsonError, parse_json
 
 
 def not_negative(value: float) -> bool:
@@ -34,15 +34,9 @@ FileName = Annotated[str, is_file_name]
 def parse(text: str | bytes) -> Any:
     """The value in a JSON text. ValueError: it is none that can be read, for whatever reason."""
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("it is not text in UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON, {error.msg} in line {error.lineno}") from None
-    except ValueError:  # Python reads no integers of more than 4,300 digits
-        raise ValueError("it holds a number that is too long") from None
+        return parse_json(text, "it")
+    except JsonError as error:
+        raise ValueError(f"it {error.reason}") from None
 
 
 def read(path: Path, hint: Any = dict[str, Any], repair: Callable[[Any], Any] = lambda value: value) -> Any:
