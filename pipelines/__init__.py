@@ -55,7 +55,7 @@ For the steps:
 
 For guidance, mixes and gradients:
 
-- `branches.py`: which rows of a model call are conditional; one branch of guidance alone.
+- `branches.py`, `one_branch.py`: which rows of a model call are conditional; one branch of guidance alone.
 - `mixture_sources.py`, `model_variants.py`: the rows and models that a mix needs.
 - `guiders.py`: the guidance rules of `diffusers.guiders` as a mix.
 - `differentiable_models.py`: frozen weights and checkpointed calls, while gradients are taken.

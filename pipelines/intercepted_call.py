@@ -33,7 +33,7 @@ from genscale.pipelines.loop_noise import Draw, LoopIntercept, Place, place_of
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.own_thread import Hold, held
 from genscale.pipelines.pipeline_lock import claimed
-from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, make_proxy, start_index
+from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, proxy_of, start_index
 from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
 from genscale.pipelines.watched_models import PlaceholderOutputs, watched
@@ -308,7 +308,7 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         # Restores what a call leaves on the pipeline: guidance scale, step counts, the scheduler.
         stack.callback(_replace, pipe.__dict__, driver.pipe_state)
         stack.enter_context(cached_device(pipe, driver.encoder_cache.device))
-        driver.scheduler = _proxy(pipe, driver)
+        driver.scheduler = proxy_of(pipe, driver)
         pipe.__dict__["scheduler"] = driver.scheduler
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
         stack.enter_context(watched(dict(pipe.components), driver.on_model_call))
@@ -322,21 +322,6 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
             return pipe(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
         except LeaveLoop:
             return None
-
-
-def _proxy(pipe: Any, driver: LoopDriver) -> Any:
-    if "_driver" in pipe.scheduler.__dict__:
-        raise UsageError(
-            f"{type(pipe).__name__} is in the middle of its own loop (a callback called it): search with it before, "
-            "after, or in a verifier."
-        )
-    while True:
-        try:
-            return make_proxy(pipe.scheduler, driver)
-        except RuntimeError as error:
-            # A call in another thread may have set an attribute while the scheduler was copied.
-            if "changed size" not in str(error):
-                raise
 
 
 def _cached_encode_prompt(pipe: Any, driver: LoopDriver) -> Callable[..., Any]:

@@ -34,6 +34,7 @@ from genscale.pipelines.probe import Probe
 from genscale.pipelines.row_lists import RowLists, find_row_lists
 from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
 from genscale.pipelines.scheduler_proxy import OffGrid
+from genscale.pipelines.settings_checks import check_pipeline
 from genscale.pipelines.solver import SchedulerSolver, restarts
 from genscale.pipelines.watched_models import PlaceholderOutputs
 
@@ -338,19 +339,3 @@ def _own_draws() -> Draws:
     """Normal draws from a generator of our own: torch's global one is shared with other threads."""
     generator = torch.Generator().manual_seed(0)
     return lambda j, shape: torch.randn(shape, generator=generator)
-
-
-def check_pipeline(pipe: Any) -> None:
-    """UsageError for an object that has no scheduler, or is no pipeline with a loop of its own."""
-    from diffusers import DiffusionPipeline
-
-    name = type(pipe).__name__
-    if getattr(pipe, "scheduler", None) is None:
-        raise UsageError(
-            f"{name} has no scheduler, so there is no denoising loop to search: use a diffusion or flow pipeline."
-        )
-    if not isinstance(pipe, DiffusionPipeline):
-        raise UsageError(
-            f"{name} is not a DiffusionPipeline of diffusers, so genscale cannot use its denoising loop: give the "
-            "pipeline itself, not a modular pipeline or an object around it."
-        )

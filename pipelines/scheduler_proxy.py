@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from genscale.errors import UsageError
 from genscale.pipelines.timesteps import TimestepDriver, Timesteps
 
 
@@ -48,6 +49,22 @@ def make_proxy(scheduler: Any, driver: SchedulerDriver) -> Any:
     proxy.__dict__["_driver"] = driver
     proxy.__dict__["_timesteps"] = timesteps
     return proxy
+
+
+def proxy_of(pipe: Any, driver: SchedulerDriver) -> Any:
+    """The proxy of a pipeline's scheduler. UsageError: the pipeline is in its own loop."""
+    if "_driver" in pipe.scheduler.__dict__:
+        raise UsageError(
+            f"{type(pipe).__name__} is in the middle of its own loop (a callback called it): search with it before, "
+            "after, or in a verifier."
+        )
+    while True:
+        try:
+            return make_proxy(pipe.scheduler, driver)
+        except RuntimeError as error:
+            # A call in another thread may have set an attribute while the scheduler was copied.
+            if "changed size" not in str(error):
+                raise
 
 
 def plain_scheduler(proxy: Any) -> Any:

@@ -27,7 +27,6 @@ from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.output_media import join_outputs
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import Claim
-from genscale.pipelines.prompt_texts import check_texts
 from genscale.pipelines.search_settings import SearchSettings
 from genscale.pipelines.serve import serve
 from genscale.results.result import SearchResult
@@ -68,6 +67,14 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
         if heading is not None:
             archive.add_state(changed_by_the_run(heading, settings))
         archive.close()
+    return _result(call, settings, decoder, searches, archive, stopped, heading)
+
+
+def _result(
+    call: PipelineCall, settings: SearchSettings, decoder: Decoder, searches: list[Search], archive: Archive,
+    stopped: str | None, heading: dict[str, Any] | None,
+) -> SearchResult:  # fmt: skip
+    """What was found. UsageError, AllCandidatesFailed: of a prompt nothing was."""
     without = next((search for search in searches if not search.finals), None)
     if without is not None and not without.dropped:
         raise UsageError(
@@ -131,7 +138,6 @@ def check_search(call: PipelineCall, settings: SearchSettings, processes: list[d
         raise UsageError(
             f"a budget of {budget.verifier_calls} verifier calls is too small: one sample takes {verifier_calls}."
         )
-    check_texts(call.arguments.prompt_texts, call.arguments.given, settings.roles)
     view = processes[0]["view"]
     if settings.needs("schedule") and isinstance(view, str):
         raise UsageError(view)

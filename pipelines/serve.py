@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from genscale.engine.engine import Engine
 from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
-from genscale.pipelines.branches import BranchRows, doubled
 from genscale.pipelines.followed_call import FollowedCall, lines_of
 from genscale.pipelines.intercepted_call import (
     LeaveLoop,
@@ -41,6 +40,7 @@ from genscale.pipelines.intercepted_call import (
     reset_model_caches,
 )
 from genscale.pipelines.latent_layout import as_own_latents
+from genscale.pipelines.one_branch import OneBranch
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.row_evidence import FailedCall, comes_from_rows, not_in_batches, sizes_of
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
@@ -147,12 +147,9 @@ class ServingDriver(LoopDriver):
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
         self._part = slice(None)  # the rows of the batch that are under evaluation
         self._gathered = GatherCache()
-        self._branch: str | None = None  # the only branch of guidance that the batch needs
-        self._branch_output: Any = None  # its output, where the pipeline calls the denoiser for each branch
-        self._branch_calls = 0  # of the denoiser in this iteration
+        self._one: OneBranch | None = None  # the only branch of guidance that the batch needs
         self.failed: FailedCall | None = None
         self._called: Counter[str] = Counter()  # calls of each model in this iteration
-        self._repeating = False  # this iteration hands `_branch_output` to the pipeline for both branches
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
@@ -198,8 +195,16 @@ class ServingDriver(LoopDriver):
             args = tuple(self._gathered(gather, name, str(i), a) for i, a in enumerate(args))
             kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
         try:
-            if self._branch is not None and is_denoiser(name):
-                return self._call_one_branch(name, module, forward, args, kwargs)
+            if self._one is not None and is_denoiser(name):
+                output, nfe = self._one(
+                    len(self.prompts),
+                    args,
+                    kwargs,
+                    lambda args, kwargs: self._forward(name, module, forward, args, kwargs),
+                    lambda: self.placeholders.get(name, module, forward, args, kwargs),
+                )
+                self.evaluations += nfe
+                return output
             output = self._forward(name, module, forward, args, kwargs)
         except Exception as error:
             self.failed = FailedCall(error, name, self._called[name], sizes_of((args, kwargs)))
@@ -228,42 +233,13 @@ class ServingDriver(LoopDriver):
             return self.call.models.call(run, args, kwargs, batch.checkpoint)
         return run(*args, **kwargs)
 
-    def _call_one_branch(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Evaluate one branch of guidance and return its output for both: what the pipeline combines is that output."""
-        branches, sample = self.call.branches(), sample_of(args, kwargs)
-        assert self._branch is not None
-        place, n, number = branches.place(self._branch), len(self.prompts), self._branch_calls
-        self._branch_calls += 1
-        if branches.together:
-            part = BranchRows(place, n, sample)
-            args, kwargs = tuple(part(a) for a in args), {k: part(v, k) for k, v in kwargs.items()}
-            self.evaluations += n
-            return doubled(self._forward(name, module, forward, args, kwargs), n)
-        if self._branch_output is None and number == place:
-            self.evaluations += n
-            self._branch_output = self._forward(name, module, forward, args, kwargs)
-        if self._branch_output is None:
-            return self.placeholders.get(name, module, forward, args, kwargs)
-        return self._branch_output
-
-    def _must_repeat(self) -> bool:
-        """Whether the loop's iteration must run once more: the first of two branch calls had no output to return."""
-        calls, self._branch_calls = self._branch_calls, 0
-        if self._branch_output is None or not calls or self.call.branches().together:
-            return False
-        if self.call.branches().place(self._branch or "") == 1 and not self._repeating:
-            self._repeating = True
-            return True
-        self._branch_output, self._repeating = None, False
-        return False
-
     # ---------------------------------------------------------------- steps
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         self._called.clear()
         if self.warm_up:
             return self._finish_warm_up(call["sample"])
-        if self._must_repeat():
+        if self._one is not None and self._one.must_repeat():
             self.after_real_step = self.replaying = self.jumped = False
             return call["sample"], self.index
         layout = self.probe.layout
@@ -328,8 +304,9 @@ class ServingDriver(LoopDriver):
             raise NeedsRowPerLatent
         if not self._continues(batch) or batch.branch is not None or self.mixing is not None:
             reset_model_caches(self.pipe)
-        self.warm_up, self._batch, self._branch = False, batch, batch.branch
-        if self._branch is not None and self.followed is not None and not self.call.branches().together:
+        self.warm_up, self._batch = False, batch
+        self._one = None if batch.branch is None else OneBranch(self.call.branches(), batch.branch)
+        if self._one is not None and self.followed is not None and not self._one.branches.together:
             raise UsageError(
                 f"{type(self.pipe).__name__} edits latents in its loop and evaluates the branches of guidance one "
                 "after the other: they cannot be evaluated alone."

@@ -63,3 +63,19 @@ def _check_folder(out: Any) -> None:
         raise UsageError(f"out={shown(str(out))} cannot be the name of a folder: choose another.") from None
     if file or "\0" in str(out):
         raise UsageError(f"out={shown(str(out))} is not a folder: choose another name.")
+
+
+def check_pipeline(pipe: Any) -> None:
+    """UsageError for an object that has no scheduler, or is no pipeline with a loop of its own."""
+    from diffusers import DiffusionPipeline
+
+    name = type(pipe).__name__
+    if getattr(pipe, "scheduler", None) is None:
+        raise UsageError(
+            f"{name} has no scheduler, so there is no denoising loop to search: use a diffusion or flow pipeline."
+        )
+    if not isinstance(pipe, DiffusionPipeline):
+        raise UsageError(
+            f"{name} is not a DiffusionPipeline of diffusers, so genscale cannot use its denoising loop: give the "
+            "pipeline itself, not a modular pipeline or an object around it."
+        )

@@ -222,7 +222,7 @@ class Scoring:
     def _score_held_out(self, job: ScoreJob, entry: Entry, media: Media) -> None:
         """Held-out scores of the pipeline's own image, and of every candidate that may become the best."""
         verifiers, search = self.roles.held_out, job.search
-        if verifiers.members and entry.final and (entry.candidate.id == OWN or search.may_lead(entry)):
+        if verifiers.members and entry.final and (entry.candidate.id == OWN or search.ranks.may_lead(entry)):
             [scores] = verifiers.raw_scores(media, [search.prompt], [job.label], self.ledger)
             measured = verifiers.named(
                 scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +14,7 @@ from genscale.engine.budget import Budget
 from genscale.engine.failures import HOPELESS, Failure, Failures
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
+from genscale.engine.ranking import Ranking
 from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted, UsageError
@@ -36,7 +36,7 @@ class Search:
     rules: stop rules, asked about the scores of finished candidates. stopped: the rule that ended the search.
     independent: whether the finished candidates are independent draws of the model.
     spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
-    finals, entries: scores of all finished candidates, and of the rows of the present query.
+    entries: scores of the rows of the present query. ranks: the finished candidates.
     failures: the candidates that were dropped.
     population: what the sampler returned, if it weights its candidates.
     """
@@ -56,14 +56,16 @@ class Search:
     calls: int = 0
     finished: int = 0
     query: Query | None = None
-    finals: list[Entry] = field(default_factory=list)
     entries: list[Entry | Failure | None] = field(default_factory=list)
     failures: Failures = field(default_factory=Failures)
     population: Population | None = None
-    _ranked: list[tuple[float, Entry]] = field(default_factory=list)  # by total; not for rank ensembles
+    ranks: Ranking = field(init=False)
     _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
     _scored_as: Candidate | None = None  # scored as candidate 0, though it is not the pipeline's own
+
+    def __post_init__(self) -> None:
+        self.ranks = Ranking(self.roles.judge, self.keep)
 
     @staticmethod
     def open(
@@ -305,18 +307,10 @@ class Search:
         return self.failures.but({e.candidate.id for e in self.finals})
 
     def add_final(self, entry: Entry) -> None:
-        """Take in a finished candidate, and drop the latents of those that are no longer among the `keep` best."""
+        """Take in a finished candidate."""
         self.failures.in_a_row = 0
-        self.finals.append(entry)
         self.finished += 1
-        if not self.roles.judge.pointwise:  # ranks may change later, so all candidates keep their latents
-            return
-        [total] = self.totals([entry])
-        at = bisect_right(self._ranked, -total, key=lambda ranked: -ranked[0])
-        self._ranked.insert(at, (total, entry))
-        for _, loser in self._ranked[self.keep : self.keep + 1] if at < self.keep else [(total, entry)]:
-            if loser.candidate.id != OWN:  # the pipeline's own image is shown beside the best
-                loser.x = None
+        self.ranks.add(entry)
 
     @property
     def missing(self) -> int:
@@ -335,35 +329,19 @@ class Search:
             self.stopped = first_stop(self.rules, totals, max(self._checked, self.results - 1))
             self._checked = len(totals)
 
+    @property
+    def finals(self) -> list[Entry]:
+        """Scores of all finished candidates, in order."""
+        return self.ranks.entries
+
     def ranking(self) -> list[Entry]:
         """Finished candidates from best to worst; of equals the one that finished first comes first."""
-        if self.roles.judge.pointwise:
-            return [entry for _, entry in self._ranked]
-        if not self.finals:
-            return []
-        totals = self.totals(self.finals)
-        order = sorted(range(len(totals)), key=lambda i: -totals[i])
-        return [self.finals[i] for i in order]
+        return self.ranks.order()
 
     def totals(self, entries: Sequence[Entry]) -> list[float]:
         """Combined scores of entries, by the verifiers that pick the winner."""
-        judge = self.roles.judge
-        raw = torch.tensor(
-            [[(e.select or e.scores)[n] for n in judge.names] for e in entries], dtype=torch.float64
-        ).reshape(len(entries), len(judge.names))
-        return [float(t) for t in judge.combine(raw)]
+        return self.ranks.totals(entries)
 
     def best(self) -> Entry | None:
         """The best finished candidate; None before the first."""
-        if self._ranked:
-            return self._ranked[0][1]
-        ranking = self.ranking()
-        return ranking[0] if ranking else None
-
-    def may_lead(self, entry: Entry) -> bool:
-        """Whether a new finished candidate is, or (by ranks) may later become, the best."""
-        best = self.best()
-        if best is None or not self.roles.judge.pointwise:
-            return True
-        old, new = self.totals([best, entry])
-        return new > old
+        return self.ranks.best()
