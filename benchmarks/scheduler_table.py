@@ -66,7 +66,7 @@ def _said(outcomes: Counter[str], sentences: list[str]) -> str:
     parts = [f"{EQUAL} ({outcomes[EQUAL]})"] if outcomes[EQUAL] else []
     refused = {sentences.index(s) + 1: n for s, n in outcomes.items() if s.startswith(REFUSED)}
     if refused:
-        marks = " ".join(f"[{i}]" for i in sorted(refused))
+        marks = ", ".join(f"[{i}]" for i in sorted(refused))
         parts.append(f"refused ({sum(refused.values())}) {marks}")
     return ", ".join(parts) or FAILS
 

@@ -33,7 +33,7 @@ def call_signature(cls: type) -> CallSignature:
     positions: list[str] = []
     by_position = others = True
     count = 0
-    for function in _chain(cls):
+    for function in call_chain(cls):
         if not others:
             break
         count += 1
@@ -52,7 +52,7 @@ def call_signature(cls: type) -> CallSignature:
     return CallSignature(tuple(names), tuple(positions), others, count > 1)
 
 
-def _chain(cls: type) -> Iterator[Callable[..., Any]]:
+def call_chain(cls: type) -> Iterator[Callable[..., Any]]:
     """The `__call__` of a class, and those that it may pass its arguments to, each once."""
     owners = [c for c in cls.__mro__ if "__call__" in vars(c)]
     seen: list[Any] = []

@@ -36,6 +36,7 @@ from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
 from genscale.pipelines.scheduler_proxy import OffGrid
 from genscale.pipelines.settings_checks import check_pipeline
 from genscale.pipelines.solver import SchedulerSolver, restarts
+from genscale.pipelines.step_numbering import modules_of_call
 from genscale.pipelines.watched_models import PlaceholderOutputs
 
 
@@ -57,6 +58,7 @@ class PipelineCall:
         check_pipeline(pipe)
         self.pipe, self.arguments = pipe, arguments
         self.encoder_cache, self.placeholders, self.ledger = EncoderCache(), PlaceholderOutputs(), Ledger()
+        self.encoder_cache.loop_modules = modules_of_call(type(pipe))
         self._branches: Branches | None = None
         self._row_lists: RowLists | None = None
         device = torch.device(getattr(pipe, "device", "cpu"))
@@ -164,7 +166,9 @@ class PipelineCall:
             self.placeholders.guessed = False
             try:
                 self.run(given | callbacks, probe)
-                break
+                if not probe.unnumbered:
+                    break
+                restore_generators(self.arguments.generator, state)
             except UsageError:
                 raise
             except Exception as error:

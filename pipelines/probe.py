@@ -56,11 +56,15 @@ class Probe(LoopDriver):
         self._rows = 0
         self.draw_in_loop = self._record_draw
         self._returned: Tensor | None = None  # what the last `step` returned
+        # The loop is in a module that was not known, so it counts iterations: it cannot go back to step 0.
+        self.unnumbered = False
         self._again = False  # step 0 is entered once more, as a search does for its next candidates
 
     def iterate(self, timesteps: Tensor) -> Iterator[Tensor]:
         known = self.encoder_cache.loop_modules
-        known += [m for m in calling_modules(1, intercept) if not any(m is k for k in known)]
+        new = [m for m in calling_modules(1, intercept) if not any(m is k for k in known)]
+        known += new
+        self.unnumbered |= bool(new)
         yield from super().iterate(timesteps)
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
@@ -100,6 +104,8 @@ class Probe(LoopDriver):
         if not self.whole:
             raise LeaveLoop
         self._again = self.index + 1 == len(self.timesteps)
+        if self._again and self.unnumbered:
+            raise LeaveLoop
         # Others at every step, else a loop that keeps a part of the last latents would seem to change nothing.
         self._returned = self.latents if self._returned is None else -self._returned
         return self.layout.from_rows(self._returned), 0 if self._again else self.index + 1

@@ -126,13 +126,13 @@ def _chosen(kind: str, names: Any, known: Any, most: int) -> tuple[str, ...]:
 
 
 def _settings(text: Any, most: int) -> list[str]:
-    lines = text_lines(str(text or "").replace(";", "\n"))
+    lines = [line for line in text_lines(str(text or "").replace(";", "\n")) if line.strip()]
     if len(lines) > most:
         raise UsageError(f"{len(lines)} lines of options are too many: give at most {most}.")
     for line in lines:
-        if line.strip() and "=" not in line:
+        if "=" not in line:
             raise UsageError(f"option '{line.strip()[:80]}' cannot be read: write NAME=VALUE, one a line.")
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in lines]
 
 
 def _check_options(request: Request, limits: Limits) -> None:

@@ -265,8 +265,6 @@ class Archive:
             return None
         if candidate_of(record) != candidate:
             return None
-        return load_tensors(self.folder / record["file"], record.get("digest"))
-
         tensors = load_tensors(self.folder / record["file"], record.get("digest"))
         return tensors if all_finite(tensors) else None  # early versions stored such latents
 

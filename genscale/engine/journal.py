@@ -86,6 +86,13 @@ class _Gradient(_TensorRecord):
     nfe: Count
 
 
+class _Failed(_Record):
+    final: bool
+    where: str
+    what: str
+    nfe: Count
+
+
 class _State(TypedDict):
     identity: dict[str, str]
 
@@ -101,7 +108,7 @@ class _Score(_Record):
 
 _KINDS: dict[Any, Any] = {
     "solve": _Solve, "latents": _TensorRecord, "predict": _TensorRecord, "gradient": _Gradient, "score": _Score,
-    STATE: _State,
+    "failed": _Failed, STATE: _State,
 }  # fmt: skip
 
 

@@ -92,7 +92,8 @@ class PreparedRun:
     def pipeline_alone(self) -> PreparedRun:
         """The same with a single candidate, the pipeline's own."""
         one = registry.make("sampler", "best_of_n", {"candidates": 1})
-        return replace(self, sampler=one, budget=None, stop=None)
+        request = replace(self.request, images=1)
+        return replace(self, request=request, sampler=one, budget=None, stop=None)
 
     def call(self) -> dict[str, Any]:
         """The keyword arguments of the pipeline's call, with a generator that is fresh each time."""
