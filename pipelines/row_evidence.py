@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from genscale.errors import UsageError
-from genscale.pipelines.failures import may_be_mismatch
+from genscale.pipelines.failures import alike, may_be_mismatch
 from genscale.pipelines.intercepted_call import LOOP, LeaveLoop, LoopDriver, intercept
 from genscale.pipelines.latent_layout import as_own_latents
 from genscale.pipelines.pipeline_call import PipelineCall
@@ -111,20 +111,42 @@ def comes_from_rows(call: PipelineCall, driver: FailedLoop, error: Exception) ->
     if prompts == tuple(range(len(call.sources))) or not may_be_mismatch(error, call.arguments.given):
         return False
     step = min(driver.index, len(call.probe.evaluations) - 1)
-    rehearsal = Rehearsal(call, prompts, step, None)
-    try:
-        rehearsal.run()
-    except Exception:
+    rehearsal, fails = _rehearsed(call, prompts, step, None, error)
+    if fails:
         return rehearsal.entered
     failed = driver.failed
     if failed is None or failed.error is not error:
         return False
-    try:
-        alone = Rehearsal(call, prompts, step, prompts).run()
-    except Exception:
+    alone, fails = _rehearsed(call, prompts, step, prompts, error)
+    if fails:
         return False
     wanted = alone.sizes.get((failed.model, failed.number))
     return wanted is not None and _other_rows(failed.sizes, wanted, rehearsal.rows, len(prompts))
+
+
+def _rehearsed(
+    call: PipelineCall,
+    prompts: tuple[int, ...],
+    step: int,
+    composition: tuple[int, ...] | None,
+    error: Exception,
+) -> tuple[Rehearsal, bool]:
+    """A rehearsal, and whether it fails. An exception that does not come a second time is a fault, and is raised.
+
+    error: the exception that is to be explained.
+    """
+    first, second = (Rehearsal(call, prompts, step, composition) for _ in range(2))
+    try:
+        return first.run(), False
+    except Exception as one:
+        try:
+            second.run()
+        except Exception as two:
+            if alike(one, two):
+                return second, True
+            if not alike(two, error):
+                raise
+        raise
 
 
 def not_in_batches(call: PipelineCall, n: int) -> UsageError:

@@ -483,7 +483,7 @@ def test_objects_that_are_no_pipeline_are_refused() -> None:
 @pytest.mark.parametrize("name", ["batch_size", "decode_batch", "keep"])
 @pytest.mark.parametrize("value", quick([0, -1, 1.5, "two"], [0]))
 def test_numbers_of_rows_are_whole_and_positive(name: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=f"{name} must be a whole number of at least 1"):
+    with pytest.raises(UsageError, match=f"{name}={value!r} must be a whole number, at least 1"):
         genscale.scale(ZOO["stable_diffusion"].build(), **{name: value})
 
 

@@ -228,11 +228,12 @@ def test_a_loop_that_takes_its_own_rows_only_is_called_with_more(
     assert totals(4) == pytest.approx(totals(1), abs=1e-3)
 
 
+@pytest.mark.parametrize("at", [5, 6, 7])
 @pytest.mark.parametrize("step", [ordinary, blends_rows, stacks_rows])
-def test_a_fault_of_the_loop_is_not_taken_for_one_of_rows(step: Callable[..., Any]) -> None:
-    """Raised once by the loop's own code, in a batch of other rows than the call's."""
+def test_a_fault_of_the_loop_is_not_taken_for_one_of_rows(step: Callable[..., Any], at: int) -> None:
+    """Raised once by the loop's own code, in a batch of other rows than the call's or in its rehearsal."""
     error = RuntimeError("The size of tensor a (3) must match the size of tensor b (1)")
-    once = FailsOnce(lambda *given: None, error, 6)
+    once = FailsOnce(lambda *given: None, error, at)
 
     def failing(pipe: Any, x: Any, t: Any, embeds: Any) -> Any:
         value = step(pipe, x, t, embeds)

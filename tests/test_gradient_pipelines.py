@@ -353,9 +353,9 @@ def test_conditioning_made_under_inference_mode() -> None:
     )
     assert made[0].is_inference()
     given, plain = Keep(step=0, calls=(1,)), Keep(step=0, calls=(1,))
-    called(pipe, "sd3", given, prompt=None, **dict(zip(names, made, strict=True)))
+    called(pipe, "sd3", given, prompt=None, texts=text(1), **dict(zip(names, made, strict=True)))
     copies = {n: m.clone() for n, m in zip(names, made, strict=True)}
-    called(pipe, "sd3", plain, prompt=None, **copies)
+    called(pipe, "sd3", plain, prompt=None, texts=text(1), **copies)
     one, two = next(iter(given.answers.values())), next(iter(plain.answers.values()))
     assert close(one.gradient, two.gradient, 1e-6)
 

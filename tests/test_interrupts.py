@@ -94,10 +94,16 @@ def test_an_interrupted_run_is_resumed_as_if_it_had_not_been(tmp_path: Any) -> N
     pipe = ZOO["stable_diffusion"].build()
     call = ZOO["stable_diffusion"].arguments(1)
     options = {"verifier": brightness, "candidates": 3}
+    stops = stops_at(1)
+    stops.identity = "changes nothing"  # of the callbacks that stop and do not stop
+    goes_on = stops_at(-1)
+    goes_on.identity = stops.identity
     whole = genscale.scale(pipe, **options)(**call, generator=seeded()).search
     left = genscale.scale(pipe, **options, out=tmp_path)
-    assert left(**call, callback_on_step_end=stops_at(1), generator=seeded()).search.stopped == "interrupted"
-    resumed = genscale.scale(pipe, **options, out=tmp_path)(**call, generator=seeded()).search
+    assert left(**call, callback_on_step_end=stops, generator=seeded()).search.stopped == "interrupted"
+    resumed = genscale.scale(pipe, **options, out=tmp_path)(
+        **call, callback_on_step_end=goes_on, generator=seeded()
+    ).search
     assert [e.total for e in resumed.entries] == [e.total for e in whole.entries]
 
 

@@ -36,7 +36,7 @@ def first_difference(
         before = earlier.get(name)
         if name in ("limits", "identity") or before == value:
             continue
-        return f"its {name} is {quoted(before)}, not {quoted(value)}"
+        return f"its {name} is {_said(before)}, not {_said(value)}"
     mine, theirs = heading.get("identity", {}), earlier.get("identity")
     if mine and theirs is None:
         return "an early version of genscale began it, and did not write down what its call was given"
@@ -46,3 +46,7 @@ def first_difference(
             hidden = before.startswith(DIGEST) or value.startswith(DIGEST)
             return f"not the same {name}" if hidden else f"its {name} is {before}, not {value}"
     return None
+
+
+def _said(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else repr(value)

@@ -20,6 +20,12 @@ class Ranking:
         self.entries: list[Entry] = []  # in the order in which they were finished
         self._ranked: list[tuple[float, Entry]] = []  # by total; not for rank ensembles
 
+    def by(self, judge: VerifierSet) -> Ranking:
+        """The same candidates in the same order, to be ranked by `judge` from here on."""
+        ranking = Ranking(judge, self.keep)
+        ranking.entries, ranking._ranked = list(self.entries), list(self._ranked)
+        return ranking
+
     def add(self, entry: Entry) -> None:
         """Take in a finished candidate, and drop the latents of those that are no longer among the `keep` best."""
         self.entries.append(entry)

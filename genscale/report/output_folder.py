@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,11 @@ class OutputFolder:
             missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
             self.path.mkdir(parents=True, exist_ok=not new)
             self._new = missing[::-1]
-            probe = self.path / f".probe-{os.getpid()}"
+            probe = self.path / f".probe-{os.getpid()}-{threading.get_ident()}"
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            if new and isinstance(error, FileExistsError) and self.path not in missing:
+            if new and isinstance(error, FileExistsError):
                 raise
             self._new = missing[::-1]
             self.remove_new()

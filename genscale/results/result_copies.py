@@ -72,15 +72,12 @@ def _ended(search: Search) -> Search:
         of_branch=NotPickled("pipeline"),
     )
     nothing: Any = iter(())
-    return replace(
-        search,
-        generator=nothing,
-        process=process,
-        roles=_without_verifiers(search.roles),
-        query=None,
-        entries=[],
-        _answers=None,
+    roles = _without_verifiers(search.roles)
+    ended = replace(
+        search, generator=nothing, process=process, roles=roles, query=None, entries=[], _answers=None
     )
+    ended.ranks = search.ranks.by(roles.judge)
+    return ended
 
 
 def _without_verifiers(roles: Roles) -> Roles:

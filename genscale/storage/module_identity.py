@@ -4,6 +4,7 @@ Of every weight and persistent buffer: name, type, shape and two checksums of al
 its columns, so that exchanged values are noticed as well. They are computed where the weights are, at the speed of
 reading them once or twice; the numbers of all weights are copied to the CPU together. Of every submodule: its class,
 its plain public attributes (such as the scale of an adapter) and the adapters of PEFT that are active or merged.
+Not counted are methods replaced on an instance and hooks: offloading, compiling and watching a model need them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 _ROW, _COLUMN = -7046029254386353131, -4417276706812531889  # odd: multiplying by them loses no bits
 _IGNORED = (
-    *("training", "gradient_checkpointing", "use_slicing", "forward"),
+    *("training", "gradient_checkpointing", "use_slicing"),
     *("hf_device_map", "model_parallel", "is_parallelizable", "name_or_path", "warnings_issued"),
     "config",  # is taken apart
 )
@@ -46,6 +47,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     kind = type(module)
     found = {"class": f"{kind.__module__}.{kind.__qualname__}"} | _plain_part(vars(module))
     for name, part in vars(module).items():  # attention processors and the like
+        if callable(part) and callable(getattr(type(module), name, None)):
+            continue  # a wrapped method, as accelerate wraps `forward`
         if not name.startswith("_") and name not in _IGNORED and hasattr(part, "__dict__"):
             kind = part if isinstance(part, type) else type(part)
             inner = {} if isinstance(part, nn.Module | type) else _plain_part(vars(part))
