@@ -32,6 +32,7 @@ from genscale.runs.verifier_specs import Named
 WAITING, LOADING, SEARCHING, WRITING = "waiting", "loading", "searching", "writing"
 DONE, STOPPED, REFUSED = "done", "stopped", "refused"
 OVER = (DONE, STOPPED, REFUSED)
+CLOSED = "its page was closed before it began."
 KEPT = 64  # latest searches whose images and files can be fetched
 PIPES = 3  # pipelines that stay loaded
 PATIENCE = 20.0  # seconds to wait for a plan, loading included
@@ -134,7 +135,7 @@ class JobQueue:
                     self.folders.leave(job.folder)
         self.presence.forget(name)
         if session is not None and session.job is not None:
-            self.stop(session.job)
+            self.stop(session.job, CLOSED)
 
     def _leave_gone(self) -> None:
         """Close the sessions of clients that have left without saying so."""
@@ -174,13 +175,13 @@ class JobQueue:
         self._worker.submit(self._run, job)
         return job
 
-    def stop(self, job: Job) -> None:
-        """End it: at once if it waits, else with the best so far, once every prompt has an image."""
+    def stop(self, job: Job, why: str = "stopped before it began.") -> None:
+        """End it: at once if it waits (the reason is `why`), else with the best so far, once every prompt has an image."""
         job.halt()
         with self._lock:
             if job in self._line and job.begun is None:
                 self._line.remove(job)
-                job.end(REFUSED, "stopped before it began.")
+                job.end(REFUSED, why)
 
     def ahead(self, job: Job) -> int:
         """How many searches run or wait before this one."""
@@ -222,7 +223,7 @@ class JobQueue:
                 return
             if self.presence.gone(job.client):
                 self._line.remove(job)
-                job.end(REFUSED, "its page was closed before it began.")
+                job.end(REFUSED, CLOSED)
                 return
             job.begun, job.phase = time.monotonic(), LOADING
         try:
