@@ -176,7 +176,7 @@ class JobQueue:
         return job
 
     def stop(self, job: Job, why: str = "stopped before it began.") -> None:
-        """End it: at once if it waits (the reason is `why`), else with the best so far, once every prompt has an image."""
+        """End it: at once if it waits (for the reason `why`), else with the best so far, once every prompt has one."""
         job.halt()
         with self._lock:
             if job in self._line and job.begun is None:
