@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import struct
 import zlib
 from collections.abc import Callable
@@ -96,7 +97,12 @@ DAMAGED: dict[str, bytes] = {
     "mp4.mp4": b"\0\0\0\x18ftypmp42" + bytes(60),
     "empty.mp4": b"",
     "text.webm": b"no video",
+    **{
+        f"cut-{n}.{kind.lower()}": saved(kind)[: random.Random(n).randrange(16, len(saved(kind)) * 3 // 4)]
+        for n, kind in enumerate(("PNG", "JPEG", "WEBP", "GIF", "TIFF", "PNG", "JPEG", "WEBP"))
+    },
 }
+assert len(DAMAGED) >= 40
 LENIENT = (
     "no-data.png",
     "bad-zlib.png",
@@ -104,6 +110,7 @@ LENIENT = (
     "text-bomb.png",
     "many-texts.png",
     "half.tiff",
+    "cut-4.tiff",
     "sizeless.jpg",
 )
 """Of these some versions of Pillow read the pixels: they may be taken or refused, in one sentence."""

@@ -132,31 +132,49 @@ def test_an_archive_that_is_written_to_is_refused(tmp_path: Path) -> None:
     assert len(read_archive(tmp_path)) > 1
 
 
-GENERATE = (
-    "import sys; from genscale.cli.app import main; "
-    "sys.exit(main(['generate', 'a red star', '--candidates', '2', '--steps', '1', *sys.argv[1:]]))"
-)
+TWO_COMMANDS = """
+import os, sys
+from genscale.cli.app import main
+
+# What the commands need is loaded once, so that both begin at the same moment.
+words = ["generate", "a red star", "--candidates", "2", "--steps", "1"]
+assert main([*words, "--seed", "3", "--out", "first"]) == 0
+for n in range(int(sys.argv[1])):
+    children = []
+    for seed in ("3", "4"):
+        child = os.fork()
+        if child == 0:
+            with open(f"told {n} {seed}", "w") as file:
+                os.dup2(file.fileno(), 2)
+            code = 1
+            try:
+                code = main([*words, "--seed", seed, "--out", f"run {n}"])
+            finally:
+                os._exit(code)
+        children.append(child)
+    print(*[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], file=sys.stderr)
+"""
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_commands_started_together_in_one_folder(tmp_path: Path) -> None:
-    """The same moment, other seeds. One runs, whole and alone; the other is refused in a sentence."""
-    for n in range(6):
+    """Twenty times, with other seeds. One runs, whole and alone; the other is refused in a sentence."""
+    rounds = 20
+    started = subprocess.run(
+        [sys.executable, "-c", TWO_COMMANDS, str(rounds)],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    codes = [line.split() for line in started.stderr.splitlines() if set(line) <= set("0123456789- ")]
+    assert len(codes) == rounds, started.stderr
+    for n, both in enumerate(codes):
         out = tmp_path / f"run {n}"
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-c", GENERATE, "--seed", seed, "--out", str(out)],
-                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-            for seed in ("3", "4")
-        ]  # fmt: skip
-        told = [process.communicate()[1] for process in started]
-        codes = [process.returncode for process in started]
-        assert sorted(codes) == [0, 2], told
-        refused = told[codes.index(2)].strip()
+        told = [(tmp_path / f"told {n} {seed}").read_text() for seed in ("3", "4")]
+        assert sorted(both) == ["0", "2"], told
+        refused = told[both.index("2")].strip()
         assert refused.count("\n") == 0
         assert "another run is writing into" in refused or "holds another run" in refused
-        seed = ("3", "4")[codes.index(0)]
+        seed = ("3", "4")[both.index("0")]
         assert f'"seed": {seed}' in (out / "request.json").read_text()
         assert read_archive(out)[0]["seeds"] == [int(seed)]
         for name in ("run.json", "best.png", "contact.png"):
