@@ -49,4 +49,5 @@ def first_difference(
 
 
 def _said(value: Any) -> str:
-    return quoted(value) if isinstance(value, str) else repr(value)
+    plain = isinstance(value, int | float) or value is None
+    return repr(value) if plain else quoted(value)
