@@ -385,10 +385,15 @@ def test_ctrl_c_ends_the_wait_for_another_search() -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(pixels, scaled, "stable_diffusion", 0, callback_on_step_end=callback)
         assert begun.wait(60)
-        threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            pixels(scaled, "stable_diffusion", 1)
-        go_on.set()
+        # A process that was started in the background ignores the signal.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+            with pytest.raises(KeyboardInterrupt):
+                pixels(scaled, "stable_diffusion", 1)
+        finally:
+            signal.signal(signal.SIGINT, before)
+            go_on.set()
         assert np.array_equal(running.result(60), alone)
     assert np.array_equal(pixels(scaled, "stable_diffusion", 0), alone)
 
