@@ -63,7 +63,12 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 def _plain_part(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """The public attributes that are numbers, texts, or collections of such."""
     names = [name for name in attributes if not name.startswith("_") and name not in _IGNORED]
-    return {name: attributes[name] for name in names if _is_plain(attributes[name])}
+    # What is None may be filled by the first call, as tables of frequencies are.
+    return {
+        name: attributes[name]
+        for name in names
+        if attributes[name] is not None and _is_plain(attributes[name])
+    }
 
 
 def _is_plain(value: Any) -> bool:
