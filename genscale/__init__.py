@@ -10,8 +10,8 @@ Scaling     scale, Scaled, load_pipeline, Budget
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
 Results     SearchResult, load_result, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
 Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop, StopRule
-Errors      UsageError, VerifierError, BudgetExhausted
-Events      Event, Denoised, Differentiated, Scored, BatchHalved
+Errors      UsageError, VerifierError, AllCandidatesFailed, BudgetExhausted
+Events      Event, Denoised, Differentiated, Scored, Dropped, Failure, BatchHalved
 Interfaces  Sampler, SamplerHooks, Verifier, Process
 Queries     Query, Solve, Denoise, Score, Gradient
 Answers     Particles, Prediction, Scores, Graded

@@ -27,8 +27,10 @@ from .engine.budget import Budget as Budget
 from .engine.events import BatchHalved as BatchHalved
 from .engine.events import Denoised as Denoised
 from .engine.events import Differentiated as Differentiated
+from .engine.events import Dropped as Dropped
 from .engine.events import Event as Event
 from .engine.events import Scored as Scored
+from .engine.failures import Failure as Failure
 from .engine.ledger import Ledger as Ledger
 from .engine.plan import Plan as Plan
 from .engine.stopping import AdaptiveN as AdaptiveN
@@ -37,6 +39,7 @@ from .engine.stopping import Patience as Patience
 from .engine.stopping import Stop as Stop
 from .engine.stopping import StopRule as StopRule
 from .engine.stopping import Target as Target
+from .errors import AllCandidatesFailed as AllCandidatesFailed
 from .errors import BudgetExhausted as BudgetExhausted
 from .errors import UsageError as UsageError
 from .errors import VerifierError as VerifierError

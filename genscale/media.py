@@ -27,14 +27,22 @@ class Media(Sequence["Item"]):
     def __init__(self, pixels: Tensor) -> None:
         if pixels.ndim not in (4, 5):
             raise ValueError(f"pixels must be [n, 3, h, w] or [n, frames, 3, h, w], not {list(pixels.shape)}")
-        self.pixels = pixels
+        self._pixels = pixels
+
+    @property
+    def pixels(self) -> Tensor:
+        return self._pixels
+
+    @pixels.setter
+    def pixels(self, value: Tensor) -> None:
+        self._pixels = value
 
     @property
     def is_video(self) -> bool:
-        return self.pixels.ndim == 5
+        return self._pixels.ndim == 5
 
     def __len__(self) -> int:
-        return self.pixels.shape[0]
+        return self._pixels.shape[0]
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -45,7 +53,7 @@ class Media(Sequence["Item"]):
             return Media(self.pixels[index])
         from PIL import Image
 
-        pixels = self.pixels[index]  # an IndexError here ends iteration, as for any sequence
+        pixels = self._pixels[index]  # an IndexError here ends iteration, as for any sequence
         if self.is_video:
             return [Image.fromarray(frame) for frame in _bytes(pixels)]
         return Image.fromarray(_bytes(pixels))
@@ -54,7 +62,7 @@ class Media(Sequence["Item"]):
         return (self[i] for i in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = _bytes(self.pixels)
+        array = _bytes(self._pixels)
         return array if dtype is None else array.astype(dtype)
 
 

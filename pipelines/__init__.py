@@ -16,18 +16,33 @@ A call of a scaled pipeline passes through five files; read them in this order:
 
 Under these lie, for the call of a pipeline:
 
-- `bound_call.py`: the arguments of a pipeline call, and the same call with other rows.
+- `search_settings.py`, `settings_checks.py`: what `scale` was given, checked and completed.
+- `bound_call.py`, `call_signature.py`: the arguments of a pipeline call, and the same call with other rows; what a
+  wrapper's call takes.
+- `call_limits.py`: ranges of the arguments that decide how much is allocated and computed.
+- `image_inputs.py`: generators and latents that a call gives for each image of a prompt.
+- `prompt_texts.py`: the texts that verifiers get, `texts=` beside embeddings of prompts.
 - `pipeline_call.py`: what one call is like: its rows, noise, noise levels and NFE.
 - `probe.py`: finds that out by walking through the loop without evaluating the denoiser.
 - `intercepted_call.py`: runs the pipeline's `__call__` under a `LoopDriver`, the base of all drivers.
+- `pipeline_lock.py`, `lent_pipeline.py`: one search at a time on a pipeline and its models; others may use it while
+  a verifier is called.
+- `own_thread.py`: what an intercepted call changes on the pipeline, other threads do not see.
+- `scaled_attributes.py`: a scaled pipeline has the attributes and methods of its pipeline, and can be copied.
 - `scheduler_proxy.py`, `timesteps.py`, `step_numbering.py`: the scheduler, the timesteps and the `enumerate` that the
   loop sees in such a call.
 - `watched_models.py`: routes calls of the pipeline's models through the driver; placeholder outputs.
 - `noise_interception.py`, `pipeline_noise.py`, `initial_latents.py`: the pipeline's random draws, and how its initial
   latents are made of them.
+- `probed_call.py`, `loop_study.py`, `followed_loop.py`, `followed_call.py`: loops that edit their latents or draw
+  noise, followed for each candidate as the pipeline alone runs them.
+- `loop_noise.py`: random draws inside the loop.
 - `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
+- `row_lists.py`, `row_evidence.py`: which lists have one entry a row; whether an exception comes from a batch's rows.
+- `failures.py`: what may be concluded from an exception.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
-- `user_callbacks.py`: the user's `callback_on_step_end` during a search.
+- `user_callbacks.py`: the user's `callback_on_step_end` and `callback` during a search.
+- `call_identity.py`: all that decides what a call finds, so that `out=` resumes the same call and no other.
 - `describe_search.py`: the search as a request in plain data, for `SearchResult.save`.
 - `decode.py`, `output_media.py`: latents to images or videos by the pipeline's own code; its output as tensors.
 
@@ -35,10 +50,12 @@ For the steps:
 
 - `scheduler_levels.py`: noise levels and prediction type of every diffusers scheduler.
 - `solver.py`: the pipeline's scheduler as a function of explicit state.
+- `scheduler_state.py`: what a step leaves on a scheduler, as data, and shown to the loop.
+- `scheduler_walk.py`: steps the scheduler through a run while the probe walks, to find its noise, or why it is refused.
 
 For guidance, mixes and gradients:
 
-- `branches.py`: which rows of a model call are conditional; one branch of guidance alone.
+- `branches.py`, `one_branch.py`: which rows of a model call are conditional; one branch of guidance alone.
 - `mixture_sources.py`, `model_variants.py`: the rows and models that a mix needs.
 - `guiders.py`: the guidance rules of `diffusers.guiders` as a mix.
 - `differentiable_models.py`: frozen weights and checkpointed calls, while gradients are taken.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from torch import Tensor
+
 from genscale.engine.engine import Engine
 from genscale.engine.mixture_batches import Mixer
 from genscale.errors import UsageError
@@ -22,20 +24,24 @@ class BatchExchange:
     prepare: makes the pipeline's models differentiable, before the first batch with a graph. mixer: turns each batch of
     the engine into one for each prediction of a mix, and their outputs into one.
 
-    batch: the batch to evaluate. closed: the engine has ended. error: what the engine raised.
+    batch: the batch to evaluate. answered: how many were. closed: the engine has ended. error: what the engine raised.
+    left: the batch's latents where the user's callback interrupted the pipeline, with what the loop and the callback
+    made of them.
     """
 
     def __init__(self, engine: Engine, prepare: Callable[[], None], mixer: Mixer | None = None) -> None:
         self.engine, self.loop, self.prepare, self.mixer = engine, engine.run(), prepare, mixer
         self.batch: Batch | None = None
         self.error: BaseException | None = None
-        self.closed = False
+        self.closed, self.answered = False, 0
+        self.left: Tensor | None = None
         self._started = 0.0  # when the batch was handed out
         self._advance(self._first)
 
     def next_batch(self, output: Output | None) -> Batch:
         """The batch to evaluate (output None), or the one that follows this output. LeaveLoop: there is none."""
         if output is not None:
+            self.answered += 1
             self.engine.ledger.add_seconds("denoise", time.perf_counter() - self._started)
             self._advance(lambda: self._following(output))
         if self.batch is None or self.closed or self.error:
@@ -62,7 +68,14 @@ class BatchExchange:
         except StopIteration:
             self.batch, self.closed = None, True
         except BaseException as error:
-            self.error = error
+            # Python turns a StopIteration that leaves a generator into a RuntimeError; the user's own comes through.
+            ended = isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration)
+            self.error = error.__cause__ if ended else error
+
+    def one_by_one(self) -> None:
+        """Replace the batch by one of one latent; so are all that follow."""
+        batch = self.engine.one_by_one()
+        self.batch = batch if self.mixer is None else self.mixer.open(batch)
 
     def halve(self, error: Exception) -> None:
         """After the accelerator's memory ran out: replace the batch by a smaller one."""

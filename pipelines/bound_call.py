@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,11 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.pipelines.call_limits import check_call
+from genscale.pipelines.call_signature import call_signature
+from genscale.pipelines.image_inputs import first_of_prompts, inputs_of_images
+from genscale.pipelines.prompt_texts import TEXTS, checked_texts, row_texts
+from genscale.storage.identity import identity
 
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # also prompt_2, prompt_3, ...
@@ -20,44 +24,54 @@ CALLBACKS = ("callback_on_step_end", "callback", "callback_steps")
 class Arguments:
     """The arguments of one call of a pipeline, bound to the names of its `__call__`.
 
+    generator_identity: tells the state of the generator before the call.
     given: arguments by name, with num_images_per_prompt (or its like) replaced by 1. results: that number. names: of
-    all arguments that the pipeline takes.
+    all arguments that the pipeline takes. prompt_texts: what the call has as `texts=`, which the pipeline does not get.
+    generator: as the user gave it. of_images: generators and latents with one entry for each image, of which `given`
+    has the first of each prompt.
     """
 
     def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.names = tuple(inspect.signature(type(pipe).__call__).parameters)[1:]
-        if len(args) > len(self.names):
+        taken = call_signature(type(pipe))
+        self.names = taken.names
+        if len(args) > len(taken.positions):
             raise UsageError(
-                f"{type(pipe).__name__} takes {len(self.names)} arguments, {len(args)} were given."
+                f"{type(pipe).__name__} takes {len(taken.positions)} arguments by position, {len(args)} were given."
             )
-        given = dict(zip(self.names, args, strict=False))
+        given = dict(zip(taken.positions, args, strict=False))
+        texts = None if TEXTS in self.names else kwargs.pop(TEXTS, None)
         for name, value in kwargs.items():
             if name in given:
                 raise UsageError(f"'{name}' is given twice, by position and by name.")
             if name not in self.names and name not in CALLBACKS:
-                meant = did_you_mean(name, set(self.names) - {"kwargs"})
-                if "kwargs" not in self.names or meant:
+                meant = did_you_mean(name, set(self.names))
+                if not taken.others or (meant and not taken.passed_on):
                     raise UsageError(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
             given[name] = value
+        self.prompt_texts = checked_texts(texts, given)
+        check_call(given)
         self.results = 1
         for name in COUNTS:
-            if name in self.names:
+            if name in self.names or name in given:
                 self.results = int(given.get(name) or 1)
                 given[name] = 1
-        if self.results < 1:
-            raise UsageError(f"at least 1 image or video a prompt must be generated, not {self.results}.")
+        self.generator = given.get("generator")
+        self.of_images = inputs_of_images(given, self.results)
+        given |= first_of_prompts(self.of_images, self.results)
         # Copies of lists, since some pipelines write into the ones they are given.
         self.given: dict[str, Any] = {k: list(v) if type(v) is list else v for k, v in given.items()}
-        self.generator = given.get("generator")
         self.generator_is_new = is_new(self.generator)
+        self.generator_identity = identity(self.generator)  # before the call draws from it
+
+    def all_images(self) -> dict[str, Any]:
+        """The call of all images of each prompt, as the user gave it but without callbacks."""
+        kept = {k: v for k, v in self.given.items() if k not in CALLBACKS}
+        count = next(name for name in COUNTS if name in kept)
+        return kept | {count: self.results, "generator": self.generator} | self.of_images
 
     def texts(self, rows: int) -> list[str]:
-        """One prompt text for each of the rows that the call makes; empty where only embeddings are given."""
-        prompt = self.given.get("prompt")
-        texts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
-        if len(texts) not in (1, rows):
-            raise UsageError(f"{len(texts)} prompts made {rows} rows of latents: they cannot be matched.")
-        return texts * rows if len(texts) == 1 else texts
+        """One prompt text for each of the rows that the call makes; empty where none is given."""
+        return row_texts(self.prompt_texts, self.given, rows)
 
     def quiet(self, **changes: Any) -> dict[str, Any]:
         """The arguments for a call that the user does not see: without callbacks and generator, and with `changes`."""
@@ -65,8 +79,13 @@ class Arguments:
         kept = {k: v for k, v in self.given.items() if k not in dropped}
         return kept | {k: v for k, v in changes.items() if k in self.names}
 
-    def extended(self, rows: int, more: Sequence[tuple[int, str]]) -> dict[str, Any]:
-        """The call with further rows: each of `more` repeats a row (0 to rows - 1) with another prompt text."""
+    def extended(
+        self, rows: int, more: Sequence[tuple[int, str]], per_row: Collection[str]
+    ) -> dict[str, Any]:
+        """The call with further rows: each of `more` repeats a row (0 to rows - 1) with another prompt text.
+
+        per_row: names of the arguments with one entry for each row.
+        """
         if not more:
             return dict(self.given)
         if self.given.get("prompt") is None:
@@ -83,14 +102,17 @@ class Arguments:
                 made[name] = [each[i] for i in order]
                 if plain == "prompt":
                     made[name][rows:] = [text for _, text in more]
-            elif isinstance(value, list) and len(value) == rows and rows > 1:
-                made[name] = [value[i] for i in order]
-            elif isinstance(value, Tensor | np.ndarray) and value.ndim > 1 and value.shape[0] == rows:
-                made[name] = value[order]
+            else:
+                made[name] = _rows_of(name, value, rows, order, per_row)
         return made
 
-    def composed(self, given: Mapping[str, Any], rows: int, composition: tuple[int, ...]) -> dict[str, Any]:
-        """The call that makes one row for each entry of `composition` (prompt indices 0 to rows - 1)."""
+    def composed(
+        self, given: Mapping[str, Any], rows: int, composition: tuple[int, ...], per_row: Collection[str]
+    ) -> dict[str, Any]:
+        """The call that makes one row for each entry of `composition` (prompt indices 0 to rows - 1).
+
+        per_row: names of the arguments with one entry for each row.
+        """
         made = dict(given)
         count = next((name for name in COUNTS if name in self.names), None)
         if rows == 1 and count is not None:
@@ -98,11 +120,31 @@ class Arguments:
         for name, value in made.items():
             if rows == 1 and isinstance(value, str | list) and name.rstrip("_234") in PER_PROMPT:
                 made[name] = (list(value) if isinstance(value, list) else [value]) * len(composition)
-            elif isinstance(value, list) and len(value) == rows and rows > 1:
-                made[name] = [value[i] for i in composition]
-            elif isinstance(value, Tensor | np.ndarray) and value.ndim > 1 and value.shape[0] == rows:
-                made[name] = value[list(composition)]
+            else:
+                made[name] = _rows_of(name, value, rows, composition, per_row)
         return made
+
+
+ENTRIES = "[]"
+"""After an argument's name: not the list has one entry for each row, but its entries have."""
+
+
+def entries(value: Any) -> int | None:
+    """How many rows a list, a tensor or an array may have; None for what has none."""
+    if isinstance(value, list | tuple):
+        return len(value)
+    return int(value.shape[0]) if isinstance(value, Tensor | np.ndarray) and value.ndim > 1 else None
+
+
+def _rows_of(name: str, value: Any, rows: int, order: Sequence[int], per_row: Collection[str]) -> Any:
+    """An argument for the rows in this order: picked from one with `rows` rows, or as it is."""
+    if value is None:
+        return None
+    if name in per_row or (rows == 1 and not isinstance(value, list | tuple) and entries(value) == 1):
+        return [value[i] for i in order] if isinstance(value, list | tuple) else value[list(order)]
+    if name + ENTRIES in per_row:
+        return [_rows_of(name, v, rows, order, {name}) if entries(v) == rows else v for v in value]
+    return value
 
 
 def root_seeds(generator: Any, latents: Tensor) -> list[int]:
@@ -114,6 +156,7 @@ def root_seeds(generator: Any, latents: Tensor) -> list[int]:
     rows = latents.shape[0]
     if isinstance(generator, list | tuple):
         seeds = [int(g.initial_seed()) for g in generator]
+        seeds = seeds[:: len(seeds) // rows] if len(seeds) % rows == 0 else seeds  # the first of each prompt
         return seeds if len(seeds) == rows else [seeds[0]] * rows
     if isinstance(generator, torch.Generator):
         return [int(generator.initial_seed())] * rows

@@ -7,6 +7,7 @@ evaluate one branch alone, its output is returned for the other branch, too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 from genscale.errors import UsageError
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
-from genscale.pipelines.latent_layout import Layout
-from genscale.pipelines.noise_interception import Replay
+from genscale.pipelines.probe import Probe
 from genscale.pipelines.row_gather import is_position, rows_of, sample_of
 from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser
 
@@ -40,6 +40,8 @@ class Branches:
 class BranchProbe(LoopDriver):
     """Runs one step with made-up outputs: a fixed pattern in the branches `filled`, zeros in the others.
 
+    probe: of the call. step: the one to run. rows: of the call.
+
     Afterwards: calls, the rows of every call of a denoiser in that step; value, what the pipeline combined.
     """
 
@@ -47,14 +49,14 @@ class BranchProbe(LoopDriver):
         self,
         encoder_cache: EncoderCache,
         placeholders: PlaceholderOutputs,
-        replay: Replay,
-        layout: Layout,
+        probe: Probe,
         step: int,
         rows: int,
         filled: tuple[int, ...],
     ) -> None:
         super().__init__(encoder_cache, placeholders)
-        self.replay, self.layout, self.probed, self.rows, self.filled = replay, layout, step, rows, filled
+        self.probe, self.replay, self.layout = probe, probe.replay_for(None), probe.layout
+        self.probed, self.rows, self.filled = step, rows, filled
         self.calls: list[int] = []
         self.value: Tensor | None = None
 
@@ -63,6 +65,9 @@ class BranchProbe(LoopDriver):
 
     def first_step(self) -> int:
         return self.probed
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        return self.probe.state_at(step)
 
     def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         output = self.placeholders.get(name, module, forward, args, kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -17,11 +18,11 @@ _HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
 def load(model: str, dtype: Any, hub: dict[str, Any], known: Collection[str] = ()) -> Any:
     """The pipeline of a folder, a file or a Hugging Face id, on the CPU. known: names for "did you mean"."""
     path = Path(model).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False also where no folder can have this name
         if not (path / "model_index.json").is_file():
             raise UsageError(f"folder '{model}' is not a diffusers pipeline: it has no model_index.json.")
         return _from_pretrained(str(path), dtype, hub)
-    if path.is_file():
+    if os.path.isfile(path):
         return _single_file(path, dtype, hub)
     if path.suffix.lower() in FILES:
         raise UsageError(f"model file '{model}' does not exist.")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from genscale.engine.origins import Origin
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
-from genscale.pipelines.bound_call import Arguments
-from genscale.pipelines.intercepted_call import LoopDriver
+from genscale.pipelines.bound_call import CALLBACKS, Arguments
+from genscale.pipelines.failures import fails_again, may_be_mismatch
+from genscale.pipelines.followed_call import FollowedCall
+from genscale.pipelines.followed_loop import FollowedLoop, Line
+from genscale.pipelines.intercepted_call import BEFORE, LoopDriver
 from genscale.pipelines.latent_layout import as_own_latents
-from genscale.pipelines.output_media import as_media, join_outputs, length
+from genscale.pipelines.output_media import NotPixels, as_media, join_outputs, length
 from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.protocol.particles import Candidate
+
+PIXEL_TYPES = {"pt": "np", "np": "pil"}
+"""Output type -> the one to ask for where a pipeline refuses it, or gives no pixels in [0, 1] for it."""
 
 LatentDecoder = Callable[[Tensor, Sequence[int]], Media]
 
@@ -24,16 +33,27 @@ class DecodingDriver(LoopDriver):
     """Skips the loop and lets the pipeline decode the given clean latents [n, *latent].
 
     tail_key: of random draws after the loop (some video decoders add noise); None: the pipeline's own draws.
-    composition: prompt index of every row, if the pipeline is called with one row for each latent.
+    composition: prompt index of every row, if the pipeline is called with one row for each latent. followed: what
+    the candidates bring into a loop that edits latents or draws noise.
     """
 
     def __init__(
-        self, call: PipelineCall, latents: Tensor, tail_key: Key | None, composition: tuple[int, ...] | None
+        self,
+        call: PipelineCall,
+        latents: Tensor,
+        tail_key: Key | None,
+        composition: tuple[int, ...] | None,
+        followed: FollowedCall | None = None,
     ) -> None:
         super().__init__(call.encoder_cache, call.placeholders)
         self.probe, self.latents, self.tail_key = call.probe, latents, tail_key
         self.reads_expected = call.probe.reads_expected
-        self.replay = call.probe.replay_for(composition)
+        self.order = call.solver.orders.get(len(call.probe.evaluations))
+        self.followed, self.on_the_way = followed, False  # on the way to the last step, through earlier ones
+        if followed is None:
+            self.replay = call.probe.replay_for(composition)
+        else:
+            self.replay, self.draw_in_loop = followed.replay, followed.draw_in_loop
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
@@ -46,24 +66,39 @@ class DecodingDriver(LoopDriver):
         return self.latents.requires_grad
 
     def first_step(self) -> int:
-        """The last step, where a loop that edits latents leaves clean ones unchanged."""
-        return len(self.probe.evaluations) - 1
+        """The last step: its edits of the latents are still to be made."""
+        steps = len(self.probe.evaluations)
+        return steps - 1 if self.followed is None else self.followed.begin_decoding(self.latents, steps)
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        return self.probe.state_at(step)
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        if self.followed is not None and self.followed.path:
+            self.on_the_way = True
+            return self.probe.layout.from_rows(self.followed.path.pop(0)), self.index + 1
+        self.on_the_way = False
         with torch.set_grad_enabled(self.needs_graph):
-            return self.probe.layout.from_rows(as_own_latents(self.latents, self.probe.latents)), None
+            latents = as_own_latents(self.latents, self.probe.latents, self.order)
+            return self.probe.layout.from_rows(latents), None
 
 
 class Decoder:
     """Decodes latents of one pipeline call.
 
-    with_callback: images for the verifiers are made with the user's callback, as the final output is.
+    with_callback: images for the verifiers are made with the user's callback, as the final output is. of_drafts: the
+    latents are those of an interrupted run, which neither the loop nor the callback change any more.
     """
 
-    def __init__(self, call: PipelineCall, with_callback: bool = False) -> None:
-        self.call, self.with_callback = call, with_callback
+    def __init__(self, call: PipelineCall, with_callback: bool = False, of_drafts: bool = False) -> None:
+        self.call, self.with_callback, self.of_drafts = call, with_callback and not of_drafts, of_drafts
         self._pixel_type = "pt"
         self._row_per_output = False  # set when decoding other rows than the call's fails
+        self._began = False  # whether the last pipeline call came to its loop
+
+    def drafts(self) -> Decoder:
+        """The decoder of drafts of the same call."""
+        return Decoder(self.call, of_drafts=True)
 
     def media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         """Pixels of clean latents [n, *latent]; with an autograd graph if the latents have one.
@@ -72,12 +107,23 @@ class Decoder:
         """
         if latents.requires_grad and torch.is_grad_enabled():
             return self._media_with_graph(latents, prompts)
-        if self._pixel_type == "pt":
+        while True:
             try:
                 return self._media(latents, prompts)
-            except ValueError:  # not every pipeline returns tensors of pixels in [0, 1]
-                self._pixel_type = "np"
-        return self._media(latents, prompts)
+            except UsageError:
+                raise
+            except Exception as error:
+                raw = isinstance(error, NotPixels) and self._pixel_type == "pt"
+                if self._pixel_type not in PIXEL_TYPES or not (raw or self._refuses_type(error)):
+                    raise
+                self._pixel_type = PIXEL_TYPES[self._pixel_type]
+
+    def _refuses_type(self, error: Exception) -> bool:
+        """Whether the pipeline refuses this output type: it fails before its loop, and each time."""
+        if self._began or not may_be_mismatch(error, self.call.arguments.given):
+            return False
+        given = self.call.arguments.quiet(output_type=self._pixel_type, return_dict=True)
+        return fails_again(error, lambda: self._with_rows(given, self.call.latents, None, None))
 
     def _media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         arguments = self.call.arguments
@@ -91,20 +137,38 @@ class Decoder:
         why = "gives no tensors of pixels in [0, 1]"
         self.call.models.prepare()
         try:
-            with self.call.models.decoding():
-                media = self._media(latents, prompts) if self._pixel_type == "pt" else None
+            media = self._with_graph(latents, prompts) if self._pixel_type == "pt" else None
             if media is not None and media.pixels.requires_grad:
                 return media
             why = why if media is None else "cuts the graph"
         except (torch.cuda.OutOfMemoryError, UsageError):
             raise
-        except ValueError:
+        except ValueError as error:
+            if not (isinstance(error, NotPixels) or self._refuses_type(error)):
+                raise
             self._pixel_type = "np"
         except RuntimeError as error:
+            if not self._needs_no_graph(error, latents, prompts):
+                raise
             why = f"fails with a graph ({str(error).splitlines()[0]})"
         raise UsageError(
             f"{type(self.call.pipe).__name__} has no gradient from its images to its latents, since its decoding "
             f"{why}: use a sampler that needs no gradients."
+        )
+
+    def _with_graph(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
+        with self.call.models.decoding():
+            return self._media(latents, prompts)
+
+    def _needs_no_graph(self, error: Exception, latents: Tensor, prompts: tuple[int, ...]) -> bool:
+        """Whether decoding fails with a graph each time, and not without one."""
+
+        def plainly() -> Media:
+            with torch.no_grad():
+                return self._media(latents.detach(), prompts)
+
+        return fails_again(error, lambda: self._with_graph(latents, prompts)) and not fails_again(
+            error, plainly
         )
 
     def output(self, latents: Tensor, prompts: tuple[int, ...], at_once: int | None = None) -> Any:
@@ -114,7 +178,8 @@ class Decoder:
         is called for the last step and may change the latents: the search left the loop inside that step.
         """
         given = self.call.arguments.given
-        given = given | {k: None for k in ("callback",) if k in given}
+        if self.of_drafts:
+            given = {k: v for k, v in given.items() if k not in CALLBACKS}
         if at_once is None or at_once >= len(prompts):
             try:
                 return self._run(given, latents, prompts, None)
@@ -132,24 +197,118 @@ class Decoder:
     def _run(
         self, given: dict[str, Any], latents: Tensor, prompts: tuple[int, ...], tail_key: Key | None
     ) -> Any:
-        """Call the pipeline to decode; with one row for each latent where it cannot decode another number."""
-        call = self.call
-        own_rows = prompts == tuple(range(call.rows))
-        if own_rows or not self._row_per_output:
+        """Call the pipeline to decode; with one row for each latent where it cannot decode another number.
+
+        That is concluded when decoding fails twice in the same way, and not with one row for each latent.
+        """
+        if self.call.loop is not None:
+            return self._run_followed(self.call.loop, given, latents, prompts, tail_key)
+        if prompts == tuple(range(self.call.rows)):
+            return self._with_rows(given, latents, tail_key, None)
+        failed: Exception | None = None
+        if not self._row_per_output:
             try:
-                output = call.run(given, DecodingDriver(call, latents, tail_key, None))
-                if own_rows or length(output) == len(prompts):
+                output = self._with_rows(given, latents, tail_key, None)
+                if length(output) == len(prompts):
                     return output
             except (torch.cuda.OutOfMemoryError, UsageError):
                 raise
-            except Exception:
-                if own_rows:
+            except Exception as error:
+                possible = self._began and may_be_mismatch(error, self.call.arguments.given)
+                again = partial(self._with_rows, given, latents, tail_key, None)
+                if not possible or not fails_again(error, again):
                     raise
+                failed = error
+        try:
+            output = self._with_rows(given, latents, tail_key, prompts)
             self._row_per_output = True
-        given = call.arguments.composed(given, call.rows, prompts)
-        if isinstance(given.get("generator"), list):
-            given["generator"] = None
-        return call.run(given, DecodingDriver(call, latents, tail_key, prompts))
+            return output
+        except Exception as error:
+            if failed is None or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+        raise failed
+
+    def _with_rows(
+        self,
+        given: dict[str, Any],
+        latents: Tensor,
+        tail_key: Key | None,
+        composition: tuple[int, ...] | None,
+    ) -> Any:
+        """Call the pipeline to decode, with its own rows or with one for each entry of `composition`."""
+        call = self.call
+        if composition is not None:
+            given = call.arguments.composed(given, call.rows, composition, call.row_arguments())
+            if isinstance(given.get("generator"), list):
+                given["generator"] = None
+        driver = DecodingDriver(call, latents, tail_key, composition)
+        try:
+            return call.run(given, driver)
+        finally:
+            self._began = driver.phase != BEFORE
+
+    def _run_followed(
+        self,
+        loop: FollowedLoop,
+        given: dict[str, Any],
+        latents: Tensor,
+        prompts: tuple[int, ...],
+        tail_key: Key | None,
+    ) -> Any:
+        """Decode in a loop that is followed: each row with the draws of its candidate."""
+        call, n = self.call, len(prompts)
+        outputs = []
+        each = tuple(loop.line_of(prompts[i], latents[i]) for i in range(n))
+        for rows in [slice(n)] if loop.fits_one_call(each) else [slice(i, i + 1) for i in range(n)]:
+            lines, some, composition = each[rows], latents[rows], prompts[rows]
+            made = call.arguments.composed(given, call.rows, composition, call.row_arguments())
+            if isinstance(made.get("generator"), list | tuple) and not loop.all_own(lines):
+                made["generator"] = None
+            made = loop.arguments(made, lines)
+            if self.of_drafts and "callback_on_step_end" in call.arguments.names:
+                made["callback_on_step_end"] = _unchanged(call, some)
+            driver = DecodingDriver(call, some, tail_key, composition, FollowedCall(loop, lines, composition))
+            if not call.probe.callback_edits:  # else the steps before the last need them again
+                made |= _called_at_the_end(made, driver)
+            outputs.append(call.run(made, driver))
+        return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
+
+
+def _called_at_the_end(given: dict[str, Any], driver: DecodingDriver) -> dict[str, Any]:
+    """The callbacks, called for the last step alone: for those before it they were called by the search."""
+
+    def only_last(callback: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: {} if driver.on_the_way else callback(*args)
+
+    made: dict[str, Any] = {k: only_last(given[k]) for k in CALLBACKS if callable(given.get(k))}
+    inputs = getattr(given.get("callback_on_step_end"), "tensor_inputs", None)  # of a PipelineCallback
+    return made if inputs is None else made | {"callback_on_step_end_tensor_inputs": list(inputs)}
+
+
+def _unchanged(call: PipelineCall, latents: Tensor) -> Callable[..., dict[str, Any]]:
+    """A `callback_on_step_end` that undoes what the loop made of these latents after the last step."""
+    last = len(call.probe.evaluations) - 1
+
+    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        own = call.probe.layout.from_rows(as_own_latents(latents, call.probe.latents))
+        return {"latents": own} if step == last else {}
+
+    return callback
+
+
+def _needs_latents_alone(call: PipelineCall, loop: FollowedLoop) -> bool:
+    """Whether latents are decoded to the same whatever noise a candidate's run began with."""
+    call.processes()  # finds how the initial latents are made of noise
+    if loop.priors[0].draw is None:
+        return True
+    other, made = Candidate(1, "prior"), []
+    for line in (Line(0, None), Line(0, 1, other, Origin(other, -loop.priors[0].own_noise()))):
+        given = call.arguments.composed(
+            call.arguments.quiet(output_type="np", return_dict=True), call.rows, (0,), call.row_arguments()
+        )
+        driver = DecodingDriver(call, call.latents[:1], Key((0,)), (0,), FollowedCall(loop, (line,), (0,)))
+        made.append(as_media(call.run(loop.arguments(given, (line,)), driver)).pixels)
+    return torch.allclose(made[0], made[1], rtol=1e-3, atol=1e-3)
 
 
 def latent_decoder(pipe: Any, **arguments: Any) -> LatentDecoder:
@@ -158,6 +317,11 @@ def latent_decoder(pipe: Any, **arguments: Any) -> LatentDecoder:
     arguments: those of the pipeline call, as in the search.
     """
     call = PipelineCall(pipe, Arguments(pipe, (), arguments))
+    if call.loop is not None and not (call.loop.enterable and _needs_latents_alone(call, call.loop)):
+        raise UsageError(
+            f"{type(pipe).__name__} uses more than the latents after its last step, such as the noise that they were "
+            "made of, so its pictures cannot be made of stored latents: run the search again."
+        )
     decoder = Decoder(call)
 
     def decode(latents: Tensor, prompts: Sequence[int]) -> Media:

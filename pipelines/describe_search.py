@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING
@@ -22,7 +21,10 @@ from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import CALLBACKS, COUNTS, Arguments
+from genscale.pipelines.call_identity import model_name
 from genscale.pipelines.loading import EMBEDDED, folder_of, makes_videos
+from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.pipelines.search_settings import SearchSettings
 from genscale.plugins import registry
 from genscale.results.run_description import RunDescription
 
@@ -50,18 +52,16 @@ class Description:
     # ---------------------------------------------------------------- the model and its call
 
     def add_model(self, pipe: Any) -> None:
-        source = str(getattr(pipe.config, "_name_or_path", None) or "")
-        bundled = next((name for name in EMBEDDED if source and Path(source) == folder_of(name)), None)
-        self.fields["model"] = bundled or source or type(pipe).__name__
-        if bundled is None and source and Path(source).exists():
-            self.fields["model"] = os.path.abspath(source)
-        elif bundled is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):  # a Hugging Face id
+        source = model_name(pipe)
+        folder = folder_of(source) if source in EMBEDDED else Path(source)
+        self.fields["model"] = source or type(pipe).__name__
+        if not source or not (
+            folder.exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", source)
+        ):  # a Hugging Face id
             self.missing_call.append(f"the model, a {type(pipe).__name__} that was built in Python")
         if _adapters(pipe):
             self.missing_search.append("the LoRA weights of its model")
-        if Path(folder_of(bundled) if bundled else source).is_dir() and _scheduler_replaced(
-            pipe, folder_of(bundled) if bundled else Path(source)
-        ):
+        if source and folder.is_dir() and _scheduler_replaced(pipe, folder):
             self.missing_search.append("its scheduler, which is not the model's own")
         dtype = getattr(pipe, "dtype", None)
         if isinstance(dtype, torch.dtype):
@@ -108,7 +108,7 @@ class Description:
     # ---------------------------------------------------------------- the search
 
     def add_sampler(self, sampler: Any) -> None:
-        name = registered_name("sampler", sampler)
+        name = registry.registered_name("sampler", type(sampler))
         self.fields["sampler"] = name or type(sampler).__name__
         if name is None:
             self.missing_search.append(f"the sampler {type(sampler).__name__}, which is not registered")
@@ -126,7 +126,10 @@ class Description:
             self.missing_search.append("a verifier: it had none")
 
     def _spec(self, member: WeightedVerifier) -> str:
-        name, changed = registered_name("verifier", member.verifier), changed_options(member.verifier)
+        name, changed = (
+            registry.registered_name("verifier", type(member.verifier)),
+            changed_options(member.verifier),
+        )
         simple = all(
             isinstance(v, str | int | float) and not re.search(r"[(),]", str(v)) for v in changed.values()
         )
@@ -162,15 +165,13 @@ class Description:
             self.missing_search.append("the models= of its mix")
 
 
-def describe_search(
-    scaled: Any, call: Arguments, texts: list[str], seed: int, heading: Mapping[str, Any]
-) -> RunDescription:
+def describe_search(scaled: SearchSettings, call: PipelineCall, heading: Mapping[str, Any]) -> RunDescription:
     """One call of a scaled pipeline."""
     found, pipe = Description(), scaled.pipe
-    found.fields["prompts"] = list(texts)
+    found.fields |= {"prompts": list(call.texts), "from_python": True}
     found.add_model(pipe)
-    found.add_call(pipe, call)
-    found.add_seed(seed, call.generator_is_new)
+    found.add_call(pipe, call.arguments)
+    found.add_seed(call.seeds[0], call.arguments.generator_is_new)
     found.add_sampler(scaled.sampler)
     for role, members in (("verifiers", "search"), ("select", "select"), ("held_out", "held_out")):
         found.add_verifiers(role, getattr(scaled.roles, members))
@@ -189,12 +190,6 @@ def describe_search(
         missing_call=tuple(found.missing_call),
         missing_search=tuple(found.missing_search),
     )
-
-
-def registered_name(kind: str, plugin: Any) -> str | None:
-    """The name under which the class of a sampler or verifier is registered."""
-    value = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
-    return next((name for name, point in registry.found(kind).items() if point.value == value), None)
 
 
 def changed_options(plugin: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from genscale.diffusion.guidance import FORMS, RULES, parse_guidance
 from genscale.diffusion.mixtures import Mix, MixtureContext, Source
 from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.model_variants import PerturbedModules
+from genscale.safe_json import JsonError, parse_json
 
 SHORT = {
     "apg": "AdaptiveProjectedGuidance",
@@ -155,9 +156,9 @@ def _value(option: str, text: str) -> Any:
         if option.endswith(
             "layers"
         ):  # diffusers makes a configuration of each entry, which wants a list itself
-            return [[json.loads(part) for part in text.split("+")]]
+            return [[parse_json(part, option) for part in text.split("+")]]
         if "+" in text.strip("+"):
-            return [json.loads(part) for part in text.split("+")]
-        return json.loads(text.lower() if text in ("True", "False") else text)
-    except ValueError:
+            return [parse_json(part, option) for part in text.split("+")]
+        return parse_json(text.lower() if text in ("True", "False") else text, option)
+    except JsonError:
         return text

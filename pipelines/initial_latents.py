@@ -28,18 +28,19 @@ def find_prior(latents: Tensor, draws: list[Tensor], begin: Begin) -> list[Prior
     scale = _plain_scale(latents, draws)
     if scale is not None:
         full = torch.full_like(latents, scale)
-        return [Prior(torch.zeros_like(x), s, x) for x, s in zip(latents, full, strict=True)]
-    best: tuple[float, Tensor, Tensor] | None = None
+        return [Prior(torch.zeros_like(x), s, x, draw=0) for x, s in zip(latents, full, strict=True)]
+    best: tuple[float, int, Tensor, Tensor] | None = None
     for j in range(len(draws)):
         zeros = begin([*draws[:j], torch.zeros_like(draws[j]), *draws[j + 1 :]])
         ones = begin([*draws[:j], torch.ones_like(draws[j]), *draws[j + 1 :]])
         influence = float((ones - zeros).float().abs().mean())
         if influence > 0 and (best is None or influence > best[0]):
-            best = (influence, zeros, ones - zeros)
+            best = (influence, j, zeros, ones - zeros)
     if best is None:
         zero = torch.zeros_like(latents)
         return [Prior(z, z, x, FIXED) for z, x in zip(zero, latents, strict=True)]
-    return [Prior(a, b, x) for a, b, x in zip(best[1], best[2], latents, strict=True)]
+    _, draw, zeros, scales = best
+    return [Prior(a, b, x, draw=draw) for a, b, x in zip(zeros, scales, latents, strict=True)]
 
 
 def _plain_scale(latents: Tensor, draws: list[Tensor]) -> float | None:

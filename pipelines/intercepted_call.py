@@ -18,17 +18,23 @@ afterwards, also after an exception.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from genscale.errors import UsageError
 from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
+from genscale.pipelines.loop_noise import Draw, LoopIntercept, Place, place_of
 from genscale.pipelines.noise_interception import Intercept
-from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, make_proxy, start_index
+from genscale.pipelines.own_thread import Hold, held
+from genscale.pipelines.pipeline_lock import claimed
+from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, proxy_of, start_index
+from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
 from genscale.pipelines.watched_models import PlaceholderOutputs, watched
 
@@ -57,6 +63,7 @@ class LoopDriver:
         self.encoder_cache, self.placeholders = encoder_cache, placeholders
         self.phase = BEFORE
         self.index = 0  # step of the grid that the loop is at
+        self._in_loop = False  # the loop's iterator is not exhausted, nor given up
         self.stepped = self.any_step = False  # `step` was called in this iteration; in this pipeline call
         # Some pipelines iterate over the timesteps before their loop, only to read them:
         self.reads_expected = self.reads_done = 0
@@ -67,8 +74,15 @@ class LoopDriver:
         self.pipe: Any = None
         self.pipe_state: dict[str, Any] = {}  # the pipeline's attributes before the call
         self.suspended = False  # the pipeline is as it was before the call, for a while
-        self.has_model_caches = False
-        self._noise: Intercept | None = None
+        self.has_model_caches = self.caches_disturbed = False
+        self.thread = threading.get_ident()  # the only one whose model calls are the loop's
+        self.hold: Hold | None = None
+        # Held while this search has switched its models to others, which calls of other threads must not see.
+        self.models_switched: AbstractContextManager[Any] = nullcontext()
+        # Gives the results of normal draws inside the loop; slows down every tensor operation there.
+        self.draw_in_loop: Callable[[Draw, Place], Tensor | None] | None = None
+        self._shown: ShownState | None = None
+        self._noise: Intercept | LoopIntercept | None = None
         self._grad_mode: bool | None = None  # the loop's own
 
     # ---- what the subclasses decide
@@ -103,6 +117,10 @@ class LoopDriver:
         """
         raise NotImplementedError
 
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        """Attributes that the scheduler would have before this step, had it taken those before itself."""
+        return {}
+
     # ---- called by the scheduler proxy
 
     @property
@@ -117,8 +135,18 @@ class LoopDriver:
             self.reads_done += 1
             yield from timesteps
             return
+        if self._in_loop:  # the loop's own body reads timesteps, such as those that it gives to `add_noise`
+            yield from timesteps
+            return
         if self.phase == LOOP:  # an earlier iteration that was left early
             self._leave_loop()
+        self._in_loop = True
+        try:
+            yield from self._iterations(timesteps)
+        finally:
+            self._in_loop = False
+
+    def _iterations(self, timesteps: Tensor) -> Iterator[Tensor]:
         index: int | None = self.first_step()
         while index is not None and (index < len(timesteps) or self.stepped):
             self._enter_loop(timesteps, index)
@@ -150,14 +178,18 @@ class LoopDriver:
         if self._grad_mode is None:
             self._grad_mode = torch.is_grad_enabled()
         torch.set_grad_enabled(self._grad_mode)
+        if self.hold is not None and self.hold.interrupted():
+            self.pipe._interrupt = True
+        self.stop_drawing()
         x, self.next = self.on_step(call)
+        self._follow_draws(after_step=True)
         torch.set_grad_enabled(self._grad_mode or self.needs_graph)
-        if (
-            "_step_index" in self.scheduler.__dict__
-        ):  # read by add_noise, where loops blend latents after a step
-            following = self.index + 1 if self.next is None else self.next
-            self.scheduler._step_index = self.start + following
+        self._show_state(self.index + 1 if self.next is None else self.next)
         return StepResult(x)
+
+    def _show_state(self, step: int) -> None:
+        assert self._shown is not None
+        self._shown.show(step, self.scheduler_state(step))
 
     def position(self) -> int | None:
         """The scheduler's own index of the step that the loop is at; None outside the loop."""
@@ -184,19 +216,34 @@ class LoopDriver:
     # ---- called by the models
 
     def on_model_call(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if self.suspended:
-            return forward(*args, **kwargs)
+        if self.suspended or threading.get_ident() != self.thread:
+            return self._call_outside(name, module, forward, args, kwargs)
         if self.phase == LOOP:
-            return self.call_model(name, module, forward, args, kwargs)
+            return self.call_model(name, module, self._without_interception(forward), args, kwargs)
         if self.phase == BEFORE and "vae" not in name and not torch.is_grad_enabled():
             return self.encoder_cache(name, self._without_interception(forward), args, kwargs)
         return forward(*args, **kwargs)
+
+    def _call_outside(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """A call of the model that is not the loop's: a verifier's, or one of another thread."""
+        if getattr(module, "is_cache_enabled", False):
+            if not self.suspended:
+                raise UsageError(
+                    f"the pipeline's {name} keeps outputs from step to step (enable_cache), and a search uses it: "
+                    "call it when that has ended."
+                )
+            self.caches_disturbed = True
+        with self.models_switched:
+            return forward(*args, **kwargs)
 
     def _enter_loop(self, timesteps: Tensor, index: int) -> None:
         self.stop_drawing()
         if self.phase == BEFORE:
             self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
+            self._shown = ShownState(self.scheduler)
+            self._show_state(index)
         self.phase, self.index, self.stepped, self.timesteps = LOOP, index, False, timesteps
+        self._follow_draws(after_step=False)
 
     def _leave_loop(self) -> None:
         if self.any_step:
@@ -217,8 +264,18 @@ class LoopDriver:
         self._noise = Intercept(source, on_draw)
         self._noise.__enter__()  # type: ignore[no-untyped-call]
 
+    def _follow_draws(self, after_step: bool) -> None:
+        answer = self.draw_in_loop
+        if answer is not None:
+            self._noise = LoopIntercept(
+                lambda draw, j: answer(draw, place_of(self.index, after_step, draw, j))
+            )
+            self._noise.__enter__()  # type: ignore[no-untyped-call]
+
     def _without_interception(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """An encoder's forward without the interception of draws, which would slow down every tensor operation."""
+        """A model's forward without the interception of draws, which would slow down every tensor operation."""
+        if self._noise is None:
+            return forward
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with ExitStack() as stack:
@@ -239,20 +296,25 @@ class LoopDriver:
 
 def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
     """Call the pipeline under a driver. Returns its output, or None when the driver ended the call."""
-    driver.pipe, driver.pipe_state = pipe, dict(pipe.__dict__)
-    driver.has_model_caches = reset_model_caches(pipe)  # an earlier call may have been left inside its loop
     with ExitStack() as stack:
+        stack.enter_context(claimed(pipe))
+        pipe, driver.hold = stack.enter_context(held(pipe))
+        driver.pipe, driver.pipe_state = pipe, dict(pipe.__dict__)
+        # An earlier call may have been left inside its loop; this one may be, too.
+        driver.has_model_caches = reset_model_caches(pipe)
+        if driver.has_model_caches and driver.hold is not None:
+            stack.callback(reset_model_caches, pipe)
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         # Restores what a call leaves on the pipeline: guidance scale, step counts, the scheduler.
         stack.callback(_replace, pipe.__dict__, driver.pipe_state)
         stack.enter_context(cached_device(pipe, driver.encoder_cache.device))
-        driver.scheduler = make_proxy(pipe.scheduler, driver)
+        driver.scheduler = proxy_of(pipe, driver)
         pipe.__dict__["scheduler"] = driver.scheduler
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
         stack.enter_context(watched(dict(pipe.components), driver.on_model_call))
         if hasattr(pipe, "encode_prompt"):
             pipe.__dict__["encode_prompt"] = _cached_encode_prompt(pipe, driver)
-        stack.enter_context(enumerate_by_step(pipe))
+        stack.enter_context(enumerate_by_step(driver.encoder_cache.loop_modules))
         stack.callback(driver.stop_drawing)
         driver.start_drawing()
         try:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.protocol.particles import Memory
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -47,16 +49,26 @@ class Layout:
             x = x.flatten(0, 1)
         return x.repeat(self.copies, *(1,) * (x.ndim - 1)) if self.copies > 1 else x
 
+    def memory_from_rows(self, memory: Memory, part: slice) -> Memory:
+        """The memory of latents [rows, inner, ...][part] as that of latents [copies x rows x inner, ...]."""
+        if part == slice(None) and self == Layout():
+            return memory
+        return Memory({k: self.from_rows(v[part]) for k, v in memory.rows.items()}, memory.rest)
 
-def as_own_latents(x: Tensor, own: Tensor | None) -> Tensor:
+
+def as_own_latents(x: Tensor, own: Tensor | None, order: tuple[int, ...] | None = None) -> Tensor:
     """`x` in the dtype and the memory format of the pipeline's own latents.
 
     A search keeps stochastic states in float32. The memory format decides the last bits of a convolution's result.
+    order: of the dimensions in memory, where they are not those of the initial latents.
     """
     if x.requires_grad:  # not the leaf itself: a pipeline may write into its latents
         x = x.clone()
     if own is not None:
         x = x.to(own.dtype)
+    if order is not None and len(order) == x.ndim:
+        inverse = sorted(range(x.ndim), key=order.__getitem__)
+        return x.permute(order).contiguous().permute(inverse)
     if own is not None and own.ndim == 4 and x.ndim == 4 and not own.is_contiguous():
         return x.contiguous(memory_format=torch.channels_last)
     return x

@@ -5,7 +5,7 @@ The command line and the demo load pipelines so. `genscale.scale` takes any pipe
 
 from __future__ import annotations
 
-import inspect
+import os
 import re
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
@@ -16,7 +16,9 @@ from typing import Any
 import genscale
 from genscale.errors import UsageError
 from genscale.pipelines import checkpoints, placement
+from genscale.pipelines.call_signature import call_signature
 from genscale.pipelines.placement import first_line
+from genscale.plugins.limits import shown
 from genscale.quiet_libraries import quietly
 
 
@@ -92,6 +94,11 @@ def load_pipeline(
     images: which of "image" and "mask_image" the call will give; a text-to-image pipeline then becomes
         the image-to-image or inpainting pipeline on the same weights.
     """
+    lora = [lora] if isinstance(lora, str) else lora
+    if not isinstance(model, str | Path) or not str(model):
+        raise UsageError(f"model={shown(model)} must be the name of a model, a folder or a file.")
+    if not isinstance(lora, list | tuple) or not all(isinstance(spec, str) for spec in lora):
+        raise UsageError(f"lora={shown(lora)} must be names of LoRAs.")
     if device_map is not None and (device is not None or offload is not None):
         raise UsageError("device_map places the whole pipeline: leave device and offload out.")
     place = placement.device_of(device)
@@ -100,7 +107,7 @@ def load_pipeline(
     precision = placement.dtype_of(dtype, place)
     hub: dict[str, Any] = {"variant": variant, "revision": revision, "token": token, "device_map": device_map}
     hub["trust_remote_code"] = trust_remote_code
-    source = str(folder_of(model)) if model in EMBEDDED else model
+    source = str(folder_of(model)) if model in EMBEDDED else str(model)
     with quietly("diffusers", "transformers") if model in EMBEDDED else nullcontext():
         pipe = checkpoints.load(source, precision, {k: v for k, v in hub.items() if v}, known=EMBEDDED)
     pipe = _pipeline_for(pipe, images)
@@ -120,7 +127,7 @@ def load_pipeline(
 
 def takes(pipe: Any) -> set[str]:
     """Names of the arguments that a pipeline's call takes."""
-    return set(inspect.signature(type(pipe).__call__).parameters) - {"self"}
+    return set(call_signature(type(pipe)).names)
 
 
 def makes_videos(pipe: Any) -> bool:
@@ -160,7 +167,7 @@ def _load_loras(pipe: Any, lora: Sequence[str], token: str | None) -> None:
         match = re.fullmatch(r"(.+?)(?::([-+]?\d*\.?\d+))?", spec)
         source, scale = (match[1], float(match[2] or 1)) if match else (spec, 1.0)
         path = Path(source).expanduser()
-        where = (str(path.parent), {"weight_name": path.name}) if path.is_file() else (source, {})
+        where = (str(path.parent), {"weight_name": path.name}) if os.path.isfile(path) else (source, {})
         try:
             pipe.load_lora_weights(where[0], adapter_name=f"lora{i}", token=token, **where[1])
         except Exception as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,44 +14,12 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from genscale.errors import UsageError
 
 _LIKE = (torch.randn_like,)
+Draws = Callable[[int, tuple[int, ...]], Tensor | None]
+"""The j-th draw, of a shape; None: a real draw."""
 
 
-class Intercept(TorchFunctionMode):
-    """While active, `torch.randn` and `randn_like` return `source(j, shape)`, j counting the draws.
-
-    source returns a float tensor of that shape on any device, or None for a real draw. on_draw is called with each
-    result. Uniform and integer draws are not intercepted: no latents or scheduler noise are made of them.
-    """
-
-    def __init__(
-        self,
-        source: Callable[[int, tuple[int, ...]], Tensor | None],
-        on_draw: Callable[[Tensor], None] | None = None,
-    ) -> None:
-        super().__init__()
-        self.source, self.on_draw, self.count = source, on_draw, 0
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.randn and func not in _LIKE:
-            return func(*args, **kwargs)
-        if func is torch.randn:
-            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
-            like = torch.empty(0, dtype=kwargs.get("dtype"), device=kwargs.get("device"))
-            shape = tuple(int(s) for s in size)
-        else:
-            like, shape = args[0], tuple(args[0].shape)
-            like = torch.empty(
-                0, dtype=kwargs.get("dtype") or like.dtype, device=kwargs.get("device") or like.device
-            )
-        given = self.source(self.count, shape)
-        self.count += 1
-        result: Tensor = func(*args, **kwargs) if given is None else given.to(like.device, like.dtype)
-        if self.on_draw is not None:
-            self.on_draw(result)
-        return result
+class Pausable(TorchFunctionMode):
+    """A torch function mode that can be left for a while."""
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -65,17 +34,90 @@ class Intercept(TorchFunctionMode):
             self.__enter__()  # type: ignore[no-untyped-call]
 
 
+@dataclass(frozen=True, eq=False)
+class NormalDraw:
+    """What one call of `torch.randn` or `randn_like` was asked for.
+
+    generator: None is torch's global one. stride: the memory layout of `randn_like`, which decides the order in which
+    it draws; None for `randn`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    generator: torch.Generator | None = None
+    stride: tuple[int, ...] | None = None
+
+    def __call__(self) -> Tensor:
+        """The numbers that such a call draws now."""
+        if self.stride is None:
+            return torch.randn(self.shape, generator=self.generator, dtype=self.dtype, device=self.device)
+        like = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+        return torch.randn_like(like)
+
+
+class Intercept(Pausable):
+    """While active, `torch.randn` and `randn_like` return `source(j, shape)`, j counting the draws.
+
+    source returns a float tensor of that shape on any device, or None for a real draw. on_draw is called with each
+    result. Uniform and integer draws are not intercepted: no latents or scheduler noise are made of them.
+    """
+
+    def __init__(
+        self,
+        source: Draws,
+        on_draw: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.source, self.on_draw, self.count = source, on_draw, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.randn and func not in _LIKE:
+            return func(*args, **kwargs)
+        draw = _request(func, args, kwargs)
+        given = self.answer(draw)
+        self.count += 1
+        result: Tensor = func(*args, **kwargs) if given is None else given.to(draw.device, draw.dtype)
+        if self.on_draw is not None:
+            self.on_draw(result)
+        return result
+
+    def answer(self, draw: NormalDraw) -> Tensor | None:
+        return self.source(self.count, draw.shape)
+
+
+def _request(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NormalDraw:
+    if func is torch.randn:
+        size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+        like = torch.empty(0, dtype=kwargs.get("dtype"), device=kwargs.get("device"))
+        return NormalDraw(tuple(int(s) for s in size), like.dtype, like.device, kwargs.get("generator"))
+    like = torch.empty_like(args[0], dtype=kwargs.get("dtype"), device=kwargs.get("device"))
+    return NormalDraw(tuple(like.shape), like.dtype, like.device, kwargs.get("generator"), like.stride())
+
+
 class Replay:
     """The draws of one pipeline call as the source of another that may have other rows.
 
     draws: what a call with `rows` rows drew, in order. composition: for each row of the new call the row of the old
     call that it repeats; None: the same rows. A pipeline may draw for all rows at once, row by row, or once for a
     condition that all rows share: the shape of each draw tells which.
+
+    replaced: other noise for some draws (numbered after `joined`), with one row for each row of the new call.
     """
 
-    def __init__(self, draws: list[Tensor], rows: int, composition: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        draws: list[Tensor],
+        rows: int,
+        composition: tuple[int, ...] | None = None,
+        replaced: Mapping[int, Tensor] | None = None,
+    ) -> None:
         self.draws, self.rows = joined(draws, rows), rows
         self.composition = tuple(range(rows)) if composition is None else composition
+        self.replaced = replaced or {}
         self._at, self._row = 0, 0
 
     def __call__(self, j: int, shape: tuple[int, ...]) -> Tensor:
@@ -85,20 +127,22 @@ class Replay:
             self._at, self._row = self._at + 1, 0
             fits = self._at < len(self.draws) and self.draws[self._at].shape[1:] == shape[1:]
         if fits:
-            noise = self.draws[self._at]
-            if shape[0] == noise.shape[0] and self.composition == tuple(range(self.rows)):
+            noise, rows, composition = self.draws[self._at], self.rows, self.composition
+            if self._at in self.replaced:
+                noise, rows, composition = self.replaced[self._at], n, tuple(range(n))
+            if shape[0] == noise.shape[0] and composition == tuple(range(rows)):
                 self._at += 1
                 return noise
-            blocks, rest = divmod(noise.shape[0], self.rows)  # 2 where a condition is drawn for both branches
+            blocks, rest = divmod(noise.shape[0], rows)  # 2 where a condition is drawn for both branches
             if rest == 0 and shape[0] == blocks * n > 1:
                 self._at += 1
-                starts = self.rows * torch.arange(blocks)[:, None]
-                return noise[(starts + torch.tensor(self.composition)).flatten()]
+                starts = rows * torch.arange(blocks)[:, None]
+                return noise[(starts + torch.tensor(composition)).flatten()]
             if shape[0] == n > 1:
                 self._at += 1
-                return noise[torch.tensor(self.composition) % noise.shape[0]]
+                return noise[torch.tensor(composition) % noise.shape[0]]
             if shape[0] == 1:
-                row = self.composition[self._row] % noise.shape[0]
+                row = composition[self._row] % noise.shape[0]
                 self._row += 1
                 if self._row == n:
                     self._at, self._row = self._at + 1, 0

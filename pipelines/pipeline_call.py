@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,19 +17,26 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.prior import Prior
 from genscale.errors import UsageError
 from genscale.key import Key
-from genscale.pipelines.bound_call import Arguments, root_seeds
+from genscale.pipelines.bound_call import CALLBACKS, ENTRIES, Arguments, root_seeds
 from genscale.pipelines.branches import Branches, BranchProbe, identify_branches
 from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.pipelines.encoder_cache import EncoderCache
+from genscale.pipelines.failures import alike
+from genscale.pipelines.followed_loop import FollowedLoop
+from genscale.pipelines.image_inputs import ImageProbe
 from genscale.pipelines.initial_latents import find_prior
-from genscale.pipelines.intercepted_call import LoopDriver, UnsupportedLoop, intercept
+from genscale.pipelines.intercepted_call import LOOP, LoopDriver, UnsupportedLoop, intercept
+from genscale.pipelines.loop_noise import global_states, restore_global
 from genscale.pipelines.mixture_sources import Mixing
-from genscale.pipelines.noise_interception import Replay, joined
+from genscale.pipelines.noise_interception import Draws, Replay, joined
 from genscale.pipelines.pipeline_noise import PipelineNoise, generator_states, restore_generators
 from genscale.pipelines.probe import Probe
+from genscale.pipelines.row_lists import RowLists, find_row_lists
 from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
 from genscale.pipelines.scheduler_proxy import OffGrid
+from genscale.pipelines.settings_checks import check_pipeline
 from genscale.pipelines.solver import SchedulerSolver, restarts
+from genscale.pipelines.step_numbering import modules_of_call
 from genscale.pipelines.watched_models import PlaceholderOutputs
 
 
@@ -37,35 +45,49 @@ class PipelineCall:
 
     mix: predictions to combine at every model call. models: pipelines or modules that the mix names.
 
-    latents: the pipeline's initial latents [rows, *latent], one row a prompt. texts: the prompt of each row. seeds:
-    the seed of each row's keys. solver: the pipeline's scheduler as a function of explicit state. row_per_latent: the
-    pipeline must be called with one row for each latent of a batch, instead of one for each prompt.
+    latents: the pipeline's initial latents [rows, *latent], one row a prompt. images: the probe of all images, where
+    the call has a generator or latents for each; None elsewhere. texts: the prompt of each row. seeds: the seed of each
+    row's keys. solver: the pipeline's scheduler as a function of explicit state.
+    row_per_latent: the pipeline must be called with one row for each latent of a batch, instead of one for each prompt.
+    loop: how to follow a loop that edits its latents or draws noise; None where it does neither.
     """
 
     def __init__(
         self, pipe: Any, arguments: Arguments, mix: Mix | None = None, models: Mapping[str, Any] | None = None
     ) -> None:
-        if getattr(pipe, "scheduler", None) is None:
-            raise UsageError(
-                f"{type(pipe).__name__} has no scheduler, so there is no denoising loop to search: "
-                "use a diffusion or flow pipeline."
-            )
+        check_pipeline(pipe)
         self.pipe, self.arguments = pipe, arguments
         self.encoder_cache, self.placeholders, self.ledger = EncoderCache(), PlaceholderOutputs(), Ledger()
+        self.encoder_cache.loop_modules = modules_of_call(type(pipe))
         self._branches: Branches | None = None
+        self._row_lists: RowLists | None = None
+        device = torch.device(getattr(pipe, "device", "cpu"))
+        before = global_states(device)
         with self.ledger.clock("probe"):
+            state = generator_states(arguments.generator)
             self.probe = self._probe(arguments.given)
+            self.images = self._probe_images(state) if arguments.of_images else None
+        # Of torch's global generators, as they are where the loop begins.
+        self.global_states = global_states(device)
+        if (
+            arguments.generator is not None
+        ):  # then the same call is to draw the same again, whatever draws globally
+            restore_global(before, device)
         assert self.probe.latents is not None
         self.latents: Tensor = self.probe.latents
         self.rows = self.latents.shape[0]
-        # Set when a batch of other rows than the call's fails; known where the loop blends latents with rows.
-        self.row_per_latent = self.probe.edits_latents and self.rows > 1
+        self.row_per_latent = False  # set when a batch of other rows than the call's fails
         self.texts = arguments.texts(self.rows)
         self.mixing = None if mix is None else Mixing(pipe, mix, models or {}, self.texts)
         self.models = DifferentiableModels(pipe, None if self.mixing is None else self.mixing.modules)
         self.seeds = root_seeds(arguments.generator, self.latents)
         self.solver = SchedulerSolver(self.probe.own_scheduler, self.probe.start)
-        self.noise = PipelineNoise(arguments.generator, self.latents)
+        own = self.images or self.probe
+        self.noise = PipelineNoise(own.step_draws(), len(self._own_latents), own.layout)
+        self.loop: FollowedLoop | None = None
+        if self.probe.edits_latents or self.probe.loop_draws:
+            with self.ledger.clock("probe"):
+                self.loop, self.row_per_latent = FollowedLoop(self), True
 
     # ---------------------------------------------------------------- calling the pipeline
 
@@ -76,6 +98,59 @@ class PipelineCall:
         except UnsupportedLoop as error:
             raise self.unsupported(str(error)) from error
 
+    def find_row_lists(self) -> RowLists:
+        """Which arguments, and which lists that models are given, have one entry for each row."""
+        if self._row_lists is None:
+            self._row_lists = find_row_lists(self.pipe, self.arguments, self.probe)
+        return self._row_lists
+
+    def per_row(self, model: str, name: str) -> bool:
+        """Whether a list that a model is given may have one entry a row. NeedsRowPerLatent: it is not known."""
+        return self._row_lists is None or self._row_lists.per_row(model, name)
+
+    def row_arguments(self) -> frozenset[str]:
+        """Names of the arguments with one entry for each row. UsageError: it is not known."""
+        if len(self.sources) == 1:
+            return frozenset()
+        names = self.find_row_lists().arguments
+        if names is None:
+            raise UsageError(
+                f"{type(self.pipe).__name__} must be called with one row for each candidate, and which of its "
+                f"arguments have one entry for each of the {self.rows} prompts is not clear: call it with one prompt "
+                "at a time."
+            )
+        return names
+
+    def latents_of(self, rows: tuple[int, ...]) -> Tensor:
+        """The pipeline's own initial latents [n, *latent] for these rows of `sources`."""
+        return self.latents[[self.sources[row] for row in rows]]
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Row of the probed call that each row of a serving call repeats: a mix may need further rows."""
+        more = () if self.mixing is None else self.mixing.more
+        return (*range(self.rows), *(row for row, _ in more))
+
+    def given_for(self, composition: tuple[int, ...] | None) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Arguments of a pipeline call that serves batches, and the row of the probed call behind each of its rows.
+
+        composition: row of `sources` of each latent, for a call with one row for each; None: all `sources`.
+        """
+        sources, more = self.sources, () if self.mixing is None else self.mixing.more
+        if self.probe.lists and len(sources) > 1:
+            self.find_row_lists()  # before the loop, since it calls the pipeline, too
+        per_row = self.row_arguments() if more or composition is not None else frozenset()
+        given = self.arguments.extended(self.rows, more, per_row)
+        given = {k: v for k, v in given.items() if k in self.arguments.names or k not in CALLBACKS}
+        changed = {k for k, v in given.items() if more and v is not self.arguments.given.get(k)}
+        per_row |= {name for name in changed if name + ENTRIES not in per_row}
+        if "generator" in (*self.arguments.names, *given):
+            given["generator"] = None
+        if composition is not None:
+            given = self.arguments.composed(given, len(sources), composition, per_row)
+            sources = tuple(sources[i] for i in composition)
+        return given, sources
+
     def unsupported(self, why: str) -> UsageError:
         return UsageError(
             f"{type(self.pipe).__name__} cannot be searched: {why}; genscale needs a pipeline that iterates over "
@@ -84,48 +159,70 @@ class PipelineCall:
 
     def _probe(self, given: dict[str, Any]) -> Probe:
         callbacks = {k: None for k in ("callback_on_step_end", "callback") if k in given}
-        for guess in (
-            True,
-            False,
-        ):  # if a guessed output does not fit the pipeline, its first call is evaluated
-            self.placeholders.guess = guess
+        state = generator_states(self.arguments.generator)
+        failed: Exception | None = None
+        while True:
             probe = Probe(self.encoder_cache, self.placeholders, given)
-            state = generator_states(self.arguments.generator)
+            self.placeholders.guessed = False
             try:
-                intercept(self.pipe, given | callbacks, probe)
-                break
+                self.run(given | callbacks, probe)
+                if not probe.unnumbered:
+                    break
+                restore_generators(self.arguments.generator, state)
             except UsageError:
                 raise
-            except UnsupportedLoop as error:
-                raise self.unsupported(str(error)) from error
-            except Exception:
-                if not guess:
+            except Exception as error:
+                if probe.phase != LOOP or not self.placeholders.guessed:
                     raise
+                # Perhaps a guessed output does not fit the pipeline. If it fails so again, the first call is evaluated.
+                if failed is not None and not alike(failed, error):
+                    break
+                self.placeholders.guess = failed is None
+                failed = failed or error
                 restore_generators(self.arguments.generator, state)
+        if failed is not None and self.placeholders.guess:
+            raise failed  # it was not the guess
         self.ledger.probes = self.placeholders.real_rows
         self.ledger.evaluations = self.placeholders.real_rows
         if probe.latents is None or not probe.evaluations:
             raise self.unsupported("it never calls scheduler.step")
         return probe
 
+    def _probe_images(self, state: list[Tensor]) -> ImageProbe:
+        """The call of all images. state: of the generators before the first probe, which drew from some."""
+        restore_generators(self.arguments.generator, state)
+        given = self.arguments.all_images()
+        probe = ImageProbe(self.encoder_cache, self.placeholders, given)
+        probe.reads_expected = self.probe.reads_expected
+        self.run(given, probe)
+        probe.check(self.pipe)
+        return probe
+
+    @property
+    def _own_latents(self) -> Tensor:
+        """The pipeline's own initial latents, one row a prompt, or one an image where the call gives each its own."""
+        found = self.latents if self.images is None else self.images.latents
+        assert found is not None
+        return found
+
     # ---------------------------------------------------------------- initial noise
 
     def priors(self) -> list[Prior]:
         """How each row's initial latents are made of noise."""
         draws = joined(self.probe.draws, self.rows)
-        if draws:
-            return find_prior(self.latents, draws, self._initial_latents)
+        if draws and not isinstance(self.arguments.given.get("latents"), Tensor):
+            return find_prior(self.latents, draws, self.initial_latents)
         # The user gave the latents: look how the pipeline would have made others.
         given = self.arguments.quiet(latents=None)
-        probe = Probe(self.encoder_cache, self.placeholders, given, whole=False)
-        state = torch.get_rng_state()
+        probe = Probe(self.encoder_cache, self.placeholders, given, _own_draws(), whole=False)
         intercept(self.pipe, given, probe)
-        torch.set_rng_state(state)
         assert probe.latents is not None
-        found = find_prior(probe.latents, joined(probe.draws, self.rows), self._initial_latents)
-        return [Prior(p.offset, p.scale, x, p.refusal) for p, x in zip(found, self.latents, strict=True)]
+        found = find_prior(probe.latents, joined(probe.draws, self.rows), self.initial_latents)
+        if self.loop is not None:
+            self.loop.fresh = probe.draws
+        return [replace(p, own=x) for p, x in zip(found, self.latents, strict=True)]
 
-    def _initial_latents(self, draws: list[Tensor]) -> Tensor:
+    def initial_latents(self, draws: list[Tensor]) -> Tensor:
         """Initial latents [rows, *latent] that the pipeline makes when these are its draws."""
         given = self.arguments.quiet(latents=None)
         replay = Replay(draws, self.rows)
@@ -158,6 +255,8 @@ class PipelineCall:
 
     def off_grid(self) -> str | None:
         """Why the model cannot be called between the levels of the grid; None if it can."""
+        if self.loop is not None:
+            return "the pipeline edits latents or draws noise in its loop, between grid levels"
         try:
             self.level_of(0.5)
         except ValueError as error:
@@ -179,8 +278,7 @@ class PipelineCall:
         probe = BranchProbe(
             self.encoder_cache,
             self.placeholders,
-            self.probe.replay_for(None),
-            self.probe.layout,
+            self.probe,
             step,
             self.rows,
             filled,
@@ -204,14 +302,11 @@ class PipelineCall:
         steps = len(self.probe.evaluations)
         order = getattr(self.solver.scheduler, "order", 1)
         start = self.probe.start
-        # Where the loop edits latents after a step, one more pass without a model call edits the last ones.
-        last_edit = (0,) if self.probe.edits_latents else ()
         nfe = [e // self.rows for e in self.probe.evaluations]
         if self.mixing is not None:
             nfe = self.mixing.evaluations(nfe, self.view(), self.branch_nfe)
         shared = {
-            "evaluations": (*nfe, *last_edit),
-            "model_calls": steps,
+            "evaluations": tuple(nfe),
             "solver": self.solver,
             "view": self.view(),
             "off_grid": self.off_grid(),
@@ -221,12 +316,30 @@ class PipelineCall:
             "restarts": tuple(i for i in range(steps) if (start + i) % 2 == 0) if order == 2 else (),
         }
         priors = self.priors()
-        return [
-            shared | {"prior": prior, "own_draw": partial(self.noise.row, row)}
-            for row, prior in enumerate(priors)
-        ]
+        if self.images is None:
+            made = [
+                shared | {"prior": prior, "own_draw": partial(self.noise.row, row)}
+                for row, prior in enumerate(priors)
+            ]
+            if self.loop is not None:
+                self.loop.priors = priors
+                made = [p | {"origins": o} for p, o in zip(made, self.loop.origins, strict=True)]
+            return made
+        made, n = [], self.arguments.results
+        for row, prior in enumerate(priors):
+            own, *further = self._own_latents[row * n : (row + 1) * n]
+            noise = partial(self.noise.of_image, row * n)
+            prior = replace(prior, own=own, further=tuple(further))
+            made.append(shared | {"prior": prior, "own_draw": partial(noise, 0), "further_draw": noise})
+        return made
 
     def key(self, row: int) -> Key:
         """A prompt's keys depend on its text and seed, not on the other prompts of the call."""
         earlier = self.texts[:row].count(self.texts[row])
         return Key.from_seed(self.seeds[row]).fold("prompt", self.texts[row], earlier)
+
+
+def _own_draws() -> Draws:
+    """Normal draws from a generator of our own: torch's global one is shared with other threads."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda j, shape: torch.randn(shape, generator=generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.plugins.limits import shown
 
 OFFLOADS = ("model", "sequential", "group")
 DENOISERS = ("transformer", "transformer_2", "unet", "prior", "decoder")
@@ -26,8 +27,10 @@ def device_of(device: Any) -> Any:
         device = "cuda" if torch.cuda.is_available() else "mps" if mps and mps.is_available() else "cpu"
     try:
         place = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"device '{device}' is unknown: give cpu, cuda, cuda:1 or mps.") from None
+    except (RuntimeError, TypeError, ValueError):
+        raise UsageError(f"device {shown(device)} is unknown: give cpu, cuda, cuda:1 or mps.") from None
+    if place.type == "meta":
+        raise UsageError("device 'meta' computes nothing: give cpu, cuda, cuda:1 or mps.")
     try:
         torch.empty(0, device=place)
     except Exception:

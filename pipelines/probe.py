@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genscale.pipelines.encoder_cache import EncoderCache
-from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
+from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver, intercept
 from genscale.pipelines.latent_layout import Layout
-from genscale.pipelines.noise_interception import Replay
+from genscale.pipelines.loop_noise import Draw, Place, generators_of, made_up
+from genscale.pipelines.noise_interception import Draws, NormalDraw, Replay
 from genscale.pipelines.row_gather import rows_of, sample_of
 from genscale.pipelines.scheduler_proxy import plain_scheduler
+from genscale.pipelines.scheduler_walk import SchedulerWalk
+from genscale.pipelines.step_numbering import calling_modules
 from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser
 
 
@@ -24,8 +28,10 @@ class Probe(LoopDriver):
 
     Afterwards. latents: the pipeline's initial latents [rows, *latent]. layout: how `step` sees them. draws: what was
     drawn before the loop. evaluations: rows through the denoiser at each step. own_scheduler: the pipeline's scheduler
-    with its timesteps set. edits_latents: whether the loop changes latents after `step` (inpainting restores what is
-    not painted). callback_edits: whether the user's callback changes what later steps see; learned while serving.
+    with its timesteps set. walk: its steps, with what the pipeline alone would draw in them. lists: whether a model is
+    given any, which may have one entry a row. edits_latents: whether the loop changes latents between `step` and the
+    next `step` (inpainting restores what is not painted). loop_draws: shapes of the normal draws inside the loop, by
+    their place. callback_edits: whether the user's callback changes what later steps see; learned while serving.
     """
 
     def __init__(
@@ -33,7 +39,7 @@ class Probe(LoopDriver):
         encoder_cache: EncoderCache,
         placeholders: PlaceholderOutputs,
         given: dict[str, Any],
-        replay: Replay | None = None,
+        replay: Draws | None = None,
         whole: bool = True,
     ) -> None:
         super().__init__(encoder_cache, placeholders)
@@ -43,8 +49,23 @@ class Probe(LoopDriver):
         self.latents: Tensor | None = None
         self.evaluations: list[int] = []
         self.own_scheduler: Any = None
+        self.walk: SchedulerWalk | None = None
         self.edits_latents = self.callback_edits = False
+        self.lists = False
+        self.loop_draws: dict[Place, tuple[int, ...]] = {}
         self._rows = 0
+        self.draw_in_loop = self._record_draw
+        self._returned: Tensor | None = None  # what the last `step` returned
+        # The loop is in a module that was not known, so it counts iterations: it cannot go back to step 0.
+        self.unnumbered = False
+        self._again = False  # step 0 is entered once more, as a search does for its next candidates
+
+    def iterate(self, timesteps: Tensor) -> Iterator[Tensor]:
+        known = self.encoder_cache.loop_modules
+        new = [m for m in calling_modules(1, intercept) if not any(m is k for k in known)]
+        known += new
+        self.unnumbered |= bool(new)
+        yield from super().iterate(timesteps)
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return None if self.replay is None else self.replay(j, shape)
@@ -59,24 +80,69 @@ class Probe(LoopDriver):
 
     def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         output = super().call_model(name, module, forward, args, kwargs)
+        self.lists = self.lists or _has_lists([*args, *kwargs.values()])
         if is_denoiser(name):
             self._rows += rows_of(sample_of(args, kwargs))
         return output
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
         assert self.timesteps is not None
+        if self._again:
+            self._compare(call["sample"])
+            raise LeaveLoop
         if self.latents is None:
             self.layout = Layout.of(call["sample"], self._initial_noise(), self.given.get("prompt"))
             self.latents = self.layout.to_rows(call["sample"].detach().clone())
             self.own_scheduler = plain_scheduler(self.scheduler)
-        elif not torch.equal(self.layout.to_rows(call["sample"]), self.latents):
-            self.edits_latents = True
+            self.walk = SchedulerWalk(self.own_scheduler, self.start) if self.whole else None
+        else:
+            self._compare(call["sample"])
         self.evaluations.append(self._rows)
         self._rows = 0
-        if not self.whole or self.index + 1 == len(self.timesteps):
+        if self.walk is not None:
+            self.walk.step(call)
+        if not self.whole:
             raise LeaveLoop
-        return self.layout.from_rows(self.latents), self.index + 1
+        self._again = self.index + 1 == len(self.timesteps)
+        if self._again and self.unnumbered:
+            raise LeaveLoop
+        # Others at every step, else a loop that keeps a part of the last latents would seem to change nothing.
+        self._returned = self.latents if self._returned is None else -self._returned
+        return self.layout.from_rows(self._returned), 0 if self._again else self.index + 1
+
+    def _compare(self, sample: Tensor) -> None:
+        """See whether the loop changed the latents that the last `step` returned."""
+        assert self._returned is not None
+        self.edits_latents |= not torch.equal(self.layout.to_rows(sample), self._returned)
+
+    def _record_draw(self, draw: Draw, place: Place) -> Tensor | None:
+        users = generators_of(self.given.get("generator"))
+        if draw.generator is not None and all(draw.generator is not g for g in users):
+            return None  # a generator of the pipeline's own, which draws the same in every call
+        self.loop_draws[place] = draw.shape
+        return made_up(draw, place)
+
+    def step_draws(self) -> list[list[NormalDraw]]:
+        """The calls for noise in each step of the pipeline alone. UsageError: a search cannot step its scheduler."""
+        assert self.walk is not None
+        self.walk.finish(self.layout.copies)
+        return self.walk.draws
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        if self.walk is None or self.latents is None:
+            return {}
+        return self.state_at(0) if self._again else self.walk.state(self.latents.device)
+
+    def state_at(self, step: int) -> Mapping[str, Any]:
+        """What a later call of the pipeline shows of its scheduler before a step whose latents do not matter."""
+        assert self.walk is not None
+        assert self.latents is not None
+        return self.walk.state_at(step, self.latents.device)
 
     def _initial_noise(self) -> list[Tensor]:
         given = self.given.get("latents")
         return [given, *self.draws] if isinstance(given, Tensor) else self.draws
+
+
+def _has_lists(values: list[Any]) -> bool:
+    return any(isinstance(v, list) or (isinstance(v, dict) and _has_lists([*v.values()])) for v in values)

@@ -7,7 +7,7 @@ of each latent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -66,11 +66,18 @@ class Gather:
 
     prompts: prompt index of each latent. sample: the latents as the model gets them: their number of rows gives k, the
     guidance copies in this call; their other sizes matter, since some pipelines fold one of them (frames)
-    into the conditioning's first dimension. NeedsRowPerLatent where the rows of a tensor are ambiguous.
+    into the conditioning's first dimension. per_row: whether a list of the given name may have one entry a row.
+    NeedsRowPerLatent where the rows of a tensor are ambiguous.
     """
 
-    def __init__(self, rows: int, prompts: tuple[int, ...], sample: Any) -> None:
-        self.rows, self.n, self.sample = rows, len(prompts), sample
+    def __init__(
+        self,
+        rows: int,
+        prompts: tuple[int, ...],
+        sample: Any,
+        per_row: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        self.rows, self.n, self.sample, self.per_row = rows, len(prompts), sample, per_row
         if rows_of(sample) % self.n:
             raise NeedsRowPerLatent
         self.blocks = rows_of(sample) // self.n
@@ -85,17 +92,22 @@ class Gather:
             return self._tensor(value, name)
         if isinstance(value, dict):
             return {k: self(v, str(k)) for k, v in value.items()}
-        if isinstance(value, list) and self._is_row_list(value):
+        if isinstance(value, list) and self._is_row_list(value, name):
             return [value[i] for i in self._index(self.blocks if len(value) != self.rows else 1, 1).tolist()]
         if isinstance(value, list | tuple) and type(value) in (list, tuple):
-            return type(value)(self(v, name) for v in value)
+            return type(value)(self(v, name + "[]") for v in value)
         return value
 
-    def _is_row_list(self, value: list[Any]) -> bool:
-        """A list with one entry a row (shapes, lengths, embeddings), not a list of batched tensors."""
-        if len(value) not in (self.rows * self.blocks, self.rows):
+    def _is_row_list(self, value: list[Any], name: str) -> bool:
+        """A list with one entry a row (shapes, lengths, embeddings), not one of tensors that have rows themselves."""
+        wanted = self.rows * self.blocks
+        if len(value) not in (wanted, self.rows):
             return False
-        return not any(isinstance(v, Tensor) and v.ndim and v.shape[0] == self.n * self.blocks for v in value)
+        sizes = [v.shape[0] if isinstance(v, Tensor) and v.ndim else -1 for v in value]
+        if self.n * self.blocks in sizes:
+            return False
+        with_rows = sizes[0] in (wanted, self.rows) and len(set(sizes)) == 1
+        return self.per_row(name) and (isinstance(self.sample, list) or not with_rows)
 
     def _tensor(self, value: Tensor, name: str) -> Tensor:
         if value.ndim == 0:

@@ -6,7 +6,8 @@ The map of all that happens in a call is in `genscale.pipelines`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +22,75 @@ from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.pipeline_call import PipelineCall
-from genscale.pipelines.search_call import SearchSettings, finish_best, ignore, never, run_search
+from genscale.pipelines.pipeline_lock import REFUSE, WAIT, Claim, claimed
+from genscale.pipelines.prompt_texts import check_texts
+from genscale.pipelines.scaled_attributes import StandsForPipeline
+from genscale.pipelines.search_call import check_search, finish_best, run_search
+from genscale.pipelines.search_settings import SearchSettings, ignore, never
+from genscale.pipelines.settings_checks import check_sampler, check_settings
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler
 from genscale.results.result import SearchResult
 
 
-@dataclass(frozen=True, eq=False)
-class Scaled(SearchSettings):
-    """A pipeline with a search inside. Made by `scale`; every other attribute is the pipeline's own."""
+class Scaled(StandsForPipeline):
+    """A pipeline with a search inside. Made by `scale`; every other attribute is the pipeline's own.
+
+    Threads may share it: searches on one pipeline, and on pipelines that share models with it, run one after the other.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call as the pipeline itself. Returns its output class, best first, with the search as `.search`.
 
         num_images_per_prompt (num_videos_per_prompt) is how many of the best come back for each prompt.
         generator gives candidate 0 its latents, as in the pipeline alone, and its seed to all other
-        randomness. With return_dict=False the SearchResult is the last member of the tuple.
+        randomness; a list with one for each image gives them to as many candidates. A call with prompt_embeds and no
+        prompt tells the verifiers what it shows by texts=, a text or one for each prompt. With return_dict=False the
+        SearchResult is the last member of the tuple.
 
-        Raises UsageError for what cannot be done (nothing is written then), VerifierError when a verifier
-        fails (what was found stays in the archive), KeyboardInterrupt before anything was finished;
-        after that an interrupt returns the best so far.
+        A candidate whose latents, pixels or scores are NaN or infinite is dropped, and the others go on:
+        `.search.dropped(prompt)` lists such candidates.
+
+        Raises UsageError for what cannot be done (nothing is written then), AllCandidatesFailed if all
+        candidates of a prompt were dropped (its `result` holds what the others found), VerifierError when
+        a verifier fails (what was found stays in the archive), KeyboardInterrupt (Ctrl-C) before anything was
+        finished; after that it returns the best so far. What models, callbacks and other code raise comes
+        through unchanged. A callback that sets `pipe._interrupt` gets the best of what exists: finished
+        candidates, and the latents under way, decoded as they are (`.search.stopped` is "interrupted").
         """
-        call, decoder = self._probed(args, kwargs)
-        result = run_search(call, self, decoder)
-        return _with_search(finish_best(call, self, decoder, result), result)
+        with self._claimed() as claim:
+            call, decoder = self._probed(args, kwargs)
+            result = run_search(call, self.settings, decoder, claim)
+            return _with_search(finish_best(call, self.settings, decoder, result), result)
 
     def search(self, *args: Any, **kwargs: Any) -> SearchResult:
         """The same without the pipeline's output: nothing more is decoded, so memory does not grow with the prompts.
 
         `result.media(entries)` decodes the entries asked for. Raises as the call does.
         """
-        call, decoder = self._probed(args, kwargs)
-        return run_search(call, self, decoder)
+        with self._claimed() as claim:
+            call, decoder = self._probed(args, kwargs)
+            return run_search(call, self.settings, decoder, claim)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would cost. Nothing is generated or written."""
-        call, _ = self._probed(args, kwargs)
-        return plan(self.sampler, call.processes()[0], self.budget, self.roles, call.rows, self.stop)
+        made = self.settings
+        with self._claimed():
+            call, _ = self._probed(args, kwargs)
+            processes = call.processes()
+            budget = made.budget.resolved(sum(processes[0]["evaluations"]))
+            check_search(call, replace(made, budget=budget), processes)
+            return plan(made.sampler, processes[0], made.budget, made.roles, call.rows, made.stop)
+
+    def _claimed(self) -> AbstractContextManager[Claim]:
+        return claimed(self.settings.pipe, self.settings.models.values(), self.settings.busy)
 
     def _probed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[PipelineCall, Decoder]:
-        call = PipelineCall(self.pipe, Arguments(self.pipe, args, kwargs), self.mix, self.models)
-        return call, Decoder(call, with_callback=self.roles.calls > 0)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "pipe":
-            raise AttributeError(name)
-        return getattr(self.pipe, name)
+        made = self.settings
+        call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
+        check_texts(call.arguments.prompt_texts, call.arguments.given, made.roles)
+        made.roles.prepare(call.texts, call.latents.device)
+        return call, Decoder(call, with_callback=made.roles.calls > 0)
 
 
 def scale(
@@ -76,10 +100,12 @@ def scale(
     decode_batch: int | None = None,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
-    halt: Callable[[], bool] | None = None, report: Any = None, **options: Any,
+    halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
+    verifier_timeout: float | None = None, **options: Any,
 ) -> Scaled:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
+    pipe: the pipeline; of a scaled one its pipeline, so that this search takes the place of the other.
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
@@ -105,16 +131,31 @@ def scale(
     models: pipelines or modules that share the latent space, under the names that the mix uses.
     halt: called before every batch, such as the `is_set` of a threading.Event; once it returns True the search ends, as
         soon as every prompt has a finished candidate, with the best so far, as an interrupt ends it.
+    busy: what a call does while another thread searches with this pipeline, or with one that shares its models: "wait"
+        for the end of that, or "refuse" with a UsageError.
+    verifier_timeout: seconds that one call of a verifier may take, where it has no `timeout` itself; VerifierError
+        after that (docs/verifiers.md). None: no limit.
     """
-    if batch_size < 1 or keep < 1 or (decode_batch or 1) < 1:
-        raise UsageError("batch_size, decode_batch and keep must be at least 1.")
-    return Scaled(
-        pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble),
+    check_settings(
+        batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
+        models=models, mix=mix,
+    )  # fmt: skip
+    if busy not in (WAIT, REFUSE):
+        raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
+    pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
+    return Scaled(SearchSettings(
+        pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble, verifier_timeout),
         Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, Stop.of(stop),
         mix_of(mix, guide), dict(models or {}), halt or never,
-        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None},
-    )  # fmt: skip
+        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy,
+    ))  # fmt: skip
+
+
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}.")
 
 
 def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:
@@ -124,19 +165,19 @@ def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:
         raise UsageError(
             f"options {', '.join(options)} go with a sampler's name; set them on the sampler object."
         )
-    if not callable(getattr(sampler, "search", None)):
-        raise UsageError(
-            f"{sampler!r} is not a sampler: give a name or an object with a search(process, key) method."
-        )
-    return sampler  # type: ignore[no-any-return]
+    return check_sampler(sampler)
 
 
-def _roles(verifier: Any, select: Any, held_out: Any, report: Any, ensemble: str) -> Roles:
+def _roles(
+    verifier: Any, select: Any, held_out: Any, report: Any, ensemble: str, timeout: float | None
+) -> Roles:
     if report is not None and held_out is not None:
         raise UsageError("held_out= and its former name report= are both given: give held_out= alone.")
     held_out = report if held_out is None else held_out
     roles = Roles(
-        verifier_set(verifier, ensemble), verifier_set(select, ensemble), verifier_set(held_out, "weighted")
+        verifier_set(verifier, ensemble, timeout),
+        verifier_set(select, ensemble, timeout),
+        verifier_set(held_out, "weighted", timeout),
     )
     both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names}
     if both:

@@ -1,11 +1,12 @@
 """A proxy for a pipeline's scheduler: the pipeline's loop calls it, and it calls a driver.
 
 It is a copy of the scheduler whose class is a subclass of the scheduler's own, so `isinstance` checks, signatures and
-attributes (sigmas, order, init_noise_sigma, ...) are as the pipeline expects. Only three members differ:
+attributes (sigmas, order, init_noise_sigma, ...) are as the pipeline expects. Before each step of the loop the driver
+sets what the steps before it would have left on it (scheduler_state.py). Only three members differ:
 
 - `timesteps` is a tensor whose iteration is decided by the driver (timesteps.py);
 - `step` passes its arguments to the driver and returns the driver's latents, instead of computing a step;
-- `scale_model_input` scales for the noise level that the driver is at.
+- `scale_model_input` scales for the noise level that the driver is at, if that is none of the scheduler's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from genscale.errors import UsageError
 from genscale.pipelines.timesteps import TimestepDriver, Timesteps
 
 
@@ -47,6 +49,22 @@ def make_proxy(scheduler: Any, driver: SchedulerDriver) -> Any:
     proxy.__dict__["_driver"] = driver
     proxy.__dict__["_timesteps"] = timesteps
     return proxy
+
+
+def proxy_of(pipe: Any, driver: SchedulerDriver) -> Any:
+    """The proxy of a pipeline's scheduler. UsageError: the pipeline is in its own loop."""
+    if "_driver" in pipe.scheduler.__dict__:
+        raise UsageError(
+            f"{type(pipe).__name__} is in the middle of its own loop (a callback called it): search with it before, "
+            "after, or in a verifier."
+        )
+    while True:
+        try:
+            return make_proxy(pipe.scheduler, driver)
+        except RuntimeError as error:
+            # A call in another thread may have set an attribute while the scheduler was copied.
+            if "changed size" not in str(error):
+                raise
 
 
 def plain_scheduler(proxy: Any) -> Any:
@@ -89,11 +107,7 @@ def _subclass(cls: type) -> type:
 
         @functools.wraps(cls.scale_model_input)
         def scale_model_input(self: Any, *args: Any, **kwargs: Any) -> Any:
-            position = self.__dict__["_driver"].position()
-            if position is not None and "_step_index" in self.__dict__:
-                # The scheduler counts its own steps, but a search evaluates steps in any order.
-                self._step_index = position
-            with _level(self, position, self.__dict__["_driver"].off_grid):
+            with _level(self, self.__dict__["_driver"].position(), self.__dict__["_driver"].off_grid):
                 return cls.scale_model_input(self, *args, **kwargs)  # type: ignore[attr-defined]
 
         members["scale_model_input"] = scale_model_input
@@ -107,14 +121,17 @@ def _level(proxy: Any, position: int | None, off_grid: OffGrid | None) -> Iterat
     Only k-diffusion schedulers scale their input; their sigmas are sigma / alpha.
     """
     state = proxy.__dict__
+    if off_grid is None or position is None:
+        yield
+        return
     kept = {
         name: state[name] for name in ("sigmas", "sigmas_interpol") if isinstance(state.get(name), Tensor)
     }
-    if off_grid is None or position is None:
-        kept = {}
     for name, sigmas in kept.items():
         state[name] = sigmas.clone()
-        state[name][min(position or 0, len(sigmas) - 1)] = off_grid.kappa if off_grid else 0.0
+        state[name][min(position, len(sigmas) - 1)] = off_grid.kappa
+    if "_step_index" in state:
+        state["_step_index"] = position  # the timestep between two others has no index to be found
     try:
         yield
     finally:

@@ -2,102 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genscale.diffusion.mixtures import Mix
 from genscale.engine.archive import Archive, Entry
-from genscale.engine.budget import Budget
 from genscale.engine.choice_check import check_choice
+from genscale.engine.drafts import is_draft
 from genscale.engine.engine import Engine
-from genscale.engine.events import Event
+from genscale.engine.failures import all_failed
 from genscale.engine.search import Search
-from genscale.engine.stopping import Stop
-from genscale.engine.verifier_roles import Roles
-from genscale.errors import UsageError
+from genscale.errors import AllCandidatesFailed, UsageError, quoted
 from genscale.media import Media
+from genscale.pipelines.call_identity import archive_heading, changed_by_the_run
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
+from genscale.pipelines.lent_pipeline import lending
 from genscale.pipelines.loading import makes_videos
+from genscale.pipelines.output_media import join_outputs
 from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.pipelines.pipeline_lock import Claim
+from genscale.pipelines.search_settings import SearchSettings
 from genscale.pipelines.serve import serve
-from genscale.plugins import registry
-from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.results.result import SearchResult
 
 
-def ignore(event: Event) -> None:
-    pass
+def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, claim: Claim) -> SearchResult:
+    """Search. claim: what it holds; lent to others while a verifier is called.
 
-
-def never() -> bool:
-    return False
-
-
-@dataclass(frozen=True, eq=False)
-class SearchSettings:
-    """What `genscale.scale` was given, checked and completed; its docstring tells what each field is."""
-
-    pipe: Any
-    sampler: Sampler
-    roles: Roles
-    budget: Budget
-    batch_size: int = 16
-    decode_batch: int | None = None
-    out: Path | None = None
-    keep: int = 1
-    on_event: Callable[[Event], None] = ignore
-    stop: Stop | None = None
-    mix: Mix | None = None
-    models: Mapping[str, Any] = field(default_factory=dict)
-    halt: Callable[[], bool] = never
-    mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
-
-    def needs(self, what: str) -> bool:
-        """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""
-        return what in SamplerHooks.of(self.sampler).needs
-
-
-def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -> SearchResult:
-    """Search. UsageError, before anything is spent or written, for what cannot be done."""
+    UsageError, before anything is spent or written, for what cannot be done. AllCandidatesFailed, at the end, if every
+    candidate of a prompt was dropped; it holds what the others found.
+    """
     processes = call.processes()
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
-    _check(call, settings, processes)
+    check_search(call, settings, processes)
+    results = call.arguments.results
+    check_choice(settings.sampler, processes[0], settings.budget, settings.roles, results, settings.stop)
     searches = _open_searches(call, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
-    heading = archive_heading(call, settings)
+    heading = None if settings.out is None else archive_heading(call, settings)
     archive = Archive(settings.out, heading)
     try:
         engine = Engine(
             searches,
-            settings.roles,
+            lending(settings.roles, claim),
             decoder.media,
             budget=settings.budget,
             archive=archive,
             ledger=call.ledger,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size
+            if call.loop is None
+            else call.loop.batch_size(settings.batch_size),
             decode_batch=settings.decode_batch or (1 if makes_videos(call.pipe) else None),
             on_event=settings.on_event,
             halt=settings.halt,
         )
-        stopped = serve(call, engine, with_rates=settings.needs("mix"))
+        stopped = serve(call, engine, decoder.drafts().media, settings.needs("mix"))
     finally:
+        if heading is not None:
+            archive.add_state(changed_by_the_run(heading, settings))
         archive.close()
-    for search in searches:
-        if not search.finals:
-            raise UsageError(f"no candidate of '{search.prompt}' was finished within the budget: allow more.")
+    return _result(call, settings, decoder, searches, archive, stopped, heading)
+
+
+def _result(
+    call: PipelineCall, settings: SearchSettings, decoder: Decoder, searches: list[Search], archive: Archive,
+    stopped: str | None, heading: dict[str, Any] | None,
+) -> SearchResult:  # fmt: skip
+    """What was found. UsageError, AllCandidatesFailed: of a prompt nothing was."""
+    without = next((search for search in searches if not search.finals), None)
+    if without is not None and not without.dropped:
+        raise UsageError(
+            f"no candidate of {quoted(without.prompt)} was finished within the budget: allow more."
+        )
 
     def decode(entries: Sequence[Entry]) -> Media:
-        x = torch.stack([e.x for e in entries if e.x is not None])
-        return decoder.media(x, tuple(e.prompt for e in entries))
+        parts = [part.media(*chosen) for part, chosen in _by_decoder(decoder, entries)]
+        return parts[0] if len(parts) == 1 else Media(torch.cat([part.pixels for part in parts]))
 
-    return SearchResult(
+    result = SearchResult(
         tuple(searches),
         tuple(archive.entries),
         call.ledger,
@@ -105,49 +93,41 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder) -
         call.seeds[0],
         decode,
         stopped,
-        partial(describe_search, settings, call.arguments, call.texts, call.seeds[0], heading),
+        cache(
+            lambda: describe_search(
+                settings, call, heading or archive_heading(call, settings, complete=False)
+            )
+        ),
     )
+    if without is not None:
+        found = result if any(search.finals for search in searches) else None
+        raise AllCandidatesFailed(all_failed(without.prompt, without.dropped), found)
+    return result
 
 
 def finish_best(call: PipelineCall, settings: SearchSettings, decoder: Decoder, result: SearchResult) -> Any:
     """The pipeline's own output for the best candidates: as many a prompt as the call asks for."""
-    best = [_best_latents(search, call.arguments.results) for search in result.searches]
-    prompts = tuple(s.index for s, rows in zip(result.searches, best, strict=True) for _ in rows)
+    best = [e for search in result.searches for e in _best_with_latents(search, call.arguments.results)]
     with call.ledger.clock("decode"):
-        latents = torch.stack([x for rows in best for x in rows])
-        output = decoder.output(latents, prompts, settings.decode_batch)
-    call.ledger.decodes += len(prompts)
-    return output
+        outputs = [part.output(*chosen, settings.decode_batch) for part, chosen in _by_decoder(decoder, best)]
+    call.ledger.decodes += len(best)
+    return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
 
 
-def archive_heading(call: PipelineCall, settings: SearchSettings) -> dict[str, Any]:
-    """What makes two runs the same, so that one can resume from the other's archive."""
-    verifiers = {
-        role: [[member.name, member.weight] for member in getattr(settings.roles, role).members]
-        for role in ("search", "select", "held_out")
-    }
-    return {
-        "prompts": call.texts,
-        "seeds": call.seeds,
-        "pipeline": type(call.pipe).__name__,
-        "model": Path(str(getattr(call.pipe.config, "_name_or_path", ""))).name,
-        "steps": len(call.probe.evaluations),
-        "latent": list(call.latents.shape[1:]),
-        "sampler": type(settings.sampler).__name__,
-        "options": registry.described(settings.sampler),
-        "verifiers": verifiers,
-        "ensemble": settings.roles.judge.ensemble,
-        "mix": None if settings.mix is None else repr(settings.mix),
-        "limits": {
-            "budget": str(settings.budget),
-            "stop": None if settings.stop is None else str(settings.stop),
-            "batch_size": settings.batch_size,
-        },
-    }
+def _by_decoder(
+    decoder: Decoder, entries: Sequence[Entry]
+) -> list[tuple[Decoder, tuple[Tensor, tuple[int, ...]]]]:
+    """The entries in order, as latents and prompts: those that follow each other and are all drafts, or all not."""
+    parts = []
+    for drafts, group in groupby(entries, is_draft):
+        some = list(group)
+        latents = torch.stack([e.x for e in some if e.x is not None])
+        parts.append((decoder.drafts() if drafts else decoder, (latents, tuple(e.prompt for e in some))))
+    return parts
 
 
-def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
-    """Refuse a budget that pays for no candidate, unknown noise levels that are needed, and a choice without scores."""
+def check_search(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
+    """UsageError, also for a plan: a budget pays for no candidate, or noise levels that are needed are unknown."""
     budget, verifier_calls = settings.budget, settings.roles.calls
     nfe = sum(processes[0]["evaluations"])
     if budget.nfe is not None and budget.nfe < nfe:
@@ -161,9 +141,6 @@ def _check(call: PipelineCall, settings: SearchSettings, processes: list[dict[st
     view = processes[0]["view"]
     if settings.needs("schedule") and isinstance(view, str):
         raise UsageError(view)
-    check_choice(
-        settings.sampler, processes[0], budget, settings.roles, call.arguments.results, settings.stop
-    )
 
 
 def _open_searches(
@@ -178,6 +155,7 @@ def _open_searches(
             settings.budget,
             settings.roles,
             keep=max(settings.keep, call.arguments.results),
+            results=call.arguments.results,
             stop=settings.stop,
             **process,
         )
@@ -185,5 +163,15 @@ def _open_searches(
     ]
 
 
-def _best_latents(search: Search, count: int) -> list[Tensor]:
-    return [e.x for e in search.ranking()[:count] if e.x is not None]
+def _best_with_latents(search: Search, count: int) -> list[Entry]:
+    """The `count` best. Where fewer finished, they are repeated, so that every prompt has its places."""
+    best = [e for e in search.ranking()[:count] if e.x is not None]
+    if len(best) < count:
+        import warnings
+
+        warnings.warn(
+            f"only {len(best)} of the {count} candidates asked for of {quoted(search.prompt)} finished: they are "
+            "repeated",
+            stacklevel=4,
+        )
+    return [best[i % len(best)] for i in range(count)]

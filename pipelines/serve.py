@@ -18,7 +18,11 @@ batch's latents instead of its own.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import nullcontext
+from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
@@ -27,7 +31,7 @@ from torch import Tensor, nn
 from genscale.engine.engine import Engine
 from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
-from genscale.pipelines.branches import BranchRows, doubled
+from genscale.pipelines.followed_call import FollowedCall, lines_of
 from genscale.pipelines.intercepted_call import (
     LeaveLoop,
     LoopDriver,
@@ -36,17 +40,20 @@ from genscale.pipelines.intercepted_call import (
     reset_model_caches,
 )
 from genscale.pipelines.latent_layout import as_own_latents
+from genscale.pipelines.one_branch import OneBranch
 from genscale.pipelines.pipeline_call import PipelineCall
+from genscale.pipelines.row_evidence import FailedCall, comes_from_rows, not_in_batches, sizes_of
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
 from genscale.pipelines.user_callbacks import search_callbacks
 from genscale.pipelines.watched_models import is_denoiser, zeros_like
-from genscale.protocol.batches import Batch, Output
+from genscale.protocol.batches import Batch, Decode, Output
 
 
-def serve(call: PipelineCall, engine: Engine, with_rates: bool = False) -> str | None:
+def serve(call: PipelineCall, engine: Engine, decode_drafts: Decode, with_rates: bool = False) -> str | None:
     """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did.
 
-    with_rates: predictions of a mix carry the rate of the Feynman-Kac corrector.
+    decode_drafts: of latents that were under way when the user's callback interrupted the pipeline. with_rates:
+    predictions of a mix carry the rate of the Feynman-Kac corrector.
     """
     try:
         mixer = None
@@ -54,52 +61,54 @@ def serve(call: PipelineCall, engine: Engine, with_rates: bool = False) -> str |
             mixer = call.mixing.mixer(call.view(), len(call.probe.evaluations), with_rates)
         exchange = BatchExchange(engine, call.models.prepare, mixer)
         while not exchange.closed and exchange.error is None:
+            if call.loop is not None and not call.loop.fits_one_call(lines_of(call.loop, engine)):
+                exchange.one_by_one()
             _serve_once(call, exchange)
-    except (KeyboardInterrupt, PipelineInterrupted):
+        if exchange.error is not None:
+            raise exchange.error
+    except PipelineInterrupted:
+        engine.finish_drafts(decode_drafts, exchange.left)
+        return "interrupted"
+    except KeyboardInterrupt:
         return _interrupted(engine)
     finally:
         call.models.restore()
-    if isinstance(exchange.error, KeyboardInterrupt):
-        return _interrupted(engine)
-    if exchange.error is not None:
-        raise exchange.error
     return None
 
 
 def _interrupted(engine: Engine) -> str:
     """An interrupt ends the search with the best so far; before every prompt has a candidate there is none."""
-    if not all(search.finals for search in engine.searches):
+    if not all(search.finals or search.dropped for search in engine.searches):
         raise KeyboardInterrupt
     return "interrupted"
 
 
 def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
     """One call of the pipeline: serves batches until there are none, or until another kind of call is needed."""
-    more = () if call.mixing is None else tuple(call.mixing.more)
-    sources = (*range(call.rows), *(row for row, _ in more))  # row of the probed call that each row repeats
-    given = call.arguments.extended(call.rows, more) | {"generator": None}
-    given = {k: v for k, v in given.items() if k in call.arguments.names}
     composition = exchange.batch.prompts if call.row_per_latent and exchange.batch else None
-    if composition is not None:
-        given = call.arguments.composed(given, len(sources), composition)
-        sources = tuple(sources[i] for i in composition)
-    driver = ServingDriver(call, exchange, sources, composition)
+    given, sources = call.given_for(composition)
+    followed = None
+    if call.loop is not None and composition is not None:
+        followed = FollowedCall(call.loop, lines_of(call.loop, exchange.engine), sources, composition)
+        given = call.loop.arguments(given, followed.lines)
+    driver, answered = ServingDriver(call, exchange, sources, composition, followed), exchange.answered
     given |= search_callbacks(call.arguments, driver)
     try:
         intercept(call.pipe, given, driver)
-        if not exchange.closed and exchange.error is None and not driver.prompts:
+        if not exchange.closed and exchange.error is None and exchange.answered == answered:
             raise call.unsupported("its loop ends before a batch was evaluated")
     except torch.cuda.OutOfMemoryError as error:
         exchange.halve(error)
     except NeedsRowPerLatent:
+        if composition is not None and exchange.answered == answered:
+            raise not_in_batches(call, len(composition)) from None
         call.row_per_latent = True
     except (KeyboardInterrupt, PipelineInterrupted):
         raise
-    except Exception:
-        own_rows = exchange.batch is not None and exchange.batch.prompts == tuple(range(len(sources)))
-        if exchange.error is not None or composition is not None or own_rows:
+    except Exception as error:
+        if exchange.error is not None or not comes_from_rows(call, driver, error):
             raise
-        call.row_per_latent = True  # the pipeline may only fail on other rows than its call's
+        call.row_per_latent = True
 
 
 class ServingDriver(LoopDriver):
@@ -107,7 +116,7 @@ class ServingDriver(LoopDriver):
 
     sources: for each row of this pipeline call, the row of the probed call whose noise and conditioning it repeats.
     composition: prompt index of every row, if the call has one row a latent; then it serves only batches of just these
-    prompts, in this order.
+    prompts, in this order. followed: what the candidates bring into a loop that edits latents or draws noise.
     """
 
     def __init__(
@@ -116,12 +125,18 @@ class ServingDriver(LoopDriver):
         exchange: BatchExchange,
         sources: tuple[int, ...],
         composition: tuple[int, ...] | None = None,
+        followed: FollowedCall | None = None,
     ) -> None:
         super().__init__(call.encoder_cache, call.placeholders)
         self.call, self.probe, self.mixing = call, call.probe, call.mixing
+        self.models_switched = nullcontext() if self.mixing is None else RLock()
         self.exchange, self.rows, self.composition = exchange, len(sources), composition
         self.reads_expected = call.probe.reads_expected
-        self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)
+        self.followed = followed
+        if followed is None:
+            self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)
+        else:
+            self.replay, self.draw_in_loop = followed.replay, followed.draw_in_loop
         self.warm_up = True  # this pass evaluates nothing: it brings the loop to the step of the next batch
         self.prompts: tuple[int, ...] = ()  # prompt index of each latent under evaluation
         self.evaluations = 0  # NFE of the batch so far
@@ -130,14 +145,11 @@ class ServingDriver(LoopDriver):
         self.after_real_step = self.replaying = self.jumped = False
         self._batch: Batch | None = None
         self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
-        self._unedited: Tensor | None = None  # latents that the end-of-step callback hands to the loop
+        self._part = slice(None)  # the rows of the batch that are under evaluation
         self._gathered = GatherCache()
-        self._branch: str | None = None  # the only branch of guidance that the batch needs
-        self._branch_output: Any = (
-            None  # its output, where the pipeline calls the denoiser once for each branch
-        )
-        self._branch_calls = 0  # of the denoiser in this iteration
-        self._repeating = False  # this iteration hands `_branch_output` to the pipeline for both branches
+        self._one: OneBranch | None = None  # the only branch of guidance that the batch needs
+        self.failed: FailedCall | None = None
+        self._called: Counter[str] = Counter()  # calls of each model in this iteration
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
@@ -154,9 +166,21 @@ class ServingDriver(LoopDriver):
 
     def first_step(self) -> int:
         batch = self._batch = self.next_batch(None)
-        if self.probe.edits_latents and not (self.probe.callback_edits and batch.step):
-            return batch.step - 1  # the loop edits latents before the batch's step
-        return 0
+        if self.followed is None:
+            return 0
+        start = self.followed.begin(batch)
+        if self.followed.native:  # no warm-up: the loop begins with what the pipeline makes of noise
+            self._open(batch)
+        return start
+
+    def scheduler_state(self, step: int) -> Mapping[str, Any]:
+        batch = self._batch
+        if self.warm_up or batch is None or step != batch.step:
+            return self.probe.state_at(step)
+        memory = (
+            None if batch.memory is None else self.probe.layout.memory_from_rows(batch.memory, self._part)
+        )
+        return self.call.solver.shown(step, memory, batch.x.device)
 
     # ---------------------------------------------------------------- models
 
@@ -166,12 +190,27 @@ class ServingDriver(LoopDriver):
         sample = sample_of(args, kwargs)
         rows = rows_of(sample)
         if self.prompts != tuple(range(self.rows)) and self.composition is None:
-            gather = Gather(self.rows, self.prompts, sample)
+            per_row = partial(self.call.per_row, name)
+            gather = Gather(self.rows, self.prompts, sample, per_row)
             args = tuple(self._gathered(gather, name, str(i), a) for i, a in enumerate(args))
             kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
-        if self._branch is not None and is_denoiser(name):
-            return self._call_one_branch(name, module, forward, args, kwargs)
-        output = self._forward(name, module, forward, args, kwargs)
+        try:
+            if self._one is not None and is_denoiser(name):
+                output, nfe = self._one(
+                    len(self.prompts),
+                    args,
+                    kwargs,
+                    lambda args, kwargs: self._forward(name, module, forward, args, kwargs),
+                    lambda: self.placeholders.get(name, module, forward, args, kwargs),
+                )
+                self.evaluations += nfe
+                return output
+            output = self._forward(name, module, forward, args, kwargs)
+        except Exception as error:
+            self.failed = FailedCall(error, name, self._called[name], sizes_of((args, kwargs)))
+            raise
+        finally:
+            self._called[name] += 1
         if is_denoiser(name):
             self.evaluations += rows
         if name not in self.placeholders.recorded:  # without the graph, which must not outlive the batch
@@ -187,47 +226,20 @@ class ServingDriver(LoopDriver):
             variant = self.mixing.variants[batch.model]
 
             def run(*args: Any, **kwargs: Any) -> Any:
-                return variant(name, module, forward, args, kwargs)
+                with self.models_switched:
+                    return variant(name, module, forward, args, kwargs)
 
         if batch is not None and self.needs_graph:
             return self.call.models.call(run, args, kwargs, batch.checkpoint)
         return run(*args, **kwargs)
 
-    def _call_one_branch(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Evaluate one branch of guidance and return its output for both: what the pipeline combines is that output."""
-        branches, sample = self.call.branches(), sample_of(args, kwargs)
-        assert self._branch is not None
-        place, n, number = branches.place(self._branch), len(self.prompts), self._branch_calls
-        self._branch_calls += 1
-        if branches.together:
-            part = BranchRows(place, n, sample)
-            args, kwargs = tuple(part(a) for a in args), {k: part(v, k) for k, v in kwargs.items()}
-            self.evaluations += n
-            return doubled(self._forward(name, module, forward, args, kwargs), n)
-        if self._branch_output is None and number == place:
-            self.evaluations += n
-            self._branch_output = self._forward(name, module, forward, args, kwargs)
-        if self._branch_output is None:
-            return self.placeholders.get(name, module, forward, args, kwargs)
-        return self._branch_output
-
-    def _must_repeat(self) -> bool:
-        """Whether the loop's iteration must run once more: the first of two branch calls had no output to return."""
-        calls, self._branch_calls = self._branch_calls, 0
-        if self._branch_output is None or not calls or self.call.branches().together:
-            return False
-        if self.call.branches().place(self._branch or "") == 1 and not self._repeating:
-            self._repeating = True
-            return True
-        self._branch_output, self._repeating = None, False
-        return False
-
     # ---------------------------------------------------------------- steps
 
     def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
+        self._called.clear()
         if self.warm_up:
             return self._finish_warm_up(call["sample"])
-        if self._must_repeat():
+        if self._one is not None and self._one.must_repeat():
             self.after_real_step = self.replaying = self.jumped = False
             return call["sample"], self.index
         layout = self.probe.layout
@@ -243,8 +255,12 @@ class ServingDriver(LoopDriver):
             return answer, self.index
         batch = self._batch = self.next_batch(answer)
         self.jumped = batch.step != self.index + 1
-        if self.jumped and self.probe.edits_latents:
-            self.warm_up = True
+        if self.composition is not None and batch.prompts != self.composition:
+            raise NeedsRowPerLatent
+        if self.followed is not None and not self.followed.goes_on(batch, self.jumped, self.exchange.engine):
+            raise LeaveLoop
+        if self.followed is not None and self.jumped:  # edits between the steps before the batch's come first
+            self.warm_up, self.prompts = True, batch.prompts
             return layout.from_rows(batch.x.detach()), batch.step - 1
         return self._open(batch), batch.step
 
@@ -263,24 +279,22 @@ class ServingDriver(LoopDriver):
         batch = self._batch
         assert batch is not None
         self.after_real_step, self.replaying = False, self.probe.callback_edits and batch.step > 0
+        if self.followed is not None and self.followed.path:
+            return self.probe.layout.from_rows(self.followed.path.pop(0)), self.index + 1
         if self.replaying and self.index + 1 < batch.step:
             return sample, self.index + 1
         latents = self._open(batch)
-        self._unedited = latents if self.probe.edits_latents and batch.step == 0 else None
+        if self.followed is not None and batch.step == 0:
+            self.followed.restored = latents
         return latents, batch.step
 
     def end_of_step(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """What the pipeline's `callback_on_step_end` returns.
-
-        Initial latents reach step 0 without the loop's edits, which belong between two steps. Where the user's
-        callback changes later steps, only a new call of the pipeline can go to another step than the next.
-        """
+        """What `callback_on_step_end` returns. One that changes later steps allows no jump but in a new call."""
+        if getattr(self.pipe, "_interrupt", False):
+            self.exchange.left = None if self.jumped else self.probe.layout.to_rows(tensors["latents"])
         if self.jumped and self.probe.callback_edits:
             raise LeaveLoop
-        if self._unedited is not None:
-            tensors = tensors | {"latents": self._unedited}
-            self._unedited = None
-        return tensors
+        return tensors if self.followed is None else self.followed.at_step_end(tensors)
 
     # ---------------------------------------------------------------- batches
 
@@ -290,8 +304,9 @@ class ServingDriver(LoopDriver):
             raise NeedsRowPerLatent
         if not self._continues(batch) or batch.branch is not None or self.mixing is not None:
             reset_model_caches(self.pipe)
-        self.warm_up, self._batch, self._branch = False, batch, batch.branch
-        if self._branch is not None and self.probe.edits_latents and not self.call.branches().together:
+        self.warm_up, self._batch = False, batch
+        self._one = None if batch.branch is None else OneBranch(self.call.branches(), batch.branch)
+        if self._one is not None and self.followed is not None and not self._one.branches.together:
             raise UsageError(
                 f"{type(self.pipe).__name__} edits latents in its loop and evaluates the branches of guidance one "
                 "after the other: they cannot be evaluated alone."
@@ -304,8 +319,9 @@ class ServingDriver(LoopDriver):
 
     def _continues(self, batch: Batch) -> bool:
         """Whether the batch is exactly what the last one was stepped to: then model caches stay valid."""
-        stepped = self.call.solver.stepped
-        if not stepped or sum(len(x) for x in stepped) != len(batch.x):
+        stepped, disturbed = self.call.solver.stepped, self.caches_disturbed
+        self.caches_disturbed = False
+        if disturbed or not stepped or sum(len(x) for x in stepped) != len(batch.x):
             return False
         return not self.has_model_caches or torch.equal(batch.x, _join(stepped))
 
@@ -323,6 +339,7 @@ class ServingDriver(LoopDriver):
         for part in (slice(0, n - 1), slice(n - 1, n)) if ambiguous else (slice(0, n),):
             if ambiguous:
                 reset_model_caches(self.pipe)
+            self._part = part
             value, x = yield as_own_latents(batch.x[part], self.probe.latents), batch.prompts[part]
             values.append(value)
             samples.append(x)

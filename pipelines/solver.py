@@ -1,8 +1,8 @@
 """The pipeline's own scheduler as a function of explicit state.
 
 Schedulers keep their history (earlier outputs, step counts) in attributes. Here a step takes an unused copy, sets the
-particles' memory on it, runs its own `step`, and reads the memory off again. So histories belong to particles, which
-can be pruned, branched and stored, with every scheduler class.
+particles' memory on it, runs its own `step`, and reads the memory off again (scheduler_state.py). So histories belong
+to particles, which can be pruned, branched and stored, with every scheduler class.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genscale.pipelines.noise_interception import Intercept
+from genscale.errors import UsageError
+from genscale.pipelines.noise_interception import Intercept, NormalDraw
+from genscale.pipelines.scheduler_state import attributes, memory_of
 from genscale.protocol.particles import Memory, Particles
 
 # CogVideoX's DPM scheduler keeps its history in the pipeline: an argument that is fed from an output.
 CARRIED = {"old_pred_original_sample": 1}
-MAX_STORED = 4096  # largest number of elements in a tensor of the memory that is not one row a particle
 
 
 class SchedulerSolver:
@@ -28,7 +30,8 @@ class SchedulerSolver:
 
     scheduler: the pipeline's, after it has set its timesteps; never changed. start: index of the loop's first timestep
     among the scheduler's (image-to-image skips some). call: the arguments of the pipeline's latest `step` call by name,
-    such as timestep and eta. stepped: the latents that were computed since the list was cleared.
+    such as timestep and eta. stepped: the latents that were computed since the list was cleared. orders: how the
+    latents that were stepped to each step lie in memory, as `Tensor.dim_order` says.
     """
 
     def __init__(self, scheduler: Any, start: int) -> None:
@@ -36,45 +39,72 @@ class SchedulerSolver:
         self.start = start
         self.call: dict[str, Any] = {}
         self.stepped: list[Tensor] = []
+        self.orders: dict[int, tuple[int, ...]] = {}
         self.names = tuple(inspect.signature(type(scheduler).step).parameters)
 
     def step(
         self, particles: Particles, output: Tensor, draw: Callable[[int], Tensor]
     ) -> tuple[Tensor, Memory | None]:
-        scheduler, call = self._restore(particles), dict(self.call)
-        call |= {"model_output": output, "sample": particles.x}
-        call |= {k: v for k, v in (("generator", None), ("return_dict", False)) if k in self.names}
-        carried = [name for name in CARRIED if name in self.names]
-        for name in carried:
-            call[name] = None if particles.memory is None else particles.memory.rows.get(f"carried.{name}")
-        with Intercept(lambda j, shape: draw(j)):
-            result = scheduler.step(**call)
-        memory = self._memory_of(scheduler, particles.x)
-        for name in carried:
-            memory.rows[f"carried.{name}"] = result[CARRIED[name]]  # type: ignore[index]
-        self.stepped.append(result[0])
-        return result[0], memory
+        scheduler, memory = self._restore(particles), particles.memory
+        call = self.call | ({"generator": None} if "generator" in self.names else {})
+        with _KeyedNoise(draw):
+            x, carried = self.call_step(
+                scheduler, call, output, particles.x, {} if memory is None else memory.rows
+            )
+        made = memory_of(scheduler, self.scheduler, particles.x)
+        self.stepped.append(x)
+        self.orders[particles.step + 1] = x.dim_order()
+        return x, replace(made, rows={**made.rows, **carried})
+
+    def call_step(
+        self, scheduler: Any, call: dict[str, Any], output: Tensor, x: Tensor, history: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Call `step` of a scheduler; the new latents, and what the pipeline would hand to the next call of it.
+
+        history: the second result of the step before; may hold more.
+        """
+        carried = {name: history.get(f"carried.{name}") for name in CARRIED if name in self.names}
+        call = call | {"model_output": output, "sample": x} | carried
+        if "return_dict" in self.names:
+            call["return_dict"] = False
+        result = scheduler.step(**call)
+        return result[0], {f"carried.{name}": result[CARRIED[name]] for name in carried}
+
+    def shown(self, step: int, memory: Memory | None, device: torch.device) -> dict[str, Any]:
+        """The attributes that the scheduler would have before a step, had it taken the steps that the memory tells of.
+
+        step: of the loop. memory: its rows are those of the loop's latents.
+        """
+        if memory is not None:
+            return attributes(memory, device, shared=True)
+        if step > 0 and "_step_index" in self.scheduler.__dict__:
+            return {"_step_index": self.start + step}
+        return {}
 
     def _restore(self, particles: Particles) -> Any:
         """A copy of the scheduler in the state of these particles."""
         scheduler = copy.copy(self.scheduler)
         state = scheduler.__dict__
-        state.update({k: list(v) for k, v in state.items() if type(v) is list})  # `step` writes into lists
+        state.update(
+            {k: v.copy() for k, v in state.items() if type(v) in (list, dict)}
+        )  # `step` writes into them
         if particles.memory is not None:
-            for name, value in particles.memory.rest.items():
-                state[name] = _decode(value, particles.memory.rows, particles.x.device)
+            state.update(attributes(particles.memory, particles.x.device))
         elif particles.step > 0 and "_step_index" in state:
             state["_step_index"] = self.start + particles.step
         return scheduler
 
-    def _memory_of(self, scheduler: Any, x: Tensor) -> Memory:
-        before, rows, rest = self.scheduler.__dict__, dict[str, Tensor](), dict[str, Any]()
-        for name, value in scheduler.__dict__.items():
-            old = before.get(name)
-            if value is old or (isinstance(value, int | float | str) and value == old):
-                continue
-            rest[name] = _encode(value, name, x, rows)
-        return Memory(rows, rest)
+
+class _KeyedNoise(Intercept):
+    """Normal draws of a `step` that was given no generator come from the candidates."""
+
+    def __init__(self, draw: Callable[[int], Tensor]) -> None:
+        super().__init__(lambda j, shape: draw(j))
+
+    def answer(self, draw: NormalDraw) -> Tensor | None:
+        if draw.generator is not None:
+            raise UsageError("the scheduler draws from a generator of its own: choose another scheduler.")
+        return super().answer(draw)
 
 
 def restarts(scheduler: Any) -> bool:
@@ -87,31 +117,3 @@ def restarts(scheduler: Any) -> bool:
     return name != "LMSDiscreteScheduler" and not (
         name == "PNDMScheduler" and not scheduler.config.get("skip_prk_steps")
     )
-
-
-def _encode(value: Any, name: str, x: Tensor, rows: dict[str, Tensor]) -> Any:
-    """A value as JSON; tensors with one row a particle go into `rows`."""
-    if isinstance(value, Tensor):
-        if value.ndim == x.ndim and value.shape[0] == x.shape[0] and value.shape[2:] == x.shape[2:]:
-            rows[name] = value
-            return {"row": name}
-        if value.numel() > MAX_STORED:
-            raise ValueError(
-                f"the scheduler keeps '{name}' of shape {list(value.shape)}, which has not one row a particle"
-            )
-        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, list | tuple):
-        return {"list": [_encode(v, f"{name}.{i}", x, rows) for i, v in enumerate(value)]}
-    if hasattr(value, "item"):  # NumPy numbers
-        return value.item()
-    return value
-
-
-def _decode(value: Any, rows: Any, device: torch.device) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "row" in value:
-        return rows[value["row"]].clone()  # PNDM adds to its history in place
-    if "tensor" in value:
-        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
-    return [_decode(v, rows, device) for v in value["list"]]

@@ -1,7 +1,8 @@
-"""The user's `callback_on_step_end`, called during a search."""
+"""The user's callbacks, called during a search: `callback_on_step_end`, and the older `callback`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -16,31 +17,55 @@ class StepListener(Protocol):
     probe: Probe
     after_real_step: bool
     replaying: bool
+    followed: Any
 
     def end_of_step(self, tensors: dict[str, Any]) -> dict[str, Any]: ...
 
 
 def search_callbacks(arguments: Arguments, driver: StepListener) -> dict[str, Any]:
-    """Callback arguments for a pipeline call under `driver`.
+    """Callback arguments for a pipeline call under `driver`: the user's own, called after steps that were evaluated.
 
-    The callback calls the user's own after steps that were evaluated, then `driver.end_of_step`, which may replace
-    the latents.
+    The last step of the pipeline's result is not among them: its callbacks are called when the result is decoded.
     """
-    user = arguments.given.get("callback_on_step_end")
-    if "callback_on_step_end" not in arguments.names or (user is None and not driver.probe.edits_latents):
-        return {}
+    given, made = arguments.given, dict[str, Any]()
+    user = given.get("callback_on_step_end")
+    if "callback_on_step_end" in arguments.names and (user is not None or driver.followed is not None):
+        made |= _at_step_end(user, given, driver)
+    if given.get("callback") is not None:
+        made["callback"] = _after_step(given["callback"], driver)
+        made |= {k: given[k] for k in ("callback_steps",) if k in given}
+    return made
+
+
+def _at_step_end(user: Any, given: dict[str, Any], driver: StepListener) -> dict[str, Any]:
+    """`callback_on_step_end`: calls the user's, then `driver.end_of_step`, which may end the call."""
+    asked = getattr(user, "tensor_inputs", None)  # of a PipelineCallback
+    asked = given.get("callback_on_step_end_tensor_inputs") if asked is None else asked
+    names = ["latents"] if asked is None else list(asked)
 
     def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
         if user is not None and (driver.after_real_step or driver.replaying):
-            changed, affects_later_steps = _call_user(user, pipe, step, timestep, tensors)
+            shown = {k: v for k, v in tensors.items() if k in names}
+            changed, affects_later_steps = _call_user(user, pipe, step, timestep, shown)
             driver.probe.callback_edits |= affects_later_steps
             tensors = tensors | changed
         return driver.end_of_step(tensors)
 
-    inputs = getattr(user, "tensor_inputs", None)  # of a PipelineCallback
+    # The latents are always asked for: an interrupted search ends with them.
+    inputs = names if "latents" in names else [*names, "latents"]
     return {"callback_on_step_end": callback} | (
-        {} if inputs is None else {"callback_on_step_end_tensor_inputs": list(inputs)}
+        {} if asked is None else {"callback_on_step_end_tensor_inputs": inputs}
     )
+
+
+def _after_step(user: Any, driver: StepListener) -> Callable[..., None]:
+    """The older `callback(step, timestep, latents)`, whose result pipelines ignore."""
+
+    def callback(step: int, timestep: Any, latents: Any) -> None:
+        if driver.after_real_step:
+            user(step, timestep, latents)
+
+    return callback
 
 
 def _call_user(
@@ -52,7 +77,9 @@ def _call_user(
         shown["latents"] = shown["latents"].clone()
     returned = shown | (user(pipe, step, timestep, dict(shown)) or {})
     changed = {k: v for k, v in returned.items() if k != "latents" and v is not tensors.get(k)}
-    if "latents" in returned and not torch.equal(returned["latents"], tensors["latents"]):
+    if "latents" in returned and not (
+        "latents" in tensors and torch.equal(returned["latents"], tensors["latents"])
+    ):
         changed["latents"] = returned["latents"]
     attributes = [k for k, v in pipe.__dict__.items() if v is not before.get(k) and k != "_interrupt"]
     return changed, bool(changed or attributes)

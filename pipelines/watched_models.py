@@ -17,8 +17,11 @@ Watch = Callable[[str, nn.Module, Forward, tuple[Any, ...], dict[str, Any]], Any
 
 @contextmanager
 def watched(components: dict[str, Any], watch: Watch) -> Iterator[None]:
-    """Route the forward of every model among the components through `watch`; undone at the end."""
-    saved: list[tuple[nn.Module, Any]] = []
+    """Route the forward of every model among the components through `watch`; undone at the end.
+
+    Of a compiled model the compiled call is routed, so that nothing of a search is compiled into it.
+    """
+    saved: list[tuple[nn.Module, str, Any]] = []
     missing = object()
     seen: set[int] = set()
     try:
@@ -26,15 +29,17 @@ def watched(components: dict[str, Any], watch: Watch) -> Iterator[None]:
             if not isinstance(module, nn.Module) or id(module) in seen:
                 continue
             seen.add(id(module))
-            saved.append((module, module.__dict__.get("forward", missing)))
-            module.__dict__["forward"] = _route(name, module, module.forward, watch)
+            compiled = module.__dict__.get("_compiled_call_impl")  # by module.compile()
+            attribute = "forward" if compiled is None else "_compiled_call_impl"
+            saved.append((module, attribute, module.__dict__.get(attribute, missing)))
+            module.__dict__[attribute] = _route(name, module, compiled or module.forward, watch)
         yield
     finally:
-        for module, forward in reversed(saved):
-            if forward is missing:
-                module.__dict__.pop("forward", None)
+        for module, attribute, before in reversed(saved):
+            if before is missing:
+                module.__dict__.pop(attribute, None)
             else:
-                module.__dict__["forward"] = forward
+                module.__dict__[attribute] = before
 
 
 def _route(name: str, module: nn.Module, forward: Forward, watch: Watch) -> Forward:
@@ -54,12 +59,13 @@ class PlaceholderOutputs:
     """Outputs for models that are skipped in a pass of the loop: zeros in the structure of a real output.
 
     recorded: name of a model -> a real output, and its number of rows. guess: a denoiser whose output is not recorded
-    gets zeros in the likely shape; False evaluates it once. real_rows: denoiser rows that were so evaluated.
+    gets zeros in the likely shape; False evaluates it once. guessed: zeros were given so. real_rows: denoiser rows that
+    were evaluated.
     """
 
     def __init__(self) -> None:
         self.recorded: dict[str, tuple[Any, int]] = {}
-        self.guess = True
+        self.guess, self.guessed = True, False
         self.real_rows = 0
 
     def get(self, name: str, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> Any:
@@ -67,8 +73,9 @@ class PlaceholderOutputs:
         rows = rows_of(sample_of(args, kwargs))
         if name in self.recorded:
             output, old = self.recorded[name]
-            return zeros_like(output, old, rows)
+            return zeros_like(output, old, rows, isinstance(sample_of(args, kwargs), list))
         if self.guess and is_denoiser(name):
+            self.guessed = True
             return likely_output(module, sample_of(args, kwargs))
         output = forward(*args, **kwargs)
         self.recorded[name] = (output, rows)
@@ -97,18 +104,21 @@ def likely_output(module: nn.Module, sample: Any) -> LikelyOutput:
     return LikelyOutput((sample.new_zeros(shape),))
 
 
-def zeros_like(output: Any, old: int, new: int) -> Any:
-    """Zeros in the structure of a recorded output, with first dimensions scaled from `old` to `new` rows."""
+def zeros_like(output: Any, old: int, new: int, row_lists: bool = False) -> Any:
+    """Zeros in the structure of a recorded output, with first dimensions scaled from `old` to `new` rows.
+
+    row_lists: lists have one tensor a row, as for a model that takes its latents so; else their tensors have rows.
+    """
     if isinstance(output, Tensor):
         shape = list(output.shape)
         if shape and shape[0] % old == 0:
             shape[0] = shape[0] // old * new
         return output.new_zeros(shape)
     if isinstance(output, dict):  # diffusers' output classes are ordered dictionaries
-        filled = {k: zeros_like(v, old, new) for k, v in output.items()}
+        filled = {k: zeros_like(v, old, new, row_lists) for k, v in output.items()}
         return type(output)(**filled) if type(output) is not dict else filled
-    if type(output) is list and len(output) == old and old != new:  # one tensor a row
+    if row_lists and type(output) is list and len(output) == old and old != new:
         return [torch.zeros_like(output[0])] * new
     if isinstance(output, list | tuple):
-        return type(output)(zeros_like(v, old, new) for v in output)
+        return type(output)(zeros_like(v, old, new, row_lists) for v in output)
     return output

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
+from genscale.algorithms.tempering import unit_of
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour
@@ -63,7 +64,7 @@ class Annealing:
     size_option: ClassVar[str] = "proposals"
 
     def __post_init__(self) -> None:
-        at_least(self, proposals=1, rounds=0)
+        check_options(self, proposals=1, rounds=0)
         if not 0 <= self.turn <= 1 or not 0 < self.final <= 1:
             raise UsageError(f"turn={self.turn} must be in [0, 1] and final={self.final} in (0, 1].")
         if not 0 <= self.temperature < math.inf:
@@ -83,7 +84,7 @@ class Annealing:
             ids = range(1 + done * self.proposals, 1 + (done + 1) * self.proposals)
             at_round = done % cycle if open_end else min(done, cycle - 1)
             heat = self.final ** (at_round / max(cycle - 1, 1))
-            candidates, noise = self._propose(process, key, ids, lead, here, heat)
+            candidates, noise = self._propose(process, key, ids, lead if at.alive else None, here, heat)
             finished = yield Solve(process.start(candidates, noise))
             scores: Scores = yield Score(finished)
             if done == 0:
@@ -104,8 +105,12 @@ class Annealing:
         return max(1, CYCLE // self.proposals), True
 
     def _propose(
-        self, process: Process, key: Key, ids: range, lead: Candidate, here: Tensor, heat: float
+        self, process: Process, key: Key, ids: range, lead: Candidate | None, here: Tensor, heat: float
     ) -> tuple[list[Candidate], Tensor]:
+        """Neighbours of the noise `here` of `lead`; fresh noises if that candidate failed (None)."""
+        if lead is None:
+            candidates = [draw(key, i) for i in ids]
+            return candidates, torch.stack([process.noise(c) for c in candidates])
         cosine = math.cos(self.turn * heat * math.pi / 2)
         candidates = [
             Candidate(
@@ -126,7 +131,7 @@ class Annealing:
         The scores are ranked in one pool with the first scores, whose standard deviation is the unit of temperature.
         """
         total = Scores.cat([first, at, new]).total
-        unit = float(total[: len(first)].std(correction=0))
+        unit = unit_of(total[: len(first)], "pool", flat=0.0)
         now, accepted = float(total[len(first)]), []
         for i in range(len(new)):
             score = float(total[len(first) + 1 + i])

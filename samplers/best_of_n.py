@@ -12,8 +12,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.successive_halving import Halving
-from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
@@ -45,9 +45,8 @@ class BestOfN:
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
 
     def __post_init__(self) -> None:
+        check_options(self, wave=1)
         self._halving.check("best_of_n", "prune")
-        if self.wave < 1:
-            raise UsageError(f"wave={self.wave} must be at least 1.")
 
     @property
     def independent(self) -> bool:

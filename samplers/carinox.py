@@ -6,6 +6,7 @@ Exploration" (arXiv 2509.17458; code amirkasaei/carinox).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,7 +61,8 @@ class Carinox(NoiseGradient):
         return given * torch.tensor(trust(process.prompt, process.verifiers), dtype=torch.float64)
 
     def merit(self, scores: Scores, process: Process) -> Tensor:
-        return scores.raw @ self.weights(scores, process)
+        merits = scores.raw @ self.weights(scores, process)
+        return merits if scores.failed is None else merits.masked_fill(scores.failed, -math.inf)
 
     def slope(self, graded: Graded, process: Process) -> Tensor:
         assert graded.scores is not None

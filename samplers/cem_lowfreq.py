@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.haar import Plane
@@ -31,6 +31,7 @@ from genscale.protocol.particles import OWN, Candidate, cat, draw
 from genscale.protocol.queries import Query, Score, Solve
 
 ROUNDS = 3  # generations where no number and no budget is given: the published budget of 30 candidates
+HALVINGS = 14  # of 16,384 values, the largest side of an image
 FLOOR = 1e-7  # variance that remains where all elites agree, as published
 SHELL = 2.0  # 995 of 1000 vectors of k standard normal numbers have a length within 2 of sqrt(k)
 
@@ -68,14 +69,17 @@ class CemLowfreq:
     size_option: ClassVar[str] = "population"
 
     def __post_init__(self) -> None:
-        if self.population < 2 or not 1 <= self.elites <= self.population:
+        check_options(self, population=2, elites=1, level=0, rounds=1, rows=1)
+        if self.level > HALVINGS:
             raise UsageError(
-                f"cem_lowfreq needs a population of at least 2 and no more elites than that, "
-                f"not {self.population} and {self.elites}."
+                f"level={self.level} halves more than any latents allow: give {HALVINGS} at most."
+            )
+        if self.elites > self.population:
+            raise UsageError(
+                f"cem_lowfreq needs no more elites than its population, not {self.elites} of {self.population}."
             )
         if not 0 <= self.spread <= 1:
             raise UsageError(f"spread={self.spread} must be between 0 and 1.")
-        at_least(self, level=0, rounds=1)
 
     @classmethod
     def sized(cls, n: int) -> dict[str, Any]:
@@ -88,10 +92,10 @@ class CemLowfreq:
         plane = Plane.of(noise.shape, self.rows)
         low, high = plane.split(noise, self.level)
         mean, std = math.sqrt(1 - self.spread**2) * low, torch.full_like(low, self.spread)
-        elite, done, rounds = _Elite(), 0, rounds_of(process, self.rounds, ROUNDS)
+        elite, done, rounds, lost_own = _Elite(), 0, rounds_of(process, self.rounds, ROUNDS), False
         while rounds is None or done < rounds:
             ids = range(max(1, done * self.population), (done + 1) * self.population)
-            fresh = [self._drawn(key, i, done, elite) for i in ids]
+            fresh = [self._drawn(key, i, done, elite, lost_own) for i in ids]
             white = torch.stack([plane.split(process.noise(c).double(), self.level)[0] for c in fresh])
             bands = mean + std * white
             if done > 0:
@@ -102,16 +106,29 @@ class CemLowfreq:
             finished = yield Solve(start)
             scores: Scores = yield Score(finished)
             elite = elite.with_(finished.candidates, bands, scores, self.elites)
-            mean = elite.bands.mean(0)
+            if elite.candidates:
+                mean = elite.bands.mean(0)
+            else:  # all have failed: begin again from another noise
+                low, high = plane.split(
+                    process.noise(draw(key.fold("fresh", done), OWN + 1)).double(), self.level
+                )
+                mean = math.sqrt(1 - self.spread**2) * low
+            lost_own = lost_own or (done == 0 and 0 not in scores.alive)
             if len(elite.bands) > 1:
                 std = (elite.bands.var(0) + FLOOR * self.spread**2).sqrt()
             done += 1
 
-    def _drawn(self, key: Key, i: int, generation: int, elite: _Elite) -> Candidate:
-        """A candidate with the high bands of the pipeline's own noise; its details name the elites."""
+    def _drawn(self, key: Key, i: int, generation: int, elite: _Elite, lost_own: bool) -> Candidate:
+        """A candidate with the high bands of the pipeline's own noise; its details name the elites.
+
+        Its parent is the pipeline's own candidate or, if that failed (lost_own), the best elite, if there is one.
+        """
+        parent: int | None = OWN
+        if lost_own:
+            parent = elite.candidates[0].id if elite.candidates else None
         learned = {f"elite{j}": c.id for j, c in enumerate(elite.candidates)}
         details = {"generation": generation, "level": self.level, "spread": self.spread, **learned}
-        return Candidate(i, "neighbour", key.fold("candidate", i).path, OWN, details=details)
+        return Candidate(i, "neighbour", key.fold("candidate", i).path, parent, details=details)
 
     def cost(self, process: Process) -> int | None:
         rounds = rounds_of(process, self.rounds, ROUNDS)

@@ -58,4 +58,7 @@ class _Cma:
         return torch.from_numpy(np.stack([self.cma.ask() for _ in range(self.cma.population_size)]))
 
     def tell(self, z: Tensor, totals: Tensor) -> None:
-        self.cma.tell([(point.numpy(), -float(total)) for point, total in zip(z, totals, strict=True)])
+        told = [(point.numpy(), -float(total)) for point, total in zip(z, totals, strict=True)]
+        # The package needs whole generations: the worst point stands for those that failed.
+        worst = max(told, key=lambda pair: pair[1])
+        self.cma.tell([*told, *[worst] * (self.cma.population_size - len(told))])

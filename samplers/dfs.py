@@ -17,6 +17,7 @@ import torch
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, within
 from genscale.algorithms.leftover_budget import spend_leftover_budget
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Kernel
@@ -69,16 +70,15 @@ class Dfs:
     size_option: ClassVar[str] = "paths"
 
     def __post_init__(self) -> None:
+        check_options(self, pool=1, backtracks=0, paths=1)
         if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):
             raise UsageError(f"threshold={self.threshold} must be a score, or pool.")
-        if not 0 <= self.quantile <= 1 or self.pool < 1:
-            raise UsageError(f"quantile={self.quantile} must be in [0, 1], and pool={self.pool} at least 1.")
+        if not 0 <= self.quantile <= 1:
+            raise UsageError(f"quantile={self.quantile} must be in [0, 1].")
         if list(self.checks) != sorted(set(self.checks)) or not all(0 < f < 1 for f in self.checks):
             raise UsageError(f"checks={self.checks} must be increasing fractions of the run in (0, 1).")
         if not 0 < self.back <= 1:
             raise UsageError(f"back={self.back} must be a share of the run in (0, 1].")
-        if self.backtracks < 0 or not (self.paths is None or self.paths >= 1):
-            raise UsageError("dfs needs backtracks of 0 or more, and paths of at least 1 or none.")
 
     # ---------------------------------------------------------------- the search
 
@@ -144,9 +144,11 @@ class Walk:
     left: int
     buffer: dict[int, list[PathState]] = field(default_factory=dict)
 
-    def best(self, step: int) -> PathState:
+    def best(self, step: int) -> PathState | None:
+        """The best state of a check; None if all have failed."""
         seen = self.buffer[step]
-        return seen[Scores.cat([s.score for s in seen]).best()]
+        ranking = Scores.cat([s.score for s in seen]).ranking()
+        return seen[ranking[0]] if ranking else None
 
     def known(self, step: int, candidate: int) -> PathState | None:
         """The state of a candidate at this check, if it was computed before and then left for a better one."""
@@ -202,13 +204,16 @@ class _Run(Numbered):
             step = ahead.pop(0)
             state = yield from self._check(walk, particles, kernel, step)
             if not self._good(state, step):
-                if self._may_go_back(walk, step):
+                lost = not state.score.alive
+                if self._may_go_back(walk, step, fresh=lost):
                     walk.left -= 1
-                    back = self.spec.target(self.process, step)
-                    particles, kernel = self._renoised(state, back)
+                    back = 0 if lost else self.spec.target(self.process, step)
+                    particles, kernel = self._fresh() if lost else self._renoised(state, back)
                     ahead = [s for s in self.steps if s > back]
                     continue
-                state = walk.best(step)
+                if (best := walk.best(step)) is None:  # all attempts have failed
+                    return
+                state = best
             particles, kernel = state.particles, state.kernel
         finished = yield Solve(particles, None, kernel)
         yield Score(finished)
@@ -226,19 +231,29 @@ class _Run(Numbered):
         return state
 
     def _good(self, state: PathState, step: int) -> bool:
+        if not state.score.alive:
+            return False
         if self.spec.threshold != "pool":
             return float(state.score.total) >= float(self.spec.threshold)
         pool = self.pooled[step]
         # Combined in one pool, since scores made of ranks have a meaning only within one pool.
-        totals = Scores.cat([pool, state.score]).total
-        return float(totals[-1]) >= float(torch.quantile(totals[:-1], self.spec.quantile))
+        *others, own = Scores.cat([pool[pool.alive], state.score]).total.tolist()
+        if not others:
+            return True
+        return float(own) >= float(
+            torch.quantile(torch.tensor(others, dtype=torch.float64), self.spec.quantile)
+        )
 
-    def _may_go_back(self, walk: Walk, step: int) -> bool:
-        """Whether a path may be sent back from a check, and the budget lets it reach the end after that."""
+    def _may_go_back(self, walk: Walk, step: int, fresh: bool = False) -> bool:
+        """Whether a path may be sent back from a check (or begin afresh), and the budget lets it reach the end then."""
         process = self.process
-        back = self.spec.target(process, step)
+        back = 0 if fresh else self.spec.target(process, step)
         checks = sum(s > back for s in self.steps)
         return walk.left > 0 and within(process, process.nfe(back), process.calls(checks, 1))
+
+    def _fresh(self) -> tuple[Particles, Kernel | None]:
+        """A new attempt from fresh noise, after a state that failed."""
+        return self.process.start([draw(self.key, self.number())]), None
 
     def _renoised(self, state: PathState, back: int) -> tuple[Particles, Kernel | None]:
         """A new attempt by the forward process, and its kernel: few schedulers can begin in the middle of a run."""

@@ -117,6 +117,9 @@ def hybrid(x: Tensor, merits: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     base, moved = x[:rows].float(), x[rows:].float()
     gain = (merits[rows:].view(rows, -1) - merits[:rows, None]).to(moved)
     away = moved.view(rows, -1, *base.shape[1:]) - base[:, None]
+    failed = ~gain.isfinite()  # of candidates that failed, nothing is learned
+    gain = gain.masked_fill(failed, 0)
+    away = away.masked_fill(failed.view(*failed.shape, *[1] * (base.ndim - 1)), 0)
     pull = (rowwise(gain.flatten(), moved).view(rows, -1, *[1] * (base.ndim - 1)) * away).sum(1)
     length = pull.flatten(1).norm(dim=1).clamp(min=torch.finfo(pull.dtype).tiny)
     return pull / rowwise(length, pull), merits[:rows]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import within
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.diffusion.kernels import Kernel, Own, parse
 from genscale.errors import UsageError
@@ -75,12 +76,13 @@ class Evolution:
     size_option: ClassVar[str] = "start"
 
     def __post_init__(self) -> None:
+        if isinstance(self.mutation, int | float) and not 0 <= self.mutation <= 1:
+            raise UsageError(f"mutation={self.mutation} must be a share of fresh noise in [0, 1].")
+        check_options(self, start=1, tournament=1, elites=0)
         if list(self.levels) != sorted(self.levels) or not all(0 <= f < 1 for f in self.levels):
             raise UsageError(
                 f"levels={self.levels} must be fractions of the run in [0, 1) that do not decrease, such as 0,0.4,0.6."
             )
-        if self.start < 1 or self.tournament < 1 or self.elites < 0:
-            raise UsageError("evolution needs start and tournament of at least 1, and elites of 0 or more.")
         if self.levels and len(self._sizes) != len(self.levels):
             raise UsageError(
                 f"sizes={self.sizes} must be one number, or as many as there are levels ({len(self.levels)})."
@@ -90,8 +92,6 @@ class Evolution:
                 f"elites={self.elites} leave no place for mutants in generations of {min(self._sizes)}: use fewer "
                 "elites or larger sizes."
             )
-        if not 0 <= self.mutation <= 1:
-            raise UsageError(f"mutation={self.mutation} must be a share of fresh noise in [0, 1].")
         if self.mutation_rule not in RULES:
             raise UsageError(
                 f"mutation_rule='{self.mutation_rule}' is unknown: it is one of {', '.join(RULES)}."
@@ -226,6 +226,9 @@ class _Run(Numbered):
     def run(self) -> Generator[Query, Any, None]:
         yield from self._run_to_end(*self._founders(), 0)
         for i, (step, size) in enumerate(self.schedule.generations):
+            assert self.scores is not None
+            if not self.scores.alive:
+                return
             born, noise = self._children(step, size)
             yield from self._run_to_end(born, noise, i + 1)
             later = {s for s, _ in self.schedule.generations[i + 1 :]}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, affordable
-from genscale.algorithms.option_checks import at_least, window_of_run
+from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, Sde, parse
@@ -80,7 +80,7 @@ class Fkc:
     size_option: ClassVar[str] = "particles"
 
     def __post_init__(self) -> None:
-        at_least(self, particles=1)
+        check_options(self, particles=1)
         if self.levels not in ("auto", "pipeline", "even"):
             raise UsageError(f"levels='{self.levels}' is unknown: it is auto, pipeline or even.")
         if self.scheme not in SCHEMES:
@@ -240,9 +240,10 @@ class _Pass(Numbered):
         finished, log_w = finished[order], log_w[order]
         scores: Scores = yield Score(finished)
         n, spec = len(scores), self.spec
+        log_w = log_w[:n].masked_fill(~scores.total.isfinite(), -math.inf)
         exact = self.process.weight_sum(0) == 1 and spec.temperature == 1 and math.isinf(spec.clamp)
         return Population(
-            finished.candidates[:n], log_w[:n], scores.total, tuple(self.resampled), has_evidence=exact
+            finished.candidates[:n], log_w, scores.total, tuple(self.resampled), has_evidence=exact
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from genscale.algorithms.budget_planning import cost_of, next_batch
 from genscale.algorithms.guided_steps import NORMALISE, GuidedSteps, Push
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.option_checks import at_least, window_of_run
+from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Ddim, Kernel, parse
 from genscale.errors import BudgetExhausted, UsageError
@@ -68,6 +68,7 @@ class GradientGuidance:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
 
     def __post_init__(self) -> None:
+        check_options(self, recurrence=1, candidates=1)
         if self.through not in ("model", "decoder"):
             raise UsageError(f"through='{self.through}' is unknown: give model or decoder.")
         if self.normalise not in NORMALISE:
@@ -78,7 +79,6 @@ class GradientGuidance:
             )
         if not self.clip > 0:
             raise UsageError(f"clip={self.clip} must be above 0; inf limits nothing.")
-        at_least(self, recurrence=1, candidates=1)
         window_of_run(self.window, "0.2,0.9")
         if not isinstance(parse(self.kernel), Ddim):
             raise UsageError(f"kernel '{self.kernel}' cannot be guided: use ode or ddim(eta).")

@@ -11,7 +11,7 @@ import torch
 
 from genscale.algorithms.budget_planning import cost_of, next_batch
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
@@ -50,7 +50,7 @@ class Nlg:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
 
     def __post_init__(self) -> None:
-        at_least(self, candidates=1, repeats=1)
+        check_options(self, candidates=1, repeats=1)
         if not (0 < self.rate < math.inf and 0 < self.clip < math.inf and 0 <= self.jitter < 1):
             raise UsageError(
                 f"rate={self.rate} and clip={self.clip} must be above 0, jitter={self.jitter} in [0, 1)."

@@ -9,7 +9,7 @@ from typing import Any
 
 from genscale.algorithms.budget_planning import rounds_of, within
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.algorithms.particle_pass import Pass
 from genscale.algorithms.particle_pool import Path
@@ -49,7 +49,7 @@ class ParticleGibbs(ParticleFilter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, sweeps=1)
+        check_options(self, sweeps=1)
         if (self.scheme, self.ess, self.children) != ("multinomial", 1, 1) or self.flatten:
             raise UsageError(
                 "particle_gibbs resamples with scheme=multinomial, ess=1, children=1 and no flattening."
@@ -74,6 +74,8 @@ class ParticleGibbs(ParticleFilter):
                 population = yield from one.run()
                 populations.append(_level(population))
                 first, unit, sweep = one.next_id, one.unit, sweep + 1
+                if not population.candidates:  # all have failed
+                    continue
                 chosen = resample("multinomial", population.weights, 1, key.fold("sweep", sweep))
                 reference = one.paths[int(chosen)]
         except BudgetExhausted:  # the time budget ended during a sweep

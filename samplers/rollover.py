@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.option_checks import at_least, window_of_run
+from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.passes import Numbered
 from genscale.diffusion.interpolants import rbf_times
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, parse
@@ -37,7 +37,7 @@ class LevelState:
     score: Scores
 
 
-@dataclass
+@dataclass(eq=False)
 class Chain:
     """A chain at the present level.
 
@@ -103,7 +103,7 @@ class Rollover:
     size_option: ClassVar[str] = "chains"
 
     def __post_init__(self) -> None:
-        at_least(self, chains=1, batch=1, calls=1)
+        check_options(self, chains=1, batch=1, calls=1)
         if not 0 <= self.init < 1:
             raise UsageError(f"init={self.init} must be a share of the calls in [0, 1).")
         if not self.tolerance >= 0 or not self.most >= 1:
@@ -191,10 +191,10 @@ class _Pass(Numbered):
         self.calls -= self.start * len(particles)
         states = yield from self._judge(particles)
         for i in range(n):
-            if own := states[i::n]:
+            if own := [s for s in states[i::n] if s.score.alive]:
                 state = own[_best([s.score for s in own])]
                 self.chains.append(Chain(state, state.score))
-        self.quota = self.calls / (len(self.chains) * max(steps - each, 1))
+        self.quota = self.calls / (max(len(self.chains), 1) * max(steps - each, 1))
 
     def _level(self, step: int) -> Generator[Query, Any, None]:
         """Moves all chains from one level to the next, side by side."""
@@ -221,6 +221,10 @@ class _Pass(Numbered):
     def _accept(self, chain: Chain, step: int) -> None:
         """Takes the best child if it improves, or if no tries are left."""
         scores = [s.score for s in chain.tried]
+        if scores and not Scores.cat(scores).alive:
+            if chain.left == 0:  # all children failed, so the chain ends
+                self.chains.remove(chain)
+            return
         winner = _best(scores) if scores else None
         pair = [chain.best, scores[winner]] if winner is not None else [chain.best]
         total = Scores.cat(pair).total
@@ -256,7 +260,9 @@ class _Pass(Numbered):
         scores: Scores = yield Score(particles)
         states = [LevelState(particles[[i]], prediction[[i]], scores[i : i + 1]) for i in range(len(scores))]
         for state in states:
-            if self.best is None or Scores.cat([self.best.score, state.score]).best() == 1:
+            if state.score.alive and (
+                self.best is None or Scores.cat([self.best.score, state.score]).best() == 1
+            ):
                 self.best = state
         return states
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genscale.algorithms.budget_planning import within
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.transition_kernels import outside
 from genscale.errors import UsageError
 from genscale.key import Key
@@ -58,7 +58,7 @@ class SearchOverPaths:
     size_option: ClassVar[str] = "paths"
 
     def __post_init__(self) -> None:
-        at_least(self, paths=1, branches=1)
+        check_options(self, paths=1, branches=1)
         if not 0 < self.start < 1 or self.forward <= 0 or self.start + self.forward >= 1:
             raise UsageError(
                 f"start={self.start} and forward={self.forward} must be above 0 and their sum below 1."
@@ -67,6 +67,8 @@ class SearchOverPaths:
             raise UsageError(
                 f"backward={self.backward} must exceed forward={self.forward}, or paths never become clean."
             )
+        if self.backward > 1:
+            raise UsageError(f"backward={self.backward} must be a part of the run, at most 1.")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first, again = 0, True
@@ -96,7 +98,9 @@ class SearchOverPaths:
             particles = yield Solve(process.renoise(particles[parents], back, children), until, kernel)
             if until < steps and self.branches > 1:
                 scores: Scores = yield Score(particles)
-                particles = particles[sorted(scores.ranking()[:paths])]
+                if not (ranking := scores.ranking()):  # all failed
+                    return first
+                particles = particles[sorted(ranking[:paths])]
         particles = yield Solve(particles, None, kernel)
         yield Score(particles)
         return first

@@ -59,6 +59,8 @@ class _Normal:
 def _utilities(totals: Tensor) -> Tensor:
     """The published utilities of the ranks, which sum to 0. Equal scores share the mean of their utilities."""
     n = len(totals)
+    if n == 1:
+        return torch.zeros(1, dtype=torch.float64)
     raw = (math.log(n / 2 + 1) - torch.arange(1, n + 1, dtype=torch.float64).log()).clamp(min=0)
     ranked = raw / raw.sum() - 1 / n
     order = torch.argsort(totals, descending=True, stable=True)

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.successive_halving import Halving
 from genscale.errors import UsageError
 from genscale.key import Key
@@ -48,6 +49,7 @@ class SuccessiveHalving:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
 
     def __post_init__(self) -> None:
+        check_options(self)
         self._halving.check("successive_halving", "rungs")
         if not self.rungs:
             raise UsageError("successive_halving needs a rung to drop candidates at: without, use best_of_n.")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import affordable, rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
@@ -64,7 +64,7 @@ class TrustRegion:
     size_option: ClassVar[str] = "batch"
 
     def __post_init__(self) -> None:
-        at_least(self, regions=1, batch=1, patience=1, warmup=1, rounds=0)
+        check_options(self, regions=1, batch=1, patience=1, warmup=1, rounds=0)
         if not 0 <= self.shortest <= self.side <= self.longest < math.inf:
             raise UsageError(
                 f"side={self.side} must be between shortest={self.shortest} and longest={self.longest}."
@@ -82,14 +82,21 @@ class TrustRegion:
         regions = [Region(begun[i], process.noise(begun[i]), self.side) for i in at]
         best, done, first = scores[at], 0, warmup
         while rounds is None or done < rounds:
-            homes = [regions[j % len(regions)] for j in range(self.batch)]
-            candidates = [self._near(key, first + j, home) for j, home in enumerate(homes)]
-            noise = [_perturbed(process, c, home.noise) for c, home in zip(candidates, homes, strict=True)]
+            if regions:
+                homes = [regions[j % len(regions)] for j in range(self.batch)]
+                candidates = [self._near(key, first + j, home) for j, home in enumerate(homes)]
+                noise = [
+                    _perturbed(process, c, home.noise) for c, home in zip(candidates, homes, strict=True)
+                ]
+            else:  # all candidates so far have failed
+                candidates = [draw(key, first + j) for j in range(self.batch)]
+                noise = [process.noise(c) for c in candidates]
             finished = yield Solve(process.start(candidates, torch.stack(noise)))
             scores = yield Score(finished)
             pool = Scores.cat([best, scores])
             regions = self._learned(regions, pool.total.tolist())
-            born = [regions[j % len(regions)].moved(candidates[j], noise[j]) for j in range(len(scores))]
+            places = regions or [Region(c, z, self.side) for c, z in zip(candidates, noise, strict=True)]
+            born = [places[j % len(places)].moved(candidates[j], noise[j]) for j in range(len(scores))]
             at = pool.ranking()[: self.regions]  # the centres come first, so they stay where scores are equal
             regions, best = [[*regions, *born][i] for i in at], pool[at]
             first, done = first + self.batch, done + 1

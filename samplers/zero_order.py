@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 
 from genscale.algorithms.budget_planning import rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour
@@ -53,7 +53,7 @@ class ZeroOrder:
     size_option: ClassVar[str] = "neighbours"
 
     def __post_init__(self) -> None:
-        at_least(self, neighbours=1, patience=1, rounds=0)
+        check_options(self, neighbours=1, patience=1, rounds=0)
         if not -1 <= self.cosine <= 1:
             raise UsageError(f"cosine={self.cosine} must be between -1 and 1.")
 
@@ -64,7 +64,7 @@ class ZeroOrder:
         best: Scores = yield Score(finished)
         rounds, failures, done = rounds_of(process, self.rounds), 0, 0
         while rounds is None or done < rounds:
-            restart = failures >= self.patience
+            restart = failures >= self.patience or not best.alive
             ids = range(1 + done * self.neighbours, 1 + (done + 1) * self.neighbours)
             candidates = [draw(key, i) if restart else self._near(key, i, pivot) for i in ids]
             fresh = torch.stack([process.noise(c) for c in candidates])  # [neighbours, *latent]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from genscale.algorithms.budget_planning import cost_of, next_batch
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.diffusion.kernels import Ddim
 from genscale.errors import UsageError
 from genscale.key import Key
@@ -44,7 +44,7 @@ class Zigzag:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
 
     def __post_init__(self) -> None:
-        at_least(self, candidates=1)
+        check_options(self, candidates=1)
         if not 0 < self.until <= 1:
             raise UsageError(f"until={self.until} must be a fraction of the run in (0, 1].")
 

@@ -294,10 +294,10 @@ MIX = Weighted((Source(), Source(model="broad")), (1.5, -0.5))
 def mixed(parts: dict[str, Any], mix: Mix) -> dict[str, Any]:
     """The parts of a process whose predictions are mixed, every source at the cost of the model's own."""
     own, view = parts["evaluations"], parts["view"]
-    calls = parts.get("model_calls") or len(own)
+    calls = len(own)
     weights = [mix.weights(MixtureContext.at(view, i, calls)) for i in range(calls)]
     each = (nfe * sum(w != 0 for w in at) for nfe, at in zip(own, weights, strict=False))
-    return parts | {"mix": mix, "evaluations": (*each, *own[calls:])}
+    return parts | {"mix": mix, "evaluations": tuple(each)}
 
 
 def parts_for(sampler: Any, steps: int = 6, guided: int | Sequence[int] = 1) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def run(
         parts = process_of(steps, guided, churn, seed, p, dim) | (more or {})
         own, mixer = parts["evaluations"], None
         if mix is not None:
-            mixer = Mixer(mix, parts["view"], parts.get("model_calls") or len(own), rated=True)
+            mixer = Mixer(mix, parts["view"], len(own), rated=True)
             parts = mixed(parts, mix)
         key = Key.from_seed(seed).fold("prompt", p)
         searches.append(

@@ -7,6 +7,16 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_the_disk():
+    """No test cuts the power; waiting for the disk after each of many thousand files would take minutes."""
+    from genscale.storage import durable_files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable_files, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A real one; skipped where there is none."""

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module may import its own folder and folders of lower floors.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("call_syntax", "errors", "key", "media", "quiet_libraries"),
-    ("numerics", "diffusion", "plugins"),
+    ("safe_json",),
+    ("numerics", "diffusion", "plugins", "storage"),
     ("protocol", "report"),
     ("algorithms", "engine"),
     ("results", "samplers"),

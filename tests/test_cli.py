@@ -175,7 +175,8 @@ def test_a_budget_of_images_is_said_in_images_and_nfe(sampler, generate, tmp_pat
     run = record(tmp_path / "run")
     assert run["budget"] == both
     assert run["request"]["budget"] == "3 images"
-    assert run["prompts"][0]["nfe"] == plan["nfe"]
+    base = run.get("ledger_of_base", {}).get("evaluations", 0)
+    assert run["prompts"][0]["nfe"] + base == plan["nfe"]
     assert sampler != "best_of_n" or run["prompts"][0]["finished"] == 3
 
 
@@ -390,15 +391,35 @@ def test_ctrl_c_before_any_picture(moody, tmp_path):
     assert not (tmp_path / "run/best.png").exists()
 
 
-def test_nan_names_the_candidate_and_what_was_done_is_kept(moody, genscale, tmp_path):
-    code, _, err = moody(tmp_path / "run", 4, float("nan"))
-    assert code == 2
-    assert "verifier 'moody' gave nan for candidate 3 of 'a dog'" in err
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"archive.jsonl", "latents", "request.json"}
+def test_a_candidate_whose_score_is_nan_is_dropped_by_name(moody, genscale, tmp_path):
+    code, out, err = moody(tmp_path / "run", 4, float("nan"))
+    assert code == 0
+    assert "candidate 3 of 'a dog' was dropped: the verifier moody gave NaN." in err
+    assert "1 candidate dropped: the verifier moody gave NaN" in out
+    told = record(tmp_path / "run")["prompts"][0]
+    steps = int(STEPS)
+    assert told["finished"] == 5
+    assert told["dropped"] == [
+        {"candidate": 3, "step": steps, "final": True, "where": "verifier moody", "what": "NaN"}
+    ]
+    assert "1 candidate dropped: the verifier moody gave NaN" in genscale("show", tmp_path / "run")[1]
     Moody.at = None
     assert genscale("resume", tmp_path / "run")[0] == 0
-    assert record(tmp_path / "run")["prompts"][0]["finished"] == 6
+    assert record(tmp_path / "run")["prompts"][0] == told
+
+
+def test_if_all_candidates_fail_one_sentence_says_so(moody, genscale, tmp_path):
+    class Never:
+        def __call__(self, media, prompts):
+            return [float("inf")] * len(media)
+
+    Moody.__call__, kept = Never.__call__, Moody.__call__
+    try:
+        code, _, err = moody(tmp_path / "run", None, 0.0)
+    finally:
+        Moody.__call__ = kept
+    assert code == 2
+    assert "all 6 candidates of 'a dog' failed: the verifier moody gave inf (6 times)" in err
 
 
 def test_the_same_command_again_spends_nothing(generate, tmp_path):
@@ -782,3 +803,30 @@ def test_prompt_files_without_prompts(tmp_path, name, text):
     (tmp_path / name).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="is not UTF-8 text"):
         read_prompts(tmp_path / name)
+
+
+class Picky:
+    """Gives no number for cats."""
+
+    def __call__(self, media, prompts):
+        return [float("nan") if "cat" in prompt else 1.0 for prompt in prompts]
+
+
+def test_what_the_other_prompts_found_is_written(plug_in, genscale, tiny, tmp_path):
+    plug_in("picky", Picky)
+    listed = tmp_path / "prompts.txt"
+    listed.write_text("a cat\na dog\n")
+    options = ("--model", tiny, "--verifier", "picky", "--steps", STEPS, "--size", "16x16", "--seed", 4)
+    out = tmp_path / "run"
+    code, printed, err = genscale("generate", "--prompts", listed, *options, "--candidates", 2, "--out", out)
+    assert code == 2
+    assert "all 2 candidates of 'a cat' failed: the verifier picky gave NaN (2 times)" in err
+    assert "2 candidates dropped: the verifier picky gave NaN (2 times)" in printed
+    cat, dog = record(out)["prompts"]
+    assert (cat["best"], cat["finished"], len(cat["dropped"])) == (None, 0, 2)
+    assert (dog["finished"], dog["dropped"]) == (2, [])
+    assert not list(out.glob("000-*"))
+    assert (out / "001-best.png").is_file()
+    shown = genscale("show", out)
+    assert shown[0] == 0
+    assert "1 prompt" in shown[1] or "prompts have no finished candidate" in shown[1]

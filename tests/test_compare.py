@@ -16,7 +16,7 @@ from genscale.commands.compare_entries import ComparedRun, entries
 from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.errors import UsageError
 from genscale.report import image_grid
-from genscale.report.contact_sheet import font
+from genscale.report.lettering import Lettering
 from genscale.results.comparison import ScoreSummary
 from genscale.runs import prepared_run
 from genscale.runs.live_preview import Preview
@@ -253,11 +253,11 @@ def test_a_prompt_without_a_base_is_left_out_of_its_means():
 def test_texts_of_a_grid_stay_in_their_columns():
     long = "best_of_n(candidates=16, prune=0.3,0.6, survivors=0.25) and more words that never end " * 3
     for width, most in ((124, 3), (60, 2)):
-        lines = image_grid.wrapped(long, font(15), width, most)
+        lines = Lettering(15).wrapped(long, width, most)
         assert len(lines) == most
-        assert all(font(15).getlength(line) <= width for line in lines)
-    assert image_grid.wrapped("x" * 60, font(15), 100, 9)[0].startswith("xxx")
-    assert image_grid.wrapped("", font(15), 100, 3) == []
+        assert all(Lettering(15).width(line) <= width for line in lines)
+    assert Lettering(15).wrapped("x" * 60, 100, 9)[0].startswith("xxx")
+    assert Lettering(15).wrapped("", 100, 3) == []
     picture = Image.new("RGB", (64, 64), (200, 0, 0))
     drawn = image_grid.grid(
         ["base", long], [(long, [image_grid.Cell(picture, ("1",)), image_grid.Cell(None)])], "t", "n", 128

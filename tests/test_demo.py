@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +22,7 @@ import pytest
 from PIL import Image
 
 from genscale.cli.app import main
-from genscale.demo import component_values, html
+from genscale.demo import component_values, html, jobs, presence, search_folders
 from genscale.demo.app import application, offer
 from genscale.demo.equivalent_command import command
 from genscale.demo.form import DemoForm, Limits
@@ -114,6 +116,13 @@ def done(job: Job) -> Job:
         ({"options": "prune=" + ",".join(["0.5"] * 99)}, "at most 64"),
         ({"sampler": "smc", "options": "proposal=x"}, "can only be set in Python"),
         ({"sampler": "smc", "options": "kernel=" + "x" * 5000}, "at most 64"),
+        ({"options": "wave=1;" * 3000}, "3000 lines of options are too many: give at most 64"),
+        ({"verifiers": ("shapes_clip",) * 3000}, "3000 verifiers are too many: choose at most 8"),
+        ({"verifiers": tuple(map(str, range(9)))}, "9 verifiers are too many: choose at most 8"),
+        ({"verifiers": ("shapes_clip",) * 2}, "verifier 'shapes_clip' is chosen twice"),
+        ({"verifiers": "shapes_clip" * 3000}, "is not offered here"),
+        ({"verifiers": 5}, "verifier '5' is not offered here"),
+        ({"held_out": ("shapes",) * 3000}, "3000 held-out verifiers are too many: choose at most 8"),
     ],
 )
 def test_what_is_refused(queue: JobQueue, fields: dict[str, Any], sentence: str) -> None:
@@ -367,6 +376,45 @@ def test_closing_a_page_ends_its_search(queue: JobQueue) -> None:
     assert done(job).phase == STOPPED
 
 
+def test_a_client_that_left_without_a_word_is_not_searched_for(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it searches or waits; one that is connected is served, however long it takes."""
+    monkeypatch.setattr(presence, "GONE", 0.2)
+    for name in "abc":
+        queue.presence.heard(name)
+    with queue.presence.connected("c"):
+        first, second, third = (
+            queue.submit(queue.session(name), form(nfe=nfe, options="wave=1"))
+            for name, nfe in zip("abc", (4000, 64, 64), strict=True)
+        )
+        assert done(first).phase == STOPPED
+        assert first.watch.shown(0).finished < 500 // 8
+        assert done(second).sentence == "its page was closed before it began."
+        assert done(third).phase == DONE
+        queue.submit(queue.session("d"), form())
+    assert set(queue._sessions) == {"c", "d"}  # nothing is kept of the others
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_searches_wrote_goes_unless_it_is_to_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    """When the page was closed some time ago, when others have followed, and at the end."""
+    monkeypatch.setattr(search_folders, "LEFT", 0.0)
+    monkeypatch.setattr(jobs, "KEPT", 2)
+    queue = JobQueue(offer(MODELS, Limits()), tmp_path, keep=keep)
+    left = done(queue.submit(queue.session("a"), form()))
+    queue.leave("a")
+    assert left.folder.exists()  # until it is looked for the next time
+    runs = [done(queue.submit(queue.session("b"), form(seed=n))) for n in range(3)]
+    assert left.folder.exists() == left.folder.parent.exists() == keep
+    assert [run.folder.exists() for run in runs] == [keep, True, True]
+    queue.close()
+    assert [run.folder.exists() for run in runs] == [keep] * 3
+    assert bool(list(tmp_path.iterdir())) == keep
+
+
 # ---------------------------------------------------------------- several sessions
 
 
@@ -481,6 +529,59 @@ def test_the_page_names_no_other_host_and_forbids_them(client: Any) -> None:
     assert "http" not in policy
     assert "fonts.googleapis" not in page.text
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+@pytest.fixture
+def served(queue: JobQueue) -> Iterator[int]:
+    """The port of a server, to which connections can be opened and closed."""
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'genscale[demo]'")
+    import uvicorn
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    config = uvicorn.Config(application(queue, port=port), log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    until(lambda: server.started)
+    yield port
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["", "queue/data?session_hash=me", "heartbeat/me"])
+def test_a_client_without_a_page_is_served_while_it_is_connected(
+    queue: JobQueue, served: int, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    """By the stream of its messages, or by a heartbeat; one that has neither is not waited for."""
+    monkeypatch.setattr(presence, "GONE", 0.5)
+    settings = json.loads(_answer(served, "GET", "/config"))
+    [search] = [d for d in settings["dependencies"] if d["queue"] is not False and len(d["inputs"]) > 8]
+    fields = [STAR, "shapes-flow", "best_of_n", "wave=1", ["shapes_clip"], [], 4000, 4, None, 7]
+    asked = {"data": fields, "fn_index": search["id"], "session_hash": "me"}
+    _answer(served, "POST", "/gradio_api/queue/join", json.dumps(asked).encode())
+    open_ = http.client.HTTPConnection("127.0.0.1", served)
+    if stream:
+        open_.request("GET", f"/gradio_api/{stream}")
+        assert open_.getresponse().read(5)
+    until(lambda: queue.session("me").job is not None)
+    job = queue.session("me").job
+    assert job is not None
+    if stream:
+        time.sleep(1.5)
+        assert not job.over
+    open_.close()
+    assert done(job).phase == STOPPED
+    assert job.watch.shown(0).finished < 500
+
+
+def _answer(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request(method, path, body, {"content-type": "application/json"})
+    answer = connection.getresponse().read()
+    connection.close()
+    return answer
 
 
 def test_bad_words_are_escaped(queue: JobQueue) -> None:

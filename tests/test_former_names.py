@@ -13,6 +13,7 @@ from genscale.engine.archive import read_archive
 from genscale.runs.request import load_folder
 from genscale.runs.run_record import read_record
 from genscale.runs.saved_run import read_run
+from genscale.storage.former_names import with_present_names
 
 REQUEST = {
     "model": "shapes-flow",
@@ -78,4 +79,5 @@ def test_a_comparison_of_early_runs_keeps_its_held_out_scores(tmp_path: Path) ->
 
 
 def test_files_of_an_early_version_are_scored_by_all_their_verifiers() -> None:
-    assert score_files._verifiers([{"request": REQUEST | {"verifiers": ["clip:2"]}}]) == ["clip", "shapes"]
+    data = with_present_names({"request": REQUEST | {"verifiers": ["clip:2"]}})
+    assert score_files._verifiers([data]) == ["clip", "shapes"]

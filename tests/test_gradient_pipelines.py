@@ -24,7 +24,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.protocol.answers import Graded
-from genscale.protocol.particles import draw
+from genscale.protocol.particles import branch, draw
 from genscale.protocol.queries import BACKWARD, Gradient, Score, Solve
 from tests.quick import quick
 from tests.zoo import ZOO, text
@@ -68,6 +68,9 @@ class Differences:
         other = key.fold("direction").normal(tuple(x.shape)).to(x)
         d = graded.gradient / graded.gradient.norm() + other / other.norm()
         step = self.far * x.norm() * d
+        # Both ends are of candidate 0: inpainting blends each candidate's own noise into its latents.
+        first = particles.candidates[0]
+        particles = replace(particles, candidates=(first, branch(key, 2, first, self.step)))
         if self.through == "model":
             ends = replace(particles, x=torch.cat([x + step, x - step]))
             along = ends.x[:1] - ends.x[1:]
@@ -350,9 +353,9 @@ def test_conditioning_made_under_inference_mode() -> None:
     )
     assert made[0].is_inference()
     given, plain = Keep(step=0, calls=(1,)), Keep(step=0, calls=(1,))
-    called(pipe, "sd3", given, prompt=None, **dict(zip(names, made, strict=True)))
+    called(pipe, "sd3", given, prompt=None, texts=text(1), **dict(zip(names, made, strict=True)))
     copies = {n: m.clone() for n, m in zip(names, made, strict=True)}
-    called(pipe, "sd3", plain, prompt=None, **copies)
+    called(pipe, "sd3", plain, prompt=None, texts=text(1), **copies)
     one, two = next(iter(given.answers.values())), next(iter(plain.answers.values()))
     assert close(one.gradient, two.gradient, 1e-6)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own
 from genscale.engine.archive import read_archive
 from genscale.engine.budget import Budget
-from genscale.engine.events import BatchHalved, Denoised, Differentiated
+from genscale.engine.events import BatchHalved, Denoised, Differentiated, Dropped
 from genscale.engine.plan import plan
 from genscale.engine.process import PromptProcess
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
@@ -608,7 +608,6 @@ class Detached(Mixture):
         ),
         ({"roles": panel(closeness, "rank")}, "ranks have no gradient: use the weighted ensemble"),
         ({"roles": Roles()}, "name a verifier for the search"),
-        ({"roles": panel(not_a_number)}, r"the gradient at candidate -1 of 'prompt 0' is not finite"),
         ({"decode": lambda x, p: Media(x.detach()[:, :, None, None])}, "images keep no graph"),
         ({"mixture": Detached()}, "model's output keeps no graph"),
     ],
@@ -616,6 +615,20 @@ class Detached(Mixture):
 def test_what_has_no_gradient_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         answer_of(**settings)
+
+
+def test_a_gradient_that_is_not_finite_is_zero_and_its_candidate_is_dropped() -> None:
+    events: list[Any] = []
+    particles, graded = answer_of(roles=panel(not_a_number), on_event=events.append)
+    assert graded.failed is not None
+    assert graded.failed.all()
+    assert not graded.gradient.any()
+    assert graded.scores.total.tolist() == [-math.inf] * len(particles)
+    told = {e.failure.candidate.id: e.text for e in events if isinstance(e, Dropped)}
+    assert set(told) == {c.id for c in particles.candidates}
+    assert told[-1] == (
+        "candidate -1 of 'prompt 0' was dropped: the gradient is not finite (it holds NaN or inf)."
+    )
 
 
 @pytest.mark.parametrize(

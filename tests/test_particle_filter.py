@@ -209,14 +209,8 @@ def test_a_run_too_short_to_score_says_so() -> None:
         run(Smc(4), steps=3)
 
 
-@pytest.mark.parametrize("why", ["off_grid", "edits"])
-def test_glass_needs_calls_between_levels(why: str) -> None:
-    parts = process_of(STEPS)
-    if why == "off_grid":
-        parts |= {"off_grid": "this scheduler has no rule"}
-    else:
-        parts |= {"evaluations": (*parts["evaluations"], 0), "model_calls": STEPS}
-    made = PromptProcess(**parts)
+def test_glass_needs_calls_between_levels() -> None:
+    made = PromptProcess(**process_of(STEPS) | {"off_grid": "this scheduler has no rule"})
     with pytest.raises(UsageError, match="glass is not possible"):
         Smc(kernel="glass(2)").grid(made)
     assert Smc(kernel="glass(1)").grid(made) is made

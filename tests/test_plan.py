@@ -29,6 +29,7 @@ def test_what_a_plan_says() -> None:
         candidates=4,
         prompts=3,
         budget=Budget(nfe=50),
+        keeps_own=True,
     )
 
 

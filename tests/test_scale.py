@@ -151,9 +151,8 @@ def test_prompt_embeddings_instead_of_prompts() -> None:
     call = given | {"prompt_embeds": positive, "negative_prompt_embeds": negative, "output_type": "np"}
     alone = pipe(**call, generator=seeded()).images
     assert np.array_equal(alone, genscale.scale(pipe, candidates=1)(**call, generator=seeded()).images)
-    assert (
-        len(genscale.scale(pipe, verifier=brightness, candidates=3)(**call, generator=seeded()).images) == 2
-    )
+    scaled = genscale.scale(pipe, verifier=brightness, candidates=3)
+    assert len(scaled(**call, texts=["a", "b"], generator=seeded()).images) == 2
 
 
 def test_the_callback_sees_every_step_and_may_change_latents() -> None:
@@ -391,7 +390,7 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         (lambda: genscale.scale(pipe, candidates=1, out="/dev/null/x")(**call), "cannot write to"),
         (
             lambda: genscale.scale(pipe, verifier=lambda m, p: [float("nan")] * len(m))(**call),
-            "gave nan for candidate 0",
+            "failed: the verifier <lambda> gave NaN",
         ),
         (
             lambda: genscale.scale(pipe, verifier=lambda m, p: [1.0])(**call),

@@ -34,7 +34,7 @@ def run_in(folder: Path, name: str, prompts: int = 1, nfe: int = 60, **more: Any
 
 def record(folder: Path, made: Run, pictures: dict[str, int]) -> None:
     best = made.winners[0].candidate.id
-    summary = {"index": 0, "best": {"candidate": best}, "pictures": pictures}
+    summary = {"index": 0, "best": {"candidate": best, "total": made.winners[0].total}, "pictures": pictures}
     (folder / "run.json").write_text(json.dumps({"prompts": [summary]}))
 
 
@@ -186,7 +186,7 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no candidate yet"):
         draw_trees(tmp_path)
     archive.write_text(text.splitlines(keepends=True)[0] + '{"kind": "score"}\n')
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="was damaged"):
         draw_trees(tmp_path)
     archive.write_text("{\n")
     with pytest.raises(UsageError, match="is not JSON"):

@@ -142,7 +142,7 @@ def test_replay_sees_a_later_frame_that_is_another(shapes, genscale, tmp_path):
         info.add_itxt("genscale", json.dumps(told))
         image.save(tmp_path / "a.png", pnginfo=info)
     code, out, _ = genscale("replay", tmp_path / "a.png", "--json")
-    assert code == 1
+    assert code == 3
     assert (json.loads(out)["same"], json.loads(out)["differing"]) == (False, 0)
 
 

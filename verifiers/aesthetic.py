@@ -57,6 +57,7 @@ class Aesthetic(ModelSettings, Differentiable):
     backend: str | None = None
 
     name: ClassVar[str] = "aesthetic"
+    reads_prompts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.version not in LAYERS:
@@ -74,6 +75,11 @@ class Aesthetic(ModelSettings, Differentiable):
             )
         scores = embeddings @ weight.to(embeddings) + bias
         return scores.flatten(1).mean(1) if scores.ndim > 1 else scores
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Load head and CLIP. UsageError: one is missing, or they do not fit together."""
+        with torch.no_grad():
+            self.score_tensor(torch.full((1, 3, 64, 64), 0.5, device=device))
 
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load everything now, for images on `device`: what is missing is refused here."""

@@ -88,6 +88,12 @@ class Boxes:
         inner = getattr(self.verifier, "name", None) or getattr(self.verifier, "__name__", None)
         return f"boxes({inner or type(self.verifier).__name__})"
 
+    @property
+    def reads_prompts(self) -> bool | None:
+        """Whether it scores by the prompts, or finds the boxes by them; None where its verifier does not say."""
+        said: bool | None = getattr(self.verifier, "reads_prompts", None)
+        return True if isinstance(self.boxes, Mapping) else said
+
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n], float64."""
         with torch.no_grad():
@@ -112,6 +118,13 @@ class Boxes:
         load = getattr(self.verifier, "load", None)
         if load is not None:
             load(device)
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Prepare the verifier, if it can be, for the prompts and the texts of their regions."""
+        prepare = getattr(self.verifier, "prepare", None)
+        if prepare is not None:
+            texts = [box.text for prompt in prompts for box in self.of(prompt)] if self.share > 0 else []
+            prepare([*prompts, *texts], device)
 
     def _on_images(self, pixels: Tensor, prompts: Sequence[str]) -> Any:
         return self.verifier(Media(pixels), prompts)

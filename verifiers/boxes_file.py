@@ -11,12 +11,12 @@ path.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import UsageError, did_you_mean
+from genscale.errors import UsageError, did_you_mean, quoted
+from genscale.safe_json import read_json
 from genscale.verifiers.regions import Box
 
 _FORM = 'write [{"text": "a red star", "box": [x0, y0, x1, y1]}], or {"PROMPT": [...]}'
@@ -27,17 +27,7 @@ def read_boxes(path: Path, prompts: Sequence[str] | None = None) -> list[Box] | 
 
     prompts: those of the run, to which index keys refer; other keys are refused.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
-    except OSError as error:
-        raise UsageError(f"boxes file '{path}' cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"boxes file '{path}' is not UTF-8 text.") from None
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"boxes file '{path}' is not JSON (line {error.lineno}: {error.msg}): {_FORM}."
-        ) from None
+    data = read_json(path, f"boxes file '{path}'", _FORM, pairs=lambda pairs: _once(pairs, path))
     if isinstance(data, list):
         return _boxes(data, path, "")
     if not isinstance(data, dict):
@@ -48,9 +38,10 @@ def read_boxes(path: Path, prompts: Sequence[str] | None = None) -> list[Box] | 
         prompt = _prompt(key, path, prompts)
         if prompt in found:
             raise UsageError(
-                f"boxes file '{path}' has boxes for '{prompt}' twice, as '{named[prompt]}' and '{key}': join them."
+                f"boxes file '{path}' has boxes for {quoted(prompt)} twice, as {quoted(named[prompt])} and "
+                f"{quoted(key)}: join them."
             )
-        found[prompt], named[prompt] = _boxes(items, path, f" of '{key}'"), key
+        found[prompt], named[prompt] = _boxes(items, path, f" of {quoted(key)}"), key
     return found
 
 
@@ -58,7 +49,7 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     """Refuse equal keys, of which JSON would silently keep the last."""
     for i, (key, _) in enumerate(pairs):
         if any(key == earlier for earlier, _ in pairs[:i]):
-            raise UsageError(f"boxes file '{path}' has '{key}' twice in one place: join or drop one.")
+            raise UsageError(f"boxes file '{path}' has {quoted(key)} twice in one place: join or drop one.")
     return dict(pairs)
 
 
@@ -67,12 +58,12 @@ def _prompt(key: str, path: Path, prompts: Sequence[str] | None) -> str:
         return key
     if key in prompts:
         return key
-    if key.isdecimal():
+    if key.isdecimal() and len(key) < 10:
         if int(key) < len(prompts):
             return prompts[int(key)]
         raise UsageError(f"boxes file '{path}': there is no prompt {key}, only 0 to {len(prompts) - 1}.")
     hint = did_you_mean(key, prompts)
-    raise UsageError(f"boxes file '{path}': '{key}' is none of the prompts{hint}.")
+    raise UsageError(f"boxes file '{path}': {quoted(key)} is none of the prompts{hint}.")
 
 
 def _boxes(items: Any, path: Path, whose: str) -> list[Box]:

@@ -12,19 +12,28 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
+from genscale.pipelines.placement import device_of
+from genscale.plugins.limits import COUNT
 
 
 def check_settings(dtype: str | None, batch_size: int) -> None:
     """UsageError for a dtype that torch does not have and a batch size below 1."""
     if batch_size < 1:
         raise UsageError(f"batch_size {batch_size} embeds nothing: give at least 1.")
+    if batch_size > COUNT.most:
+        raise UsageError(
+            f"batch_size {batch_size} is more than any machine holds: give {COUNT.most:,} at most."
+        )
     if not isinstance(getattr(torch, dtype or "float32", None), torch.dtype):
         raise UsageError(f"dtype '{dtype}' is unknown: give float32, bfloat16 or float16.")
 
 
 def runs_on(device: str | None, pixels: torch.device) -> torch.device:
-    """Where a verifier's model runs: its own device, else the pixels'; with its index ("cuda" is "cuda:0")."""
-    return torch.empty(0, device=device or pixels).device
+    """Where a verifier's model runs: its own device, else the pixels'; with its index ("cuda" is "cuda:0").
+
+    UsageError: there is no such device.
+    """
+    return torch.empty(0, device=device_of(device) if device else pixels).device
 
 
 def check_pairs(pixels: Tensor, prompts: Sequence[str]) -> None:

@@ -52,6 +52,7 @@ class Clip(LoadedPerDevice[Towers], Differentiable):
     processor: str | None = None
 
     name: ClassVar[str] = "clip"
+    reads_prompts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.backend not in (None, *BACKENDS):
@@ -98,6 +99,7 @@ class ShapesClip(ModelSettings, Differentiable):
     """
 
     name: ClassVar[str] = "shapes_clip"
+    reads_prompts: ClassVar[bool] = True
     regions: ClassVar[dict[str, Any]] = {
         "view": "mask",
         "fill": GROUND[0] / 255,

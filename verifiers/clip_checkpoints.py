@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from genscale.errors import UsageError, did_you_mean
 from genscale.quiet_libraries import quietly
+from genscale.safe_json import read_json
 from genscale.verifiers.checkpoints import refusing
 from genscale.verifiers.clip_image import from_open_clip, from_transformers
 from genscale.verifiers.clip_towers import Towers
@@ -47,7 +47,8 @@ def choose(model: str) -> str:
     """The library that loads a model's name or folder."""
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        config = read_json(folder / "config.json", f"the configuration of CLIP '{model}'")
+        kind = config.get("model_type") if isinstance(config, dict) else None
         if kind == "clip":
             return "transformers"
         if not (folder / "open_clip_config.json").is_file():

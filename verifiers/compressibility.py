@@ -35,6 +35,7 @@ class Compressibility:
     quality: int = 95
 
     name: ClassVar[str] = "compressibility"
+    reads_prompts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.direction not in SIGNS:

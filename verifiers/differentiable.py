@@ -20,6 +20,12 @@ Model = TypeVar("Model")
 class Differentiable:
     """A verifier that is defined by `score_tensor`, which is differentiable in the pixels."""
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Load its model, if it has one, before anything is spent. UsageError: it is missing."""
+        load = getattr(self, "load", None)
+        if load is not None:
+            load(device)
+
     def __call__(self, media: Media, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n]."""
         with torch.no_grad():

@@ -26,6 +26,7 @@ class DynamicDegree(Differentiable):
     """
 
     name: ClassVar[str] = "dynamic_degree"
+    reads_prompts: ClassVar[bool] = False
     judges_videos: ClassVar[bool] = True
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import registry
+from genscale.plugins.limits import FRAMES
 
 REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda scores: scores.mean(1),
@@ -42,8 +43,8 @@ class Frames:
     judges_videos: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"{self.k} frames of a video cannot be scored: give k of at least 1.")
+        if not FRAMES.admits(self.k):
+            raise UsageError(f"{self.k} frames of a video cannot be scored: give k of {FRAMES}.")
         if self.reduce not in REDUCE:
             raise UsageError(f"reduce '{self.reduce}' is unknown: choose one of {', '.join(REDUCE)}.")
 
@@ -68,6 +69,11 @@ class Frames:
         if (load := getattr(self._verifier, "load", None)) is not None:
             load(device)
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Find the verifier, and prepare it if it can be, before anything is spent."""
+        if (prepare := getattr(self._verifier, "prepare", None)) is not None:
+            prepare(prompts, device)
+
     def _images(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
         if pixels.ndim == 4:
             return pixels, list(prompts)
@@ -76,6 +82,12 @@ class Frames:
 
     def _reduced(self, scores: Tensor, n: int) -> Tensor:
         return scores if len(scores) == n else REDUCE[self.reduce](scores.reshape(n, -1))
+
+    @property
+    def reads_prompts(self) -> bool | None:
+        """As the verifier says; None where it does not."""
+        said: bool | None = getattr(self._verifier, "reads_prompts", None)
+        return said
 
     @cached_property
     def _verifier(self) -> Any:

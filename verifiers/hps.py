@@ -38,6 +38,7 @@ class Hps(ModelSettings, Differentiable):
     model: str = "ViT-H-14"
 
     name: ClassVar[str] = "hps"
+    reads_prompts: ClassVar[bool] = True
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""

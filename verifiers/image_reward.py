@@ -51,6 +51,7 @@ class ImageReward(LoadedPerDevice["_RewardModel"], ModelSettings, Differentiable
     tokenizer: str | None = None
 
     name: ClassVar[str] = "image_reward"
+    reads_prompts: ClassVar[bool] = True
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""

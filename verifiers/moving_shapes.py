@@ -22,7 +22,7 @@ from PIL import Image
 from genscale.errors import UsageError
 from genscale.toy.moving_shapes import DIRECTIONS, SIZE, Motion, Prompt, parse
 from genscale.toy.shapes import Shape
-from genscale.verifiers.shapes import objects
+from genscale.verifiers.shapes import check_captions, objects
 
 MIN_FRAMES = 3  # least number of frames that show a motion
 ZOOM = 2
@@ -143,7 +143,12 @@ class MovingShapes:
     graded: bool = False
 
     name: ClassVar[str] = "moving_shapes"
+    reads_prompts: ClassVar[bool] = True
     judges_videos: ClassVar[bool] = True
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """UsageError for a prompt that is no caption of the world."""
+        check_captions("moving_shapes", parse, prompts)
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
         """Scores [n], float32 in [0, 1], of `n` videos (lists of PIL images, or uint8 arrays [frames, h, w, 3])."""

@@ -40,6 +40,7 @@ class PickScore(ModelSettings, Differentiable):
     processor: str | None = None
 
     name: ClassVar[str] = "pickscore"
+    reads_prompts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._clip  # noqa: B018  refuses its settings now

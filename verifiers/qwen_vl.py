@@ -84,13 +84,14 @@ class QwenVl:
 
     def _padded(self, questions: Sequence[str], tokens: int) -> tuple[Tensor, Tensor]:
         """Ids and mask [n, length]; padded on the left, so that every question ends at the last place."""
-        rows = [self._tokens(question, tokens) for question in questions]
+        rows = [self.tokens(question, tokens) for question in questions]
         length, pad = max(map(len, rows)), self.processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
         return ids.to(self.device), mask.to(self.device)
 
-    def _tokens(self, question: str, tokens: int) -> list[int]:
+    def tokens(self, question: str, tokens: int) -> list[int]:
+        """Ids of a question about an image of so many tokens. UsageError: it contains the mark of an image."""
         found = self._ids.get((question, tokens))
         if found is None:
             found = self._ids[question, tokens] = self._tokenised(question, tokens)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genscale.errors import UsageError
+from genscale.errors import UsageError, quoted
+from genscale.report.read_image import read_mask
 
 VIEWS = ("crop", "mask")
 
@@ -32,9 +33,13 @@ class Box:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
-            raise UsageError(f"a box needs a text that says what it shows, not {self.text!r}.")
+            raise UsageError(f"a box needs a text that says what it shows, not {quoted(self.text)}.")
         if (self.box is None) == (self.mask is None):
-            raise UsageError(f"'{self.text}' needs either a box or a mask.")
+            raise UsageError(f"{quoted(self.text)} needs either a box or a mask.")
+        if self.mask is not None and not isinstance(self.mask, Tensor | str | Path):
+            raise UsageError(
+                f"the mask of {quoted(self.text)} must be a tensor or an image file, not {self.mask!r}."
+            )
         if self.box is not None:
             object.__setattr__(self, "box", _checked(self.box, self.text))
         else:
@@ -48,9 +53,9 @@ class Box:
             return None
         cover = mask.detach().float().cpu() if isinstance(mask, Tensor) else _read(Path(mask), self.text)
         if cover.ndim != 2 or not cover.isfinite().all() or cover.min() < 0 or cover.max() > 1:
-            raise UsageError(f"the mask of '{self.text}' must be [height, width] of numbers in [0, 1].")
+            raise UsageError(f"the mask of {quoted(self.text)} must be [height, width] of numbers in [0, 1].")
         if cover.max() == 0:
-            raise UsageError(f"the mask of '{self.text}' is black: paint white where it should be.")
+            raise UsageError(f"the mask of {quoted(self.text)} is black: paint white where it should be.")
         return cover
 
     @property
@@ -125,22 +130,17 @@ def _checked(box: object, text: str) -> tuple[float, float, float, float]:
     try:
         x0, y0, x1, y1 = (float(v) for v in box)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise UsageError(f"the box of '{text}' must be four numbers x0, y0, x1, y1, not {box!r}.") from None
+        raise UsageError(
+            f"the box of {quoted(text)} must be four numbers x0, y0, x1, y1, not {box!r}."
+        ) from None
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise UsageError(
-            f"the box of '{text}' must be fractions with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, "
+            f"the box of {quoted(text)} must be fractions with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, "
             f"not {(x0, y0, x1, y1)}."
         )
     return x0, y0, x1, y1
 
 
 def _read(path: Path, text: str) -> Tensor:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            grey = np.asarray(image.convert("L"), np.float32) / 255
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is not an image"
-        raise UsageError(f"the mask '{path}' of '{text}' cannot be read: {reason}.") from None
-    return torch.from_numpy(grey)
+    grey = read_mask(path, f"the mask '{path}' of {quoted(text)}")
+    return torch.from_numpy(np.asarray(grey, np.float32) / 255)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from genscale.errors import UsageError
 from genscale.toy.shapes import (
     COLOURS,
     GROUND,
@@ -171,6 +172,15 @@ def _likeness(a: Noun, b: Noun) -> float:
     return ((a[0] == b[0]) + (a[1] == b[1])) / 2
 
 
+def check_captions(verifier: str, parse: Callable[[str], Any], prompts: Sequence[str]) -> None:
+    """UsageError for the first prompt that a verifier of a toy world cannot read."""
+    for prompt in prompts:
+        try:
+            parse(prompt)
+        except ValueError as error:
+            raise UsageError(f"verifier '{verifier}': {error}") from None
+
+
 @dataclass(frozen=True)
 class Shapes:
     """1 where an image satisfies its caption, else 0; with `graded`, the fraction of the caption
@@ -185,6 +195,11 @@ class Shapes:
     graded: bool = False
 
     name: ClassVar[str] = "shapes"
+    reads_prompts: ClassVar[bool] = True
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """UsageError for a prompt that is no caption of the world."""
+        check_captions("shapes", parse, prompts)
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> torch.Tensor:
         """Scores [n], float32 in [0, 1], of `n` images (PIL images) with as many captions."""

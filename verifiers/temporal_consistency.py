@@ -33,6 +33,7 @@ class TemporalConsistency(ModelSettings, Differentiable):
     backend: str | None = None
 
     name: ClassVar[str] = "temporal_consistency"
+    reads_prompts: ClassVar[bool] = False
     judges_videos: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import genscale
-from genscale.errors import UsageError
+from genscale.errors import UsageError, quoted
 from genscale.toy.moving_shapes import DIRECTIONS, FRAMES, KINDS, SIZE
 from genscale.toy.shapes import COLOURS
 from genscale.verifiers.differentiable import Differentiable, LoadedPerDevice
@@ -65,9 +65,9 @@ def word_indices(prompts: Sequence[str]) -> Tensor:
         words = prompt.lower().replace(".", " ").replace(",", " ").split()
         unknown = [w for w in words if w not in WORDS]
         if unknown or len(words) > LENGTH:
-            found = f"'{unknown[0]}'" if unknown else f"{len(words)} words"
+            found = quoted(unknown[0]) if unknown else f"{len(words)} words"
             raise UsageError(
-                f"shapes_video_clip cannot read {found} in {prompt!r}: give at most {LENGTH} of the words"
+                f"shapes_video_clip cannot read {found} in {quoted(prompt)}: give at most {LENGTH} of the words"
                 f" {', '.join(WORDS[1:])}."
             )
         rows.append([WORDS.index(w) for w in words] + [0] * (LENGTH - len(words)))
@@ -88,7 +88,13 @@ class ShapesVideoClip(LoadedPerDevice[Towers], Differentiable):
     device: str | None = None
 
     name: ClassVar[str] = "shapes_video_clip"
+    reads_prompts: ClassVar[bool] = True
     judges_videos: ClassVar[bool] = True
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Load the model. UsageError: a prompt has words that it does not know."""
+        word_indices(prompts)
+        self.load(device)
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""

@@ -50,6 +50,7 @@ class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
     batch_size: int = field(default=8, kw_only=True)
 
     name: ClassVar[str] = "vqa_score"
+    reads_prompts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +60,14 @@ class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
             raise UsageError(f"scale '{self.scale}' is unknown: choose one of {', '.join(SCALES)}.")
         if self.max_pixels is not None and self.max_pixels < 1:
             raise UsageError(f"max_pixels {self.max_pixels} leaves no image: give at least 1.")
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Load the model, and read answers and questions. UsageError: one of them cannot be used."""
+        model = self._model(device)
+        for answer in (self.answer, self.refusal):
+            model.token(answer)
+        for prompt in prompts:
+            model.tokens(self.question.replace("{prompt}", prompt), 1)
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""

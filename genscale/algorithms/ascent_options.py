@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.diffusion.kernels import Ddim, Kernel
 from genscale.errors import UsageError
 from genscale.numerics.optimisers import Optimiser
@@ -51,17 +51,16 @@ class AscentOptions:
     kernel: ClassVar[Ddim | None] = None  # kernel of the transitions whose noises are also optimised
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "starts", "opt_steps", "finals", "batch", "history"):
-            value = getattr(self, name, None)
-            if value is not None and value < 1:
-                raise UsageError(f"{name}={value} must be at least 1.")
-        at_least(self, trials=0)
+        counts = ("iterations", "starts", "opt_steps", "finals", "batch", "history")
+        check_options(self, trials=0, **{name: 1 for name in counts if hasattr(self, name)})
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup={self.warmup} must be a share of the budget in [0, 1).")
         for name in ("reg", "lr", "clip", "momentum", "mu", "first"):
             value = getattr(self, name, None)
             if value is not None and not 0 <= value < float("inf"):
                 raise UsageError(f"{name}={value} must be a number of 0 or more.")
+        if getattr(self, "momentum", 0) >= 1:
+            raise UsageError(f"momentum={self.momentum} never forgets a step: give a share in [0, 1).")  # type: ignore[attr-defined]
 
     # ---------------------------------------------------------------- overridden by presets
 

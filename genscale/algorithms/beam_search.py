@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
@@ -92,7 +92,7 @@ class BeamSearch:
     size_option: ClassVar[str] = "width"
 
     def __post_init__(self) -> None:
-        at_least(self, width=1)
+        check_options(self, width=1)
         if self.levels != EVERY and (
             isinstance(self.levels, str)
             or not self.levels
@@ -118,6 +118,11 @@ class BeamSearch:
                 raise UsageError(f"{option}={getattr(self, option)} must be whole numbers of at least 1.")
         if any(not 0 <= d < math.inf for d in _each(self.diversity)):
             raise UsageError(f"diversity={self.diversity} must be 0 or more, and finite.")
+        keep = _at(self.survivors, 0)
+        if self.width is not None and self.width < keep < math.inf:
+            raise UsageError(
+                f"survivors={self.survivors} keeps {keep:g} of width={self.width} states: give fewer."
+            )
         self._check_kernels()
 
     def _check_kernels(self) -> None:
@@ -249,6 +254,8 @@ class BeamPass(Numbered):
             prediction: Prediction = yield Denoise(particles)
             particles = particles[: len(prediction)]
             rows = yield from self._survivors(particles, prediction, level)
+            if not rows:  # all failed
+                return
             particles = self._children(particles[rows], level.branch)
             prediction = prediction[[row for row in rows for _ in range(level.branch)]]
             particles = yield Solve(process.move(particles, prediction, kernel), until, kernel)
@@ -258,16 +265,17 @@ class BeamPass(Numbered):
     def _survivors(
         self, particles: Particles, prediction: Prediction, level: BeamLevel
     ) -> Generator[Query, Any, list[int]]:
-        """The rows that are kept, ascending."""
+        """The rows that are kept, ascending; none that failed."""
         x0 = yield from self._look_ahead(particles, prediction, level)
         scores: Scores = yield Score(replace(particles[: len(x0)], x0=x0))
-        keep = self.spec.kept(level, len(scores), self.n)
-        if keep == len(scores):
-            return list(range(keep))
-        labels = torch.zeros(len(scores), dtype=torch.long)
+        keep, alive = self.spec.kept(level, len(scores), self.n), scores.alive
+        if keep >= len(alive):
+            return alive
+        labels, totals = torch.zeros(len(alive), dtype=torch.long), scores.total[alive]
         if level.diversity > 0:
-            labels = kmeans(embedded(x0[: len(scores)]), keep, self.key.fold("clusters", level.step))
-        return covering(scores.total, labels, level.diversity * unit_of(scores.total, "pool"), keep)
+            labels = kmeans(embedded(x0[alive]), keep, self.key.fold("clusters", level.step))
+        chosen = covering(totals, labels, level.diversity * unit_of(totals, "pool"), keep)
+        return [alive[i] for i in chosen]
 
     def _look_ahead(
         self, particles: Particles, prediction: Prediction, level: BeamLevel

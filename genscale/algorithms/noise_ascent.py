@@ -80,7 +80,7 @@ class NoiseAscent(Numbered):
     warm-up, including the pipeline's own. known: whether the starts were scored in the warm-up. best: largest objective
     of each row so far. steps: the steps that the optimisers propose. fresh: rows whose last step was rejected, so that
     the gradient at their point is known. scale: the largest share of the next step that is tried. failed: number of
-    successive steps without an improvement.
+    successive steps without an improvement. lost: rows whose candidate or gradient is not finite.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class NoiseAscent(Numbered):
         self.roots, self.lead = list[Candidate](), list[Candidate]()
         self.points = self.origins = self.steps = torch.empty(0)
         self.best, self.fresh = [-math.inf] * n, [False] * n
-        self.scale, self.failed = [1.0] * n, [0] * n
+        self.scale, self.failed, self.lost = [1.0] * n, [0] * n, set[int]()
         self.calls = spec.calls(process)
         self.rest = None if process.own_steps else Ddim(0.0)
 
@@ -154,19 +154,30 @@ class NoiseAscent(Numbered):
         kernel, chosen = self.spec.kernel, list(range(self.n))
         if kernel is not None:
             if self.own:
-                yield from self._run(self.process.start(drawn[:1]), self.rest)
+                own = yield from self._run(self.process.start(drawn[:1]), self.rest)
+                drawn = self._replaced(drawn, own)
             drawn = [self._start(c) for c in drawn]
         if self.warm:
             noise = None if kernel is None else torch.stack([self._noises(c)[0] for c in drawn[: self.warm]])
             scores = yield from self._run(self.process.start(drawn[: self.warm], noise), kernel or self.rest)
             if self.known:
                 merits = self.spec.merit(scores, self.process)
-                chosen = torch.argsort(merits, descending=True, stable=True).tolist()[: self.n]
+                order = torch.argsort(merits, descending=True, stable=True).tolist()
+                chosen = [i for i in order if math.isfinite(merits[i])][: self.n]
+            elif kernel is None:
+                drawn = self._replaced(drawn, scores)
         fresh = self.known or kernel is not None
         self.roots = [drawn[i] if fresh else self._start(drawn[i]) for i in chosen]
         self.n, self.live = len(self.roots), list(range(len(self.roots)))
+        if not self.roots:  # all have failed
+            return
         self.lead = list(self.roots)
         self.points = self.origins = self.steps = torch.stack([self._noises(c) for c in self.roots])
+
+    def _replaced(self, drawn: Sequence[Candidate], scores: Scores) -> list[Candidate]:
+        """The candidates, of which the first were scored, with fresh ones in place of those that failed."""
+        lost = set(range(len(scores))) - set(scores.alive)
+        return [draw(self.key, self.number()) if i in lost else c for i, c in enumerate(drawn)]
 
     def _start(self, candidate: Candidate) -> Candidate:
         """The start at the noise of a candidate. It is a new candidate, because the image that the differentiated model
@@ -220,16 +231,21 @@ class NoiseAscent(Numbered):
         graded, merits = yield from self.spec.turn(self, rows)
         rows = rows[: len(graded)]
         points, reg = self.points[rows], self.spec.reg
+        failed = ~merits.isfinite() if graded.failed is None else graded.failed | ~merits.isfinite()
+        lost = failed.tolist()  # these starts end here
         slope = self.spec.slope(graded, self.process) - reg * shell_gradient(points)
         slope = clipped(slope, getattr(self.spec, "clip", None))
         objective = merits - reg * shell_penalty(points)
         self.steps = self.steps.clone()
         for i, row in enumerate(rows):
+            if lost[i]:
+                self.lost.add(row)
+                continue
             one = slice(i, i + 1)
             moved = self.optimisers[row].next(points[one], objective[one], slope[one])
             self.steps[row] = moved[0] - points[i]
             self.best[row] = max(self.best[row], float(merits[i]))
-        return rows
+        return [row for row in rows if row not in self.lost]
 
     def _turn(self, rows: list[int]) -> Generator[Query, Any, None]:
         """Take every proposed step in full."""
@@ -247,6 +263,9 @@ class NoiseAscent(Numbered):
         answered = (yield from self._propose(stale)) if stale else []
         rows = [row for row in rows if self.fresh[row] or row in answered]
         self.turns += 1
+        if not rows:
+            self.live = []
+            return
         shares = [(row, self.scale[row] * SHARE**j) for j in range(self.spec.tries) for row in rows]
         points = torch.stack([self.points[row] + share * self.steps[row] for row, share in shares])
         tried = [self._moved(row, point, share) for (row, share), point in zip(shares, points, strict=True)]
@@ -287,6 +306,8 @@ class NoiseAscent(Numbered):
     def _end(self) -> Generator[Query, Any, None]:
         """Run the latest points, which were not evaluated yet, to the end, in the order of the best starts."""
         if self.turns and not self.spec.tries:
-            rows = sorted(range(self.n), key=lambda row: -self.best[row])
+            rows = sorted(set(range(self.n)) - self.lost, key=lambda row: -self.best[row])
             rows = rows[: self.spec.ends(self.process, self.n)]
+            if not rows:
+                return
             yield from self.spec.run(self.process, [self.lead[i] for i in rows], self.points[rows], self.rest)

@@ -5,15 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.plugins import limits
+from genscale.plugins.limits import COUNT, Limits
 
 
-def at_least(sampler: Any, **bounds: int) -> None:
-    """Raise UsageError if a field of the sampler is below its bound. None is allowed."""
-    for name, least in bounds.items():
+def check_options(sampler: Any, **least: int) -> None:
+    """Raise UsageError if a field of the sampler has another type than its annotation, or is out of range.
+
+    least: the bounds of whole numbers from below; from above it is 100,000. None is allowed. Lists become tuples.
+    """
+    limits.check_plugin(f"sampler {type(sampler).__name__}", sampler)
+    for name, value in vars(sampler).items():
+        if isinstance(value, list):
+            object.__setattr__(sampler, name, tuple(value))
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, int) and number > COUNT.most:
+                raise UsageError(f"{name}={value} must be {COUNT.most:,} at most.")
+    for name, bound in least.items():
         value = getattr(sampler, name)
-        if value is not None and value < least:
-            bound = "0 or more" if least == 0 else f"at least {least}"
-            raise UsageError(f"{name}={value} must be {bound}.")
+        if value is not None and value < bound:
+            raise UsageError(f"{name}={value} must be {Limits(bound)}.")
 
 
 def window_of_run(window: tuple[float, ...], example: str) -> None:

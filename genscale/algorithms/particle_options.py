@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from genscale.algorithms.guided_proposal import NONE, THROUGH
-from genscale.algorithms.option_checks import at_least, window_of_run
+from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.tempering import POTENTIALS, TEMPERS
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, Transition, parse
@@ -82,6 +82,7 @@ class ParticleOptions:
     size_option: ClassVar[str] = "particles"
 
     def __post_init__(self) -> None:
+        check_options(self, particles=1, children=1)
         for option, known in (
             ("potential", POTENTIALS), ("temper", TEMPERS), ("scheme", SCHEMES), ("group", ("global", "parent")),
             ("gradient", THROUGH),
@@ -90,7 +91,6 @@ class ParticleOptions:
                 raise UsageError(
                     f"{option}='{getattr(self, option)}' is unknown: it is one of {', '.join(known)}."
                 )
-        at_least(self, particles=1, children=1)
         if not 0 < self.ess <= 1:
             raise UsageError(
                 f"ess={self.ess} must be a share of the particles in (0, 1]; 1 resamples always."

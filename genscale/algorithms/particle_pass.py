@@ -65,6 +65,12 @@ class Pass(Numbered):
             try:
                 pool, prediction = yield from self._judge(pool, step)
                 self._weigh(pool, step)
+                rows = pool.continuing(families=self.spec.group == "parent")
+                if not rows:  # all have failed
+                    return Population.empty()
+                if (share := len(rows) / len(pool)) < 1:
+                    pool, prediction = pool.take(rows), prediction[rows]
+                    pool.log_w = pool.log_w + math.log(share)  # the mean weight counts those without weight
                 pool, prediction, copies = self._select(pool, prediction, step, last)
                 until = step + 1 if last else scoring[i + 1]
                 yield from self._run_to(pool, prediction, copies, until, kernel)
@@ -236,6 +242,7 @@ class Pass(Numbered):
             reached=self.strength, target=spec.ess,
         )  # fmt: skip
         potential = POTENTIALS[spec.potential](pool.rewards, self.strength, pool.applied_potential)
+        potential = potential.masked_fill(pool.failed, -math.inf)
         pool.log_w, pool.applied_potential = pool.log_w + potential, pool.applied_potential + potential
 
     def _select(
@@ -292,9 +299,10 @@ class Pass(Numbered):
         return drawn.tolist(), pool.log_w[drawn] - (size * q[drawn]).log()
 
     def _best(self, pool: Pool) -> list[int]:
-        merit = MERITS[self.spec.potential](pool.rewards)
+        merit = MERITS[self.spec.potential](pool.rewards).masked_fill(pool.failed, -math.inf)
         if self.spec.group == "global":
-            order = torch.sort(merit, descending=True, stable=True).indices[: self.n]
+            alive = len(pool) - int(pool.failed.sum())
+            order = torch.sort(merit, descending=True, stable=True).indices[: min(self.n, alive)]
             return sorted(order.tolist())
         rows = []
         for parent in range(int(pool.parents.max()) + 1):
@@ -313,6 +321,8 @@ class Pass(Numbered):
             totals = torch.cat([torch.tensor([held.total], dtype=totals.dtype), totals])
             candidates = (held.candidate, *finished.candidates[1:][: len(scores)])
         pool.shorten(len(totals))
+        if not totals.isfinite().any():
+            return Population.empty()
         strength, unit = self.spec.strength, self.unit or unit_of(totals, self.spec.scale)
         self.unit = unit
         # With infinite strength only the best particle matters. It is chosen at the end of the whole search.
@@ -321,6 +331,7 @@ class Pass(Numbered):
             if math.isinf(strength)
             else pool.log_w + strength * totals / unit - pool.applied_potential
         )
+        log_w = log_w.masked_fill(~totals.isfinite(), -math.inf)
         if self.record:
             self.paths = [
                 Path(path, candidate, float(total))

@@ -50,10 +50,21 @@ class Pool:
     def __len__(self) -> int:
         return len(self.particles)
 
+    @property
+    def failed(self) -> Tensor:
+        """bool [n]: particles whose candidates failed. They have no offspring."""
+        return ~self.rewards.isfinite().all(1)
+
+    def continuing(self, families: bool) -> list[int]:
+        """The rows that may continue: all as long as one of them (with `families`, of their parent's) did not fail."""
+        failed, parents = self.failed.tolist(), self.parents.tolist()
+        alive = {p if families else 0 for p, lost in zip(parents, failed, strict=True) if not lost}
+        return [i for i, p in enumerate(parents) if (p if families else 0) in alive]
+
     def take(self, rows: Sequence[int]) -> Pool:
         i = torch.as_tensor(list(rows), dtype=torch.long)
         return Pool(
-            self.particles[rows], self.parents[i], self.log_w[i], self.applied_potential[i], self.rewards[i],
+            self.particles[rows], _numbered(self.parents[i]), self.log_w[i], self.applied_potential[i], self.rewards[i],
             [self.paths[r] for r in rows], None if self.slope is None else self.slope[i.to(self.slope.device)],
         )  # fmt: skip
 
@@ -71,3 +82,9 @@ class Pool:
             self.slope = self.slope[:n]
         if len(self.particles) > n:
             self.particles = self.particles[:n]
+
+
+def _numbered(parents: Tensor) -> Tensor:
+    """Indices of parents as 0 .. k - 1 without gaps, in the same order."""
+    numbers: Tensor = torch.unique(parents, return_inverse=True)[1]
+    return numbers

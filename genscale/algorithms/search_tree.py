@@ -120,6 +120,19 @@ class Tree:
             node.seen.add(reward)
             child = node
 
+    def remove(self, leaf: Node) -> None:
+        """Take out a rollout whose sample failed, with the states that only it has passed through."""
+        child = leaf
+        while (
+            child.parent is not None and child.parent.parent is not None and len(child.parent.children) == 1
+        ):
+            child = child.parent
+        node = child.parent
+        assert node is not None
+        node.children.remove(child)
+        for passed in node.path():
+            passed.visits -= 1
+
     def retune(self, strength: float) -> None:
         """Recompute all values with another strength."""
         self.strength = strength

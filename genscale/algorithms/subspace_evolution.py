@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms.budget_planning import rounds_of
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
@@ -76,7 +76,7 @@ class Strategy(Protocol):
         """The next generation [population, k], float64."""
 
     def tell(self, z: Tensor, totals: Tensor) -> None:
-        """The scores [n] of points [n, k] of that generation, higher is better."""
+        """The scores [n] of points [n, k] of that generation, higher is better; without points that failed, n >= 1."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class SubspaceRun:
     size_option: ClassVar[str] = "population"
 
     def __post_init__(self) -> None:
-        at_least(self, population=2, dimensions=1, generations=1, rounds=0)
+        check_options(self, population=2, dimensions=1, generations=1, rounds=0)
         if not 0 <= self.share <= 1:
             raise UsageError(f"share={self.share} must be between 0 and 1.")
 
@@ -121,16 +121,19 @@ class SubspaceRun:
         best: Scores = yield Score(finished)
         rounds, done, basis, first = rounds_of(process, self.rounds), 0, 0, 1
         while rounds is None or done < rounds:
+            if not best.alive:  # the base is the noise of a candidate that failed: take a fresh one
+                noise = process.noise(draw(key.fold("fresh base", basis), OWN + 1))
             space = Subspace.through(noise, key.fold("basis", basis), self.dimensions, self.share)
             mind = self.strategy(space.dimensions, self.size, key.fold("strategy", basis))
-            base = lead
+            base = lead.id if best.alive else None
             for _ in range(self.generations):
                 if done == rounds:
                     return
                 z = mind.ask()
                 candidates = [self._point(key, first + i, base, basis, done, z[i]) for i in range(len(z))]
                 scores, seen = yield from self._judge(process, candidates, space.noise(z), best)
-                mind.tell(z, scores.total)
+                if alive := scores.alive:
+                    mind.tell(z[alive], scores.total[alive])
                 winner = seen.best() - 1  # the best so far is row 0, so it wins ties
                 if winner >= 0:
                     lead, noise, best = (
@@ -156,12 +159,12 @@ class SubspaceRun:
             done += len(parts[-1])
         return Scores.cat(parts), Scores.cat([best, *parts])
 
-    def _point(self, key: Key, i: int, base: Candidate, basis: int, generation: int, z: Tensor) -> Candidate:
+    def _point(self, key: Key, i: int, base: int | None, basis: int, generation: int, z: Tensor) -> Candidate:
         """A candidate whose noise is point z of a basis around its parent's noise; the key of the search determines the
         directions."""
         where = {f"z{j}": float(v) for j, v in enumerate(z)}
         details = {"basis": basis, "generation": generation, "share": self.share, **where}
-        return Candidate(i, "neighbour", key.fold("candidate", i).path, base.id, details=details)
+        return Candidate(i, "neighbour", key.fold("candidate", i).path, base, details=details)
 
     def cost(self, process: Process) -> int | None:
         rounds = rounds_of(process, self.rounds)

@@ -50,10 +50,13 @@ class Halving:
             particles: Particles = process.start([draw(key, done + i) for i in range(n)])
             for step, survivors in self._plan(process, n):
                 particles = yield Solve(particles, step)
-                if step < process.steps:
-                    scores = yield Score(particles)
-                    particles = particles[sorted(scores.ranking()[:survivors])]
-            yield Score(particles)
+                if step == process.steps:
+                    yield Score(particles)
+                    break
+                scores = yield Score(particles)
+                if not (ranking := scores.ranking()):  # all failed
+                    break
+                particles = particles[sorted(ranking[:survivors])]
             done += n
             if self.candidates is not None or not process.open_ended:
                 return

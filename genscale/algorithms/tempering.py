@@ -64,12 +64,16 @@ def tempered(
     return reached + step
 
 
-def unit_of(scores: Tensor, scale: float | str) -> float:
-    """What scores are divided by: a number, or for "pool" their own standard deviation (1 if that is 0)."""
+def unit_of(scores: Tensor, scale: float | str, flat: float = 1.0) -> float:
+    """What scores are divided by: a number, or for "pool" their own standard deviation (`flat` if that is 0).
+
+    Scores of -inf, of candidates that failed, are left out.
+    """
     if not isinstance(scale, str):
         return float(scale)
+    scores = scores[scores.isfinite()]
     spread = float(scores.std(unbiased=False)) if len(scores) > 1 else 0.0
-    return spread if spread > 0 and math.isfinite(spread) else 1.0
+    return spread if spread > 0 and math.isfinite(spread) else flat
 
 
 def joined(rewards: Tensor, latest: Tensor) -> Tensor:

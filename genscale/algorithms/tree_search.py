@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.option_checks import at_least
+from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered
 from genscale.algorithms.search_tree import Node, Tree, Widening, probabilities
 from genscale.algorithms.tempering import unit_of
@@ -85,12 +85,12 @@ class TreeSearch:
     size_option: ClassVar[str] = "rollouts"
 
     def __post_init__(self) -> None:
-        at_least(self, rollouts=1, wave=1)
+        check_options(self, rollouts=1, wave=1)
         if list(self.levels) != sorted(set(self.levels)) or not all(0 <= f < 1 for f in self.levels):
             raise UsageError(f"levels={self.levels} must be increasing fractions of the run in [0, 1).")
         if self.policy not in ("sample", "uct", "thompson"):
             raise UsageError(f"policy='{self.policy}' is unknown: it is sample, uct or thompson.")
-        if not self.strength >= 0 or not self.explore >= 0:
+        if not self.strength >= 0 or not 0 <= self.explore < math.inf:
             raise UsageError(f"strength={self.strength} and explore={self.explore} must be 0 or more.")
         self._check_widening()
         if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
@@ -284,10 +284,16 @@ class Growth(Numbered):
         scores: Scores = yield Score(particles)
         self._drop(live, len(scores))
         totals = scores.total
-        if self.unit is None and len(totals) > 1:
+        if self.unit is None and len(scores.alive) > 1:
             self.unit = unit_of(totals, self.spec.scale)
             self.tree.retune(self.spec.strength / self.unit)
-        for node, total, candidate in zip(live, totals.tolist(), particles.candidates, strict=False):
+        alive = set(scores.alive)
+        for i, (node, total, candidate) in enumerate(
+            zip(live, totals.tolist(), particles.candidates, strict=False)
+        ):
+            if i not in alive:
+                self.tree.remove(node)
+                continue
             node.state, node.label = candidate, candidate.id
             self.tree.finish(node, total)
 

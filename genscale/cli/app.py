@@ -10,7 +10,7 @@ import typer
 
 from genscale.cli import calibrate, compare, demo, files, folders, generate, lists, video
 from genscale.cli.commands import Command, explained
-from genscale.cli.execute import INTERRUPTED, REFUSED, fail
+from genscale.cli.execute import FAILED, INTERRUPTED, REFUSED, fail, unforeseen
 from genscale.errors import UsageError
 
 NEED_WORDS = (
@@ -33,9 +33,11 @@ Exit codes:
 
   0  done
 
-  1  `replay`: the pixels differ
+  1  an error that was not foreseen: the sentence on stderr names the file of its traceback
 
   2  refused, with one sentence on stderr
+
+  3  `replay`: the pixels differ
 
   130  interrupted: what was done is kept, `genscale resume DIR` continues
 
@@ -109,4 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's own errors, whichever parser typer is built on
             return fail(explained(error), REFUSED, "--json" in words)
-        raise
+        if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a full disk
+            return fail(f"'{error.filename}' cannot be used: {error.strerror}.", REFUSED, "--json" in words)
+        return fail(unforeseen(error), FAILED, "--json" in words)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand
 
-from genscale.errors import did_you_mean
+from genscale.errors import UsageError, did_you_mean
+from genscale.plugins.limits import is_text
+from genscale.plugins.limits import shown as shortened
 
 
 class Command(TyperCommand):
@@ -18,6 +22,27 @@ class Command(TyperCommand):
         shown = copy.copy(self)
         shown.params = [_under_main_name(parameter) for parameter in self.params]
         TyperCommand.format_help(shown, ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, once every file and folder that it was given has a name that the file system can hold."""
+        for value in ctx.params.values():
+            for path in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(path, Path):
+                    _refuse_name(path)
+        return TyperCommand.invoke(self, ctx)
+
+
+def _refuse_name(path: Path) -> None:
+    if not is_text(str(path)):
+        raise UsageError(f"{shortened(str(path))} is no text, and cannot be printed or written: rename it.")
+    try:
+        os.lstat(path.expanduser())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # the command says it better
+        return
+    except OSError as error:
+        raise UsageError(f"{shortened(str(path))} cannot be the name of a file: {error.strerror}.") from None
+    except (ValueError, RuntimeError):
+        raise UsageError(f"{shortened(str(path))} cannot be the name of a file.") from None
 
 
 def _under_main_name(parameter: Any) -> Any:

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Collection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -44,8 +45,13 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen on.", metavar="HOST")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 picks a free one.", min=0, max=65535)] = 7860,
     out: Annotated[
-        Path, typer.Option(help="Folder to write to; each open page gets its own inside.", metavar="DIR")
-    ] = Path("runs/demo"),
+        Path | None,
+        typer.Option(
+            help="Folder to keep all searches in; each open page gets its own inside. Without it searches are removed "
+            "an hour after their page was closed, and at the end.",
+            metavar="DIR",
+        ),
+    ] = None,
     max_nfe: Annotated[int, typer.Option(help="Most NFE that one search may spend.", min=1)] = 4000,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     download: Annotated[
@@ -65,15 +71,17 @@ def demo(
 
     place = request_fields({name: given[name] for name in ("dtype", "device", "offload")})
     shape = request_fields({name: given[name] for name in ("size", "frames")})  # toy models have their own
-    out = out.expanduser()
     models: dict[str, Request] = {}
     for name in (*(model or ()), *EMBEDDED):
         own = {} if name in EMBEDDED else shape
         models.setdefault(_label(name, models), Request(model=name, **place, **own))
-    queue = JobQueue(app.offer(models, Limits(nfe=max_nfe)), out, "" if download else NO_DOWNLOADS)
-    _writable(out)
-    queue.load(list(models)[: len(model or ())])
-    app.serve(queue, host, port, open_page=open_, as_json=given["as_json"], offline=not download)
+    with TemporaryDirectory(prefix="genscale-demo-") as passing:
+        folder = Path(passing) if out is None else out.expanduser()
+        advice = "" if download else NO_DOWNLOADS
+        queue = JobQueue(app.offer(models, Limits(nfe=max_nfe)), folder, advice, keep=out is not None)
+        _writable(folder)
+        queue.load(list(models)[: len(model or ())])
+        app.serve(queue, host, port, open_page=open_, as_json=given["as_json"], offline=not download)
     return 0
 
 

@@ -9,9 +9,8 @@ import typer
 from rich.console import Console
 
 from genscale.cli import options
+from genscale.cli.execute import DIFFERS
 from genscale.cli.request_options import print_json
-
-DIFFERS = 1
 
 REPLAY = """
 Examples:
@@ -20,7 +19,7 @@ Examples:
 
   genscale replay best.png --out again.png --device cpu --json
 
-Exit code 0: the pixels are the same; 1: they differ, and it says how many.
+Exit code 0: the pixels are the same; 3: they differ, and it says how many.
 """
 
 SCORE = """

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genscale.cli.summary_tables import LINES
+from genscale.cli.summary_tables import LINES, print_dropped
 
 
 def print_run(found: dict[str, Any], console: Console) -> None:
@@ -26,7 +26,8 @@ def print_run(found: dict[str, Any], console: Console) -> None:
             table.add_row(Text(first[0]), *first[1:], Text(name), base, Text(best, style="bold"))
     console.print(table)
     _more(len(found["prompts"]), console)
-    _note(len(found["without_candidate"]), "prompts have no finished candidate yet", console)
+    _note(len(found["without_candidate"]), "prompts have no finished candidate", console)
+    print_dropped(found["dropped"], console)
     _files(found, console)
 
 

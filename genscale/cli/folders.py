@@ -33,19 +33,27 @@ Nothing is generated: the latents in DIR/latents are decoded and scored.
 """
 
 
-def resume(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    trust_folder: options.Trust = False,
+    as_json: options.Json = False,
+) -> int:
     """Continue a run or a comparison that was interrupted or killed, from its folder."""
     from genscale.commands import compare_runs
     from genscale.runs.request import load_folder
     from genscale.runs.run_folder import refuse_incomplete
+    from genscale.runs.trusted_code import refuse_code
 
     if compare_runs.holds(folder):
         from genscale.runs.progress import Display, plain_warnings
 
         with plain_warnings():
-            return compare.print_result(compare_runs.resume(folder, Display(quiet=as_json)), as_json)
+            return compare.print_result(
+                compare_runs.resume(folder, Display(quiet=as_json), trust=trust_folder), as_json
+            )
     request = load_folder(folder)
     refuse_incomplete(folder)
+    refuse_code(request, folder, trust_folder)
     return run_request(request, folder, as_json)
 
 
@@ -62,14 +70,18 @@ def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: option
     return 0
 
 
-def show(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: options.Json = False) -> int:
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    trust_folder: options.Trust = False,
+    as_json: options.Json = False,
+) -> int:
     """Contact sheet, score-against-NFE curve, lineage and score table of a run, finished or not."""
     from genscale.cli.folder_tables import print_run
     from genscale.commands.show import show_folder
     from genscale.runs.progress import plain_warnings
 
     with plain_warnings():
-        found = show_folder(folder)
+        found = show_folder(folder, trust=trust_folder)
     if as_json:
         print_json(found)
     else:
@@ -87,6 +99,7 @@ def rescore(
             autocompletion=options.complete_verifier,
         ),
     ],
+    trust_folder: options.Trust = False,
     as_json: options.Json = False,
 ) -> int:
     """Score the candidates of a run with other verifiers: do they agree, and which would have won?"""
@@ -95,7 +108,7 @@ def rescore(
     from genscale.runs.progress import Display, plain_warnings
 
     with plain_warnings():
-        found = rescoring.rescore(folder, verifier, Display(quiet=as_json))
+        found = rescoring.rescore(folder, verifier, Display(quiet=as_json), trust=trust_folder)
     if as_json:
         print_json(found)
     else:

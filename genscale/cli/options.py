@@ -13,6 +13,7 @@ import typer
 from genscale.errors import UsageError
 from genscale.runs import request
 from genscale.runs.option_metadata import IMAGE, MODEL, PANELS, RUN, SEARCH, Option, options_of
+from genscale.runs.trusted_code import FLAG
 
 # ---------------------------------------------------------------- names for the shell
 
@@ -104,6 +105,14 @@ Words = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        FLAG,
+        help="Run Python code that DIR asks for: its model's own, and verifiers of modules.",
+        rich_help_panel=RUN,
+    ),
+]
 
 
 # ---------------------------------------------------------------- groups of options

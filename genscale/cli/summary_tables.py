@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from genscale.engine.failures import summary
+
 LINES = 20  # prompts listed; all of them are in run.json
 
 
@@ -31,10 +33,18 @@ def print_record(record: dict[str, Any], console: Console) -> None:
     )
     if ended := _stops(record["prompts"]):
         console.print(ended, style="dim", highlight=False, soft_wrap=True)
+    print_dropped([failure for found in record["prompts"] for failure in found["dropped"]], console)
     if record["stopped"]:
         console.print(f"{record['stopped']}: this is the best so far.", markup=False, highlight=False)
     names = ", ".join([*files(record["prompts"]), *record["contact_sheets"], "run.json"])
     console.print(f"{record['folder']}: {names}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_dropped(failures: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """How many candidates were dropped, and why; nothing if there are none."""
+    if failures:
+        count = "1 candidate" if len(failures) == 1 else f"{len(failures)} candidates"
+        console.print(f"{count} dropped: {summary(failures)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def files(prompts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -61,6 +71,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         "prompts": plan["prompts"],
         "steps": plan["steps"],
         "NFE a candidate": plan["nfe_per_candidate"],
+        **({"of these the base": f"up to {plan['nfe_of_base']}"} if plan["nfe_of_base"] else {}),
         "NFE a prompt": unknown if plan["nfe_per_prompt"] is None else f"{most}{plan['nfe_per_prompt']}",
         "NFE in all": unknown if plan["nfe"] is None else f"{most}{plan['nfe']}",
     }

@@ -28,8 +28,7 @@ def calibrate(
     run = PreparedRun.of(replace(request, held_out=NONE).seeded())
     run = replace(run, sampler=Previews(candidates))
     Calibration((), threshold)  # refuses a threshold before anything is spent
-    folder = RunFolder(out or RunFolder.fresh())
-    folder.claim()
+    folder = RunFolder.claimed(out)
     try:
         if (folder.path / calibration.FILE).exists():
             raise UsageError(
@@ -42,6 +41,8 @@ def calibrate(
     except BaseException:
         folder.abandon()
         raise
+    finally:
+        folder.release()
     return folder.path, found
 
 
@@ -56,7 +57,7 @@ def _search(run: PreparedRun, display: Display) -> SearchResult:
         plan = run.plan()
     display.start(replace(plan, candidates=None))  # Scored events are not passed on
     try:
-        result: SearchResult = run.scaled(on_event=on_event)(**run.call()).search
+        result: SearchResult = run.scaled(on_event=on_event)(**run.seeded_call()).search
     finally:
         display.stop()
     if result.stopped is not None:

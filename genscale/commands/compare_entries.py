@@ -5,16 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from genscale.call_syntax import parse_call
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.plugins import options
-from genscale.runs.complete_request import completed
+from genscale.runs import verifier_specs
+from genscale.runs.complete_request import NONE, completed
 from genscale.runs.request import Request, from_dict
+from genscale.storage.typed_json import FileName
 
 SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"
+
+
+class EntryRecord(TypedDict):
+    """An entry as compare.json has it."""
+
+    name: str
+    folder: FileName
+    request: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,8 +39,8 @@ class ComparedRun:
         return {"name": self.name, "folder": self.folder, "request": self.request.as_dict()}
 
     @staticmethod
-    def from_dict(data: Any, source: str) -> ComparedRun:
-        return ComparedRun(str(data["name"]), str(data["folder"]), from_dict(data["request"], source))
+    def from_record(data: EntryRecord, source: str) -> ComparedRun:
+        return ComparedRun(data["name"], data["folder"], from_dict(data["request"], source))
 
 
 def entries(
@@ -51,7 +61,7 @@ def entries(
         if axis != several[0] and values:
             request = _with(request, axis, values[0])
     found = [completed(_with(request, several[0], value)) for value in given[several[0]]]
-    _check(several[0], found)
+    check(several[0], found)
     names = [" ".join(value.split()) for value in given[several[0]]]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -70,7 +80,8 @@ def _with(request: Request, axis: str, value: str) -> Request:
     return replace(request, sampler=call.name, sampler_fields=options.pairs(call.settings()))
 
 
-def _check(axis: str, requests: Sequence[Request]) -> None:
+def check(axis: str, requests: Sequence[Request]) -> None:
+    """UsageError where the runs are not at equal NFE, or their scores could not be compared."""
     for request in requests:
         budget = Budget.of(request.budget)
         if request.budget is not None and budget.nfe is None and budget.images is None:
@@ -78,9 +89,17 @@ def _check(axis: str, requests: Sequence[Request]) -> None:
                 f"a comparison is at equal NFE: budget '{request.budget}' sets none, give one such as 480nfe or "
                 "16images."
             )
-    if axis == VERIFIER and not requests[0].held_out:
+    if axis != VERIFIER:
+        return
+    judges = [verifier_specs.unweighted(name) for r in requests for name in r.held_out if r.held_out != NONE]
+    if not judges:
         raise UsageError(
             "scores of two verifiers do not compare: give one that is held out from all of them with --held-out."
+        )
+    steering = {verifier_specs.unweighted(name) for r in requests for name in (*r.verifiers, *r.select)}
+    if set(judges) <= steering:
+        raise UsageError(
+            f"'{judges[0]}' steers one of the entries: give one that is held out from all of them with --held-out."
         )
 
 

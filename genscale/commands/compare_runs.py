@@ -5,27 +5,28 @@ After a kill it resumes: finished runs are read, the unfinished one goes on from
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 from genscale import __version__
 from genscale.commands import comparison_figures
-from genscale.commands.compare_entries import BUDGET, ComparedRun
+from genscale.commands.compare_entries import BUDGET, ComparedRun, EntryRecord, check
 from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.results.comparison import Comparison
 from genscale.runs import generate as generation
 from genscale.runs import request as requests
-from genscale.runs import verifier_specs
+from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
-from genscale.runs.run_record import read_record
+from genscale.runs.run_record import holds_results, read_record
+from genscale.runs.trusted_code import refuse_code
 from genscale.runs.verifier_specs import Named
+from genscale.storage import typed_json
 
 ASKED, FOUND = "compare.json", "comparison.json"
 
@@ -35,9 +36,9 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
 
     KeyboardInterrupt: finished work is kept, and `resume` goes on.
     """
+    check(axis, [entry.request for entry in entries])
     runs = _with_shared_models([PreparedRun.of(entry.request) for entry in entries])
-    folder = RunFolder(out or RunFolder.fresh())
-    folder.claim()
+    folder = RunFolder.claimed(out)
     try:
         entries = _settled(folder, axis, entries)
         runs = [replace(r, request=e.request) for r, e in zip(runs, entries, strict=True)]
@@ -45,6 +46,10 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
             with display.busy(f"loading {runs[0].request.model}"):
                 runs = _at_equal_cost(runs)
             entries = [replace(e, request=r.request) for e, r in zip(entries, runs, strict=True)]
+        with display.busy("preparing the searches"):
+            for entry, run in zip(entries, runs, strict=True):
+                if _finished(folder.path / entry.folder, run) is None:
+                    run.plan()  # may refuse, before anything is spent on another entry
         folder.write_json(
             ASKED, {"genscale": __version__, "axis": axis, "entries": [e.as_dict() for e in entries]}
         )
@@ -52,18 +57,25 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
         for n, (entry, run) in enumerate(zip(entries, runs, strict=True), 1):
             display.say(f"{n} of {len(entries)}: {entry.name}")
             records.append(_record(folder.path / entry.folder, run, display))
+        found = comparison_of_runs(axis, entries, records)
+        files = comparison_figures.write_figures(folder, found, entries, records)
+        found = replace(found, folder=str(folder.path), files=(*files, FOUND))
+        folder.write_json(FOUND, found.as_dict())
     except BaseException as error:
         if not any((folder.path / entry.folder).is_dir() for entry in entries):
             (folder.path / ASKED).unlink(missing_ok=True)
             folder.abandon()
-        elif holds(folder.path) and isinstance(error, UsageError | KeyboardInterrupt):
+        elif holds(folder.path) and isinstance(error, _worth_telling(folder)):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
-    found = comparison_of_runs(axis, entries, records)
-    files = comparison_figures.write_figures(folder, found, entries, records)
-    found = replace(found, folder=str(folder.path), files=(*files, FOUND))
-    folder.write_json(FOUND, found.as_dict())
+    finally:
+        folder.release()
     return found
+
+
+def _worth_telling(folder: RunFolder) -> Any:
+    """The errors after which it is said how to go on; who goes on already knows that."""
+    return KeyboardInterrupt if folder.held(ASKED) else (UsageError, KeyboardInterrupt)
 
 
 def holds(folder: Path) -> bool:
@@ -71,9 +83,13 @@ def holds(folder: Path) -> bool:
     return (folder.expanduser() / ASKED).is_file()
 
 
-def resume(folder: Path, display: Display) -> Comparison:
-    """Go on with a comparison that was killed or interrupted."""
+def resume(folder: Path, display: Display, *, trust: bool = False) -> Comparison:
+    """Go on with a comparison that was killed or interrupted. trust: run code that the folder asks for."""
     axis, entries = _asked(folder.expanduser() / ASKED)
+    for entry in entries:
+        refuse_code(entry.request, folder, trust)
+        if (folder.expanduser() / entry.folder).is_symlink():
+            raise UsageError(f"'{folder}/{entry.folder}' is a link to another place: remove it.")
     return compare(axis, entries, folder, display)
 
 
@@ -84,11 +100,7 @@ def _with_shared_models(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
     def shared(verifier: Any) -> Any:
         if isinstance(verifier, Named):  # its name holds its options, too
             return made.setdefault(verifier.name, verifier)
-        if not isinstance(verifier, str):  # one with regions of its own
-            return verifier
-        if verifier not in made:
-            made[verifier] = verifier_specs.named_verifier(verifier)
-        return made[verifier]
+        return verifier  # one with regions of its own
 
     def all_shared(members: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
         return [(shared(v), weight) for v, weight in members]
@@ -122,19 +134,19 @@ def _settled(folder: RunFolder, axis: str, entries: Sequence[ComparedRun]) -> li
     return [replace(e, request=replace(e.request, seed=first.seed).anchored()) for e in entries]
 
 
+class _Asked(TypedDict):
+    axis: Literal["sampler", "verifier", "budget"]
+    entries: Annotated[list[EntryRecord], bool]  # at least one
+
+
 def _asked(path: Path) -> tuple[str, list[ComparedRun]]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return str(data["axis"]), [ComparedRun.from_dict(entry, str(path)) for entry in data["entries"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"'{path}' cannot be read: it was changed by hand.") from None
+    data: _Asked = typed_json.read(path, _Asked)
+    return data["axis"], [ComparedRun.from_record(entry, str(path)) for entry in data["entries"]]
 
 
 def _at_equal_cost(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
     """Without a budget given: the cost of the first run becomes the budget of all."""
-    nfe = runs[0].plan().nfe
+    nfe = SearchAndBase.of(runs[0]).nfe
     assert nfe is not None  # without a budget or a stop rule every sampler has a fixed cost
     budget = f"{nfe}nfe"
     return [
@@ -161,4 +173,6 @@ def _finished(path: Path, run: PreparedRun) -> dict[str, Any] | None:
         return None
     if record is None or run.request.difference(earlier) is not None:
         return None
-    return record if record.get("stopped") is None and record.get("prompts") else None
+    return (
+        record if record.get("stopped") is None and holds_results(record, len(run.request.prompts)) else None
+    )

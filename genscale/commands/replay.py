@@ -8,7 +8,7 @@ candidate (branches, neighbours, mutants, other kernels), the whole search is re
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +34,7 @@ from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
+from genscale.runs.run_record import missing_parts
 
 CANDIDATE, SEARCH = "candidate", "search"
 
@@ -71,17 +72,15 @@ class Origin:
     @staticmethod
     def of_file(image: Path) -> Origin:
         data = read_metadata(image)
-        missing = data.get("missing", {})
-        if missing:
-            names = " and ".join(name for names in missing.values() for name in names)
+        names = missing_parts(data)
+        if names:
             raise UsageError(f"'{image}' cannot be made again: its search does not hold {names}.")
-        request = requests.load_request(image)
-        try:
-            shows = archive.candidate_of(data["shows"]) if "shows" in data else None
-            index = int(data.get("index", 0))
-            request.prompts[index]
-        except (KeyError, TypeError, ValueError, IndexError):
-            raise UsageError(f"image '{image}' carries genscale metadata that cannot be read.") from None
+        request, index = requests.load_request(image), data.get("index", 0)
+        if index >= len(request.prompts):
+            raise UsageError(
+                f"image '{image}' carries genscale metadata that cannot be read: it has no prompt {index}."
+            )
+        shows = archive.candidate_of(data["shows"]) if "shows" in data else None
         stem = "base" if data.get("is_base") else "best"
         stem = f"{index:03d}-{stem}" if len(request.prompts) > 1 else stem
         file, versions, video = data.get("file", f"{stem}.png"), data.get("versions", {}), data.get("clip")
@@ -139,7 +138,7 @@ def replay(
         raise UsageError(f"--out '{path}' is the image itself: choose another file.")
     kind = _kind(path, origin)
     folder = RunFolder(path.parent)
-    folder.claim()
+    folder.prepare()
     made, how, nfe = _made(origin, wanted, kind, display)
     folder.write(path.name, made.save)
     here = versions()
@@ -205,18 +204,25 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
     return made, SEARCH, spent + nfe
 
 
+def _is_result(origin: Origin, record: Mapping[str, Any]) -> bool:
+    """Whether the search wrote a file of this name for the prompt that the image says it shows."""
+    files = record["prompts"][origin.index]["files"]
+    return any(origin.file in names for names in files.values())
+
+
 def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, int]:
     """Make only this candidate.
 
-    Candidate 0 needs all prompts of the call, since its latents are one row of a joint draw. Others depend on their key
-    alone.
+    Its prompt alone is enough, but for candidate 0 of a call from Python, whose latents may be one row of a joint draw,
+    and of a prompt that is there twice.
     """
     request = replace(completed(origin.request), images=1)
     index = origin.index
-    if candidate.id != OWN:
+    joint = request.from_python or request.prompts.index(request.prompts[index]) < index
+    if candidate.id != OWN or not joint:
         request, index = replace(request, prompts=(request.prompts[index],)), 0
     run = replace(PreparedRun.without_search(request), sampler=OneCandidate(candidate)).with_frame_rate()
-    output = run.scaled()(**run.call())
+    output = run.scaled()(**run.seeded_call())
     if output.search.stopped is not None:
         raise KeyboardInterrupt
     items = output.frames if hasattr(output, "frames") else output.images
@@ -239,11 +245,11 @@ def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
     """Repeat the whole search, with all its prompts, in a temporary folder, and take the file of that name."""
     with tempfile.TemporaryDirectory() as folder:
         request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
-        record = generate(PreparedRun.of(request), Path(folder), display)
+        record = generate(PreparedRun.of(request), Path(folder), display, temporary=True)
         if record["stopped"] is not None:
             raise KeyboardInterrupt
         path = Path(folder) / origin.file
-        if not path.is_file():
+        if not _is_result(origin, record):
             raise UsageError(
                 f"the search gave no {origin.file} this time: it had another end, with other options."
             )

@@ -25,7 +25,9 @@ from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import Decode, Final, SavedRun, decoder_of, read_run
 
 
-def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[str, Any]:
+def rescore(
+    folder: Path, verifiers: Sequence[str], display: Display, *, trust: bool = False
+) -> dict[str, Any]:
     """What is printed, and written as rescore-NAME.json with a contact sheet of the old and new winners."""
     panel = verifiers_of(verifiers)  # may refuse, before anything is read
     run = read_run(folder)
@@ -35,7 +37,10 @@ def rescore(folder: Path, verifiers: Sequence[str], display: Display) -> dict[st
         raise UsageError(
             f"no latents are left in '{folder}/latents': rescoring needs those of the finished candidates."
         )
-    decode = decoder_of(run)
+    decode = decoder_of(run, trust=trust)
+    first = next(f for pool in pools for f in pool)
+    texts = [text for text, pool in zip(run.request.prompts, pools, strict=True) if pool]
+    panel.prepare(texts, decode([first]).pixels.device)  # before all the others are decoded
     scores = _scores(run, pools, panel, decode, display)
     found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
     record = {

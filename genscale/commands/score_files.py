@@ -18,7 +18,7 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import UsageError
 from genscale.media import Media
-from genscale.report import video_files
+from genscale.report import read_image, video_files
 from genscale.runs import verifier_specs
 from genscale.runs.file_metadata import read_metadata
 from genscale.runs.request import Request
@@ -53,6 +53,7 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
     prompts = [prompt or _prompt(file, data) for file, data in zip(files, told, strict=True)]
     panel = verifiers_of(verifiers or _verifiers(told))
     pixels = [read_pixels(file) for file in files]
+    panel.prepare(prompts, torch.device("cpu"))
     scores: dict[int, dict[str, float]] = {}
     for some in _alike(pixels):
         media = Media(torch.stack([pixels[i] for i in some]))
@@ -65,10 +66,9 @@ def read_pixels(path: Path) -> Tensor:
     """Pixels in [0, 1]: [3, h, w] of an image, [frames, 3, h, w] of a video. UsageError where it cannot be read."""
     if not path.is_file():
         raise UsageError(f"'{path}' is not a file: name images or videos.")
-    frames = (
-        video_files.read_frames(path) if path.suffix.lower() in video_files.VIDEOS else _image_frames(path)
-    )
-    tensors = [torch.from_numpy(frame).movedim(-1, 0).float() / 255 for frame in frames]
+    is_video = path.suffix.lower() in video_files.VIDEOS
+    frames = video_files.read_frames(path) if is_video else read_image.read_frames(path, f"'{path}'")
+    tensors = [torch.from_numpy(np.array(frame)).movedim(-1, 0).float() / 255 for frame in frames]
     return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
 
 
@@ -105,11 +105,14 @@ def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
     found: dict[str, None] = {}
     for data in told:
         request = {} if data is None else data["request"]
-        roles = ("verifiers", "select", "held_out", "report")  # early versions called `held_out` `report`
-        names = [n for role in roles for n in request.get(role, ())]
+        names = [n for role in ("verifiers", "select", "held_out") for n in _texts(request.get(role))]
         found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.imports_code([n]))
     bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _alike(pixels: Sequence[Tensor]) -> list[list[int]]:
@@ -118,17 +121,3 @@ def _alike(pixels: Sequence[Tensor]) -> list[list[int]]:
     for i, tensor in enumerate(pixels):
         groups.setdefault(tuple(tensor.shape), []).append(i)
     return [group[k : k + BATCH] for group in groups.values() for k in range(0, len(group), BATCH)]
-
-
-def _image_frames(path: Path) -> list[np.ndarray]:
-    """The frames of an image file: one, or those of an animation."""
-    from PIL import Image, ImageSequence
-
-    try:
-        with Image.open(path) as image:
-            frames = ImageSequence.Iterator(image) if getattr(image, "n_frames", 1) > 1 else [image]
-            return [np.array(frame.convert("RGB")) for frame in frames]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(
-            f"'{path}' cannot be read: {getattr(error, 'strerror', None) or 'it is not an image'}."
-        ) from None

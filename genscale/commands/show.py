@@ -24,7 +24,7 @@ from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import SavedRun, decoder_of, read_run
 
 
-def show_folder(folder: Path) -> dict[str, Any]:
+def show_folder(folder: Path, *, trust: bool = False) -> dict[str, Any]:
     """What is printed; the images are written into the folder: contact.png, curve.png, tree.png."""
     run = read_run(folder)
     target = RunFolder(run.folder)
@@ -33,7 +33,7 @@ def show_folder(folder: Path) -> dict[str, Any]:
     finished = [s for s in summaries if s.finals]
     sheets = [n for n in record.get("contact_sheets", []) if (run.folder / n).is_file()]
     if not sheets:
-        sheets = write_sheets(target, _rows(run, summaries), _title(run))
+        sheets = write_sheets(target, _rows(run, summaries, trust), _title(run))
     panels = curve_panels({curve_name(len(finished)): finished})
     target.write("curve.png", partial(score_curves.draw, panels, _title(run)))
     trees = draw_trees(run.folder, most=ROWS)
@@ -45,6 +45,7 @@ def show_folder(folder: Path) -> dict[str, Any]:
         "sampler": run.request.sampler,
         "budget": run.request.budget,
         "prompts": [_prompt_record(i, s, run.prompt_record(i)) for i, s in enumerate(summaries) if s.finals],
+        "dropped": [dict(failure) for some in run.dropped for failure in some],
         "without_candidate": [s.prompt for s in summaries if not s.finals],
         "files": [*sheets, "curve.png", *trees],
     }
@@ -73,9 +74,9 @@ def _scores(candidate: ScoredCandidate) -> dict[str, Any]:
     }
 
 
-def _rows(run: SavedRun, summaries: list[PromptSummary]) -> list[SheetRow]:
+def _rows(run: SavedRun, summaries: list[PromptSummary], trust: bool) -> list[SheetRow]:
     """Rows of the contact sheet, as far as latents are kept."""
-    decode, rows = decoder_of(run), list[SheetRow]()
+    decode, rows = decoder_of(run, trust=trust), list[SheetRow]()
     for summary, finals in zip(summaries, run.finals, strict=True):
         shown = summary.to_show()
         if shown and len(rows) < ROWS:

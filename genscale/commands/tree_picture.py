@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from genscale.report.figure_text import plain, write_line
 from genscale.report.palette import BLUE, FAINT, GREEN, INK
 from genscale.runs.lineage import Line, Lineage
 
@@ -31,9 +30,7 @@ def draw(family: Lineage, title: str, path: Path) -> None:
     drawing = _TreeFigure(family)
     figure = Figure(figsize=(WIDTH, drawing.height), dpi=150)
     drawing.draw(figure, title)
-    with warnings.catch_warnings():  # about glyphs that the font lacks
-        warnings.simplefilter("ignore", UserWarning)
-        figure.savefig(path, format="png")
+    figure.savefig(path, format="png")
 
 
 class _TreeFigure:
@@ -174,11 +171,13 @@ class _TreeFigure:
         from PIL import Image
 
         high = self.high[line] - 0.06
-        with Image.open(file) as image:
-            image.load()
-            pixels = max(1, round(high * 150 * 2))  # twice what is shown: sharp when enlarged
-            small = image.convert("RGB")
-            small.thumbnail((3 * pixels, pixels))
+        try:
+            with Image.open(file) as image:
+                small = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return  # it was damaged since; the scores are drawn without it
+        pixels = max(1, round(high * 150 * 2))  # twice what is shown: sharp when enlarged
+        small.thumbnail((3 * pixels, pixels))
         inch = (1.33 * span) / (0.9 * WIDTH)  # steps an inch
         wide = min(high * small.width / small.height, 0.085 * span / inch) * inch
         high = wide / inch * small.height / small.width
@@ -217,9 +216,8 @@ class _TreeFigure:
                 x, at(inches), text, fontsize=size, color=colour, va="center", parse_math=False, **more
             )
 
-        prompt = textwrap.shorten(self.family.prompt, 95, placeholder=" ...")
-        write(0.05, self.height - 0.28, prompt, 11, INK)
-        write(0.05, self.height - 0.52, f"{title} · {_counts(self.lines)}")
+        write_line(figure, (0.05, at(self.height - 0.28)), self.family.prompt, 11, INK, width=0.9)
+        write(0.05, self.height - 0.52, plain(f"{title} · {_counts(self.lines)}"))
         before = "left of 0: generations of initial noise" if self.left < 0 else "left: noise"
         write(0.05, 0.42, f"step ({before}, right: clean)")
         if any(line.origin == "renoised" for line in self.lines):

@@ -63,7 +63,7 @@ def application(queue: JobQueue, host: str = LOCAL[0], port: int = 7860) -> Any:
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])
-    app.add_middleware(Gate)
+    app.add_middleware(Gate, presence=queue.presence)
     return app
 
 

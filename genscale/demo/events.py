@@ -87,6 +87,7 @@ class Handlers:
 
     def search(self, request: gr.Request, *fields: Any) -> Iterator[list[Any]]:
         session = self._session(request)
+        self.queue.presence.heard(session.name)
         try:
             job = self.queue.submit(session, DemoForm(*cleaned(fields)))
         except UsageError as error:

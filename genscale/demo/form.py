@@ -12,6 +12,7 @@ from genscale.plugins import options as sampler_options
 from genscale.plugins import registry
 from genscale.runs.complete_request import NONE, completed
 from genscale.runs.prepared_run import PreparedRun
+from genscale.runs.prompt_files import text_lines
 from genscale.runs.request import Request
 from genscale.toy import moving_shapes, shapes
 
@@ -20,13 +21,15 @@ from genscale.toy import moving_shapes, shapes
 class Limits:
     """The most that a search may ask for.
 
-    nfe: of a search, all its prompts together. letters: of a prompt. entries: of a list given as a sampler's option.
+    nfe: of a search, all its prompts together. letters: of a prompt. verifiers: of a search, and as many that are held
+    out. entries: of a list given as a sampler's option, and of its options.
     waiting: waiting searches of all clients.
     """
 
     nfe: int = 4000
     prompts: int = 4
     letters: int = 400
+    verifiers: int = 8
     steps: int = 100
     entries: int = 64
     waiting: int = 16
@@ -72,13 +75,15 @@ class DemoForm:
             )
         if not self.verifiers:
             raise UsageError("there is no verifier: choose at least one to score the images.")
+        verifiers = _chosen("verifier", self.verifiers, offer.verifiers, limits.verifiers)
+        held_out = _chosen("held-out verifier", self.held_out, offer.verifiers, limits.verifiers)
         request = replace(
             offer.models[model],
             prompts=prompts,
             sampler=_one_of("sampler", self.sampler, offer.samplers),
-            sampler_fields=sampler_options.pairs(_settings(self.options)),
-            verifiers=tuple(_one_of("verifier", v, offer.verifiers) for v in self.verifiers),
-            held_out=tuple(_one_of("verifier", v, offer.verifiers) for v in self.held_out) or NONE,
+            sampler_fields=sampler_options.pairs(_settings(self.options, limits.entries)),
+            verifiers=verifiers,
+            held_out=held_out or NONE,
             budget=f"{nfe}nfe",
             steps=_whole("steps", self.steps, 1, limits.steps),
             guidance=_number("guidance", self.guidance, 0, 50),
@@ -93,7 +98,7 @@ class DemoForm:
     def _prompts(self, limits: Limits) -> tuple[str, ...]:
         if not isinstance(self.prompt, str):
             raise UsageError("the prompt is not a text.")
-        prompts = tuple(" ".join(line.split()) for line in self.prompt.splitlines() if line.strip())
+        prompts = tuple(" ".join(line.split()) for line in text_lines(self.prompt) if line.strip())
         if not prompts:
             raise UsageError("there is no prompt: say what the image should show.")
         if len(prompts) > limits.prompts:
@@ -108,12 +113,26 @@ class DemoForm:
         return prompts
 
 
-def _settings(text: Any) -> list[str]:
-    lines = str(text or "").replace(";", "\n").splitlines()
+def _chosen(kind: str, names: Any, known: Any, most: int) -> tuple[str, ...]:
+    """The names of a list of choices; each once, and no more than `most`."""
+    names = tuple(names) if isinstance(names, list | tuple) else (names,)
+    if len(names) > most:
+        raise UsageError(f"{len(names)} {kind}s are too many: choose at most {most}.")
+    found = tuple(_one_of("verifier", name, known) for name in names)
+    for name in found:
+        if found.count(name) > 1:
+            raise UsageError(f"{kind} '{name}' is chosen twice: choose each once.")
+    return found
+
+
+def _settings(text: Any, most: int) -> list[str]:
+    lines = [line for line in text_lines(str(text or "").replace(";", "\n")) if line.strip()]
+    if len(lines) > most:
+        raise UsageError(f"{len(lines)} lines of options are too many: give at most {most}.")
     for line in lines:
-        if line.strip() and "=" not in line:
-            raise UsageError(f"option '{line.strip()}' cannot be read: write NAME=VALUE, one a line.")
-    return [line.strip() for line in lines if line.strip()]
+        if "=" not in line:
+            raise UsageError(f"option '{line.strip()[:80]}' cannot be read: write NAME=VALUE, one a line.")
+    return [line.strip() for line in lines]
 
 
 def _check_options(request: Request, limits: Limits) -> None:
@@ -153,10 +172,9 @@ def _check_captions(request: Request) -> None:
 def _one_of(kind: str, name: Any, known: Any) -> str:
     if isinstance(name, str) and name in known:
         return name
-    hint = did_you_mean(str(name), known)
-    raise UsageError(
-        f"{kind} '{str(name)[:80]}' is not offered here{hint}: choose one of {', '.join(known)}."
-    )
+    said = str(name)[:80]
+    hint = did_you_mean(said, known)
+    raise UsageError(f"{kind} '{said}' is not offered here{hint}: choose one of {', '.join(known)}.")
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float | None:

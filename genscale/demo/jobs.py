@@ -18,9 +18,11 @@ from typing import Any
 from genscale.commands.show import show_folder
 from genscale.demo.form import DemoForm, Offer
 from genscale.demo.live_view import Watch
+from genscale.demo.presence import Presence
+from genscale.demo.search_folders import SearchFolders
 from genscale.errors import UsageError
-from genscale.plugins import registry
 from genscale.runs import generate as generation
+from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.complete_request import completed
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
@@ -30,6 +32,7 @@ from genscale.runs.verifier_specs import Named
 WAITING, LOADING, SEARCHING, WRITING = "waiting", "loading", "searching", "writing"
 DONE, STOPPED, REFUSED = "done", "stopped", "refused"
 OVER = (DONE, STOPPED, REFUSED)
+CLOSED = "its page was closed before it began."
 KEPT = 64  # latest searches whose images and files can be fetched
 PIPES = 3  # pipelines that stay loaded
 PATIENCE = 20.0  # seconds to wait for a plan, loading included
@@ -41,12 +44,14 @@ _log = logging.getLogger("genscale.demo.app")
 class Job:
     """One search. token: the unguessable part of the addresses of its images and files.
 
-    phase: one of the constants above. sentence: why it was refused. record: the content of run.json, at the end.
+    client: the name of its session. phase: one of the constants above. sentence: why it was refused. record: the
+    content of run.json, at the end.
     """
 
     request: Request
     folder: Path
     watch: Watch
+    client: str = ""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     phase: str = WAITING
     sentence: str = ""
@@ -85,11 +90,12 @@ class Job:
 
 @dataclass
 class Session:
-    """One open page. id: the name of its folder. index: the prompt shown.
+    """One open page. name: its key in the queue. id: the name of its folder. index: the prompt shown.
 
     enlarged: the key of the image that is open in the gallery.
     """
 
+    name: str = ""
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     job: Job | None = None
     index: int = 0
@@ -97,13 +103,15 @@ class Session:
 
 
 class JobQueue:
-    """Takes forms, runs their searches one after the other in its own thread, and keeps the results.
+    """Takes forms, runs their searches one after the other in its own thread, and keeps the latest results.
 
-    advice: a note for a search that fails because weights are missing.
+    advice: a note for a search that fails because weights are missing. keep: folders of searches stay; else they are
+    removed an hour after their page was closed, when more than KEPT have followed, and by `close`.
     """
 
-    def __init__(self, offer: Offer, out: Path, advice: str = "") -> None:
+    def __init__(self, offer: Offer, out: Path, advice: str = "", keep: bool = False) -> None:
         self.offer, self.out, self.advice = offer, out, advice
+        self.presence, self.folders = Presence(), SearchFolders(keep)
         self._worker = ThreadPoolExecutor(1, "genscale-demo")  # one thread: in order of submission
         self._line: list[Job] = []  # the running search and the waiting ones
         self._lock = threading.Lock()
@@ -116,14 +124,25 @@ class JobQueue:
 
     def session(self, name: str) -> Session:
         with self._lock:
-            return self._sessions.setdefault(name, Session())
+            return self._sessions.setdefault(name, Session(name))
 
     def leave(self, name: str) -> None:
         """The page was closed: stop its search."""
         with self._lock:
             session = self._sessions.pop(name, None)
+            for job in self._jobs.values():
+                if job.client == name:
+                    self.folders.leave(job.folder)
+        self.presence.forget(name)
         if session is not None and session.job is not None:
-            self.stop(session.job)
+            self.stop(session.job, CLOSED)
+
+    def _leave_gone(self) -> None:
+        """Close the sessions of clients that have left without saying so."""
+        with self._lock:
+            gone = [name for name in self._sessions if self.presence.gone(name)]
+        for name in gone:
+            self.leave(name)
 
     def job(self, token: str) -> Job | None:
         return self._jobs.get(token)
@@ -133,6 +152,7 @@ class JobQueue:
     def submit(self, session: Session, form: DemoForm) -> Job:
         """UsageError: the form is rejected, the session has a search under way, or too many searches wait."""
         request = form.request(self.offer)
+        self._leave_gone()
         with self._lock:
             if session.job is not None and not session.job.over:
                 raise UsageError("this page has a search under way: stop it first, or wait.")
@@ -143,22 +163,25 @@ class JobQueue:
             for old in self._jobs.values():
                 if old.over:
                     old.watch.settle()
-            job = Job(request, RunFolder.fresh(self.out / session.id), Watch(len(request.prompts)))
+            folder, watch = RunFolder.fresh(self.out / session.id), Watch(len(request.prompts))
+            job = Job(request, folder, watch, session.name)
             session.job, session.index, session.enlarged = job, 0, None
             self._line.append(job)
             self._jobs[job.token] = job
+            self.folders.add(job.folder)
+            self.folders.remove()
             while len(self._jobs) > KEPT and next(iter(self._jobs.values())).over:
-                self._jobs.popitem(last=False)
+                self.folders.remove(self._jobs.popitem(last=False)[1].folder)
         self._worker.submit(self._run, job)
         return job
 
-    def stop(self, job: Job) -> None:
-        """End it: at once if it waits, else with the best so far, once every prompt has an image."""
+    def stop(self, job: Job, why: str = "stopped before it began.") -> None:
+        """End it: at once if it waits (for the reason `why`), else with the best so far, once every prompt has one."""
         job.halt()
         with self._lock:
             if job in self._line and job.begun is None:
                 self._line.remove(job)
-                job.end(REFUSED, "stopped before it began.")
+                job.end(REFUSED, why)
 
     def ahead(self, job: Job) -> int:
         """How many searches run or wait before this one."""
@@ -184,18 +207,23 @@ class JobQueue:
             self._worker.submit(self._pipe, PreparedRun.without_search(request)).result()
 
     def close(self) -> None:
-        """Stop all searches; the best so far is written."""
+        """Stop all searches, and remove what they wrote, unless it is to be kept with the best so far."""
         with self._lock:
             line = list(self._line)
         for job in line:
             self.stop(job)
         self._worker.shutdown(wait=True)
+        self.folders.remove_all()
 
     # ---------------------------------------------------------------- run in the worker thread
 
     def _run(self, job: Job) -> None:
         with self._lock:
             if job.over:  # stopped while it waited
+                return
+            if self.presence.gone(job.client):
+                self._line.remove(job)
+                job.end(REFUSED, CLOSED)
                 return
             job.begun, job.phase = time.monotonic(), LOADING
         try:
@@ -218,7 +246,9 @@ class JobQueue:
     def _search(self, job: Job) -> None:
         run = self._loaded(job.request)
         job.request = run.request
-        job.record = generation.generate(run, job.folder, job.watch, halt=lambda: job.halting)
+        job.record = generation.generate(
+            run, job.folder, job.watch, halt=lambda: job.halting or self.presence.gone(job.client)
+        )
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         try:
             show_folder(job.folder)
@@ -230,7 +260,8 @@ class JobQueue:
     def _plan(self, request: Request) -> Any:
         with _noted([]):
             run = self._loaded(request)
-            return replace(run, request=replace(run.request, seed=request.seed or 0)).plan()
+            both = SearchAndBase.of(replace(run, request=replace(run.request, seed=request.seed or 0)))
+            return replace(both.plan, nfe=both.nfe)
 
     def _loaded(self, request: Request) -> PreparedRun:
         """A request with its pipeline; pipelines and verifiers in memory are used again."""
@@ -256,10 +287,7 @@ class JobQueue:
 
     def _shared_verifiers(self, members: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
         """All searches share one object for each verifier, so its weights are loaded once."""
-        for name, _ in members:
-            if name not in self._verifiers:
-                self._verifiers[name] = Named(name, registry.make("verifier", name, {}))
-        return [(self._verifiers[name], weight) for name, weight in members]
+        return [(self._verifiers.setdefault(v.name, v), weight) for v, weight in members]
 
 
 def _settled(request: Request, pipe: Any) -> Request:

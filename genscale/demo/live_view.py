@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from genscale.engine.events import BatchHalved, Denoised, Differentiated, Event, Scored
+from genscale.engine.events import BatchHalved, Denoised, Differentiated, Dropped, Event, Scored
 from genscale.protocol.particles import OWN
 from genscale.runs.progress import Display
 
@@ -118,6 +118,8 @@ class Watch(Display):
                 self._enter(event.entry, event.entry.total, event.media)
         elif isinstance(event, BatchHalved):
             self.notes.append(f"memory ran out: batches of at most {event.batch_size} from now on")
+        elif isinstance(event, Dropped):
+            self.notes.append(event.text)
         self.changes += 1
 
     def _enter(self, entry: Entry, total: float, media: Media | None) -> None:

@@ -9,10 +9,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from genscale.demo.html import FILES
 from genscale.demo.jobs import Job, JobQueue
 from genscale.demo.live_curve import LiveCurve
+from genscale.demo.presence import Presence
 
 TYPES = {
     ".png": "image/png",
@@ -55,10 +57,13 @@ HEADERS = {
 
 
 class Gate:
-    """ASGI middleware: answers only the addresses that the page needs, and forbids the browser to ask other hosts."""
+    """ASGI middleware: answers only the addresses that the page needs, and forbids the browser to ask other hosts.
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    presence: is told of the streams that clients hold open.
+    """
+
+    def __init__(self, app: Any, presence: Presence) -> None:
+        self.app, self.presence = app, presence
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -79,7 +84,21 @@ class Gate:
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS.items()]}
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        if (client := _streaming(scope)) is None:
+            await self.app(scope, receive, guarded)
+            return
+        with self.presence.connected(client) as connection:
+            await connection.serve(self.app, scope, receive, guarded)
+
+
+def _streaming(scope: Any) -> str | None:
+    """The session of a request that stays open as long as its client does: Gradio's heartbeat and messages."""
+    path = scope["path"].rstrip("/")
+    if path == "/gradio_api/queue/data":
+        asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        return asked["session_hash"][0] if "session_hash" in asked else None
+    found = re.fullmatch(r"/gradio_api/heartbeat/(\w+)", path)
+    return None if found is None else found[1]
 
 
 def plain_fields(body: bytes) -> bool:

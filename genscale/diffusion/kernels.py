@@ -259,6 +259,8 @@ KERNELS: dict[str, type[Own | Ddim | Sde | Glass]] = {"own": Own, "ddim": Ddim, 
 def parse_kernel(text: str | Kernel) -> Kernel:
     """A kernel from "ode", "ddim(0.5)", "sde(rbf, vp)", "sde(churn=0.5)", "glass(inner=4, rho=0.4)", or itself."""
     if not isinstance(text, str):
+        if not isinstance(getattr(text, "deterministic", None), bool):
+            raise UsageError(f"{text!r} is no kernel: give one, or text such as 'ddim(0.5)' or 'sde(rbf)'.")
         return text
     call = parse_call(text)
     name = "" if call is None else call.name.lower()

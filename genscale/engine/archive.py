@@ -1,16 +1,15 @@
 """The results of a run, written while it runs, so that a killed run resumes without repeating work.
 
-One JSON line for each finished piece of work: a solve (the state of a candidate at a step), a prediction or a gradient
-at a step, or a score. Tensors are in a safetensors file beside it. A line is written after its file, a file gets its
-final name when it is complete, and an incomplete last line is cut off.
+One JSON line (journal.py) for each finished piece of work: a solve (the state of a candidate at a step), a prediction
+or a gradient at a step, or a score. Tensors are in a safetensors file (tensor_files.py), which is on the disk before
+its line is written. One process at a time writes into a folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.engine.failures import ArchivedFailures, Failure
+from genscale.engine.finite_numbers import all_finite
+from genscale.engine.headings import STATE, refuse_another
+from genscale.engine.journal import Journal, read_records, writing
+from genscale.engine.recipes import candidate_of as candidate_of
+from genscale.engine.recipes import recipe as recipe
+from genscale.engine.tensor_files import load_tensors, save_tensors
 from genscale.errors import UsageError
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import Candidate, Memory, Particles
+from genscale.storage.durable_files import remove_partial_files, sync_folder
+from genscale.storage.folder_lock import FolderLock
 
 FILE = "archive.jsonl"
 
@@ -52,32 +60,6 @@ class Entry:
         return {"kind": "score", **record, **recipe(self.candidate)}
 
 
-def recipe(c: Candidate) -> dict[str, Any]:
-    """The fields of a record that describe its candidate."""
-    return {
-        "candidate": c.id,
-        "origin": c.origin,
-        "parent": c.parent,
-        "key": list(c.key),
-        "start": c.step,
-        "details": dict(c.details),
-        **({"measured": dict(c.measured)} if c.measured else {}),
-    }
-
-
-def candidate_of(record: Mapping[str, Any]) -> Candidate:
-    """The candidate that a record describes."""
-    return Candidate(
-        record["candidate"],
-        record["origin"],
-        tuple(record["key"]),
-        record["parent"],
-        record["start"],
-        record["details"],
-        record.get("measured", {}),
-    )
-
-
 class Archive:
     """The entries of a run; with a folder also on disk, so that the run can resume.
 
@@ -95,37 +77,42 @@ class Archive:
         self._predicted: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._graded: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._scored: dict[tuple[int, int, int], Entry] = {}
+        self._failed = ArchivedFailures()
         self._latents: set[tuple[int, int, int]] = set()
-        self._file: Any = None
+        self._journal: Journal | None = None
+        self._lock: FolderLock | None = None
         if folder is not None:
             self._open(folder, json.loads(json.dumps(dict(heading or {}))))
 
     def _open(self, folder: Path, heading: dict[str, Any]) -> None:
-        path = folder / FILE
+        path, latents = folder / FILE, folder / "latents"
+        lock = FolderLock(folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        self._lock = lock
         try:
-            (folder / "latents").mkdir(parents=True, exist_ok=True)
-            lines = list(_whole_lines(path))
-            if lines:
-                self._read(lines, heading)  # before anything is changed: the folder may belong to another run
-            _cut_torn_line(path)
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"cannot write to '{folder}' ({error.strerror}): choose another output folder."
-            ) from None
-        if not lines:
-            self._write({"kind": "run", **heading})
+            with writing(folder):
+                if path.is_symlink() or latents.is_symlink():
+                    raise UsageError(f"the archive in '{folder}' is a link: choose another folder.")
+                records = read_records(path)
+                if records:  # before anything is changed: it may be another run's
+                    self._read(records, heading)
+                latents.mkdir(exist_ok=True)
+                remove_partial_files(latents)
+                self._journal = Journal(path)
+            if not records:
+                self._write([{"kind": "run", **heading}])
+        except BaseException:
+            self.close()
+            raise
 
     def _read(self, lines: list[dict[str, Any]], heading: dict[str, Any]) -> None:
-        # Limits may change: with another budget or batch size the candidates stay the same.
-        differing = [k for k in heading if k != "limits" and lines[0].get(k) != heading[k]]
-        if differing:
-            raise UsageError(
-                f"'{self.folder}' holds another run (its {differing[0]} is {lines[0].get(differing[0])!r}, "
-                f"not {heading[differing[0]]!r}): choose an empty folder, or repeat that run's options."
-            )
+        refuse_another(self.folder, lines, heading)
         spent: dict[int, int] = {}
         for record in lines[1:]:
+            if record["kind"] == STATE:
+                continue
             where = (record["prompt"], record["candidate"], record["step"])
             self.earlier_seconds = max(self.earlier_seconds, record["seconds"])
             if record["kind"] == "solve":
@@ -137,6 +124,9 @@ class Archive:
             elif record["kind"] == "gradient":
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
                 self._graded[(*where, record["asked"])] = record
+            elif record["kind"] == "failed":
+                spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
+                self._failed.read(record)
             else:
                 names = ("prompt", "step", "final", "scores", "total", "select", "held_out", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
@@ -166,6 +156,7 @@ class Archive:
         """Store each row of solved particles, if there is a folder."""
         if self.folder is None:
             return
+        made = []
         for i, candidate in enumerate(particles.candidates):
             row = particles[[i]]
             tensors = {"x": row.x}
@@ -175,7 +166,8 @@ class Archive:
                 tensors |= {f"memory.{k}": v for k, v in row.memory.rows.items()}
             memory = None if row.memory is None else dict(row.memory.rest)
             name = f"{prompt}-{candidate.id}-{row.step}"
-            self._store("solve", name, prompt, candidate, row.step, tensors, {"memory": memory})
+            made.append(self._saved("solve", name, prompt, candidate, row.step, tensors, {"memory": memory}))
+        self._write(made)
 
     def add_latents(self, prompt: int, candidate: Candidate, step: int, x: Tensor) -> None:
         """Store clean latents [*latent], to be decoded later.
@@ -185,7 +177,8 @@ class Archive:
         where = (prompt, candidate.id, step)
         if where not in self._solved and where not in self._latents:
             self._latents.add(where)
-            self._store("latents", "-".join(map(str, where)), prompt, candidate, step, {"x": x[None]})
+            name = "-".join(map(str, where))
+            self._write([self._saved("latents", name, prompt, candidate, step, {"x": x[None]})])
 
     def predicted(
         self,
@@ -208,14 +201,15 @@ class Archive:
         """Store each row of a prediction, if there is a folder."""
         if self.folder is None:
             return
-        step = particles.step
+        step, made = particles.step, []
         for i, candidate in enumerate(particles.candidates):
             tensors = {"x0": prediction.x0[[i]], "eps": prediction.eps[[i]]}
             if prediction.rate is not None:
                 tensors["rate"] = prediction.rate[[i]]
             name = f"{prompt}-{candidate.id}-{step}-predicted" + (f"-{branch}" if branch else "")
             more = {"branch": branch} if branch else None
-            self._store("predict", name, prompt, candidate, step, tensors, more)
+            made.append(self._saved("predict", name, prompt, candidate, step, tensors, more))
+        self._write(made)
 
     @property
     def has_gradients(self) -> bool:
@@ -262,7 +256,8 @@ class Archive:
         if graded.scores is not None:
             tensors["raw"] = graded.scores.raw
         name = f"{prompt}-{candidate.id}-{step}-gradient-{asked}"
-        self._store("gradient", name, prompt, candidate, step, tensors, {"asked": asked, "nfe": nfe})
+        more = {"asked": asked, "nfe": nfe}
+        self._write([self._saved("gradient", name, prompt, candidate, step, tensors, more)])
 
     def _stored(self, record: dict[str, Any] | None, candidate: Candidate) -> dict[str, Tensor] | None:
         """The tensors of a record; None if it describes another candidate: under another budget ids may be reused."""
@@ -270,11 +265,10 @@ class Archive:
             return None
         if candidate_of(record) != candidate:
             return None
-        from safetensors.torch import load_file
+        tensors = load_tensors(self.folder / record["file"], record.get("digest"))
+        return tensors if all_finite(tensors) else None  # early versions stored such latents
 
-        return dict(load_file(self.folder / record["file"]))
-
-    def _store(
+    def _saved(
         self,
         kind: str,
         name: str,
@@ -283,17 +277,18 @@ class Archive:
         step: int,
         tensors: Mapping[str, Tensor],
         more: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write the tensors to a file, rename it when it is complete, then write its line."""
-        from safetensors.torch import save_file
-
+    ) -> dict[str, Any] | None:
+        """Write the tensors to a file; its record, which is written next. None: they are not finite, and no answer."""
         assert self.folder is not None
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        if not all_finite(tensors):
+            return None
         file = f"latents/{name}.safetensors"
-        partial = self.folder / f"{file}.partial"
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
-        os.replace(partial, self.folder / file)
-        record = {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step, "file": file}
-        self._write(record | dict(more or {}) | {"seconds": round(self.seconds, 4)})
+        with writing(self.folder):
+            digest = save_tensors(self.folder / file, tensors)
+        record = {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step}
+        record |= {"file": file, "digest": digest}
+        return record | dict(more or {}) | {"seconds": round(self.seconds, 4)}
 
     def scored(self, prompt: int, candidate: Candidate, step: int) -> Entry | None:
         entry = self._scored.get((prompt, candidate.id, step))
@@ -303,48 +298,40 @@ class Archive:
         """Add an entry to the run. fresh: also write it; entries that were read from disk are there already."""
         self.entries.append(entry)
         if fresh:
-            self._write(entry.as_dict())
+            self._write([entry.as_dict()])
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+    def failed(self, prompt: int, candidate: Candidate, step: int, gradient: bool = False) -> Failure | None:
+        """Why the run before it was resumed dropped a candidate at a step (gradient: for its gradient), if it did."""
+        return self._failed.of(prompt, candidate, step, gradient)
+
+    def add_failure(self, failure: Failure) -> None:
+        self._write([failure.as_record()])
+
+    def add_state(self, identity: Mapping[str, str]) -> None:
+        """Write parts of the heading's identity that the run itself has changed; none where there are none."""
+        if identity:
+            self._write([{"kind": STATE, "identity": dict(identity)}])
+
+    def _write(self, given: Iterable[Mapping[str, Any] | None]) -> None:
+        records = [record for record in given if record is not None]
+        if records and self._journal is not None and self.folder is not None:
+            with writing(self.folder):
+                if any("file" in record for record in records):
+                    sync_folder(self.folder / "latents")  # their names are on the disk before their lines
+                self._journal.write(records)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, without an incomplete last line."""
-    data = path.read_bytes() if path.exists() else b""
-    end = data.rfind(b"\n") + 1
-    for number, line in enumerate(data[:end].splitlines(), 1):
-        try:
-            yield _renamed(json.loads(line))
-        except json.JSONDecodeError:
-            raise UsageError(
-                f"line {number} of '{path}' is not JSON: the archive was changed by hand."
-            ) from None
-
-
-def _renamed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the present names: early versions called `held_out` `report`."""
-    if "report" in record:
-        record["held_out"] = record.pop("report")
-    if "report" in (roles := record.get("verifiers", {})):
-        roles["held_out"] = roles.pop("report")
-    return record
-
-
-def _cut_torn_line(path: Path) -> None:
-    data = path.read_bytes() if path.exists() else b""
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        os.truncate(path, end)
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 def read_archive(folder: Path) -> list[dict[str, Any]]:
-    """The records of a finished or killed run, the heading first."""
-    return list(_whole_lines(folder / FILE))
+    """The records of a finished or killed run, the heading first. UsageError: they cannot be read."""
+    try:
+        return [record for record in read_records(folder / FILE) if record["kind"] != STATE]
+    except OSError as error:
+        raise UsageError(f"'{folder / FILE}' cannot be read: {error.strerror or error}.") from None

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, fields, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.plugins.limits import shown
 
 _FORMS = "480nfe, 60s, 32calls, target=0.35, 16images, or several joined by commas"
 _COUNTS = ("nfe", "verifier_calls", "images")
 _PART = re.compile(
     r"(?:(?P<nfe>[\d_]+)nfe|(?P<images>[\d_]+)(?:image|video)s?|(?:image|video)s?=(?P<many>[\d_]+)|(?P<verifier_calls>[\d_]+)calls?|(?P<seconds>[\d.]+(?:e[-+]?\d+)?)s"
     r"|(?P<minutes>[\d.]+)m(?:in)?|target=(?P<target>[-+\d.e]+))",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -43,6 +44,10 @@ class Budget:
     images: int | None = None
 
     def __post_init__(self) -> None:
+        for name in (*_COUNTS, "seconds", "target"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
+                raise UsageError(f"a budget of {shown(value)} {name} is no number: give one.")
         for name in (*_COUNTS, "seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
-from genscale.engine.events import BatchHalved, Event
+from genscale.engine.events import BatchHalved, Dropped, Event
+from genscale.engine.failures import Failure
 from genscale.engine.ledger import Ledger
+from genscale.engine.verifier_calls import Left, unlimited
 from genscale.errors import UsageError
+from genscale.protocol.particles import Candidate
+
+if TYPE_CHECKING:
+    from genscale.engine.search import Search
 
 
 @dataclass
@@ -67,6 +74,36 @@ class Capacity:
                 f"{what} of one candidate does not fit into the accelerator's memory: use {advice} ({error})."
             ) from error
         self.halve(rows)
+
+    def shrink_decoding(self, rows: int, what: str, advice: str, error: Exception) -> None:
+        """The same for `rows` that were decoded and scored; the model's batch stays as it is."""
+        if rows == 1:
+            self.shrink(rows, what, advice, error)
+        self.decode_batch = rows // 2
+        self.on_event(BatchHalved(self.decode_batch, decoding=True))
+
+    def patience(self, searches: Sequence[Search]) -> Left:
+        """How long a verifier may be waited for: until the seconds are over, once every prompt has a candidate."""
+        seconds = self.budget.seconds
+        if seconds is None or not all(search.enough for search in searches):
+            return unlimited
+        return lambda: seconds - self.archive.seconds
+
+    def drop(
+        self, search: Search, candidate: Candidate, where: str, what: str, final: bool = False
+    ) -> Failure:
+        """Record that a candidate failed at the search's present step, and tell about it."""
+        step, seconds = search.particles.step, round(self.archive.seconds, 4)
+        failure = Failure(search.index, candidate, step, final, where, what, search.spent, seconds)
+        self.archive.add_failure(failure)
+        self.take_failure(search, failure)
+        return failure
+
+    def take_failure(self, search: Search, failure: Failure) -> None:
+        """Drop its candidate from the search, if it is not dropped already."""
+        if search.failures.of(failure.candidate) is None:
+            search.failures.add(failure)
+            self.on_event(Dropped(failure, failure.sentence(search.prompt)))
 
     def halve(self, rows: int) -> None:
         """Allow half of `rows` in a batch from now on."""

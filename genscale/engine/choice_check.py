@@ -1,4 +1,4 @@
-"""Refuses a search that would choose between candidates without a score to choose by."""
+"""Refuses a search that would choose between candidates without a score to choose by, or finish too few of them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def check_choice(
     results: int,
     stop: Stop | None = None,
 ) -> None:
-    """UsageError if there is neither a search nor a select verifier and the sampler would need one.
+    """UsageError if a sampler without a search or select verifier would need one, or if it finishes too few candidates.
 
-    The sampler is run without a model, as for a plan. It needs a verifier if it asks for scores of previews, or if it
-    finishes more candidates than the `results` that are asked for a prompt: without scores the first would win, and
-    what the others cost would be lost. A sampler that needs a mix (fkc) draws its result by weights that come from the
-    mix, and needs no scores. Held-out verifiers only measure.
+    Too few are fewer than the `results` that are asked for a prompt. The sampler is run without a model, as for a plan.
+    It needs a verifier if it asks for scores of previews, or if it finishes more than `results`: without scores the
+    first would win, and what the others cost would be lost. A sampler that needs a mix (fkc) draws its result by
+    weights that come from the mix, and needs no scores. Held-out verifiers only measure.
     """
-    if roles.judge.members:
+    if roles.judge.members and results == 1:
         return
     name = registry.name_of("sampler", type(sampler))
     search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
@@ -42,12 +42,22 @@ def check_choice(
         and search.process.open_ended
     )
     for preview in simulate(search):
-        if preview:
+        if roles.judge.members:
+            if search.finished >= results:
+                return
+        elif preview:
             raise UsageError(
                 f"{name} compares candidates during the run and no verifier was given to score them: {CURE}."
             )
         if endless and search.finished > results:
             break
+    if 1 < results > search.finished:
+        raise UsageError(
+            f"{name} would finish {search.finished} candidates a prompt, fewer than the {results} images or videos "
+            "that are asked for: allow more candidates or a larger budget, or ask for fewer (num_images_per_prompt)."
+        )
+    if roles.judge.members:
+        return
     if search.finished > results and "mix" not in getattr(sampler, "needs", ()):
         count = f"more than {results}" if endless else str(search.finished)
         raise UsageError(

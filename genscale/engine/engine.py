@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 
+from torch import Tensor
+
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
 from genscale.engine.capacity import Capacity
+from genscale.engine.drafts import DraftScoring, finish_drafts
 from genscale.engine.events import Event
 from genscale.engine.gradient_batches import GradientBatches
 from genscale.engine.ledger import Ledger
@@ -35,7 +38,8 @@ class Engine:
     batch_size: latents (rows) in one model call, at most; halved when memory runs out.
     decode_batch: latents decoded and scored together, at most; None is batch_size.
     halt: asked before every batch, may be answered by another thread. After its first True nothing new begins, and as
-        soon as every prompt has a finished candidate `run` raises KeyboardInterrupt, as after Ctrl-C.
+        soon as every prompt has as many candidates, finished or dropped, as the call returns, `run` raises
+        KeyboardInterrupt, as after Ctrl-C.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Engine:
         on_event: Callable[[Event], None] = lambda event: None,
         halt: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.searches, self.ledger, self.halt = list(searches), ledger, halt
+        self.searches, self.roles, self.ledger, self.halt = list(searches), roles, ledger, halt
         self.capacity = Capacity(budget, archive, ledger, batch_size, decode_batch, on_event)
         self._model = ModelBatches(self.capacity)
         self._gradients = GradientBatches(roles.search, decode, self.capacity)
@@ -75,11 +79,24 @@ class Engine:
             elif not self._scoring.run(self.searches):
                 return
 
+    def finish_drafts(self, decode: Decode, left: Tensor | None = None) -> None:
+        """End all searches after an interrupt inside the pipeline's loop: what is under way is scored as it is.
+
+        decode: of drafts. left: [n, *latent], what the loop made of the open batch's latents; None: nothing.
+        """
+        scoring = DraftScoring(self.roles, decode, self.capacity)
+        finish_drafts(self.searches, self._model, scoring, left)
+
     def halve(self, rows: int) -> Batch | None:
         """After memory ran out on a batch of `rows`: a smaller batch instead of it, or None if it was one row."""
         if rows <= 1:
             return None
         self.capacity.halve(rows)
+        return self._gradients.again() if self._gradients.under_way else self._model.again()
+
+    def one_by_one(self) -> Batch:
+        """Another batch instead of the open one, of one latent, as all that follow."""
+        self.capacity.batch_size = 1
         return self._gradients.again() if self._gradients.under_way else self._model.again()
 
     @property
@@ -95,11 +112,11 @@ class Engine:
         return [(part.search.index, c) for part in self._model.evaluated for c in part.particles.candidates]
 
     def _check_halt(self) -> None:
-        """Raise KeyboardInterrupt if the user asked to stop and every prompt has a result."""
+        """Raise KeyboardInterrupt if the user asked to stop and every prompt has its results."""
         capacity = self.capacity
         capacity.halted = capacity.halted or self.halt()
         ended = all(s.query is None for s in self.searches)
-        if capacity.halted and not ended and all(s.finals for s in self.searches):
+        if capacity.halted and not ended and all(s.enough for s in self.searches):
             raise KeyboardInterrupt
 
     def _admit(self, search: Search) -> None:

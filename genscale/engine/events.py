@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genscale.engine.archive import Entry
+    from genscale.engine.failures import Failure
     from genscale.media import Media
 
 
@@ -45,10 +46,25 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A candidate was dropped, because its latents, its pixels, its gradient or a score of it are not finite.
+
+    text: what was found and where, as one sentence.
+    """
+
+    failure: Failure
+    text: str
+
+
+@dataclass(frozen=True)
 class BatchHalved:
-    """Memory ran out. batch_size: latents in one model call from now on, at most."""
+    """Memory ran out. batch_size: from now on at most so many latents in one batch.
+
+    decoding: whether this is the batch that is decoded and scored; otherwise that of the model.
+    """
 
     batch_size: int
+    decoding: bool = False
 
 
-Event = Denoised | Differentiated | Scored | BatchHalved
+Event = Denoised | Differentiated | Scored | Dropped | BatchHalved

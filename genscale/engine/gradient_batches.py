@@ -7,7 +7,8 @@ detached leaves, so that their activations are not all in memory together.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import math
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from genscale.engine.capacity import Capacity
 from genscale.engine.events import Denoised, Differentiated
+from genscale.engine.failures import GRADIENT
+from genscale.engine.finite_numbers import finite_rows
 from genscale.engine.gradient_checks import digest, kind_of
 from genscale.engine.search import Search
 from genscale.engine.unrolled_calls import Unroll, pulled_back
@@ -23,7 +26,7 @@ from genscale.errors import BudgetExhausted, UsageError
 from genscale.media import Media
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.batches import Batch, Decode, Output
-from genscale.protocol.particles import Candidate, Particles
+from genscale.protocol.particles import Candidate, Memory, Particles
 from genscale.protocol.queries import Gradient
 
 
@@ -51,7 +54,9 @@ class Group:
         x = torch.cat([q.particles.x[list(p.rows)] for q, p in zip(queries, parts, strict=True)])
         self.pull = None if self.query.pull is None else _rows([q.pull for q in queries], parts, 0)
         noises = None if self.query.noises is None else _rows([q.noises for q in queries], parts, 1)
-        particles = Particles(x, self.query.particles.step, tuple(self.candidate(i) for i in range(len(x))))
+        memory = Memory.cat([_memory(p) for p in parts])
+        candidates = tuple(self.candidate(i) for i in range(len(x)))
+        particles = Particles(x, self.query.particles.step, candidates, memory)
         self.unroll = Unroll(process, self.query, particles, noises)
 
     def __len__(self) -> int:
@@ -148,7 +153,8 @@ class GradientBatches:
         taken, rest, late = list[QueryRows](), list[QueryRows](), list[Search]()
         for part in self._pending:
             search, n = part.search, 0
-            if places > 0 and kind_of(part.query, search.process) == kind:
+            alike = Memory.alike(part.query.particles.memory, first.query.particles.memory)
+            if places > 0 and alike and kind_of(part.query, search.process) == kind:
                 allowed = self._in_time(part, left)
                 if allowed < len(part.rows):
                     search.forget(part.rows[allowed:])
@@ -170,7 +176,7 @@ class GradientBatches:
         Until the search has a finished candidate, each row must also leave enough to finish one.
         """
         search = part.search
-        each = search.price + (0 if search.finals else search.to_the_end)
+        each = search.price + (0 if search.enough else search.to_the_end)
         return int(min(max(left, 0) / max(each, 1), len(part.rows)))
 
     # ---------------------------------------------------------------- answers
@@ -178,7 +184,7 @@ class GradientBatches:
     def _finish(self, group: Group) -> bool:
         """Run the backward pass and answer the rows; False if memory ran out and fewer must be tried."""
         try:
-            graded = self._graded(group)
+            graded, faults = self._graded(group)
         except torch.cuda.OutOfMemoryError as error:
             advice = "a smaller size, a verifier on another device, or gradients through the decoder only"
             self.capacity.shrink(len(group), "the gradient", advice, error)
@@ -186,7 +192,9 @@ class GradientBatches:
         for i, (search, row) in enumerate(group.jobs):
             one = graded[i : i + 1]
             self._charge(search)
-            if self.archive.folder is not None:
+            if faults[i]:
+                self.capacity.drop(search, group.candidate(i), GRADIENT, faults[i])
+            elif self.archive.folder is not None:
                 query = _query(search)
                 self.archive.add_graded(
                     search.index,
@@ -200,11 +208,13 @@ class GradientBatches:
         self.on_event(Differentiated(self.ledger.nfe, len(group)))
         return True
 
-    def _graded(self, group: Group) -> Graded:
+    def _graded(self, group: Group) -> tuple[Graded, list[str]]:
+        """The answer, and for each row what is not finite; "" if all is finite."""
         unroll, query = group.unroll, group.query
         assert unroll.x0 is not None
         assert unroll.prediction is not None
-        pulls, raw = ([group.pull], None) if group.pull is not None else self._pulls(group)
+        finite = {"the denoiser gave": finite_rows(unroll.x0)}
+        pulls, raw = ([group.pull], None) if group.pull is not None else self._pulls(group, finite)
         with self.ledger.clock("backward"):
             found = unroll.back(pulls)
         if unroll.through_model:
@@ -213,25 +223,51 @@ class GradientBatches:
         each = torch.stack([x for x, _ in found])
         noises = [z for _, z in found if z is not None]
         each_noises = torch.stack(noises) if noises else None
+        finite["it holds"] = finite_rows(each.transpose(0, 1))
+        if each_noises is not None:
+            finite["it holds"] &= finite_rows(each_noises.movedim(2, 0))
+        faults, failed = self._faults(group, finite, raw)
+        if raw is not None and failed is not None:
+            raw[failed] = math.nan
+        # Rows that failed get a gradient of 0, so that whatever a sampler does with it, it is a number.
+        each = _zeroed(each, failed, 1)
+        each_noises = None if each_noises is None else _zeroed(each_noises, failed, 2)
         graded = Graded(
             self._combined(each, query),
             unroll.x0.detach().float(),
             unroll.prediction,
-            None if raw is None else Scores(raw, self.verifiers.combine),
+            None if raw is None else Scores(raw, self.verifiers.combine, failed),
             None if each_noises is None else self._combined(each_noises, query),
             each if query.each else None,
             each_noises if query.each else None,
+            failed,
         )
-        _check_finite(graded, group)
-        return graded
+        return graded, faults
 
-    def _pulls(self, group: Group) -> tuple[list[Tensor], Tensor]:
+    def _faults(
+        self, group: Group, finite: Mapping[str, Tensor], raw: Tensor | None
+    ) -> tuple[list[str], Tensor | None]:
+        """What is not finite in each row (or was not before the run was resumed), and where there is any."""
+        told = {name: rows.cpu() for name, rows in finite.items()}
+        faults = []
+        for i, (search, _) in enumerate(group.jobs):
+            candidate, step = group.candidate(i), group.query.particles.step
+            known = self.archive.failed(search.index, candidate, step, gradient=True)
+            found = [f"not finite ({name} NaN or inf)" for name, rows in told.items() if not rows[i]]
+            if raw is not None and (fault := self.verifiers.fault(raw[i])) is not None:
+                found.append(f"not finite (the {fault[0]} gave {fault[1]})")
+            faults.append(known.what if known is not None else next(iter(found), ""))
+        return faults, torch.tensor([bool(f) for f in faults]) if any(faults) else None
+
+    def _pulls(self, group: Group, finite: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         """Gradients of the scores at the clean estimates, and the raw scores [n, verifiers].
 
-        One gradient [n, *latent] of the combined score, or with `each` one of every verifier's raw score.
+        One gradient [n, *latent] of the combined score, or with `each` one of every verifier's raw score. Decoder and
+        verifiers get zeros in place of rows that are not finite; `finite` tells them.
         """
         assert group.unroll.x0 is not None
-        leaf = group.unroll.x0.detach().float().requires_grad_()
+        x0 = group.unroll.x0.detach().float()
+        leaf = _zeroed(x0, ~finite["the denoiser gave"], 0).requires_grad_()
         texts = [search.prompt for search, _ in group.jobs]
         labels = [group.label(i) for i in range(len(group))]
         with torch.enable_grad():
@@ -245,6 +281,8 @@ class GradientBatches:
                 )
             # The verifiers' graph starts at a detached leaf, so it is freed before the decoder's backward pass.
             pixels = media.pixels.detach()
+            finite["the decoder gave"] = finite_rows(pixels)
+            pixels = _zeroed(pixels, ~finite["the decoder gave"], 0)
             pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32)).requires_grad_()
             raw = self.verifiers.score_graph(Media(pixels), texts, labels, self.ledger)
             totals = raw.sum(0).unbind() if group.query.each else (self.verifiers.combine(raw).sum(),)
@@ -290,16 +328,17 @@ def _query(search: Search) -> Gradient:
     return search.query
 
 
-def _check_finite(graded: Graded, group: Group) -> None:
-    bad = ~graded.gradient.isfinite().flatten(1).all(1)
-    if graded.noises is not None:
-        bad |= ~graded.noises.isfinite().transpose(0, 1).flatten(1).all(1)
-    for i, wrong in enumerate(bad.tolist()):
-        if wrong:
-            raise UsageError(
-                f"the gradient at {group.label(i)} is not finite: use bfloat16 or float32 instead of float16, or a "
-                "verifier whose score has a gradient there."
-            )
+def _zeroed(values: Tensor, rows: Tensor | None, dim: int) -> Tensor:
+    """The values with zeros where `rows` (bool [n], along a dimension) say so."""
+    if rows is None:
+        return values
+    shape = [-1 if d == dim else 1 for d in range(values.ndim)]
+    return values.masked_fill(rows.to(values.device).view(shape), 0)
+
+
+def _memory(part: QueryRows) -> Memory | None:
+    memory = part.query.particles.memory
+    return None if memory is None else memory.take(torch.tensor(part.rows))
 
 
 def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int) -> Tensor:

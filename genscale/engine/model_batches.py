@@ -14,7 +14,7 @@ from genscale.engine.search import Search
 from genscale.errors import BudgetExhausted
 from genscale.protocol.answers import Prediction
 from genscale.protocol.batches import Batch, Output
-from genscale.protocol.particles import Particles
+from genscale.protocol.particles import Memory, Particles
 
 
 @dataclass
@@ -45,16 +45,25 @@ class ModelRows:
 
     @property
     def required(self) -> bool:
-        """Whether these rows go on when no time is left: they have begun, or lead to the prompt's first candidate.
+        """Whether these rows go on when no time is left: they have begun, or lead to the first candidates of a prompt.
 
         A Denoise was checked against the time left when it was admitted, and is not checked again.
         """
-        return self.begun or self.until is None or (not self.search.finals and 0 in self.rows)
+        return self.begun or self.until is None or min(self.rows) < self.search.missing
 
     @property
     def committed(self) -> int:
         """Evaluations that these rows will take in any case."""
         return self.price * len(self.rows) if self.begun or self.until is None else 0
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the solver remembers of these rows."""
+        return None if self.particles.inner else self.particles.memory
+
+    def goes_with(self, other: ModelRows) -> bool:
+        """Whether one model call can evaluate both: a pipeline's loop may ask its scheduler, which has one state."""
+        return self.call == other.call and Memory.alike(self.memory, other.memory)
 
     def split(self, n: int) -> tuple[ModelRows, ModelRows]:
         """The first n rows, and the others."""
@@ -89,11 +98,13 @@ class ModelBatches:
             search.throw(BudgetExhausted())
             return
         search.admit(rows)
-        if until is None and not search.finals:
-            rows = max(1, int(min(self.evaluations_left() / max(search.to_the_end, 1), rows)))
+        if until is None and not search.enough:
+            rows = max(
+                min(rows, search.missing), int(min(self.evaluations_left() / max(search.to_the_end, 1), rows))
+            )
             search.forget(range(rows, len(particles)))
         todo = [i for i in range(rows) if not self._recall(search, i, until)]
-        if todo and search.finals and search.price * (rows if until is None else 1) > self.evaluations_left():
+        if todo and search.enough and search.price * (rows if until is None else 1) > self.evaluations_left():
             search.forget(todo)
             todo = []
         if todo:
@@ -106,6 +117,8 @@ class ModelBatches:
         particles = search.particles
         candidate, device = particles.candidates[row], particles.x.device
         found: Particles | Prediction | None
+        if search.process.origins is not None and search.process.origins.from_the_start:
+            return False
         if until is None:
             found = self.archive.predicted(search.index, candidate, particles.step, search.branch, device)
         else:
@@ -134,10 +147,10 @@ class ModelBatches:
         With a budget of seconds no more rows begin than `left` evaluations allow.
         """
         places = self.capacity.rows_in_a_call
-        call = max(part.call for part in self.waiting)
+        first = max(self.waiting, key=lambda part: part.call)
         self.evaluated, rest = [], []
         for part in self.waiting:
-            n = len(part.rows) if part.call == call else 0
+            n = len(part.rows) if part.goes_with(first) else 0
             if not part.begun and part.until is not None and part.price * n > max(left, 0):
                 n = max(int(left // part.price), 1 if part.required else 0)
             n = min(n, places)
@@ -167,6 +180,7 @@ class ModelBatches:
             tuple(part.search.index for part in parts for _ in part.rows),
             time,
             first.branch,
+            memory=Memory.cat([part.memory for part in parts]),
         )
 
     def absorb(self, output: Output) -> None:
@@ -190,12 +204,15 @@ class ModelBatches:
         process, search = part.search.process, part.search
         if part.until is None:
             prediction = replace(process.predict(part.particles, value, x), rate=rate)
+            search.failures.trace.note(part.particles.candidates, part.particles.step, value, prediction.x0)
             self.archive.add_predicted(search.index, part.particles, prediction, part.branch)
             for i, row in enumerate(part.rows):
                 search.finish(row, prediction[[i]])
             return
         preview = part.particles.step + 1 == part.until < process.steps
-        part.particles = process.advance(part.particles, value, x, preview, part.kernel)
+        before = part.particles
+        part.particles = process.advance(before, value, x, preview, part.kernel)
+        search.failures.trace.note(before.candidates, before.step, value, part.particles.x)
         if part.particles.step < part.until:
             self.waiting.append(part)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,7 @@ from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler, SamplerHooks
-from genscale.protocol.particles import Particles
+from genscale.protocol.particles import OWN, Particles
 from genscale.protocol.queries import Gradient, Score
 
 
@@ -29,6 +30,8 @@ class Plan:
     nfe, verifier_calls, candidates: what will be spent, and how many candidates finished, under the budget. Where
         seconds, a target or a stop rule may end the run earlier these are upper limits; None if only those end it.
     prompts: how many. budget: with `images` resolved to NFE.
+    keeps_own: whether the pipeline's own candidate is finished however low it scores; False also where only seconds, a
+        target or a stop rule end the run, since it is not known then.
     """
 
     steps: int
@@ -39,6 +42,7 @@ class Plan:
     candidates: int | None
     prompts: int
     budget: Budget = field(default_factory=Budget)
+    keeps_own: bool = False
 
 
 def plan(
@@ -49,7 +53,11 @@ def plan(
     That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is their cost when no
     score improves.
     """
-    search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
+
+    def opened() -> Search:
+        return Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
+
+    search = opened()
     seen = search.process
     cost = SamplerHooks.of(sampler).cost(seen)
     endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None
@@ -65,12 +73,26 @@ def plan(
         None if endless else search.finished,
         prompts,
         search.budget,
+        not endless and _finishes_own(opened()),
     )
 
 
-def simulate(search: Search) -> Iterator[bool]:
-    """Run the search with made-up answers, counting. Yields at every Score whether it is one of previews."""
+def _finishes_own(search: Search) -> bool:
+    """Whether candidate 0 is finished although it scores far below all others."""
+    for is_preview in simulate(search, lag=1000.0):
+        some = search.particles[: search.affordable()]
+        if not is_preview and any(c.id == OWN for c in some.candidates):
+            return True
+    return False
+
+
+def simulate(search: Search, lag: float = 0.0) -> Iterator[bool]:
+    """Run the search with made-up answers, counting. Yields at every Score whether it is one of previews.
+
+    lag: how much worse candidate 0 scores than the others, which score alike.
+    """
     verifiers, steps = search.roles.search, search.process.steps
+    worse = torch.tensor([math.copysign(lag, -member.weight) for member in verifiers.members]).double()
     while search.query is not None:
         rows, until, particles = search.affordable(), search.until, search.particles
         some = particles[:rows]
@@ -82,9 +104,9 @@ def simulate(search: Search) -> Iterator[bool]:
             search.calls += search.calls_a_score * rows
             search.finished += rows if particles.step == steps else 0
             yield particles.step < steps
-            search.send(
-                Scores(torch.zeros(rows, len(verifiers.members), dtype=torch.float64), verifiers.combine)
-            )
+            raw = torch.zeros(rows, len(verifiers.members), dtype=torch.float64)
+            raw[torch.tensor([c.id == OWN for c in some.candidates])] = worse
+            search.send(Scores(raw, verifiers.combine))
         elif isinstance(search.query, Gradient):
             search.spent += search.price * rows
             search.calls += search.calls_a_score * rows

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genscale.protocol.particles import OWN, Candidate
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -14,18 +16,33 @@ class Prior:
 
     Text-to-image pipelines have offset 0 and a constant scale; image-to-image ones add the encoded image, and
     image-to-video ones hold some frames fixed (scale 0 there).
-    own: the pipeline's own latents. refusal: why no other initial latents can be made, None if they can.
+    own: the pipeline's own latents. refusal: why no other initial latents can be made, None if they can. further: the
+    pipeline's own latents of further images of the prompt, where the call has a generator or latents for each image.
+    draw: which of the pipeline's draws before its loop the noise is; None where there is none.
     """
 
     offset: Tensor  # [*latent]
     scale: Tensor  # [*latent]
     own: Tensor  # [*latent], in the pipeline's dtype, on its device
     refusal: str | None = None
+    further: tuple[Tensor, ...] = ()  # each [*latent]
+    draw: int | None = None
+
+    def given(self, candidate: Candidate) -> Tensor | None:
+        """Initial latents that the pipeline's own call gives this candidate; None: they are drawn from its key."""
+        if candidate.id == OWN:
+            return self.own
+        further = candidate.origin == "prior" and 0 < candidate.id <= len(self.further)
+        return self.further[candidate.id - 1] if further else None
 
     def own_noise(self) -> Tensor:
         """The noise behind the own latents [*latent], float32, on the CPU; 0 where it has no influence."""
+        return self.noise_behind(self.own)
+
+    def noise_behind(self, latents: Tensor) -> Tensor:
+        """The noise of which these initial latents [*latent] are made, float32, on the CPU."""
         scale, offset = self.scale.float().cpu(), self.offset.float().cpu()
-        return torch.where(scale == 0, 0.0, (self.own.float().cpu() - offset) / scale)
+        return torch.where(scale == 0, 0.0, (latents.float().cpu() - offset) / scale)
 
     def latents(self, noise: Tensor) -> Tensor:
         """[n, *latent] noise on the CPU to initial latents in the pipeline's dtype, on its device."""

@@ -15,6 +15,8 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine import kernel_steps
 from genscale.engine.grid import Place, restart_grid, timed_grid
+from genscale.engine.memory_check import check_memory
+from genscale.engine.origins import Origins
 from genscale.engine.own_path import OwnPath
 from genscale.engine.prior import Prior
 from genscale.errors import UsageError
@@ -33,9 +35,8 @@ class PromptProcess:
     prior: initial latents as a function of noise.
     solver: one step of the pipeline's own scheduler.
     view: noise levels, and what the model output means; a string instead says why they cannot be read.
-    own_draw: (step, draw) -> [*latent], the noise that the pipeline's own run uses inside solver steps.
-    model_calls: index of a last step without a model call, which takes over what the pipeline's loop makes of the
-        clean latents; None where there is none.
+    own_draw: (step, draw) -> [*latent], the noise that the pipeline's own run uses inside solver steps. further_draw:
+        (image, step, draw) -> that of the prompt's image 1, 2, ... (`prior.further`).
     restarts: steps at which a solve may begin; empty: all. A step of a second-order scheduler has two model calls,
         and no solve may begin between them.
     places: where the steps lie on the pipeline's grid, if this is another grid (see `regridded`); the pipeline's own
@@ -50,6 +51,7 @@ class PromptProcess:
     judges: verifier calls of scoring (a preview, a finished candidate).
     prompt: its text. verifiers: names of the search verifiers.
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
+    origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
     """
 
     evaluations: tuple[int, ...]
@@ -57,7 +59,7 @@ class PromptProcess:
     solver: Solver
     view: View | str
     own_draw: Callable[[int, int], Tensor] | None = None
-    model_calls: int | None = None
+    further_draw: Callable[[int, int, int], Tensor] | None = None
     restarts: tuple[int, ...] = ()
     places: tuple[Place, ...] | None = None
     first_sigma: float = 1.0
@@ -72,6 +74,7 @@ class PromptProcess:
     prompt: str = ""
     verifiers: tuple[str, ...] = ()
     own_path: OwnPath = field(default_factory=OwnPath, compare=False)
+    origins: Origins | None = field(default=None, compare=False)
 
     @property
     def steps(self) -> int:
@@ -79,7 +82,7 @@ class PromptProcess:
 
     @property
     def model_steps(self) -> int:
-        return self.model_calls or self.steps
+        return self.steps
 
     @property
     def own_steps(self) -> bool:
@@ -121,7 +124,7 @@ class PromptProcess:
 
     def model_calls_of(self, step: int, kernel: Kernel) -> int:
         """Model calls of the transition that begins at a step."""
-        return 1 if step == self.model_calls else kernel.calls(self.schedule.level(step))
+        return kernel.calls(self.schedule.level(step))
 
     def branch_nfe(self, step: int) -> int:
         if self.of_branch is None:
@@ -157,10 +160,6 @@ class PromptProcess:
     def check_off_grid(self, what: str) -> None:
         if self.off_grid:
             raise UsageError(f"{what} is not possible here: {self.off_grid}.")
-        if self.steps > self.model_steps:
-            raise UsageError(
-                f"{what} is not possible where the pipeline edits latents in its loop, between grid levels."
-            )
 
     def regridded(self, times: Sequence[float] | None = None) -> PromptProcess:
         if times is None and not self.restarts:
@@ -172,16 +171,10 @@ class PromptProcess:
         else:
             self.check_off_grid("a time grid of its own")
             places, schedule = timed_grid(levels, times, calls, self.nearest)
-        after = self.evaluations[calls:]  # of the step in which the pipeline's loop edits the clean latents
-        made = len(places)
-        if after:
-            alpha, sigma = (torch.cat([t, t[-1:]]) for t in (schedule.alpha, schedule.sigma))
-            places, schedule = (*places, Place(calls)), NoiseSchedule(alpha, sigma)
         return replace(
             self,
-            evaluations=(*(self.evaluations[p.step] for p in places[:made]), *after),
+            evaluations=tuple(self.evaluations[p.step] for p in places),
             view=replace(view, schedule=schedule),
-            model_calls=made,
             restarts=(),
             places=places,
             own_grid=self.own_grid or (view, calls),
@@ -192,8 +185,8 @@ class PromptProcess:
         return self.judges[0] * previews + self.judges[1] * finals
 
     def noise(self, candidate: Candidate) -> Tensor:
-        if candidate.id == OWN:
-            return self.prior.own_noise()
+        if (latents := self.prior.given(candidate)) is not None:
+            return self.prior.noise_behind(latents)
         return Key(candidate.key).fold("start").normal(tuple(self.prior.own.shape))
 
     def injected(self, candidate: Candidate, step: int) -> Tensor:
@@ -205,14 +198,18 @@ class PromptProcess:
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
         if noise is not None:
             candidates = self.own_path.leave(candidates, 0, "noise")
-        if self.prior.refusal and any(c.id != OWN for c in candidates):
+        if self.origins is not None:
+            self.origins.begin(candidates, noise)
+        given = [self.prior.given(c) if noise is None else None for c in candidates]
+        if self.prior.refusal and any(
+            x is None and c.id != OWN for x, c in zip(given, candidates, strict=True)
+        ):
             raise UsageError(self.prior.refusal)
-        rows = []
-        for i, c in enumerate(candidates):
-            if c.id == OWN:
-                rows.append(self.prior.own)
-            else:
-                rows.append(self.prior.latents(self.noise(c) if noise is None else noise[i]))
+        check_memory(len(candidates), self.prior.own)
+        rows = [
+            self.prior.latents(self.noise(c) if noise is None else noise[i]) if x is None else x
+            for i, (c, x) in enumerate(zip(candidates, given, strict=True))
+        ]
         return self.own_path.record(Particles(self._at_first_level(torch.stack(rows)), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
@@ -245,7 +242,7 @@ class PromptProcess:
     def model_input(self, particles: Particles, kernel: Kernel | None) -> tuple[Tensor, float | None]:
         """Input of the next model call: latents [n, *latent], and their linear time if it is not that of the step."""
         step = particles.step
-        time = None if self.places is None or step == self.model_calls else self.places[step].time
+        time = None if self.places is None else self.places[step].time
         if not particles.inner:
             return particles.x, time
         level, x = kernel_steps.inner_input(self.schedule, particles, kernel)
@@ -263,8 +260,6 @@ class PromptProcess:
         output: of the model, [n, ...]. x: [n, *latent], the latents that the call saw; the pipeline's loop may have
         edited them. preview: also keep the clean estimate, where the noise levels can be read.
         """
-        if particles.step == self.model_calls:
-            return Particles(x, particles.step + 1, particles.candidates, None, particles.x0)
         if kernel is not None:
             level, given = self.schedule.level(particles.step), particles.x
             if particles.inner:
@@ -278,7 +273,8 @@ class PromptProcess:
         seen = replace(particles, x=x)
 
         def draw(j: int) -> Tensor:
-            return torch.stack([self._step_noise(c, particles.step, j) for c in particles.candidates])
+            noises = [self._step_noise(c, particles.step, j) for c in particles.candidates]
+            return torch.stack([noise.to(x.device) for noise in noises])
 
         new, memory = self.solver.step(seen, output, draw)
         x0 = None
@@ -334,6 +330,8 @@ class PromptProcess:
     def _step_noise(self, candidate: Candidate, step: int, draw: int) -> Tensor:
         if candidate.id == OWN and self.own_draw is not None:
             return self.own_draw(step, draw)
+        if self.further_draw is not None and self.prior.given(candidate) is not None:
+            return self.further_draw(candidate.id, step, draw)
         return Key(candidate.key).fold("step", step, draw).normal(tuple(self.prior.own.shape))
 
 

@@ -1,9 +1,14 @@
-"""Answers to Score: decode candidates, ask the verifiers, and enter the scores into the archive."""
+"""Answers to Score: decode candidates, ask the verifiers, and enter the scores into the archive.
+
+A candidate whose latents, pixels or scores are not finite is dropped: it gets a Failure instead of an Entry.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -11,27 +16,34 @@ from torch import Tensor
 from genscale.engine.archive import Entry
 from genscale.engine.capacity import Capacity
 from genscale.engine.events import Scored
+from genscale.engine.failures import Failure
+from genscale.engine.finite_numbers import finite_rows, kind_in
 from genscale.engine.search import Search
+from genscale.engine.verifier_calls import Left
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted
 from genscale.media import Media
 from genscale.protocol.answers import Scores
 from genscale.protocol.batches import Decode
-from genscale.protocol.particles import OWN
+from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.queries import Score
 
 
 @dataclass
 class ScoreJob:
-    """One row of a Score query; known: its entry, if the archive has it."""
+    """One row of a Score query; known: its entry or failure, if the archive has it."""
 
     search: Search
     row: int
-    known: Entry | None
+    known: Entry | Failure | None
 
     @property
     def label(self) -> str:
         return self.search.label(self.row)
+
+    @property
+    def candidate(self) -> Candidate:
+        return self.search.particles.candidates[self.row]
 
     @property
     def final(self) -> bool:
@@ -50,6 +62,33 @@ class ScoreJob:
         return particles.x0[self.row].to(particles.x.dtype)
 
 
+@dataclass
+class ScoreBatch:
+    """Jobs that are decoded and scored together. The other fields are by index of the job.
+
+    faults: (where, what) of those that are dropped. decoded: those that are decoded, in the order of `media`.
+    raw: scores of the search verifiers [verifiers]. select: of the select verifiers, by name.
+    """
+
+    jobs: list[ScoreJob]
+    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
+    decoded: list[int] = field(default_factory=list)
+    media: Media | None = None
+    raw: dict[int, Tensor] = field(default_factory=dict)
+    select: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> list[int]:
+        return [k for k in range(len(self.jobs)) if k not in self.faults]
+
+    def images(self, some: Sequence[int]) -> Media | None:
+        """Those of some jobs; None if nothing is decoded."""
+        if self.media is None or list(some) == self.decoded:
+            return self.media
+        places = [self.decoded.index(k) for k in some]
+        return self.media[places[0] : places[0] + 1] if len(places) == 1 else Media(self.media.pixels[places])
+
+
 class Scoring:
     """Decodes and scores for all searches; all that wait for scores are served together."""
 
@@ -60,83 +99,110 @@ class Scoring:
     def run(self, searches: Sequence[Search]) -> bool:
         """Answer every Score that waits; False if none does."""
         waiting = [s for s in searches if isinstance(s.query, Score)]
-        jobs: list[ScoreJob] = []
+        jobs, asked = list[ScoreJob](), list[Search]()
         for search in waiting:
             n = search.affordable()
             if n == 0:
                 search.throw(BudgetExhausted())
                 continue
+            asked.append(search)
             search.entries = [None] * n
             jobs += [ScoreJob(search, row, self._recall(search, row)) for row in range(n)]
-        while fresh := self._next_fresh(jobs):
-            if self._score(jobs, fresh):
-                jobs = jobs[fresh[-1] + 1 :]
-        self._enter_known(jobs)
-        for search in waiting:
-            if search.entries:
-                self._answer(search)
+        try:
+            while fresh := self._next_fresh(jobs):
+                if self._score(jobs, fresh, searches):
+                    jobs = jobs[fresh[-1] + 1 :]
+            self._enter_known(jobs)
+        except BudgetExhausted:  # time was over while a verifier was waited for
+            for search in asked:
+                search.entries = list(takewhile(lambda e: e is not None, search.entries))
+        for search in asked:
+            self._answer(search)
         return bool(waiting)
 
     def _next_fresh(self, jobs: Sequence[ScoreJob]) -> list[int]:
         """Indices of the next jobs without an entry, as many as are decoded together."""
         return [i for i, job in enumerate(jobs) if job.known is None][: self.capacity.decoded_together]
 
-    def _recall(self, search: Search, row: int) -> Entry | None:
+    def _recall(self, search: Search, row: int) -> Entry | Failure | None:
         particles = search.particles
-        entry = self.archive.scored(search.index, particles.candidates[row], particles.step)
+        candidate, step = particles.candidates[row], particles.step
+        known = search.failures.of(candidate) or self.archive.failed(search.index, candidate, step)
+        if known is not None:
+            return known
+        entry = self.archive.scored(search.index, candidate, step)
         if entry is not None:
             entry.x = particles.x[row]
         return entry
 
-    def _score(self, jobs: Sequence[ScoreJob], fresh: Sequence[int]) -> bool:
+    def _score(self, jobs: Sequence[ScoreJob], fresh: Sequence[int], searches: Sequence[Search]) -> bool:
         """Decode and score the fresh jobs in one batch; False if memory ran out and fewer must be tried.
 
         Known entries between them are entered too, so that entries keep the order of the jobs, which decides ties.
         """
-        batch = [jobs[i] for i in fresh]
+        batch = ScoreBatch([jobs[i] for i in fresh])
         try:
-            media = self._decoded(batch) if self.roles.judging else None
-            scores = self._scores(batch, media)
+            self._decode(batch)
+            self._ask(batch, self.capacity.patience(searches))
         except torch.cuda.OutOfMemoryError as error:
             advice = "offloading, a smaller size, or a verifier on another device"
-            self.capacity.shrink(len(batch), "decoding and scoring", advice, error)
+            self.capacity.shrink_decoding(len(fresh), "decoding and scoring", advice, error)
             return False
         done = 0
-        for k, (job, (raw, select)) in enumerate(zip(batch, scores, strict=True)):
+        for k, job in enumerate(batch.jobs):
             self._enter_known(jobs[done : fresh[k]])
             done = fresh[k] + 1
-            entry, own_media = self._entry(job, raw, select), None if media is None else media[k : k + 1]
+            if k in batch.faults:
+                where, what = batch.faults[k]
+                failure = self.capacity.drop(job.search, job.candidate, where, what, job.final)
+                self._enter_failure(job, failure)
+                continue
+            entry, own_media = self._entry(job, batch.raw[k], batch.select.get(k, {})), batch.images([k])
             if own_media is not None:
                 self._score_held_out(job, entry, own_media)
             self._enter(job, entry, fresh=True, media=own_media)
         return True
 
-    def _decoded(self, batch: Sequence[ScoreJob]) -> Media:
+    def _decode(self, batch: ScoreBatch) -> None:
+        """Decode the jobs whose latents are finite, if there is a verifier."""
+        latents = torch.stack([job.latents for job in batch.jobs])
+        finite = finite_rows(latents).tolist()
+        batch.faults |= {k: _of_latents(job, latents[k]) for k, job in enumerate(batch.jobs) if not finite[k]}
+        rows = batch.alive
+        if not self.roles.judging or not rows:
+            return
+        some = latents if len(rows) == len(latents) else latents[rows]
         with self.ledger.clock("decode"):
-            latents = torch.stack([job.latents for job in batch])
-            media = self.decode(latents, tuple(job.search.index for job in batch))
-        self.ledger.decodes += len(batch)
-        return media
+            media = self.decode(some, tuple(batch.jobs[k].search.index for k in rows))
+        self.ledger.decodes += len(rows)
+        batch.decoded, batch.media, finite = rows, media, finite_rows(media.pixels).tolist()
+        batch.faults |= {
+            k: ("decoder", kind_in(media.pixels[i])) for i, k in enumerate(rows) if not finite[i]
+        }
 
-    def _scores(
-        self, batch: Sequence[ScoreJob], media: Media | None
-    ) -> list[tuple[Tensor, dict[str, float]]]:
-        """For each job the raw scores [search verifiers], and those of the select verifiers if it is final.
+    def _ask(self, batch: ScoreBatch, left: Left) -> None:
+        """Ask the search verifiers about all jobs, and the select verifiers about the final ones.
 
-        Without any verifier nothing is decoded (media is None), and all candidates are equal.
+        Without any verifier nothing is decoded, and all candidates are equal.
         """
-        if media is None:
-            return [(torch.zeros(0, dtype=torch.float64), {}) for _ in batch]
-        texts, labels = [job.search.prompt for job in batch], [job.label for job in batch]
-        raw = self.roles.search.score(media, texts, labels, self.ledger)
-        select: list[dict[str, float]] = [{} for _ in batch]
-        final = [k for k, job in enumerate(batch) if job.final]
-        if final and self.roles.select.members:
-            some = [texts[k] for k in final], [labels[k] for k in final]
-            rows = self.roles.select.score(Media(media.pixels[final]), *some, self.ledger)
-            for k, row in zip(final, rows, strict=True):
-                select[k] = self.roles.select.named(row)
-        return list(zip(raw, select, strict=True))
+        batch.raw = {k: torch.zeros(0, dtype=torch.float64) for k in batch.alive}
+        for verifiers, final in ((self.roles.search, False), (self.roles.select, True)):
+            rows = [k for k in batch.alive if batch.jobs[k].final or not final]
+            media = batch.images(rows)
+            if not rows or not verifiers.members or media is None:
+                continue
+            texts, labels = zip(
+                *((batch.jobs[k].search.prompt, batch.jobs[k].label) for k in rows), strict=True
+            )
+            for k, raw in zip(
+                rows, verifiers.raw_scores(media, texts, labels, self.ledger, left), strict=True
+            ):
+                if (fault := verifiers.fault(raw)) is not None:
+                    batch.faults[k] = fault
+                elif final:
+                    batch.select[k] = verifiers.named(raw)
+                else:
+                    batch.raw[k] = raw
 
     def _entry(self, job: ScoreJob, raw: Tensor, select: dict[str, float]) -> Entry:
         particles, verifiers = job.search.particles, self.roles.search
@@ -156,28 +222,57 @@ class Scoring:
     def _score_held_out(self, job: ScoreJob, entry: Entry, media: Media) -> None:
         """Held-out scores of the pipeline's own image, and of every candidate that may become the best."""
         verifiers, search = self.roles.held_out, job.search
-        if verifiers.members and entry.final and (entry.candidate.id == OWN or search.may_lead(entry)):
-            scores = verifiers.score(media, [search.prompt], [job.label], self.ledger)
-            entry.held_out = verifiers.named(scores[0])
+        if verifiers.members and entry.final and (entry.candidate.id == OWN or search.ranks.may_lead(entry)):
+            [scores] = verifiers.raw_scores(media, [search.prompt], [job.label], self.ledger)
+            measured = verifiers.named(
+                scores
+            )  # a search must not depend on these, so nothing is dropped for them
+            entry.held_out = {name: score for name, score in measured.items() if math.isfinite(score)}
 
     def _enter_known(self, jobs: Sequence[ScoreJob]) -> None:
-        """Enter what a resumed run scored before."""
+        """Enter what a resumed run scored before, and the candidates that were dropped before."""
         for job in jobs:
             assert job.known is not None
-            self._enter(job, job.known, fresh=False)
+            if isinstance(job.known, Failure):
+                self.capacity.take_failure(job.search, job.known)
+                self._enter_failure(job, job.known)
+            else:
+                self._enter(job, job.known, fresh=False)
 
     def _enter(self, job: ScoreJob, entry: Entry, fresh: bool, media: Media | None = None) -> None:
         search = job.search
         search.entries[job.row] = entry
         search.calls += search.calls_a_score
+        search.failures.trace.forget(entry.candidate)
         self.archive.add_score(entry, fresh)
         if entry.final:
             search.add_final(entry)
         self.on_event(Scored(entry, search.best(), media))
 
+    def _enter_failure(self, job: ScoreJob, failure: Failure) -> None:
+        """It counts the verifier calls that were reserved for it, so that a search in which all fail ends."""
+        job.search.entries[job.row] = failure
+        job.search.calls += job.search.calls_a_score
+
     def _answer(self, search: Search) -> None:
         """Send the scores. If a stop rule ends the search here, later queries find the budget exhausted."""
-        verifiers, entries = self.roles.search, [e for e in search.entries if e is not None]
-        raw = torch.tensor([[e.scores[n] for n in verifiers.names] for e in entries], dtype=torch.float64)
+        verifiers, entries = self.roles.search, search.entries
+        if not entries:
+            search.throw(BudgetExhausted())
+            return
+        raw = [[e.scores[n] if isinstance(e, Entry) else math.nan for n in verifiers.names] for e in entries]
+        failed = [isinstance(e, Failure) for e in entries]
         search.check_stop_rules()
-        search.send(Scores(raw.reshape(len(entries), len(verifiers.names)), verifiers.combine))
+        search.send(
+            Scores(
+                torch.tensor(raw, dtype=torch.float64).reshape(len(entries), len(verifiers.names)),
+                verifiers.combine,
+                torch.tensor(failed) if any(failed) else None,
+            )
+        )
+
+
+def _of_latents(job: ScoreJob, latents: Tensor) -> tuple[str, str]:
+    """What made latents [*latent] that are not finite, and what they hold."""
+    found, what = job.search.failures.trace.first(job.candidate), kind_in(latents)
+    return ("latents", what) if found is None else (found[0], f"{what} at step {found[1]}")

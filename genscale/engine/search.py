@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,8 +11,10 @@ import torch
 from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
+from genscale.engine.failures import HOPELESS, Failure, Failures
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
+from genscale.engine.ranking import Ranking
 from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted, UsageError
@@ -30,11 +31,13 @@ class Search:
     """State of one prompt's search. The engine drives it; samplers never see it.
 
     query: what the sampler waits for; None when it has ended.
-    keep: how many of the best finished candidates keep their latents.
+    keep: how many of the best finished candidates keep their latents. results: how many the call returns, so that no
+        stop rule and no time limit ends the search with fewer.
     rules: stop rules, asked about the scores of finished candidates. stopped: the rule that ended the search.
     independent: whether the finished candidates are independent draws of the model.
     spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
-    finals, entries: scores of all finished candidates, and of the rows of the present query.
+    entries: scores of the rows of the present query. ranks: the finished candidates.
+    failures: the candidates that were dropped.
     population: what the sampler returned, if it weights its candidates.
     """
 
@@ -45,6 +48,7 @@ class Search:
     budget: Budget
     roles: Roles
     keep: int = 1
+    results: int = 1
     rules: tuple[StopRule, ...] = ()
     independent: bool = False
     stopped: Stopped | None = None
@@ -52,17 +56,16 @@ class Search:
     calls: int = 0
     finished: int = 0
     query: Query | None = None
-    finals: list[Entry] = field(default_factory=list)
-    entries: list[Entry | None] = field(default_factory=list)
+    entries: list[Entry | Failure | None] = field(default_factory=list)
+    failures: Failures = field(default_factory=Failures)
     population: Population | None = None
-    _ranked: list[tuple[float, Entry]] = field(
-        default_factory=list
-    )  # (total, entry), best first; not for rank ensembles
+    ranks: Ranking = field(init=False)
     _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
-    _scored_as: Candidate | None = (
-        None  # what the sampler scored as candidate 0, though it is not the pipeline's own
-    )
+    _scored_as: Candidate | None = None  # scored as candidate 0, though it is not the pipeline's own
+
+    def __post_init__(self) -> None:
+        self.ranks = Ranking(self.roles.judge, self.keep)
 
     @staticmethod
     def open(
@@ -74,6 +77,7 @@ class Search:
         roles: Roles,
         *,
         keep: int = 1,
+        results: int = 1,
         stop: Stop | None = None,
         **process: Any,
     ) -> Search:
@@ -106,7 +110,7 @@ class Search:
             seen = check_grid(hooks.grid(seen), sampler)
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
-            index, prompt, seen, sampler.search(seen, key), budget, roles, keep, rules,
+            index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
             hooks.independent,
         )  # fmt: skip
         search._move(lambda: next(search.generator))
@@ -138,6 +142,8 @@ class Search:
         if query is not None:
             check_query(query, self.process)
             query = self._off_own_path(query)
+            if self.process.origins is not None:
+                self.process.origins.meet(query.particles, isinstance(query, Score))
         self.query, self._answers, self.entries = query, None, []
 
     def _off_own_path(self, query: Query) -> Query:
@@ -213,7 +219,7 @@ class Search:
 
         Rows that are solved to the clean end must be paid with their scores. A Denoise is paid whole or not at all.
         """
-        if self.stopped is not None:
+        if self.stopped is not None or self._hopeless:
             return 0
         all_rows = rows = len(self.particles)
         if isinstance(self.query, Score):
@@ -255,6 +261,15 @@ class Search:
         assert self._answers is not None
         del self._answers[min(rows, default=len(self._answers)) :]
 
+    @property
+    def arrived(self) -> list[Particles]:
+        """The rows of a Solve that have reached its end, while others are under way."""
+        return [a for a in self._answers or () if isinstance(a, Particles)]
+
+    def continue_with(self, generator: Generator[Query, Any, Population | None], query: Query | None) -> None:
+        """Let another generator, which waits with `query`, go on in place of the sampler."""
+        self.generator, self.query, self._answers, self.entries = generator, query, None, []
+
     def answer(self) -> None:
         """Send the sampler the complete answer of its Solve, Denoise or Gradient."""
         answers, query = self._answers, self.query
@@ -278,57 +293,55 @@ class Search:
     def label(self, row: int) -> str:
         return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
 
+    @property
+    def _hopeless(self) -> bool:
+        """Whether only stop rules could end the search, and they do not, because all candidates fail."""
+        limited = any((self.budget.nfe, self.budget.verifier_calls, self.budget.seconds)) or not self.rules
+        return not limited and self.failures.in_a_row >= HOPELESS
+
     # ---------------------------------------------------------------- the result
 
+    @property
+    def dropped(self) -> list[Failure]:
+        """Candidates that cannot win. A finished one can, though a gradient at it failed later."""
+        return self.failures.but({e.candidate.id for e in self.finals})
+
     def add_final(self, entry: Entry) -> None:
-        """Take in a finished candidate, and drop the latents of those that are no longer among the `keep` best."""
-        self.finals.append(entry)
+        """Take in a finished candidate."""
+        self.failures.in_a_row = 0
         self.finished += 1
-        if not self.roles.judge.pointwise:  # ranks may change later, so all candidates keep their latents
-            return
-        [total] = self.totals([entry])
-        at = bisect_right(self._ranked, -total, key=lambda ranked: -ranked[0])
-        self._ranked.insert(at, (total, entry))
-        for _, loser in self._ranked[self.keep : self.keep + 1] if at < self.keep else [(total, entry)]:
-            if loser.candidate.id != OWN:  # the pipeline's own image is shown beside the best
-                loser.x = None
+        self.ranks.add(entry)
+
+    @property
+    def missing(self) -> int:
+        """How many candidates must still be finished, or dropped, for as many as the call returns."""
+        dropped = len(self.dropped) if self.failures.all else 0
+        return max(0, self.results - len(self.finals) - dropped)
+
+    @property
+    def enough(self) -> bool:
+        return self.missing == 0
 
     def check_stop_rules(self) -> None:
-        """Ask the stop rules about the candidates that finished since the last call."""
-        if self.rules and self.stopped is None and self._checked < len(self.finals):
+        """Ask the stop rules about the candidates that finished since the last call, once there are enough."""
+        if self.rules and self.stopped is None and max(self._checked, self.results - 1) < len(self.finals):
             totals = self.totals(self.finals)
-            self.stopped = first_stop(self.rules, totals, self._checked)
+            self.stopped = first_stop(self.rules, totals, max(self._checked, self.results - 1))
             self._checked = len(totals)
+
+    @property
+    def finals(self) -> list[Entry]:
+        """Scores of all finished candidates, in order."""
+        return self.ranks.entries
 
     def ranking(self) -> list[Entry]:
         """Finished candidates from best to worst; of equals the one that finished first comes first."""
-        if self.roles.judge.pointwise:
-            return [entry for _, entry in self._ranked]
-        if not self.finals:
-            return []
-        totals = self.totals(self.finals)
-        order = sorted(range(len(totals)), key=lambda i: -totals[i])
-        return [self.finals[i] for i in order]
+        return self.ranks.order()
 
     def totals(self, entries: Sequence[Entry]) -> list[float]:
         """Combined scores of entries, by the verifiers that pick the winner."""
-        judge = self.roles.judge
-        raw = torch.tensor(
-            [[(e.select or e.scores)[n] for n in judge.names] for e in entries], dtype=torch.float64
-        ).reshape(len(entries), len(judge.names))
-        return [float(t) for t in judge.combine(raw)]
+        return self.ranks.totals(entries)
 
     def best(self) -> Entry | None:
         """The best finished candidate; None before the first."""
-        if self._ranked:
-            return self._ranked[0][1]
-        ranking = self.ranking()
-        return ranking[0] if ranking else None
-
-    def may_lead(self, entry: Entry) -> bool:
-        """Whether a new finished candidate is, or (by ranks) may later become, the best."""
-        best = self.best()
-        if best is None or not self.roles.judge.pointwise:
-            return True
-        old, new = self.totals([best, entry])
-        return new > old
+        return self.ranks.best()

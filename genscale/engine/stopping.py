@@ -253,7 +253,11 @@ def _parse(text: str, part: str) -> StopRule:
             ) from None
     if match.groupdict().get("unit"):
         given["unit"] = "sd"
-    rule: StopRule = cls((int if cls is Patience else float)(match["value"]), **given)
+    try:
+        number = (int if cls is Patience else float)(match["value"])
+    except ValueError:  # more digits than Python converts
+        raise refusal from None
+    rule: StopRule = cls(number, **given)
     return rule
 
 

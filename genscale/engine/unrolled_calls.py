@@ -37,6 +37,7 @@ class Unroll:
         self.leaf = particles.x.detach().float().clone().requires_grad_(self.through_model)
         self.noises = None if noises is None else noises.detach().to(self.leaf).clone().requires_grad_()
         self.particles = Particles(self.leaf, particles.step, particles.candidates)
+        self.memory = particles.memory  # of the solver, until the first transition
         self.forwards = self.at = 0
         self.prediction: Prediction | None = None
         self.x0: Tensor | None = None
@@ -51,7 +52,9 @@ class Unroll:
         with torch.set_grad_enabled(self.through_model):
             x, time = self.process.model_input(self.particles, None)
         place = self.process.place(self.particles.step)
-        return Batch(x, place, prompts, time, grad=self.through_model, checkpoint=self.checkpointed)
+        return Batch(
+            x, place, prompts, time, grad=self.through_model, checkpoint=self.checkpointed, memory=self.memory
+        )
 
     def absorb(self, output: Output) -> bool:
         """Step to the next call; True after the last."""
@@ -71,6 +74,7 @@ class Unroll:
                 return True
             noise = None if self.noises is None else self.noises[self.at]
             self.at += 1
+            self.memory = None
             self.particles = self.process.leap(
                 self.particles, prediction, kernel_of(self.query), self.steps[self.at], noise
             )
@@ -90,12 +94,22 @@ class Unroll:
             except torch.cuda.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # in-place operations of a denoiser fail only here
+                if _in_a_module(error):  # a checkpointed call is repeated, and fails itself
+                    raise
                 raise UsageError(
                     f"this denoiser is not differentiable ({str(error).splitlines()[0]}): use another pipeline, "
                     "or ask for gradients through the decoder only."
                 ) from error
             found.append((made[0], made[1] if len(made) > 1 else None))
         return found
+
+
+def _in_a_module(error: BaseException) -> bool:
+    """Whether an exception passed through the forward of a module."""
+    trace, call = error.__traceback__, torch.nn.Module._call_impl.__code__
+    while trace is not None and trace.tb_frame.f_code is not call:
+        trace = trace.tb_next
+    return trace is not None
 
 
 def pulled_back(outputs: Tensor, leaves: Sequence[Tensor], pull: Tensor, again: bool) -> list[Tensor]:

@@ -9,16 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from genscale.engine.finite_numbers import kind
 from genscale.engine.ledger import Ledger
-from genscale.errors import UsageError, VerifierError
+from genscale.engine.verifier_calls import Left, call_verifier, unlimited
+from genscale.errors import BudgetExhausted, UsageError, VerifierError
 from genscale.media import Media
-from genscale.plugins import registry
+from genscale.plugins import limits, registry
+from genscale.plugins.limits import shown
 from genscale.protocol.interfaces import Verifier
 
 
@@ -46,24 +51,53 @@ ENSEMBLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"weighted": weighted
 
 @dataclass(frozen=True)
 class WeightedVerifier:
-    """A verifier with its name and weight."""
+    """A verifier with its name and weight. timeout: seconds of one call, where the verifier has no limit itself."""
 
     name: str
     verifier: Verifier
     weight: float = 1.0
+    timeout: float | None = None
+
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Load what it needs, for images on `device`. UsageError: that is missing, or it cannot score these prompts."""
+        prepare = getattr(self.verifier, "prepare", None)
+        if prepare is None:
+            return
+        try:
+            prepare(prompts, device)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise VerifierError(
+                f"verifier '{self.name}' cannot be used here: {type(error).__name__}: {error}"
+            ) from error
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
         """Scores [n] float64. VerifierError: it failed or gave a NaN; the message names the candidate (labels)."""
-        raw = self._call(self.verifier, media, prompts, labels)
+        scores = self.raw_scores(media, prompts, labels)
+        for label, score in zip(labels, scores.tolist(), strict=True):
+            if not math.isfinite(score):
+                raise VerifierError(
+                    f"verifier '{self.name}' gave {score} for {label}: a score must be a finite number."
+                )
+        return scores
+
+    def raw_scores(
+        self, media: Media, prompts: Sequence[str], labels: Sequence[str], left: Left = unlimited
+    ) -> Tensor:
+        """The same, but a score may be NaN or infinite."""
+        raw = self._call(self.verifier, media, prompts, labels, left)
         return self._checked(raw, _as_vector(raw, len(labels)), labels)
 
-    def score_graph(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
-        """The same with the graph to `media.pixels`. UsageError: the verifier is not differentiable."""
+    def score_graph(
+        self, media: Media, prompts: Sequence[str], labels: Sequence[str], left: Left = unlimited
+    ) -> Tensor:
+        """`raw_scores` with the graph to `media.pixels`. UsageError: the verifier is not differentiable."""
         score_tensor = getattr(self.verifier, "score_tensor", None)
         if score_tensor is None:
-            raw = self._call(self.verifier, media, prompts, labels)
+            raw = self._call(self.verifier, media, prompts, labels, left)
         else:
-            raw = self._call(score_tensor, media.pixels, prompts, labels)
+            raw = self._call(score_tensor, media.pixels, prompts, labels, left)
         if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
             raw = torch.stack([r.reshape(()) for r in raw])
         if not isinstance(raw, Tensor) or not raw.requires_grad:
@@ -76,14 +110,13 @@ class WeightedVerifier:
         return raw.cpu().double().reshape(len(labels))
 
     def _call(
-        self, score: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str]
+        self, score: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str], left: Left
     ) -> Any:
         try:
-            return score(media, prompts)
-        except (
-            UsageError,
-            torch.cuda.OutOfMemoryError,
-        ):  # the engine tries a smaller batch
+            return call_verifier(score, self.verifier, media, prompts, self.timeout, left)
+        except (UsageError, BudgetExhausted):
+            raise
+        except torch.cuda.OutOfMemoryError:  # the engine tries a smaller batch
             raise
         except Exception as error:
             raise VerifierError(
@@ -96,11 +129,6 @@ class WeightedVerifier:
                 f"verifier '{self.name}' was given {len(labels)} images ({_span(labels)}) and returned "
                 f"{_shape(raw)}: it must return one number for each."
             )
-        for label, score in zip(labels, scores.tolist(), strict=True):
-            if not math.isfinite(score):
-                raise VerifierError(
-                    f"verifier '{self.name}' gave {score} for {label}: a score must be a finite number."
-                )
         return scores
 
 
@@ -112,7 +140,7 @@ class VerifierSet:
     ensemble: str = "weighted"
 
     def __post_init__(self) -> None:
-        if self.ensemble not in ENSEMBLES:
+        if not isinstance(self.ensemble, str) or self.ensemble not in ENSEMBLES:
             raise UsageError(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
         names = [m.name for m in self.members]
         for name in names:
@@ -134,6 +162,11 @@ class VerifierSet:
     def names(self) -> tuple[str, ...]:
         return tuple(m.name for m in self.members)
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Prepare every verifier before anything is spent, as `WeightedVerifier.prepare`."""
+        for member in self.members:
+            member.prepare(prompts, device)
+
     def named(self, raw: Tensor) -> dict[str, float]:
         """One row of raw scores [verifiers], by verifier."""
         return dict(zip(self.names, raw.tolist(), strict=True))
@@ -148,14 +181,38 @@ class VerifierSet:
         return ENSEMBLES[self.ensemble](raw, weights)
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
-        """Raw scores float64 [n, verifiers]."""
+        """Raw scores float64 [n, verifiers]. VerifierError: one of them is not finite."""
         return self._columns(WeightedVerifier.score, media, prompts, labels, ledger)
 
-    def score_graph(
-        self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger
+    def raw_scores(
+        self,
+        media: Media,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        ledger: Ledger,
+        left: Left = unlimited,
     ) -> Tensor:
-        """The same with the graph to `media.pixels`. UsageError: a verifier is not differentiable."""
-        return self._columns(WeightedVerifier.score_graph, media, prompts, labels, ledger)
+        """The same, but a score may be NaN or infinite. left: see genscale.engine.verifier_calls."""
+        return self._columns(partial(WeightedVerifier.raw_scores, left=left), media, prompts, labels, ledger)
+
+    def score_graph(
+        self,
+        media: Media,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        ledger: Ledger,
+        left: Left = unlimited,
+    ) -> Tensor:
+        """`raw_scores` with the graph to `media.pixels`. UsageError: a verifier is not differentiable."""
+        return self._columns(partial(WeightedVerifier.score_graph, left=left), media, prompts, labels, ledger)
+
+    def fault(self, row: Tensor) -> tuple[str, str] | None:
+        """What is not finite in one row of raw scores [verifiers], or in their weighted sum: where, and what."""
+        for member, score in zip(self.members, row.tolist(), strict=True):
+            if not math.isfinite(score):
+                return f"verifier {member.name}", kind(score)
+        total = float(self.combine(row[None])[0])
+        return None if math.isfinite(total) else ("weighted sum of the scores", kind(total))
 
     def check_differentiable(self) -> None:
         """UsageError if the combined score has no gradient, whatever the images are."""
@@ -200,6 +257,11 @@ class Roles:
         """Whether there is any verifier, so that images must be decoded."""
         return bool(self.search.members or self.select.members or self.held_out.members)
 
+    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Prepare the verifiers of all roles before anything is spent, as `WeightedVerifier.prepare`."""
+        for verifiers in (self.search, self.select, self.held_out):
+            verifiers.prepare(prompts, device)
+
     @property
     def calls(self) -> int:
         """Verifier calls of one finished candidate, as the budget counts them."""
@@ -231,24 +293,32 @@ def _span(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
 
 
-def verifier_set(verifiers: Any, ensemble: str) -> VerifierSet:
-    """The verifiers of one role, from None, a name, a callable, a pair (verifier, weight), or a list of these."""
+def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) -> VerifierSet:
+    """The verifiers of one role, from None, a name, a callable, a pair (verifier, weight), or a list of these.
+
+    timeout: seconds of one call, for those without a limit of their own.
+    """
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise UsageError(f"verifier_timeout={timeout} must be a number of seconds above 0.")
     if verifiers is None:
         return VerifierSet((), ensemble)
     if not isinstance(verifiers, list):
         verifiers = [verifiers]
-    return VerifierSet(tuple(_weighted_verifier(v) for v in verifiers), ensemble)
+    return VerifierSet(tuple(_weighted_verifier(v, timeout) for v in verifiers), ensemble)
 
 
-def _weighted_verifier(verifier: Any) -> WeightedVerifier:
+def _weighted_verifier(verifier: Any, timeout: float | None) -> WeightedVerifier:
     weight = 1.0
     if isinstance(verifier, tuple):
+        if len(verifier) != 2 or not isinstance(verifier[1], Real) or isinstance(verifier[1], bool):
+            raise UsageError(f"{shown(verifier)} is no pair (verifier, weight): give a number as weight.")
         verifier, weight = verifier
     if isinstance(verifier, str):
-        return WeightedVerifier(verifier, registry.make("verifier", verifier, {}), float(weight))
-    if not callable(verifier):
+        return WeightedVerifier(verifier, registry.make("verifier", verifier, {}), float(weight), timeout)
+    if not callable(verifier) or isinstance(verifier, type):
         raise UsageError(
             f"{verifier!r} is not a verifier: give a name or a callable (media, prompts) -> scores."
         )
+    limits.check_plugin(f"verifier {type(verifier).__name__}", verifier)
     name = getattr(verifier, "name", None) or getattr(verifier, "__name__", None) or type(verifier).__name__
-    return WeightedVerifier(str(name), verifier, float(weight))
+    return WeightedVerifier(str(name), verifier, float(weight), timeout)

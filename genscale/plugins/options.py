@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import candidates, registry
+from genscale.plugins.limits import shown
+from genscale.safe_json import JsonError, parse_json
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -90,9 +91,9 @@ def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> di
     for option, value in values.items():
         try:
             out[option] = convert(value, hints[option]) if option in hints else value
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             raise UsageError(
-                f"option '{option}' of {kind} '{name}' cannot be '{value}': "
+                f"option '{option}' of {kind} '{name}' cannot be {shown(value)}: "
                 f"it must be {describe(hints[option])}."
             ) from None
     return candidates.resolved(name, cls, out) if kind == "sampler" else out
@@ -114,14 +115,14 @@ def convert(value: Any, hint: Any) -> Any:
     if hint is bool:
         return _boolean(value)
     if hint in (int, float):
-        if isinstance(value, bool) or (hint is int and isinstance(value, float) and value != int(value)):
+        if isinstance(value, bool) or (hint is int and isinstance(value, float) and not value.is_integer()):
             raise ValueError
         return hint(value.replace("_", "") if isinstance(value, str) else value)
     if hint is str or not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError:
+        return parse_json(value, "the value")
+    except JsonError:
         return value
 
 
@@ -155,6 +156,8 @@ def _boolean(value: Any) -> bool:
 def _sequence(value: Any, kind: Any, args: tuple[Any, ...]) -> Any:
     if isinstance(value, str):
         value = [part.strip() for part in value.strip("()[] ").split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError
     inner = args[0] if args else str
     items = [convert(v, inner) for v in value]
     return tuple(items) if kind in (tuple, Sequence) else items
@@ -166,7 +169,7 @@ def _first_that_fits(value: Any, hints: tuple[Any, ...]) -> Any:
     ):  # every value can be read as text, so str is tried last
         try:
             return convert(value, hint)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             continue
     raise ValueError
 

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
-from genscale.plugins import candidates
+from genscale.plugins import candidates, limits
 
 KINDS = ("sampler", "verifier")
 
@@ -60,8 +60,13 @@ def _package(point: EntryPoint) -> str:
 
 def name_of(kind: str, cls: type[Any]) -> str:
     """The name under which a class is registered, else its own."""
+    return registered_name(kind, cls) or cls.__name__
+
+
+def registered_name(kind: str, cls: type[Any]) -> str | None:
+    """The name under which a class is registered; None where it is not."""
     place = f"{cls.__module__}:{cls.__qualname__}"
-    return next((name for name, point in found(kind).items() if point.value == place), cls.__name__)
+    return next((name for name, point in found(kind).items() if point.value == place), None)
 
 
 def options(cls: type[Any]) -> dict[str, Field[Any]]:
@@ -109,9 +114,10 @@ def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
     ]
     if missing:
         raise UsageError(f"{kind} '{name}' needs the option '{missing[0]}': give {missing[0]}=...")
+    limits.check_options(f"{kind} '{name}'", cls, settings)
     try:
         return cls(**settings)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except Exception as error:  # a plug-in of another package may check nothing, and fail in any way
         raise UsageError(f"{kind} '{name}' refuses its options: {error}") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from genscale.media import Media
+from genscale.protocol.particles import Memory
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Batch:
     model: str = ""  # which of the models that share the latent space; "" is the pipeline's own
     grad: bool = False  # keep the graph from x to the output
     checkpoint: bool = False  # keep only x, and recompute the call in the backward pass
+    memory: Memory | None = None  # of the solver, for each row; None where a kernel made the last step
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Process(Protocol):
     def steps(self) -> int: ...
     @property
     def model_steps(self) -> int:
-        """Steps with a model call. At most one more follows, without a call: the pipeline's loop edits the latents."""
+        """Steps with a model call: all of them."""
 
     @property
     def own_steps(self) -> bool:
@@ -217,7 +217,18 @@ class Verifier(Protocol):
     Optional:
     `judges_videos = True`: it scores videos as a whole. Other verifiers get frames of a video as images
         (`verifiers/frames.py`).
+    `reads_prompts = False`: its scores do not depend on the prompts, so it may score calls that give embeddings without
+        their text. True: it is refused where there is no text.
+    `prepare(prompts, device)`: called before anything is generated or written, with the prompts of the run and the
+        torch.device of the images, also by `genscale plan`. It loads what it needs, and raises a UsageError where that
+        cannot be had or a prompt cannot be scored.
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
+    `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
+        times, 3 by default), and not waited for when the budget's seconds end.
+    `timeout`: seconds that a call may take.
+
+    A score that is NaN or infinite drops its candidate from the search; -inf is a way to reject an image. Images and
+    prompts are the verifier's own: what it writes into them is seen by nobody else.
     """
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Any: ...

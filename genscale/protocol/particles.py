@@ -81,6 +81,21 @@ class Memory:
     def take(self, index: Tensor) -> Memory:
         return Memory({k: v[index.to(v.device)] for k, v in self.rows.items()}, self.rest)
 
+    @staticmethod
+    def alike(a: Memory | None, b: Memory | None) -> bool:
+        """Whether two memories differ in their rows only."""
+        return a is b or (
+            a is not None and b is not None and a.rest == b.rest and a.rows.keys() == b.rows.keys()
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Memory | None]) -> Memory | None:
+        """The memory of the rows of all parts, which must be alike."""
+        given = [memory for memory in parts if memory is not None]
+        if len(given) <= 1:
+            return given[0] if given else None
+        return Memory({k: torch.cat([m.rows[k] for m in given]) for k in given[0].rows}, given[0].rest)
+
 
 @dataclass(frozen=True)
 class Particles:
@@ -141,17 +156,12 @@ def cat(parts: Sequence[Particles]) -> Particles:
         n != names[0] for n in names
     ):
         raise ValueError("particles at different steps, or with different solver memories, cannot be joined")
-    memory = None
-    if first.memory is not None:
-        memories = [p.memory for p in parts if p.memory is not None]
-        rows = {k: torch.cat([m.rows[k] for m in memories]) for k in first.memory.rows}
-        memory = Memory(rows, first.memory.rest)
     estimates = [p.x0 for p in parts if p.x0 is not None]
     return Particles(
         x=torch.cat([p.x for p in parts]),
         step=first.step,
         candidates=tuple(c for p in parts for c in p.candidates),
-        memory=memory,
+        memory=Memory.cat([p.memory for p in parts]),
         x0=torch.cat(estimates) if len(estimates) == len(parts) else None,
         inner=first.inner,
     )

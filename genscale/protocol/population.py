@@ -29,6 +29,12 @@ class Population:
     resampled: tuple[tuple[int, float], ...] = ()
     has_evidence: bool = True
 
+    @staticmethod
+    def empty() -> Population:
+        """Of a pass in which all candidates failed."""
+        nothing = torch.zeros(0, dtype=torch.float64)
+        return Population((), nothing, nothing, has_evidence=False)
+
     @property
     def weights(self) -> Tensor:
         """Normalised weights float64 [n]."""
@@ -72,5 +78,7 @@ class Population:
 
     def of_the_best(self) -> Population:
         """All weight on the best candidate: the limit of infinite strength, which has no evidence."""
+        if not self.candidates:
+            return self
         best = torch.where(self.totals == self.totals.max(), 0.0, -math.inf).to(torch.float64)
         return replace(self, log_weights=best, has_evidence=False)

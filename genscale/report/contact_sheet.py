@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from genscale.report import film_strip
+from genscale.report.lettering import Lettering
 
 if TYPE_CHECKING:
     from genscale.media import Item
 
 TILE = 256
 MARGIN, GAP = 28, 18
-PROMPT = 34  # height of the line with the prompt
+PROMPT, LINE, MOST = 34, 26, 3  # height of a prompt on one line, of each further line, and lines at most
 GROUND, INK, FAINT, FRAME = (255, 255, 255), (28, 30, 34), (118, 122, 130), (214, 217, 222)
 ACCENT = (22, 128, 74)
+PROMPTS, LABELS, NOTES, SMALL = (Lettering(size) for size in (20, 18, 16, 15))
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,6 @@ class SheetRow:
         return [(tile,) for tile in self.tiles] if any(tile.strip for tile in self.tiles) else [self.tiles]
 
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
 def sheet(rows: Sequence[SheetRow], title: str) -> Image.Image:
     """All rows below each other under one title line."""
     lines = [(line, row.prompt if i == 0 else None) for row in rows for i, line in enumerate(row.lines)]
@@ -65,23 +64,25 @@ def sheet(rows: Sequence[SheetRow], title: str) -> Image.Image:
     cell = max(image.width for images in shown for image in images)
     cell = max(cell, 200)
     width = 2 * MARGIN + columns * cell + (columns - 1) * GAP
-    heights = [_height(*line, images) for line, images in zip(lines, shown, strict=True)]
+    prompts = [[] if p is None else PROMPTS.wrapped(p, width - 2 * MARGIN, MOST) or [""] for _, p in lines]
+    above = [PROMPT + LINE * (len(prompt) - 1) if prompt else 0 for prompt in prompts]
+    heights = [a + _height(line, images) for a, (line, _), images in zip(above, lines, shown, strict=True)]
     canvas = Image.new("RGB", (width, MARGIN + 30 + sum(heights) + MARGIN // 2), GROUND)
     pen = ImageDraw.Draw(canvas)
-    pen.text((MARGIN, MARGIN - 8), fitted(title, font(15), width - 2 * MARGIN), FAINT, font(15))
+    SMALL.draw(pen, (MARGIN, MARGIN - 8), SMALL.fitted(title, width - 2 * MARGIN), FAINT)
     top = MARGIN + 30
-    for (line, prompt), images, height in zip(lines, shown, heights, strict=True):
-        if prompt is not None:
-            pen.text((MARGIN, top), fitted(prompt, font(20), width - 2 * MARGIN), INK, font(20))
-        _draw_line(canvas, pen, line, images, cell, top + (0 if prompt is None else PROMPT))
+    for (line, _), prompt, high, images, height in zip(lines, prompts, above, shown, heights, strict=True):
+        for n, words in enumerate(prompt):
+            PROMPTS.draw(pen, (MARGIN, top + LINE * n), words, INK)
+        _draw_line(canvas, pen, line, images, cell, top + high)
         top += height
     return canvas
 
 
-def _height(line: Sequence[Tile], prompt: str | None, images: Sequence[Image.Image]) -> int:
+def _height(line: Sequence[Tile], images: Sequence[Image.Image]) -> int:
+    """Of images with their captions."""
     lines = max(len(tile.scores) for tile in line)
-    above = 0 if prompt is None else PROMPT
-    return above + max(image.height for image in images) + 10 + 24 + 20 * lines + 26
+    return max(image.height for image in images) + 10 + 24 + 20 * lines + 26
 
 
 def _draw_line(
@@ -105,12 +106,11 @@ def _draw_line(
 
 def _caption(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, cell: int) -> None:
     colour = ACCENT if tile.winner else INK
-    pen.text((left, top), tile.label, colour, font(18))
+    LABELS.draw(pen, (left, top), tile.label, colour)
     if tile.note:
-        note = font(16)
-        pen.text((left + cell - round(note.getlength(tile.note)), top + 2), tile.note, colour, note)
+        NOTES.draw(pen, (left + cell - round(NOTES.width(tile.note)), top + 2), tile.note, colour)
     for i, line in enumerate(tile.scores):
-        pen.text((left, top + 25 + 20 * i), fitted(line, font(15), cell), FAINT, font(15))
+        SMALL.draw(pen, (left, top + 25 + 20 * i), SMALL.fitted(line, cell), FAINT)
 
 
 def scaled(image: Image.Image, tile: int = TILE) -> Image.Image:
@@ -126,18 +126,3 @@ def scaled(image: Image.Image, tile: int = TILE) -> Image.Image:
         size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
         return image.resize(size, Image.Resampling.LANCZOS)
     return image
-
-
-def font(size: int) -> Font:
-    """The font of all sheets."""
-    return ImageFont.load_default(size)
-
-
-def fitted(text: str, face: Font, width: int) -> str:
-    """The text on one line, cut to a width."""
-    text = " ".join(text.split())
-    if face.getlength(text) <= width:
-        return text
-    while text and face.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."

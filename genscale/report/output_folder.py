@@ -4,48 +4,74 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.storage.durable_files import remove_partial_files, save_file
+from genscale.storage.folder_lock import FolderLock
 
 
 class OutputFolder:
-    """`claim` it before anything is computed, then `write` each result."""
+    """`claim` it before anything is computed, then `write` each result, and `release` it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser()
         self._new: list[Path] = []  # folders made here, outermost first
         self._found: set[str] = set()
+        self._lock = FolderLock(self.path)
 
-    def claim(self) -> None:
-        """Make the folder and try to write to it. UsageError: it cannot be written to."""
-        missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
+    def prepare(self, new: bool = False) -> None:
+        """Make the folder and try to write to it. UsageError: it cannot be written to.
+
+        new: FileExistsError where there is one already.
+        """
+        missing: list[Path] = []
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
+            self.path.mkdir(parents=True, exist_ok=not new)
             self._new = missing[::-1]
-            probe = self.path / f".probe-{os.getpid()}"
+            probe = self.path / f".probe-{os.getpid()}-{threading.get_ident()}"
             probe.write_bytes(b"")
             probe.unlink()
-            self._found = set(os.listdir(self.path))
         except OSError as error:
+            if new and isinstance(error, FileExistsError):
+                raise
+            self._new = missing[::-1]
             self.remove_new()
             raise UsageError(
                 f"cannot write to '{self.path}' ({error.strerror}): choose another folder with --out."
             ) from None
 
+    def claim(self, new: bool = False) -> None:
+        """The same, and keep other writers out until `release`. UsageError: another run is writing into it."""
+        self.prepare(new)
+        try:
+            self._lock.acquire()
+            remove_partial_files(self.path)
+            self._found = set(os.listdir(self.path))
+        except OSError as error:
+            self.release()
+            self.remove_new()
+            raise UsageError(f"cannot write to '{self.path}' ({error.strerror}).") from None
+
+    @property
+    def is_claimed(self) -> bool:
+        return self._lock.taken
+
+    def release(self) -> None:
+        """Let others write. Nothing happens to a folder that is not claimed."""
+        self._lock.release()
+
     def write(self, name: str, save: Callable[[Path], None]) -> Path:
         """Let `save` write a file; it appears under its name only when it is whole."""
         path = self.path / name
-        partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
         try:
-            save(partial)
-            os.replace(partial, path)
+            save_file(path, save)
         except OSError as error:
             raise UsageError(f"cannot write '{path}' ({error.strerror or error}).") from error
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     def write_json(self, name: str, data: Any) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from genscale.numerics.intervals import Mean, is_binary
+from genscale.report.figure_text import plain, write_title
 from genscale.report.palette import FAINT, INK
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def figure(panels: Sequence[CurvePanel], title: str) -> Figure:
     every = whole.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(every, panels, strict=True):
         _draw_panel(axes, panel)
-    whole.suptitle(title, fontsize=10, color=FAINT, x=0.02, ha="left")
+    write_title(whole, title, 10, FAINT)
     handles, labels = {}, []
     for axes in every:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -80,7 +81,7 @@ def figure(panels: Sequence[CurvePanel], title: str) -> Figure:
                 handles[label] = handle
                 labels.append(label)
     columns = max(1, min(len(labels), 2 * len(panels)))
-    whole.legend(
+    legend = whole.legend(
         [handles[n] for n in labels],
         labels,
         frameon=False,
@@ -88,6 +89,8 @@ def figure(panels: Sequence[CurvePanel], title: str) -> Figure:
         ncols=columns,
         loc="outside lower center",
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return whole
 
 
@@ -101,7 +104,7 @@ def _draw_panel(axes: Any, panel: CurvePanel) -> None:
     span = max((x for curve in panel.curves for points in curve.prompts for x, _ in points), default=1.0)
     for i, curve in enumerate(panel.curves):
         _draw_curve(axes, curve, i, len(panel.curves), span)
-    axes.set_title(panel.title, fontsize=11, color=INK, loc="left")
+    axes.set_title(plain(panel.title), fontsize=11, color=INK, loc="left", parse_math=False)
     axes.set_xlabel("NFE a prompt", fontsize=10)
     axes.set_xlim(left=0)
     if is_binary([y for curve in panel.curves for points in curve.prompts for _, y in points] or [0.5]):
@@ -130,7 +133,7 @@ def _draw_curve(axes: Any, curve: Curve, i: int, of: int, span: float) -> None:
     axes.plot(x, y, drawstyle=kind, linewidth=1.8, color=colour, linestyle=line, zorder=3)
     bars = axes.errorbar(
         aside, [y[k] for k in shown], yerr=bars_of, fmt=marker, color=colour,
-        markersize=5.5, elinewidth=1, capsize=2.5, label=curve.name, zorder=4,
+        markersize=5.5, elinewidth=1, capsize=2.5, label=plain(curve.name), zorder=4,
     )  # fmt: skip
     bars[0].set_linestyle("none")
     bars[0].set_clip_on(False)  # a marker at the edge of the axes is shown whole

@@ -18,10 +18,12 @@ from torch import Tensor
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.rank_correlation import Agreement, agreement
+from genscale.plugins.limits import COUNT, check_plugin
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
 from genscale.results.result import SearchResult
+from genscale.safe_json import parse_json, read_bytes
 
 FILE = "calibration.json"
 FEWEST = 4  # candidates: fewer have no top quarter
@@ -44,6 +46,9 @@ class Previews:
             raise UsageError(
                 f"a calibration needs at least {FEWEST} candidates to rank, not {self.candidates}."
             )
+
+        if not COUNT.admits(self.candidates):
+            raise UsageError(f"candidates={self.candidates} must be {COUNT}.")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         if process.steps < 2:
@@ -136,14 +141,13 @@ class Calibration:
         """From a file that `save` wrote, or from the folder that holds it."""
         path = Path(path).expanduser()
         path = path / FILE if path.is_dir() else path
+        text, hint = read_bytes(path, f"calibration '{path}'"), "`genscale calibrate-steps` writes them"
+        data = parse_json(text, f"'{path}' is not a calibration: it", hint)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
             levels = tuple(_level(dict(record)) for record in data.pop("levels"))
             threshold = float(data.pop("threshold"))
             del data["window"]
-        except OSError as error:
-            raise UsageError(f"calibration '{path}' cannot be read: {error.strerror}.") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise UsageError(
                 f"'{path}' is not a calibration: `genscale calibrate-steps` writes them."
             ) from None
@@ -153,7 +157,10 @@ class Calibration:
 def _level(record: dict[str, Any]) -> CalibratedStep:
     where = {name: record.pop(name) for name in ("step", "fraction", "time")}
     where["fraction"] = float(where["fraction"])
-    return CalibratedStep(**where, agreement=Agreement(**record))
+    level = CalibratedStep(**where, agreement=Agreement(**record))
+    for part in (level, level.agreement):
+        check_plugin("a calibration", part)
+    return level
 
 
 def _totals(result: SearchResult) -> Tensor:

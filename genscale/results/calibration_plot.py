@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from genscale.report.figure_text import plain
 from genscale.report.model_names import short_model_name
 from genscale.report.palette import BLUE, FAINT, GREEN, INK
 from genscale.results.calibration import Calibration
@@ -31,7 +32,7 @@ def plot(found: Calibration, path: Path) -> None:
     _mark(axes, found)
     lowest = min([0.0, *filter(math.isfinite, (*low, *rho))])
     axes.set(xlim=(0, 1), ylim=(lowest - 0.05, 1.08), xlabel="fraction of the run done")
-    axes.set_title(_title(found.about), fontsize=9, color=INK, loc="left")
+    axes.set_title(plain(_title(found.about)), fontsize=9, color=INK, loc="left", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     figure.savefig(path, format="png")

@@ -80,7 +80,12 @@ def compare(results: Mapping[str, Any]) -> SideBySide:
     results: {name: a scaled pipeline's output, its search, or what `genscale.load_result` reads}.
     UsageError: fewer than two, other prompts or another seed, or no score that all of them have.
     """
-    found: dict[str, SearchReport[Any]] = {name: getattr(r, "search", r) for name, r in results.items()}
+    if not isinstance(results, Mapping):
+        raise UsageError("give the searches to compare as {name: result}.")
+    found: dict[str, Any] = {name: getattr(r, "search", r) for name, r in results.items()}
+    for name, result in found.items():
+        if not hasattr(result, "summaries"):
+            raise UsageError(f"'{name}' is a {type(result).__name__}, and no result of a search.")
     if len(found) < 2:
         raise UsageError("give at least two searches to compare, as {name: result}.")
     first = next(iter(found.values()))

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from genscale import __version__
-from genscale.engine.archive import Entry, recipe
+from genscale.engine.archive import Entry
+from genscale.engine.recipes import recipe
 from genscale.engine.stopping import Stop
 from genscale.report import contact_sheet, image_files
 from genscale.report.contact_sheet import SheetRow
@@ -66,11 +67,16 @@ class FoundPrompt:
         found: dict[int, Item] = {}
         separate = self.base[1] if self.base is not None and self.separate_base else None
         own = list({id(e): e for e in entries if e is not separate}.values())
-        for part in [[e] for e in own] if one_by_one else [own] if own else []:
-            found |= dict(zip(map(id, part), self.result.media(part), strict=True))
+        found |= dict(zip(map(id, own), _decoded(self.result, own, one_by_one), strict=True))
         if self.base is not None and separate is not None:
             found[id(separate)] = self.base[0].media([separate])[0]
         return found
+
+
+def _decoded(result: SearchOutcome, entries: Sequence[Entry], one_by_one: bool) -> list[Item]:
+    """Images or videos of entries. one_by_one: videos may be too large to be decoded together."""
+    parts = [[e] for e in entries] if one_by_one else [entries] if entries else []
+    return [item for part in parts for item in result.media(part)]
 
 
 def write_run_files(
@@ -86,19 +92,22 @@ def write_run_files(
     images: those of the best of all prompts, where the pipeline has returned them; None decodes them here. plain: the
     pipeline alone, for prompts whose search did not finish the pipeline's own candidate.
     """
-    left = None if images is None else list(images)
+    chosen = [
+        [e for e in result.ranking(i)[: about.request.get("images", 1)] if e.x is not None]
+        for i in range(len(result.prompts))
+    ]
+    # Decoded together, as the pipeline returns them: in other batches the last bit of a pixel may differ.
+    left = list(
+        _decoded(result, [e for some in chosen for e in some], about.videos) if images is None else images
+    )
     prompts, rows = [], []
-    for i in range(len(result.prompts)):
+    for i, ranked in enumerate(chosen):
         found = FoundPrompt.of(result, plain, i)
-        ranked = [e for e in result.ranking(i)[: about.request.get("images", 1)] if e.x is not None]
         summary = found.summary()
         shown = summary.to_show(RUNNERS_UP_OF_VIDEOS if about.videos else RUNNERS_UP)
         wanted = [found.entry(c.place) for c in shown]
-        decoded = found.decoded([*wanted, *(ranked if left is None else [])], about.videos)
-        if left is None:
-            best = [decoded[id(e)] for e in ranked]
-        else:
-            best, left = left[: len(ranked)], left[len(ranked) :]
+        decoded = found.decoded(wanted, about.videos)
+        best, left = left[: len(ranked)], left[len(ranked) :]
         base = None if found.base is None else decoded[id(found.base[1])]
         prompts.append(_write_prompt(folder, about, found, list(zip(best, ranked, strict=True)), base))
         rows.append(sheet_row(summary, shown, [decoded[id(e)] for e in wanted]))
@@ -184,6 +193,7 @@ def prompt_record(found: FoundPrompt) -> dict[str, Any]:
         "best": entry_dict(result, ranking[0]) if ranking else None,
         "base": None if found.base is None else entry_dict(*found.base),
         "finished": len(ranking),
+        "dropped": [failure.as_dict() for failure in result.dropped(i)],
         "nfe": search.spent,
         "verifier_calls": search.calls,
         "stopped_by": None if search.stopped is None else asdict(search.stopped),

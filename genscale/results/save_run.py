@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -15,8 +14,12 @@ from genscale.report.output_folder import OutputFolder
 from genscale.results.run_description import RunDescription
 from genscale.results.run_files import write_run_files
 from genscale.results.search_outcome import SearchOutcome
+from genscale.storage import typed_json
+from genscale.storage.durable_files import has_ended, sync_folder
+from genscale.storage.former_names import with_present_names
 
 _LAST = "run.json"  # a folder that has it is complete
+_SAVING = ".saving-"
 
 
 def save_run(result: SearchOutcome, folder: Path) -> Path:
@@ -26,10 +29,15 @@ def save_run(result: SearchOutcome, folder: Path) -> Path:
             "this result does not say what it was asked for: only those of genscale.scale can be saved."
         )
     about, target = result.describe(), folder.expanduser().absolute()
-    _refuse_another(target, about)
-    staging = OutputFolder(target.parent / f".{target.name}.saving-{os.getpid()}")
-    staging.claim()
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"'{target}' is not a folder: choose another name.")
+    claimed = OutputFolder(target)
+    claimed.claim()
+    staging = OutputFolder(target.parent / f".{target.name}{_SAVING}{os.getpid()}")
     try:
+        _refuse_another(target, about)
+        _remove_left_over(target)
+        staging.prepare()
         write_run_files(staging, about, result, result.wall_seconds)
         staging.write_json("request.json", dict(about.request))
         _write_archive(target if (target / ARCHIVE).exists() else staging.path, about, result)
@@ -38,26 +46,30 @@ def save_run(result: SearchOutcome, folder: Path) -> Path:
         raise UsageError(f"cannot write to '{target}' ({error.strerror}): choose another folder.") from error
     finally:
         shutil.rmtree(staging.path, ignore_errors=True)
-        if not target.exists():
-            staging.remove_new()
+        claimed.release()
+        claimed.remove_new()
     return target
 
 
+def _remove_left_over(target: Path) -> None:
+    """What a process left that was killed while it saved."""
+    begin = f".{target.name}{_SAVING}"
+    for path in target.parent.iterdir():
+        number = path.name.removeprefix(begin)
+        if path.name.startswith(begin) and number.isdecimal() and has_ended(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _refuse_another(target: Path, about: RunDescription) -> None:
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"'{target}' is not a folder: choose another name.")
-    requests = [_request(target / "request.json"), (_request(target / _LAST) or {}).get("request")]
+    requests = [_record(target / "request.json"), (_record(target / _LAST) or {}).get("request")]
     other = any(found is not None and found != dict(about.request) for found in requests)
     if other or (target / "compare.json").exists():
         raise UsageError(f"'{target}' holds another run: choose another folder.")
 
 
-def _request(path: Path) -> Any:
-    """The JSON of a file; None where there is no file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError):
-        raise UsageError(f"'{path}' cannot be read: choose another folder.") from None
+def _record(path: Path) -> Any:
+    """The JSON of a file with its present names; None where there is no file."""
+    return typed_json.read(path, dict[str, Any], with_present_names) if path.is_file() else None
 
 
 def _write_archive(folder: Path, about: RunDescription, result: SearchOutcome) -> None:
@@ -81,3 +93,5 @@ def _move(source: Path, target: Path) -> None:
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, place)
+    for place in (target / "latents", target):
+        sync_folder(place)

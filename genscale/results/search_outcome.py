@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
+from genscale.engine.failures import Failure
 from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stopped, kl_of_best
@@ -16,6 +17,7 @@ from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.population import Population
 from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.report.search_report import Judges, SearchReport
+from genscale.results.result_copies import deep_copied, pickled_state
 from genscale.results.run_description import RunDescription
 
 
@@ -56,6 +58,10 @@ class SearchOutcome(SearchReport[Entry]):
             return float("nan") if entry.total is None else entry.total
         search = self.searches[entry.prompt]
         return next(t for e, t in zip(search.finals, search.totals(search.finals), strict=True) if e is entry)
+
+    def dropped(self, prompt: int = 0) -> list[Failure]:
+        """Candidates of a prompt that were dropped because their latents, pixels or scores are not finite."""
+        return self.searches[prompt].dropped
 
     def population(self, prompt: int = 0) -> Population | None:
         """The weighted candidates of a particle method; None of other samplers."""
@@ -117,6 +123,20 @@ class SearchOutcome(SearchReport[Entry]):
         """Images or videos of candidates of a summary whose latents are kept."""
         finals = self.searches[prompt].finals
         return self.media([finals[c.place] for c in candidates])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return pickled_state(vars(self))
+
+    def __copy__(self) -> Self:
+        return self._with(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._with(deep_copied(vars(self), memo))
+
+    def _with(self, state: dict[str, Any]) -> Self:
+        made = object.__new__(type(self))
+        vars(made).update(state)
+        return made
 
     def __repr__(self) -> str:
         finished = sum(s.finished for s in self.searches)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.key import Key
+from genscale.report.read_image import read_image, read_mask
 from genscale.runs.request import Request
 
 _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "control-image"}
@@ -13,19 +15,15 @@ _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "cont
 
 def input_images(request: Request) -> dict[str, Any]:
     """The opened input images, resized to the requested size, since not every pipeline does that itself."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     found = {}
     for name, option in _OPTIONS.items():
         path = getattr(request, name)
         if path is None:
             continue
-        try:
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("L" if name == "mask_image" else "RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "it is not an image"
-            raise UsageError(f"--{option} '{path}' cannot be read: {reason}.") from None
+        read = read_mask if name == "mask_image" else read_image
+        image = read(path, f"--{option} '{path}'")
         if request.width and request.height:
             image = image.resize((request.width, request.height), Image.Resampling.LANCZOS)
         found[name] = image
@@ -59,10 +57,27 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
             f"{type(pipe).__name__} takes no prompt: call genscale.scale from Python with its arguments."
         )
     if "generator" in taken:
-        call["generator"] = torch.Generator("cpu").manual_seed(request.seed or 0)
+        seeds = (
+            [request.seed or 0] if request.from_python else prompt_seeds(request.prompts, request.seed or 0)
+        )
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        call["generator"] = generators if len(generators) > 1 else generators[0]
     if "output_type" in taken:
         call["output_type"] = "pil"
     return call
+
+
+def prompt_seeds(prompts: Sequence[str], seed: int) -> list[int]:
+    """The seed of each prompt's own generator, which does not depend on the other prompts.
+
+    All prompts have the same one, as if each were generated alone; a prompt that comes again has another.
+    """
+    found = []
+    for i, prompt in enumerate(prompts):
+        earlier = prompts[:i].count(prompt)
+        again = Key.from_seed(seed).fold("prompt", prompt, earlier).fold("generator")
+        found.append(seed if earlier == 0 else int(again.uniform(1)[0] * 2**53))
+    return found
 
 
 def _asked(request: Request, taken: set[str]) -> dict[str, tuple[Any, str]]:

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError, did_you_mean
-from genscale.plugins import options, registry
+from genscale.plugins import limits, options, registry
 from genscale.report import video_files
+from genscale.runs.further_arguments import check_further_arguments
+from genscale.runs.option_metadata import options_of
 from genscale.runs.request import Request
 
 NONE = ("none",)  # --held-out none
@@ -31,14 +33,15 @@ def completed(request: Request) -> Request:
         request,
         verifiers=verifiers,
         held_out=held_out,
-        steps=request.steps or goes_with.steps,
+        steps=goes_with.steps if request.steps is None else request.steps,
         guidance=goes_with.guidance if request.guidance is None else request.guidance,
-        width=request.width or goes_with.size,
-        height=request.height or goes_with.size,
-        frames=request.frames or goes_with.frames,
-        fps=request.fps or goes_with.fps,
-        decode_batch=request.decode_batch
-        or (request.batch_size if goes_with.frames else None),  # videos are small
+        width=goes_with.size if request.width is None else request.width,
+        height=goes_with.size if request.height is None else request.height,
+        frames=goes_with.frames if request.frames is None else request.frames,
+        fps=goes_with.fps if request.fps is None else request.fps,
+        decode_batch=request.batch_size  # videos are small
+        if request.decode_batch is None and goes_with.frames
+        else request.decode_batch,
         pipeline_args={
             **({"max_sequence_length": goes_with.tokens} if goes_with.tokens else {}),
             **request.pipeline_args,
@@ -48,8 +51,12 @@ def completed(request: Request) -> Request:
 
 def check(request: Request) -> None:
     """Refuse settings of a completed request that are unknown or out of range."""
-    if request.images < 1 or request.batch_size < 1:
-        raise UsageError("--images and --batch-size must be at least 1.")
+    limits.check_plugin("the request", request)
+    for name, how in options_of(Request).items():
+        for field in how.sets or (name,):
+            how.refuse_out_of_range(getattr(request, field))
+    limits.check_pixels(request.width, request.height, request.frames)
+    check_further_arguments(request.pipeline_args)
     unknown = [kind for kind in request.formats if kind not in video_files.FORMATS]
     if unknown:
         raise UsageError(

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from genscale.engine.journal import CandidateRecord
 from genscale.errors import UsageError
 from genscale.report import video_files
+from genscale.runs.run_record import Missing
+from genscale.storage import typed_json
+from genscale.storage.former_names import with_present_names
+from genscale.storage.typed_json import Count, FileName
+
+
+class _Asked(TypedDict):
+    request: dict[str, Any]
+
+
+class Video(TypedDict):
+    """`video_files.fingerprint` of its frames."""
+
+    frames: Count
+    sha256: str
+
+
+class Metadata(_Asked, total=False):
+    """The fields that are read again."""
+
+    prompt: str
+    index: Count
+    is_base: bool
+    file: FileName
+    shows: CandidateRecord
+    versions: dict[str, str]
+    clip: Video
+    missing: Missing
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
@@ -15,17 +43,16 @@ def read_metadata(file: Path) -> dict[str, Any]:
     kind = "video" if file.suffix.lower() in video_files.VIDEOS else "image"
     try:
         text = video_files.comment_of(file) if kind == "video" else _text_of_image(file)
-    except OSError as error:
-        raise UsageError(
-            f"{kind} '{file}' cannot be read: {error.strerror or f'it is not {_a(kind)}'}."
-        ) from None
+    except Exception as error:  # damaged files make readers raise exceptions of any kind
+        reason = getattr(error, "strerror", None) or f"it is not {_a(kind)}, or a damaged one"
+        raise UsageError(f"{kind} '{file}' cannot be read: {reason}.") from None
     if not text:
         raise UsageError(f"{kind} '{file}' carries no genscale metadata: it cannot be run again.")
     try:
-        data: dict[str, Any] = json.loads(text)
-        data["request"]
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{kind} '{file}' carries genscale metadata that cannot be read.") from None
+        data: dict[str, Any] = with_present_names(typed_json.parse(text))
+        typed_json.check(data, Metadata)
+    except ValueError as error:
+        raise UsageError(f"{kind} '{file}' carries genscale metadata that cannot be read: {error}.") from None
     return data
 
 
@@ -36,7 +63,11 @@ def _a(kind: str) -> str:
 def _text_of_image(file: Path) -> str | None:
     from PIL import Image
 
-    with Image.open(file) as image:
+    try:
+        opened = Image.open(file)
+    except Image.DecompressionBombError:
+        raise OSError(None, "it has too many pixels") from None
+    with opened as image:
         image.load()
         text = getattr(image, "text", {}).get("genscale")
         comment = image.info.get("comment")

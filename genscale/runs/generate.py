@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from genscale.engine.events import Event
-from genscale.errors import UsageError
+from genscale.errors import AllCandidatesFailed, UsageError
 from genscale.plugins import registry
 from genscale.results.result import SearchResult
 from genscale.results.run_description import RunDescription
 from genscale.results.run_files import write_run_files
+from genscale.runs import request as requests
+from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.live_preview import Preview
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
@@ -25,20 +27,30 @@ def plan(run: PreparedRun, display: Display) -> dict[str, Any]:
     run = replace(run, request=replace(run.request, seed=run.request.seed or 0))
     with display.busy(f"loading {run.request.model}"):
         run.load()
-    request, found = run.request, run.plan()
+    request, both = run.request, SearchAndBase.of(run)
+    found = both.plan
     return {
         "model": request.model,
         "sampler": sampler_record(run),
         "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
-        "budget": None if run.budget is None else str(found.budget),
+        "budget": None if run.budget is None else str(both.whole),
         "stop": None if run.stop is None else str(run.stop),
         "prompts": found.prompts,
         "steps": found.steps,
         "nfe_per_candidate": found.nfe_per_candidate,
         "cost_per_prompt": found.cost,
-        "nfe_per_prompt": found.nfe,
-        "nfe": None if found.nfe is None else found.nfe * found.prompts,
+        "nfe_of_base": both.base_nfe,
+        "nfe_per_prompt": both.nfe,
+        "nfe": None if both.nfe is None else both.nfe * found.prompts,
     }
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """searched: whether the search had ended. kept: the folder that `genscale resume` goes on with, or None."""
+
+    def __init__(self, searched: bool, kept: Path | None) -> None:
+        super().__init__()
+        self.searched, self.kept = searched, kept
 
 
 def generate(
@@ -46,26 +58,40 @@ def generate(
     out: Path | None,
     display: Display,
     halt: Callable[[], bool] | None = None,
+    temporary: bool = False,
 ) -> dict[str, Any]:
     """Search, and write the results in a folder (a fresh one by default); what run.json holds, with the folder.
 
-    halt: as of `genscale.scale`.
+    halt: as of `genscale.scale`. temporary: nobody can go on in this folder later. "failed" in what is returned says
+    that all candidates of a prompt failed. RunInterrupted: by Ctrl-C.
     """
-    folder = RunFolder(out or RunFolder.fresh())
-    folder.claim()
+    folder, searched = RunFolder.claimed(out), False
     try:
         run = replace(run, request=folder.settle(run.request))
         with display.busy(f"loading {run.request.model}"):
             run = run.with_frame_rate()
-        result, images, seconds = _search(folder, run, display, halt)
-        plain = _search_of_base(result, run)
-        record = write_run_files(folder, _description(run), result, seconds, images, plain)
+        with display.busy("preparing the search"):
+            both = SearchAndBase.of(run)
+        started, failed = time.perf_counter(), None
+        try:
+            result, images, seconds = _search(folder, both, display, halt)
+        except AllCandidatesFailed as error:  # of one prompt: what the others found is written
+            if error.result is None:
+                raise
+            result, images, seconds, failed = error.result, None, time.perf_counter() - started, str(error)
+        searched = True
+        plain, whole = both.base_of(result), replace(result, budget=both.whole)
+        record = write_run_files(folder, _description(run), whole, seconds, images, plain)
     except BaseException as error:
-        kept = folder.abandon()
-        if kept and isinstance(error, UsageError | KeyboardInterrupt):
+        kept = folder.abandon() and not temporary
+        if isinstance(error, KeyboardInterrupt):
+            raise RunInterrupted(searched, folder.path if kept else None) from error
+        if kept and not folder.held(requests.FILE) and isinstance(error, UsageError):
             display.say(f"what was done is kept: genscale resume {folder.path}")
         raise
-    return {"folder": str(folder.path), **record}
+    finally:
+        folder.release()
+    return {"folder": str(folder.path), **record, **({} if failed is None else {"failed": failed})}
 
 
 def sampler_record(run: PreparedRun) -> dict[str, Any]:
@@ -81,24 +107,22 @@ def _description(run: PreparedRun) -> RunDescription:
 
 
 def _search(
-    folder: RunFolder, run: PreparedRun, display: Display, halt: Callable[[], bool] | None
+    folder: RunFolder, both: SearchAndBase, display: Display, halt: Callable[[], bool] | None
 ) -> tuple[SearchResult, Any, float]:
     """The result, the images that the scaled pipeline returned (None of videos), and the seconds it took."""
     from genscale.pipelines.loading import makes_videos
 
-    preview = Preview(folder)
+    run, preview = both.run, Preview(folder)
 
     def on_event(event: Event) -> None:
         display(event)
         preview(event)
 
-    with display.busy("preparing the search"):
-        found = run.plan()
     scaled = run.scaled(out=folder.path, on_event=on_event, halt=halt)
     folder.begin(run.request)
-    display.start(found)
+    display.start(both.plan)
     try:
-        started, call = time.perf_counter(), run.call()
+        started, call = time.perf_counter(), run.seeded_call()
         if makes_videos(run.pipe):
             return scaled.search(**call), None, time.perf_counter() - started
         output = scaled(**call)
@@ -107,18 +131,3 @@ def _search(
     finally:
         display.stop()
         preview.close()
-
-
-def _search_of_base(result: SearchResult, run: PreparedRun) -> SearchResult | None:
-    """The pipeline alone, to be shown beside the best, where a search did not finish the pipeline's own candidate.
-
-    Particle methods and pruning may drop it. It costs one more candidate, which is counted apart.
-    """
-    if result.stopped is not None or all(result.base(i) is not None for i in range(len(result.prompts))):
-        return None
-    alone = run.pipeline_alone()
-    try:
-        found: SearchResult = alone.scaled().search(**alone.call())
-    except KeyboardInterrupt:  # the search itself is finished: its results are still written
-        return None
-    return found

@@ -76,7 +76,9 @@ def families(folder: Path) -> list[Lineage]:
             _family(folder, i, prompt, [r for r in records if r["prompt"] == i], told.get(i, {}))
             for i, prompt in enumerate(asked.prompts)
         ]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
     if not any(f.roots for f in found):
         raise UsageError(f"the run in '{folder}' has no candidate yet: go on with genscale resume {folder}.")

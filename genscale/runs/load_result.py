@@ -22,11 +22,13 @@ class LoadedResult(SearchReport[Final]):
     """A search from its folder, to look at like a SearchResult: ranking, base, best, curve, table, plot, sheet, media.
 
     run: its request and finished candidates. pipe: what decodes its latents; None loads the run's own when needed.
+    trust: whether code that comes with the run's own is run.
     """
 
     run: SavedRun
     seed: int | None
     pipe: Any = field(default=None, compare=False)
+    trust: bool = False
 
     @property
     def folder(self) -> Path:
@@ -70,7 +72,7 @@ class LoadedResult(SearchReport[Final]):
 
     @cached_property
     def _decode(self) -> Decode:
-        return decoder_of(self.run, self.pipe)
+        return decoder_of(self.run, self.pipe, self.trust)
 
     @property
     def judges(self) -> Judges:
@@ -106,11 +108,12 @@ class LoadedResult(SearchReport[Final]):
         return f"LoadedResult('{self.folder}', {count}, {finished} candidates{ended})"
 
 
-def load_result(folder: str | Path, pipe: Any = None) -> LoadedResult:
+def load_result(folder: str | Path, pipe: Any = None, *, trust: bool = False) -> LoadedResult:
     """The result in the folder of a run, finished or not.
 
     pipe: the pipeline that made it, to decode with; None loads it by the name in the folder when it is first needed.
-    UsageError: the folder holds no run, or no candidate of it is finished.
+    trust: run Python code that comes with that model, if the run was made so.
+    UsageError: the folder holds no run, no candidate of it is finished, or it was damaged.
     """
     run = read_run(Path(folder), shares=False)
-    return LoadedResult(run, run.request.seed, pipe)
+    return LoadedResult(run, run.request.seed, pipe, trust)

@@ -5,7 +5,6 @@ The commands' options, the request that they make, and the command shown by the 
 
 from __future__ import annotations
 
-import json
 import re
 import types
 import typing
@@ -14,6 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.plugins import limits
+from genscale.plugins.limits import Limits, shown
+from genscale.safe_json import parse_json
 
 IMAGE, SEARCH, MODEL, RUN = "The image", "The search", "The model", "The run"
 PANELS = (IMAGE, SEARCH, MODEL, RUN)
@@ -57,9 +59,13 @@ class Option:
             given = tuple(given)
         elif self.completes == "file":
             given = str(given)
-        if self.check is not None and not self.check[0](given):
-            raise UsageError(f"{self.flag} {given} {self.check[1]}.")
+        self.refuse_out_of_range(given)
         return given
+
+    def refuse_out_of_range(self, value: Any) -> None:
+        """UsageError where the field may not have this value. None: it was not given."""
+        if self.check is not None and value is not None and not self.check[0](value):
+            raise UsageError(f"{self.flag} {shown(value)} {self.check[1]}.")
 
 
 def option(
@@ -94,17 +100,27 @@ def _typed(declared: Option, hint: Any) -> Option:
 
 # ---------------------------------------------------------------- values
 
-COUNT = (lambda n: n >= 1, "must be at least 1")
-SEED = (lambda n: 0 <= n < 2**64, "must be 0 or more, and below 2**64")
-RATE = (lambda r: 0 < r <= 240, "must be above 0, and 240 at most")
+
+def within(limits: Limits) -> tuple[Callable[[Any], bool], str]:
+    """The check that a number is in a range."""
+    return limits.admits, f"must be {limits}"
+
+
+COUNT, SIDE, STEPS, FRAMES = (within(r) for r in (limits.COUNT, limits.SIDE, limits.STEPS, limits.FRAMES))
+GUIDANCE = within(limits.GUIDANCE)
+RATE = (limits.RATE.admits, "must be above 0 (0.1 at least), and 240 at most")
+SEED = (limits.SEED.admits, "must be 0 or more, and below 2**64")
 
 
 def read_size(text: str) -> tuple[int, int]:
     """`1024x768`, or one number for a square."""
-    match = re.fullmatch(r"([1-9]\d*)(?:[xX×]([1-9]\d*))?", text.strip())
+    match = re.fullmatch(r"([1-9]\d{0,9})(?:[xX×]([1-9]\d{0,9}))?", text.strip(), re.ASCII)
     if match is None:
-        raise UsageError(f"--size '{text}' cannot be read: write WIDTHxHEIGHT, such as 1024x768.")
-    return int(match[1]), int(match[2] or match[1])
+        raise UsageError(f"--size {shown(text)} cannot be read: write WIDTHxHEIGHT, such as 1024x768.")
+    size = int(match[1]), int(match[2] or match[1])
+    if not all(map(limits.SIDE.admits, size)):
+        raise UsageError(f"--size {shown(text)}: width and height must be {limits.SIDE}.")
+    return size
 
 
 def write_size(size: Sequence[int]) -> str:
@@ -118,12 +134,7 @@ def read_names(text: str) -> tuple[str, ...]:
 
 def read_object(text: str) -> dict[str, Any]:
     """A JSON object of arguments of the pipeline."""
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"--pipeline-args is not JSON ({error.msg}): write '{{\"strength\": 0.6}}'."
-        ) from None
+    found = parse_json(text, "--pipeline-args", "write '{\"strength\": 0.6}'", finite=True)
     if not isinstance(found, dict):
         raise UsageError("--pipeline-args must be a JSON object, such as '{\"strength\": 0.6}'.")
     return found

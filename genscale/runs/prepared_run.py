@@ -46,12 +46,12 @@ class PreparedRun:
     def of(request: Request) -> PreparedRun:
         """Complete the request, find what it names, check it. No model is loaded. UsageError: what is not possible."""
         request = completed(request)
-        check(request)
+        alone = PreparedRun.without_search(request)
         verifiers = verifier_specs.weighted_verifiers(request.verifiers)
         if request.boxes is not None:
             verifiers = verifier_specs.with_boxes(verifiers, request.boxes, request.prompts)
         return replace(
-            PreparedRun.without_search(request),
+            alone,
             sampler=registry.make("sampler", request.sampler, dict(request.sampler_fields)),
             verifiers=verifiers,
             select=verifier_specs.weighted_verifiers(request.select),
@@ -62,7 +62,11 @@ class PreparedRun:
 
     @staticmethod
     def without_search(request: Request) -> PreparedRun:
-        """Of a completed request, its pipeline and input images only: to decode, or to draw single candidates."""
+        """Of a completed request, its pipeline and input images only: to decode, or to draw single candidates.
+
+        UsageError: a setting is out of range, or an image cannot be read.
+        """
+        check(request)
         images = input_images(request)
         load = functools.cache(functools.partial(load_model, request, tuple(images)))
         return PreparedRun(request, None, [], [], [], None, None, images, load)
@@ -88,20 +92,34 @@ class PreparedRun:
     def pipeline_alone(self) -> PreparedRun:
         """The same with a single candidate, the pipeline's own."""
         one = registry.make("sampler", "best_of_n", {"candidates": 1})
-        return replace(self, sampler=one, budget=None, stop=None)
+        request = replace(self.request, images=1)
+        return replace(self, request=request, sampler=one, budget=None, stop=None)
 
     def call(self) -> dict[str, Any]:
         """The keyword arguments of the pipeline's call, with a generator that is fresh each time."""
         return call_arguments(self.pipe, self.request, self.images)
 
+    def seeded_call(self) -> dict[str, Any]:
+        """The same, and torch's global generator seeded: pipelines draw from it where they hand on no generator."""
+        import torch
+
+        torch.manual_seed(self.request.seed or 0)
+        return self.call()
+
     def plan(self) -> Any:
         """What the search would spend. UsageError: the pipeline refuses its arguments."""
+        from genscale.pipelines.placement import first_line
+
         try:
             return self.scaled().plan(**self.call())
-        except (ValueError, TypeError) as error:
-            if isinstance(error, UsageError):
+        except UsageError:
+            raise
+        except Exception as error:
+            if not self.request.pipeline_args and not isinstance(error, ValueError | TypeError):
                 raise
-            raise UsageError(f"{type(self.pipe).__name__} refuses its arguments: {error}") from error
+            raise UsageError(
+                f"{type(self.pipe).__name__} refuses its arguments: {first_line(error)}"
+            ) from error
 
     def scaled(
         self,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from genscale.engine.archive import Entry
-from genscale.engine.events import BatchHalved, Denoised, Differentiated, Event, Scored
+from genscale.engine.events import BatchHalved, Denoised, Differentiated, Dropped, Event, Scored
 from genscale.engine.plan import Plan
 
 
@@ -23,6 +23,7 @@ def plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images, which are refused or read
         warnings.showwarning = lambda message, *place: print(f"warning: {message}", file=sys.stderr)
         yield
 
@@ -174,7 +175,10 @@ class Display:
     def __call__(self, event: Event) -> None:
         fresh = self._tally.add(event)
         if isinstance(event, BatchHalved):
-            self.say(f"memory ran out: batches of at most {event.batch_size} from now on")
+            what = "images decoded together" if event.decoding else "batches"
+            self.say(f"memory ran out: {what} of at most {event.batch_size} from now on")
+        if isinstance(event, Dropped):
+            self.say(event.text)
         if self._bar is not None:
             self._bar.update(
                 self._task,

@@ -7,18 +7,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 from genscale.errors import UsageError
-from genscale.plugins import options, registry
+from genscale.plugins import limits, options, registry
 from genscale.runs.option_metadata import (
     COUNT,
+    FRAMES,
+    GUIDANCE,
     IMAGE,
     MODEL,
     RATE,
     RUN,
     SEARCH,
     SEED,
+    SIDE,
+    STEPS,
     Option,
     option,
     options_of,
@@ -27,6 +32,8 @@ from genscale.runs.option_metadata import (
     read_size,
     write_size,
 )
+from genscale.storage import typed_json
+from genscale.storage.former_names import with_present_names
 
 FILE = "request.json"
 
@@ -46,10 +53,10 @@ class Request:
         "image_width": Option(
             ("--width",),
             "Width in pixels. Without --height it is the sampler's own option, where it has one of that name (beam).",
-            IMAGE, kind=int, check=COUNT, sets=("width",),
+            IMAGE, kind=int, check=SIDE, sets=("width",),
         ),
         "image_height": Option(
-            ("--height",), "Height in pixels.", IMAGE, kind=int, check=COUNT, sets=("height",)
+            ("--height",), "Height in pixels.", IMAGE, kind=int, check=SIDE, sets=("height",)
         ),
     }  # fmt: skip
     """Options whose name is not that of one field: what they set is in `sets`."""
@@ -122,15 +129,18 @@ class Request:
         SEARCH, "RULE",
     )  # fmt: skip
     negative: str | None = option("--negative --negative-prompt", "Negative prompt.", IMAGE, "TEXT")
-    steps: int | None = option("--steps --num-inference-steps", "Denoising steps.", IMAGE, check=COUNT)
+    steps: int | None = option("--steps --num-inference-steps", "Denoising steps.", IMAGE, check=STEPS)
     guidance: float | None = option(
-        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE,
+        "--guidance --guidance-scale --cfg --cfg-scale", "Scale of classifier-free guidance.", IMAGE, check=GUIDANCE,
     )  # fmt: skip
     seed: int | None = option("--seed", "Seed (a random one, which is recorded).", IMAGE, check=SEED)
     width: int | None = None
     height: int | None = None
     clips: bool = False
-    frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=COUNT)
+    from_python: bool = (
+        False  # one generator draws candidate 0 of all prompts, and no base is made beside the search
+    )
+    frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=FRAMES)
     fps: float | None = option(
         "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
     )  # fmt: skip
@@ -140,7 +150,7 @@ class Request:
     )  # fmt: skip
     per_frame: int = option(
         "--per-frame", "Of a video: how many evenly spaced frames an image verifier scores; their mean counts (8).",
-        SEARCH, "FRAMES", default=8, check=COUNT,
+        SEARCH, "FRAMES", default=8, check=FRAMES,
     )  # fmt: skip
     images: int = option(
         "--images --num-images-per-prompt",
@@ -236,34 +246,57 @@ class Request:
         return replace(self, **moved)
 
 
-_RENAMED = {"report": "held_out"}  # fields of requests that were written under another name
-
-
 def from_dict(data: Any, source: str) -> Request:
     """A request read from JSON; `source` names it in messages."""
     types = options.field_types(Request)
+    checks = [(name, how) for option, how in options_of(Request).items() for name in how.sets or (option,)]
+    why = "it has no prompts"
     try:
-        if data["prompts"]:
-            current = {_RENAMED.get(name, name): value for name, value in data.items()}
-            return Request(**{name: options.convert(v, types[name]) for name, v in current.items()})
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise UsageError(f"'{source}' holds no request that this version of genscale can read.")
+        given = dict(with_present_names(data))
+        if given["prompts"]:
+            for name, value in given.items():
+                typed_json.check(value, _stored(types[name]), f"its {name}")
+            made = Request(**{name: options.convert(v, types[name]) for name, v in given.items()})
+            for name, how in checks:
+                value = getattr(made, name)
+                if how.check is not None and value is not None and not how.check[0](value):
+                    raise UsageError(f"'{source}' cannot be run: its {name} is {value}, and {how.check[1]}.")
+            for name in given:
+                fault = limits.fault(getattr(made, name), types[name])
+                if fault is not None:
+                    raise UsageError(f"'{source}' cannot be run: its {name} must be {fault}.")
+            return made
+    except UsageError:
+        raise
+    except KeyError as error:
+        why = f"{error} is missing or unknown"
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        why = str(error) or "a value is of the wrong type"
+    raise UsageError(f"'{source}' holds no request that this version of genscale can read: {why}.")
+
+
+def _stored(hint: Any) -> Any:
+    """The type that JSON has in the place of a field's."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return Union[tuple(_stored(part) for part in get_args(hint))]  # noqa: UP007 - of types found at run time
+    if origin is tuple:
+        return list[str]
+    return dict[str, Any] if origin is Mapping else hint
 
 
 def load_folder(folder: Path) -> Request:
     """The request of a run folder."""
     path = folder / FILE
-    if not folder.is_dir():
-        raise UsageError(f"'{folder}' is not a folder: name the folder of an earlier run.")
-    if not path.is_file():
-        raise UsageError(f"'{folder}' holds no run: it has no {FILE}.")
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"'{path}' cannot be read: {error}.") from None
+        there, has = folder.is_dir(), path.is_file()
+    except OSError as error:
+        raise UsageError(f"'{folder}' cannot be read: {error.strerror}.") from None
+    if not there:
+        raise UsageError(f"'{folder}' is not a folder: name the folder of an earlier run.")
+    if not has:
+        raise UsageError(f"'{folder}' holds no run: it has no {FILE}.")
+    return from_dict(typed_json.read(path, dict[str, Any]), str(path))
 
 
 def load_request(file: Path) -> Request:

@@ -11,7 +11,7 @@ from genscale.errors import UsageError
 from genscale.report.output_folder import OutputFolder
 from genscale.runs import request as requests
 from genscale.runs.request import Request
-from genscale.runs.run_record import read_record
+from genscale.runs.run_record import missing_parts, read_record
 
 PREVIEW = "preview.png"
 _OURS = (requests.FILE, "archive.jsonl", "latents")
@@ -19,14 +19,28 @@ _OURS = (requests.FILE, "archive.jsonl", "latents")
 
 def refuse_incomplete(folder: Path) -> None:
     """UsageError if the folder was saved from Python and does not hold all that its search needs."""
-    missing = (read_record(folder) or {}).get("missing", {})
-    if missing:
-        names = " and ".join(name for names in missing.values() for name in names)
+    names = missing_parts(read_record(folder) or {})
+    if names:
         raise UsageError(f"the run in '{folder}' cannot be searched again: it does not hold {names}.")
 
 
 class RunFolder(OutputFolder):
     """Claim it first, then `begin`, then `write` each result; `abandon` after a failure."""
+
+    @staticmethod
+    def claimed(out: Path | None) -> RunFolder:
+        """Claim a folder; without a name a new one of the date and time, which no other run has."""
+        if out is not None:
+            folder = RunFolder(out)
+            folder.claim()
+            return folder
+        while True:
+            folder = RunFolder(RunFolder.fresh())
+            try:
+                folder.claim(new=True)
+            except FileExistsError:  # another run was faster
+                continue
+            return folder
 
     @staticmethod
     def fresh(parent: Path = Path("runs")) -> Path:
@@ -39,7 +53,7 @@ class RunFolder(OutputFolder):
 
     def settle(self, request: Request) -> Request:
         """The request with its seed: the folder's where it holds this very run, else as given or drawn."""
-        if requests.FILE in self._found:
+        if self.held(requests.FILE):
             refuse_incomplete(self.path)
             earlier = requests.load_folder(self.path)
             if request.seed is None:
@@ -56,6 +70,10 @@ class RunFolder(OutputFolder):
         """Leave the request in the folder, for `resume`."""
         self.write_json(requests.FILE, request.anchored().as_dict())
 
+    def held(self, name: str) -> bool:
+        """Whether a file of this name was there when it was claimed."""
+        return name in self._found
+
     @property
     def has_work(self) -> bool:
         """Whether anything was computed that a resumed run would use."""
@@ -66,10 +84,13 @@ class RunFolder(OutputFolder):
         """Remove what was written, unless something was computed: that is kept (True), for `genscale resume`."""
         if self.has_work:
             return True
+        if not self.is_claimed:  # what is there is another run's
+            return False
         for name in _OURS:
             path = self.path / name
             if name in self._found or not path.exists():
                 continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.release()
         self.remove_new()
         return False

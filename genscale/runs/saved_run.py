@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from genscale.engine import archive
-from genscale.engine.archive import candidate_of
+from genscale.engine.failures import Failure
+from genscale.engine.recipes import candidate_of
+from genscale.engine.tensor_files import load_tensors
 from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError
 from genscale.plugins import registry
@@ -24,6 +26,7 @@ from genscale.runs.complete_request import completed
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 from genscale.runs.run_record import read_record
+from genscale.runs.trusted_code import refuse_code
 
 if TYPE_CHECKING:
     from genscale.media import Media
@@ -31,7 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Final:
-    """One finished candidate. total: the number that ranks; file: its latents, None where they were not kept."""
+    """One finished candidate. total: the number that ranks; file: its latents, None where they were not kept.
+
+    digest: of the content of that file, where the archive has it.
+    """
 
     prompt: int
     candidate: Candidate
@@ -42,24 +48,24 @@ class Final:
     nfe: int
     seconds: float
     file: Path | None
+    digest: str | None = None
 
     @property
     def is_base(self) -> bool:
         return self.candidate.id == OWN
 
     def latents(self) -> Tensor:
-        from safetensors.torch import load_file
-
+        """[*latent]. UsageError: the file was damaged."""
         assert self.file is not None
-        latents: Tensor = load_file(self.file)["x"][0]
-        return latents
+        return load_tensors(self.file, self.digest, ("x",))["x"][0]
 
 
 @dataclass(frozen=True)
 class SavedRun:
     """A folder's request, completed, and the finished candidates of each prompt, in the order they were scored.
 
-    heading: the first record of the archive. record: run.json; None where the run is not finished.
+    heading: the first record of the archive. record: run.json; None where the run is not finished. dropped: for each
+    prompt the candidates that failed, as of `Failure.as_dict`.
     """
 
     folder: Path
@@ -67,6 +73,7 @@ class SavedRun:
     finals: tuple[tuple[Final, ...], ...]
     heading: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
+    dropped: tuple[tuple[Mapping[str, Any], ...], ...] = ()
 
     @property
     def searched(self) -> str:
@@ -119,7 +126,10 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
             _finals(folder, [r for r in records if r["prompt"] == i], i) for i in range(len(request.prompts))
         ]
         finals = [_with_totals(f, request.ensemble, heading) for f in finals]
-    except (KeyError, TypeError, AttributeError, OSError):
+        lost = [_dropped([r for r in records if r["prompt"] == i], some) for i, some in enumerate(finals)]
+    except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"the archive in '{folder}' cannot be read: it was changed by hand.") from None
     if not any(finals):
         raise UsageError(
@@ -127,20 +137,26 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
         )
     if shares and _independent(request):
         finals = [_with_shares(f) for f in finals]
-    return SavedRun(folder, request, tuple(map(tuple, finals)), heading, record)
+    return SavedRun(folder, request, tuple(map(tuple, finals)), heading, record, tuple(lost))
+
+
+def _dropped(records: Sequence[dict[str, Any]], finals: Sequence[Final]) -> tuple[Mapping[str, Any], ...]:
+    finished = {final.candidate.id for final in finals}
+    failures = [Failure.of_record(r) for r in records if r["kind"] == "failed"]
+    return tuple(f.as_dict() for f in failures if f.candidate.id not in finished)
 
 
 def _finals(folder: Path, records: Sequence[dict[str, Any]], prompt: int) -> list[Final]:
     files = {}  # where a run went on with another plan, the later record of an id counts
     for r in records:
         if r["kind"] in ("solve", "latents"):
-            files[r["candidate"], r["step"]] = (candidate_of(r), folder / r["file"])
+            files[r["candidate"], r["step"]] = (candidate_of(r), folder / r["file"], r.get("digest"))
     found: dict[int, Final] = {}
     for r in records:
         if r["kind"] != "score" or not r["final"]:
             continue
         candidate = candidate_of(r)
-        solved, file = files.get((candidate.id, r["step"]), (None, None))
+        solved, file, digest = files.get((candidate.id, r["step"]), (None, None, None))
         there = solved == candidate and file is not None and file.is_file()
         found.pop(candidate.id, None)
         found[candidate.id] = Final(
@@ -153,6 +169,7 @@ def _finals(folder: Path, records: Sequence[dict[str, Any]], prompt: int) -> lis
             r["nfe"],
             r["seconds"],
             file if there else None,
+            digest,
         )
     return list(found.values())
 
@@ -187,10 +204,11 @@ def _with_totals(finals: list[Final], ensemble: str, heading: Mapping[str, Any])
 Decode = Callable[[Sequence[Final]], "Media"]
 
 
-def decoder_of(run: SavedRun, pipe: Any = None) -> Decode:
+def decoder_of(run: SavedRun, pipe: Any = None, trust: bool = False) -> Decode:
     """A function that decodes finished candidates whose latents were kept. pipe: None loads that of the run.
 
-    UsageError: the folder does not say with which model or arguments they were made.
+    trust: run code that comes with the model of the run. UsageError: the folder does not say with which model or
+    arguments they were made, or asks for such code without `trust`.
     """
     from genscale.pipelines.decode import latent_decoder
 
@@ -201,6 +219,8 @@ def decoder_of(run: SavedRun, pipe: Any = None) -> Decode:
         raise UsageError(
             f"the run in '{run.folder}' cannot be decoded: it does not hold {' and '.join(missing)}."
         )
+    if pipe is None:
+        refuse_code(run.request, run.folder, trust, verifiers=False)
     prepared = PreparedRun.without_search(replace(run.request, images=1))
     prepared = prepared if pipe is None else prepared.with_pipe(pipe)
     decode = latent_decoder(prepared.pipe, **prepared.call())

@@ -26,7 +26,7 @@ _FORM = re.compile(r"(?P<call>[\w.\-]+(?::[A-Za-z_][\w.]*)?(?:\(.*\))?)(?::(?P<w
 
 
 def weighted_verifiers(specs: Sequence[str]) -> list[tuple[Any, float]]:
-    """(verifier, weight) of each; names and options are checked, a plain name is left to `scale`."""
+    """(verifier, weight) of each; the verifiers are made, and load nothing yet."""
     return [_member(spec) for spec in specs]
 
 
@@ -36,7 +36,7 @@ def with_boxes(
     """The same verifiers, which also score the regions in a boxes file. prompts: those that the file refers to."""
     cls = registry.load("verifier", "boxes")
     boxes = cls.read(Path(file), prompts)
-    return [(cls(named_verifier(v) if isinstance(v, str) else v, boxes), weight) for v, weight in members]
+    return [(cls(v, boxes), weight) for v, weight in members]
 
 
 def on_frames(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
@@ -97,6 +97,11 @@ class Named:
     def __call__(self, media: Any, prompts: Sequence[str]) -> Any:
         return self.verifier(media, prompts)
 
+    @property
+    def identity(self) -> Any:
+        """What it is identified by, as where the verifier is given in Python."""
+        return self.verifier
+
     def __getattr__(self, attribute: str) -> Any:
         if attribute in ("name", "verifier") or attribute.startswith("__"):
             raise AttributeError(attribute)
@@ -107,9 +112,9 @@ def _member(spec: str) -> tuple[Any, float]:
     call, weight = _parts(spec)
     if ":" in call.name:
         return Named(call.name, _imported(call.name)), weight
-    cls = registry.load("verifier", call.name)
     if call.text is None:
-        return call.name, weight
+        return named_verifier(call.name), weight
+    cls = registry.load("verifier", call.name)
     values = options.typed("verifier", call.name, cls, options.pairs(call.settings()))
     return Named(_name_of(call), registry.make("verifier", call.name, values)), weight
 
@@ -122,12 +127,13 @@ def _imported(name: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"verifier '{name}' cannot be imported: {error}.") from error
+        if isinstance(found, type):
+            found = found()
+    except Exception as error:  # the module's own code may raise anything
+        what = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise UsageError(f"verifier '{name}' cannot be imported: {what}{error}.") from error
     finally:
         sys.path.remove(here)
-    if isinstance(found, type):
-        found = found()
     if not callable(found):
         raise UsageError(
             f"verifier '{name}' is a {type(found).__name__}, not a callable (media, prompts) -> scores."

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from genscale.errors import quoted
 from genscale.toy.shapes import COLOURS, GROUND, Noun, Shape, signed_distance
 
 SIZE = 32
@@ -96,7 +97,7 @@ def parse(text: str) -> Prompt:
     if len(motions) == len(matches) <= 2 and len({m.colour for m in motions}) == len(motions):
         return Prompt(motions)
     raise ValueError(
-        f"{text!r} is no caption of the world of moving shapes, which knows 'a red circle moving left' and"
+        f"{quoted(text)} is no caption of the world of moving shapes, which knows 'a red circle moving left' and"
         " 'a red circle moving left and a blue circle moving up' (two colours),"
         f" of the kinds {', '.join(KINDS)}, the colours {', '.join(COLOURS)} and the directions"
         f" {', '.join(DIRECTIONS)}."

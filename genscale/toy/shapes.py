@@ -27,6 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from genscale.errors import quoted
+
 SIZE = 64
 GROUND = (245, 245, 245)
 KINDS = ("circle", "square", "triangle", "star", "ring")
@@ -130,7 +132,7 @@ def parse(text: str) -> Requirement:
         if nouns[0] != nouns[1]:
             return Requirement("colours" if match[2] == match[5] else "two", nouns)
     raise ValueError(
-        f"{text!r} is no caption of the shapes world, which knows 'a red star', 'a red star and a blue ring',"
+        f"{quoted(text)} is no caption of the shapes world, which knows 'a red star', 'a red star and a blue ring',"
         f" 'three green circles' and 'a red star left of a blue ring', of the kinds {', '.join(KINDS)},"
         f" the colours {', '.join(COLOURS)}, the numbers {', '.join(NUMBERS)}"
         f" and the relations {', '.join(RELATIONS)}."

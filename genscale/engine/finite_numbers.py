@@ -1,0 +1,71 @@
+"""Which numbers are finite, and where those of a candidate stopped being so.
+
+Latents are checked where they are decoded and scored, so nothing in the loop waits for the accelerator. What is noted
+at each step stays on the device, and is read only to say where a candidate that has failed stopped being finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from genscale.protocol.particles import Candidate
+
+MOST_TRACED = 4096  # candidates whose notes are kept; those that were never scored are forgotten first
+
+
+def finite_rows(values: Tensor) -> Tensor:
+    """bool [n], on the device of the values [n, ...]: whether every number of a row is finite."""
+    return values.detach().isfinite().flatten(1).all(1)
+
+
+def kind(number: float) -> str:
+    """A number that is not finite, as it is named in messages."""
+    return "NaN" if number != number else "inf" if number > 0 else "-inf"
+
+
+def kind_in(values: Tensor) -> str:
+    """What is not finite in a tensor."""
+    return "NaN" if bool(values.isnan().any()) else "infinite values"
+
+
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether stored tensors are an answer: rates may be infinite, nothing else."""
+    return all(bool(t.isfinite().all()) for name, t in tensors.items() if name not in ("rate", "first_rate"))
+
+
+class FiniteTrace:
+    """Which model outputs and latents of the candidates under way were finite, for one search.
+
+    The notes are flags on the device. Reading them waits for the accelerator, so that is done only for a candidate that
+    has failed.
+    """
+
+    def __init__(self) -> None:
+        self._notes: dict[
+            int, list[tuple[int, int, Tensor]]
+        ] = {}  # candidate: (step, row, flags bool [2, n])
+
+    def note(self, candidates: Sequence[Candidate], step: int, output: Tensor, x: Tensor) -> None:
+        """After a step: the model's output [n, ...] and the new latents [n, *latent]."""
+        flags = torch.stack([finite_rows(output), finite_rows(x)])
+        for row, candidate in enumerate(candidates):
+            self._notes.setdefault(candidate.id, []).append((step, row, flags))
+        while len(self._notes) > MOST_TRACED:
+            del self._notes[next(iter(self._notes))]
+
+    def forget(self, candidate: Candidate) -> None:
+        """Drop the notes of a candidate whose latents are known to be finite, or that has ended."""
+        self._notes.pop(candidate.id, None)
+
+    def first(self, candidate: Candidate) -> tuple[str, int] | None:
+        """("denoiser" or "scheduler", step) where a candidate stopped being finite; None if that was not noted."""
+        for step, row, flags in self._notes.get(candidate.id, ()):
+            output, x = flags[:, row].tolist()
+            if not output:
+                return "denoiser", step
+            if not x:
+                return "scheduler", step
+        return None

@@ -1,0 +1,49 @@
+"""The settings of a search, as `genscale.scale` completes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genscale.diffusion.mixtures import Mix
+from genscale.engine.budget import Budget
+from genscale.engine.events import Event
+from genscale.engine.stopping import Stop
+from genscale.engine.verifier_roles import Roles
+from genscale.pipelines.pipeline_lock import WAIT
+from genscale.protocol.interfaces import Sampler, SamplerHooks
+
+
+def ignore(event: Event) -> None:
+    pass
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSettings:
+    """What `genscale.scale` was given, checked and completed; its docstring tells what each field is."""
+
+    pipe: Any
+    sampler: Sampler
+    roles: Roles
+    budget: Budget
+    batch_size: int = 16
+    decode_batch: int | None = None
+    out: Path | None = None
+    keep: int = 1
+    on_event: Callable[[Event], None] = ignore
+    stop: Stop | None = None
+    mix: Mix | None = None
+    models: Mapping[str, Any] = field(default_factory=dict)
+    halt: Callable[[], bool] = never
+    mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
+    busy: str = WAIT
+
+    def needs(self, what: str) -> bool:
+        """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""
+        return what in SamplerHooks.of(self.sampler).needs
