@@ -163,7 +163,9 @@ def test_two_commands_started_together_in_one_folder(tmp_path: Path) -> None:
     rounds = 20
     started = subprocess.run(
         [sys.executable, "-c", TWO_COMMANDS, str(rounds)],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+        # With one thread: a process that has used OpenMP's threads cannot fork children that use them, too.
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     codes = [line.split() for line in started.stderr.splitlines() if set(line) <= set("0123456789- ")]
     assert len(codes) == rounds, started.stderr
