@@ -76,6 +76,7 @@ def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
     for _ in range(8):
         child = os.fork()
         if child == 0:
+            signal.alarm(300)  # ends a child that hangs
             code = 1
             try:
                 done = 0
