@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
