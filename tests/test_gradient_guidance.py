@@ -47,14 +47,14 @@ def gain(sampler: GradientGuidance) -> float:
 
 
 WAYS = {
-    "decoder": GradientGuidance(scale=0.5),
-    "model": GradientGuidance(through="model", scale=0.5),
+    "decoder": GradientGuidance(scale=1.0),
+    "model": GradientGuidance(through="model", scale=1.0),
     "decoder, unnormalised": GradientGuidance(normalise="none", scale=0.5),
     "model, unnormalised": GradientGuidance(through="model", normalise="none", scale=0.5),
-    "each": GradientGuidance(normalise="each", scale=0.5),
-    "clipped": GradientGuidance(normalise="none", clip=2.0, scale=1.0),
-    "with noise": GradientGuidance(kernel="ddim(1)", scale=0.5),
-    "again and again": GradientGuidance(recurrence=3, scale=0.3),
+    "each": GradientGuidance(normalise="each", scale=1.0),
+    "clipped": GradientGuidance(normalise="none", clip=2.0, scale=2.0),
+    "with noise": GradientGuidance(kernel="ddim(1)", scale=1.0),
+    "again and again": GradientGuidance(recurrence=3, scale=0.6),
 }
 
 
