@@ -44,7 +44,9 @@ def main() -> None:
         step: statistics.fmean(statistics.pstdev(totals) for totals in scores[step].values())
         for step in sorted(scores)
     }
-    print("| after call | spread of previews | a strength of 10 in spreads of the final scores |\n|---|---|---|")
+    print(
+        "| after call | spread of previews | a strength of 10 in spreads of the final scores |\n|---|---|---|"
+    )
     for step, spread in spreads.items():
         print(f"| {step} | {spread:.3f} | {10 * spreads[options.steps] / spread:.1f} |")
     if options.json:
