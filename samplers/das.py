@@ -27,14 +27,15 @@ class Das(ParticleFilter):
     ess: 0.5 by default.
     window, interval: every step from half of the run to 7/8 of it (ours). The paper scores all of its 100 steps. With 8
         steps that is worse than no search, because previews of the first half predict little of the image.
+    reach: 0.3 by default (ours), so that a step is moved by 0.3 standard deviations of its noise at most.
     kernel: DDIM with eta = 1. rest: the pipeline's scheduler, "own", by default (ours; the paper has DDIM with eta = 1,
         which at 8 steps makes worse images).
 
-    As published: particles=4, gradient="model", window=(0, 1), rest="ddim(1)", with a strength for the reward. The law
-    that the weights target is the same.
+    As published: particles=4, gradient="model", window=(0, 1), rest="ddim(1)", reach=inf, with a strength for the
+    reward. The law that the weights target is the same.
 
-    Cost in NFE: N f(0, T) a pass; with gradient "model" also twice as much again for the backward passes of the steps in
-    the window. Scores: N at every step in the window, and at the end.
+    Cost in NFE: N f(0, T) a pass; with gradient "model" also twice as much again for the backward passes of the
+    steps in the window. Scores: N at every step in the window, and at the end.
     """
 
     temper: str = "increasing"
@@ -42,4 +43,5 @@ class Das(ParticleFilter):
     interval: float = 0.0
     gradient: str = DECODER
     window: tuple[float, float] = (0.5, 0.875)
+    reach: float = 0.3
     kernel: str | Kernel = "ddim(1)"
