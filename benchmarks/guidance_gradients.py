@@ -20,16 +20,18 @@ from common import interval, parser_for, quiet_pipeline, spread_prompts
 
 import genscale
 
-# Defaults, but for the number of particles, which is what the budget pays for.
+PUBLISHED = {"gradient": "model", "window": (0.0, 1.0), "rest": "ddim(1)", "reach": float("inf")}
+"""Of DAS and TDS: gradients through the denoiser, at every step, ancestral steps all along."""
+
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "best_of_n": ("best_of_n", {}),
     "gradient_guidance": ("gradient_guidance", {}),
-    "gradient_guidance through the model": ("gradient_guidance", {"through": "model"}),
-    "das": ("das", {"particles": None}),
-    "das without gradient": ("das", {"particles": None, "gradient": "none"}),
-    "das, reach 1": ("das", {"particles": None, "reach": 1.0}),
+    "das": ("das", {}),
     "tds": ("tds", {}),
-    "tds through the decoder, reach 1": ("tds", {"gradient": "decoder", "reach": 1.0}),
+    "das (as published)": ("das", {**PUBLISHED, "particles": 4, "strength": 1.0}),
+    "tds (as published)": ("tds", {**PUBLISHED, "strength": 1.0}),
+    "das without gradient": ("das", {"gradient": "none"}),
+    "gradient_guidance through the model": ("gradient_guidance", {"through": "model"}),
 }
 
 

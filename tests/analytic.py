@@ -100,9 +100,11 @@ SAMPLERS: dict[str, Any] = {
     "fk_steering": FkSteering(),
     "fkc": Fkc(6, ess=1.0),
     "fkc of all that the budget pays for": Fkc(kernel="ddim(1)", window=(0.3, 0.9), ess=0.9, clamp=1.0),
-    "das": Das(),
+    "das": Das(4),
+    "das as published": Das(4, gradient="model", window=(0.0, 1.0), rest="ddim(1)"),
     "das, without its gradient": Das(gradient="none"),
     "tds": Tds(4),
+    "tds as published": Tds(gradient="model", window=(0.0, 1.0), rest="ddim(1)"),
     "tds through the decoder": Tds(gradient="decoder", interval=0.3, window=(0.3, 0.8), reach=0.5),
     "gradient_guidance": GradientGuidance(),
     "gradient_guidance again and again": GradientGuidance(

@@ -48,14 +48,14 @@ def gain(sampler: GradientGuidance) -> float:
 
 
 WAYS = {
-    "decoder": GradientGuidance(scale=0.5),
-    "model": GradientGuidance(through="model", scale=0.5),
+    "decoder": GradientGuidance(scale=1.0),
+    "model": GradientGuidance(through="model", scale=1.0),
     "decoder, unnormalised": GradientGuidance(normalise="none", scale=0.5),
     "model, unnormalised": GradientGuidance(through="model", normalise="none", scale=0.5),
-    "each": GradientGuidance(normalise="each", scale=0.5),
-    "clipped": GradientGuidance(normalise="none", clip=2.0, scale=1.0),
-    "with noise": GradientGuidance(kernel="ddim(1)", scale=0.5),
-    "again and again": GradientGuidance(recurrence=3, scale=0.3),
+    "each": GradientGuidance(normalise="each", scale=1.0),
+    "clipped": GradientGuidance(normalise="none", clip=2.0, scale=2.0),
+    "with noise": GradientGuidance(kernel="ddim(1)", scale=1.0),
+    "again and again": GradientGuidance(recurrence=3, scale=0.6),
 }
 
 
@@ -91,7 +91,7 @@ def test_recurrence_without_scale_keeps_the_law() -> None:
 
 
 def test_one_guided_step_by_hand() -> None:
-    """A window of one step: the estimate moves by scale * spread along the unit gradient, the noise stays."""
+    """A window of one step: the estimate moves by scale * spread along the unit gradient, and the noise with it."""
     made = run(GradientGuidance(2, scale=0.4, window=(0.5, 0.5), rest="ode"), steps=STEPS, verifier=quadratic)
     times, mixture = process_of(STEPS)["solver"].times, Mixture()
     process = PromptProcess(**process_of(STEPS))
@@ -102,10 +102,9 @@ def test_one_guided_step_by_hand() -> None:
         eps = (x - (1 - t) * x0) / t
         if i == 4:
             gradient = -2 * (x0 - GOOD)
-            x0 = (
-                x0
-                + 0.4 * t / math.hypot(t, 1 - t) * gradient / gradient.square().mean(1, keepdim=True).sqrt()
-            )
+            unit = gradient / gradient.square().mean(1, keepdim=True).sqrt()
+            x0 = x0 + 0.4 * t / math.hypot(t, 1 - t) * unit
+            eps = (x - (1 - t) * x0) / t
         x = (1 - s) * x0 + s * eps
     final = next(e for e in made.searches[0].finals if e.candidate.id == 1)
     assert final.total == pytest.approx(float(-((x[0] - GOOD) ** 2).sum()), abs=1e-4)

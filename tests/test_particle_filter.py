@@ -171,10 +171,10 @@ def test_tempering() -> None:
 
 def test_the_unit_of_scores() -> None:
     scores = torch.tensor([1.0, 3.0], dtype=torch.float64)
-    assert unit_of(scores, "pool") == 1.0
+    assert unit_of(scores, "previews") == 1.0
     assert unit_of(scores, 0.25) == 0.25
-    assert unit_of(torch.ones(3), "pool") == 1.0
-    assert unit_of(torch.ones(1), "pool") == 1.0
+    assert unit_of(torch.ones(3), "previews") == 1.0
+    assert unit_of(torch.ones(1), "previews") == 1.0
 
 
 def test_a_verifier_s_scale_does_not_matter() -> None:

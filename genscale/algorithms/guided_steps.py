@@ -1,9 +1,12 @@
 """Guidance by the gradient of the search score: candidates are moved along it during the run.
 
-At every step of a window the clean estimate is moved along the gradient, and the estimate of the noise is unchanged.
-The next latents are x' = alpha' (x0 + move) + sqrt(sigma'^2 - std^2) eps + std z, so they move by alpha' move. This is
-the form of MPGD (arXiv 2311.16424). DPS (2209.14687) and FreeDoM (2303.09833) move x' instead, and Universal Guidance
-(2302.07121) moves eps. All are the same up to a factor that depends on the noise level.
+At every step of a window the clean estimate is moved along the gradient, and the estimate of the noise with it, so that
+x = alpha x0 + sigma eps still holds: a score that is changed by g changes x0 by sigma^2 / alpha g and eps by -sigma g
+(Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm 2). The pair describes the same latents, so the move of a step
+shrinks with the step, and the move of a whole run does not depend on the number of steps. With eps unchanged a step
+would move x' by alpha' move however short it is. DPS (2209.14687) and FreeDoM (2303.09833) move x', and MPGD
+(2311.16424) moves x0 and keeps eps, at numbers of steps that are fixed; Universal Guidance (2302.07121) moves eps, as
+here.
 """
 
 from __future__ import annotations
@@ -132,8 +135,15 @@ class GuidedSteps:
             )
         graded: Graded = yield Gradient(particles, through=self.push.through, each=self.push.each)
         particles, found = particles[: len(graded)], graded.prediction
-        moved = Prediction(found.x0 + self.push.move(graded, process.schedule.level(step)), found.eps)
+        level = process.schedule.level(step)
+        moved = shifted(found, self.push.move(graded, level), level)
         return process.take(particles, process.transition(particles, moved, self.kernel))
+
+
+def shifted(found: Prediction, move: Tensor, level: NoiseLevel) -> Prediction:
+    """The prediction with its clean estimate moved by move [n, *latent], and the noise that then belongs to the same
+    latents: (x - alpha x0) / sigma."""
+    return Prediction(found.x0 + move, found.eps - level.alpha / level.sigma * move)
 
 
 def _again(candidate: Candidate, step: int, again: int) -> Candidate:

@@ -44,8 +44,10 @@ class ParticleOptions:
     rebirth: the kernel of the first step of copies, if that differs from `kernel`. "": it does not.
     window: fractions of the run, in [0, 1], between which states are scored. interval: fraction of the run between two
         scorings. 0: score at every step; 1: only at the end.
-    scale: what scores are divided by: "pool", the standard deviation of the first scores; or a number, with which the
-        target is exact.
+    scale: what scores are divided by: a number, with which the target is exact and a strength means the same in every
+        window; or "previews", the standard deviation of the first scores of a pass. Those are previews at the start of
+        the window, whose spread changes along the run (docs/particles.md), so that a strength of 10 then is another
+        tilt in another window. Without a window (interval=1) they are the final scores.
     gradient: whether proposals follow the gradient of the score (genscale.algorithms.guided_proposal): "none";
         "model", which differentiates through the denoiser; or "decoder", which holds the predicted noise constant and
         costs no more NFE than "none". The verifiers must be differentiable, else UsageError. The target is the same
@@ -72,7 +74,7 @@ class ParticleOptions:
     rebirth: str | Kernel = ""
     window: tuple[float, float] = (0.2, 0.8)
     interval: float = 0.2
-    scale: float | str = "pool"
+    scale: float | str = "previews"
     gradient: str = NONE
     push: float | None = None
     reach: float = float("inf")
@@ -100,8 +102,9 @@ class ParticleOptions:
             raise UsageError(f"interval={self.interval} must be a fraction of the run in [0, 1].")
         if not self.strength >= 0:
             raise UsageError(f"strength={self.strength} must be 0 or more; inf keeps the best.")
-        if self.scale != "pool" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
-            raise UsageError(f"scale={self.scale} must be a number above 0, or pool.")
+        if self.scale != "previews" and (isinstance(self.scale, str) or not 0 < self.scale < float("inf")):
+            hint = " (pool was its name)" if self.scale == "pool" else ""
+            raise UsageError(f"scale={self.scale} must be a number above 0, or previews{hint}.")
         if self.scheme == "killing" and self.children > 1:
             raise UsageError("scheme=killing keeps the number of particles, so it needs children=1.")
         if self.strength == float("inf") and self.children == 1 and self.interval < 1:

@@ -65,7 +65,7 @@ def tempered(
 
 
 def unit_of(scores: Tensor, scale: float | str, flat: float = 1.0) -> float:
-    """What scores are divided by: a number, or for "pool" their own standard deviation (`flat` if that is 0).
+    """What scores are divided by: a number, or for a word their own standard deviation (`flat` if that is 0).
 
     Scores of -inf, of candidates that failed, are left out.
     """
