@@ -8,7 +8,6 @@ calibration, by the renewal argument, are ours.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,9 +88,6 @@ class AcceptReject:
             raise UsageError(f"mean_nfe={self.mean_nfe} must be above 0.")
         if self.mean_nfe is not None and (self.accept is not None or reject is not None):
             raise UsageError("mean_nfe chooses the thresholds: give it without accept and reject.")
-        given = [] if self.accept is None else [self.accept]
-        if any(math.isnan(number) for number in (*given, *(reject or ()))):
-            raise UsageError(f"accept={self.accept} and reject={reject} must be numbers.")
         if reject is not None and len(reject) != 1 and len(reject) != len(checks or ()):
             raise UsageError(
                 f"reject={reject} must be one number, or one for each of checks={checks}: give as many."

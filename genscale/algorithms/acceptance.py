@@ -21,7 +21,7 @@ from genscale.protocol.calibration import Calibration
 LEAST = 20  # accepted candidates of the table below which a threshold would be fitted to chance (ours)
 SKILL = 0.02  # share of the labels' variance that a preview must explain to be looked at (ours)
 IDLE = 0.02  # a preview that rejects a smaller share of the paths that reach it is not scored (ours)
-_STRICTNESS = (0.0, *torch.logspace(-2, 0.6, 24, dtype=torch.float64).tolist())  # (NFE of a path) / worth
+_STRICTNESS = (0.0, *torch.logspace(-2, 0.6, 16, dtype=torch.float64).tolist())  # (NFE of a path) / worth
 _ACCEPTS = (0.99, *(i / 50 for i in range(49, -1, -1)))  # thresholds for finished candidates that are tried
 
 
@@ -64,7 +64,7 @@ class Table:
         known = self.calibration
         costs = torch.tensor(self.costs, dtype=torch.float64)
         cost, accepted = follow(self.previews, known.finals.double(), rejects, torch.tensor(accept), costs)
-        return outcome(Paths(cost, accepted, known.right.double(), self.prompts), self.most)
+        return outcome(Paths(cost, accepted, known.right.double(), self.prompts), self.most, unknown=accept)
 
     def without_previews(self) -> Table:
         """The same where only finished candidates are judged."""
