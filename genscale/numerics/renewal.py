@@ -36,8 +36,8 @@ class Paths:
 class Outcome:
     """Expectations over prompts, each weighted alike.
 
-    cost: of one prompt until a candidate is accepted, or until the most that it may spend. accuracy: probability that an
-    accepted candidate is right; NaN if none is accepted. careful: the same as if there were one more prompt that is
+    cost: of one prompt until a candidate is accepted, or until the most that it may spend. accuracy: probability that
+    an accepted candidate is right; NaN if none is accepted. careful: the same as if there were one more prompt that is
     right and one that is wrong, so that a few prompts cannot show a high one. overall: share right over all prompts,
     with what is not accepted where nothing is. accepted: number of accepted candidates.
     """
