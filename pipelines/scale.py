@@ -29,6 +29,7 @@ from genscale.pipelines.search_call import check_search, finish_best, run_search
 from genscale.pipelines.search_settings import SearchSettings, ignore, never
 from genscale.pipelines.settings_checks import check_sampler, check_settings
 from genscale.plugins import registry
+from genscale.plugins.automatic import AUTO, sampler_for
 from genscale.protocol.interfaces import Sampler
 from genscale.results.result import SearchResult
 
@@ -94,7 +95,7 @@ class Scaled(StandsForPipeline):
 
 
 def scale(
-    pipe: Any, sampler: str | Sampler = "best_of_n", verifier: Any = None, *, select: Any = None,
+    pipe: Any, sampler: str | Sampler = AUTO, verifier: Any = None, *, select: Any = None,
     held_out: Any = None, ensemble: str = "weighted", budget: Budget | str | None = None,
     stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16,
     decode_batch: int | None = None,
@@ -107,6 +108,8 @@ def scale(
 
     pipe: the pipeline; of a scaled one its pipeline, so that this search takes the place of the other.
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object.
+        "auto", the default, is accept_reject where one verifier answers a probability and steers alone, and best_of_n
+        otherwise.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
         None only where nothing is chosen: one candidate, or as many candidates as images.
@@ -143,8 +146,11 @@ def scale(
     if busy not in (WAIT, REFUSE):
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
+    roles = _roles(verifier, select, held_out, report, ensemble, verifier_timeout)
+    if isinstance(sampler, str):
+        sampler = sampler_for(sampler, roles.search.probability)
     return Scaled(SearchSettings(
-        pipe, _sampler(sampler, options), _roles(verifier, select, held_out, report, ensemble, verifier_timeout),
+        pipe, _sampler(sampler, options), roles,
         Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, Stop.of(stop),
         mix_of(mix, guide), dict(models or {}), halt or never,

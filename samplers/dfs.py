@@ -15,17 +15,17 @@ from typing import Any, ClassVar
 
 import torch
 
+from genscale.algorithms.backtracking import check_steps, renoised, step_back
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, within
 from genscale.algorithms.leftover_budget import spend_leftover_budget
 from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered
-from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Kernel
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import Particles, branch, draw
+from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
 
 
@@ -107,21 +107,11 @@ class Dfs:
 
     def steps(self, process: Process) -> list[int]:
         """Steps after which paths are checked, without the last, at which it would be too late."""
-        steps, times = process.model_steps, process.schedule.linear_time
-        nearest = {process.nearest(float(times[s])) for f in self.checks if (s := round(f * steps)) < steps}
-        return sorted(nearest - {0})
+        return check_steps(process, self.checks)
 
     def target(self, process: Process, step: int) -> int:
-        """The step that a path is sent back to from a check.
-
-        It is at least `back` of the run earlier, and a step at which the pipeline's schedule lets a solve begin.
-        """
-        times = process.schedule.linear_time
-        furthest = max(step - math.ceil(self.back * process.model_steps), 0)
-        for wanted in range(furthest, 0, -1):
-            if (allowed := process.nearest(float(times[wanted]))) <= wanted:
-                return allowed
-        return 0
+        """The step that a path is sent back to from a check."""
+        return step_back(process, step, self.back)
 
 
 @dataclass
@@ -256,8 +246,5 @@ class _Run(Numbered):
         return self.process.start([draw(self.key, self.number())]), None
 
     def _renoised(self, state: PathState, back: int) -> tuple[Particles, Kernel | None]:
-        """A new attempt by the forward process, and its kernel: few schedulers can begin in the middle of a run."""
-        parent = state.particles.candidates[0]
-        child = branch(self.key, self.number(), parent, back, "renoised")
-        kernel = outside(self.process, "own") if back > 0 else None
-        return self.process.renoise(state.particles, back, [child]), kernel
+        """A new attempt by the forward process, and its kernel."""
+        return renoised(self.process, self.key, state.particles, back, [self.number()])

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from genscale.errors import UsageError
+from genscale.plugins.automatic import AUTO
 from genscale.runs import request
 from genscale.runs.option_metadata import IMAGE, MODEL, PANELS, RUN, SEARCH, Option, options_of
 from genscale.runs.trusted_code import FLAG
@@ -20,7 +21,7 @@ from genscale.runs.trusted_code import FLAG
 
 def complete_sampler(incomplete: str) -> list[str]:
     """Names of samplers that begin with what was typed."""
-    return _beginning(_names("sampler"), incomplete)
+    return _beginning((AUTO, *_names("sampler")), incomplete)
 
 
 def complete_verifier(incomplete: str) -> list[str]:

@@ -17,13 +17,17 @@ from genscale.errors import UsageError
 def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> Any:
     """The request that a command's options make. They override the request of --from, or `start`."""
     from genscale.plugins import options, registry
+    from genscale.runs.complete_request import sampler_of
     from genscale.runs.request import Request, load_request
 
     given = ctx.params
     request = Request(**(start or {})) if given["from_"] is None else load_request(given["from_"])
     fields = request_fields(given)
     _check_imports(request, fields, given["from_"])
-    name = fields.get("sampler", request.sampler)
+    name = sampler_of(
+        replace(request, **fields)
+    )  # --width may be an option of the sampler, so that it may change
+    fields["sampler"] = name
     cls = registry.load("sampler", name)
     hints = options.field_types(cls)
     flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]

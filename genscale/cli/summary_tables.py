@@ -33,6 +33,8 @@ def print_record(record: dict[str, Any], console: Console) -> None:
     )
     if ended := _stops(record["prompts"]):
         console.print(ended, style="dim", highlight=False, soft_wrap=True)
+    if told := _accepted(record["prompts"]):
+        console.print(told, highlight=False, soft_wrap=True)
     print_dropped([failure for found in record["prompts"] for failure in found["dropped"]], console)
     if record["stopped"]:
         console.print(f"{record['stopped']}: this is the best so far.", markup=False, highlight=False)
@@ -112,6 +114,17 @@ def _stops(prompts: list[dict[str, Any]]) -> str:
     which = "" if len(prompts) == 1 else f" {len(ended)} of {len(prompts)} prompts"
     rest = "" if after == finished else f", {finished} with those in flight"
     return f"{rules} stopped{which} after {after} candidates{rest}"
+
+
+def _accepted(prompts: list[dict[str, Any]]) -> str:
+    """On how many prompts nothing was good enough, for samplers that accept a candidate."""
+    judged = [p["accepted"] for p in prompts if p.get("accepted")]
+    missed = [found for found in judged if found["candidate"] is None]
+    if not missed:
+        return ""
+    least = missed[0]["least"]
+    which = "" if len(judged) == 1 else f" on {len(missed)} of {len(judged)} prompts"
+    return f"nothing was accepted{which}: no candidate reached {least:.3g}, and this is the best of them"
 
 
 def _span(numbers: list[int]) -> str:

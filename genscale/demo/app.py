@@ -14,15 +14,16 @@ from genscale.demo.form import Limits, Offer
 from genscale.demo.jobs import JobQueue
 from genscale.errors import UsageError
 from genscale.plugins import registry
+from genscale.plugins.automatic import AUTO
 from genscale.runs.request import Request
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def offer(models: Mapping[str, Request], limits: Limits) -> Offer:
-    """These models, all samplers, and all verifiers that work without options."""
+    """These models, all samplers and "auto", and all verifiers that work without options."""
     verifiers = tuple(name for name in registry.found("verifier") if _by_name(name))
-    return Offer(models, tuple(registry.found("sampler")), verifiers, limits)
+    return Offer(models, (AUTO, *registry.found("sampler")), verifiers, limits)
 
 
 def _by_name(verifier: str) -> bool:

@@ -10,6 +10,7 @@ import gradio as gr
 from genscale.demo.jobs import JobQueue
 from genscale.demo.sampler_words import sampler_choices
 from genscale.pipelines.loading import EMBEDDED
+from genscale.plugins.automatic import ABOUT, AUTO
 from genscale.plugins.catalog import plugin_records
 
 IMAGE_PROMPT, VIDEO_PROMPT = "a red star left of a blue ring", "a red circle moving left"
@@ -130,13 +131,17 @@ def default_verifiers(queue: JobQueue, model: str) -> tuple[list[str], list[str]
 
 
 def about_sampler(sampler: str) -> str:
+    if sampler == AUTO:
+        return f'<p class="gs-about">{escape(ABOUT[0].upper() + ABOUT[1:])}.</p>'
     record = plugin_records("sampler", sampler)[0]
     cost = f" Cost in NFE: {record['cost']}." if record.get("cost") else ""
     return f'<p class="gs-about">{escape(record["about"])}{escape(cost)}</p>'
 
 
 def sampler_options(sampler: str) -> str:
-    """A table of its options: default, meaning, type."""
+    """A table of its options: default, meaning, type; nothing for "auto", since they depend on what it stands for."""
+    if sampler == AUTO:
+        return ""
     rows = "".join(
         f"<tr><td>{escape(name)}={escape(str(option['default']))}</td>"
         f"<td>{escape(option['about'] or option['type'])}<br><small>{escape(option['type'])}</small></td></tr>"

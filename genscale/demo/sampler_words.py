@@ -9,7 +9,9 @@ from genscale.plugins.catalog import plugin_records
 
 GROUPS: dict[str, dict[str, str]] = {
     "Simple": {
+        "auto": "accept_reject or best_of_n, by the verifier",
         "best_of_n": "keep the best of N images",
+        "accept_reject": "stop at the first image that is right",
         "successive_halving": "start many, drop the worse half a few times",
         "search_over_paths": "vary the last part of good images",
     },

@@ -61,6 +61,8 @@ class Engine:
         self._model = ModelBatches(self.capacity)
         self._gradients = GradientBatches(roles.search, decode, self.capacity)
         self._scoring = Scoring(roles, decode, self.capacity)
+        for search in self.searches:
+            search.time_left = self.capacity.evaluations_left
 
     def run(self) -> Generator[Batch, Output, None]:
         """Yield batches and be sent their outputs; ends when every search has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -45,7 +46,7 @@ class PromptProcess:
     first_sigma: std of the noise at the pipeline's first level.
     off_grid: why the model cannot be called between the levels of its grid; None if it can.
     own_restarts: whether the scheduler can begin in the middle of a run without its memory.
-    open_ended, left: what the budget says; left() gives (nfe_left, calls_left).
+    open_ended, left, time: what the budget says; left() gives (nfe_left, calls_left), time() gives time_left.
     of_branch: step of the pipeline's grid -> NFE of one branch of classifier-free guidance; None without branches.
     mix: what predictions are combined from; None: the pipeline's own.
     own_grid: (view, model calls) of the pipeline's grid, if this is another.
@@ -69,6 +70,7 @@ class PromptProcess:
     own_restarts: bool = True
     open_ended: bool = False
     left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
+    time: Callable[[], float] = field(default=lambda: math.inf)
     of_branch: Callable[[int], int] | None = None
     mix: Mix | None = None
     own_grid: tuple[View, int] | None = None
@@ -114,6 +116,10 @@ class PromptProcess:
     @property
     def calls_left(self) -> int | None:
         return self.left()[1]
+
+    @property
+    def time_left(self) -> float:
+        return self.time()
 
     def _view(self) -> View:
         if isinstance(self.view, str):

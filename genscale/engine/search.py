@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +36,8 @@ class Search:
         stop rule and no time limit ends the search with fewer.
     rules: stop rules, asked about the scores of finished candidates. stopped: the rule that ended the search.
     independent: whether the finished candidates are independent draws of the model.
+    accepts: the search score from which on the sampler accepts a finished candidate; None if it accepts none.
+    time_left: what `Process.time_left` says; the engine sets it.
     spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
     entries: scores of the rows of the present query. ranks: the finished candidates.
     failures: the candidates that were dropped.
@@ -51,6 +54,8 @@ class Search:
     results: int = 1
     rules: tuple[StopRule, ...] = ()
     independent: bool = False
+    accepts: float | None = None
+    time_left: Callable[[], float] = lambda: math.inf
     stopped: Stopped | None = None
     spent: int = 0
     calls: int = 0
@@ -103,8 +108,9 @@ class Search:
         if "gradient" in hooks.needs:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
-            **process, open_ended=open_ended, left=left, judges=judges, prompt=prompt, verifiers=roles.search.names,
-            probability=roles.search.probability, calibration=roles.search.calibration,
+            **process, open_ended=open_ended, left=left, time=lambda: search.time_left(), judges=judges,
+            prompt=prompt, verifiers=roles.search.names, probability=roles.search.probability,
+            calibration=roles.search.calibration,
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
@@ -114,6 +120,7 @@ class Search:
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
             hooks.independent,
         )  # fmt: skip
+        search.accepts = hooks.accepts(seen)
         search._move(lambda: next(search.generator))
         return search
 
@@ -342,6 +349,14 @@ class Search:
     def totals(self, entries: Sequence[Entry]) -> list[float]:
         """Combined scores of entries, by the verifiers that pick the winner."""
         return self.ranks.totals(entries)
+
+    @property
+    def accepted(self) -> Entry | None:
+        """The first finished candidate that the sampler accepted; None if it accepted none."""
+        least = self.accepts
+        if least is None:
+            return None
+        return next((e for e in self.finals if e.total is not None and e.total >= least), None)
 
     def best(self) -> Entry | None:
         """The best finished candidate; None before the first."""

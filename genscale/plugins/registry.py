@@ -9,6 +9,7 @@ from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import candidates, limits
+from genscale.plugins.automatic import ABOUT, AUTO
 
 KINDS = ("sampler", "verifier")
 
@@ -27,6 +28,8 @@ def found(kind: str) -> dict[str, EntryPoint]:
 def load(kind: str, name: str) -> type[Any]:
     """The class that is registered under a name. UsageError: it is unknown or cannot be loaded."""
     points = found(kind)
+    if kind == "sampler" and name == AUTO:
+        raise UsageError(f"'{AUTO}' is {ABOUT}: name one of the two.")
     if name not in points:
         raise UsageError(
             f"{kind} '{name}' is unknown{did_you_mean(name, points)}: there are {', '.join(points)}."

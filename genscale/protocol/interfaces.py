@@ -92,6 +92,11 @@ class Process(Protocol):
     def calls_left(self) -> int | None:
         """Verifier calls that the budget still allows this prompt; None if it does not limit them."""
 
+    @property
+    def time_left(self) -> float:
+        """NFE of the whole run, all prompts together, that fit into the budget's seconds; inf where these do not limit
+        it, 0 after the user asked to stop. It is an estimate from the time of those so far."""
+
     def nfe(self, start: int = 0, stop: int | None = None, kernel: Kernel | None = None) -> int:
         """NFE of one particle from step `start` to `stop` (None: the end).
 
@@ -200,6 +205,8 @@ class SamplerHooks:
         other noise levels than the pipeline's scheduler. None: the pipeline's own.
     independent: whether the finished candidates are independent draws of the model. Only then a KL divergence from the
         model is reported, and calibrations may pool the candidates.
+    accepts: (process) -> the search score from which on a finished candidate is good enough and ends the search; None
+        if there is none. A run then records for each prompt whether a candidate was accepted.
     previews_at: name of the field that holds the fractions of the run at which previews are scored; a calibration
         drops those at which scores mean nothing yet. `window` and `rungs` are recognised without it.
     """
@@ -208,6 +215,7 @@ class SamplerHooks:
     cost: Callable[[Process], int | None] = lambda process: None
     grid: Callable[[Any], Process] | None = None
     independent: bool = False
+    accepts: Callable[[Process], float | None] = lambda process: None
     previews_at: str = ""
 
     @staticmethod

@@ -187,6 +187,7 @@ def prompt_record(found: FoundPrompt) -> dict[str, Any]:
     result, i = found.result, found.index
     search, ranking, population = result.searches[i], result.ranking(i), result.population(i)
     weighted = {} if population is None else {"population": population.as_dict()}
+    accepted = result.accepted(i)
     return {
         "prompt": result.prompts[i],
         "index": i,
@@ -198,6 +199,7 @@ def prompt_record(found: FoundPrompt) -> dict[str, Any]:
         "verifier_calls": search.calls,
         "stopped_by": None if search.stopped is None else asdict(search.stopped),
         "kl_of_best": result.kl(i),
+        **({} if accepted is None else {"accepted": accepted}),
         "curve": result.curve(i),
         **weighted,
     }

@@ -71,6 +71,18 @@ class SearchOutcome(SearchReport[Entry]):
         """The stop rule or target that ended a prompt's search; None where its sampler or budget ended it."""
         return self.searches[prompt].stopped
 
+    def accepted(self, prompt: int = 0) -> dict[str, Any] | None:
+        """Whether a candidate was good enough, for samplers that accept one; None of other samplers.
+
+        least: the search score from which on one is accepted. candidate: the id of the first one; None: none was, and
+        the best of those finished is the answer.
+        """
+        search = self.searches[prompt]
+        if search.accepts is None:
+            return None
+        found = search.accepted
+        return {"least": search.accepts, "candidate": None if found is None else found.candidate.id}
+
     def kl(self, prompt: int = 0) -> dict[str, Any] | None:
         """How far the best can be from the model's distribution, for samplers of independent draws; else None.
 

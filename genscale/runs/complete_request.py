@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from genscale.engine.ensembles import ENSEMBLES
+from genscale.engine.verifier_roles import verifier_set
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import limits, options, registry
+from genscale.plugins.automatic import AUTO, sampler_for
 from genscale.report import video_files
+from genscale.runs import verifier_specs
 from genscale.runs.further_arguments import check_further_arguments
 from genscale.runs.option_metadata import options_of
 from genscale.runs.request import Request
@@ -19,11 +22,12 @@ def completed(request: Request) -> Request:
     """The request with the defaults of its model written out, and the sampler's options as their types."""
     from genscale.pipelines.loading import EMBEDDED
 
+    request = replace(request, sampler=sampler_of(request))
     cls = registry.load("sampler", request.sampler)
     fields = options.typed("sampler", request.sampler, cls, request.sampler_fields)
     request = replace(request, sampler_fields=fields)
     goes_with = EMBEDDED.get(request.model)
-    verifiers = request.verifiers or ("clip" if goes_with is None else goes_with.verifier,)
+    verifiers = verifiers_of(request)
     if goes_with is None:
         return replace(request, verifiers=verifiers)
     held_out = request.held_out
@@ -47,6 +51,32 @@ def completed(request: Request) -> Request:
             **request.pipeline_args,
         },
     )
+
+
+def verifiers_of(request: Request) -> tuple[str, ...]:
+    """The verifiers asked for, or those that go with the model."""
+    from genscale.pipelines.loading import EMBEDDED
+
+    goes_with = EMBEDDED.get(request.model)
+    return request.verifiers or ("clip" if goes_with is None else goes_with.verifier,)
+
+
+def sampler_of(request: Request) -> str:
+    """The sampler asked for; for "auto" the one that goes with the verifiers. These are made, and load nothing yet."""
+    if request.sampler != AUTO:
+        return request.sampler
+    from genscale.pipelines.loading import EMBEDDED
+
+    members = verifier_specs.weighted_verifiers(verifiers_of(request))
+    goes_with = EMBEDDED.get(request.model)
+    by_frames = (
+        goes_with is not None
+        and goes_with.frames is not None
+        and not all(getattr(verifier, "judges_videos", False) for verifier, _ in members)
+    )
+    if by_frames or request.boxes is not None:  # means over frames or regions are no probabilities
+        return sampler_for(AUTO, False)
+    return sampler_for(AUTO, verifier_set(members, request.ensemble).probability)
 
 
 def check(request: Request) -> None:

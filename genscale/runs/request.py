@@ -69,9 +69,9 @@ class Request:
     )  # fmt: skip
     sampler: str = option(
         "--sampler",
-        "How to search (best_of_n). `genscale samplers` lists them, `genscale samplers NAME` shows the options of one, "
-        "which are given as --OPTION VALUE.",
-        SEARCH, "NAME", default="best_of_n", completes="sampler",
+        "How to search (auto: accept_reject where the verifier answers a probability, else best_of_n). `genscale "
+        "samplers` lists them, `genscale samplers NAME` shows the options of one, which are given as --OPTION VALUE.",
+        SEARCH, "NAME", default="auto", completes="sampler",
     )  # fmt: skip
     sampler_fields: Mapping[str, Any] = field(default_factory=dict)
     verifiers: tuple[str, ...] = option(

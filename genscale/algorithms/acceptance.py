@@ -1,0 +1,150 @@
+"""Thresholds for rejecting a path at a preview and accepting a finished candidate, from a verifier's calibration.
+
+The previews' thresholds have one parameter. By the theory of renewal rewards a path is worth going on with while
+P(right) x worth >= the NFE that it still takes, where `worth` is what an accepted candidate may cost; so the threshold
+at a preview is (NFE to the end) / worth. The optimum over `worth` and the threshold for finished candidates is looked
+for on the table of labelled candidates (`genscale.numerics.renewal`), whose probabilities are cross-validated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from genscale.numerics.renewal import Outcome, Paths, follow, outcome
+from genscale.protocol.calibration import Calibration
+
+LEAST = 20  # accepted candidates of the table below which a threshold would be fitted to chance (ours)
+SKILL = 0.02  # share of the labels' variance that a preview must explain to be looked at (ours)
+IDLE = 0.02  # a preview that rejects a smaller share of the paths that reach it is not scored (ours)
+_STRICTNESS = (0.0, *torch.logspace(-2, 0.6, 16, dtype=torch.float64).tolist())  # (NFE of a path) / worth
+_ACCEPTS = (0.99, *(i / 50 for i in range(49, -1, -1)))  # thresholds for finished candidates that are tried
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """rejects: (step, least score of a preview there), by step. accept: least score of a finished candidate.
+
+    expected: on the calibration's table; None where there was no table to judge by.
+    """
+
+    rejects: tuple[tuple[int, float], ...]
+    accept: float
+    expected: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a calibration that are looked at.
+
+    steps: of the previews, k of them. costs: NFE up to each, and to the end, k + 1. most: NFE that a prompt may spend.
+    """
+
+    calibration: Calibration
+    steps: tuple[int, ...]
+    columns: tuple[int, ...]
+    costs: tuple[int, ...]
+    most: float
+
+    @property
+    def previews(self) -> Tensor:
+        return self.calibration.previews[:, list(self.columns)].double()
+
+    @property
+    def prompts(self) -> Tensor:
+        numbers: Tensor = torch.unique(self.calibration.prompts, return_inverse=True)[1]
+        return numbers
+
+    def judged(self, rejects: Tensor, accept: float) -> Outcome:
+        """What a search with these thresholds [k] is expected to give."""
+        known = self.calibration
+        costs = torch.tensor(self.costs, dtype=torch.float64)
+        cost, accepted = follow(self.previews, known.finals.double(), rejects, torch.tensor(accept), costs)
+        return outcome(Paths(cost, accepted, known.right.double(), self.prompts), self.most, unknown=accept)
+
+    def without_previews(self) -> Table:
+        """The same where only finished candidates are judged."""
+        return replace(self, steps=(), columns=(), costs=self.costs[-1:])
+
+    def rejects(self, strictness: float) -> Tensor:
+        """Thresholds [k] of the previews; strictness: (NFE of a path) / worth."""
+        costs = torch.tensor(self.costs, dtype=torch.float64)
+        return (strictness * (1 - costs[:-1] / costs[-1])).clamp(max=1.0)
+
+
+def informative(calibration: Calibration) -> tuple[int, ...]:
+    """Columns of the previews that explain some of the labels' variance (the Brier skill score)."""
+    right = calibration.right.double()
+    spread = (right - right.mean()).square().mean()
+    missed = (right[:, None] - calibration.previews.double()).square().mean(0)
+    skill = 1 - missed / spread.clamp(min=1e-12)
+    return tuple(i for i, value in enumerate(skill.tolist()) if value >= SKILL)
+
+
+def columns_at(calibration: Calibration, shares: Mapping[int, float], only: Sequence[int]) -> dict[int, int]:
+    """For every step, the column of `only` whose progress is nearest. shares: step -> share of the run behind it."""
+    return {
+        step: min(only, key=lambda i: abs(calibration.progress[i] - share)) for step, share in shares.items()
+    }
+
+
+@lru_cache(maxsize=64)  # asked for by every prompt of a run
+def chosen(
+    table: Table, p: float | None = None, mean_nfe: float | None = None, accept: float | None = None
+) -> Thresholds | None:
+    """The thresholds that spend least for a wanted accuracy `p`, or that are most often right for a mean NFE.
+
+    accept: a threshold for finished candidates that is given. None: the table has too few accepted candidates.
+    """
+    tried = []
+    for strictness in _STRICTNESS if table.steps else (0.0,):
+        rejects = table.rejects(strictness)
+        found = ((a, table.judged(rejects, a)) for a in (_ACCEPTS if accept is None else (accept,)))
+        found = ((a, expected) for a, expected in found if expected.accepted >= LEAST)
+        wanted = p if accept is None and mean_nfe is None else None
+        tried += [
+            (rejects, a, expected) for a, expected in (found if wanted is None else _accurate(found, wanted))
+        ]
+    if not tried:
+        return None
+    if mean_nfe is not None:
+        within = [t for t in tried if t[2].cost <= mean_nfe] or [min(tried, key=lambda t: t[2].cost)]
+        best = max(within, key=lambda t: (t[2].overall, -t[2].cost))
+    else:
+        wanted = max(t[2].careful for t in tried) if accept is None else 0.0
+        met = [t for t in tried if t[2].careful >= min(wanted, 1.0 if p is None else p)]
+        best = min(met, key=lambda t: (t[2].cost, -t[2].accuracy))
+    return _without_idle(table, *best[:2])
+
+
+def _accurate(found: Iterable[tuple[float, Outcome]], p: float) -> list[tuple[float, Outcome]]:
+    """The thresholds that reach the accuracy, as do all that are higher; else the one that comes nearest.
+
+    found: from the highest. The accuracy rises with the threshold, but for chance: a low one that reaches it by chance
+    is not taken.
+    """
+    seen = []
+    for accept, expected in found:
+        seen.append((accept, expected))
+        if expected.accuracy < p:
+            break
+    return [pair for pair in seen if pair[1].careful >= p] or sorted(seen, key=lambda pair: -pair[1].careful)[
+        :1
+    ]
+
+
+def _without_idle(table: Table, rejects: Tensor, accept: float) -> Thresholds:
+    """The thresholds without previews that reject almost nothing."""
+    arriving = torch.ones(len(table.calibration.finals), dtype=torch.bool)
+    kept = torch.zeros_like(rejects)
+    for i in range(len(rejects)):
+        lost = arriving & (table.previews[:, i] < rejects[i])
+        if int(lost.sum()) >= IDLE * max(int(arriving.sum()), 1) and bool(lost.any()):
+            kept[i], arriving = rejects[i], arriving & ~lost
+    expected = table.judged(kept, accept)
+    pairs = zip(table.steps, kept.tolist(), strict=True)
+    return Thresholds(tuple((step, least) for step, least in pairs if least > 0), accept, expected)
