@@ -149,6 +149,8 @@ class _Parts:
 def _by_options(member: WeightedVerifier) -> Any:
     """A registered verifier as its name and options: what else it holds it has loaded or counted."""
     plain = getattr(member.verifier, "identity", member.verifier)  # of one that is named on the command line
+    if isinstance(getattr(plain, "identity", None), str):  # it says itself what makes it the same
+        return plain
     name = member.name.partition("(")[0]
     if name not in registry.found("verifier") or registry.load("verifier", name) is not type(plain):
         name = registry.registered_name("verifier", type(plain)) or ""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Union, get_args, get_origin
 
 from genscale.errors import UsageError
 from genscale.plugins import limits, options, registry
+from genscale.runs import verifier_specs
 from genscale.runs.option_metadata import (
     COUNT,
     FRAMES,
@@ -76,7 +77,7 @@ class Request:
     sampler_fields: Mapping[str, Any] = field(default_factory=dict)
     verifiers: tuple[str, ...] = option(
         "--verifier",
-        "What scores the candidates and steers the search: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)' or "
+        "What scores the candidates and steers the search: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)', calibrated:DIR or "
         "package.module:callable. Repeatable.",
         SEARCH, "NAME", default=(), completes="verifier",
     )  # fmt: skip
@@ -243,6 +244,8 @@ class Request:
             for term in self.mix
             for name, _, weight in [term.rpartition(":")]
         )
+        for role in ("verifiers", "select", "held_out"):
+            moved[role] = tuple(map(verifier_specs.anchored, getattr(self, role)))
         return replace(self, **moved)
 
 
