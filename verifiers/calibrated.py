@@ -119,8 +119,8 @@ class Calibrated:
         for before, score in zip(member.references, now, strict=True):
             if abs(score - before) > CHANGED * member.spread + 1e-6:
                 raise UsageError(
-                    f"verifier '{member.verifier}' has changed since it was calibrated in '{self.folder}' (a reference "
-                    f"image scores {score:.4g}, then {before:.4g}): calibrate it again with genscale calibrate-verifier."
+                    f"verifier '{member.verifier}' has changed since it was calibrated in '{self.folder}' (it scores a "
+                    f"reference image {score:.4g}, then {before:.4g}): run genscale calibrate-verifier again."
                 )
 
     @cached_property
@@ -142,7 +142,9 @@ def panel(members: Sequence[Member], frames: int | None) -> VerifierSet:
     if frames is not None:
         of_frames = registry.load("verifier", "frames")
         made = [v if getattr(v, "judges_videos", False) else of_frames(v, k=frames) for v in made]
-    weighted = (WeightedVerifier(f"{i} {m.verifier}", v) for i, (m, v) in enumerate(zip(members, made, strict=True)))
+    weighted = (
+        WeightedVerifier(f"{i} {m.verifier}", v) for i, (m, v) in enumerate(zip(members, made, strict=True))
+    )
     return VerifierSet(tuple(weighted))
 
 

@@ -107,13 +107,16 @@ def _made(data: Mapping[str, Any]) -> VerifierCalibration:
         for v in data["levels"]
     )
     progress = [v.progress for v in levels]
-    table, reference = data["table"], Reference(data["reference"]["digest"], tuple(data["reference"]["prompts"]))
+    table, reference = (
+        data["table"],
+        Reference(data["reference"]["digest"], tuple(data["reference"]["prompts"])),
+    )
     n, k = len(table["finals"]), len(members)
     of_members = all(len(v.curves) == len(v.combination.weights) == k for v in levels)
     alike = all(len(m.references) == len(reference.prompts) for m in members)
     if progress != sorted({p for p in progress if p > 0}) or progress[-1] != 1 or not of_members or not alike:
         raise ValueError("its levels or references do not belong to its verifiers")
-    if any(not 0 <= p <= 1 for p in (*table["finals"], *table["right"], *sum(table["previews"], []))):
+    if any(not 0 <= p <= 1 for row in (table["finals"], table["right"], *table["previews"]) for p in row):
         raise ValueError("its table holds what is no probability")
     previews = torch.tensor(table["previews"], dtype=torch.float64).reshape(n, len(levels) - 1)
     calibration = Calibration(
@@ -125,6 +128,4 @@ def _made(data: Mapping[str, Any]) -> VerifierCalibration:
         data["steps"],
     )
     texts = tuple(data["prompts"])
-    return VerifierCalibration(
-        members, levels, calibration, texts, reference, data["frames"], data["about"]
-    )
+    return VerifierCalibration(members, levels, calibration, texts, reference, data["frames"], data["about"])
