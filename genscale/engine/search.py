@@ -15,9 +15,10 @@ from genscale.engine.failures import HOPELESS, Failure, Failures
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
-from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
+from genscale.engine.search_rules import search_rules
+from genscale.engine.stopping import Stop, Stopped, StopRule, first_stop
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler, SamplerHooks
@@ -86,16 +87,7 @@ class Search:
         def left() -> tuple[int | None, int | None]:
             return search.nfe_left, search.calls_left
 
-        if budget.target is not None and not roles.judge.pointwise:
-            raise UsageError(
-                "a target score needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
-            )
-        if stop is not None and not roles.judge.pointwise:
-            raise UsageError(
-                f"stop '{stop}' needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
-            )
+        rules = search_rules(budget, stop, roles.judge)
         judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers this limit ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.images, budget.seconds, calls, stop))
@@ -109,7 +101,6 @@ class Search:
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
             seen = check_grid(hooks.grid(seen), sampler)
-        rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
             hooks.independent,

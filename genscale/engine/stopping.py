@@ -66,6 +66,19 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """Stop when a candidate is right with at least this probability. It is written as part of a budget: "p=0.9"."""
+
+    probability: float
+
+    def stops(self, totals: Sequence[float]) -> bool:
+        return totals[-1] >= self.probability
+
+    def __str__(self) -> str:
+        return f"p={_text(self.probability)}"
+
+
+@dataclass(frozen=True)
 class Patience:
     """Stop after this many finished candidates in a row that did not improve the best score.
 

@@ -30,7 +30,7 @@ def plot(found: VerifierCalibration, path: Path) -> None:
     levels = list(zip(found.levels, columns, strict=True))[-MOST:]
     across = min(4, len(levels))
     down = -(-len(levels) // across)
-    figure = Figure(figsize=(3.1 * across + 0.4, 3.9 * down + 0.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(2.7 * across + 0.4, 3.9 * down + 0.4), dpi=150, layout="constrained")
     grid = figure.add_gridspec(2 * down, across, height_ratios=[3, 1] * down)
     for n, (level, p) in enumerate(levels):
         row, column = divmod(n, across)
@@ -51,9 +51,9 @@ def _panel(axes: Any, below: Any, p: Array, right: Array, title: str, first: boo
     x, y = [b.probability for b in bins], [b.right for b in bins]
     bars = np.array([_interval(b) for b in bins]).T
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle=":")
-    axes.errorbar(
-        x, y, abs(bars - np.array(y)), color=BLUE, marker="o", markersize=4, linewidth=1, elinewidth=0.8
-    )
+    axes.errorbar(x, y, abs(bars - np.array(y)), color=BLUE, linestyle="", elinewidth=0.8)
+    most = max(b.count for b in bins)
+    axes.scatter(x, y, s=[6 + 50 * b.count / most for b in bins], color=BLUE, zorder=3)
     told = auc(p, right)
     area = "" if told is None else f", AUC {told:.3f}"
     axes.set_title(
@@ -63,7 +63,7 @@ def _panel(axes: Any, below: Any, p: Array, right: Array, title: str, first: boo
         loc="left",
         parse_math=False,
     )
-    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.tick_params(labelsize=7, labelbottom=False)
     below.hist(p, bins=10, range=(0, 1), color=BLUE, alpha=0.35)
     below.set_xlabel("P(right)", fontsize=8)

@@ -97,8 +97,8 @@ class Request:
     budget: str | None = option(
         "--budget",
         "The most that each prompt may cost: 16images (as much compute as 16 images of the model alone), 480nfe "
-        "(denoiser evaluations), 60s (the whole run), 32calls (verifier scores), target=0.35 (stop at that score), or "
-        "several joined by commas.",
+        "(denoiser evaluations), 60s (the whole run), 32calls (verifier scores), target=0.35 (stop at that score), "
+        "p=0.9 (stop once a candidate is right with that probability), or several joined by commas.",
         SEARCH, "LIMITS",
     )  # fmt: skip
     stop: str | None = option(
