@@ -35,7 +35,8 @@ def archive_heading(call: PipelineCall, settings: SearchSettings, complete: bool
     """
     verifiers = {
         role: [[member.name, member.weight] for member in getattr(settings.roles, role).members]
-        for role in ("search", "select", "held_out")
+        for role in ("search", "select", "held_out", "guard")
+        if role != "guard" or settings.roles.guard.members
     }
     return {
         "prompts": call.texts,
@@ -105,7 +106,7 @@ class _Parts:
             registry.registered_name("sampler", type(settings.sampler)) is None
         ):  # the heading has the options of the others
             self.add("sampler", settings.sampler)
-        for role in ("search", "select", "held_out"):
+        for role in ("search", "select", "held_out", "guard"):
             for member in getattr(settings.roles, role).members:
                 self.add(f"verifier '{member.name}'", _by_options(member))
 

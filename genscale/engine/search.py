@@ -12,6 +12,7 @@ from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.failures import HOPELESS, Failure, Failures
+from genscale.engine.guard import Guard
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
@@ -318,7 +319,8 @@ class Search:
         """Ask the stop rules about the candidates that finished since the last call, once there are enough."""
         if self.rules and self.stopped is None and max(self._checked, self.results - 1) < len(self.finals):
             totals = self.totals(self.finals)
-            self.stopped = first_stop(self.rules, totals, max(self._checked, self.results - 1))
+            rules = [r.watching(self.finals) if isinstance(r, Guard) else r for r in self.rules]
+            self.stopped = first_stop(rules, totals, max(self._checked, self.results - 1))
             self._checked = len(totals)
 
     @property

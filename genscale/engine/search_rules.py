@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from genscale.engine.budget import Budget
+from genscale.engine.guard import Guard
 from genscale.engine.stopping import Accepted, Stop, StopRule, Target
-from genscale.engine.verifier_roles import VerifierSet
+from genscale.engine.verifier_roles import VerifierSet, verifier_set
 from genscale.errors import UsageError
+
+
+def guard_set(stop: Stop | None, timeout: float | None = None) -> VerifierSet:
+    """The verifiers of the guards among the rules. timeout: as of `verifier_set`."""
+    return verifier_set([g.verifier for g in stop.guards] if stop else None, "weighted", timeout)
 
 
 def search_rules(budget: Budget, stop: Stop | None, judge: VerifierSet) -> tuple[StopRule, ...]:
@@ -24,4 +32,5 @@ def search_rules(budget: Budget, stop: Stop | None, judge: VerifierSet) -> tuple
         )
     found: list[StopRule] = [] if budget.target is None else [Target(budget.target)]
     found += [] if budget.probability is None else [Accepted(budget.probability)]
-    return (*found, *(stop.rules if stop else ()))
+    given = stop.rules if stop else ()
+    return (*found, *(replace(r, verifier=r.name) if isinstance(r, Guard) else r for r in given))

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
+from genscale.engine.stopping import Stop
 from genscale.errors import UsageError
 from genscale.plugins import limits, options, registry
 from genscale.runs import verifier_specs
@@ -105,7 +106,8 @@ class Request:
         "--stop",
         "End a prompt's search early, by its scores: patience:8 (no new best in 8 candidates), gain:0.02 (one more "
         "is expected to add less than 0.02; 0.02sd: in standard deviations), adaptive:0.9 (enough candidates to reach "
-        "that score with probability 0.95), or several joined by commas. Checked after each wave of the sampler "
+        "that score with probability 0.95), guard:NAME (that verifier has fallen at 3 new bests in a row), or several "
+        "joined by commas. Checked after each wave of the sampler "
         "(--wave 4).",
         SEARCH, "RULES",
     )  # fmt: skip
@@ -246,6 +248,8 @@ class Request:
         )
         for role in ("verifiers", "select", "held_out"):
             moved[role] = tuple(map(verifier_specs.anchored, getattr(self, role)))
+        if "guard:" in (self.stop or ""):
+            moved["stop"] = str(Stop.parse(str(self.stop)).with_verifiers(verifier_specs.anchored))
         return replace(self, **moved)
 
 

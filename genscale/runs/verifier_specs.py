@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from genscale.call_syntax import Call, parse_call
+from genscale.engine.stopping import Stop
 from genscale.errors import UsageError
 from genscale.plugins import options, registry
 
@@ -69,6 +70,18 @@ def unweighted(spec: str) -> str:
     """The verifier without its weight."""
     call, _ = _parts(spec)
     return _name_of(call)
+
+
+def with_guards(stop: Stop | None) -> Stop | None:
+    """The rules with their guards' verifiers made. UsageError: a guard is not registered."""
+    return stop and stop.with_verifiers(_guard)
+
+
+def _guard(spec: Any) -> Any:
+    if isinstance(spec, str):
+        plugin_of(spec)  # refuses code of a module: a stop rule may come with a folder from elsewhere
+        return _member(spec)[0]
+    return spec
 
 
 def anchored(spec: str) -> str:
