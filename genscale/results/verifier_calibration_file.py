@@ -118,6 +118,8 @@ def _made(data: Mapping[str, Any]) -> VerifierCalibration:
         raise ValueError("its levels or references do not belong to its verifiers")
     if any(not 0 <= p <= 1 for row in (table["finals"], table["right"], *table["previews"]) for p in row):
         raise ValueError("its table holds what is no probability")
+    if [len(row) for row in table["previews"]] != [len(levels) - 1] * n:
+        raise ValueError("its table does not belong to its levels")
     previews = torch.tensor(table["previews"], dtype=torch.float64).reshape(n, len(levels) - 1)
     calibration = Calibration(
         tuple(progress[:-1]),
