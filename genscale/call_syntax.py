@@ -42,7 +42,7 @@ def parse_call(text: str) -> Call | None:
     match = re.fullmatch(r"\s*([^\s()]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     if match is None:
         return None
-    arguments = [_argument(part) for part in _parts(match[2] or "") if part.strip()]
+    arguments = [_argument(part) for part in outside_brackets(match[2] or "") if part.strip()]
     return Call(match[1], match[2], tuple(arguments))
 
 
@@ -51,12 +51,12 @@ def _argument(part: str) -> tuple[str, str]:
     return ("", part.strip()) if match is None else (match[1], match[2].strip())
 
 
-def _parts(text: str) -> Iterator[str]:
-    """What commas separate, outside of brackets."""
+def outside_brackets(text: str, separator: str = ",") -> Iterator[str]:
+    """What a letter separates outside of brackets."""
     depth, part = 0, ""
     for letter in text:
         depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth <= 0:
+        if letter == separator and depth <= 0:
             yield part
             part = ""
         else:

@@ -35,7 +35,8 @@ def archive_heading(call: PipelineCall, settings: SearchSettings, complete: bool
     """
     verifiers = {
         role: [[member.name, member.weight] for member in getattr(settings.roles, role).members]
-        for role in ("search", "select", "held_out")
+        for role in ("search", "select", "held_out", "guard")
+        if role != "guard" or settings.roles.guard.members
     }
     return {
         "prompts": call.texts,
@@ -105,7 +106,7 @@ class _Parts:
             registry.registered_name("sampler", type(settings.sampler)) is None
         ):  # the heading has the options of the others
             self.add("sampler", settings.sampler)
-        for role in ("search", "select", "held_out"):
+        for role in ("search", "select", "held_out", "guard"):
             for member in getattr(settings.roles, role).members:
                 self.add(f"verifier '{member.name}'", _by_options(member))
 
@@ -149,6 +150,8 @@ class _Parts:
 def _by_options(member: WeightedVerifier) -> Any:
     """A registered verifier as its name and options: what else it holds it has loaded or counted."""
     plain = getattr(member.verifier, "identity", member.verifier)  # of one that is named on the command line
+    if isinstance(getattr(plain, "identity", None), str):  # it says itself what makes it the same
+        return plain
     name = member.name.partition("(")[0]
     if name not in registry.found("verifier") or registry.load("verifier", name) is not type(plain):
         name = registry.registered_name("verifier", type(plain)) or ""

@@ -62,5 +62,5 @@ def _is_embedding(name: str) -> bool:
 
 
 def _members(roles: Roles) -> Iterator[WeightedVerifier]:
-    for role in (roles.search, roles.select, roles.held_out):
+    for role in roles.all:
         yield from role.members

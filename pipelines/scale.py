@@ -15,6 +15,7 @@ from genscale.diffusion.mixtures import Mix
 from genscale.engine.budget import Budget
 from genscale.engine.events import Event
 from genscale.engine.plan import Plan, plan
+from genscale.engine.search_rules import guard_set
 from genscale.engine.stopping import Stop, StopRule
 from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import UsageError
@@ -146,13 +147,13 @@ def scale(
     if busy not in (WAIT, REFUSE):
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
-    roles = _roles(verifier, select, held_out, report, ensemble, verifier_timeout)
+    rules = Stop.of(stop)
+    roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
     if isinstance(sampler, str):
         sampler = sampler_for(sampler, roles.search.probability)
     return Scaled(SearchSettings(
-        pipe, _sampler(sampler, options), roles,
-        Budget.of(budget),
-        batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, Stop.of(stop),
+        pipe, _sampler(sampler, options), roles, Budget.of(budget),
+        batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
         {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy,
     ))  # fmt: skip
@@ -175,7 +176,13 @@ def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:
 
 
 def _roles(
-    verifier: Any, select: Any, held_out: Any, report: Any, ensemble: str, timeout: float | None
+    verifier: Any,
+    select: Any,
+    held_out: Any,
+    report: Any,
+    ensemble: str,
+    stop: Stop | None,
+    timeout: float | None,
 ) -> Roles:
     if report is not None and held_out is not None:
         raise UsageError("held_out= and its former name report= are both given: give held_out= alone.")
@@ -184,8 +191,9 @@ def _roles(
         verifier_set(verifier, ensemble, timeout),
         verifier_set(select, ensemble, timeout),
         verifier_set(held_out, "weighted", timeout),
+        guard_set(stop, timeout),
     )
-    both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names}
+    both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names, *roles.guard.names}
     if both:
         import warnings
 

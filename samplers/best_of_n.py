@@ -9,11 +9,12 @@ and only the share `survivors` of them continues.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from genscale.algorithms.option_checks import check_options
-from genscale.algorithms.successive_halving import Halving
+from genscale.algorithms.successive_halving import Halving, steps_of
+from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
@@ -29,24 +30,33 @@ class BestOfN:
     prune: increasing fractions of the run in (0, 1) at which the worse candidates are dropped. Empty by default, which
         drops none.
     survivors: share of the candidates that survives each pruning. 0.5 by default, as in successive halving.
+    previews: increasing fractions of the run in (0, 1) at which previews are scored and nothing is dropped, for
+        `genscale calibrate-verifier`. Empty by default.
     wave: candidates that are started together when nothing is pruned. Stop rules are checked after each wave, so the
         size of a wave changes when scores are seen, but never their values.
 
     Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(survivors N) f(s_1, s_2) +
-    ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N; with pruning those present at
-    each step where some are dropped, and at the end. A budget that pays for fewer makes N smaller.
+    ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N, and N for each of `previews`;
+    with pruning those present at each step where some are dropped, and at the end. A budget that pays for fewer makes
+    N smaller.
     """
 
     candidates: int | None = None
     prune: tuple[float, ...] = ()
     survivors: float = 0.5
     wave: int = 16
+    previews: tuple[float, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
 
     def __post_init__(self) -> None:
         check_options(self, wave=1)
         self._halving.check("best_of_n", "prune")
+        replace(self._halving, rungs=self.previews).check("best_of_n", "previews")
+        if self.prune and self.previews:
+            raise UsageError(
+                "best_of_n scores previews where it prunes already: give prune or previews, not both."
+            )
 
     @property
     def independent(self) -> bool:
@@ -62,9 +72,15 @@ class BestOfN:
             yield from self._halving.search(process, key)
             return
         n, done = self._halving.count(process), 0
+        looks = steps_of(self.previews, process)
+        if looks:
+            process.schedule  # noqa: B018  without noise levels there are no previews: refused before anything is spent
         while n is None or done < n:
             wave = self.wave if n is None else min(self.wave, n - done)
             start = process.start([draw(key, done + i) for i in range(wave)])
+            for step in looks:
+                start = yield Solve(start, step)
+                yield Score(start)
             finished = yield Solve(start)
             yield Score(finished)
             done += wave

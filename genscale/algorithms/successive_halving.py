@@ -7,7 +7,7 @@ Jamieson & Talwalkar 2016 (arXiv 1502.07943, algorithm 1); for generative models
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,12 @@ from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
+
+
+def steps_of(fractions: Sequence[float], process: Process) -> list[int]:
+    """The steps nearest to fractions of the run, increasing, between the first model call and the end."""
+    steps = {min(max(round(f * process.steps), 1), process.steps) for f in fractions}
+    return sorted(steps - {process.steps})
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,8 @@ class Halving:
 
     def _plan(self, process: Process, n: int) -> list[tuple[int, int]]:
         """(step, number that continues from there) for each step at which candidates are dropped, and for the end."""
-        steps = {min(max(round(f * process.steps), 1), process.steps) for f in self.rungs}
         plan = []
-        for step in sorted(steps - {process.steps}):
+        for step in steps_of(self.rungs, process):
             survivors = math.ceil(self.survivors * n)
             if survivors < n:
                 plan.append((step, survivors))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genscale.cli import calibrate, compare, demo, files, folders, generate, lists, video
+from genscale.cli import calibrate, calibrate_verifier, compare, demo, files, folders, generate, lists, video
 from genscale.cli.commands import Command, explained
 from genscale.cli.execute import FAILED, INTERRUPTED, REFUSED, fail, unforeseen
 from genscale.errors import UsageError
@@ -25,6 +25,7 @@ NEED_WORDS = (
     "score",
     "rescore",
     "calibrate-steps",
+    "calibrate-verifier",
 )
 """Commands that print their help when nothing follows their name."""
 
@@ -91,6 +92,7 @@ _command(demo.demo, epilog=demo.DEMO)
 _command(files.score, epilog=files.SCORE)
 _command(files.replay, epilog=files.REPLAY)
 _command(calibrate.calibrate_steps, "calibrate-steps", epilog=calibrate.CALIBRATE)
+_command(calibrate_verifier.calibrate_verifier, "calibrate-verifier", epilog=calibrate_verifier.CALIBRATE)
 _command(lists.samplers)
 _command(lists.verifiers)
 _command(lists.models)

@@ -62,7 +62,11 @@ def files(prompts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def print_plan(plan: dict[str, Any], console: Console) -> None:
     # A stop rule or a target may end a search earlier, by scores that are not known yet.
-    most = "at most " if plan["stop"] or "target" in (plan["budget"] or "") else ""
+    most = (
+        "at most "
+        if plan["stop"] or any(limit in (plan["budget"] or "") for limit in ("target", "p="))
+        else ""
+    )
     unknown = "until --stop or the budget ends it" if plan["stop"] else "until the budget ends"
     rows = {
         "model": plan["model"],

@@ -41,7 +41,7 @@ def rescore(
     first = next(f for pool in pools for f in pool)
     texts = [text for text, pool in zip(run.request.prompts, pools, strict=True) if pool]
     panel.prepare(texts, decode([first]).pixels.device)  # before all the others are decoded
-    scores = _scores(run, pools, panel, decode, display)
+    scores = score_finals(run, pools, panel, decode, display)
     found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
     record = {
         "folder": str(run.folder),
@@ -61,7 +61,7 @@ def rescore(
     return record
 
 
-def _scores(
+def score_finals(
     run: SavedRun, pools: Sequence[Sequence[Final]], panel: VerifierSet, decode: Decode, display: Display
 ) -> dict[tuple[int, int], Tensor]:
     """{(prompt, candidate): raw scores [verifiers]}, in batches of the run's size."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ class Entry:
     """One scored state of one candidate.
 
     prompt: its index. step: of the process. final: whether the latents were clean; a preview cannot win.
-    scores: raw scores, by search verifier; select and held_out: those of the other roles. total: the combined search
-    score; None under a rank ensemble. nfe: spent by the prompt's search when it was scored. seconds: since the run
-    began. x: clean latents [*latent], where they are kept.
+    scores: raw scores, by search verifier; select, held_out and guard: those of the other roles. total: the combined
+    search score; None under a rank ensemble. nfe: spent by the prompt's search when it was scored. seconds: since the
+    run began. x: clean latents [*latent], where they are kept.
     """
 
     prompt: int
@@ -54,9 +54,11 @@ class Entry:
     nfe: int = 0
     seconds: float = 0.0
     x: Tensor | None = None
+    guard: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        record = {k: v for k, v in vars(self).items() if k not in ("x", "candidate")}
+        left_out = ("x", "candidate") if self.guard else ("x", "candidate", "guard")
+        record = {k: v for k, v in vars(self).items() if k not in left_out}
         return {"kind": "score", **record, **recipe(self.candidate)}
 
 
@@ -130,7 +132,8 @@ class Archive:
             else:
                 names = ("prompt", "step", "final", "scores", "total", "select", "held_out", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
-                self._scored[where] = Entry(candidate=candidate_of(record), **{k: record[k] for k in names})
+                entry = Entry(candidate=candidate_of(record), **{k: record[k] for k in names})
+                self._scored[where] = replace(entry, guard=record.get("guard", {}))
         self.earlier_evaluations = sum(spent.values())
         self._started = time.monotonic() - self.earlier_seconds
 

@@ -11,11 +11,11 @@ from typing import Any
 from genscale.errors import UsageError
 from genscale.plugins.limits import shown
 
-_FORMS = "480nfe, 60s, 32calls, target=0.35, 16images, or several joined by commas"
+_FORMS = "480nfe, 60s, 32calls, target=0.35, p=0.9, 16images, or several joined by commas"
 _COUNTS = ("nfe", "verifier_calls", "images")
 _PART = re.compile(
     r"(?:(?P<nfe>[\d_]+)nfe|(?P<images>[\d_]+)(?:image|video)s?|(?:image|video)s?=(?P<many>[\d_]+)|(?P<verifier_calls>[\d_]+)calls?|(?P<seconds>[\d.]+(?:e[-+]?\d+)?)s"
-    r"|(?P<minutes>[\d.]+)m(?:in)?|target=(?P<target>[-+\d.e]+))",
+    r"|(?P<minutes>[\d.]+)m(?:in)?|(?:target=)?p=(?P<probability>[-+\d.e]+)|target=(?P<target>[-+\d.e]+))",
     re.IGNORECASE | re.ASCII,
 )
 
@@ -30,7 +30,9 @@ class Budget:
         verifier). Never exceeded.
     seconds: wall clock of the whole run, all prompts together. No work is started that is not expected to
         end in time; the first candidate is always finished.
-    target: a search ends when its best total score is this or more.
+    target: a search ends when its best total score is this or more. "p=0.9" sets probability.
+    probability: a search ends when a finished candidate is right with this probability or more, in (0, 1); for
+        verifiers that answer probabilities.
     images: the NFE that so many images (or videos) of the pipeline alone cost, for each prompt: the same compute for
         every sampler, whatever it spends it on. It becomes a limit of NFE as soon as the cost of one image is known.
 
@@ -42,9 +44,12 @@ class Budget:
     verifier_calls: int | None = None
     target: float | None = None
     images: int | None = None
+    probability: float | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_COUNTS, "seconds", "target"):
+        if isinstance(self.target, str):
+            self._read_target(self.target)
+        for name in (*_COUNTS, "seconds", "target", "probability"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
                 raise UsageError(f"a budget of {shown(value)} {name} is no number: give one.")
@@ -58,6 +63,16 @@ class Budget:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise UsageError(f"a budget of {value} {name} is no limit: give a finite number.")
+        if self.probability is not None and not 0 < self.probability < 1:
+            raise UsageError(f"p={self.probability:g} of a budget must be between 0 and 1, such as 0.9.")
+
+    def _read_target(self, text: str) -> None:
+        asked = Budget.parse(f"target={text}")
+        if asked.probability is not None and self.probability is not None:
+            raise UsageError("a budget gives a probability twice: say it once.")
+        object.__setattr__(self, "target", asked.target)
+        if asked.probability is not None:
+            object.__setattr__(self, "probability", asked.probability)
 
     @staticmethod
     def of(budget: Any) -> Budget:
@@ -70,7 +85,7 @@ class Budget:
 
     @staticmethod
     def parse(text: str) -> Budget:
-        """Read "480nfe", "16images", "60s", "2min", "32calls", "target=0.35" or several joined by commas."""
+        """Read "480nfe", "16images", "60s", "2min", "32calls", "target=0.35", "p=0.9", or several joined by commas."""
         limits: dict[str, float] = {}
         joined = re.sub(
             r"\s*=\s*|(?<=\d)\s+(?=[a-z])", lambda gap: gap[0].strip(), text.strip(), flags=re.IGNORECASE
@@ -100,6 +115,7 @@ class Budget:
             "verifier_calls": "{}calls",
             "target": "target={}",
             "images": "{}images",
+            "probability": "p={}",
         }
         limits = {f.name: getattr(self, f.name) for f in fields(self)}
         parts = [units[name].format(_short(value)) for name, value in limits.items() if value is not None]

@@ -97,7 +97,11 @@ class _State(TypedDict):
     identity: dict[str, str]
 
 
-class _Score(_Record):
+class _Guarded(_Record, total=False):
+    guard: dict[str, float]
+
+
+class _Score(_Guarded):
     final: bool
     scores: dict[str, float]
     total: float | None

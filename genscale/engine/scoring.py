@@ -20,7 +20,7 @@ from genscale.engine.failures import Failure
 from genscale.engine.finite_numbers import finite_rows, kind_in
 from genscale.engine.search import Search
 from genscale.engine.verifier_calls import Left
-from genscale.engine.verifier_roles import Roles
+from genscale.engine.verifier_roles import Roles, VerifierSet
 from genscale.errors import BudgetExhausted
 from genscale.media import Media
 from genscale.protocol.answers import Scores
@@ -164,7 +164,7 @@ class Scoring:
                 continue
             entry, own_media = self._entry(job, batch.raw[k], batch.select.get(k, {})), batch.images([k])
             if own_media is not None:
-                self._score_held_out(job, entry, own_media)
+                self._score_leader(job, entry, own_media)
             self._enter(job, entry, fresh=True, media=own_media)
         return True
 
@@ -224,15 +224,23 @@ class Scoring:
             x=particles.x[job.row],
         )
 
-    def _score_held_out(self, job: ScoreJob, entry: Entry, media: Media) -> None:
-        """Held-out scores of the pipeline's own image, and of every candidate that may become the best."""
-        verifiers, search = self.roles.held_out, job.search
-        if verifiers.members and entry.final and (entry.candidate.id == OWN or search.ranks.may_lead(entry)):
-            [scores] = verifiers.raw_scores(media, [search.prompt], [job.label], self.ledger)
-            measured = verifiers.named(
-                scores
-            )  # a search must not depend on these, so nothing is dropped for them
-            entry.held_out = {name: score for name, score in measured.items() if math.isfinite(score)}
+    def _score_leader(self, job: ScoreJob, entry: Entry, media: Media) -> None:
+        """Held-out scores of the pipeline's own image, and of every candidate that may become the best; of these also
+        the guard's."""
+        if not entry.final:
+            return
+        leads = job.search.ranks.may_lead(entry)
+        if leads or entry.candidate.id == OWN:
+            entry.held_out = self._measured(self.roles.held_out, job, media)
+        if leads:
+            entry.guard = self._measured(self.roles.guard, job, media)
+
+    def _measured(self, verifiers: VerifierSet, job: ScoreJob, media: Media) -> dict[str, float]:
+        """Scores that drop no candidate: those that are not finite are left out."""
+        if not verifiers.members:
+            return {}
+        [scores] = verifiers.raw_scores(media, [job.search.prompt], [job.label], self.ledger)
+        return {name: score for name, score in verifiers.named(scores).items() if math.isfinite(score)}
 
     def _enter_known(self, jobs: Sequence[ScoreJob]) -> None:
         """Enter what a resumed run scored before, and the candidates that were dropped before."""

@@ -13,12 +13,14 @@ from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.failures import HOPELESS, Failure, Failures
+from genscale.engine.guard import Guard
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
-from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
+from genscale.engine.search_rules import search_rules
+from genscale.engine.stopping import Stop, Stopped, StopRule, first_stop
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler, SamplerHooks
@@ -91,16 +93,7 @@ class Search:
         def left() -> tuple[int | None, int | None]:
             return search.nfe_left, search.calls_left
 
-        if budget.target is not None and not roles.judge.pointwise:
-            raise UsageError(
-                "a target score needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
-            )
-        if stop is not None and not roles.judge.pointwise:
-            raise UsageError(
-                f"stop '{stop}' needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
-            )
+        rules = search_rules(budget, stop, roles.judge)
         judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers this limit ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.images, budget.seconds, calls, stop))
@@ -115,7 +108,6 @@ class Search:
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
             seen = check_grid(hooks.grid(seen), sampler)
-        rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
             hooks.independent,
@@ -334,7 +326,8 @@ class Search:
         """Ask the stop rules about the candidates that finished since the last call, once there are enough."""
         if self.rules and self.stopped is None and max(self._checked, self.results - 1) < len(self.finals):
             totals = self.totals(self.finals)
-            self.stopped = first_stop(self.rules, totals, max(self._checked, self.results - 1))
+            rules = [r.watching(self.finals) if isinstance(r, Guard) else r for r in self.rules]
+            self.stopped = first_stop(rules, totals, max(self._checked, self.results - 1))
             self._checked = len(totals)
 
     @property

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
+from genscale.call_syntax import outside_brackets
+from genscale.engine.guard import Guard, read_guard
 from genscale.errors import UsageError
 from genscale.numerics.truncated_normal import Truncated
 
-FORMS = "patience:8, gain:0.02, gain:0.01sd, adaptive:0.9, or several joined by commas"
+FORMS = "patience:8, gain:0.02, gain:0.01sd, adaptive:0.9, guard:NAME, or several joined by commas"
 _UNITS = ("score", "sd")
 Range = tuple[float, float]
 _ALL: Range = (-math.inf, math.inf)
@@ -63,6 +65,19 @@ class Target:
 
     def __str__(self) -> str:
         return f"target={_text(self.total)}"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Stop when a candidate is right with at least this probability. It is written as part of a budget: "p=0.9"."""
+
+    probability: float
+
+    def stops(self, totals: Sequence[float]) -> bool:
+        return totals[-1] >= self.probability
+
+    def __str__(self) -> str:
+        return f"p={_text(self.probability)}"
 
 
 @dataclass(frozen=True)
@@ -191,8 +206,18 @@ class Stop:
 
     @staticmethod
     def parse(text: str) -> Stop:
-        """Read "patience:8", "gain:0.02", "gain:0.01sd:peek=16", "adaptive:0.9:p=0.1:range=0..1" or several."""
-        return Stop(tuple(_parse(text, part) for part in re.sub(r"\s+", "", text).split(",")))
+        """Read "patience:8", "gain:0.01sd:peek=16", "adaptive:0.9:p=0.1", "guard:NAME:patience=3" or several."""
+        return Stop(tuple(_parse(text, part) for part in outside_brackets(text)))
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """Those of the rules that have a verifier of their own."""
+        return tuple({r.name: r for r in self.rules if isinstance(r, Guard)}.values())
+
+    def with_verifiers(self, made: Callable[[Any], Any]) -> Stop:
+        """The same rules, with `made(verifier)` in place of each guard's."""
+        rules = (replace(r, verifier=made(r.verifier)) if isinstance(r, Guard) else r for r in self.rules)
+        return Stop(tuple(rules))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.rules))
@@ -231,6 +256,9 @@ _OPTIONS = {"patience": (), "gain": ("peek", "most", "range"), "adaptive": ("p",
 
 def _parse(text: str, part: str) -> StopRule:
     refusal = UsageError(f"stop '{text}': cannot read '{part}'; write {FORMS}.")
+    if re.match(r"\s*guard\s*:", part, re.IGNORECASE):
+        return read_guard(text, part)
+    part = re.sub(r"\s+", "", part)
     name, _, rest = part.partition(":")
     value, *options = rest.split(":")
     cls, form = _KINDS.get(name.lower(), (None, ""))

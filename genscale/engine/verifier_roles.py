@@ -250,11 +250,20 @@ class VerifierSet:
 
 @dataclass(frozen=True)
 class Roles:
-    """The verifiers of each role: search steers, select picks (search if it is empty), held_out only measures."""
+    """The verifiers of each role: search steers, select picks (search if it is empty), held_out only measures.
+
+    guard: those of stop rules that watch the leaders (genscale.engine.guard).
+    """
 
     search: VerifierSet = VerifierSet()
     select: VerifierSet = VerifierSet()
     held_out: VerifierSet = VerifierSet()
+    guard: VerifierSet = VerifierSet()
+
+    @property
+    def all(self) -> tuple[VerifierSet, ...]:
+        """In the order of the fields."""
+        return self.search, self.select, self.held_out, self.guard
 
     @property
     def judge(self) -> VerifierSet:
@@ -264,11 +273,11 @@ class Roles:
     @property
     def judging(self) -> bool:
         """Whether there is any verifier, so that images must be decoded."""
-        return bool(self.search.members or self.select.members or self.held_out.members)
+        return any(verifiers.members for verifiers in self.all)
 
     def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
         """Prepare the verifiers of all roles before anything is spent, as `WeightedVerifier.prepare`."""
-        for verifiers in (self.search, self.select, self.held_out):
+        for verifiers in self.all:
             verifiers.prepare(prompts, device)
 
     @property

@@ -81,9 +81,7 @@ def _ended(search: Search) -> Search:
 
 
 def _without_verifiers(roles: Roles) -> Roles:
-    return Roles(
-        *(VerifierSet(_named(s.members), s.ensemble) for s in (roles.search, roles.select, roles.held_out))
-    )
+    return Roles(*(VerifierSet(_named(s.members), s.ensemble) for s in roles.all))
 
 
 def _named(members: Sequence[WeightedVerifier]) -> tuple[WeightedVerifier, ...]:

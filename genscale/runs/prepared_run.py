@@ -57,7 +57,7 @@ class PreparedRun:
             select=verifier_specs.weighted_verifiers(request.select),
             held_out=[] if request.held_out == NONE else verifier_specs.weighted_verifiers(request.held_out),
             budget=None if request.budget is None else Budget.parse(request.budget),
-            stop=Stop.of(request.stop),
+            stop=verifier_specs.with_guards(Stop.of(request.stop)),
         )
 
     @staticmethod
@@ -132,9 +132,12 @@ class PreparedRun:
         from genscale.pipelines.mixture_sources import named_models
         from genscale.pipelines.scale import scale
 
-        request, roles = self.request, [self.verifiers, self.select, self.held_out]
+        request, stop, roles = self.request, self.stop, [self.verifiers, self.select, self.held_out]
         if makes_videos(self.pipe):
             roles = [verifier_specs.on_frames(members, request.per_frame) for members in roles]
+            stop = stop and stop.with_verifiers(
+                lambda v: verifier_specs.on_frames([(v, 1.0)], request.per_frame)[0][0]
+            )
         verifiers, select, held_out = roles
         models = named_models(
             request.mix,
@@ -153,7 +156,7 @@ class PreparedRun:
             held_out=held_out or None,
             ensemble=request.ensemble,
             budget=self.budget,
-            stop=self.stop,
+            stop=stop,
             batch_size=request.batch_size,
             decode_batch=request.decode_batch,
             out=out,

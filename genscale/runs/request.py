@@ -10,8 +10,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
+from genscale.engine.stopping import Stop
 from genscale.errors import UsageError
 from genscale.plugins import limits, options, registry
+from genscale.runs import verifier_specs
 from genscale.runs.option_metadata import (
     COUNT,
     FRAMES,
@@ -76,7 +78,7 @@ class Request:
     sampler_fields: Mapping[str, Any] = field(default_factory=dict)
     verifiers: tuple[str, ...] = option(
         "--verifier",
-        "What scores the candidates and steers the search: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)' or "
+        "What scores the candidates and steers the search: NAME, NAME:WEIGHT, 'NAME(OPTION=VALUE)', calibrated:DIR or "
         "package.module:callable. Repeatable.",
         SEARCH, "NAME", default=(), completes="verifier",
     )  # fmt: skip
@@ -96,15 +98,16 @@ class Request:
     budget: str | None = option(
         "--budget",
         "The most that each prompt may cost: 16images (as much compute as 16 images of the model alone), 480nfe "
-        "(denoiser evaluations), 60s (the whole run), 32calls (verifier scores), target=0.35 (stop at that score), or "
-        "several joined by commas.",
+        "(denoiser evaluations), 60s (the whole run), 32calls (verifier scores), target=0.35 (stop at that score), "
+        "p=0.9 (stop once a candidate is right with that probability), or several joined by commas.",
         SEARCH, "LIMITS",
     )  # fmt: skip
     stop: str | None = option(
         "--stop",
         "End a prompt's search early, by its scores: patience:8 (no new best in 8 candidates), gain:0.02 (one more "
         "is expected to add less than 0.02; 0.02sd: in standard deviations), adaptive:0.9 (enough candidates to reach "
-        "that score with probability 0.95), or several joined by commas. Checked after each wave of the sampler "
+        "that score with probability 0.95), guard:NAME (that verifier has fallen at 3 new bests in a row), or several "
+        "joined by commas. Checked after each wave of the sampler "
         "(--wave 4).",
         SEARCH, "RULES",
     )  # fmt: skip
@@ -243,6 +246,10 @@ class Request:
             for term in self.mix
             for name, _, weight in [term.rpartition(":")]
         )
+        for role in ("verifiers", "select", "held_out"):
+            moved[role] = tuple(map(verifier_specs.anchored, getattr(self, role)))
+        if "guard:" in (self.stop or ""):
+            moved["stop"] = str(Stop.parse(str(self.stop)).with_verifiers(verifier_specs.anchored))
         return replace(self, **moved)
 
 

@@ -135,7 +135,7 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
         raise UsageError(
             f"the run in '{folder}' has no finished candidate yet: go on with genscale resume {folder}."
         )
-    if shares and _independent(request):
+    if shares and is_independent(request):
         finals = [_with_shares(f) for f in finals]
     return SavedRun(folder, request, tuple(map(tuple, finals)), heading, record, tuple(lost))
 
@@ -174,7 +174,7 @@ def _finals(folder: Path, records: Sequence[dict[str, Any]], prompt: int) -> lis
     return list(found.values())
 
 
-def _independent(request: Request) -> bool:
+def is_independent(request: Request) -> bool:
     """Whether its sampler's candidates are independent draws; unknown samplers' are not."""
     try:
         sampler = registry.make("sampler", request.sampler, dict(request.sampler_fields))

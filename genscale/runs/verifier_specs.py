@@ -3,6 +3,7 @@
 clip                                   a registered verifier
 clip:2                                 with weight 2
 "clip(model=ViT-L-14,device=cpu):2"    with options of its own
+calibrated:DIR                         verifiers that were calibrated, by the folder of their calibration
 package.module:judge                   any callable that can be imported, also from the working folder
 """
 
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from genscale.call_syntax import Call, parse_call
+from genscale.engine.stopping import Stop
 from genscale.errors import UsageError
 from genscale.plugins import options, registry
 
 # package.module:callable is a name, too; what comes behind a colon at the end is the weight.
 _FORM = re.compile(r"(?P<call>[\w.\-]+(?::[A-Za-z_][\w.]*)?(?:\(.*\))?)(?::(?P<weight>[-+.\deE]+))?")
+
+CALIBRATED = "calibrated"
 
 
 def weighted_verifiers(specs: Sequence[str]) -> list[tuple[Any, float]]:
@@ -68,12 +72,50 @@ def unweighted(spec: str) -> str:
     return _name_of(call)
 
 
+def with_guards(stop: Stop | None) -> Stop | None:
+    """The rules with their guards' verifiers made. UsageError: a guard is not registered."""
+    return stop and stop.with_verifiers(_guard)
+
+
+def _guard(spec: Any) -> Any:
+    if isinstance(spec, str):
+        plugin_of(spec)  # refuses code of a module: a stop rule may come with a folder from elsewhere
+        return _member(spec)[0]
+    return spec
+
+
+def anchored(spec: str) -> str:
+    """The spec with the folder of a calibration absolute, so that it means the same from every working folder."""
+    if not spec.strip().startswith(CALIBRATED):
+        return spec
+    call, weight = _parts(spec)
+    folder = options.pairs(call.settings()).get("folder") if call.name == CALIBRATED else None
+    if folder is None:
+        return spec
+    moved = os.path.abspath(os.path.expanduser(folder))
+    return f"{CALIBRATED}:{moved}" if weight == 1 else f"{CALIBRATED}(folder={moved}):{weight:g}"
+
+
+def plugin_of(spec: str) -> tuple[str, dict[str, Any]]:
+    """The name of a registered verifier and the options that a spec gives it. UsageError: it is a callable of a module,
+    or has a weight."""
+    call, weight = _parts(spec)
+    if ":" in call.name or weight != 1:
+        what = "code of a module" if ":" in call.name else "a weight"
+        raise UsageError(f"verifier '{spec}' has {what}: name a registered verifier, without a weight.")
+    cls = registry.load("verifier", call.name)
+    return call.name, options.typed("verifier", call.name, cls, options.pairs(call.settings()))
+
+
 def _name_of(call: Call) -> str:
     """The name under which its scores are stored."""
     return call.name if call.text is None else f"{call.name}({call.text})"
 
 
 def _parts(spec: str) -> tuple[Call, float]:
+    kind, _, folder = spec.strip().partition(":")
+    if kind == CALIBRATED and folder:
+        return Call(CALIBRATED, f"folder={folder}", (("folder", folder),)), 1.0
     match = _FORM.fullmatch(spec.strip())
     try:
         weight = float(match["weight"] or 1) if match else 1.0
@@ -116,7 +158,8 @@ def _member(spec: str) -> tuple[Any, float]:
         return named_verifier(call.name), weight
     cls = registry.load("verifier", call.name)
     values = options.typed("verifier", call.name, cls, options.pairs(call.settings()))
-    return Named(_name_of(call), registry.make("verifier", call.name, values)), weight
+    made = registry.make("verifier", call.name, values)
+    return Named(made.name if call.name == CALIBRATED else _name_of(call), made), weight
 
 
 def _imported(name: str) -> Any:

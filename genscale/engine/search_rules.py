@@ -1,0 +1,36 @@
+"""The rules that end the search of one prompt: those of its budget, and its stop rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from genscale.engine.budget import Budget
+from genscale.engine.guard import Guard
+from genscale.engine.stopping import Accepted, Stop, StopRule, Target
+from genscale.engine.verifier_roles import VerifierSet, verifier_set
+from genscale.errors import UsageError
+
+
+def guard_set(stop: Stop | None, timeout: float | None = None) -> VerifierSet:
+    """The verifiers of the guards among the rules. timeout: as of `verifier_set`."""
+    return verifier_set([g.verifier for g in stop.guards] if stop else None, "weighted", timeout)
+
+
+def search_rules(budget: Budget, stop: Stop | None, judge: VerifierSet) -> tuple[StopRule, ...]:
+    """judge: the verifiers whose total the rules see. UsageError: a rule cannot be asked about their totals."""
+    asked = {"a target score": budget.target, f"stop '{stop}'": stop}
+    for what, rule in asked.items():
+        if rule is not None and not judge.pointwise:
+            raise UsageError(
+                f"{what} needs scores that do not depend on the other candidates, as ranks do: use the weighted "
+                "ensemble."
+            )
+    if budget.probability is not None and not judge.probability:
+        raise UsageError(
+            f"p={budget.probability:g} needs one verifier, without a weight, that answers probabilities: calibrate "
+            "yours with genscale calibrate-verifier."
+        )
+    found: list[StopRule] = [] if budget.target is None else [Target(budget.target)]
+    found += [] if budget.probability is None else [Accepted(budget.probability)]
+    given = stop.rules if stop else ()
+    return (*found, *(replace(r, verifier=r.name) if isinstance(r, Guard) else r for r in given))
