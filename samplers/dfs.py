@@ -26,7 +26,7 @@ from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch, draw
-from genscale.protocol.queries import Query, Score, Solve
+from genscale.protocol.queries import Ask, Query, Score, Solve
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Dfs:
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
     previews_at: ClassVar[str] = "checks"
+    asks: ClassVar[bool] = True
     size_option: ClassVar[str] = "paths"
 
     def __post_init__(self) -> None:
@@ -168,11 +169,20 @@ class _Run(Numbered):
     def go(self) -> Generator[Query, Any, None]:
         limit = self.spec.count(self.process)
         first = self.spec.pool if self.spec.threshold == "pool" else 0
-        if (n := min(first, self._affordable(), limit or first)) > 0:
+        first = min(first, limit or first)
+        while self.done < first and (n := (yield from self._granted(first - self.done, 0))):
             yield from self._pool(n)
-        while (limit is None or self.done < limit) and self._affordable():
+        while (limit is None or self.done < limit) and (yield from self._granted(1, self.spec.backtracks)):
             yield from self._path()
             self.done += 1
+
+    def _granted(self, paths: int, backtracks: int) -> Generator[Query, Any, int]:
+        """Ask for so many paths, each sent back so often at most; how many there may be."""
+        process, checks = self.process, len(self.steps)
+        again = max((process.nfe(self.spec.target(process, s), s) for s in self.steps), default=0)
+        nfe, scores = process.nfe() + backtracks * again, checks * (1 + backtracks)
+        granted: int = yield Ask(nfe, process.calls(scores, 1), paths)
+        return min(granted, self._affordable())
 
     def _affordable(self) -> int:
         """Number of paths, never sent back, that the budget pays for together with their checks."""
@@ -189,7 +199,8 @@ class _Run(Numbered):
         for step in self.steps:
             particles = yield Solve(particles, step)
             scores: Scores = yield Score(particles)
-            self.pooled[step] = scores
+            before = self.pooled.get(step)
+            self.pooled[step] = scores if before is None else Scores.cat([before, scores])
             particles = particles[: len(scores)]
         finished = yield Solve(particles)
         yield Score(finished)

@@ -15,7 +15,7 @@ from genscale.engine.search import Search
 from genscale.media import Media
 from genscale.protocol.particles import Particles, cat
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Query, Score
+from genscale.protocol.queries import Ask, Query, Score
 
 DRAFT = "draft"
 """Among a candidate's details: the step that its latents had reached."""
@@ -45,6 +45,9 @@ def finish_drafts(
     """
     for search in searches:
         if search.query is None:
+            continue
+        if isinstance(search.query, Ask):  # nothing is under way
+            search.continue_with(_ended(), None)
             continue
         drafts = _under_way(search, model, left)
         begun = [p for p in drafts if p.step > 0]

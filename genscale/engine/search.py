@@ -12,18 +12,21 @@ from genscale.diffusion.kernels import Kernel
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.failures import HOPELESS, Failure, Failures
+from genscale.engine.pool import Allowance
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
-from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
+from genscale.engine.stopping import Stop, Stopped, StopRule, first_stop, stop_rules
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.protocol.particles import OWN, Candidate, Particles, cat
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
+from genscale.protocol.queries import Ask, Denoise, Gradient, Query, Score, Solve
+
+Moving = Solve | Denoise | Score | Gradient  # queries about particles
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Search:
         stop rule and no time limit ends the search with fewer.
     rules: stop rules, asked about the scores of finished candidates. stopped: the rule that ended the search.
     independent: whether the finished candidates are independent draws of the model.
+    allowance: what it was granted from a budget that all prompts share; None: it has its own.
     spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
     entries: scores of the rows of the present query. ranks: the finished candidates.
     failures: the candidates that were dropped.
@@ -51,6 +55,7 @@ class Search:
     results: int = 1
     rules: tuple[StopRule, ...] = ()
     independent: bool = False
+    allowance: Allowance | None = None
     stopped: Stopped | None = None
     spent: int = 0
     calls: int = 0
@@ -79,23 +84,15 @@ class Search:
         keep: int = 1,
         results: int = 1,
         stop: Stop | None = None,
+        pool: bool = False,
         **process: Any,
     ) -> Search:
-        """Start a sampler, up to its first query. process: fields of its PromptProcess."""
+        """Start a sampler, up to its first query. pool: the budget goes into a Purse. process: of its PromptProcess."""
 
         def left() -> tuple[int | None, int | None]:
             return search.nfe_left, search.calls_left
 
-        if budget.target is not None and not roles.judge.pointwise:
-            raise UsageError(
-                "a target score needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
-            )
-        if stop is not None and not roles.judge.pointwise:
-            raise UsageError(
-                f"stop '{stop}' needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
-            )
+        rules = stop_rules(budget.target, stop, roles.judge.pointwise)
         judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers this limit ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.images, budget.seconds, calls, stop))
@@ -108,17 +105,16 @@ class Search:
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
             seen = check_grid(hooks.grid(seen), sampler)
-        rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
-            hooks.independent,
+            hooks.independent, Allowance() if pool else None,
         )  # fmt: skip
         search._move(lambda: next(search.generator))
         return search
 
     # ---------------------------------------------------------------- the sampler's side
 
-    def send(self, answer: Particles | Prediction | Graded | Scores) -> None:
+    def send(self, answer: Particles | Prediction | Graded | Scores | int) -> None:
         if isinstance(answer, Particles):
             self.process.own_path.record(answer)
         self._move(lambda: self.generator.send(answer))
@@ -131,6 +127,8 @@ class Search:
         try:
             with torch.no_grad():
                 query = go()
+                while isinstance(query, Ask) and self.allowance is None:
+                    query = self.generator.send(query.most)
             self._settle(query)
         except StopIteration as end:
             self.population = self._with_own_ids(end.value)
@@ -141,12 +139,13 @@ class Search:
     def _settle(self, query: Query | None) -> None:
         if query is not None:
             check_query(query, self.process)
-            query = self._off_own_path(query)
-            if self.process.origins is not None:
-                self.process.origins.meet(query.particles, isinstance(query, Score))
+            if not isinstance(query, Ask):
+                query = self._off_own_path(query)
+                if self.process.origins is not None:
+                    self.process.origins.meet(query.particles, isinstance(query, Score))
         self.query, self._answers, self.entries = query, None, []
 
-    def _off_own_path(self, query: Query) -> Query:
+    def _off_own_path(self, query: Moving) -> Moving:
         """The query; candidate 0 has a new id where it leaves, or has left, the pipeline's own path."""
         process, particles = self.process, self.process.own_path.checked(query.particles)
         if isinstance(query, Score) and particles.step == process.steps:
@@ -169,13 +168,17 @@ class Search:
 
     @property
     def nfe_left(self) -> int | None:
-        return None if self.budget.nfe is None else max(0, self.budget.nfe - self.spent)
+        limit = self.budget.nfe
+        if limit is not None and self.allowance is not None:
+            limit = self.allowance.nfe
+        return None if limit is None else max(0, limit - self.spent)
 
     @property
     def calls_left(self) -> int | None:
         if self.budget.verifier_calls is None or self.roles.calls == 0:
             return None
-        return self.budget.verifier_calls - self.calls
+        limit = self.budget.verifier_calls if self.allowance is None else self.allowance.calls
+        return limit - self.calls
 
     @property
     def until(self) -> int | None:
@@ -219,7 +222,7 @@ class Search:
 
         Rows that are solved to the clean end must be paid with their scores. A Denoise is paid whole or not at all.
         """
-        if self.stopped is not None or self._hopeless:
+        if self.ended_early:
             return 0
         all_rows = rows = len(self.particles)
         if isinstance(self.query, Score):
@@ -294,10 +297,10 @@ class Search:
         return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
 
     @property
-    def _hopeless(self) -> bool:
-        """Whether only stop rules could end the search, and they do not, because all candidates fail."""
+    def ended_early(self) -> bool:
+        """Whether a stop rule has ended it, or nothing else could and they do not, because all candidates fail."""
         limited = any((self.budget.nfe, self.budget.verifier_calls, self.budget.seconds)) or not self.rules
-        return not limited and self.failures.in_a_row >= HOPELESS
+        return self.stopped is not None or (not limited and self.failures.in_a_row >= HOPELESS)
 
     # ---------------------------------------------------------------- the result
 

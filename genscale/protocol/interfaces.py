@@ -85,7 +85,8 @@ class Process(Protocol):
 
     @property
     def nfe_left(self) -> int | None:
-        """NFE that the budget still allows this prompt; None if it does not limit them."""
+        """NFE that the budget still allows this prompt; None if it does not limit them. Of a budget that prompts share:
+        what is left of those granted (Ask)."""
 
     @property
     def calls_left(self) -> int | None:
@@ -193,6 +194,8 @@ class SamplerHooks:
         model is reported, and calibrations may pool the candidates.
     previews_at: name of the field that holds the fractions of the run at which previews are scored; a calibration
         drops those at which scores mean nothing yet. `window` and `rungs` are recognised without it.
+    asks: whether `search` yields Ask before each piece of work that it could end without, and plans nothing by
+        `nfe_left` before. Only then prompts can share a budget (`pool`).
     """
 
     needs: frozenset[str] = frozenset()
@@ -200,6 +203,7 @@ class SamplerHooks:
     grid: Callable[[Any], Process] | None = None
     independent: bool = False
     previews_at: str = ""
+    asks: bool = False
 
     @staticmethod
     def of(sampler: object) -> SamplerHooks:
