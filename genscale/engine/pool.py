@@ -38,18 +38,6 @@ TOGETHER = 16
 """Units of one round, at most: as many rows as a batch has by default."""
 
 
-@dataclass
-class Allowance:
-    """What one search was granted from a shared budget so far, what it has spent included.
-
-    nfe, calls: denoiser evaluations and verifier calls. units: how many of the units that it asked for.
-    """
-
-    nfe: int = 0
-    calls: int = 0
-    units: int = 0
-
-
 @dataclass(frozen=True)
 class Purse:
     """The shared budget. searches: opened with `pool`. gains: how gains are estimated; None: as suits the verifiers.

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from genscale.diffusion.kernels import Kernel
+from genscale.engine.allowance import Allowance
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.failures import HOPELESS, Failure, Failures
-from genscale.engine.pool import Allowance
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
