@@ -21,18 +21,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint
 
 from genscale.engine.budget import Budget
 from genscale.engine.pool_gains import Gain, Gains, Seen, gains_for
+from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.plugins import registry
 from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.protocol.queries import Ask
-
-if TYPE_CHECKING:
-    from genscale.engine.search import Search
 
 TOGETHER = 16
 """Units of one round, at most: as many rows as a batch has by default."""
@@ -135,7 +133,7 @@ def check_pool(sampler: Sampler, budget: Budget, roles: Roles) -> None:
     """UsageError for a search whose prompts cannot share a budget."""
     name = registry.name_of("sampler", type(sampler))
     if not SamplerHooks.of(sampler).asks:
-        able = [n for n in registry.found("sampler") if getattr(registry.load("sampler", n), "asks", False)]
+        able = [n for n, p in registry.found("sampler").items() if _may_ask(p)]
         raise UsageError(
             f"prompts cannot share a budget (pool) with {name} as it is set here, which plans its search before it "
             f"begins: leave pool away, or use one of {', '.join(able)}."
@@ -150,6 +148,14 @@ def check_pool(sampler: Sampler, budget: Budget, roles: Roles) -> None:
             "pool compares the scores of different prompts, which needs a verifier, and no ranks: give a verifier, or "
             "use the weighted ensemble."
         )
+
+
+def _may_ask(plugin: EntryPoint) -> bool:
+    """Whether a sampler asks, at least with some options; False of one that cannot be imported."""
+    try:
+        return bool(getattr(plugin.load(), "asks", False))
+    except Exception:
+        return False
 
 
 def _asked(search: Search) -> Ask:
