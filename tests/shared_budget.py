@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise, product
 
 from genscale.engine.pool_gains import Gain, Seen
@@ -39,9 +39,7 @@ class Discrete:
 
 def known(laws: Sequence[Discrete]) -> Callable[[Sequence[Seen]], list[Gain]]:
     """Gains for an engine that knows the law of each prompt."""
-    return lambda seen: [
-        lambda k, law=law, best=of.best: law.gain(best, k) for law, of in zip(laws, seen, strict=True)
-    ]
+    return lambda seen: [partial(law.gain, max(of.totals)) for law, of in zip(laws, seen, strict=True)]
 
 
 def best_allocation(laws: Sequence[Discrete], bests: Sequence[float], units: int) -> float:

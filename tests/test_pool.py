@@ -15,7 +15,7 @@ import torch
 
 from genscale.engine.budget import Budget
 from genscale.engine.pool import check_pool
-from genscale.engine.pool_gains import Seen, answers_probability, from_probabilities, from_scores
+from genscale.engine.pool_gains import Seen, from_probabilities, from_scores, gains_for
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.protocol.interfaces import SamplerHooks
@@ -196,27 +196,37 @@ def test_probabilities() -> None:
     assert sure(1) == 0
 
 
-def test_a_rate_of_many_candidates_is_the_probability_that_one_is_right() -> None:
-    """With a verifier that knows (0 or 1), gains are those of the known law."""
-    rng = random.Random(0)
+def test_a_rate_of_many_candidates_is_their_mean() -> None:
+    """Then gains are those of the law in which a candidate is right so often, and nothing is doubted."""
     law = Discrete((0.0, 1.0), (0.7, 0.3))
-    scores = tuple(float(rng.random() < 0.3) for _ in range(20000))
+    scores = (0.3,) * 20000
     [gain, other] = from_probabilities([Seen(scores, 20000), Seen((0.0,) * 5, 5)])
-    assert gain(1) == 0  # one is right
-    assert law.gain(1.0, 1) == 0
-    [wrong] = from_probabilities([Seen(tuple(s / 1e9 for s in scores), 1)])
-    assert wrong(1) < 1e-6
+    for k in (1, 2, 5):
+        assert gain(k) == pytest.approx(
+            0.7 * law.gain(0.0, k), rel=1e-4
+        )  # the best of it is right with .3 already
     assert 0 < other(1) < 0.1  # none of five was right, while .3 of others are
+
+
+def test_a_prompt_without_a_finished_candidate() -> None:
+    """It has the law of all, and its first candidate counts in full."""
+    none, some = from_probabilities([Seen((), 2), Seen((0.8,), 1)])
+    assert none(1) == pytest.approx((0 + 2 * 0.4) / 4)
+    assert some(1) == pytest.approx(0.2 * (0.8 + 2 * 0.4) / 3)
+    scores = [Seen((), 2), Seen((1.0, 3.0), 2), Seen((0.0, 1.0), 2)]
+    [first, *_] = from_scores(scores)
+    assert first(1) > max(gain(1) for gain in from_scores(scores)[1:])
+    assert [gain(2) for gain in from_scores([Seen((), 1), Seen((), 1)])] == [0.5, 0.5]
 
 
 def test_which_estimate_is_used() -> None:
     def judge(*members: Any) -> VerifierSet:
         return VerifierSet(tuple(WeightedVerifier(str(i), v, w) for i, (v, w) in enumerate(members)))
 
-    assert answers_probability(judge((Probability(), 1.0)))
-    assert not answers_probability(judge((Probability(), 2.0)))  # its total is no probability
-    assert not answers_probability(judge((Probability(), 1.0), (first_coordinate, 1.0)))
-    assert not answers_probability(judge((first_coordinate, 1.0)))
+    assert gains_for(judge((Probability(), 1.0))) is from_probabilities
+    assert gains_for(judge((Probability(), 2.0))) is from_scores  # its total is no probability
+    assert gains_for(judge((Probability(), 1.0), (first_coordinate, 1.0))) is from_scores
+    assert gains_for(judge((first_coordinate, 1.0))) is from_scores
 
 
 def test_the_engine_asks_the_estimate_that_suits_the_verifier() -> None:
@@ -395,6 +405,31 @@ def test_kept_is_not_taken_back() -> None:
         1,
         1,
     ]
+
+
+def test_a_search_that_keeps_enough_to_finish_may_get_more_than_its_share() -> None:
+    """Prompt 0 rejects its first paths half way, and keeps what finishing the last one takes; prompt 1 is content."""
+
+    class Rejecting(BestOfN):
+        def search(self, process: Any, key: Any) -> Any:
+            keep, half = 0, None
+            try:
+                for i in range(20):
+                    yield Ask(process.nfe(), keep=keep)
+                    half = yield Solve(process.start([draw(key, i)]), 3)
+                    if process.prompt == "prompt 1" or i == 9:
+                        yield Score((yield Solve(half)))
+                        return
+                    keep = process.nfe(3)
+            except BudgetExhausted:
+                yield Score((yield Solve(half)))
+
+    made = run(Rejecting(), budget=Budget(nfe=20), prompts=2, pool=True)
+    assert [s.spent for s in made.searches] == [9 * 3 + 3, 6]  # its share is 20; a tenth needs 6
+    assert [s.finished for s in made.searches] == [1, 1]
+    short = run(Rejecting(), budget=Budget(nfe=14), prompts=2, pool=True)
+    assert [s.spent for s in short.searches] == [5 * 3 + 3, 6]  # its share is 14
+    assert [s.finished for s in short.searches] == [1, 1]
 
 
 def test_a_bad_ask_is_an_error_where_it_is_made() -> None:

@@ -5,8 +5,8 @@ Of every search the budget of one prompt goes into a common purse. A sampler tha
 every search that has not ended waits with an Ask. So it is decided from the same knowledge whatever the batch size, and
 again in a resumed run, which finds the answers in the archive.
 
-1. Prompts that have not finished as many candidates as the call returns come first, each within an even share of the
-   budget. While there are any, no other gets more.
+1. Prompts that have not finished as many candidates as the call returns, and do not keep what that takes, come first,
+   each within an even share of the budget. While there are any, no other gets more.
 2. Then a round hands out as many units as searches ask, at most 16: one by one to the prompt whose next unit is
    expected to add most for its NFE (genscale.engine.pool_gains). If one search asks alone, it gets all that it asks.
 3. What a search was granted and did not use goes back into the purse. When nothing is left that pays for a unit of any
@@ -51,7 +51,7 @@ class Purse:
         """Answer the Asks of all searches that wait; False if none does. No search may wait with another query."""
         asking = [s for s in self.searches if isinstance(s.query, Ask)]
         ended = [s for s in asking if s.ended_early]
-        unfinished = [s for s in asking if len(s.finals) < s.results]
+        unfinished = [s for s in asking if len(s.finals) < s.results and not _asked(s).keep]
         for search in asking:
             _give_back(search)
         if ended:
@@ -121,11 +121,12 @@ class Purse:
                 _grant(search, n)
 
     def _gains(self, asking: Sequence[Search]) -> list[Gain]:
-        """The gains of the searches that ask, estimated from all that have finished candidates."""
-        known = [s for s in self.searches if s.finals]
-        seen = [Seen(tuple(s.totals(s.finals)), s.allowance.units if s.allowance else 0) for s in known]
-        estimate = self.gains or gains_for(known[0].roles.judge)
-        found = {id(s): gain for s, gain in zip(known, estimate(seen), strict=True)}
+        """The gains of the searches that ask, estimated from what all have found."""
+        seen = [
+            Seen(tuple(s.totals(s.finals)), s.allowance.units if s.allowance else 0) for s in self.searches
+        ]
+        estimate = self.gains or gains_for(asking[0].roles.judge)
+        found = {id(s): gain for s, gain in zip(self.searches, estimate(seen), strict=True)}
         return [found[id(s)] for s in asking]
 
 

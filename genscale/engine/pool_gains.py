@@ -21,15 +21,11 @@ PRIOR = 2.0
 class Seen:
     """What is known of one prompt.
 
-    totals: of its finished candidates, in order; at least one. units: that it was given so far.
+    totals: of its finished candidates, in order; there may be none yet. units: that it was given so far.
     """
 
     totals: tuple[float, ...]
     units: int
-
-    @property
-    def best(self) -> float:
-        return max(self.totals)
 
 
 Gains = Callable[[Sequence[Seen]], list[Gain]]
@@ -37,26 +33,21 @@ Gains = Callable[[Sequence[Seen]], list[Gain]]
 
 def gains_for(judge: VerifierSet) -> Gains:
     """The estimate that suits the verifiers that pick the winner."""
-    return from_probabilities if answers_probability(judge) else from_scores
-
-
-def answers_probability(judge: VerifierSet) -> bool:
-    """Whether totals are probabilities: one verifier, of weight 1, that says `answers_probability = True`."""
-    alone = judge.members[0] if len(judge.members) == 1 else None
-    return (
-        alone is not None
-        and alone.weight == 1
-        and bool(getattr(alone.verifier, "answers_probability", False))
-    )
+    return from_probabilities if judge.probability else from_scores
 
 
 def from_scores(seen: Sequence[Seen]) -> list[Gain]:
     """Expected improvement under a normal distribution for each prompt, shrunk to that of all.
 
-    One score has no variance, and the mean of few is uncertain: genscale.numerics.shrunk_normal.
+    One score has no variance, and the mean of few is uncertain: genscale.numerics.shrunk_normal. A prompt without a
+    finished candidate has the law of all, and improves on the worst candidate of all.
     """
+    every = [total for of in seen for total in of.totals]
+    if not every:
+        return [lambda k: 1 / k for _ in seen]
     laws = shrunk_normals([of.totals for of in seen])
-    return [partial(law.improvement, of.best) for law, of in zip(laws, seen, strict=True)]
+    bests = [max(of.totals, default=min(every)) for of in seen]
+    return [partial(law.improvement, best) for law, best in zip(laws, bests, strict=True)]
 
 
 def from_probabilities(seen: Sequence[Seen]) -> list[Gain]:
@@ -68,7 +59,7 @@ def from_probabilities(seen: Sequence[Seen]) -> list[Gain]:
     """
     centre = math.fsum(math.fsum(of.totals) / _tried(of) for of in seen) / len(seen)
     rates = [(math.fsum(of.totals) + PRIOR * centre) / (_tried(of) + PRIOR) for of in seen]
-    return [partial(_gain_of_rate, rate, of.best) for rate, of in zip(rates, seen, strict=True)]
+    return [partial(_gain_of_rate, r, max(of.totals, default=0.0)) for r, of in zip(rates, seen, strict=True)]
 
 
 def _gain_of_rate(rate: float, best: float, k: int) -> float:
@@ -76,4 +67,4 @@ def _gain_of_rate(rate: float, best: float, k: int) -> float:
 
 
 def _tried(seen: Seen) -> int:
-    return max(len(seen.totals), seen.units)
+    return max(len(seen.totals), seen.units, 1)

@@ -170,9 +170,8 @@ class Search:
     @property
     def nfe_left(self) -> int | None:
         limit = self.budget.nfe
-        if limit is not None and self.allowance is not None:
-            limit = self.allowance.nfe
-        return None if limit is None else max(0, limit - self.spent)
+        granted = limit if limit is None or self.allowance is None else self.allowance.nfe
+        return None if granted is None else max(0, granted - self.spent)
 
     @property
     def calls_left(self) -> int | None:

@@ -51,11 +51,26 @@ class Normal:
 def shrunk_normals(groups: Sequence[Sequence[float]]) -> list[Normal]:
     """The predictive distribution of a further value of each group.
 
-    groups: their values, at least one each. With b the variance between the groups' means and w the common variance
-    within them, group g of n values with mean x has the mean m + (x - m) n b / (n b + w). Its variance is that within
-    the group, shrunk to w, and that of its mean, b w / (n b + w). Before any group has two values, half of the variance
-    of all values is taken to be within the groups.
+    groups: their values, at least one in all; a group without any has the law of all. With b the variance between the
+    groups' means and w the common variance within them, group g of n values with mean x has the mean
+    m + (x - m) n b / (n b + w). Its variance is that within the group, shrunk to w, and that of its mean,
+    b w / (n b + w). Before any group has two values, half of the variance of all values is taken to be within groups.
     """
+    centre, between, within = _common([group for group in groups if group])
+    return [_law(group, centre, between, within) for group in groups]
+
+
+def _law(group: Sequence[float], centre: float, between: float, within: float) -> Normal:
+    n = len(group)
+    mean = math.fsum(group) / n if n else centre
+    square = math.fsum((x - mean) ** 2 for x in group)
+    share = n * between / (n * between + within) if between else 0.0  # how far the group's own mean counts
+    own = (square + PRIOR * within) / (max(n - 1, 0) + PRIOR)
+    return Normal(centre + (mean - centre) * share, math.sqrt(own + (within * share / n if n else between)))
+
+
+def _common(groups: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """The mean of the groups' means, the variance between groups, and that within them; of groups with values."""
     sizes = [len(group) for group in groups]
     means = [math.fsum(group) / len(group) for group in groups]
     squares = [math.fsum((x - mean) ** 2 for x in group) for group, mean in zip(groups, means, strict=True)]
@@ -63,14 +78,7 @@ def shrunk_normals(groups: Sequence[Sequence[float]]) -> list[Normal]:
     within = _within(groups, squares, centre)
     apart = math.fsum((mean - centre) ** 2 for mean in means) / max(len(means) - 1, 1)
     between = max(0.0, apart - within * math.fsum(1 / n for n in sizes) / len(sizes))
-    found = []
-    for n, mean, square in zip(sizes, means, squares, strict=True):
-        share = (
-            n * between / (n * between + within) if between else 0.0
-        )  # how far the group's own mean counts
-        own = (square + PRIOR * within) / (n - 1 + PRIOR)
-        found.append(Normal(centre + (mean - centre) * share, math.sqrt(own + within * share / n)))
-    return found
+    return centre, between, within
 
 
 def _within(groups: Sequence[Sequence[float]], squares: Sequence[float], centre: float) -> float:
