@@ -38,7 +38,7 @@ class Dfs:
         "pool", the threshold at each check is a quantile of the scores that the first paths had there. Only a number
         spends less on easy prompts than on hard ones; "pool" sends back the same share for every prompt.
     quantile: the quantile that "pool" uses. 0.5 by default, so that the better half continues.
-    pool: number of first paths from which the quantile is computed. 4 by default; these paths are never sent back.
+    first: number of first paths from which the quantile is computed. 4 by default; these paths are never sent back.
     checks: fractions of the run after which the clean estimate is scored. Every quarter by default, as in the authors'
         code.
     back: share of the run that a path is sent back by, at least. 0.25 by default, as published; a smaller share changes
@@ -59,7 +59,7 @@ class Dfs:
 
     threshold: float | str = "pool"
     quantile: float = 0.5
-    pool: int = 4
+    first: int = 4
     checks: tuple[float, ...] = (0.25, 0.5, 0.75)
     back: float = 0.25
     backtracks: int = 4
@@ -71,7 +71,7 @@ class Dfs:
     size_option: ClassVar[str] = "paths"
 
     def __post_init__(self) -> None:
-        check_options(self, pool=1, backtracks=0, paths=1)
+        check_options(self, first=1, backtracks=0, paths=1)
         if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):
             raise UsageError(f"threshold={self.threshold} must be a score, or pool.")
         if not 0 <= self.quantile <= 1:
@@ -98,7 +98,7 @@ class Dfs:
         paths = self.count(process)
         never = self.backtracks == 0 or not self.steps(process)
         never |= self.threshold == -math.inf or (
-            self.threshold == "pool" and (paths or math.inf) <= self.pool
+            self.threshold == "pool" and (paths or math.inf) <= self.first
         )
         return paths * process.nfe() if never and paths is not None else None
 
@@ -168,7 +168,7 @@ class _Run(Numbered):
 
     def go(self) -> Generator[Query, Any, None]:
         limit = self.spec.count(self.process)
-        first = self.spec.pool if self.spec.threshold == "pool" else 0
+        first = self.spec.first if self.spec.threshold == "pool" else 0
         first = min(first, limit or first)
         while self.done < first and (n := (yield from self._granted(first - self.done, 0))):
             yield from self._pool(n)
