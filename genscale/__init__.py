@@ -13,7 +13,7 @@ Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop, StopRule
 Errors      UsageError, VerifierError, AllCandidatesFailed, BudgetExhausted
 Events      Event, Denoised, Differentiated, Scored, Dropped, Failure, BatchHalved
 Interfaces  Sampler, SamplerHooks, Verifier, Process
-Queries     Query, Solve, Denoise, Score, Gradient
+Queries     Query, Solve, Denoise, Score, Gradient, Ask
 Answers     Particles, Prediction, Scores, Graded
 Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp
 Budgeting   affordable, spend_leftover_budget

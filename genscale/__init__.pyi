@@ -69,6 +69,7 @@ from .protocol.particles import Particles as Particles
 from .protocol.particles import branch as branch
 from .protocol.particles import draw as draw
 from .protocol.population import Population as Population
+from .protocol.queries import Ask as Ask
 from .protocol.queries import Denoise as Denoise
 from .protocol.queries import Gradient as Gradient
 from .protocol.queries import Query as Query

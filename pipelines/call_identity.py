@@ -54,6 +54,7 @@ def archive_heading(call: PipelineCall, settings: SearchSettings, complete: bool
             "budget": str(settings.budget),
             "stop": None if settings.stop is None else str(settings.stop),
             "batch_size": settings.batch_size,
+            **({"pool": True} if settings.pool else {}),
         },
     }
 

@@ -177,6 +177,8 @@ def describe_search(scaled: SearchSettings, call: PipelineCall, heading: Mapping
         found.add_verifiers(role, getattr(scaled.roles, members))
     found.fields["ensemble"] = scaled.roles.judge.ensemble
     found.add_limits(scaled.budget, scaled.stop)
+    if scaled.pool:
+        found.fields["pool"] = True
     found.add_mix(scaled.mix_given, scaled.models)
     found.fields["batch_size"] = scaled.batch_size
     if scaled.decode_batch is not None:

@@ -82,7 +82,8 @@ class Scaled(StandsForPipeline):
             processes = call.processes()
             budget = made.budget.resolved(sum(processes[0]["evaluations"]))
             check_search(call, replace(made, budget=budget), processes)
-            return plan(made.sampler, processes[0], made.budget, made.roles, call.rows, made.stop)
+            found = plan(made.sampler, processes[0], made.budget, made.roles, call.rows, made.stop)
+            return replace(found, pool=made.pool)
 
     def _claimed(self) -> AbstractContextManager[Claim]:
         return claimed(self.settings.pipe, self.settings.models.values(), self.settings.busy)
@@ -103,7 +104,7 @@ def scale(
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
-    verifier_timeout: float | None = None, **options: Any,
+    verifier_timeout: float | None = None, pool: bool = False, **options: Any,
 ) -> Scaled:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -116,12 +117,12 @@ def scale(
         None only where nothing is chosen: one candidate, or as many candidates as images.
     select: what picks the winner, if not the same.
     held_out: a second score that the search never sees; it only measures. report: its former name.
-    budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s",
+    budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s" or
         "480nfe,60s"; all but seconds are per prompt.
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
         joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
         budget comes first. Checked after each wave of the sampler: best_of_n(wave=4) stops sooner than the default.
-    batch_size: latents through the model at once; halved when the accelerator's memory runs out.
+    batch_size: latents through the model at once; halved when accelerator memory runs out.
     decode_batch: latents decoded and scored at once; None is batch_size for images, and 1 for videos, so that no more
         than one is held as pixels. If given, it also holds for the results; else the pipeline decodes them at once.
     out: folder for the archive; a call with the same arguments resumes what is there.
@@ -139,10 +140,12 @@ def scale(
         for the end of that, or "refuse" with a UsageError.
     verifier_timeout: seconds that one call of a verifier may take, where it has no `timeout` itself; VerifierError
         after that (docs/verifiers.md). None: no limit.
+    pool: one budget for all prompts: "4images" of 10 prompts are 40 images, which go where they are expected to gain
+        most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
-        models=models, mix=mix,
+        models=models, mix=mix, pool=pool,
     )  # fmt: skip
     if busy not in (WAIT, REFUSE):
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
@@ -155,7 +158,7 @@ def scale(
         pipe, _sampler(sampler, options), roles, Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
-        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy,
+        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy, pool,
     ))  # fmt: skip
 
 

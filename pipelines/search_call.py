@@ -16,6 +16,7 @@ from genscale.engine.choice_check import check_choice
 from genscale.engine.drafts import is_draft
 from genscale.engine.engine import Engine
 from genscale.engine.failures import all_failed
+from genscale.engine.pool import Purse
 from genscale.engine.search import Search
 from genscale.errors import AllCandidatesFailed, UsageError, quoted
 from genscale.media import Media
@@ -61,6 +62,7 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
             decode_batch=settings.decode_batch or (1 if makes_videos(call.pipe) else None),
             on_event=settings.on_event,
             halt=settings.halt,
+            purse=Purse(searches) if settings.pool else None,
         )
         stopped = serve(call, engine, decoder.drafts().media, settings.needs("mix"))
     finally:
@@ -157,6 +159,7 @@ def _open_searches(
             keep=max(settings.keep, call.arguments.results),
             results=call.arguments.results,
             stop=settings.stop,
+            pool=settings.pool,
             **process,
         )
         for row, (text, process) in enumerate(zip(call.texts, processes, strict=True))

@@ -10,6 +10,7 @@ from typing import Any
 from genscale.diffusion.mixtures import Mix
 from genscale.engine.budget import Budget
 from genscale.engine.events import Event
+from genscale.engine.pool import check_pool
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
 from genscale.pipelines.pipeline_lock import WAIT
@@ -43,6 +44,11 @@ class SearchSettings:
     halt: Callable[[], bool] = never
     mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
     busy: str = WAIT
+    pool: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pool:
+            check_pool(self.sampler, self.budget, self.roles)
 
     def needs(self, what: str) -> bool:
         """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""

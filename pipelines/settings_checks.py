@@ -24,6 +24,7 @@ def check_settings(
     halt: Any,
     models: Any,
     mix: Any,
+    pool: Any,
 ) -> None:
     """UsageError for a setting of another type or out of range; they are explained at `genscale.scale`."""
     for name, value in (("batch_size", batch_size), ("keep", keep), ("decode_batch", decode_batch)):
@@ -31,6 +32,8 @@ def check_settings(
             continue
         if not isinstance(value, Integral) or isinstance(value, bool) or not COUNT.admits(value):
             raise UsageError(f"{name}={shown(value)} must be a whole number, {COUNT}.")
+    if not isinstance(pool, bool):
+        raise UsageError(f"pool={shown(pool)} must be True or False.")
     if out is not None:
         _check_folder(out)
     for name, function in (("on_event", on_event), ("halt", halt)):

@@ -18,7 +18,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import draw
-from genscale.protocol.queries import Query, Score, Solve
+from genscale.protocol.queries import Ask, Query, Score, Solve
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class BestOfN:
         return not self.prune
 
     @property
+    def asks(self) -> bool:
+        """Whether prompts can share a budget. With pruning the size of a pool is planned before it begins."""
+        return not self.prune
+
+    @property
     def _halving(self) -> Halving:
         return Halving(self.candidates, self.prune, self.survivors)
 
@@ -76,7 +81,8 @@ class BestOfN:
         if looks:
             process.schedule  # noqa: B018  without noise levels there are no previews: refused before anything is spent
         while n is None or done < n:
-            wave = self.wave if n is None else min(self.wave, n - done)
+            most = self.wave if n is None else min(self.wave, n - done)
+            wave: int = yield Ask(process.nfe(), process.calls(0, 1), most)
             start = process.start([draw(key, done + i) for i in range(wave)])
             for step in looks:
                 start = yield Solve(start, step)

@@ -26,7 +26,7 @@ from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
-from genscale.protocol.queries import Query, Score, Solve
+from genscale.protocol.queries import Ask, Query, Score, Solve
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Dfs:
         "pool", the threshold at each check is a quantile of the scores that the first paths had there. Only a number
         spends less on easy prompts than on hard ones; "pool" sends back the same share for every prompt.
     quantile: the quantile that "pool" uses. 0.5 by default, so that the better half continues.
-    pool: number of first paths from which the quantile is computed. 4 by default; these paths are never sent back.
+    first: number of first paths from which the quantile is computed. 4 by default; these paths are never sent back.
     checks: fractions of the run after which the clean estimate is scored. Every quarter by default, as in the authors'
         code.
     back: share of the run that a path is sent back by, at least. 0.25 by default, as published; a smaller share changes
@@ -59,7 +59,7 @@ class Dfs:
 
     threshold: float | str = "pool"
     quantile: float = 0.5
-    pool: int = 4
+    first: int = 4
     checks: tuple[float, ...] = (0.25, 0.5, 0.75)
     back: float = 0.25
     backtracks: int = 4
@@ -67,10 +67,11 @@ class Dfs:
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
     previews_at: ClassVar[str] = "checks"
+    asks: ClassVar[bool] = True
     size_option: ClassVar[str] = "paths"
 
     def __post_init__(self) -> None:
-        check_options(self, pool=1, backtracks=0, paths=1)
+        check_options(self, first=1, backtracks=0, paths=1)
         if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):
             raise UsageError(f"threshold={self.threshold} must be a score, or pool.")
         if not 0 <= self.quantile <= 1:
@@ -97,7 +98,7 @@ class Dfs:
         paths = self.count(process)
         never = self.backtracks == 0 or not self.steps(process)
         never |= self.threshold == -math.inf or (
-            self.threshold == "pool" and (paths or math.inf) <= self.pool
+            self.threshold == "pool" and (paths or math.inf) <= self.first
         )
         return paths * process.nfe() if never and paths is not None else None
 
@@ -157,12 +158,21 @@ class _Run(Numbered):
 
     def go(self) -> Generator[Query, Any, None]:
         limit = self.spec.count(self.process)
-        first = self.spec.pool if self.spec.threshold == "pool" else 0
-        if (n := min(first, self._affordable(), limit or first)) > 0:
+        first = self.spec.first if self.spec.threshold == "pool" else 0
+        first = min(first, limit or first)
+        while self.done < first and (n := (yield from self._granted(first - self.done, 0))):
             yield from self._pool(n)
-        while (limit is None or self.done < limit) and self._affordable():
+        while (limit is None or self.done < limit) and (yield from self._granted(1, self.spec.backtracks)):
             yield from self._path()
             self.done += 1
+
+    def _granted(self, paths: int, backtracks: int) -> Generator[Query, Any, int]:
+        """Ask for so many paths, each sent back so often at most; how many there may be."""
+        process, checks = self.process, len(self.steps)
+        again = max((process.nfe(self.spec.target(process, s), s) for s in self.steps), default=0)
+        nfe, scores = process.nfe() + backtracks * again, checks * (1 + backtracks)
+        granted: int = yield Ask(nfe, process.calls(scores, 1), paths)
+        return min(granted, self._affordable())
 
     def _affordable(self) -> int:
         """Number of paths, never sent back, that the budget pays for together with their checks."""
@@ -179,7 +189,8 @@ class _Run(Numbered):
         for step in self.steps:
             particles = yield Solve(particles, step)
             scores: Scores = yield Score(particles)
-            self.pooled[step] = scores
+            before = self.pooled.get(step)
+            self.pooled[step] = scores if before is None else Scores.cat([before, scores])
             particles = particles[: len(scores)]
         finished = yield Solve(particles)
         yield Score(finished)

@@ -69,6 +69,7 @@ class GradientGuidance:
     rest: str | Kernel = "own"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "gradient"})
+    asks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self, recurrence=1, candidates=1)
@@ -94,9 +95,8 @@ class GradientGuidance:
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         plan, done = self.plan(process), 0
         with suppress(BudgetExhausted):
-            while n := next_batch(
-                process, self.candidates, done, plan.nfe(process), plan.previews, CANDIDATES
-            ):
+            nfe, previews = plan.nfe(process), plan.previews
+            while n := (yield from next_batch(process, self.candidates, done, nfe, previews, CANDIDATES)):
                 yield from plan.run(process, key, done, n)
                 done += n
         with suppress(BudgetExhausted):

@@ -48,6 +48,7 @@ class Nlg:
     jitter: float = 0.001
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
+    asks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self, candidates=1, repeats=1)
@@ -58,7 +59,7 @@ class Nlg:
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         first, done = 0, 0
-        while n := next_batch(process, self.candidates, done, self._price(process)):
+        while n := (yield from next_batch(process, self.candidates, done, self._price(process))):
             particles = yield from self._moved(process, key, first, n)
             finished = yield Solve(particles)
             yield Score(finished)

@@ -42,6 +42,7 @@ class Zigzag:
     until: float = 0.98
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule", "branches"})
+    asks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self, candidates=1)
@@ -54,7 +55,7 @@ class Zigzag:
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
         number, done = 0, 0
-        while n := next_batch(process, self.candidates, done, self._price(process)):
+        while n := (yield from next_batch(process, self.candidates, done, self._price(process))):
             particles = process.start([draw(key, number + i) for i in range(n)])
             number += n
             for step in range(process.model_steps):

@@ -21,6 +21,8 @@ from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.engine.mixture_batches import Mixer
+from genscale.engine.pool import TOGETHER, Purse
+from genscale.engine.pool_gains import Gains
 from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
@@ -339,6 +341,9 @@ def run(
     mix: Any = None,
     models: Mapping[str, Any] | None = None,
     dim: int = DIM,
+    pool: bool = False,
+    gains: Gains | None = None,
+    together: int = TOGETHER,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
@@ -347,7 +352,7 @@ def run(
     fits: rows of a batch that fit into memory; larger ones fail as on a GPU. stop: rules, or their text.
     more: parts of the process that differ from the bed's. mixture: another model than the bed's; dim: of its latents.
     mix: of predictions; the sources' models and branches are answered by `models`, or by `mixture`. A sampler that
-    needs one is given MIX.
+    needs one is given MIX. pool: the prompts share their budgets; gains, together: of the Purse.
     A prompt's noise depends on its number and the seed alone.
     """
     budget, mixture = budget or Budget(), mixture or Mixture()
@@ -366,12 +371,23 @@ def run(
             parts = mixed(parts, mix)
         key = Key.from_seed(seed).fold("prompt", p)
         searches.append(
-            Search.open(p, f"prompt {p}", sampler, key, budget, roles, keep=keep, stop=Stop.of(stop), **parts)
+            Search.open(
+                p,
+                f"prompt {p}",
+                sampler,
+                key,
+                budget,
+                roles,
+                keep=keep,
+                stop=Stop.of(stop),
+                pool=pool,
+                **parts,
+            )
         )
     times = parts["solver"].times
     engine = Engine(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
-        batch_size=batch_size, on_event=on_event,
+        batch_size=batch_size, on_event=on_event, purse=Purse(searches, gains, together) if pool else None,
     )  # fmt: skip
 
     def evaluate(batch: Batch) -> Output:

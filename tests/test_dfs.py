@@ -133,7 +133,7 @@ def test_without_a_threshold_it_is_best_of_n(churn: float) -> None:
     plain = run(BestOfN(7), steps=STEPS, churn=churn).searches[0]
     for spec in (
         Dfs(threshold=-math.inf, paths=7),
-        Dfs(pool=7, paths=7),
+        Dfs(first=7, paths=7),
         Dfs(threshold=9.0, backtracks=0, paths=7),
     ):
         made = run(spec, steps=STEPS, churn=churn).searches[0]
@@ -182,7 +182,7 @@ def test_easy_prompts_cost_less() -> None:
 
 def test_the_pool_is_the_measure() -> None:
     """The first paths are plain; the others are sent back below the median of these at the same check."""
-    spec = Dfs(pool=5, paths=12)
+    spec = Dfs(first=5, paths=12)
     for seed in range(4):
         paths = paths_of(run(spec, steps=STEPS, seed=seed))
         pool, others = paths[:5], paths[5:]
@@ -236,7 +236,7 @@ def test_second_order_schedulers_begin_only_where_they_can() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"threshold": "auto"}, {"threshold": math.nan}, {"quantile": 1.5}, {"pool": 0}, {"checks": (0.5, 0.2)},
+    [{"threshold": "auto"}, {"threshold": math.nan}, {"quantile": 1.5}, {"first": 0}, {"checks": (0.5, 0.2)},
      {"checks": (0.0,)}, {"checks": (1.0,)}, {"back": 0.0}, {"back": 1.5}, {"backtracks": -1}, {"paths": 0}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
+from genscale.errors import BudgetExhausted
 from genscale.protocol.interfaces import Process
+from genscale.protocol.queries import Ask, Query
 
 WAVE = 16  # candidates that are started together
 
@@ -51,8 +54,8 @@ def largest(most: int, allowed: Callable[[int], bool]) -> int:
 
 def next_batch(
     process: Process, candidates: int | None, done: int, nfe: int, previews: int = 0, default: int = 1
-) -> int:
-    """The size of the next batch of independent candidates; 0: the search is complete.
+) -> Generator[Query, Any, int]:
+    """Ask for the next batch of independent candidates; its size, 0: the search is complete.
 
     It is at most WAVE, and not more than the budget pays for. candidates: their total number; None: as many as the
     budget pays for (`default` without a budget). done: number of candidates finished so far. nfe, previews: NFE and
@@ -61,6 +64,11 @@ def next_batch(
     if candidates is None and not process.open_ended:
         candidates = default
     most = WAVE if candidates is None else min(WAVE, candidates - done)
+    if most > 0:
+        try:
+            most = yield Ask(nfe, process.calls(previews, 1), most)
+        except BudgetExhausted:
+            return 0
     return largest(most, lambda n: within(process, n * nfe, process.calls(n * previews, n)))
 
 

@@ -11,28 +11,29 @@ from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import OWN, Candidate, draw
-from genscale.protocol.queries import Query, Score, Solve
+from genscale.protocol.queries import Ask, Query, Score, Solve
 
 
 def spend_leftover_budget(process: Process, key: Key, first: int) -> Generator[Query, Any, None]:
-    """Draw and score plain candidates with ids from `first` on until the budget ends.
+    """Draw and score plain candidates with ids from `first` on until the budget ends. Asks before each wave.
 
     Without a budget only candidate 0 is drawn, and only if no candidate was made yet. The candidates use the pipeline's
     own scheduler, or the ODE kernel if the scheduler cannot step.
     """
     kernel = None if process.own_steps else Ddim(0.0)
-    while n := _next_batch(process, first):
+    while n := (yield from _next_batch(process, first)):
         start = process.start([_plain(draw(key, first + i)) for i in range(n)])
         first += n
         finished = yield Solve(start, None, kernel)
         yield Score(finished)
 
 
-def _next_batch(process: Process, first: int) -> int:
+def _next_batch(process: Process, first: int) -> Generator[Query, Any, int]:
     if not process.open_ended:
         return 1 if first == 0 else 0
+    granted: int = yield Ask(process.nfe(), process.calls(0, 1), WAVE)
     most = affordable(process)
-    return WAVE if most is None else min(WAVE, most)
+    return granted if most is None else min(granted, most)
 
 
 def _plain(candidate: Candidate) -> Candidate:

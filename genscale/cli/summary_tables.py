@@ -31,6 +31,9 @@ def print_record(record: dict[str, Any], console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    if record["pool"]:
+        span = _span([found["nfe"] for found in record["prompts"]])
+        console.print(f"shared by the prompts: {span} NFE each", style="dim", highlight=False)
     if ended := _stops(record["prompts"]):
         console.print(ended, style="dim", highlight=False, soft_wrap=True)
     if told := _accepted(record["prompts"]):
@@ -72,13 +75,15 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         "model": plan["model"],
         "sampler": " ".join(f"{v}" if k == "name" else f"{k}={v}" for k, v in plan["sampler"].items()),
         "verifiers": ", ".join(plan["verifiers"]["search"]),
-        "budget": plan["budget"] or "none",
+        "budget": (plan["budget"] or "none") + (" (pool)" if plan["pool"] else ""),
         **({"stop": plan["stop"]} if plan["stop"] else {}),
         "prompts": plan["prompts"],
         "steps": plan["steps"],
         "NFE a candidate": plan["nfe_per_candidate"],
         **({"of these the base": f"up to {plan['nfe_of_base']}"} if plan["nfe_of_base"] else {}),
-        "NFE a prompt": unknown if plan["nfe_per_prompt"] is None else f"{most}{plan['nfe_per_prompt']}",
+        "NFE a prompt, mean" if plan["pool"] else "NFE a prompt": unknown
+        if plan["nfe_per_prompt"] is None
+        else f"{most}{plan['nfe_per_prompt']}",
         "NFE in all": unknown if plan["nfe"] is None else f"{most}{plan['nfe']}",
     }
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))

@@ -12,10 +12,11 @@ from genscale.engine.archive import Entry
 from genscale.engine.model_batches import ModelBatches
 from genscale.engine.scoring import ScoreJob, Scoring
 from genscale.engine.search import Search
+from genscale.errors import BudgetExhausted
 from genscale.media import Media
 from genscale.protocol.particles import Particles, cat
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Query, Score
+from genscale.protocol.queries import Ask, Query, Score
 
 DRAFT = "draft"
 """Among a candidate's details: the step that its latents had reached."""
@@ -44,6 +45,8 @@ def finish_drafts(
     whose candidates have all not begun, the initial latents of one of them are the draft.
     """
     for search in searches:
+        while isinstance(search.query, Ask):  # nothing is under way; it may still finish what it keeps
+            search.throw(BudgetExhausted())
         if search.query is None:
             continue
         drafts = _under_way(search, model, left)

@@ -7,6 +7,7 @@ A search waits with one query at a time. Who answers it:
     Solve, Denoise   model_batches.ModelBatches
     Gradient         gradient_batches.GradientBatches
     Score            scoring.Scoring
+    Ask              pool.Purse, where prompts share a budget
 What fits into memory and time is one `capacity.Capacity` for all three.
 """
 
@@ -24,6 +25,7 @@ from genscale.engine.events import Event
 from genscale.engine.gradient_batches import GradientBatches
 from genscale.engine.ledger import Ledger
 from genscale.engine.model_batches import ModelBatches
+from genscale.engine.pool import Purse
 from genscale.engine.scoring import Scoring
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles
@@ -37,6 +39,7 @@ class Engine:
 
     batch_size: latents (rows) in one model call, at most; halved when memory runs out.
     decode_batch: latents decoded and scored together, at most; None is batch_size.
+    purse: of the searches, if they share a budget.
     halt: asked before every batch, may be answered by another thread. After its first True nothing new begins, and as
         soon as every prompt has as many candidates, finished or dropped, as the call returns, `run` raises
         KeyboardInterrupt, as after Ctrl-C.
@@ -55,7 +58,9 @@ class Engine:
         decode_batch: int | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         halt: Callable[[], bool] = lambda: False,
+        purse: Purse | None = None,
     ) -> None:
+        self._purse = purse
         self.searches, self.roles, self.ledger, self.halt = list(searches), roles, ledger, halt
         self.capacity = Capacity(budget, archive, ledger, batch_size, decode_batch, on_event)
         self._model = ModelBatches(self.capacity)
@@ -78,7 +83,7 @@ class Engine:
                 self._model.absorb(output)
             elif self._gradients.waiting:
                 yield from self._gradients.run()
-            elif not self._scoring.run(self.searches):
+            elif not self._scoring.run(self.searches) and not (self._purse and self._purse.round()):
                 return
 
     def finish_drafts(self, decode: Decode, left: Tensor | None = None) -> None:

@@ -32,6 +32,7 @@ class Plan:
     prompts: how many. budget: with `images` resolved to NFE.
     keeps_own: whether the pipeline's own candidate is finished however low it scores; False also where only seconds, a
         target or a stop rule end the run, since it is not known then.
+    pool: whether the prompts share their budgets; nfe, verifier_calls and candidates are then means over the prompts.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Plan:
     prompts: int
     budget: Budget = field(default_factory=Budget)
     keeps_own: bool = False
+    pool: bool = False
 
 
 def plan(

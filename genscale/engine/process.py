@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,17 +19,17 @@ from genscale.engine.memory_check import check_memory
 from genscale.engine.origins import Origins
 from genscale.engine.own_path import OwnPath
 from genscale.engine.prior import Prior
+from genscale.engine.search_view import SearchView
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
-from genscale.protocol.calibration import Calibration
 from genscale.protocol.interfaces import Solver
 from genscale.protocol.particles import OWN, Candidate, Particles
 from genscale.protocol.queries import BACKWARD
 
 
 @dataclass(frozen=True)
-class PromptProcess:
+class PromptProcess(SearchView):
     """The process of one prompt, made of tensors, a solver and numbers (implements `protocol.interfaces.Process`).
 
     evaluations: NFE of one row at each step [steps].
@@ -46,15 +45,12 @@ class PromptProcess:
     first_sigma: std of the noise at the pipeline's first level.
     off_grid: why the model cannot be called between the levels of its grid; None if it can.
     own_restarts: whether the scheduler can begin in the middle of a run without its memory.
-    open_ended, left, time: what the budget says; left() gives (nfe_left, calls_left), time() gives time_left.
     of_branch: step of the pipeline's grid -> NFE of one branch of classifier-free guidance; None without branches.
     mix: what predictions are combined from; None: the pipeline's own.
     own_grid: (view, model calls) of the pipeline's grid, if this is another.
-    judges: verifier calls of scoring (a preview, a finished candidate).
-    prompt: its text. verifiers: names of the search verifiers.
-    probability, calibration: what is known of their totals (see `protocol.interfaces.Process`).
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
+    The other fields are those of SearchView.
     """
 
     evaluations: tuple[int, ...]
@@ -68,17 +64,9 @@ class PromptProcess:
     first_sigma: float = 1.0
     off_grid: str | None = "its noise levels cannot be read"
     own_restarts: bool = True
-    open_ended: bool = False
-    left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
-    time: Callable[[], float] = field(default=lambda: math.inf)
     of_branch: Callable[[int], int] | None = None
     mix: Mix | None = None
     own_grid: tuple[View, int] | None = None
-    judges: tuple[int, int] = (0, 0)
-    prompt: str = ""
-    verifiers: tuple[str, ...] = ()
-    probability: bool = False
-    calibration: Calibration | None = None
     own_path: OwnPath = field(default_factory=OwnPath, compare=False)
     origins: Origins | None = field(default=None, compare=False)
 
@@ -108,18 +96,6 @@ class PromptProcess:
         view, steps = self.own_grid or (self.view, self.model_steps)
         place = Place(step) if self.places is None else self.places[step]
         return self.mix.weights(MixtureContext.at(view, place.step, steps, place.time))
-
-    @property
-    def nfe_left(self) -> int | None:
-        return self.left()[0]
-
-    @property
-    def calls_left(self) -> int | None:
-        return self.left()[1]
-
-    @property
-    def time_left(self) -> float:
-        return self.time()
 
     def _view(self) -> View:
         if isinstance(self.view, str):
@@ -190,9 +166,6 @@ class PromptProcess:
             own_grid=self.own_grid or (view, calls),
             first_sigma=levels.level(0).sigma,
         )
-
-    def calls(self, previews: int, finals: int) -> int:
-        return self.judges[0] * previews + self.judges[1] * finals
 
     def noise(self, candidate: Candidate) -> Tensor:
         if (latents := self.prior.given(candidate)) is not None:

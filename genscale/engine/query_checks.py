@@ -5,7 +5,7 @@ from __future__ import annotations
 from genscale.engine.gradient_checks import check_gradient
 from genscale.engine.process import PromptProcess
 from genscale.protocol.interfaces import Process, Sampler
-from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
+from genscale.protocol.queries import Ask, Denoise, Gradient, Query, Score, Solve
 
 
 def check_grid(process: Process, sampler: Sampler) -> PromptProcess:
@@ -18,8 +18,10 @@ def check_grid(process: Process, sampler: Sampler) -> PromptProcess:
 def check_query(query: Query, process: PromptProcess) -> None:
     """TypeError or ValueError for queries that cannot be answered."""
     steps = process.steps
+    if isinstance(query, Ask):
+        return
     if not isinstance(query, Solve | Denoise | Score | Gradient):
-        raise TypeError(f"a sampler yields Solve, Denoise, Score or Gradient, not {query!r}")
+        raise TypeError(f"a sampler yields Solve, Denoise, Score, Gradient or Ask, not {query!r}")
     step = query.particles.step
     if query.particles.inner and not (isinstance(query, Solve) and query.kernel is not None):
         raise ValueError(

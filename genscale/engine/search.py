@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from genscale.diffusion.kernels import Kernel
+from genscale.engine.allowance import Allowance
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.failures import HOPELESS, Failure, Failures
 from genscale.engine.guard import Guard
+from genscale.engine.own_ids import OwnIds
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
@@ -24,9 +26,9 @@ from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler, SamplerHooks
-from genscale.protocol.particles import OWN, Candidate, Particles, cat
+from genscale.protocol.particles import Particles, cat
 from genscale.protocol.population import Population
-from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
+from genscale.protocol.queries import Ask, Denoise, Gradient, Query, Score, Solve
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Search:
     independent: whether the finished candidates are independent draws of the model.
     accepts: the search score from which on the sampler accepts a finished candidate; None if it accepts none.
     time_left: what `Process.time_left` says; the engine sets it.
+    allowance: what it was granted from a budget that all prompts share; None: it has its own.
     spent: NFE. calls: verifier calls. finished: number of clean candidates scored.
     entries: scores of the rows of the present query. ranks: the finished candidates.
     failures: the candidates that were dropped.
@@ -58,6 +61,7 @@ class Search:
     independent: bool = False
     accepts: float | None = None
     time_left: Callable[[], float] = lambda: math.inf
+    allowance: Allowance | None = None
     stopped: Stopped | None = None
     spent: int = 0
     calls: int = 0
@@ -69,10 +73,10 @@ class Search:
     ranks: Ranking = field(init=False)
     _checked: int = 0
     _answers: list[Particles | Prediction | Graded | None] | None = None
-    _scored_as: Candidate | None = None  # scored as candidate 0, though it is not the pipeline's own
+    _own: OwnIds = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ranks = Ranking(self.roles.judge, self.keep)
+        self.ranks, self._own = Ranking(self.roles.judge, self.keep), OwnIds(self.process)
 
     @staticmethod
     def open(
@@ -86,9 +90,10 @@ class Search:
         keep: int = 1,
         results: int = 1,
         stop: Stop | None = None,
+        pool: bool = False,
         **process: Any,
     ) -> Search:
-        """Start a sampler, up to its first query. process: fields of its PromptProcess."""
+        """Start a sampler, up to its first query. pool: the budget goes into a Purse. process: of its PromptProcess."""
 
         def left() -> tuple[int | None, int | None]:
             return search.nfe_left, search.calls_left
@@ -101,8 +106,8 @@ class Search:
         if "gradient" in hooks.needs:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
-            **process, open_ended=open_ended, left=left, time=lambda: search.time_left(), judges=judges,
-            prompt=prompt, verifiers=roles.search.names, probability=roles.search.probability,
+            **process, open_ended=open_ended, scores_end=bool(rules), left=left,
+            time=lambda: search.time_left(), judges=judges, prompt=prompt, verifiers=roles.search.names, probability=roles.search.probability,
             calibration=roles.search.calibration,
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
@@ -110,7 +115,7 @@ class Search:
             seen = check_grid(hooks.grid(seen), sampler)
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
-            hooks.independent,
+            hooks.independent, allowance=Allowance() if pool else None,
         )  # fmt: skip
         search.accepts = hooks.accepts(seen)
         search._move(lambda: next(search.generator))
@@ -118,7 +123,7 @@ class Search:
 
     # ---------------------------------------------------------------- the sampler's side
 
-    def send(self, answer: Particles | Prediction | Graded | Scores) -> None:
+    def send(self, answer: Particles | Prediction | Graded | Scores | int) -> None:
         if isinstance(answer, Particles):
             self.process.own_path.record(answer)
         self._move(lambda: self.generator.send(answer))
@@ -131,9 +136,11 @@ class Search:
         try:
             with torch.no_grad():
                 query = go()
+                while isinstance(query, Ask) and self.allowance is None:
+                    query = self.generator.send(query.most)
             self._settle(query)
         except StopIteration as end:
-            self.population = self._with_own_ids(end.value)
+            self.population = self._own.of_population(end.value, self.finals)
             self._settle(None)
         except BudgetExhausted:
             self._settle(None)
@@ -141,41 +148,26 @@ class Search:
     def _settle(self, query: Query | None) -> None:
         if query is not None:
             check_query(query, self.process)
-            query = self._off_own_path(query)
-            if self.process.origins is not None:
-                self.process.origins.meet(query.particles, isinstance(query, Score))
+            if not isinstance(query, Ask):
+                query = self._own.of_query(query)
+                if self.process.origins is not None:
+                    self.process.origins.meet(query.particles, isinstance(query, Score))
         self.query, self._answers, self.entries = query, None, []
-
-    def _off_own_path(self, query: Query) -> Query:
-        """The query; candidate 0 has a new id where it leaves, or has left, the pipeline's own path."""
-        process, particles = self.process, self.process.own_path.checked(query.particles)
-        if isinstance(query, Score) and particles.step == process.steps:
-            pairs = zip(query.particles.candidates, particles.candidates, strict=True)
-            self._scored_as = next((new for old, new in pairs if new.id != old.id), self._scored_as)
-        if isinstance(query, Solve) and query.kernel is not None:
-            until = process.steps if query.until is None else query.until
-            if until > particles.step < process.model_steps:
-                particles = process.off_path(particles, repr(query.kernel))
-        return query if particles is query.particles else replace(query, particles=particles)
-
-    def _with_own_ids(self, population: Population | None) -> Population | None:
-        """The population, with the candidates' ids as they were scored."""
-        if population is None or self._scored_as is None or any(e.candidate.id == OWN for e in self.finals):
-            return population
-        named = tuple(self._scored_as if c.id == OWN else c for c in population.candidates)
-        return replace(population, candidates=named)
 
     # ---------------------------------------------------------------- the budget's side
 
     @property
     def nfe_left(self) -> int | None:
-        return None if self.budget.nfe is None else max(0, self.budget.nfe - self.spent)
+        limit = self.budget.nfe
+        granted = limit if limit is None or self.allowance is None else self.allowance.nfe
+        return None if granted is None else max(0, granted - self.spent)
 
     @property
     def calls_left(self) -> int | None:
         if self.budget.verifier_calls is None or self.roles.calls == 0:
             return None
-        return self.budget.verifier_calls - self.calls
+        limit = self.budget.verifier_calls if self.allowance is None else self.allowance.calls
+        return limit - self.calls
 
     @property
     def until(self) -> int | None:
@@ -219,7 +211,7 @@ class Search:
 
         Rows that are solved to the clean end must be paid with their scores. A Denoise is paid whole or not at all.
         """
-        if self.stopped is not None or self._hopeless:
+        if self.ended_early:
             return 0
         all_rows = rows = len(self.particles)
         if isinstance(self.query, Score):
@@ -294,10 +286,10 @@ class Search:
         return f"candidate {self.particles.candidates[row].id} of '{self.prompt}'"
 
     @property
-    def _hopeless(self) -> bool:
-        """Whether only stop rules could end the search, and they do not, because all candidates fail."""
+    def ended_early(self) -> bool:
+        """Whether a stop rule has ended it, or nothing else could and they do not, because all candidates fail."""
         limited = any((self.budget.nfe, self.budget.verifier_calls, self.budget.seconds)) or not self.rules
-        return not limited and self.failures.in_a_row >= HOPELESS
+        return self.stopped is not None or (not limited and self.failures.in_a_row >= HOPELESS)
 
     # ---------------------------------------------------------------- the result
 

@@ -86,7 +86,8 @@ class Process(Protocol):
 
     @property
     def nfe_left(self) -> int | None:
-        """NFE that the budget still allows this prompt; None if it does not limit them."""
+        """NFE that the budget still allows this prompt; None if it does not limit them. Of a budget that prompts share:
+        what is left of those granted (Ask)."""
 
     @property
     def calls_left(self) -> int | None:
@@ -209,6 +210,8 @@ class SamplerHooks:
         if there is none. A run then records for each prompt whether a candidate was accepted.
     previews_at: name of the field that holds the fractions of the run at which previews are scored; a calibration
         drops those at which scores mean nothing yet. `window` and `rungs` are recognised without it.
+    asks: whether `search` yields Ask before each piece of work that it could end without, and plans nothing by
+        `nfe_left` before. Only then prompts can share a budget (`pool`).
     """
 
     needs: frozenset[str] = frozenset()
@@ -217,6 +220,7 @@ class SamplerHooks:
     independent: bool = False
     accepts: Callable[[Process], float | None] = lambda process: None
     previews_at: str = ""
+    asks: bool = False
 
     @staticmethod
     def of(sampler: object) -> SamplerHooks:

@@ -81,7 +81,34 @@ class Gradient:
     pull: Tensor | None = None
 
 
-Query = Solve | Denoise | Score | Gradient
+@dataclass(frozen=True)
+class Ask:
+    """A point at which the search may be given more, or end with what it has. Answer: int, the units that are granted.
+
+    A sampler with `asks = True` yields it before each piece of work that it could end without. Where every prompt has
+    its own budget, the answer is `most` at once, and later queries find out what the budget pays for. Where prompts
+    share one (`pool`), the answer is 1 to `most` as soon as the engine has decided (genscale.engine.pool), and the
+    search may spend what these units cost and no more; what it does not use goes back. If it gets nothing,
+    BudgetExhausted is thrown; it may then ask for something cheaper. Before the first Ask `process.nfe_left` is 0.
+
+    nfe, calls: NFE and verifier calls of one unit, such as a candidate from noise to its score; at most, where that is
+        not known. ValueError: negative.
+    most: units that can be used now, at least 1.
+    keep: NFE (and the calls of one score) of earlier grants that the search needs to finish what it has begun; they are
+        not taken back.
+    """
+
+    nfe: int
+    calls: int = 0
+    most: int = 1
+    keep: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.nfe, self.calls, self.keep) < 0 or self.most < 1:
+            raise ValueError(f"{self} asks for less than nothing")
+
+
+Query = Solve | Denoise | Score | Gradient | Ask
 
 
 BACKWARD = 2

@@ -29,7 +29,7 @@ def infotext(
         "Model": short_model_name(request["model"]),
         "Search": request["sampler"],
         "Verifier": "+".join(request.get("verifiers", ())),
-        "Budget": request.get("budget"),
+        "Budget": f"{request['budget']} (pool)" if request.get("pool") else request.get("budget"),
         "Stop": request.get("stop"),
         "Version": f"genscale {version}",
     }

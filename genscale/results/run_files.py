@@ -224,6 +224,7 @@ def _record(
         },
         "ensemble": request.get("ensemble", "weighted"),
         "budget": None if budget == "none" else budget,
+        "pool": result.pooled,
         "stop": None if stop is None else str(Stop.parse(stop)),
         "stopped": result.stopped,
         "request": dict(request),
@@ -236,8 +237,9 @@ def _record(
 
 
 def _title(about: RunDescription, result: SearchOutcome) -> str:
-    spent = max((s.spent for s in result.searches), default=0)
-    parts = (short_model_name(about.request["model"]), about.request["sampler"], f"{spent} NFE a prompt")
+    spent = [s.spent for s in result.searches]
+    cost = f"{sum(spent)} NFE shared" if result.pooled else f"{max(spent, default=0)} NFE a prompt"
+    parts = (short_model_name(about.request["model"]), about.request["sampler"], cost)
     return " · ".join((f"genscale {__version__}", *parts, f"seed {about.request.get('seed')}"))
 
 

@@ -87,13 +87,13 @@ class SearchOutcome(SearchReport[Entry]):
         """How far the best can be from the model's distribution, for samplers of independent draws; else None.
 
         candidates: N, those finished. nats: log N - (N - 1) / N. bound: whether KL(best || model) is at most that;
-        not where scores may end the search (a stop rule, a target), since N then depends on them.
+        not where scores may end the search (a stop rule, a target, a shared budget), since N then depends on them.
         """
         search = self.searches[prompt]
         if not search.independent or not search.finished:
             return None
         nats = kl_of_best(search.finished)
-        return {"candidates": search.finished, "nats": nats, "bound": not search.rules}
+        return {"candidates": search.finished, "nats": nats, "bound": not search.rules and not self.pooled}
 
     def media(self, entries: Sequence[Entry]) -> Media:
         """Decode entries whose latents were kept: the pipeline's own and the best (`keep`)."""
@@ -111,7 +111,12 @@ class SearchOutcome(SearchReport[Entry]):
 
     @property
     def limit(self) -> str:
-        return str(self.budget)
+        return f"{self.budget} (pool)" if self.pooled else str(self.budget)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the prompts shared one budget: `budget` times their number."""
+        return any(s.allowance is not None for s in self.searches)
 
     @property
     def base_nfe(self) -> float:

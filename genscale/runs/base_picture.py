@@ -53,10 +53,13 @@ class SearchAndBase:
     def has_room(self, result: SearchResult) -> bool:
         """Whether the budget pays for one more image of each prompt."""
         nfe, calls = self.plan.nfe_per_candidate, _calls(self.run)
+        spent: list[tuple[float, float]] = [(s.spent, s.calls) for s in result.searches]
+        if result.pooled:  # what one prompt has not spent is there for another
+            spent = [(sum(s for s, _ in spent) / len(spent), sum(c for _, c in spent) / len(spent))]
         return all(
-            (self.whole.nfe is None or s.spent + nfe <= self.whole.nfe)
-            and (self.whole.verifier_calls is None or s.calls + calls <= self.whole.verifier_calls)
-            for s in result.searches
+            (self.whole.nfe is None or s + nfe <= self.whole.nfe)
+            and (self.whole.verifier_calls is None or c + calls <= self.whole.verifier_calls)
+            for s, c in spent
         )
 
     def base_of(self, result: SearchResult) -> SearchResult | None:

@@ -34,6 +34,7 @@ def plan(run: PreparedRun, display: Display) -> dict[str, Any]:
         "sampler": sampler_record(run),
         "verifiers": {"search": request.verifiers, "select": request.select, "held_out": request.held_out},
         "budget": None if run.budget is None else str(both.whole),
+        "pool": run.pool,
         "stop": None if run.stop is None else str(run.stop),
         "prompts": found.prompts,
         "steps": found.steps,

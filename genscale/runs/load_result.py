@@ -82,7 +82,8 @@ class LoadedResult(SearchReport[Final]):
 
     @property
     def limit(self) -> str:
-        return self.run.request.budget or "none"
+        request = self.run.request
+        return f"{request.budget} (pool)" if request.pool else request.budget or "none"
 
     @property
     def base_nfe(self) -> float | None:

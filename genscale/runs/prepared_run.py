@@ -41,6 +41,7 @@ class PreparedRun:
     stop: Stop | None
     images: dict[str, Any]
     load: Callable[[], Any]
+    pool: bool = False
 
     @staticmethod
     def of(request: Request) -> PreparedRun:
@@ -58,6 +59,7 @@ class PreparedRun:
             held_out=[] if request.held_out == NONE else verifier_specs.weighted_verifiers(request.held_out),
             budget=None if request.budget is None else Budget.parse(request.budget),
             stop=verifier_specs.with_guards(Stop.of(request.stop)),
+            pool=request.pool,
         )
 
     @staticmethod
@@ -93,7 +95,7 @@ class PreparedRun:
         """The same with a single candidate, the pipeline's own."""
         one = registry.make("sampler", "best_of_n", {"candidates": 1})
         request = replace(self.request, images=1)
-        return replace(self, request=request, sampler=one, budget=None, stop=None)
+        return replace(self, request=request, sampler=one, budget=None, stop=None, pool=False)
 
     def call(self) -> dict[str, Any]:
         """The keyword arguments of the pipeline's call, with a generator that is fresh each time."""
@@ -157,6 +159,7 @@ class PreparedRun:
             ensemble=request.ensemble,
             budget=self.budget,
             stop=stop,
+            pool=self.pool,
             batch_size=request.batch_size,
             decode_batch=request.decode_batch,
             out=out,

@@ -102,6 +102,12 @@ class Request:
         "p=0.9 (stop once a candidate is right with that probability), or several joined by commas.",
         SEARCH, "LIMITS",
     )  # fmt: skip
+    pool: bool = option(
+        "--pool",
+        "The budgets of all prompts are one: after one image each, what is left goes to the prompts that are expected "
+        "to gain most.",
+        SEARCH, default=False,
+    )  # fmt: skip
     stop: str | None = option(
         "--stop",
         "End a prompt's search early, by its scores: patience:8 (no new best in 8 candidates), gain:0.02 (one more "

@@ -10,12 +10,17 @@ _ROLES = ("best", "base", "verifiers", "request")  # objects that hold a `held_o
 def with_present_names(record: Any) -> Any:
     """A request, a record of a run or prompt, a line of an archive or the metadata of a file, in place.
 
-    `held_out` was called `report`.
+    `held_out` was called `report`, and the option `first` of dfs `pool`.
     """
     if not isinstance(record, dict):
         return record
     if "report" in record:
         record.setdefault("held_out", record.pop("report"))
+    if record.get("sampler") in ("dfs", "Dfs"):
+        for name in ("sampler_fields", "options"):
+            fields = record.get(name)
+            if isinstance(fields, dict) and "pool" in fields:
+                fields.setdefault("first", fields.pop("pool"))
     for name in _ROLES:
         with_present_names(record.get(name))
     prompts = record.get("prompts")
