@@ -107,8 +107,8 @@ class Search:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
             **process, open_ended=open_ended, scores_end=bool(rules), left=left,
-            time=lambda: search.time_left(), judges=judges, prompt=prompt, verifiers=roles.search.names, probability=roles.search.probability,
-            calibration=roles.search.calibration,
+            time=lambda: search.time_left(), judges=judges, prompt=prompt, verifiers=roles.search.names,
+            probability=roles.search.probability, calibration=roles.search.calibration,
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
