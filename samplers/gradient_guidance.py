@@ -31,9 +31,10 @@ class GradientGuidance:
         (Chung et al. 2023, arXiv 2209.14687), FreeDoM (Yu et al. 2023, 2303.09833) and Universal Guidance (Bansal et
         al. 2023, 2302.07121). "decoder", the default, holds the noise constant and leaves the denoiser out, as do
         SceneGenie (2304.14573) and MPGD (2311.16424), and costs no NFE.
-    scale: strength of the whole run; 0.3 by default (ours). Where rows are normalised it is how far a candidate is
-        moved in all, in standard deviations of unit-variance data, for each radian of the angle atan(sigma / alpha)
-        that the window spans (1.2 for the default on a linear flow), however many steps there are.
+    scale: strength of the whole run; 0.1 by default (ours): on the bundled flow model 0.3 gains more of the searched
+        score and loses on the held-out judge. Where rows are normalised it is how far a candidate is moved in all, in
+        standard deviations of unit-variance data, for each radian of the angle atan(sigma / alpha) that the window
+        spans (1.2 for the default on a linear flow), however many steps there are.
     normalise: how gradients are scaled. "row", the default, brings the gradient of every row to a root mean square of
         1, and moves the clean estimate by scale * spread times this gradient. Here spread = kappa / sqrt(1 + kappa^2)
         with kappa = sigma / alpha, which is the posterior std of unit-variance data. The noise estimate moves with it,
@@ -60,7 +61,7 @@ class GradientGuidance:
 
     candidates: int | None = None
     through: str = "decoder"
-    scale: float = 0.3
+    scale: float = 0.1
     normalise: str = "row"
     clip: float = math.inf
     recurrence: int = 1
