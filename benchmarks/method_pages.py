@@ -24,7 +24,10 @@ from genscale.plugins.docstrings import explained
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
 CALL = {"num_inference_steps": 8, "guidance_scale": 3.0}
 BUDGET = 320
-SETTINGS: dict[str, dict[str, Any]] = {"fkc": {"guide": "cfg(1.4)"}}  # what a sampler cannot do without
+SETTINGS: dict[str, dict[str, Any]] = {  # what a sampler cannot do without
+    "fkc": {"guide": "cfg(1.4)"},
+    "accept_reject": {"accept": 0.9, "reject": (0.8,), "checks": (0.5,)},
+}
 
 
 def main() -> None:

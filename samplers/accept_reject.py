@@ -101,7 +101,6 @@ class AcceptReject:
 
     def cost(self, process: Process) -> int | None:
         """Not known in advance, unless there is one path, which is finished whatever its previews say."""
-        self.thresholds(process)  # refuses what is not possible
         return process.nfe() if self.paths == 1 else None
 
     def accepts(self, process: Process) -> float:

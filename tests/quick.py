@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+# What samplers are given that refuse a verifier without a probability: every preview passes, nothing is accepted.
+NUMBERS: dict[str, dict[str, Any]] = {"accept_reject": {"accept": 1e9, "reject": (-1e9,), "checks": (0.5,)}}
+
 
 def quick(values: Iterable[Any], keep: Iterable[Any]) -> list[Any]:
     """All values as parameters; those not in `keep` are slow: CI runs them, the default run does not."""

@@ -96,8 +96,8 @@ def test_one_is_finished_though_all_are_rejected(back: float, wave: int, limit: 
 def test_verifier_calls_are_kept_for_one_finished_candidate(calls: int) -> None:
     spec = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.5, 0.8))
     made = run(spec, budget=Budget(verifier_calls=calls), steps=STEPS)
-    assert len(made.searches[0].finals) == 1
-    assert made.searches[0].calls <= calls
+    assert made.searches[0].finals
+    assert made.searches[0].calls == calls
 
 
 def test_without_a_budget_there_are_64_paths() -> None:

@@ -17,6 +17,7 @@ from genscale.engine.plan import plan
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
 from genscale.protocol.queries import BACKWARD
+from genscale.samplers.accept_reject import AcceptReject
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
 from tests.analytic import (
@@ -168,7 +169,9 @@ ROLES = {
 
 # What these spend follows the scores: they say so by a cost of None even without a budget.
 SCORES_DECIDE = {
-    n for n, s in SAMPLERS.items() if isinstance(s, Rollover | TreeSearch | Dfs) or getattr(s, "tries", 0)
+    n
+    for n, s in SAMPLERS.items()
+    if isinstance(s, Rollover | TreeSearch | Dfs | AcceptReject) or getattr(s, "tries", 0)
 }
 
 
@@ -273,7 +276,8 @@ def test_samplers_go_on_while_the_budget_lasts(name: str) -> None:
     sampler = SAMPLERS[name]
     for budget in (Budget(nfe=400), Budget(verifier_calls=80)):
         search = run(sampler, budget=budget).searches[0]
-        if sampler.cost(search.process) is None:  # nothing said how many: less than one sample may be left
+        # nothing said how many: less than one sample may be left, unless one was good enough
+        if sampler.cost(search.process) is None and search.accepted is None:
             assert search.nfe_left is None or search.nfe_left < search.process.nfe()
             assert search.calls_left is None or search.calls_left < search.roles.calls
 

@@ -15,6 +15,7 @@ from genscale.errors import UsageError
 from genscale.plugins import candidates, options, registry
 from genscale.plugins.catalog import plugin_records
 from tests.analytic import process_of, run
+from tests.quick import NUMBERS
 
 NAMES = list(registry.found("sampler"))
 # What ends a search soon where its default runs until a budget ends it, or for hundreds of evaluations.
@@ -22,6 +23,7 @@ SHORT: dict[str, dict[str, Any]] = {
     **{name: {"iterations": 2} for name in ("carinox", "dflow", "ditto", "ditto2", "dno", "reno")},
     "rollover": {"calls": 80},
     "nlg": {"repeats": 2},
+    **NUMBERS,
 }
 
 

@@ -14,6 +14,7 @@ import genscale
 from genscale.diffusion.mixtures import Tempered
 from genscale.engine.events import Denoised, Scored
 from genscale.plugins.registry import found, load
+from tests.quick import NUMBERS
 from tests.zoo import ZOO
 
 PIPE = ZOO["stable_diffusion"].build()
@@ -83,7 +84,7 @@ def test_every_sampler_gives_a_picture(name: str, after: int) -> None:
     batches = []
     scaled = genscale.scale(
         PIPE, name, light, batch_size=3, budget="4000nfe", mix=Tempered(1.0) if "mix" in needs else None,
-        on_event=batches.append, halt=lambda: len(batches) >= after,
+        on_event=batches.append, halt=lambda: len(batches) >= after, **NUMBERS.get(name, {}),
     )  # fmt: skip
     output = scaled(**call())
     assert len(output.images) == 1

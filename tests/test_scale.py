@@ -20,7 +20,7 @@ from genscale.engine.archive import read_archive
 from genscale.engine.events import BatchHalved
 from genscale.plugins.registry import found, load
 from genscale.samplers.best_of_n import BestOfN
-from tests.quick import quick
+from tests.quick import NUMBERS, quick
 from tests.zoo import ZOO, with_scheduler
 
 
@@ -63,6 +63,7 @@ def test_every_sampler_runs_on_every_pipeline(name: str) -> None:
         more = {
             "batch_size": 3,
             "mix": Tempered(1.0) if "mix" in cls.needs else None,  # at the pipeline's own price
+            **NUMBERS.get(sampler, {}),
         }
         verifier = light if gradients else brightness
         try:

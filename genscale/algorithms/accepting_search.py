@@ -34,11 +34,12 @@ class Attempts:
 @dataclass(frozen=True)
 class Group:
     """Paths at one step. kernel: what steps them (None: the pipeline's own scheduler). left: how often they may still
-    be sent back."""
+    be sent back. checked: whether previews are scored."""
 
     particles: Particles
     kernel: Kernel | None
     left: int
+    checked: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,6 @@ class AcceptingSearch(Numbered):
         self.rejected: list[Rejected] = []  # the best, and the last
 
     def go(self) -> Generator[Query, Any, None]:
-        if self._affordable(0, None, 1) == 0:  # not with its checks
-            yield from self._finish(self._fresh(1), None)
-            return
         while not self.accepted:
             group = None if self._must_finish else self._next()
             if group is not None:
@@ -107,8 +105,14 @@ class AcceptingSearch(Numbered):
             n = self._affordable(group.particles.step, group.kernel, most)
             if n > 0:
                 return self._begin(Group(group.particles[:n], group.kernel, group.left))
-        n = self._affordable(0, None, min(self.attempts.wave, left))
-        return self._begin(Group(self._fresh(n), None, self.attempts.backtracks)) if n > 0 else None
+        most = min(self.attempts.wave, left)
+        if (n := self._affordable(0, None, most)) > 0:
+            return self._begin(Group(self._fresh(n), None, self.attempts.backtracks))
+        if self.done == 0 and self.rejected:
+            return None
+        # What is left of the verifier calls may pay for finished candidates, though not for their checks.
+        n = self._affordable(0, None, most, checked=False)
+        return self._begin(Group(self._fresh(n), None, 0, checked=False)) if n > 0 else None
 
     def _fresh(self, n: int) -> Particles:
         return self.process.start([draw(self.key, self.number()) for _ in range(n)])
@@ -118,10 +122,10 @@ class AcceptingSearch(Numbered):
         self.in_vain += len(group.particles)
         return group
 
-    def _affordable(self, step: int, kernel: Kernel | None, most: int) -> int:
+    def _affordable(self, step: int, kernel: Kernel | None, most: int, checked: bool = True) -> int:
         """How many paths from a step the budget pays for, to the end and with all their checks."""
         process = self.process
-        checks = sum(s > step for s, _ in self.thresholds.rejects)
+        checks = sum(s > step for s, _ in self.thresholds.rejects) if checked else 0
         each = process.nfe(step, None, kernel)
         return largest(most, lambda n: within(process, n * each, process.calls(n * checks, n)))
 
@@ -130,7 +134,7 @@ class AcceptingSearch(Numbered):
     def _follow(self, group: Group) -> Generator[Query, Any, None]:
         """Step a group from check to check, without what is rejected there, and judge what reaches the end."""
         particles = group.particles
-        for step, least in self.thresholds.rejects:
+        for step, least in self.thresholds.rejects if group.checked else ():
             if step <= particles.step:
                 continue
             particles = yield Solve(particles, step, group.kernel)

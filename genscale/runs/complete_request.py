@@ -74,9 +74,9 @@ def sampler_of(request: Request) -> str:
         and goes_with.frames is not None
         and not all(getattr(verifier, "judges_videos", False) for verifier, _ in members)
     )
-    if by_frames or request.boxes is not None:  # means over frames or regions are no probabilities
-        return sampler_for(AUTO, False)
-    return sampler_for(AUTO, verifier_set(members, request.ensemble).probability)
+    # Means over frames or regions are no probabilities, and ranks are none.
+    plain = not by_frames and request.boxes is None and request.ensemble == "weighted"
+    return sampler_for(AUTO, plain and verifier_set(members, request.ensemble).probability)
 
 
 def check(request: Request) -> None:
