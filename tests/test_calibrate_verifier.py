@@ -85,16 +85,19 @@ def test_runs_and_labels_of_the_user_give_the_same(made: Path, genscale: Any, tm
 def test_a_judge_that_the_run_did_not_have_scores_what_it_kept(
     made: Path, genscale: Any, tmp_path: Path
 ) -> None:
-    """The exact judge is asked about the decoded candidates: the same labels as those of the search."""
-    shutil.copytree(made / "candidates", tmp_path / "run")
-    archive = tmp_path / "run" / "archive.jsonl"
-    records = [json.loads(line) for line in archive.read_text().splitlines()]
-    for record in records:
-        record.update({"select": {}} if record.get("select") else {})
-    archive.write_text("".join(json.dumps(record) + "\n" for record in records))
-    request = json.loads((tmp_path / "run" / "request.json").read_text())
-    del request["select"]
-    (tmp_path / "run" / "request.json").write_text(json.dumps(request))
+    """The exact judge is asked about the decoded candidates: the same labels as of the same candidates in a search."""
+    words = (
+        "generate",
+        *PROMPTS,
+        *SMALL,
+        "--previews",
+        "0.5",
+        "--held-out",
+        "none",
+        "--out",
+        tmp_path / "run",
+    )
+    assert genscale(*words)[0] == 0
     words = (
         "calibrate-verifier",
         "--runs",
@@ -106,7 +109,9 @@ def test_a_judge_that_the_run_did_not_have_scores_what_it_kept(
     )
     code, _, err = genscale(*words, "--json")
     assert code == 0, err
-    assert read(tmp_path / "again")[0].table.right.tolist() == read(made)[0].table.right.tolist()
+    again, whole = read(tmp_path / "again")[0].table, read(made)[0].table
+    assert again.right.tolist() == whole.right.tolist()
+    assert again.progress == (0.5,)
 
 
 @embedded
