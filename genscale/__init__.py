@@ -9,7 +9,7 @@ The public names, all importable from here; everything else in the package is pr
 Scaling     scale, Scaled, load_pipeline, Budget
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
 Results     SearchResult, load_result, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
-Stopping    Patience, MarginalGain, AdaptiveN, Target, Stop, StopRule
+Stopping    Patience, MarginalGain, AdaptiveN, Guard, Target, Stop, StopRule
 Errors      UsageError, VerifierError, AllCandidatesFailed, BudgetExhausted
 Events      Event, Denoised, Differentiated, Scored, Dropped, Failure, BatchHalved
 Interfaces  Sampler, SamplerHooks, Verifier, Process

@@ -31,6 +31,7 @@ from .engine.events import Dropped as Dropped
 from .engine.events import Event as Event
 from .engine.events import Scored as Scored
 from .engine.failures import Failure as Failure
+from .engine.guard import Guard as Guard
 from .engine.ledger import Ledger as Ledger
 from .engine.plan import Plan as Plan
 from .engine.stopping import AdaptiveN as AdaptiveN

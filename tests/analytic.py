@@ -79,6 +79,7 @@ DIM = 3
 SAMPLERS: dict[str, Any] = {
     "best_of_n": BestOfN(8),
     "best_of_n until the budget ends": BestOfN(),
+    "best_of_n with previews": BestOfN(8, previews=(0.3, 0.6)),
     "best_of_n pruned": BestOfN(9, prune=(0.3, 0.6)),
     "best_of_n pruned, until the budget ends": BestOfN(prune=(0.5,), survivors=0.4),
     "successive_halving": SuccessiveHalving(9),

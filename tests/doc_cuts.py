@@ -32,6 +32,7 @@ ADDED = {
     "video": ("--steps", "4"),
     "compare": ("--steps", "4", "--budget", "64nfe"),
     "calibrate-steps": ("--steps", "4", "--candidates", "4"),
+    "calibrate-verifier": ("--steps", "4", "--candidates", "4"),
     "demo": ("--port", "0", "--no-open"),
 }
 

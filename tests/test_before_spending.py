@@ -124,6 +124,10 @@ LINES = {
         *("--verifiers", "compressibility", "--verifiers", "{bad}", "--budget", "8nfe"),
     ),
     "calibrate-steps": ("calibrate-steps", "a cat", *WORDS[:6], "--candidates", "4", "--verifier", "{bad}"),
+    "calibrate-verifier": (
+        *("calibrate-verifier", "a cat", "a dog", "a cow", "a pig", *WORDS[:6], "--verifier", "{bad}"),
+        *("--judge", "compressibility", "--right-at", "-1"),
+    ),
     "score": ("score", "{image}", "--prompt", "a cat", "--verifier", "compressibility", "--verifier", "{bad}"),
 }  # fmt: skip
 

@@ -50,7 +50,7 @@ class Labelling:
     file: Path | None = None
     trust: bool = False
 
-    def check(self, verifiers: Sequence[str], makes: bool) -> None:
+    def check(self, makes: bool) -> None:
         """UsageError. makes: whether candidates are to be made."""
         if (self.judge is None) == (self.file is None):
             raise UsageError("labels come from a judge or from a file: give one of --judge and --labels.")
@@ -61,9 +61,12 @@ class Labelling:
             )
         if self.file is not None and self.right_at is not None:
             raise UsageError("--right-at is for the scores of a judge: leave it out with --labels.")
+
+    def check_judge(self, verifiers: Sequence[str]) -> None:
+        """UsageError: the judge is unknown, or one of these."""
         if self.judge is not None:
             name = verifier_specs.unweighted(self.judge)
-            verifier_specs.weighted_verifiers([self.judge])  # it is known
+            verifier_specs.weighted_verifiers([self.judge])
             if name in verifiers:
                 raise UsageError(f"'{name}' cannot judge itself: give a --judge that is not calibrated.")
 
@@ -89,12 +92,13 @@ def calibrate_verifier(
     runs: folders of candidates; none: they are made of the request's prompts, `candidates` a prompt, with previews at
     these fractions of the run. RunInterrupted: by Ctrl-C, while they are made.
     """
+    if runs and request.prompts:
+        raise UsageError("the prompts are those of the runs: give prompts or --runs, not both.")
+    labelling.check(makes=not runs)
     request = replace(request, verifiers=_verifiers(request, runs))
     members = _members(request.verifiers)
     names = [verifier_specs.unweighted(spec) for spec in request.verifiers]
-    labelling.check(names, makes=not runs)
-    if runs and request.prompts:
-        raise UsageError("the prompts are those of the runs: give prompts or --runs, not both.")
+    labelling.check_judge(names)
     if not runs and len(set(request.prompts)) < FEWEST_PROMPTS:
         raise UsageError(
             f"a calibration needs at least {FEWEST_PROMPTS} prompts, some to be held out, not "
@@ -137,6 +141,8 @@ def _members(specs: Sequence[str]) -> list[Member]:
         name, options = verifier_specs.plugin_of(spec)
         if name == verifier_specs.CALIBRATED:
             raise UsageError(f"'{spec}' is calibrated already: name its verifiers.")
+        if specs.count(spec) > 1:
+            raise UsageError(f"verifier '{spec}' is named twice: name it once.")
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
         found.append(Member(name, plain, (), 0.0))
     return found
