@@ -29,6 +29,7 @@ from genscale.toy.shapes import (
     Noun,
     Requirement,
     Shape,
+    is_absent,
     parse,
     related,
     signed_distance,
@@ -131,28 +132,41 @@ def _overlap(cover: Pixels, template: Template) -> float:
 
 
 def satisfies(shapes: Sequence[Shape], requirement: Requirement) -> bool:
-    """Whether these are exactly the required objects, in the required relation, and nothing else."""
+    """Whether these are exactly the required objects, in the required relation, and nothing else.
+
+    Where a caption only says what is absent: whether there is some object, all are known, and none is of that kind.
+    """
+    if not requirement.nouns:
+        return bool(shapes) and all(_allowed(shape, requirement) for shape in shapes)
     if Counter(shape.noun for shape in shapes) != Counter(requirement.nouns):
         return False
     return requirement.relation is None or _holds(shapes, requirement)
 
 
+def _allowed(shape: Shape, requirement: Requirement) -> bool:
+    known = shape.kind in KINDS and shape.colour in COLOURS
+    return known and not is_absent(shape.noun, requirement)
+
+
 def _holds(shapes: Sequence[Shape], requirement: Requirement) -> bool:
-    """Whether some two of `shapes`, named by the requirement's two nouns, are in its relation."""
-    first, second = requirement.nouns
-    return any(
-        a.noun == first and b.noun == second and a is not b and related(a, b, requirement.relation or "")
-        for a in shapes
-        for b in shapes
-    )
+    """Whether all of `shapes` named by the first noun are in the requirement's relation to all of the second.
+
+    Of two objects of one noun: whether either is to the other.
+    """
+    first, second = requirement.nouns[0], requirement.nouns[-1]
+    pairs = [(a, b) for a in shapes for b in shapes if a.noun == first and b.noun == second and a is not b]
+    holds = [related(a, b, requirement.relation or "") for a, b in pairs]
+    return bool(pairs) and (any(holds) if first == second else all(holds))
 
 
 def fraction(shapes: Sequence[Shape], requirement: Requirement) -> float:
     """The part of the requirement that is met, in [0, 1]; 1 exactly where `satisfies`.
 
     Every object that is found or required counts as one part, half met by its colour or kind alone; a relation is one
-    more part.
+    more part. Where a caption only says what is absent, the parts are the objects found, met by those it allows.
     """
+    if not requirement.nouns:
+        return sum(_allowed(shape, requirement) for shape in shapes) / max(len(shapes), 1)
     wanted, found = list(requirement.nouns), [shape.noun for shape in shapes]
     met = 0.0
     for likeness in (1.0, 0.5):

@@ -52,6 +52,11 @@ class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
     name: ClassVar[str] = "vqa_score"
     reads_prompts: ClassVar[bool] = True
 
+    @property
+    def answers_probability(self) -> bool:
+        """Whether the score is P(answer)."""
+        return self.scale == "probability"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if "{prompt}" not in self.question:

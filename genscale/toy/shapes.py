@@ -5,51 +5,67 @@ more compute can be measured on a laptop. Images are `SIZE`
 x `SIZE` pixels; lengths are in pixels, x grows to the right, y grows downwards, and (0, 0) is the
 outer corner of the upper left pixel.
 
-Captions come in five categories, in the manner of GenEval:
-
-    single     a red star
-    two        a red star and a blue ring          two kinds, two colours
-    colours    a red star and a blue star          one kind, told apart by colour alone
-    counting   three green circles                 two to four
-    position   a red star left of a blue ring      left of, right of, above, below
-
-A sixth of the combinations of colour, kind and number or axis never occurs in training: see
-`held_out`.
+Captions are those of `genscale.toy.captions`, whose names can be had from here, too.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from genscale.errors import quoted
+from genscale.toy.captions import (
+    CATEGORIES,
+    COLOURS,
+    HARD,
+    KINDS,
+    NUMBERS,
+    RELATIONS,
+    Noun,
+    Prompt,
+    Requirement,
+    held_out,
+    is_absent,
+    parse,
+)
+
+__all__ = [
+    "CATEGORIES",
+    "COLOURS",
+    "GAP",
+    "GROUND",
+    "HARD",
+    "KINDS",
+    "MARGIN",
+    "NUMBERS",
+    "PROMPTS",
+    "RADIUS",
+    "RELATIONS",
+    "SIZE",
+    "Noun",
+    "Prompt",
+    "Requirement",
+    "Scene",
+    "Shape",
+    "fresh_prompts",
+    "held_out",
+    "is_absent",
+    "parse",
+    "related",
+    "render",
+    "sample_requirement",
+    "sample_scene",
+    "signed_distance",
+]
 
 SIZE = 64
 GROUND = (245, 245, 245)
-KINDS = ("circle", "square", "triangle", "star", "ring")
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (220, 40, 40),
-    "green": (40, 165, 70),
-    "blue": (45, 85, 220),
-    "yellow": (245, 200, 30),
-    "purple": (150, 60, 180),
-    "black": (35, 35, 40),
-}
-RELATIONS = ("left of", "right of", "above", "below")
-NUMBERS = {"two": 2, "three": 3, "four": 4}
-CATEGORIES = ("single", "two", "colours", "counting", "position")
-
 RADIUS = (8.5, 13.0)  # of a lone shape or a pair; three and four shapes use the small end
 GAP = 5.0  # least distance between two shapes' circles
 MARGIN = 4.0  # a relation holds when the centres are at least this far apart along its axis
-
-Noun = tuple[str, str]
-"""What a caption says about one object: (colour, kind)."""
 
 
 @dataclass(frozen=True)
@@ -72,90 +88,7 @@ class Scene:
     shapes: tuple[Shape, ...]
 
 
-@dataclass(frozen=True)
-class Requirement:
-    """What an image must show: exactly these objects, the first in this relation to the second."""
-
-    category: str
-    nouns: tuple[Noun, ...]
-    relation: str | None = None
-
-    @property
-    def count(self) -> int:
-        return len(self.nouns)
-
-    @property
-    def text(self) -> str:
-        """The caption, such that `parse(requirement.text) == requirement`."""
-        (colour, kind), *rest = self.nouns
-        if self.category == "counting":
-            number = next(word for word, n in NUMBERS.items() if n == self.count)
-            return f"{number} {colour} {kind}s"
-        if not rest:
-            return f"a {colour} {kind}"
-        return f"a {colour} {kind} {self.relation or 'and'} a {rest[0][0]} {rest[0][1]}"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A caption of the toy world, and what an image must show to satisfy it."""
-
-    text: str
-    requirement: Requirement
-
-    @property
-    def category(self) -> str:
-        return self.requirement.category
-
-
 # ---------------------------------------------------------------------------------------- captions
-
-_NOUN = rf"an?\s+({'|'.join(COLOURS)})\s+({'|'.join(KINDS)})"
-_ONE = re.compile(_NOUN)
-_PAIR = re.compile(
-    rf"{_NOUN}\s+(and|{'|'.join(r.replace(' ', chr(92) + 's+') for r in RELATIONS)})\s+{_NOUN}"
-)
-_MANY = re.compile(rf"({'|'.join(NUMBERS)})\s+({'|'.join(COLOURS)})\s+({'|'.join(KINDS)})s")
-
-
-def parse(text: str) -> Requirement:
-    """The Requirement of the caption `text`. ValueError: it is not a caption of this world."""
-    plain = " ".join(text.lower().replace(".", " ").replace(",", " ").split())
-    if match := _ONE.fullmatch(plain):
-        return Requirement("single", ((match[1], match[2]),))
-    if match := _MANY.fullmatch(plain):
-        return Requirement("counting", ((match[2], match[3]),) * NUMBERS[match[1]])
-    if match := _PAIR.fullmatch(plain):
-        nouns = ((match[1], match[2]), (match[4], match[5]))
-        if match[3] != "and":
-            return Requirement("position", nouns, match[3])
-        if nouns[0] != nouns[1]:
-            return Requirement("colours" if match[2] == match[5] else "two", nouns)
-    raise ValueError(
-        f"{quoted(text)} is no caption of the shapes world, which knows 'a red star', 'a red star and a blue ring',"
-        f" 'three green circles' and 'a red star left of a blue ring', of the kinds {', '.join(KINDS)},"
-        f" the colours {', '.join(COLOURS)}, the numbers {', '.join(NUMBERS)}"
-        f" and the relations {', '.join(RELATIONS)}."
-    )
-
-
-def held_out(requirement: Requirement) -> bool:
-    """Whether training leaves this combination out, as it does a sixth of those with several objects.
-
-    With colours and kinds numbered as listed, a pair is left out where the sum of its colours,
-    twice the sum of its kinds and the axis (0 for "and", 1 for left and right, 2 for above and
-    below) is a multiple of six; a count where colour, twice the kind and the number add up so.
-    Mirrored captions ("a left of b", "b right of a") fall together; every noun and every relation
-    is seen.
-    """
-    if requirement.count == 1:
-        return False
-    nouns = requirement.nouns[:1] if requirement.category == "counting" else requirement.nouns
-    total = sum(list(COLOURS).index(colour) + 2 * KINDS.index(kind) for colour, kind in nouns)
-    if requirement.category == "counting":
-        return (total + requirement.count) % 6 == 0
-    axis = 0 if requirement.relation is None else 1 + RELATIONS.index(requirement.relation) // 2
-    return (total + axis) % 6 == 0
 
 
 def sample_requirement(rng: np.random.Generator, category: str) -> Requirement:
@@ -208,11 +141,12 @@ def sample_scene(wanted: Requirement | Prompt, rng: np.random.Generator) -> Scen
     Related objects lie further apart along the relation's axis than along the other.
     """
     requirement = wanted.requirement if isinstance(wanted, Prompt) else wanted
-    n = requirement.count
+    nouns = requirement.nouns or _others(requirement, rng)
+    n, first = len(nouns), requirement.groups[0][1] if requirement.nouns else 0
     top = (RADIUS[1], RADIUS[1], 11.0, 10.0)[n - 1]
     while True:
         shapes: list[Shape] = []
-        for colour, kind in requirement.nouns:
+        for colour, kind in nouns:
             for _ in range(40):
                 u, v, w = rng.random(3)
                 radius = RADIUS[0] + (top - RADIUS[0]) * u
@@ -223,10 +157,20 @@ def sample_scene(wanted: Requirement | Prompt, rng: np.random.Generator) -> Scen
                 ):
                     shapes.append(shape)
                     break
-        if len(shapes) == n and (
-            requirement.relation is None or _clearly(shapes[0], shapes[1], requirement.relation)
-        ):
+        if len(shapes) == n and _as_related(shapes[:first], shapes[first:], requirement.relation):
             return Scene(tuple(shapes))
+
+
+def _others(requirement: Requirement, rng: np.random.Generator) -> tuple[Noun, ...]:
+    """One or two nouns that a caption which only says what is absent allows."""
+    allowed = [(c, k) for c in COLOURS for k in KINDS if not is_absent((c, k), requirement)]
+    return tuple(allowed[rng.integers(len(allowed))] for _ in range(int(rng.integers(1, 3))))
+
+
+def _as_related(first: Sequence[Shape], others: Sequence[Shape], relation: str | None) -> bool:
+    """Whether each of `first` is in the relation to each of the others; clearly so where it is one to one."""
+    holds = _clearly if len(first) == len(others) == 1 else related
+    return relation is None or all(holds(a, b, relation) for a in first for b in others)
 
 
 def _clearly(a: Shape, b: Shape, relation: str) -> bool:
