@@ -21,7 +21,7 @@ class Full(BytesIO):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
-        self.stand_in = open(os.devnull, "w")
+        self.stand_in = open(os.devnull, "w")  # noqa: SIM115
 
     def fileno(self) -> int:
         return self.stand_in.fileno()

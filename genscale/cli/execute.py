@@ -47,7 +47,8 @@ def printed() -> OSError | None:
 
 
 def _give_up() -> None:
-    sys.stdout = open(os.devnull, "w")  # Python writes what is left once more when it ends
+    # Python writes what is left once more when it ends.
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def of_stdout(error: Exception) -> TypeGuard[OSError]:
