@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
+from genscale.pipelines.step_signature import step_signature
 from genscale.pipelines.timesteps import TimestepDriver, Timesteps
 
 
@@ -80,17 +80,11 @@ def plain_scheduler(proxy: Any) -> Any:
 
 @functools.cache
 def _subclass(cls: type) -> type:
-    signature = inspect.signature(cls.step)  # type: ignore[attr-defined]
-    names = tuple(signature.parameters)[1:]
+    signature = step_signature(cls)
 
     @functools.wraps(cls.step)  # type: ignore[attr-defined]
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = dict(zip(names, args, strict=False)) | kwargs
-        if len(call) != len(args) + len(kwargs) or not call.keys() <= set(names):
-            call = dict(
-                signature.bind(self, *args, **kwargs).arguments
-            )  # raises TypeError if the arguments are wrong
-            call.pop("self", None)
+        call = signature.by_name(self, args, kwargs)  # TypeError if the arguments are wrong
         return self.__dict__["_driver"].step(call)
 
     def timesteps(self: Any) -> Any:

@@ -8,7 +8,6 @@ to particles, which can be pruned, branched and stored, with every scheduler cla
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from genscale.errors import UsageError
 from genscale.pipelines.noise_interception import Intercept, NormalDraw
 from genscale.pipelines.scheduler_state import attributes, memory_of
+from genscale.pipelines.step_signature import step_signature
 from genscale.protocol.particles import Memory, Particles
 
 # CogVideoX's DPM scheduler keeps its history in the pipeline: an argument that is fed from an output.
@@ -40,13 +40,13 @@ class SchedulerSolver:
         self.call: dict[str, Any] = {}
         self.stepped: list[Tensor] = []
         self.orders: dict[int, tuple[int, ...]] = {}
-        self.names = tuple(inspect.signature(type(scheduler).step).parameters)
+        self.signature = step_signature(type(scheduler))
 
     def step(
         self, particles: Particles, output: Tensor, draw: Callable[[int], Tensor]
     ) -> tuple[Tensor, Memory | None]:
         scheduler, memory = self._restore(particles), particles.memory
-        call = self.call | ({"generator": None} if "generator" in self.names else {})
+        call = self.call | ({"generator": None} if "generator" in self.signature.names else {})
         with _KeyedNoise(draw):
             x, carried = self.call_step(
                 scheduler, call, output, particles.x, {} if memory is None else memory.rows
@@ -63,11 +63,11 @@ class SchedulerSolver:
 
         history: the second result of the step before; may hold more.
         """
-        carried = {name: history.get(f"carried.{name}") for name in CARRIED if name in self.names}
+        carried = {name: history.get(f"carried.{name}") for name in CARRIED if name in self.signature.names}
         call = call | {"model_output": output, "sample": x} | carried
-        if "return_dict" in self.names:
+        if "return_dict" in self.signature.names:
             call["return_dict"] = False
-        result = scheduler.step(**call)
+        result = self.signature.call(scheduler, call)
         return result[0], {f"carried.{name}": result[CARRIED[name]] for name in carried}
 
     def shown(self, step: int, memory: Memory | None, device: torch.device) -> dict[str, Any]:

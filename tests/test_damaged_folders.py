@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -101,6 +102,34 @@ def test_latents_that_were_exchanged_are_noticed(run: Path, genscale: Any) -> No
     for path in (first, second):
         path.unlink()
     assert genscale("resume", run)[0] == 0  # as it says: they are computed again
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("file", FILES)
+def test_a_pipe_or_a_folder_in_place_of_a_file_is_not_waited_for(run: Path, genscale: Any, file: str) -> None:
+    path = run / file if file != "latents" else sorted((run / file).iterdir())[-1]
+    commands = {
+        "request.json": [("resume", run), ("show", run)],
+        "run.json": [("show", run), ("tree", run)],
+        "archive.jsonl": [("resume", run), ("show", run)],
+        "latents": [("rescore", run, "--verifier", "shapes")],
+    }[file]
+    for make in (os.mkfifo, os.mkdir):
+        path.rmdir() if path.is_dir() else path.unlink()
+        make(path)
+        before = sorted(run.rglob("*"))
+        for command in commands:
+            code, out, err = genscale(*command)
+            if file in (
+                "run.json",
+                "latents",
+            ):  # does without it: the run is not finished, the candidate not scored
+                assert code in (0, 2), (command, err)
+                assert "Traceback" not in err
+                continue
+            assert (code, out, err.count("\n"), "Traceback" in err) == (2, "", 1, False), (command, err)
+            assert "make room" not in err
+            assert sorted(run.rglob("*")) == before
 
 
 # ---------------------------------------------------------------- types

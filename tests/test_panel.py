@@ -127,6 +127,12 @@ def test_what_is_no_number_names_its_candidate(value: float, place: int) -> None
         ({"a": 1, "b": 2, "c": 3}, "3 values"),
         ([10**400, 1, 2], "3 values"),
         ((float(i) for i in range(3)), "a generator"),
+        ({0.1, 0.2, 0.3}, "3 values"),
+        (torch.ones(3, dtype=torch.complex64), "complex numbers of shape [3]"),
+        (np.ones(3, complex), "complex numbers of shape [3]"),
+        ([1.0, 2j, 3.0], "3 values"),
+        ([1.0, torch.tensor(2j), 3.0], "3 values"),
+        (list(np.ones(3, complex)), "3 values"),
     ],
 )
 def test_a_wrong_count_or_kind_names_the_candidates_and_what_was_found(raw: Any, found: str) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from genscale.cli import calibrate, calibrate_verifier, compare, demo, files, folders, generate, lists, video
 from genscale.cli.commands import Command, explained
-from genscale.cli.execute import FAILED, INTERRUPTED, REFUSED, fail, unforeseen
+from genscale.cli.execute import FAILED, INTERRUPTED, REFUSED, fail, of_stdout, printed, unforeseen, unprinted
 from genscale.errors import UsageError
 
 NEED_WORDS = (
@@ -105,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words.append("--help")
     try:
         code = app(words, standalone_mode=False, prog_name="genscale")
-        return code if isinstance(code, int) else 0
+        lost = printed()
+        return unprinted(lost) if lost else code if isinstance(code, int) else 0
     except UsageError as error:
         return fail(str(error), REFUSED, "--json" in words)
     except (KeyboardInterrupt, typer.Abort):
@@ -113,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's own errors, whichever parser typer is built on
             return fail(explained(error), REFUSED, "--json" in words)
+        if of_stdout(error):
+            return unprinted(error)
         if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a full disk
             return fail(f"'{error.filename}' cannot be used: {error.strerror}.", REFUSED, "--json" in words)
         return fail(unforeseen(error), FAILED, "--json" in words)

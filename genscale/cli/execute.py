@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from rich.console import Console
 
@@ -17,15 +20,48 @@ if TYPE_CHECKING:
 
 FAILED, REFUSED, DIFFERS, INTERRUPTED = 1, 2, 3, 130
 """Exit codes; they are listed in `genscale --help`."""
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
+"""Numbers of errors of a write; one that names no file is of stdout: files are written by `storage.durable_files`."""
 
 
 def fail(message: str, code: int, as_json: bool) -> int:
-    """Print in one sentence what is wrong; return the exit code."""
+    """Print in one sentence what is wrong; return the exit code, also where nothing can be printed."""
     message = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
-    print(f"genscale: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"genscale: {message}", file=sys.stderr)
     if as_json:
-        print_json({"error": message})
+        with suppress(OSError):
+            print_json({"error": message})
+    printed()
     return code
+
+
+def printed() -> OSError | None:
+    """Write what stdout holds back. The error if it takes nothing, as on a full disk; then nothing more goes there."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up()
+        return error
+    return None
+
+
+def _give_up() -> None:
+    # Python writes what is left once more when it ends.
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def of_stdout(error: Exception) -> TypeGuard[OSError]:
+    """Whether what a command prints could not be written."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITABLE
+
+
+def unprinted(error: OSError) -> int:
+    """The exit code of a command whose output cannot be written. A reader that has closed its end wants no sentence."""
+    _give_up()
+    if error.errno == errno.EPIPE:
+        return FAILED
+    return fail(f"what it prints cannot be written to stdout: {error.strerror}.", REFUSED, False)
 
 
 def unforeseen(error: Exception) -> str:

@@ -334,7 +334,4 @@ class Archive:
 
 def read_archive(folder: Path) -> list[dict[str, Any]]:
     """The records of a finished or killed run, the heading first. UsageError: they cannot be read."""
-    try:
-        return [record for record in read_records(folder / FILE) if record["kind"] != STATE]
-    except OSError as error:
-        raise UsageError(f"'{folder / FILE}' cannot be read: {error.strerror or error}.") from None
+    return [record for record in read_records(folder / FILE) if record["kind"] != STATE]

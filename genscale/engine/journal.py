@@ -17,7 +17,7 @@ from zlib import crc32
 from genscale.engine.headings import STATE
 from genscale.errors import UsageError
 from genscale.storage import typed_json
-from genscale.storage.durable_files import AppendedFile
+from genscale.storage.durable_files import AppendedFile, stored
 from genscale.storage.former_names import with_present_names
 from genscale.storage.typed_json import Count, is_file_name
 
@@ -151,9 +151,12 @@ def line_of(record: Mapping[str, Any]) -> bytes:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a file, the heading first, without an incomplete last line; empty where there is no file.
 
-    UsageError: a line is damaged. OSError: it cannot be read.
+    UsageError: a line is damaged, or it cannot be read.
     """
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = stored(path) if path.exists() else b""
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be read: {error.strerror or error}.") from None
     found = []
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
         try:
@@ -183,7 +186,7 @@ def _record(line: bytes, first: bool) -> dict[str, Any]:
 
 
 def _cut_torn_line(path: Path) -> None:
-    data = path.read_bytes() if path.exists() else b""
+    data = stored(path) if path.exists() else b""
     end = data.rfind(b"\n") + 1
     if end < len(data):
         os.truncate(path, end)

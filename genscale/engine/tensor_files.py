@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from genscale.errors import UsageError
-from genscale.storage.durable_files import save_bytes
+from genscale.storage.durable_files import save_bytes, stored
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -33,7 +33,7 @@ def load_tensors(path: Path, digest: str | None, names: Collection[str] = ()) ->
     from safetensors.torch import load
 
     try:
-        data = path.read_bytes()
+        data = stored(path)
         if digest is None or _digest(data) == digest:
             found = dict(load(data))
             if set(names) <= set(found):

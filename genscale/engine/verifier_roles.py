@@ -288,6 +288,8 @@ class Roles:
 
 def _as_vector(raw: Any, n: int) -> Tensor | None:
     try:
+        if _is_complex(raw) or (isinstance(raw, Sequence) and any(_is_complex(r) for r in raw)):
+            return None  # torch would take the real parts
         if not isinstance(raw, Tensor) and isinstance(raw, Sequence):
             each = [r.cpu() if isinstance(r, Tensor) else r for r in raw]  # not every device has float64
             raw = torch.stack([torch.as_tensor(r, dtype=torch.float64).reshape(()) for r in each])
@@ -301,7 +303,15 @@ def _as_vector(raw: Any, n: int) -> Tensor | None:
     return None
 
 
+def _is_complex(raw: Any) -> bool:
+    if isinstance(raw, Tensor):
+        return raw.is_complex()
+    return isinstance(raw, complex) or (isinstance(raw, np.ndarray | np.generic) and np.iscomplexobj(raw))
+
+
 def _shape(raw: Any) -> str:
+    if hasattr(raw, "shape") and _is_complex(raw):
+        return f"complex numbers of shape {list(raw.shape)}"
     if hasattr(raw, "shape"):
         return f"an array of shape {list(raw.shape)}"
     return f"{len(raw)} values" if hasattr(raw, "__len__") else f"a {type(raw).__name__}"

@@ -37,6 +37,16 @@ def save_bytes(path: Path, data: bytes, sync_name: bool = True) -> None:
     save_file(path, save, sync_name)
 
 
+def stored(path: Path) -> bytes:
+    """What a file of a folder holds that anybody may have made. OSError: it cannot be read, or is no regular file.
+
+    A named pipe under the name of a file would be waited for without end.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(None, "it is a pipe or a device")
+    return path.read_bytes()
+
+
 def fsync(descriptor: int) -> None:
     """Wait until what was written is on the disk."""
     os.fsync(descriptor)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from genscale.errors import UsageError
 from genscale.safe_json import JsonError, parse_json
+from genscale.storage.durable_files import stored
 
 
 def not_negative(value: float) -> bool:
@@ -45,7 +46,7 @@ def read(path: Path, hint: Any = dict[str, Any], repair: Callable[[Any], Any] = 
     UsageError: there is no file, or it holds something else.
     """
     try:
-        value = repair(parse(path.read_bytes()))
+        value = repair(parse(stored(path)))
         check(value, hint)
     except OSError as error:
         raise UsageError(f"'{path}' cannot be read: {error.strerror or error}.") from None
