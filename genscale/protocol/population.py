@@ -18,8 +18,10 @@ from genscale.protocol.particles import Candidate
 class Population:
     """Finished candidates with their log-weights, carried through the whole run without a reset.
 
-    candidates: n. log_weights: float64 [n]. If `has_evidence`, the mean of their exponentials is an unbiased estimate
-    of the evidence Z of the tilted distribution p(x) exp(strength R(x)) / Z. totals: final scores [n].
+    candidates: n. log_weights: float64 [n]. totals: final scores [n].
+    has_evidence: whether the mean of the exponentials of the log-weights estimates the evidence Z of the tilted
+        distribution p(x) exp(strength R(x)) / Z, without bias. A sampler has to claim this, and
+        tests/test_evidence.py holds each that does against closed forms.
     resampled: for every resampling (step, effective sample size before it as a share of the pool).
     """
 
@@ -27,13 +29,13 @@ class Population:
     log_weights: Tensor
     totals: Tensor
     resampled: tuple[tuple[int, float], ...] = ()
-    has_evidence: bool = True
+    has_evidence: bool = False
 
     @staticmethod
     def empty() -> Population:
         """Of a pass in which all candidates failed."""
         nothing = torch.zeros(0, dtype=torch.float64)
-        return Population((), nothing, nothing, has_evidence=False)
+        return Population((), nothing, nothing)
 
     @property
     def weights(self) -> Tensor:
