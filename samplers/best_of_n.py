@@ -12,6 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from genscale.algorithms.budget_planning import wave_of
 from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.successive_halving import Halving
 from genscale.key import Key
@@ -29,8 +30,10 @@ class BestOfN:
     prune: increasing fractions of the run in (0, 1) at which the worse candidates are dropped. Empty by default, which
         drops none.
     survivors: share of the candidates that survives each pruning. 0.5 by default, as in successive halving.
-    wave: candidates that are started together when nothing is pruned. Stop rules are checked after each wave, so the
-        size of a wave changes when scores are seen, but never their values.
+    wave: candidates that are started together when nothing is pruned. None, the default, means 16, and 1 where a target
+        score or a stop rule can end the search: these are checked after each wave, so that a larger one computes
+        candidates in vain. Several prompts fill batches together; of a single prompt waves of 1 leave batches of one
+        row, and a larger wave trades NFE for seconds. The size never changes scores.
 
     Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(survivors N) f(s_1, s_2) +
     ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N; with pruning those present at
@@ -40,7 +43,7 @@ class BestOfN:
     candidates: int | None = None
     prune: tuple[float, ...] = ()
     survivors: float = 0.5
-    wave: int = 16
+    wave: int | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
 
@@ -63,7 +66,8 @@ class BestOfN:
             return
         n, done = self._halving.count(process), 0
         while n is None or done < n:
-            wave = self.wave if n is None else min(self.wave, n - done)
+            wave = wave_of(process, self.wave)
+            wave = wave if n is None else min(wave, n - done)
             start = process.start([draw(key, done + i) for i in range(wave)])
             finished = yield Solve(start)
             yield Score(finished)

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
-from genscale.algorithms.budget_planning import WAVE, affordable
+from genscale.algorithms.budget_planning import affordable, wave_of
 from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
@@ -32,7 +32,8 @@ def _next_batch(process: Process, first: int) -> int:
     if not process.open_ended:
         return 1 if first == 0 else 0
     most = affordable(process)
-    return WAVE if most is None else min(WAVE, most)
+    wave = wave_of(process)
+    return wave if most is None else min(wave, most)
 
 
 def _plain(candidate: Candidate) -> Candidate:

@@ -102,13 +102,14 @@ class Search:
         hooks = SamplerHooks.of(sampler)
         if "gradient" in hooks.needs:
             roles.search.check_differentiable()  # here, before anything is spent
+        rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         seen = PromptProcess(
-            **process, open_ended=open_ended, left=left, judges=judges, prompt=prompt, verifiers=roles.search.names
+            **process, open_ended=open_ended, scores_end=bool(rules), left=left, judges=judges, prompt=prompt,
+            verifiers=roles.search.names,
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
             seen = check_grid(hooks.grid(seen), sampler)
-        rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
             hooks.independent,

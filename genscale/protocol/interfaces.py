@@ -84,6 +84,14 @@ class Process(Protocol):
         """Whether a budget (NFE, seconds or verifier calls) or a stop rule ends the search, so that it may go on."""
 
     @property
+    def scores_end(self) -> bool:
+        """Whether scores of finished candidates can end the search: a target score or a stop rule was given.
+
+        Independent candidates are then best asked for one at a time: what is in the same query as the one that ends
+        the search is computed in vain. Candidates of other prompts fill the batches.
+        """
+
+    @property
     def nfe_left(self) -> int | None:
         """NFE that the budget still allows this prompt; None if it does not limit them."""
 
