@@ -19,6 +19,7 @@ from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, withi
 from genscale.algorithms.leftover_budget import spend_leftover_budget
 from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered
+from genscale.algorithms.preview_steps import after_preview, step_at
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Kernel
 from genscale.errors import BudgetExhausted, UsageError
@@ -39,8 +40,8 @@ class Dfs:
         spends less on easy prompts than on hard ones; "pool" sends back the same share for every prompt.
     quantile: the quantile that "pool" uses. 0.5 by default, so that the better half continues.
     pool: number of first paths from which the quantile is computed. 4 by default; these paths are never sent back.
-    checks: fractions of the run after which the clean estimate is scored. Every quarter by default, as in the authors'
-        code.
+    checks: fractions of the run at which the clean estimate of the state is scored. Every quarter by default, as in the
+        authors' code.
     back: share of the run that a path is sent back by, at least. 0.25 by default, as published; a smaller share changes
         little in the image.
     backtracks: how often one path may be sent back. 4 by default. After that, its best state at the check continues to
@@ -49,9 +50,8 @@ class Dfs:
         The paper has one path. Either one path or a target score in the budget lets easy prompts stop early, with some
         of the budget left.
 
-    Differences: the preview is the clean estimate of the last model call before the check (the authors' code uses the
-    first call after it, which the path then continues with). The transitions are those of the pipeline's scheduler,
-    also where it is an ODE, since re-noising already makes paths differ. With threshold=-inf this is best_of_n.
+    Differences: the transitions are those of the pipeline's scheduler, also where it is an ODE, since re-noising already
+    makes paths differ. With threshold=-inf this is best_of_n.
 
     Cost in NFE: at least paths f(0, T), at most paths (f(0, T) + backtracks max f(s - back, s)), f(a, b) being the
     evaluations of one candidate from step a to step b and s the checks. Scores: one a path and one a check.
@@ -106,10 +106,11 @@ class Dfs:
         return CANDIDATES_WITHOUT_BUDGET if self.paths is None and not process.open_ended else self.paths
 
     def steps(self, process: Process) -> list[int]:
-        """Steps after which paths are checked, without the last, at which it would be too late."""
-        steps, times = process.model_steps, process.schedule.linear_time
-        nearest = {process.nearest(float(times[s])) for f in self.checks if (s := round(f * steps)) < steps}
-        return sorted(nearest - {0})
+        """Steps at which paths are checked: one after each checked state, since its model call makes the preview. There
+        is no check of pure noise, nor of the last state, at which it would be too late."""
+        times, last = process.schedule.linear_time, process.model_steps - 2
+        marks = {process.nearest(float(times[s])) for f in self.checks if (s := step_at(process, f)) <= last}
+        return sorted(after_preview(s) for s in marks if 1 <= s <= last)
 
     def target(self, process: Process, step: int) -> int:
         """The step that a path is sent back to from a check.

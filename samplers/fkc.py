@@ -14,6 +14,7 @@ from torch import Tensor
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, affordable
 from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.passes import Numbered, repeat_passes
+from genscale.algorithms.preview_steps import steps_between
 from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, Sde, parse
 from genscale.diffusion.mixture_arithmetic import total
@@ -214,7 +215,7 @@ class _Pass(Numbered):
         There is no resampling before the last transition, because it draws no noise and copies would stay equal.
         """
         spec, steps, share = self.spec, self.process.model_steps, float(ess(log_w)) / len(log_w)
-        inside = spec.window[0] <= step / steps <= spec.window[1]
+        inside = step in steps_between(self.process, spec.window)
         if not inside or step + 1 == steps or not (share <= spec.ess or spec.ess == 1) or share == 1:
             return None
         self.resampled.append((step, share))

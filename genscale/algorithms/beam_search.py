@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
 from genscale.algorithms.option_checks import check_options
+from genscale.algorithms.preview_steps import step_at
 from genscale.algorithms.passes import Numbered, repeat_passes
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
@@ -170,7 +171,7 @@ class BeamSearch:
         if isinstance(self.levels, str):
             steps = list(range(1, last + 1))
         else:
-            steps = [round(f * process.model_steps) for f in self.levels]
+            steps = [step_at(process, f) for f in self.levels]
         made = {
             step: BeamLevel(
                 step,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
+from genscale.algorithms.preview_steps import after_preview, step_at
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
@@ -24,7 +25,7 @@ class Halving:
     """Pools of candidates that shrink during the run.
 
     candidates: size of a pool; None: as many as the budget pays for, 16 without a budget. rungs: increasing fractions
-    of the run, in (0, 1). survivors: share of the pool that continues from each rung.
+    of the run, in (0, 1), each the preview of the state there, which the next model call makes. survivors: share of the pool that continues from each rung.
     """
 
     candidates: int | None
@@ -73,10 +74,13 @@ class Halving:
         return self.candidates or CANDIDATES_WITHOUT_BUDGET
 
     def _plan(self, process: Process, n: int) -> list[tuple[int, int]]:
-        """(step, number that continues from there) for each step at which candidates are dropped, and for the end."""
-        steps = {min(max(round(f * process.steps), 1), process.steps) for f in self.rungs}
+        """(step, number that continues from there) for each step at which candidates are dropped, and for the end.
+
+        A rung whose preview would be the image itself, or that of pure noise, is none or moved to the first step.
+        """
+        steps = {after_preview(max(step_at(process, f), 1)) for f in self.rungs}
         plan = []
-        for step in sorted(steps - {process.steps}):
+        for step in sorted(s for s in steps if s < process.steps):
             survivors = math.ceil(self.survivors * n)
             if survivors < n:
                 plan.append((step, survivors))

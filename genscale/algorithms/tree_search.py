@@ -20,6 +20,7 @@ import torch
 from genscale.algorithms.leftover_budget import spend_leftover_budget
 from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered
+from genscale.algorithms.preview_steps import step_at
 from genscale.algorithms.search_tree import Node, Tree, Widening, probabilities
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
@@ -141,7 +142,7 @@ class TreeSearch:
     def branch_steps(self, process: Process) -> list[int]:
         """The steps of the levels. There is none in the last two steps, after which no noise is drawn."""
         steps = process.model_steps
-        return sorted({s for f in self.levels if 1 <= (s := round(f * steps)) <= steps - 2})
+        return sorted({s for f in self.levels if 1 <= (s := step_at(process, f)) <= steps - 2})
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, Population | None]:
         run = Growth(self, process, key)

@@ -200,7 +200,8 @@ class SamplerHooks:
     independent: whether the finished candidates are independent draws of the model. Only then a KL divergence from the
         model is reported, and calibrations may pool the candidates.
     previews_at: name of the field that holds the fractions of the run at which previews are scored; a calibration
-        drops those at which scores mean nothing yet. `window` and `rungs` are recognised without it.
+        drops those at which scores mean nothing yet. `window` and `rungs` are recognised without it. With every sampler
+        fraction f is the preview of model call round(f T), counted from 0 (genscale.algorithms.preview_steps).
     """
 
     needs: frozenset[str] = frozenset()

@@ -14,8 +14,7 @@ from genscale.results.calibration import Calibration
 def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> dict[str, Any]:
     """Sampler options that keep it from scoring previews before their scores are informative.
 
-    The preview after i steps is that of model call i - 1; particle methods, which score the state itself, could start
-    one step earlier. That errs on the safe side.
+    Fractions mean the same model call here and with every sampler (genscale.algorithms.preview_steps).
     given: fields that the user set; they are not changed. A sampler with a field `window` gets the window. The
     fractions in `rungs`, or in the field that its class names in `previews_at`, are moved into the window.
     """
