@@ -42,10 +42,10 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
 def _moved(rungs: Any, start: float, every: Sequence[float]) -> tuple[float, ...]:
     """The rungs moved to `start` or later: if any lay before it, as many, evenly spaced from `start` on.
 
-    "every" becomes all calibrated steps from `start` on.
+    "every" becomes all calibrated steps from `start` on but that of pure noise.
     """
     if isinstance(rungs, str):
-        return tuple(fraction for fraction in every if fraction >= start)
+        return tuple(fraction for fraction in every if fraction >= max(start, 1e-9))
     if min(rungs) >= start:
         return tuple(rungs)
     return tuple(start + (1 - start) * i / len(rungs) for i in range(len(rungs)))

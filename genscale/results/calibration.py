@@ -106,7 +106,10 @@ class Calibration:
         steps = totals.shape[1]
         levels = [
             CalibratedStep(
-                i, fraction_of(i, steps), times[i - 1], agreement(totals[:, i - 1].numpy(), totals[:, -1].numpy())
+                i,
+                fraction_of(i, steps),
+                times[i - 1],
+                agreement(totals[:, i - 1].numpy(), totals[:, -1].numpy()),
             )
             for i in range(1, steps)
         ]
@@ -160,7 +163,9 @@ class Calibration:
 def _level(record: dict[str, Any], steps: int) -> CalibratedStep:
     where = {name: record.pop(name) for name in ("step", "fraction", "time")}
     if isinstance(where["step"], int):
-        where["fraction"] = fraction_of(where["step"], steps)  # once the fraction of calls done, one call later
+        where["fraction"] = fraction_of(
+            where["step"], steps
+        )  # once the fraction of calls done, one call later
     where["fraction"] = float(where["fraction"])
     level = CalibratedStep(**where, agreement=Agreement(**record))
     for part in (level, level.agreement):
