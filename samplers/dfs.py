@@ -50,8 +50,8 @@ class Dfs:
         The paper has one path. Either one path or a target score in the budget lets easy prompts stop early, with some
         of the budget left.
 
-    Differences: the transitions are those of the pipeline's scheduler, also where it is an ODE, since re-noising already
-    makes paths differ. With threshold=-inf this is best_of_n.
+    Differences: the transitions are those of the pipeline's scheduler, also where it is an ODE, since re-noising
+    already makes paths differ. With threshold=-inf this is best_of_n.
 
     Cost in NFE: at least paths f(0, T), at most paths (f(0, T) + backtracks max f(s - back, s)), f(a, b) being the
     evaluations of one candidate from step a to step b and s the checks. Scores: one a path and one a check.

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from genscale.algorithms.budget_planning import cost_of, next_batch
 from genscale.algorithms.guided_steps import NORMALISE, GuidedSteps, Push
 from genscale.algorithms.leftover_budget import spend_leftover_budget
-from genscale.algorithms.preview_steps import steps_between
 from genscale.algorithms.option_checks import check_options, window_of_run
+from genscale.algorithms.preview_steps import steps_between
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Ddim, Kernel, parse
 from genscale.errors import BudgetExhausted, UsageError

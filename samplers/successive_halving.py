@@ -33,10 +33,10 @@ class SuccessiveHalving:
 
     The default rungs begin at 3/8 of the run, where previews start to rank as the final images do on both bundled toy
     models. The mean rank correlations are 0.15 and 0.11 at an eighth of the run, 0.65 and 0.61 at 3/8, and 0.92 and
-    0.97 at half. Jamieson & Talwalkar spend equally between rungs, which would place three rungs at 1/15, 3/15 and 7/15,
-    where a preview is made of nearly pure noise. Speculative rejection drops candidates when memory is full, which does
-    not apply here. Compared with best_of_n at 256 NFE, the searched score is higher by 0.0002 +- 0.0014 (flow model)
-    and 0.0013 +- 0.0009 (diffusion model).
+    0.97 at half. Jamieson & Talwalkar spend equally between rungs, which would place three rungs at 1/15, 3/15 and
+    7/15, where a preview is made of nearly pure noise. Speculative rejection drops candidates when memory is full,
+    which does not apply here. Compared with best_of_n at 256 NFE, the searched score is higher by 0.0002 +- 0.0014
+    (flow model) and 0.0013 +- 0.0009 (diffusion model).
 
     Cost in NFE: N f(0, s_1) + ceil(survivors N) f(s_1, s_2) + ..., f(a, b) being the evaluations of one candidate from
     step a to step b; with the defaults 5/8 of N whole runs, so 1.6 times as many start as in best_of_n. Scores: those

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
 from genscale.algorithms.option_checks import check_options
-from genscale.algorithms.preview_steps import step_at
 from genscale.algorithms.passes import Numbered, repeat_passes
+from genscale.algorithms.preview_steps import step_at
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, ddim_step, parse
@@ -168,10 +168,8 @@ class BeamSearch:
         """The levels, each with its step. There is no level in the last two steps, after which no noise is drawn. If
         several levels fall on the same step, the last one is used."""
         last = process.model_steps - 2
-        if isinstance(self.levels, str):
-            steps = list(range(1, last + 1))
-        else:
-            steps = [step_at(process, f) for f in self.levels]
+        every = isinstance(self.levels, str)
+        steps = list(range(1, last + 1)) if every else [step_at(process, f) for f in self.levels]
         made = {
             step: BeamLevel(
                 step,

@@ -64,8 +64,8 @@ def next_batch(
     """The size of the next batch of independent candidates; 0: the search is complete.
 
     It is at most `wave_of(process)`, and not more than the budget pays for. candidates: their total number; None: as
-    many as the budget pays for (`default` without a budget). done: number of candidates finished so far. nfe, previews: NFE and
-    number of scored clean estimates of one candidate.
+    many as the budget pays for (`default` without a budget). done: number of candidates finished so far. nfe, previews:
+    NFE and number of scored clean estimates of one candidate.
     """
     if candidates is None and not process.open_ended:
         candidates = default

@@ -44,8 +44,8 @@ class ParticleOptions:
     rest: the kernel of the steps before and after: "own" (the pipeline's scheduler), "ode", or any of the above.
     rebirth: the kernel of the first step of copies, if that differs from `kernel`. "": it does not.
     window: fractions of the run, in [0, 1], between which states are scored; that at fraction f by the clean estimate
-        of model call round(f T), counted from 0 (genscale.algorithms.preview_steps). interval: fraction of the run between two
-        scorings. 0: score at every step; 1: only at the end.
+        of model call round(f T), counted from 0 (genscale.algorithms.preview_steps). interval: fraction of the run
+        between two scorings. 0: score at every step; 1: only at the end.
     scale: what scores are divided by: "pool", the standard deviation of the first scores; or a number, with which the
         target is exact.
     gradient: whether proposals follow the gradient of the score (genscale.algorithms.guided_proposal): "none";

@@ -25,7 +25,8 @@ class Halving:
     """Pools of candidates that shrink during the run.
 
     candidates: size of a pool; None: as many as the budget pays for, 16 without a budget. rungs: increasing fractions
-    of the run, in (0, 1), each the preview of the state there, which the next model call makes. survivors: share of the pool that continues from each rung.
+    of the run, in (0, 1), each the preview of the state there, which the next model call makes. survivors: share of the
+    pool that continues from each rung.
     """
 
     candidates: int | None
