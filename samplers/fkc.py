@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -183,6 +183,7 @@ class _Pass(Numbered):
     def run(self) -> Generator[Query, Any, Population]:
         process, levels = self.process, self.process.schedule
         particles, log_w = self._start(self.n), torch.zeros(self.n, dtype=torch.float64)
+        roots = [c.id for c in particles.candidates]
         for step in range(process.model_steps):
             prediction: Prediction = yield Denoise(particles)
             particles, log_w = particles[: len(prediction)], log_w[: len(prediction)]
@@ -192,12 +193,14 @@ class _Pass(Numbered):
                 )
             gain = increment(prediction.rate.cpu(), levels.level(step), levels.level(step + 1))
             log_w = log_w + subdued(gain, self.spec.temperature, self.spec.clamp)
+            roots = roots[: len(log_w)]
             if (drawn := self._drawn(log_w, step)) is not None:
                 rows, log_w = drawn
+                roots = [roots[r] for r in rows]
                 particles, prediction = self._copied(particles, rows, step), prediction[rows]
             particles = process.move(particles, prediction, self.kernel)
         finished: Particles = yield Solve(particles)
-        return (yield from self._finish(finished, log_w[: len(finished)]))
+        return (yield from self._finish(finished, log_w[: len(finished)], roots))
 
     def _start(self, n: int) -> Particles:
         """Draws from the prior to the power sum w, which is N(0, sigma^2 / sum w)."""
@@ -234,7 +237,9 @@ class _Pass(Numbered):
             seen.add(row)
         return replace(chosen, candidates=tuple(candidates))
 
-    def _finish(self, finished: Particles, log_w: Tensor) -> Generator[Query, Any, Population]:
+    def _finish(
+        self, finished: Particles, log_w: Tensor, roots: Sequence[int]
+    ) -> Generator[Query, Any, Population]:
         """Scores in an order drawn by the weights, so that the first is the result where all scores are equal."""
         gumbel = -(-self.key.fold("order").uniform(len(log_w)).double().log()).log()
         order = torch.sort(normalised(log_w).log() + gumbel, descending=True, stable=True).indices.tolist()
@@ -244,8 +249,9 @@ class _Pass(Numbered):
         log_w = log_w[:n].masked_fill(~scores.total.isfinite(), -math.inf)
         exact = self.process.weight_sum(0) == 1 and spec.temperature == 1 and math.isinf(spec.clamp)
         return Population(
-            finished.candidates[:n], log_w, scores.total, tuple(self.resampled), has_evidence=exact
-        )
+            finished.candidates[:n], log_w, scores.total, tuple(self.resampled), exact,
+            tuple(roots[i] for i in order[:n]),
+        )  # fmt: skip
 
 
 def _churn(kernel: Kernel) -> float:

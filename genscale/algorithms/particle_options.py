@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import Tensor
+
 from genscale.algorithms.guided_proposal import NONE, THROUGH
 from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.preview_steps import step_at, steps_between
@@ -13,7 +15,7 @@ from genscale.algorithms.tempering import POTENTIALS, TEMPERS
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, Transition, parse
 from genscale.errors import UsageError
-from genscale.numerics.resampling import SCHEMES
+from genscale.numerics.resampling import SCHEMES, normalised
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles
@@ -170,6 +172,15 @@ class ParticleOptions:
             count = int((high - low) / self.interval + 1e-9)
             marks = {step_at(process, low + i * self.interval) for i in range(count + 1)}
         return sorted(s for s in marks if 1 <= s <= last)
+
+    @property
+    def biased(self) -> bool:
+        """Whether resampling is biased on purpose, so that the particles follow no law that is known."""
+        return False
+
+    def shares(self, log_w: Tensor) -> Tensor:
+        """The share of the offspring that each particle of log-weights [n] gets on average: float64 [n], of sum 1."""
+        return normalised(log_w)
 
     def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
         """(kernel, rest) for this process. None stands for the pipeline's own scheduler, if that can step here."""

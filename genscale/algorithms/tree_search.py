@@ -321,4 +321,6 @@ class Growth(Numbered):
             # The mean weight is the tree's own estimate of Z. It is biased, since the scores choose where the tree
             # grows, and is not claimed: E[estimate] / Z is 0.73 with the defaults of dts on a mixture on the line.
             log_w += strength * self.tree.value[root] + math.log(len(leaves))
-        return Population(tuple(leaf.state for leaf in leaves), log_w, totals, has_evidence=False)
+        noises = {node: child.label for child in root.children for node in child.leaves()}
+        ancestors = tuple(noises[leaf] for leaf in leaves)
+        return Population(tuple(leaf.state for leaf in leaves), log_w, totals, ancestors=ancestors)
