@@ -17,12 +17,14 @@ from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
 from genscale.errors import UsageError
 from genscale.key import Key
+from genscale.plugins import options as sampler_options
+from genscale.plugins import registry
 from genscale.protocol.answers import Scores
 from genscale.protocol.particles import draw
 from genscale.samplers import dfs
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dfs import Dfs
-from tests.analytic import Run, process_of, run
+from tests.analytic import Run, first_coordinate, process_of, run
 
 STEPS = 12
 
@@ -133,7 +135,7 @@ def test_without_a_threshold_it_is_best_of_n(churn: float) -> None:
     plain = run(BestOfN(7), steps=STEPS, churn=churn).searches[0]
     for spec in (
         Dfs(threshold=-math.inf, paths=7),
-        Dfs(pool=7, paths=7),
+        Dfs(pool_size=7, paths=7),
         Dfs(threshold=9.0, backtracks=0, paths=7),
     ):
         made = run(spec, steps=STEPS, churn=churn).searches[0]
@@ -182,7 +184,7 @@ def test_easy_prompts_cost_less() -> None:
 
 def test_the_pool_is_the_measure() -> None:
     """The first paths are plain; the others are sent back below the median of these at the same check."""
-    spec = Dfs(pool=5, paths=12)
+    spec = Dfs(pool_size=5, paths=12)
     for seed in range(4):
         paths = paths_of(run(spec, steps=STEPS, seed=seed))
         pool, others = paths[:5], paths[5:]
@@ -236,7 +238,7 @@ def test_second_order_schedulers_begin_only_where_they_can() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"threshold": "auto"}, {"threshold": math.nan}, {"quantile": 1.5}, {"pool": 0}, {"checks": (0.5, 0.2)},
+    [{"threshold": "auto"}, {"threshold": math.nan}, {"quantile": 1.5}, {"pool_size": 0}, {"checks": (0.5, 0.2)},
      {"checks": (0.0,)}, {"checks": (1.0,)}, {"back": 0.0}, {"back": 1.5}, {"backtracks": -1}, {"paths": 0}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
@@ -257,3 +259,30 @@ def test_schedulers_that_cannot_begin_in_the_middle_do_not() -> None:
             again, kernel = one._renoised(state, back)
             assert again.step == back
             assert kernel == (None if own or back == 0 else Ddim(0.0))
+
+
+def test_the_size_of_the_pool_has_a_former_name() -> None:
+    """`pool` is accepted where options come by name: requests of earlier runs, and scale()."""
+    for name in ("pool", "pool_size"):
+        typed = sampler_options.typed("sampler", "dfs", Dfs, {name: "6", "paths": "9"})
+        assert registry.make("sampler", "dfs", typed) == Dfs(pool_size=6, paths=9)
+        assert registry.make("sampler", "dfs", {name: 6, "paths": 9}) == Dfs(pool_size=6, paths=9)
+
+
+def test_only_a_number_spends_less_on_easy_prompts() -> None:
+    """Two prompts whose scores differ by a constant: a number tells them apart, the pool cannot."""
+
+    def easier(media: Any, prompts: Any) -> torch.Tensor:
+        return first_coordinate(media, prompts) + torch.tensor([3.0 * (p == "prompt 1") for p in prompts])
+
+    def spent(threshold: float | str) -> list[int]:
+        made = [
+            run(Dfs(threshold=threshold, paths=8), steps=STEPS, prompts=2, verifier=easier, seed=s)
+            for s in range(4)
+        ]
+        return [sum(m.searches[p].spent for m in made) for p in (0, 1)]
+
+    hard, easy = spent(1.0)
+    assert easy == 4 * 8 * STEPS < 0.8 * hard
+    hard, easy = spent("pool")
+    assert easy == pytest.approx(hard, rel=0.1)
