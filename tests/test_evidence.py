@@ -44,7 +44,7 @@ class Claims(BestOfN):
 
     def search(self, process: Any, key: Any) -> Any:
         yield from super().search(process, key)
-        return replace(Population.empty(), has_evidence=self.wave > 1)
+        return replace(Population.empty(), has_evidence=self.wave != 1)
 
 
 def weighting() -> list[Any]:

@@ -144,7 +144,7 @@ def offspring(monkeypatch: pytest.MonkeyPatch, sampler: Vasr) -> list[tuple[torc
 def test_the_largest_masses_share_all_offspring_evenly(
     elite: float, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = offspring(monkeypatch, Vasr(8, select="max", elite=elite))
+    found = offspring(monkeypatch, Vasr(8, offspring="max", elite=elite))
     assert len(found) == 4
     for mass, counts in found:
         assert set(counts) == set(mass.argsort(descending=True)[:kept].tolist())
@@ -160,14 +160,14 @@ def test_by_mass_more_of_them_have_offspring(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_it_is_biased_and_says_so() -> None:
     """By mass the evidence is exact (test_particle_law.py); what the largest masses would claim is not."""
-    found = [s.population for s in populations(exactly(Vasr(), select="max"), SEARCHES // 2)]
+    found = [s.population for s in populations(exactly(Vasr(), offspring="max"), SEARCHES // 2)]
     assert all(not p.has_evidence for p in found)
     claimed = [replace(p, has_evidence=True) for p in found]
     assert max(map(abs, z_scores(claimed, LOG_Z, TILTED.mean))) > 4
 
 
 def test_failed_particles_have_no_offspring() -> None:
-    sampler = Vasr(8, select="max", elite=0.5)
+    sampler = Vasr(8, offspring="max", elite=0.5)
     dead = torch.tensor([-math.inf, 0.0, -math.inf, -math.inf], dtype=torch.float64)
     assert sampler.shares(dead).tolist() == [0.0, 1.0, 0.0, 0.0]
     assert sampler.shares(torch.full((4,), -math.inf)).tolist() == [0.25] * 4
@@ -175,8 +175,8 @@ def test_failed_particles_have_no_offspring() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"select": "best"}, {"elite": 0.0}, {"elite": 1.5}, {"select": "max", "scheme": "killing"},
-     {"select": "max", "children": 2}],
+    [{"offspring": "best"}, {"elite": 0.0}, {"elite": 1.5}, {"offspring": "max", "scheme": "killing"},
+     {"offspring": "max", "children": 2}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

@@ -168,8 +168,8 @@ class BeamSearch:
         """The levels, each with its step. There is no level in the last two steps, after which no noise is drawn. If
         several levels fall on the same step, the last one is used."""
         last = process.model_steps - 2
-        every = isinstance(self.levels, str)
-        steps = list(range(1, last + 1)) if every else [step_at(process, f) for f in self.levels]
+        levels = () if isinstance(self.levels, str) else self.levels
+        steps = [step_at(process, f) for f in levels] or list(range(1, last + 1))  # "every"
         made = {
             step: BeamLevel(
                 step,
