@@ -105,7 +105,8 @@ class Search:
         rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         seen = PromptProcess(
             **process, open_ended=open_ended, scores_end=bool(rules), left=left, judges=judges, prompt=prompt,
-            verifiers=roles.search.names,
+            verifiers=roles.search.names, probability=roles.search.probability,
+            calibration=roles.search.calibration,
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
