@@ -51,7 +51,7 @@ class StepSignature:
 def step_signature(cls: type) -> StepSignature:
     """That of a scheduler class. UsageError: no class that it is made of names `model_output` and `sample`."""
     for base in cls.__mro__:
-        step = vars(base).get("step")
+        step: Any = vars(base).get("step")
         order = _positional(step) if callable(step) else ()
         if OUTPUT in order and SAMPLE in order:
             break

@@ -17,6 +17,7 @@ from genscale.algorithms.acceptance import Table, Thresholds, chosen, columns_at
 from genscale.algorithms.accepting_search import AcceptingSearch, Attempts
 from genscale.algorithms.backtracking import check_steps
 from genscale.algorithms.option_checks import check_options
+from genscale.algorithms.preview_steps import check_fractions, fraction_of
 from genscale.errors import BudgetExhausted, UsageError
 from genscale.key import Key
 from genscale.protocol.calibration import Calibration
@@ -24,7 +25,7 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.queries import Query
 
 UNCALIBRATED_CHECK = (
-    0.75  # where a preview is looked at, if nothing tells from when on previews mean something (ours)
+    0.6  # where a preview is looked at, if nothing tells from when on they mean something (ours)
 )
 UNCALIBRATED_REJECT = 0.1  # the least P there: only what is clearly wrong is rejected (ours)
 
@@ -44,8 +45,9 @@ class AcceptReject:
     accept: the least score of an accepted image, in place of the one that follows from p.
     reject: the least score of a preview that goes on: one number for all checks, or one for each. By default it follows
         from the calibration: least expected NFE for the wanted accuracy. Without one it is 0.1 (ours).
-    checks: fractions of the run after which the clean estimate is scored. By default those at which the calibration's
-        previews tell something; without one 0.75 (ours), since the P of earlier previews means little.
+    checks: fractions of the run, in [0, 1), at which the clean estimate of the state is scored; 0 is pure noise. By
+        default those at which the calibration's previews tell something; without one 0.6 (ours), since the P of
+        earlier previews means little.
     mean_nfe: wanted mean NFE of a prompt. Then the thresholds are those with the most right images at this mean, and p
         is not used. It needs a calibration.
     back: share of the run that a rejected path is sent back by, at least; 1, the default, is fresh noise. On the
@@ -74,6 +76,7 @@ class AcceptReject:
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
     previews_at: ClassVar[str] = "checks"
     size_option: ClassVar[str] = "paths"
+    asks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self, backtracks=0, wave=1, paths=1)
@@ -82,8 +85,8 @@ class AcceptReject:
         if not 0 < self.back <= 1:
             raise UsageError(f"back={self.back} must be a share of the run in (0, 1].")
         checks, reject = self.checks, self.reject
-        if checks is not None and (list(checks) != sorted(set(checks)) or not all(0 < f < 1 for f in checks)):
-            raise UsageError(f"checks={checks} must be increasing fractions of the run in (0, 1).")
+        if checks is not None:
+            check_fractions("checks", checks, noise=True)
         if self.mean_nfe is not None and not self.mean_nfe > 0:
             raise UsageError(f"mean_nfe={self.mean_nfe} must be above 0.")
         if self.mean_nfe is not None and (self.accept is not None or reject is not None):
@@ -143,12 +146,14 @@ class AcceptReject:
         useful = informative(known)
         if not len(known.finals):
             return None
-        fractions = [known.progress[i] for i in useful] if self.checks is None else self.checks
+        calls = process.model_steps
+        own = [fraction_of(round(known.progress[i] * calls), calls) for i in useful]
+        fractions = own if self.checks is None else self.checks
         known_at = useful or tuple(range(len(known.progress)))  # given checks are used, whatever they tell
-        steps = check_steps(process, fractions) if known_at else []
+        steps = check_steps(process, fractions, earliest=0) if known_at else []
         columns = columns_at(known, {step: step / process.model_steps for step in steps}, known_at)
         most = process.nfe() * (self.paths or AcceptingSearch.MOST)
-        if process.nfe_left is not None:
+        if process.nfe_left:  # 0: the budget is shared, and nothing was granted yet
             most = process.nfe_left if self.paths is None else min(most, process.nfe_left)
         return Table(
             known,
@@ -168,10 +173,12 @@ class AcceptReject:
                 return ()
             reject = (UNCALIBRATED_REJECT,)
         if self.checks is None:
-            steps = check_steps(process, [UNCALIBRATED_CHECK]) if table is None else list(table.steps)
+            steps = (
+                check_steps(process, [UNCALIBRATED_CHECK], earliest=0) if table is None else list(table.steps)
+            )
             return tuple((step, reject[0]) for step in steps)
         each = reject * len(self.checks) if len(reject) == 1 else reject
         found: dict[int, float] = {}
         for check, least in zip(self.checks, each, strict=True):
-            found |= dict.fromkeys(check_steps(process, [check]), least)
+            found |= dict.fromkeys(check_steps(process, [check], earliest=0), least)
         return tuple(sorted(found.items()))

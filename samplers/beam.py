@@ -22,7 +22,7 @@ class Beam(BeamSearch):
 
     levels: by default half, 5/8 and 3/4 of the run, where previews begin to predict the image. On both bundled toy
         models with 8 steps, the mean rank correlation of previews and final scores (`genscale calibrate-steps`) is 0.1
-        at a quarter of the run, 0.6 at half and 0.9 at 5/8.
+        at an eighth of the run, 0.6 at 3/8 and 0.9 at half.
     survivors: 0.125 by default, so an eighth of each pool is kept.
     branch: 4 by default, so that each pool is half as large as the one before it.
 

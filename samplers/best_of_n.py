@@ -9,11 +9,13 @@ and only the share `survivors` of them continues.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from genscale.algorithms.budget_planning import wave_of
 from genscale.algorithms.option_checks import check_options
-from genscale.algorithms.successive_halving import Halving, steps_of
+from genscale.algorithms.preview_steps import check_fractions, steps_of
+from genscale.algorithms.successive_halving import Halving
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
@@ -30,10 +32,12 @@ class BestOfN:
     prune: increasing fractions of the run in (0, 1) at which the worse candidates are dropped. Empty by default, which
         drops none.
     survivors: share of the candidates that survives each pruning. 0.5 by default, as in successive halving.
-    previews: increasing fractions of the run in (0, 1) at which previews are scored and nothing is dropped, for
+    previews: increasing fractions of the run in [0, 1) at which previews are scored and nothing is dropped, for
         `genscale calibrate-verifier`. Empty by default.
-    wave: candidates that are started together when nothing is pruned. Stop rules are checked after each wave, so the
-        size of a wave changes when scores are seen, but never their values.
+    wave: candidates that are started together when nothing is pruned. None, the default, means 16, and 1 where a target
+        score or a stop rule can end the search: these are checked after each wave, so that a larger one computes
+        candidates in vain. Several prompts fill batches together; of a single prompt waves of 1 leave batches of one
+        row, and a larger wave trades NFE for seconds. The size never changes scores.
 
     Cost in NFE: N f(0, T); with pruning at steps s_1 < s_2 < ... it is N f(0, s_1) + ceil(survivors N) f(s_1, s_2) +
     ..., f(a, b) being the evaluations of one candidate from step a to step b. Scores: N, and N for each of `previews`;
@@ -44,7 +48,7 @@ class BestOfN:
     candidates: int | None = None
     prune: tuple[float, ...] = ()
     survivors: float = 0.5
-    wave: int = 16
+    wave: int | None = None
     previews: tuple[float, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
@@ -52,7 +56,7 @@ class BestOfN:
     def __post_init__(self) -> None:
         check_options(self, wave=1)
         self._halving.check("best_of_n", "prune")
-        replace(self._halving, rungs=self.previews).check("best_of_n", "previews")
+        check_fractions("previews", self.previews, noise=True)
         if self.prune and self.previews:
             raise UsageError(
                 "best_of_n scores previews where it prunes already: give prune or previews, not both."
@@ -81,8 +85,8 @@ class BestOfN:
         if looks:
             process.schedule  # noqa: B018  without noise levels there are no previews: refused before anything is spent
         while n is None or done < n:
-            most = self.wave if n is None else min(self.wave, n - done)
-            wave: int = yield Ask(process.nfe(), process.calls(0, 1), most)
+            wave = wave_of(process, self.wave)
+            wave = yield Ask(process.nfe(), process.calls(0, 1), wave if n is None else min(wave, n - done))
             start = process.start([draw(key, done + i) for i in range(wave)])
             for step in looks:
                 start = yield Solve(start, step)

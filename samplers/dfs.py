@@ -33,14 +33,15 @@ from genscale.protocol.queries import Ask, Query, Score, Solve
 class Dfs:
     """Depth-first search: send a path back by re-noising it where its preview is not good enough.
 
-    threshold: a preview with a lower score is not good enough. It is a number in the unit of the scores (as in the
-        paper, which tunes it for its verifier) or "pool", the default, since verifiers have different units. With
-        "pool", the threshold at each check is a quantile of the scores that the first paths had there. Only a number
-        spends less on easy prompts than on hard ones; "pool" sends back the same share for every prompt.
+    threshold: a preview with a lower score is not good enough. A number in the unit of the scores, as in the paper, is
+        what makes the compute depend on the prompt: easy prompts pass at once. "pool", the default, needs no number,
+        since verifiers have different units, and does something else: the threshold at each check is a quantile of the
+        scores that the first paths of the same prompt had there, so every prompt has the same share sent back, easy or
+        not, and nothing is saved. Take a number wherever you know one, with a target score in the budget.
     quantile: the quantile that "pool" uses. 0.5 by default, so that the better half continues.
-    first: number of first paths from which the quantile is computed. 4 by default; these paths are never sent back.
-    checks: fractions of the run after which the clean estimate is scored. Every quarter by default, as in the authors'
-        code.
+    pool_size: number of first paths from which the quantile is computed. 4 by default; these paths are never sent back.
+    checks: fractions of the run at which the clean estimate of the state is scored. Every quarter by default, as in the
+        authors' code.
     back: share of the run that a path is sent back by, at least. 0.25 by default, as published; a smaller share changes
         little in the image.
     backtracks: how often one path may be sent back. 4 by default. After that, its best state at the check continues to
@@ -49,9 +50,8 @@ class Dfs:
         The paper has one path. Either one path or a target score in the budget lets easy prompts stop early, with some
         of the budget left.
 
-    Differences: the preview is the clean estimate of the last model call before the check (the authors' code uses the
-    first call after it, which the path then continues with). The transitions are those of the pipeline's scheduler,
-    also where it is an ODE, since re-noising already makes paths differ. With threshold=-inf this is best_of_n.
+    Differences: the transitions are those of the pipeline's scheduler, also where it is an ODE, since re-noising
+    already makes paths differ. With threshold=-inf this is best_of_n.
 
     Cost in NFE: at least paths f(0, T), at most paths (f(0, T) + backtracks max f(s - back, s)), f(a, b) being the
     evaluations of one candidate from step a to step b and s the checks. Scores: one a path and one a check.
@@ -59,7 +59,7 @@ class Dfs:
 
     threshold: float | str = "pool"
     quantile: float = 0.5
-    first: int = 4
+    pool_size: int = 4
     checks: tuple[float, ...] = (0.25, 0.5, 0.75)
     back: float = 0.25
     backtracks: int = 4
@@ -69,9 +69,10 @@ class Dfs:
     previews_at: ClassVar[str] = "checks"
     asks: ClassVar[bool] = True
     size_option: ClassVar[str] = "paths"
+    former_options: ClassVar[dict[str, str]] = {"pool": "pool_size"}
 
     def __post_init__(self) -> None:
-        check_options(self, first=1, backtracks=0, paths=1)
+        check_options(self, pool_size=1, backtracks=0, paths=1)
         if self.threshold != "pool" and (isinstance(self.threshold, str) or math.isnan(self.threshold)):
             raise UsageError(f"threshold={self.threshold} must be a score, or pool.")
         if not 0 <= self.quantile <= 1:
@@ -98,7 +99,7 @@ class Dfs:
         paths = self.count(process)
         never = self.backtracks == 0 or not self.steps(process)
         never |= self.threshold == -math.inf or (
-            self.threshold == "pool" and (paths or math.inf) <= self.first
+            self.threshold == "pool" and (paths or math.inf) <= self.pool_size
         )
         return paths * process.nfe() if never and paths is not None else None
 
@@ -107,7 +108,7 @@ class Dfs:
         return CANDIDATES_WITHOUT_BUDGET if self.paths is None and not process.open_ended else self.paths
 
     def steps(self, process: Process) -> list[int]:
-        """Steps after which paths are checked, without the last, at which it would be too late."""
+        """Steps at which paths are checked: one after each checked state, whose model call makes the preview."""
         return check_steps(process, self.checks)
 
     def target(self, process: Process, step: int) -> int:
@@ -158,7 +159,7 @@ class _Run(Numbered):
 
     def go(self) -> Generator[Query, Any, None]:
         limit = self.spec.count(self.process)
-        first = self.spec.first if self.spec.threshold == "pool" else 0
+        first = self.spec.pool_size if self.spec.threshold == "pool" else 0
         first = min(first, limit or first)
         while self.done < first and (n := (yield from self._granted(first - self.done, 0))):
             yield from self._pool(n)

@@ -18,6 +18,7 @@ from torch import Tensor
 from genscale.algorithms.budget_planning import within
 from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered, repeat_passes
+from genscale.algorithms.preview_steps import step_at
 from genscale.diffusion.kernels import Kernel, Own, parse
 from genscale.errors import UsageError
 from genscale.key import Key
@@ -148,7 +149,7 @@ class Evolution:
 
     def _whole(self, process: Process) -> Schedule:
         last, sizes = process.model_steps - 1, self._sizes if self.levels else ()
-        steps = [min(round(f * process.model_steps), last) for f in self.levels]
+        steps = [min(step_at(process, f), last) for f in self.levels]
         return Schedule(self.start, tuple((s, k - self.elites) for s, k in zip(steps, sizes, strict=True)))
 
     def _allowed(self, process: Process, schedule: Schedule) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, affordable
 from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.passes import Numbered, repeat_passes
+from genscale.algorithms.preview_steps import steps_between
 from genscale.diffusion.corrector import even_times, increment, subdued
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, Sde, parse
 from genscale.diffusion.mixture_arithmetic import total
@@ -182,6 +183,7 @@ class _Pass(Numbered):
     def run(self) -> Generator[Query, Any, Population]:
         process, levels = self.process, self.process.schedule
         particles, log_w = self._start(self.n), torch.zeros(self.n, dtype=torch.float64)
+        roots = [c.id for c in particles.candidates]
         for step in range(process.model_steps):
             prediction: Prediction = yield Denoise(particles)
             particles, log_w = particles[: len(prediction)], log_w[: len(prediction)]
@@ -191,12 +193,14 @@ class _Pass(Numbered):
                 )
             gain = increment(prediction.rate.cpu(), levels.level(step), levels.level(step + 1))
             log_w = log_w + subdued(gain, self.spec.temperature, self.spec.clamp)
+            roots = roots[: len(log_w)]
             if (drawn := self._drawn(log_w, step)) is not None:
                 rows, log_w = drawn
+                roots = [roots[r] for r in rows]
                 particles, prediction = self._copied(particles, rows, step), prediction[rows]
             particles = process.move(particles, prediction, self.kernel)
         finished: Particles = yield Solve(particles)
-        return (yield from self._finish(finished, log_w[: len(finished)]))
+        return (yield from self._finish(finished, log_w[: len(finished)], roots))
 
     def _start(self, n: int) -> Particles:
         """Draws from the prior to the power sum w, which is N(0, sigma^2 / sum w)."""
@@ -214,7 +218,7 @@ class _Pass(Numbered):
         There is no resampling before the last transition, because it draws no noise and copies would stay equal.
         """
         spec, steps, share = self.spec, self.process.model_steps, float(ess(log_w)) / len(log_w)
-        inside = spec.window[0] <= step / steps <= spec.window[1]
+        inside = step in steps_between(self.process, spec.window)
         if not inside or step + 1 == steps or not (share <= spec.ess or spec.ess == 1) or share == 1:
             return None
         self.resampled.append((step, share))
@@ -233,7 +237,9 @@ class _Pass(Numbered):
             seen.add(row)
         return replace(chosen, candidates=tuple(candidates))
 
-    def _finish(self, finished: Particles, log_w: Tensor) -> Generator[Query, Any, Population]:
+    def _finish(
+        self, finished: Particles, log_w: Tensor, roots: Sequence[int]
+    ) -> Generator[Query, Any, Population]:
         """Scores in an order drawn by the weights, so that the first is the result where all scores are equal."""
         gumbel = -(-self.key.fold("order").uniform(len(log_w)).double().log()).log()
         order = torch.sort(normalised(log_w).log() + gumbel, descending=True, stable=True).indices.tolist()
@@ -243,8 +249,9 @@ class _Pass(Numbered):
         log_w = log_w[:n].masked_fill(~scores.total.isfinite(), -math.inf)
         exact = self.process.weight_sum(0) == 1 and spec.temperature == 1 and math.isinf(spec.clamp)
         return Population(
-            finished.candidates[:n], log_w, scores.total, tuple(self.resampled), has_evidence=exact
-        )
+            finished.candidates[:n], log_w, scores.total, tuple(self.resampled), exact,
+            tuple(roots[i] for i in order[:n]),
+        )  # fmt: skip
 
 
 def _churn(kernel: Kernel) -> float:

@@ -12,6 +12,7 @@ from genscale.algorithms.budget_planning import cost_of, next_batch
 from genscale.algorithms.guided_steps import NORMALISE, GuidedSteps, Push
 from genscale.algorithms.leftover_budget import spend_leftover_budget
 from genscale.algorithms.option_checks import check_options, window_of_run
+from genscale.algorithms.preview_steps import steps_between
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Ddim, Kernel, parse
 from genscale.errors import BudgetExhausted, UsageError
@@ -116,8 +117,7 @@ class GradientGuidance:
 
         At pure noise the gradient does not pass through the decoder, and the posterior covariance has no bound.
         """
-        low, high = (f * process.model_steps for f in self.window)
-        found = [i for i in range(process.model_steps) if low <= i <= high]
+        found = list(steps_between(process, self.window))
         if self.through == "model" and self.normalise != "none":
             return found
         return [i for i in found if process.schedule.level(i).alpha > 0]

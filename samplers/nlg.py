@@ -58,18 +58,19 @@ class Nlg:
             )
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        first, done = 0, 0
+        each, done = 1 + self.repeats, 0  # ids that a candidate takes, one for each of its noises
         while n := (yield from next_batch(process, self.candidates, done, self._price(process))):
-            particles = yield from self._moved(process, key, first, n)
+            particles = yield from self._moved(process, key, done, n)
             finished = yield Solve(particles)
             yield Score(finished)
-            first, done = first + (1 + self.repeats) * n, done + n
+            done += n
         if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
-            yield from spend_leftover_budget(process, key, first)
+            yield from spend_leftover_budget(process, key, done * each)
 
-    def _moved(self, process: Process, key: Key, first: int, n: int) -> Generator[Query, Any, Particles]:
+    def _moved(self, process: Process, key: Key, done: int, n: int) -> Generator[Query, Any, Particles]:
         """The candidates after all moves. Each move makes new candidates, because a candidate stands for one noise."""
-        at = [draw(key, first + i) for i in range(n)]
+        ids = [(done + i) * (1 + self.repeats) for i in range(n)]
+        at = [draw(key, i) for i in ids]
         noise = torch.stack([process.noise(c) for c in at])
         size = noise[0].numel() ** 0.5
         for move in range(1, self.repeats + 1):
@@ -78,7 +79,7 @@ class Nlg:
             uncond: Prediction = yield Denoise(particles[: len(cond)], "uncond")
             at, noise = at[: len(uncond)], noise[: len(uncond)]  # fewer where time runs short
             pull = (cond.eps[: len(uncond)] - uncond.eps).clamp(-self.clip, self.clip)
-            at = [branch(key, first + move * n + i, c, 0) for i, c in enumerate(at)]
+            at = [branch(key, i + move, c, 0) for i, c in zip(ids, at, strict=False)]
             fresh = torch.stack([Key(c.key).fold("jitter").normal(tuple(noise.shape[1:])) for c in at])
             noise = noise - self.rate * pull.to(noise) + self.jitter**0.5 * fresh
             norms = noise.flatten(1).norm(dim=1).clamp(min=1e-12)

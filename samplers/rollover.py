@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from genscale.algorithms.leftover_budget import spend_leftover_budget
 from genscale.algorithms.option_checks import check_options, window_of_run
 from genscale.algorithms.passes import Numbered
+from genscale.algorithms.preview_steps import step_at
 from genscale.diffusion.interpolants import rbf_times
 from genscale.diffusion.kernels import Ddim, Glass, Kernel, Own, parse
 from genscale.errors import BudgetExhausted, UsageError
@@ -169,7 +170,7 @@ class _Pass(Numbered):
         self.chains: list[Chain] = []
         self.quota = 0.0  # tries of one chain at one level
         steps = process.model_steps
-        self.start = min(max(round(spec.window[0] * steps), 0), steps - 1)
+        self.start = min(step_at(process, spec.window[0]), steps - 1)
         self.best: LevelState | None = None
 
     def run(self) -> Generator[Query, Any, None]:
@@ -242,7 +243,7 @@ class _Pass(Numbered):
 
     def _one_child_is_enough(self, step: int) -> bool:
         """Whether one child is enough, because all children would be equal or the window has ended."""
-        late = step >= self.spec.window[1] * self.process.model_steps
+        late = step >= step_at(self.process, self.spec.window[1])
         return late or self.kernel.deterministic or self.process.schedule.level(step).alpha == 0
 
     def _children(self, parent: LevelState, step: int, n: int) -> Particles:

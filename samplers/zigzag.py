@@ -54,21 +54,22 @@ class Zigzag:
         return process.regridded()
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        number, done = 0, 0
+        turns, done = self._turns(process), 0
+        each = 1 + len(turns)  # ids that a candidate takes, one more for each time that it is inverted
         while n := (yield from next_batch(process, self.candidates, done, self._price(process))):
-            particles = process.start([draw(key, number + i) for i in range(n)])
-            number += n
+            ids = [(done + i) * each for i in range(n)]
+            particles = process.start([draw(key, i) for i in ids])
             for step in range(process.model_steps):
                 prediction: Prediction = yield Denoise(particles)
                 particles = particles[: len(prediction)]
                 ahead = process.move(particles, prediction, ODE)
-                if step in self._turns(process):
+                if step in turns:
                     back: Prediction = yield Denoise(ahead, "uncond")
                     ahead = ahead[: len(back)]  # fewer where time runs short
                     level = process.schedule.level(step)
                     x = level.alpha * back.x0 + level.sigma * back.eps
-                    candidates = [branch(key, number + i, c, step) for i, c in enumerate(ahead.candidates)]
-                    number += len(ahead)
+                    rows = zip(ids, ahead.candidates, strict=False)
+                    candidates = [branch(key, i + 1 + step, c, step) for i, c in rows]
                     particles = Particles(x, step, tuple(candidates))
                     prediction = yield Denoise(particles)
                     particles = particles[: len(prediction)]
@@ -78,7 +79,7 @@ class Zigzag:
             yield Score(finished)
             done += n
         if self.candidates is None or not done:  # a plain candidate where the budget pays for no other
-            yield from spend_leftover_budget(process, key, number)
+            yield from spend_leftover_budget(process, key, done * each)
 
     def _turns(self, process: Process) -> range:
         """Steps that are made, inverted and made again."""

@@ -116,6 +116,7 @@ SAMPLERS: dict[str, Any] = {
     ),
     "bfs": Bfs(6),
     "vasr": Vasr(6, temper="damped"),
+    "vasr of the largest masses": Vasr(offspring="max"),
     "rebirth": Rebirth(6),
     "svdd": Svdd(children=4),
     "svdd along the gradient": Svdd(2, children=3, gradient="model", push=2.0),

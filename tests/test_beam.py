@@ -299,8 +299,8 @@ def test_one_state_and_one_child_is_a_single_trajectory() -> None:
 
 
 def test_without_branches_it_is_successive_halving() -> None:
-    """A rung after s model calls scores the last of them; a level at step s makes one more to score, and keeps it."""
-    halving = SuccessiveHalving(16, (0.5, 0.625, 0.75))
+    """With the same fractions, which mean the same model calls."""
+    halving = SuccessiveHalving(16, (0.375, 0.5, 0.625))
     beam = Beam(width=16, levels=(0.375, 0.5, 0.625), survivors=0.5, branch=1, kernel="ode", rest="ode")
     a, b = (run(s, steps=STEPS) for s in (beam, halving))
     assert a.searches[0].spent == b.searches[0].spent == 80

@@ -121,7 +121,7 @@ def test_candidates_are_those_of_best_of_n() -> None:
 def test_levels_say_where_in_the_run_they_are() -> None:
     found = measured()
     assert [v.step for v in found.levels] == [1, 2, 3, 4, 5]
-    assert [v.fraction for v in found.levels] == pytest.approx([i / STEPS for i in range(1, STEPS)])
+    assert [v.fraction for v in found.levels] == pytest.approx([i / STEPS for i in range(STEPS - 1)])
     assert [v.time for v in found.levels] == pytest.approx([1 - i / STEPS for i in range(STEPS - 1)])
 
 
@@ -140,7 +140,7 @@ def test_previews_that_rank_as_the_final_pictures_do(monkeypatch: pytest.MonkeyP
     found = measured(16, prompts=3)
     assert column(found, "rho")[1:] == pytest.approx([1.0] * 4)
     assert column(found, "kept")[1:] == [1.0] * 4
-    assert found.window() == (pytest.approx(2 / STEPS), 1.0)
+    assert found.window() == (pytest.approx(1 / STEPS), 1.0)
 
 
 def test_a_mixture_decides_late() -> None:
@@ -215,7 +215,7 @@ def test_a_run_of_one_step_is_refused() -> None:
 def calibration(*rhos: float | None, threshold: float = 0.5) -> Calibration:
     n = len(rhos) + 1
     levels = [
-        CalibratedStep(i, i / n, 1 - (i - 1) / n, Agreement(rho, rho, rho, 0.5, 3, 0))
+        CalibratedStep(i, (i - 1) / n, 1 - (i - 1) / n, Agreement(rho, rho, rho, 0.5, 3, 0))
         for i, rho in enumerate(rhos, 1)
     ]
     return Calibration(tuple(levels), threshold, {"model": "m", "verifiers": ["v"], "prompts": ["a", "b"]})
@@ -224,10 +224,10 @@ def calibration(*rhos: float | None, threshold: float = 0.5) -> Calibration:
 @pytest.mark.parametrize(
     ("rhos", "start"),
     [
-        ((0.1, 0.2, 0.6), 0.75),
-        ((0.6, 0.7, 0.8), 0.25),
-        ((0.9, 0.2, 0.5), 0.75),  # once trusted is not enough: it must stay; and the threshold itself counts
-        ((0.1, None, 0.9), 0.75),
+        ((0.1, 0.2, 0.6), 0.5),
+        ((0.6, 0.7, 0.8), 0.0),
+        ((0.9, 0.2, 0.5), 0.5),  # once trusted is not enough: it must stay; and the threshold itself counts
+        ((0.1, None, 0.9), 0.5),
         ((0.9, 0.9, 0.4), 1.0),
         ((None, None, None), 1.0),
     ],
@@ -238,7 +238,7 @@ def test_the_window_begins_where_rho_stays(rhos: tuple[float | None, ...], start
 
 def test_the_window_of_another_threshold() -> None:
     found = calibration(0.3, 0.6, 0.9, threshold=0.8)
-    assert [found.window(t)[0] for t in (None, 0.5, 0.2, 0.95)] == [0.75, 0.5, 0.25, 1.0]
+    assert [found.window(t)[0] for t in (None, 0.5, 0.2, 0.95)] == [0.5, 0.25, 0.0, 1.0]
     for wrong in (0.0, -0.5, 1.1, math.nan):
         with pytest.raises(UsageError, match="is out of range: give a rank correlation"):
             calibration(0.3, threshold=wrong)
@@ -283,13 +283,13 @@ LATE, EARLY, NEVER = calibration(0.1, 0.2, 0.4, 0.9, 0.9), calibration(0.6, 0.9)
 
 
 def test_a_window_is_set(windowed: str) -> None:
-    assert calibrated_options.fields(LATE, windowed, {}) == {"window": (pytest.approx(4 / 6), 1.0)}
+    assert calibrated_options.fields(LATE, windowed, {}) == {"window": (pytest.approx(3 / 6), 1.0)}
 
 
 def test_rungs_before_the_window_move_into_it() -> None:
     moved = calibrated_options.fields(LATE, "successive_halving", {})["rungs"]
     count = len(registry.options(registry.load("sampler", "successive_halving"))["rungs"].default)
-    assert moved == pytest.approx([4 / 6 + i / 3 / count for i in range(count)])
+    assert moved == pytest.approx([3 / 6 + i / 2 / count for i in range(count)])
     registry.make("sampler", "successive_halving", {"rungs": moved})  # they are rungs
 
 
@@ -297,10 +297,15 @@ def test_rungs_before_the_window_move_into_it() -> None:
 def test_samplers_with_a_word_of_their_own_look_no_earlier(sampler: str, field: str) -> None:
     """What `every` step of a run of these steps is, has its place in the window too."""
     moved = calibrated_options.fields(LATE, sampler, {})[field]
-    assert min(moved) >= 4 / 6 - 1e-9
+    assert min(moved) >= 3 / 6 - 1e-9
     assert list(moved) == sorted(set(moved))
     assert max(moved) < 1
     registry.make("sampler", sampler, {field: moved})
+
+
+def test_every_step_is_none_of_pure_noise() -> None:
+    """Where all previews are trusted the window begins at 0, which is no level of a beam."""
+    assert calibrated_options.fields(calibration(0.6, 0.9, 0.9), "dlbs", {}) == {"levels": (0.25, 0.5)}
 
 
 def test_rungs_within_the_window_stay() -> None:
@@ -360,7 +365,7 @@ def test_calibrate_then_generate(genscale: Any, tmp_path: Path) -> None:
     assert (found.about["candidates"], found.about["steps"], found.about["seed"]) == (4, 4, 1)
     assert found.about["ledger"]["evaluations"] == 2 * 4 * 4 * 2
     assert found.about["ledger"]["verifier_calls"] == {"shapes_clip": 2 * 4 * 4}
-    assert [v.fraction for v in found.levels] == [0.25, 0.5, 0.75]
+    assert [v.fraction for v in found.levels] == [0.0, 0.25, 0.5]
     assert (found.threshold, "mean rho" in shown) == (0.3, True)
     again = (
         "calibrate-steps",
@@ -388,7 +393,7 @@ def test_calibrate_then_generate(genscale: Any, tmp_path: Path) -> None:
         tmp_path / "late.json",
     )
     planned = json.loads(genscale(*words, "--dry-run", "--json")[1])
-    assert planned["sampler"]["rungs"][0] == 0.75
+    assert planned["sampler"]["rungs"][0] == 0.5
     planned = json.loads(genscale(*words, "--rungs", "0.3", "--dry-run", "--json")[1])
     assert planned["sampler"]["rungs"] == [0.3]
 

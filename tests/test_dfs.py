@@ -17,12 +17,14 @@ from genscale.engine.budget import Budget
 from genscale.engine.process import PromptProcess
 from genscale.errors import UsageError
 from genscale.key import Key
+from genscale.plugins import options as sampler_options
+from genscale.plugins import registry
 from genscale.protocol.answers import Scores
 from genscale.protocol.particles import draw
 from genscale.samplers import dfs
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dfs import Dfs
-from tests.analytic import Run, process_of, run
+from tests.analytic import Run, first_coordinate, process_of, run
 
 STEPS = 12
 
@@ -133,7 +135,7 @@ def test_without_a_threshold_it_is_best_of_n(churn: float) -> None:
     plain = run(BestOfN(7), steps=STEPS, churn=churn).searches[0]
     for spec in (
         Dfs(threshold=-math.inf, paths=7),
-        Dfs(first=7, paths=7),
+        Dfs(pool_size=7, paths=7),
         Dfs(threshold=9.0, backtracks=0, paths=7),
     ):
         made = run(spec, steps=STEPS, churn=churn).searches[0]
@@ -182,12 +184,12 @@ def test_easy_prompts_cost_less() -> None:
 
 def test_the_pool_is_the_measure() -> None:
     """The first paths are plain; the others are sent back below the median of these at the same check."""
-    spec = Dfs(first=5, paths=12)
+    spec = Dfs(pool_size=5, paths=12)
     for seed in range(4):
         paths = paths_of(run(spec, steps=STEPS, seed=seed))
         pool, others = paths[:5], paths[5:]
         assert all(len({e.candidate.id for e in path}) == 1 for path in pool)
-        median = {s: sorted(e.total for p in pool for e in p if e.step == s)[2] for s in (3, 6, 9)}
+        median = {s: sorted(e.total for p in pool for e in p if e.step == s)[2] for s in (4, 7, 10)}
         for path in others:
             moved = [replace(e, total=e.total - median.get(e.step, 0.0)) for e in path]
             assert faults(moved, 0.0, 4) == []
@@ -222,7 +224,7 @@ def test_a_budget_is_a_limit_where_the_paths_are_counted() -> None:
 
 
 def test_second_order_schedulers_begin_only_where_they_can() -> None:
-    """Checks and targets are steps at which a solve may begin; a target is never nearer than asked for."""
+    """Checked states and targets are steps at which a solve may begin; a target is never nearer than asked for."""
     for steps in (4, 7, 12, 25):
         for restarts in ((), tuple(range(0, steps, 2)), tuple(range(0, steps, 3))):
             process = PromptProcess(**process_of(steps) | {"restarts": restarts})
@@ -230,13 +232,13 @@ def test_second_order_schedulers_begin_only_where_they_can() -> None:
                 spec = Dfs(back=back)
                 for step in spec.steps(process):
                     target = spec.target(process, step)
-                    assert {step, target} <= set(restarts or range(steps))
+                    assert {step - 1, target} <= set(restarts or range(steps))
                     assert target == 0 or step - target >= back * steps - 1e-9
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"threshold": "auto"}, {"threshold": math.nan}, {"quantile": 1.5}, {"first": 0}, {"checks": (0.5, 0.2)},
+    [{"threshold": "auto"}, {"threshold": math.nan}, {"quantile": 1.5}, {"pool_size": 0}, {"checks": (0.5, 0.2)},
      {"checks": (0.0,)}, {"checks": (1.0,)}, {"back": 0.0}, {"back": 1.5}, {"backtracks": -1}, {"paths": 0}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
@@ -257,3 +259,26 @@ def test_schedulers_that_cannot_begin_in_the_middle_do_not() -> None:
             again, kernel = one._renoised(state, back)
             assert again.step == back
             assert kernel == (None if own or back == 0 else Ddim(0.0))
+
+
+def test_the_size_of_the_pool_has_a_former_name() -> None:
+    """`pool` is accepted where options come by name: requests of earlier runs, and scale()."""
+    for name in ("pool", "pool_size"):
+        typed = sampler_options.typed("sampler", "dfs", Dfs, {name: "6", "paths": "9"})
+        assert registry.make("sampler", "dfs", typed) == Dfs(pool_size=6, paths=9)
+        assert registry.make("sampler", "dfs", {name: 6, "paths": 9}) == Dfs(pool_size=6, paths=9)
+
+
+def test_only_a_number_spends_less_on_easy_prompts() -> None:
+    """A prompt whose scores are all higher by a constant: a number tells it apart, the pool cannot."""
+
+    def easier(media: Any, prompts: Any) -> torch.Tensor:
+        return first_coordinate(media, prompts) + 3.0
+
+    def spent(threshold: float | str, verifier: Any) -> list[int]:
+        sampler = Dfs(threshold=threshold, paths=8)
+        return [run(sampler, steps=STEPS, verifier=verifier, seed=s).searches[0].spent for s in range(4)]
+
+    assert sum(spent(1.0, easier)) < 1.1 * 4 * 8 * STEPS
+    assert sum(spent(1.0, first_coordinate)) > 1.5 * 4 * 8 * STEPS
+    assert spent("pool", easier) == spent("pool", first_coordinate) != [8 * STEPS] * 4

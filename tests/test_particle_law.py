@@ -317,7 +317,9 @@ def test_a_proposal_is_paid_for() -> None:
 
 def replace_weights(p: Population) -> Population:
     """The broken twin: as if the proposal had cost nothing, every particle weighs the same."""
-    return Population(p.candidates, torch.full_like(p.log_weights, p.log_evidence), p.totals)
+    return Population(
+        p.candidates, torch.full_like(p.log_weights, p.log_evidence), p.totals, has_evidence=True
+    )
 
 
 # ---------------------------------------------------------------- particle Gibbs

@@ -15,6 +15,7 @@ import torch
 from scipy import integrate, stats
 
 import genscale
+from genscale.algorithms.leftover_budget import spend_leftover_budget
 from genscale.engine.budget import Budget
 from genscale.engine.events import Scored
 from genscale.engine.ledger import Ledger
@@ -35,6 +36,7 @@ from genscale.protocol.particles import draw
 from genscale.protocol.queries import Score, Solve
 from genscale.results.result import SearchResult
 from genscale.samplers.best_of_n import BestOfN
+from genscale.samplers.dno import Dno
 from tests.analytic import SAMPLERS, process_of, run
 from tests.quick import third
 from tests.test_budget import ROLES
@@ -507,3 +509,64 @@ def test_a_pipeline_with_a_rule(tmp_path: Path) -> None:
     longer = made(5, [Patience(5)], out=tmp_path / "run")
     assert [len(longer.ranking(i)) >= len(first.ranking(i)) for i in (0, 1)] == [True, True]
     assert longer.searches[0].stopped.rule == "patience:5"
+
+
+# ---------------------------------------------------------------- nothing in vain
+
+INDEPENDENT = ("best_of_n until the budget ends", "nlg", "zigzag", "gradient_guidance")
+
+
+def until_reached(name: str, **settings: Any) -> tuple[Any, Any]:
+    """(the whole search, the one with a target that its candidate 3 is the first to reach)."""
+    sampler = replace(SAMPLERS[name], candidates=None)
+    whole = run(sampler, budget=Budget(nfe=600)).searches[0]
+    best = max(e.total for e in whole.finals[:4])
+    return whole, run(sampler, budget=Budget(nfe=600, target=best), **settings)
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_a_target_that_candidate_k_reaches_costs_k_candidates(name: str) -> None:
+    whole, made = until_reached(name)
+    k = made.searches[0].stopped.after
+    assert k == 1 + max(range(4), key=lambda i: whole.finals[i].total)
+    assert made.searches[0].finished == k
+    assert made.searches[0].spent == run(replace(SAMPLERS[name], candidates=k)).searches[0].spent
+
+
+def test_a_wave_that_was_asked_for_is_kept_and_costs_all_of_it() -> None:
+    """The broken twin of the former: 16 at a time."""
+    whole = run(BestOfN(64)).searches[0]
+    target = Budget(target=whole.finals[0].total)
+    assert run(BestOfN(64), budget=target).searches[0].spent == 6
+    assert run(BestOfN(64, wave=16), budget=target).searches[0].spent == 6 * 16
+
+
+@pytest.mark.parametrize("settings", [{"stop": "patience:5"}, {"budget": Budget(nfe=6000, target=1.9)}])
+def test_several_prompts_fill_batches_one_candidate_each(settings: Any) -> None:
+    made = run(BestOfN(), prompts=8, batch_size=8, **settings)
+    sizes = [len(b.prompts) for b in made.batches]
+    last = 6 * min(s.finished for s in made.searches)  # until then all prompts are searched
+    assert set(sizes[:last]) == {8}
+    assert all(s.finished == s.stopped.after for s in made.searches)
+
+
+def test_the_warm_up_of_an_ascent_ends_with_the_candidate_that_reaches_the_target() -> None:
+    sampler = Dno(warmup=0.5)
+    whole = run(sampler, budget=Budget(nfe=240)).searches[0]
+    search = run(sampler, budget=Budget(nfe=240, target=whole.finals[0].total)).searches[0]
+    assert search.finished == 1
+    assert search.spent == whole.finals[0].nfe == 6
+
+
+class Rest:
+    """Only what other samplers do with the budget that they leave."""
+
+    def search(self, process: Any, key: Any) -> Any:
+        yield from spend_leftover_budget(process, key, 0)
+
+
+def test_what_remains_of_a_budget_is_looked_at_one_by_one() -> None:
+    totals = [e.total for e in run(Rest(), budget=Budget(nfe=60)).searches[0].finals]
+    assert len(totals) == 10
+    search = run(Rest(), budget=Budget(nfe=60, target=max(totals[:3]))).searches[0]
+    assert search.finished == search.stopped.after == 1 + totals.index(max(totals[:3]))

@@ -13,11 +13,12 @@ from genscale.algorithms.backtracking import renoised, step_back
 from genscale.algorithms.budget_planning import largest, within
 from genscale.algorithms.passes import Numbered
 from genscale.diffusion.kernels import Kernel
+from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, draw
-from genscale.protocol.queries import Query, Score, Solve
+from genscale.protocol.queries import Ask, Query, Score, Solve
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class AcceptingSearch(Numbered):
 
     def go(self) -> Generator[Query, Any, None]:
         while not self.accepted:
-            group = None if self._must_finish else self._next()
+            group = None if self._must_finish else (yield from self._next())
             if group is not None:
                 yield from self._follow(group)
             elif self.rejected and (self.in_vain >= self.MOST or self.done == 0):
@@ -96,16 +97,20 @@ class AcceptingSearch(Numbered):
         late = self.done == 0 and self.process.time_left < self.process.nfe()
         return late or self.in_vain >= self.MOST
 
-    def _next(self) -> Group | None:
+    def _next(self) -> Generator[Query, Any, Group | None]:
         """The next paths: those that were sent back, else fresh ones. None: the budget or the limit allows none."""
         left = 1 << 30 if self.limit is None else self.limit - self.begun
+        most = min(self.attempts.wave, left)
+        if most > 0 and not self.sent_back:
+            try:
+                most = yield self._asked(most)
+            except BudgetExhausted:
+                return None
         while self.sent_back:
             group = self.sent_back.pop()
-            most = min(len(group.particles), left)
-            n = self._affordable(group.particles.step, group.kernel, most)
+            n = self._affordable(group.particles.step, group.kernel, min(len(group.particles), left))
             if n > 0:
                 return self._begin(Group(group.particles[:n], group.kernel, group.left))
-        most = min(self.attempts.wave, left)
         if (n := self._affordable(0, None, most)) > 0:
             return self._begin(Group(self._fresh(n), None, self.attempts.backtracks))
         if self.done == 0 and self.rejected:
@@ -113,6 +118,14 @@ class AcceptingSearch(Numbered):
         # What is left of the verifier calls may pay for finished candidates, though not for their checks.
         n = self._affordable(0, None, most, checked=False)
         return self._begin(Group(self._fresh(n), None, 0, checked=False)) if n > 0 else None
+
+    def _asked(self, most: int) -> Ask:
+        """For fresh paths: what one costs to its end, and what finishing the best rejected one takes."""
+        process, checks = self.process, len(self.thresholds.rejects)
+        rest = (
+            [process.nfe(r.particles.step, None, r.kernel) for r in self.rejected] if self.done == 0 else []
+        )
+        return Ask(process.nfe(), process.calls(checks, 1), most, keep=max(rest, default=0))
 
     def _fresh(self, n: int) -> Particles:
         return self.process.start([draw(self.key, self.number()) for _ in range(n)])

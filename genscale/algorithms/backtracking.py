@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from genscale.algorithms.preview_steps import after_preview, step_at
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Kernel
 from genscale.key import Key
@@ -12,14 +13,16 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles, branch
 
 
-def check_steps(process: Process, fractions: Sequence[float]) -> list[int]:
-    """Steps nearest to fractions of the run, ascending, without the last, at which it would be too late to go back.
+def check_steps(process: Process, fractions: Sequence[float], earliest: int = 1) -> list[int]:
+    """Steps at which paths are checked, ascending: one after each checked state, whose model call makes the preview.
 
-    They are steps at which the pipeline's schedule lets a solve begin.
+    States are those nearest to fractions of the run at which the pipeline's schedule lets a solve begin, without the
+    last, at which it would be too late to go back. earliest: the first state; before it none is checked. State 0 is
+    pure noise.
     """
-    steps, times = process.model_steps, process.schedule.linear_time
-    nearest = {process.nearest(float(times[s])) for f in fractions if (s := round(f * steps)) < steps}
-    return sorted(nearest - {0})
+    times, last = process.schedule.linear_time, process.model_steps - 2
+    marks = {process.nearest(float(times[s])) for f in fractions if (s := step_at(process, f)) <= last}
+    return sorted(after_preview(s) for s in marks if earliest <= s <= last)
 
 
 def step_back(process: Process, step: int, back: float) -> int:

@@ -22,6 +22,7 @@ from torch import Tensor
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
 from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.passes import Numbered, repeat_passes
+from genscale.algorithms.preview_steps import step_at
 from genscale.algorithms.tempering import unit_of
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, ddim_step, parse
@@ -167,10 +168,8 @@ class BeamSearch:
         """The levels, each with its step. There is no level in the last two steps, after which no noise is drawn. If
         several levels fall on the same step, the last one is used."""
         last = process.model_steps - 2
-        if isinstance(self.levels, str):
-            steps = list(range(1, last + 1))
-        else:
-            steps = [round(f * process.model_steps) for f in self.levels]
+        levels = () if isinstance(self.levels, str) else self.levels
+        steps = [step_at(process, f) for f in levels] or list(range(1, last + 1))  # "every"
         made = {
             step: BeamLevel(
                 step,

@@ -9,7 +9,7 @@ from genscale.errors import BudgetExhausted
 from genscale.protocol.interfaces import Process
 from genscale.protocol.queries import Ask, Query
 
-WAVE = 16  # candidates that are started together
+WAVE = 16  # candidates that are started together, unless scores can end the search
 
 # Sizes of a search for which neither the user nor a budget sets one.
 CANDIDATES_WITHOUT_BUDGET = 16  # candidates, particles, paths or noises of a beam
@@ -52,18 +52,28 @@ def largest(most: int, allowed: Callable[[int], bool]) -> int:
     return low
 
 
+def wave_of(process: Process, given: int | None = None) -> int:
+    """How many independent candidates are started together: as many as `given`, else WAVE.
+
+    1 where a target or a stop rule can end the search, so that none is computed in vain after the one that does. The
+    candidates of other prompts fill the batches.
+    """
+    return given or (1 if process.scores_end else WAVE)
+
+
 def next_batch(
     process: Process, candidates: int | None, done: int, nfe: int, previews: int = 0, default: int = 1
 ) -> Generator[Query, Any, int]:
     """Ask for the next batch of independent candidates; its size, 0: the search is complete.
 
-    It is at most WAVE, and not more than the budget pays for. candidates: their total number; None: as many as the
-    budget pays for (`default` without a budget). done: number of candidates finished so far. nfe, previews: NFE and
-    number of scored clean estimates of one candidate.
+    It is at most `wave_of(process)`, and not more than the budget pays for. candidates: their total number; None: as
+    many as the budget pays for (`default` without a budget). done: number of candidates finished so far. nfe, previews:
+    NFE and number of scored clean estimates of one candidate.
     """
     if candidates is None and not process.open_ended:
         candidates = default
-    most = WAVE if candidates is None else min(WAVE, candidates - done)
+    wave = wave_of(process)
+    most = wave if candidates is None else min(wave, candidates - done)
     if most > 0:
         try:
             most = yield Ask(nfe, process.calls(previews, 1), most)

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
-from genscale.algorithms.budget_planning import WAVE, affordable
+from genscale.algorithms.budget_planning import affordable, wave_of
 from genscale.diffusion.kernels import Ddim
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
@@ -31,7 +31,7 @@ def spend_leftover_budget(process: Process, key: Key, first: int) -> Generator[Q
 def _next_batch(process: Process, first: int) -> Generator[Query, Any, int]:
     if not process.open_ended:
         return 1 if first == 0 else 0
-    granted: int = yield Ask(process.nfe(), process.calls(0, 1), WAVE)
+    granted: int = yield Ask(process.nfe(), process.calls(0, 1), wave_of(process))
     most = affordable(process)
     return granted if most is None else min(granted, most)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -188,9 +189,15 @@ class NoiseAscent(Numbered):
         return Candidate(self.number(), "ascent", candidate.key, OWN, details=details)
 
     def _run(self, start: Particles, kernel: Kernel | None) -> Generator[Query, Any, Scores]:
-        finished = yield Solve(start, None, kernel)
-        scores: Scores = yield Score(finished)
-        return scores
+        """Run plain candidates to the end, one at a time where the score of one can end the search."""
+        size, parts = 1 if self.process.scores_end else len(start), list[Scores]()
+        with suppress(BudgetExhausted):
+            for i in range(0, len(start), size):
+                finished = yield Solve(start[i : i + size], None, kernel)
+                parts.append((yield Score(finished)))
+        if not parts:
+            raise BudgetExhausted
+        return Scores.cat(parts)
 
     def _noises(self, candidate: Candidate) -> Tensor:
         """Noises [noises, *latent] of a start: the initial noise, then those of the transitions between model calls."""

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import Tensor
+
 from genscale.algorithms.guided_proposal import NONE, THROUGH
 from genscale.algorithms.option_checks import check_options, window_of_run
+from genscale.algorithms.preview_steps import step_at, steps_between
 from genscale.algorithms.tempering import POTENTIALS, TEMPERS
 from genscale.algorithms.transition_kernels import outside
 from genscale.diffusion.kernels import Glass, Kernel, Own, Transition, parse
 from genscale.errors import UsageError
-from genscale.numerics.resampling import SCHEMES
+from genscale.numerics.resampling import SCHEMES, normalised
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Particles
@@ -42,8 +45,9 @@ class ParticleOptions:
         "ddim(eta)", "sde(churn, interpolant)" or "glass(inner, rho)".
     rest: the kernel of the steps before and after: "own" (the pipeline's scheduler), "ode", or any of the above.
     rebirth: the kernel of the first step of copies, if that differs from `kernel`. "": it does not.
-    window: fractions of the run, in [0, 1], between which states are scored. interval: fraction of the run between two
-        scorings. 0: score at every step; 1: only at the end.
+    window: fractions of the run, in [0, 1], between which states are scored; that at fraction f by the clean estimate
+        of model call round(f T), counted from 0 (genscale.algorithms.preview_steps). interval: fraction of the run
+        between two scorings. 0: score at every step; 1: only at the end.
     scale: what scores are divided by: a number, with which the target is exact and a strength means the same in every
         window; or "previews", the standard deviation of the first scores of a pass. Those are previews at the start of
         the window, whose spread changes along the run (docs/particles.md), so that a strength of 10 then is another
@@ -165,12 +169,21 @@ class ParticleOptions:
         last = process.model_steps - 2
         if self.interval == 1:
             return []
-        low, high = (f * process.model_steps for f in self.window)
-        if self.interval == 0:
-            return [s for s in range(1, last + 1) if low <= s <= high]
-        count = int((high - low) / (self.interval * process.model_steps) + 1e-9)
-        marks = {round(low + i * self.interval * process.model_steps) for i in range(count + 1)}
+        marks = set(steps_between(process, self.window))
+        if self.interval > 0:
+            low, high = self.window
+            count = int((high - low) / self.interval + 1e-9)
+            marks = {step_at(process, low + i * self.interval) for i in range(count + 1)}
         return sorted(s for s in marks if 1 <= s <= last)
+
+    @property
+    def biased(self) -> bool:
+        """Whether resampling is biased on purpose, so that the particles follow no law that is known."""
+        return False
+
+    def shares(self, log_w: Tensor) -> Tensor:
+        """The share of the offspring that each particle of log-weights [n] gets on average: float64 [n], of sum 1."""
+        return normalised(log_w)
 
     def kernels(self, process: Process) -> tuple[Kernel, Kernel | None]:
         """(kernel, rest) for this process. None stands for the pipeline's own scheduler, if that can step here."""

@@ -23,11 +23,12 @@ class ScoredState:
 
 @dataclass(frozen=True)
 class Path:
-    """A finished particle and its states at the scoring steps."""
+    """A finished particle and its states at the scoring steps. root: id of the candidate that it began with."""
 
     states: tuple[ScoredState, ...]
     candidate: Candidate
     total: float
+    root: int
 
 
 @dataclass
@@ -36,7 +37,8 @@ class Pool:
 
     parents: index of the parent of each particle, 0 .. k - 1 [n]. log_w: log-weights, float64 [n].
     applied_potential: sum of the log-potentials applied so far [n]. rewards: scaled scores [n, scorings]. paths: states
-    at earlier scoring steps. slope: d score / d x [n, *latent] at the current states, if proposals follow the gradient.
+    at earlier scoring steps. roots: id of the candidate that each lineage began with. slope: d score / d x
+    [n, *latent] at the current states, if proposals follow the gradient.
     """
 
     particles: Particles
@@ -45,6 +47,7 @@ class Pool:
     applied_potential: Tensor
     rewards: Tensor
     paths: list[tuple[ScoredState, ...]]
+    roots: list[int]
     slope: Tensor | None = None
 
     def __len__(self) -> int:
@@ -65,7 +68,8 @@ class Pool:
         i = torch.as_tensor(list(rows), dtype=torch.long)
         return Pool(
             self.particles[rows], _numbered(self.parents[i]), self.log_w[i], self.applied_potential[i], self.rewards[i],
-            [self.paths[r] for r in rows], None if self.slope is None else self.slope[i.to(self.slope.device)],
+            [self.paths[r] for r in rows], [self.roots[r] for r in rows],
+            None if self.slope is None else self.slope[i.to(self.slope.device)],
         )  # fmt: skip
 
     def shorten(self, n: int) -> None:
@@ -77,7 +81,7 @@ class Pool:
             self.log_w[:n],
             self.applied_potential[:n],
         )
-        self.rewards, self.paths = self.rewards[:n], self.paths[:n]
+        self.rewards, self.paths, self.roots = self.rewards[:n], self.paths[:n], self.roots[:n]
         if self.slope is not None:
             self.slope = self.slope[:n]
         if len(self.particles) > n:

@@ -7,11 +7,12 @@ Jamieson & Talwalkar 2016 (arXiv 1502.07943, algorithm 1); for generative models
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 from genscale.algorithms.budget_planning import CANDIDATES_WITHOUT_BUDGET, largest, payable, within
+from genscale.algorithms.preview_steps import check_fractions, steps_of
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.interfaces import Process
@@ -19,18 +20,13 @@ from genscale.protocol.particles import Particles, draw
 from genscale.protocol.queries import Query, Score, Solve
 
 
-def steps_of(fractions: Sequence[float], process: Process) -> list[int]:
-    """The steps nearest to fractions of the run, increasing, between the first model call and the end."""
-    steps = {min(max(round(f * process.steps), 1), process.steps) for f in fractions}
-    return sorted(steps - {process.steps})
-
-
 @dataclass(frozen=True)
 class Halving:
     """Pools of candidates that shrink during the run.
 
     candidates: size of a pool; None: as many as the budget pays for, 16 without a budget. rungs: increasing fractions
-    of the run, in (0, 1). survivors: share of the pool that continues from each rung.
+    of the run, in (0, 1), each the preview of the state there, which the next model call makes. survivors: share of the
+    pool that continues from each rung.
     """
 
     candidates: int | None
@@ -41,10 +37,7 @@ class Halving:
         """Raise UsageError for bad options. sampler, option: names of the sampler and of its option for the rungs."""
         if self.candidates is not None and self.candidates < 1:
             raise UsageError(f"{sampler} needs at least 1 candidate, not {self.candidates}.")
-        if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < f < 1 for f in self.rungs):
-            raise UsageError(
-                f"{option}={self.rungs} must be increasing fractions between 0 and 1, such as 0.3,0.6."
-            )
+        check_fractions(option, self.rungs)
         if not 0 < self.survivors <= 1:
             raise UsageError(f"survivors={self.survivors} must be a share in (0, 1].")
 
@@ -79,9 +72,12 @@ class Halving:
         return self.candidates or CANDIDATES_WITHOUT_BUDGET
 
     def _plan(self, process: Process, n: int) -> list[tuple[int, int]]:
-        """(step, number that continues from there) for each step at which candidates are dropped, and for the end."""
+        """(step, number that continues from there) for each step at which candidates are dropped, and for the end.
+
+        A rung whose preview would be the image itself, or that of pure noise, is none or moved to the first step.
+        """
         plan = []
-        for step in steps_of(self.rungs, process):
+        for step in steps_of(self.rungs, process, earliest=1):
             survivors = math.ceil(self.survivors * n)
             if survivors < n:
                 plan.append((step, survivors))

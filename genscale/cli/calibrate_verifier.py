@@ -72,7 +72,7 @@ def calibrate_verifier(
         typer.Option(
             help="Fractions of the run at which previews are calibrated, or none.", rich_help_panel=SEARCH
         ),
-    ] = "0.25,0.5,0.75",
+    ] = "0,0.25,0.5,0.75",
     trust_folder: options.Trust = False,
     **given: Any,
 ) -> int:
@@ -110,7 +110,7 @@ def _fractions(text: str) -> tuple[float, ...]:
         return () if text.strip().lower() in ("none", "") else convert(text, tuple[float, ...])  # type: ignore[no-any-return]
     except ValueError:
         raise UsageError(
-            f"--previews '{text}' cannot be read: write fractions, such as 0.25,0.5,0.75."
+            f"--previews '{text}' cannot be read: write fractions, such as 0,0.25,0.5."
         ) from None
 
 

@@ -2,8 +2,9 @@
 
 A rule sees the totals in the order in which the sampler asked for them, and nothing else: no clock, no batch, no other
 prompt. So a search stops at the same candidate whatever the batch size, and after it is resumed. The rules are asked
-about every candidate, but those of the same query are finished: a sampler that asks for 16 at a time ends after the 16
-in which a rule first stops it (best_of_n has `wave` for smaller ones).
+about every candidate, but those of the same query are finished. Samplers of independent candidates therefore ask for
+one at a time where there is a rule or a target (`Process.scores_end`). Those that compare candidates on the way (pools,
+particles, generations, waves of a tree) finish the ones that they started together.
 
 Measured on the bundled toy flow model (80 prompts, 8 steps, at most 64 candidates, searched with
 shapes_clip; best score less that of best_of_n with one N for all that costs the same, paired, 95 %): patience:8 takes

@@ -88,7 +88,7 @@ def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> di
     """
     hints = field_types(cls)
     out = {}
-    for option, value in values.items():
+    for option, value in registry.present_options(cls, values).items():
         try:
             out[option] = convert(value, hints[option]) if option in hints else value
         except (ValueError, TypeError, OverflowError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -98,10 +99,16 @@ def plain(value: Any) -> Any:
     return getattr(value, "__qualname__", repr(value)) if callable(value) else value
 
 
+def present_options(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by option, those under a former name (`former_options` of the plug-in) under the present one."""
+    former: Mapping[str, str] = getattr(cls, "former_options", {})
+    return {former.get(option, option): value for option, value in values.items()}
+
+
 def make(kind: str, name: str, settings: dict[str, Any]) -> Any:
     """Build a plug-in from its name and settings. UsageError: a setting is unknown or a value is invalid."""
     cls = load(kind, name)
-    known = options(cls)
+    known, settings = options(cls), present_options(cls, settings)
     if kind == "sampler":
         settings = candidates.resolved(name, cls, settings)
     for option in settings:

@@ -85,6 +85,14 @@ class Process(Protocol):
         """Whether a budget (NFE, seconds or verifier calls) or a stop rule ends the search, so that it may go on."""
 
     @property
+    def scores_end(self) -> bool:
+        """Whether scores of finished candidates can end the search: a target score or a stop rule was given.
+
+        Independent candidates are then best asked for one at a time: what is in the same query as the one that ends
+        the search is computed in vain. Candidates of other prompts fill the batches.
+        """
+
+    @property
     def nfe_left(self) -> int | None:
         """NFE that the budget still allows this prompt; None if it does not limit them. Of a budget that prompts share:
         what is left of those granted (Ask)."""
@@ -209,7 +217,8 @@ class SamplerHooks:
     accepts: (process) -> the search score from which on a finished candidate is good enough and ends the search; None
         if there is none. A run then records for each prompt whether a candidate was accepted.
     previews_at: name of the field that holds the fractions of the run at which previews are scored; a calibration
-        drops those at which scores mean nothing yet. `window` and `rungs` are recognised without it.
+        drops those at which scores mean nothing yet. `window` and `rungs` are recognised without it. With every sampler
+        fraction f is the preview of model call round(f T), counted from 0 (genscale.algorithms.preview_steps).
     asks: whether `search` yields Ask before each piece of work that it could end without, and plans nothing by
         `nfe_left` before. Only then prompts can share a budget (`pool`).
     """

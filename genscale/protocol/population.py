@@ -18,22 +18,26 @@ from genscale.protocol.particles import Candidate
 class Population:
     """Finished candidates with their log-weights, carried through the whole run without a reset.
 
-    candidates: n. log_weights: float64 [n]. If `has_evidence`, the mean of their exponentials is an unbiased estimate
-    of the evidence Z of the tilted distribution p(x) exp(strength R(x)) / Z. totals: final scores [n].
+    candidates: n. log_weights: float64 [n]. totals: final scores [n].
+    has_evidence: whether the mean of the exponentials of the log-weights estimates the evidence Z of the tilted
+        distribution p(x) exp(strength R(x)) / Z, without bias. A sampler has to claim this, and
+        tests/test_evidence.py holds each that does against closed forms.
     resampled: for every resampling (step, effective sample size before it as a share of the pool).
+    ancestors: for each candidate the id of its first ancestor, the noise that its lineage began with; empty: unknown.
     """
 
     candidates: tuple[Candidate, ...]
     log_weights: Tensor
     totals: Tensor
     resampled: tuple[tuple[int, float], ...] = ()
-    has_evidence: bool = True
+    has_evidence: bool = False
+    ancestors: tuple[int, ...] = ()
 
     @staticmethod
     def empty() -> Population:
         """Of a pass in which all candidates failed."""
         nothing = torch.zeros(0, dtype=torch.float64)
-        return Population((), nothing, nothing, has_evidence=False)
+        return Population((), nothing, nothing)
 
     @property
     def weights(self) -> Tensor:
@@ -49,11 +53,25 @@ class Population:
 
     @property
     def ess(self) -> float:
-        """Effective sample size of the final weights, in [1, n]."""
+        """Effective sample size of the final weights, in [1, n]. It is high also where all candidates descend from one
+        noise and are nearly alike: see `distinct_ancestors`."""
         return float(ess(self.log_weights))
 
+    @property
+    def distinct_ancestors(self) -> int | None:
+        """How many different noises the candidates with a weight descend from, in [0, n]; None where it is not known.
+
+        Resampling makes copies, whose weights are equal again, so that a high effective sample size does not tell that
+        few lineages are left. Estimates are then those of about so many independent draws.
+        """
+        if len(self.ancestors) != len(self.candidates):
+            return None
+        return len(
+            {a for a, w in zip(self.ancestors, self.log_weights.tolist(), strict=True) if w > -math.inf}
+        )
+
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the weight of every candidate, evidence and effective sample sizes."""
+        """For JSON: the weight of every candidate, evidence, effective sample sizes and number of first ancestors."""
         weights = dict[str, float]()  # particle Gibbs may hold a candidate twice
         for candidate, weight in zip(self.candidates, self.weights.tolist(), strict=True):
             weights[str(candidate.id)] = weights.get(str(candidate.id), 0.0) + weight
@@ -61,6 +79,7 @@ class Population:
         return {
             "log_evidence": log_z if math.isfinite(log_z) else None,
             "ess": self.ess,
+            "distinct_ancestors": self.distinct_ancestors,
             "resampled": [{"step": step, "ess_share": round(share, 4)} for step, share in self.resampled],
             "weights": weights,
         }
@@ -74,6 +93,7 @@ class Population:
             torch.cat([p.totals for p in parts]),
             tuple(r for p in parts for r in p.resampled),
             all(p.has_evidence for p in parts),
+            tuple(a for p in parts for a in p.ancestors),
         )
 
     def of_the_best(self) -> Population:

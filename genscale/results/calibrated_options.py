@@ -14,8 +14,7 @@ from genscale.results.calibration import Calibration
 def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> dict[str, Any]:
     """Sampler options that keep it from scoring previews before their scores are informative.
 
-    The preview after i steps is that of model call i - 1; particle methods, which score the state itself, could start
-    one step earlier. That errs on the safe side.
+    Fractions mean the same model call here and with every sampler (genscale.algorithms.preview_steps).
     given: fields that the user set; they are not changed. A sampler with a field `window` gets the window. The
     fractions in `rungs`, or in the field that its class names in `previews_at`, are moved into the window.
     """
@@ -43,10 +42,10 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
 def _moved(rungs: Any, start: float, every: Sequence[float]) -> tuple[float, ...]:
     """The rungs moved to `start` or later: if any lay before it, as many, evenly spaced from `start` on.
 
-    "every" becomes all calibrated steps from `start` on.
+    "every" becomes all calibrated steps from `start` on but that of pure noise.
     """
     if isinstance(rungs, str):
-        return tuple(fraction for fraction in every if fraction >= start)
+        return tuple(fraction for fraction in every if fraction >= max(start, 1e-9))
     if min(rungs) >= start:
         return tuple(rungs)
     return tuple(start + (1 - start) * i / len(rungs) for i in range(len(rungs)))

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genscale.algorithms.preview_steps import fraction_of
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.rank_correlation import Agreement, agreement
@@ -66,8 +67,9 @@ class Previews:
 class CalibratedStep:
     """How well previews after one step predict the final scores.
 
-    step: model calls done; fraction: of all. time: noise level of the latents that the clean estimate was made
-    of, as time of the rectified flow (1: pure noise); None where the schedule cannot be read.
+    step: model calls done, the last of which made the preview. fraction: of the run at which samplers score this
+    preview: that of the state which this call saw (genscale.algorithms.preview_steps). time: noise level of that state,
+    as time of the rectified flow (1: pure noise); None where the schedule cannot be read.
     """
 
     step: int
@@ -104,7 +106,10 @@ class Calibration:
         steps = totals.shape[1]
         levels = [
             CalibratedStep(
-                i, i / steps, times[i - 1], agreement(totals[:, i - 1].numpy(), totals[:, -1].numpy())
+                i,
+                fraction_of(i, steps),
+                times[i - 1],
+                agreement(totals[:, i - 1].numpy(), totals[:, -1].numpy()),
             )
             for i in range(1, steps)
         ]
@@ -144,7 +149,8 @@ class Calibration:
         text, hint = read_bytes(path, f"calibration '{path}'"), "`genscale calibrate-steps` writes them"
         data = parse_json(text, f"'{path}' is not a calibration: it", hint)
         try:
-            levels = tuple(_level(dict(record)) for record in data.pop("levels"))
+            records = data.pop("levels")
+            levels = tuple(_level(dict(record), len(records) + 1) for record in records)
             threshold = float(data.pop("threshold"))
             del data["window"]
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
@@ -154,8 +160,12 @@ class Calibration:
         return Calibration(levels, threshold, data)
 
 
-def _level(record: dict[str, Any]) -> CalibratedStep:
+def _level(record: dict[str, Any], steps: int) -> CalibratedStep:
     where = {name: record.pop(name) for name in ("step", "fraction", "time")}
+    if isinstance(where["step"], int):
+        where["fraction"] = fraction_of(
+            where["step"], steps
+        )  # once the fraction of calls done, one call later
     where["fraction"] = float(where["fraction"])
     level = CalibratedStep(**where, agreement=Agreement(**record))
     for part in (level, level.agreement):

@@ -10,7 +10,7 @@ _ROLES = ("best", "base", "verifiers", "request")  # objects that hold a `held_o
 def with_present_names(record: Any) -> Any:
     """A request, a record of a run or prompt, a line of an archive or the metadata of a file, in place.
 
-    `held_out` was called `report`, and the option `first` of dfs `pool`.
+    `held_out` was called `report`, and the option `pool_size` of dfs `pool`.
     """
     if not isinstance(record, dict):
         return record
@@ -20,7 +20,7 @@ def with_present_names(record: Any) -> Any:
         for name in ("sampler_fields", "options"):
             fields = record.get(name)
             if isinstance(fields, dict) and "pool" in fields:
-                fields.setdefault("first", fields.pop("pool"))
+                fields.setdefault("pool_size", fields.pop("pool"))
     for name in _ROLES:
         with_present_names(record.get(name))
     prompts = record.get("prompts")
