@@ -1,0 +1,287 @@
+"""Which compute pays: the held-out judge against NFE and seconds, for an even best_of_n and for what is calibrated.
+
+Calibrated on the development half of the prompts, measured on the report half, which shares no prompt with it
+(`--prompts hard`: genscale.toy.hard_prompts; `--prompts old`: the fixed list of the shapes world, whose odd members
+calibrate and whose even members report). Every prompt has its own seed. Intervals are 95 %, normal, over prompts, and
+those of gains are paired by prompt.
+
+    python benchmarks/pays.py --model shapes-flow --steps 4 --json benchmarks/results/pays-flow-4.json
+    python benchmarks/pays.py --draw docs/pays.png benchmarks/results/pays-*.json
+
+One run of best_of_64, in which every candidate is scored by all verifiers, gives best_of_n for all N and verifiers, as
+the candidates are nested; also for the exact judge itself ("perfect verifier"), the ceiling of any verifier. "perfect
+previews" are the ceiling of accept and reject: a path is given up after its first model call if its picture would be
+wrong. accept_reject is run as it ships, with budgets in images; `--others` adds other samplers with the same verifier.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import interval, parser_for, quiet_pipeline
+
+import genscale
+from genscale.toy.hard_prompts import DEVELOPMENT, REPORT
+from genscale.toy.shapes import PROMPTS
+
+LARGEST = 64
+GUIDANCE = 3.0  # the models' own default on the command line
+SIZES = (1, 4, 16, 64)
+IMAGES = (2, 3, 4, 6, 8, 12, 16, 32)
+OTHERS = ("dfs", "smc", "beam", "rollover", "successive_halving")
+CLIP, ATTRIBUTES, JUDGE = "shapes_clip", "shapes_attributes", "shapes"
+
+
+@dataclass
+class Bench:
+    """A model, its calls, and the rows that were measured."""
+
+    pipe: Any
+    model: str
+    steps: int
+    prompts: list[str]
+    development: list[str]
+    together: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    reliability: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def call(self) -> dict[str, Any]:
+        return {"num_inference_steps": self.steps, "guidance_scale": GUIDANCE}
+
+    def nfe(self) -> int:
+        return genscale.scale(self.pipe, candidates=1).plan(self.prompts[0], **self.call).nfe_per_candidate
+
+    def results(self, scaled: Any, seed: int = 1_000) -> Any:
+        """The result of each group of prompts; prompt i has the seed `seed` + i."""
+        for i in range(0, len(self.prompts), self.together):
+            group = self.prompts[i : i + self.together]
+            generators = [torch.Generator().manual_seed(seed + i + j) for j in range(len(group))]
+            yield scaled.search(group, generator=generators, **self.call)
+
+    def add(self, name: str, right: list[float], nfe: list[float], **more: Any) -> None:
+        self.rows.append({"name": name, "right": right, "nfe": nfe, **more})
+        mean, half = interval(right)
+        print(f"{name:40s} {statistics.fmean(nfe):7.1f} NFE  judge {mean:.3f} ± {half:.3f}  {more.get('note', '')}", flush=True)
+
+    def record(self, options: Any) -> dict[str, Any]:
+        about = {"model": self.model, "steps": self.steps, "prompts": options.prompts, "n": len(self.prompts)}
+        return {**about, "reliability": self.reliability, "rows": self.rows}
+
+
+# ------------------------------------------------------------------------------------------------ the nested pool
+
+
+@dataclass
+class Pool:
+    """64 candidates a prompt: [prompts, 64] scores by verifier, and the judge's verdicts."""
+
+    scores: dict[str, torch.Tensor]
+    right: torch.Tensor
+
+    def best(self, verifier: str, n: int) -> list[float]:
+        """Whether the best of the first n candidates by a verifier is right; the first of equals wins."""
+        chosen = self.scores[verifier][:, :n].max(dim=1).indices
+        return [float(v) for v in self.right.gather(1, chosen[:, None])[:, 0]]
+
+
+def pool_of(bench: Bench, verifiers: dict[str, Any]) -> Pool:
+    """One best_of_64, in which each candidate is scored by all of them; only the first verifier steers."""
+    search = [(v, float(k == 0)) for k, v in enumerate((*verifiers.values(), JUDGE))]
+    scaled = genscale.scale(
+        bench.pipe, "best_of_n", search, candidates=LARGEST, wave=LARGEST, batch_size=LARGEST
+    )
+    rows: dict[str, list[list[float]]] = {name: [] for name in (*verifiers, JUDGE)}
+    for result in bench.results(scaled):
+        for found in result.searches:
+            for name, column in zip(rows, zip(*(e.scores.values() for e in found.finals), strict=True), strict=True):
+                rows[name].append(list(column))
+    scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}
+    return Pool(scores, scores[JUDGE])
+
+
+def nested(bench: Bench, pool: Pool) -> None:
+    """best_of_n at each N by each verifier, and by the judge itself."""
+    each = bench.nfe()
+    bench.add("base", pool.best(JUDGE, 1), [float(each)] * len(bench.prompts))
+    for name in pool.scores:
+        label = "a perfect verifier" if name == JUDGE else name
+        for n in SIZES[1:]:
+            bench.add(f"best_of_{n}, {label}", pool.best(name, n), [float(each * n)] * len(bench.prompts))
+
+
+def ceilings(bench: Bench, pool: Pool) -> None:
+    """Accept and reject by the judge: without previews, and with previews as sure as the judge after the first call."""
+    each, first = bench.nfe(), bench.nfe() // bench.steps
+    for images in IMAGES:
+        for label, wrong in (("perfect verifier", each), ("perfect verifier and previews", first)):
+            right, spent = zip(*(_accepted(row, images * each, each, wrong) for row in pool.right), strict=True)
+            bench.add(f"accept_reject to {images} images, {label}", list(right), list(spent))
+
+
+def _accepted(right: torch.Tensor, cap: int, each: int, wrong: int) -> tuple[float, float]:
+    """(whether a right one is found, NFE): a right path costs `each`, another one `wrong`; the last is finished."""
+    spent = 0
+    for verdict in right.tolist():
+        if verdict:
+            return 1.0, float(spent + each)
+        if spent + wrong + each > cap:
+            return 0.0, float(spent + each)
+        spent += wrong
+    return 0.0, float(spent + each)
+
+
+# ------------------------------------------------------------------------------------------------ searches that are run
+
+
+def run(bench: Bench, name: str, sampler: str, verifier: Any, budget: str, **options: Any) -> None:
+    """One sampler with a budget: the judge's verdict of each winner, its NFE, and what was accepted."""
+    scaled = genscale.scale(
+        bench.pipe, sampler, verifier, held_out=JUDGE, budget=budget, batch_size=LARGEST, **options
+    )
+    right, nfe, accepted = list[float](), list[float](), list[float]()
+    start = time.perf_counter()
+    for result in bench.results(scaled):
+        for i, found in enumerate(result.searches):
+            right.append(result.best(i).held_out[JUDGE])
+            nfe.append(float(found.spent))
+            if found.accepts is not None and result.best(i).total >= found.accepts:
+                accepted.append(right[-1])
+    seconds = (time.perf_counter() - start) / len(bench.prompts)
+    note = f"{seconds:.3f} s a prompt"
+    if accepted:
+        note += f", {len(accepted)} accepted, of them {statistics.fmean(accepted):.3f} right"
+    bench.add(name, right, nfe, seconds=seconds, accepted=accepted, note=note)
+
+
+def calibrated(bench: Bench, members: tuple[str, ...], candidates: int, folder: Path) -> Any:
+    """A verifier that answers P(right), calibrated on the development prompts by the judge."""
+    from genscale.cli.app import main
+
+    words = ["calibrate-verifier", *bench.development, "--model", bench.model, "--judge", JUDGE]
+    words += ["--steps", str(bench.steps), "--guidance", str(GUIDANCE), "--candidates", str(candidates), "--batch-size", str(LARGEST)]
+    words += [word for member in members for word in ("--verifier", member)]
+    if main([*words, "--seed", "2000", "--out", str(folder)]):
+        raise SystemExit("the verifiers could not be calibrated")
+    from genscale.verifiers.calibrated import Calibrated
+
+    return Calibrated(folder=str(folder))
+
+
+def reliability(bench: Bench, pool: Pool, name: str) -> None:
+    """How the probabilities of finished candidates on the report prompts compare to the judge."""
+    p, right = pool.scores[name].flatten(), pool.right.flatten()
+    bins = torch.clamp((p * 10).long(), max=9)
+    error, found = 0.0, []
+    for k in range(10):
+        inside = bins == k
+        if inside.any():
+            said, was = float(p[inside].mean()), float(right[inside].mean())
+            error += float(inside.double().mean()) * abs(said - was)
+            found.append({"said": said, "was": was, "n": int(inside.sum())})
+    bench.reliability = {"ece": error, "bins": found}
+    print(f"expected calibration error on the report prompts: {error:.3f} ({len(p)} candidates)", flush=True)
+
+
+def compare(bench: Bench) -> None:
+    """The gain of each accept_reject over what it is compared with, paired by prompt."""
+    rivals = [r for r in bench.rows if r["name"].startswith("best_of_") and "perfect" not in r["name"]]
+    for row in (r for r in bench.rows if r["name"].startswith("accept_reject") and "seconds" in r):
+        for rival in rivals:
+            mean, half = interval([a - b for a, b in zip(row["right"], rival["right"], strict=True)])
+            factor = statistics.fmean(rival["nfe"]) / statistics.fmean(row["nfe"])
+            print(f"{row['name']:44s} - {rival['name']:32s} {mean:+.3f} ± {half:.3f} at 1/{factor:.1f} of its NFE")
+
+
+def main() -> None:
+    parser = parser_for(__doc__)
+    parser.add_argument("--model", default="shapes-flow")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--prompts", choices=("hard", "old"), default="hard")
+    parser.add_argument("--most", type=int, help="report prompts, at most")
+    parser.add_argument("--together", type=int, default=40, help="prompts in one call")
+    parser.add_argument("--candidates", type=int, default=16, help="labelled candidates of a development prompt")
+    parser.add_argument("--others", action="store_true", help="also other samplers with the same verifier")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--draw", type=Path, nargs="+", metavar="FILE", help="the picture, then the JSON files")
+    options = parser.parse_args()
+    if options.draw:
+        draw(options.draw[0], options.draw[1:])
+        return
+    development, report = (DEVELOPMENT, REPORT) if options.prompts == "hard" else (PROMPTS[1::2], PROMPTS[::2])
+    bench = Bench(
+        quiet_pipeline(options.model, options.threads), options.model, options.steps,
+        [p.text for p in report][: options.most], [p.text for p in development], options.together,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        measure(bench, options, Path(folder) / "calibration")
+    compare(bench)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(bench.record(options)) + "\n")
+
+
+def measure(bench: Bench, options: Any, folder: Path) -> None:
+    both = calibrated(bench, (CLIP, ATTRIBUTES), options.candidates, folder)
+    pool = pool_of(bench, {CLIP: CLIP, ATTRIBUTES: ATTRIBUTES, "calibrated": both})
+    nested(bench, pool)
+    ceilings(bench, pool)
+    reliability(bench, pool, "calibrated")
+    run(bench, "best_of_64, timed", "best_of_n", CLIP, f"{LARGEST}images", wave=LARGEST)
+    for images in IMAGES:
+        run(bench, f"accept_reject, {images} images", "accept_reject", both, f"{images}images")
+    for images in IMAGES[:-1]:
+        run(bench, f"accept_reject, {images} images, pooled", "accept_reject", both, f"{images}images", pool=True)
+        run(bench, f"best_of_n, {images} images, pooled", "best_of_n", both, f"{images}images", pool=True)
+    for sampler in OTHERS if options.others else ():
+        for images in (4, 16):
+            run(bench, f"{sampler}, {images} images", sampler, both, f"{images}images")
+
+
+def draw(path: Path, files: list[Path]) -> None:
+    """A panel a file: the judge against NFE a prompt."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(files), 4.2), dpi=110, layout="constrained")
+    for panel, file in zip(figure.subplots(1, len(files), squeeze=False)[0], files, strict=True):
+        record = json.loads(file.read_text())
+        for label, wanted in CURVES.items():
+            rows = sorted(
+                (statistics.fmean(r["nfe"]), *interval(r["right"])) for r in record["rows"] if wanted(r["name"])
+            )
+            if rows:
+                nfe, mean, half = zip(*rows, strict=True)
+                perfect = "perfect" in label
+                panel.errorbar(
+                    nfe, mean, None if perfect else half, label=label, marker="o", markersize=3, elinewidth=0.6,
+                    linestyle="--" if perfect else "-", color="0.6" if perfect else None,
+                )  # fmt: skip
+        panel.set(xscale="log", xlabel="NFE a prompt", ylabel="right, by the held-out judge")
+        panel.set_title(f"{record['model']}, {record['steps']} steps, {record['prompts']} prompts")
+        panel.grid(alpha=0.3)
+    panel.legend(fontsize=7, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+CURVES: dict[str, Callable[[str], bool]] = {
+    "best of N, CLIP": lambda name: name == "base" or name.endswith(f", {CLIP}"),
+    "best of N, calibrated": lambda name: name == "base" or name.endswith(", calibrated"),
+    "accept_reject": lambda name: name.startswith("accept_reject,") and name.endswith("images"),
+    "accept_reject, pooled": lambda name: name.startswith("accept_reject,") and name.endswith("pooled"),
+    "best of N, perfect verifier": lambda name: name == "base" or name.endswith(", a perfect verifier"),
+    "accept and reject, perfect verifier and previews": lambda name: name.endswith("verifier and previews"),
+}
+
+
+if __name__ == "__main__":
+    main()
