@@ -151,9 +151,10 @@ def run(bench: Bench, name: str, sampler: str, verifier: Any, budget: str, **opt
     start = time.perf_counter()
     for result in bench.results(scaled):
         for i, found in enumerate(result.searches):
-            right.append(result.best(i).held_out[JUDGE])
+            winner = result.ranking(i)[0]
+            right.append(winner.held_out[JUDGE])
             nfe.append(float(found.spent))
-            if found.accepts is not None and result.best(i).total >= found.accepts:
+            if found.accepts is not None and winner.total >= found.accepts:
                 accepted.append(right[-1])
     seconds = (time.perf_counter() - start) / len(bench.prompts)
     note = f"{seconds:.3f} s a prompt"
