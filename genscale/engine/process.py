@@ -45,8 +45,7 @@ class PromptProcess:
     first_sigma: std of the noise at the pipeline's first level.
     off_grid: why the model cannot be called between the levels of its grid; None if it can.
     own_restarts: whether the scheduler can begin in the middle of a run without its memory.
-    open_ended, left: what the budget says; left() gives (nfe_left, calls_left). scores_end: whether a target or a stop
-        rule was given.
+    open_ended, scores_end, left: what the budget says; left() gives (nfe_left, calls_left).
     of_branch: step of the pipeline's grid -> NFE of one branch of classifier-free guidance; None without branches.
     mix: what predictions are combined from; None: the pipeline's own.
     own_grid: (view, model calls) of the pipeline's grid, if this is another.
