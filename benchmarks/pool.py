@@ -134,13 +134,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=120)
     parser.add_argument("--candidates", type=int, default=48)
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=(2, 4, 8), help="budgets, in images a prompt"
+    )
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     prompts = [prompt.text for prompt in spread_prompts(asked.prompts)]
     found = scores(asked.model, asked.steps, prompts, asked.candidates, asked.seed)
-    rows = [compared(found, CLIP, images, None) for images in (2, 4, 8, 16)]
-    rows += [compared(found, JUDGE, images, 1.0) for images in (2, 4, 8)]
+    rows = [compared(found, CLIP, images, None) for images in asked.images]
+    rows += [compared(found, JUDGE, images, 1.0) for images in asked.images]
     for row in rows:
         print(json.dumps(row))
     if asked.json is not None:

@@ -458,6 +458,24 @@ def test_a_prompt_whose_candidates_fail_uses_its_share_and_no_more() -> None:
     assert len(failing.dropped) == 5
 
 
+def test_seconds_end_a_pooled_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row takes a second a step: 100 seconds pay for 16 of the 50 candidates."""
+    import genscale.engine.archive
+
+    now = [0.0]
+    monkeypatch.setattr(genscale.engine.archive.time, "monotonic", lambda: now[0])
+
+    def work(batch: Any, rows: Any) -> None:
+        now[0] += len(rows)
+
+    made = pooled(
+        "best_of_n until the budget ends", budget=Budget(nfe=60, seconds=100), on_batch=work, batch_size=4
+    )
+    assert now[0] <= 100
+    assert sum(s.finished for s in made.searches) in (15, 16)
+    assert all(s.finals and s.query is None for s in made.searches)
+
+
 def test_rules_end_a_pooled_search() -> None:
     made = pooled("best_of_n until the budget ends", 600, stop="patience:3")
     assert all(s.stopped for s in made.searches)

@@ -31,7 +31,7 @@ def print_record(record: dict[str, Any], console: Console) -> None:
         style="dim",
         highlight=False,
     )
-    if record["pool"]:
+    if record.get("pool"):
         span = _span([found["nfe"] for found in record["prompts"]])
         console.print(f"shared by the prompts: {span} NFE each", style="dim", highlight=False)
     if ended := _stops(record["prompts"]):

@@ -31,7 +31,7 @@ def comparison_of_runs(
         axis=axis,
         prompts=tuple(p["prompt"] for p in first),
         searched="+".join(request.select or request.verifiers) if common else None,
-        budget=None if axis == "budget" else request.budget,
+        budget=None if axis == "budget" else f"{request.budget} (pool)" if request.pool else request.budget,
         seed=request.seed,
         rows=tuple(rows),
     )
