@@ -12,8 +12,9 @@ import torch
 
 from genscale.engine.archive import read_archive
 from genscale.engine.budget import Budget
+from genscale.engine.ensembles import mean_rank
 from genscale.engine.events import BatchHalved, Denoised, Scored
-from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier, mean_rank
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.errors import UsageError, VerifierError
 from genscale.media import Media
 from genscale.results.result import SearchResult

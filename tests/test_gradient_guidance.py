@@ -13,8 +13,9 @@ from torch import Tensor
 from genscale.algorithms.guided_steps import Push
 from genscale.diffusion.noise_schedule import NoiseLevel
 from genscale.engine.budget import Budget
+from genscale.engine.ensembles import weighted_sum
 from genscale.engine.process import PromptProcess
-from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier, weighted_sum
+from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media

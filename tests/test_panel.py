@@ -12,14 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from genscale.engine.ensembles import ENSEMBLES, mean_rank, weighted_sum
 from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import (
-    ENSEMBLES,
     Roles,
     VerifierSet,
     WeightedVerifier,
-    mean_rank,
-    weighted_sum,
 )
 from genscale.errors import UsageError, VerifierError
 from genscale.media import Media

@@ -22,6 +22,7 @@ from genscale.engine.prior import Prior
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
+from genscale.protocol.calibration import Calibration
 from genscale.protocol.interfaces import Solver
 from genscale.protocol.particles import OWN, Candidate, Particles
 from genscale.protocol.queries import BACKWARD
@@ -50,6 +51,7 @@ class PromptProcess:
     own_grid: (view, model calls) of the pipeline's grid, if this is another.
     judges: verifier calls of scoring (a preview, a finished candidate).
     prompt: its text. verifiers: names of the search verifiers.
+    probability, calibration: what is known of their totals (see `protocol.interfaces.Process`).
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
     """
@@ -73,6 +75,8 @@ class PromptProcess:
     judges: tuple[int, int] = (0, 0)
     prompt: str = ""
     verifiers: tuple[str, ...] = ()
+    probability: bool = False
+    calibration: Calibration | None = None
     own_path: OwnPath = field(default_factory=OwnPath, compare=False)
     origins: Origins | None = field(default=None, compare=False)
 

@@ -51,6 +51,11 @@ class ScoreJob:
         return self.search.particles.step == self.search.process.steps
 
     @property
+    def progress(self) -> float:
+        """The share of its model calls that it has behind it; 1 at the end."""
+        return self.search.particles.step / self.search.process.steps
+
+    @property
     def latents(self) -> Tensor:
         """What is decoded [*latent]: the latents at the clean end of the process, elsewhere their clean estimate."""
         particles = self.search.particles
@@ -194,9 +199,9 @@ class Scoring:
             texts, labels = zip(
                 *((batch.jobs[k].search.prompt, batch.jobs[k].label) for k in rows), strict=True
             )
-            for k, raw in zip(
-                rows, verifiers.raw_scores(media, texts, labels, self.ledger, left), strict=True
-            ):
+            progress = None if final else [batch.jobs[k].progress for k in rows]
+            scores = verifiers.raw_scores(media, texts, labels, self.ledger, left, progress)
+            for k, raw in zip(rows, scores, strict=True):
                 if (fault := verifiers.fault(raw)) is not None:
                     batch.faults[k] = fault
                 elif final:

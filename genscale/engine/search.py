@@ -103,7 +103,8 @@ class Search:
         if "gradient" in hooks.needs:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
-            **process, open_ended=open_ended, left=left, judges=judges, prompt=prompt, verifiers=roles.search.names
+            **process, open_ended=open_ended, left=left, judges=judges, prompt=prompt, verifiers=roles.search.names,
+            probability=roles.search.probability, calibration=roles.search.calibration,
         )  # fmt: skip
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:

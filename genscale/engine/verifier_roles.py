@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genscale.engine.ensembles import ENSEMBLES
 from genscale.engine.finite_numbers import kind
 from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_calls import Left, call_verifier, unlimited
@@ -24,29 +25,8 @@ from genscale.errors import BudgetExhausted, UsageError, VerifierError
 from genscale.media import Media
 from genscale.plugins import limits, registry
 from genscale.plugins.limits import shown
+from genscale.protocol.calibration import Calibration
 from genscale.protocol.interfaces import Verifier
-
-
-def weighted_sum(raw: Tensor, weights: Tensor) -> Tensor:
-    """sum_k w_k s_k: [n, k], [k] -> [n]. A candidate's total does not depend on the others; weights set the scales."""
-    return raw @ weights
-
-
-def mean_rank(raw: Tensor, weights: Tensor) -> Tensor:
-    """Minus the weighted mean of fractional ranks (1 = best): [n, k], [k] -> [n].
-
-    Ma et al. 2025 (arXiv 2501.09732, section 4) with weights 1. Ties share their mean rank, so that the order of the
-    candidates does not matter.
-    """
-    ranks = torch.empty_like(raw)
-    for k, column in enumerate(raw.T):
-        _, place, equal = torch.unique(column, return_inverse=True, return_counts=True)  # worst first
-        better = len(column) - equal.cumsum(0)
-        ranks[:, k] = (better + (equal + 1) / 2)[place]
-    return -(ranks @ weights) / (weights.sum() or 1)  # 0 without verifiers
-
-
-ENSEMBLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"weighted": weighted_sum, "rank": mean_rank}
 
 
 @dataclass(frozen=True)
@@ -83,10 +63,19 @@ class WeightedVerifier:
         return scores
 
     def raw_scores(
-        self, media: Media, prompts: Sequence[str], labels: Sequence[str], left: Left = unlimited
+        self,
+        media: Media,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        left: Left = unlimited,
+        progress: Sequence[float] | None = None,
     ) -> Tensor:
-        """The same, but a score may be NaN or infinite."""
-        raw = self._call(self.verifier, media, prompts, labels, left)
+        """The same, but a score may be NaN or infinite. progress: see `score_at` of protocol.interfaces.Verifier."""
+        score: Callable[..., Any] = self.verifier
+        score_at = getattr(self.verifier, "score_at", None)
+        if progress is not None and score_at is not None:
+            score = partial(score_at, progress=list(progress))
+        raw = self._call(score, media, prompts, labels, left)
         return self._checked(raw, _as_vector(raw, len(labels)), labels)
 
     def score_graph(
@@ -176,6 +165,21 @@ class VerifierSet:
         """Whether a candidate's total does not depend on the other candidates."""
         return self.ensemble != "rank"
 
+    @property
+    def probability(self) -> bool:
+        """Whether the combined score is a probability: one verifier, of weight 1, that answers one."""
+        alone = self.members[0] if len(self.members) == 1 and self.pointwise else None
+        return (
+            alone is not None
+            and alone.weight == 1
+            and bool(getattr(alone.verifier, "answers_probability", False))
+        )
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How the probabilities of the combined score behave; None if that is not known."""
+        return getattr(self.members[0].verifier, "calibration", None) if self.probability else None
+
     def combine(self, raw: Tensor) -> Tensor:
         weights = torch.tensor([m.weight for m in self.members], dtype=torch.float64)
         return ENSEMBLES[self.ensemble](raw, weights)
@@ -191,9 +195,14 @@ class VerifierSet:
         labels: Sequence[str],
         ledger: Ledger,
         left: Left = unlimited,
+        progress: Sequence[float] | None = None,
     ) -> Tensor:
-        """The same, but a score may be NaN or infinite. left: see genscale.engine.verifier_calls."""
-        return self._columns(partial(WeightedVerifier.raw_scores, left=left), media, prompts, labels, ledger)
+        """The same, but a score may be NaN or infinite.
+
+        left: see genscale.engine.verifier_calls. progress: see WeightedVerifier.raw_scores.
+        """
+        score = partial(WeightedVerifier.raw_scores, left=left, progress=progress)
+        return self._columns(score, media, prompts, labels, ledger)
 
     def score_graph(
         self,

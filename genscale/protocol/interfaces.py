@@ -19,6 +19,7 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.key import Key
 from genscale.media import Media
 from genscale.protocol.answers import Prediction
+from genscale.protocol.calibration import Calibration
 from genscale.protocol.particles import Candidate, Memory, Particles
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Query
@@ -121,6 +122,14 @@ class Process(Protocol):
     def verifiers(self) -> tuple[str, ...]:
         """Names of the search verifiers, in the order of the columns of `Scores.raw`."""
 
+    @property
+    def probability(self) -> bool:
+        """Whether the totals are P(the finished candidate is right): one search verifier, which answers that."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How that verifier's probabilities behave; None where it does not tell, or where totals are no probability."""
+
     def weight_sum(self, step: int) -> float | None:
         """Sum of the weights of the mix at a step; None without a mix (genscale.diffusion.mixtures)."""
 
@@ -222,6 +231,12 @@ class Verifier(Protocol):
     `prepare(prompts, device)`: called before anything is generated or written, with the prompts of the run and the
         torch.device of the images, also by `genscale plan`. It loads what it needs, and raises a UsageError where that
         cannot be had or a prompt cannot be scored.
+    `answers_probability = True`: its score is the probability, in [0, 1], that the image is right for its prompt.
+    `score_at(media, prompts, progress)`: called in a search in place of the plain call, with the share of the run's
+        model calls [n] that each image has behind it: 1 for finished candidates, less for previews (clean estimates).
+        A score of a preview is then about the candidate that it will become.
+    `calibration`: a `genscale.protocol.calibration.Calibration`, how its probabilities behave, for samplers that choose
+        thresholds.
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
     `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
         times, 3 by default), and not waited for when the budget's seconds end.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from genscale.engine.verifier_roles import ENSEMBLES
+from genscale.engine.ensembles import ENSEMBLES
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import limits, options, registry
 from genscale.report import video_files

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from genscale.engine import archive
+from genscale.engine.ensembles import ENSEMBLES
 from genscale.engine.failures import Failure
 from genscale.engine.recipes import candidate_of
 from genscale.engine.tensor_files import load_tensors
-from genscale.engine.verifier_roles import ENSEMBLES
 from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.protocol.interfaces import SamplerHooks
