@@ -40,7 +40,7 @@ class SchedulerSolver:
         self.call: dict[str, Any] = {}
         self.stepped: list[Tensor] = []
         self.orders: dict[int, tuple[int, ...]] = {}
-        self.signature = step_signature(type(scheduler))
+        self.signature = step_signature(type(scheduler))  # type: ignore[arg-type]
 
     def step(
         self, particles: Particles, output: Tensor, draw: Callable[[int], Tensor]
