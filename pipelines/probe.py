@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from genscale.pipelines.encoder_cache import EncoderCache
@@ -113,7 +112,9 @@ class Probe(LoopDriver):
     def _compare(self, sample: Tensor) -> None:
         """See whether the loop changed the latents that the last `step` returned."""
         assert self._returned is not None
-        self.edits_latents |= not torch.equal(self.layout.to_rows(sample), self._returned)
+        rows, returned = self.layout.to_rows(sample), self._returned
+        # NaN, as in latents that the user gives, is no edit.
+        self.edits_latents |= not _same(rows, returned)
 
     def _record_draw(self, draw: Draw, place: Place) -> Tensor | None:
         users = generators_of(self.given.get("generator"))
@@ -146,3 +147,8 @@ class Probe(LoopDriver):
 
 def _has_lists(values: list[Any]) -> bool:
     return any(isinstance(v, list) or (isinstance(v, dict) and _has_lists([*v.values()])) for v in values)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether all values are equal; NaN equals NaN."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -158,3 +158,13 @@ def test_pixels_that_are_nan_are_not_taken_for_another_kind_of_pixels() -> None:
         )
     assert [f.candidate.id for f in result.dropped()] == [1]
     assert set(asked) == {"pt"}
+
+
+def test_latents_of_the_user_that_are_nan_fail_and_the_others_go_on() -> None:
+    pipe = ZOO["stable_diffusion"].build()
+    call = ZOO["stable_diffusion"].arguments(1) | {"latents": torch.full((1, 4, 8, 8), float("nan"))}
+    search = genscale.scale(pipe, verifier="compressibility", candidates=3)(
+        **call, generator=torch.Generator().manual_seed(3)
+    ).search
+    assert [failure.candidate.id for failure in search.dropped()] == [0]
+    assert sorted(entry.candidate.id for entry in search.ranking()) == [1, 2]

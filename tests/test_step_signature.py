@@ -46,6 +46,14 @@ def with_a_name_of_its_own(cls: Any) -> Any:
     return Child
 
 
+def passes_on(cls: Any) -> Any:
+    class Child(cls):  # type: ignore[misc]
+        def step(self, model_output: Any, timestep: Any, sample: Any, *rest: Any, **more: Any) -> Any:
+            return super().step(1.1 * model_output, timestep, sample, *rest, **more)
+
+    return Child
+
+
 def decorated(cls: Any) -> Any:
     class Child(cls):  # type: ignore[misc]
         @functools.wraps(cls.step)
@@ -56,7 +64,7 @@ def decorated(cls: Any) -> Any:
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-FORMS = {f.__name__: f for f in (renamed, everything, with_a_name_of_its_own, decorated)}
+FORMS = {f.__name__: f for f in (renamed, passes_on, everything, with_a_name_of_its_own, decorated)}
 CLASSES = ("DDIMScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler")
 
 
@@ -124,3 +132,11 @@ def test_a_step_of_other_parameters_is_refused_in_a_sentence() -> None:
         UsageError, match="the step of Alone has no parameters named 'model_output' and 'sample'"
     ):
         step_signature(Alone)
+    scheduler = with_class(renamed, "DDIMScheduler").scheduler
+    signature = step_signature(type(scheduler))
+    with pytest.raises(TypeError):
+        signature.by_name(scheduler, (1, 2, 3), {"no_such": 4})
+    given = {"e": 1, "t": 2, "x": 3, "generator": 4}
+    assert signature.by_name(scheduler, (), given) == signature.by_name(
+        scheduler, (1, 2, 3), {"generator": 4}
+    )
