@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -34,13 +33,11 @@ class PromptProcess:
     """The process of one prompt, made of tensors, a solver and numbers (implements `protocol.interfaces.Process`).
 
     evaluations: NFE of one row at each step [steps].
-    prior: initial latents as a function of noise.
-    solver: one step of the pipeline's own scheduler.
+    prior: initial latents as a function of noise. solver: one step of the pipeline's own scheduler.
     view: noise levels, and what the model output means; a string instead says why they cannot be read.
     own_draw: (step, draw) -> [*latent], the noise that the pipeline's own run uses inside solver steps. further_draw:
         (image, step, draw) -> that of the prompt's image 1, 2, ... (`prior.further`).
-    restarts: steps at which a solve may begin; empty: all. A step of a second-order scheduler has two model calls,
-        and no solve may begin between them.
+    restarts: steps at which a solve may begin, not between the two calls of a second-order step; empty: all.
     places: where the steps lie on the pipeline's grid, if this is another grid (see `regridded`); the pipeline's own
         scheduler cannot step on it.
     first_sigma: std of the noise at the pipeline's first level.
@@ -50,8 +47,7 @@ class PromptProcess:
     of_branch: step of the pipeline's grid -> NFE of one branch of classifier-free guidance; None without branches.
     mix: what predictions are combined from; None: the pipeline's own.
     own_grid: (view, model calls) of the pipeline's grid, if this is another.
-    judges: verifier calls of scoring (a preview, a finished candidate).
-    prompt: its text. verifiers: names of the search verifiers.
+    judges: verifier calls of scoring (a preview, a finished candidate). prompt: its text. verifiers: their names.
     probability, calibration: what is known of their totals (see `protocol.interfaces.Process`).
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
@@ -70,7 +66,7 @@ class PromptProcess:
     own_restarts: bool = True
     open_ended: bool = False
     left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
-    time: Callable[[], float] = field(default=lambda: math.inf)
+    time: Callable[[], float] = field(default=lambda: float("inf"))
     of_branch: Callable[[int], int] | None = None
     mix: Mix | None = None
     own_grid: tuple[View, int] | None = None
@@ -164,8 +160,6 @@ class PromptProcess:
     def gradient_passes(self, each: bool) -> int:
         """Backward passes of a Gradient: one, or with `each` one for every search verifier."""
         return max(self.judges[0], 1) if each else 1
-
-    # ---- another grid
 
     def check_off_grid(self, what: str) -> None:
         if self.off_grid:

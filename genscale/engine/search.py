@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,9 +15,9 @@ from genscale.engine.failures import HOPELESS, Failure, Failures
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
-from genscale.engine.stopping import Stop, Stopped, StopRule, Target, first_stop
+from genscale.engine.stopping import Stop, Stopped, StopRule, first_stop, stop_rules
 from genscale.engine.verifier_roles import Roles
-from genscale.errors import BudgetExhausted, UsageError
+from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler, SamplerHooks
@@ -55,7 +54,7 @@ class Search:
     rules: tuple[StopRule, ...] = ()
     independent: bool = False
     accepts: float | None = None
-    time_left: Callable[[], float] = lambda: math.inf
+    time_left: Callable[[], float] = lambda: float("inf")
     stopped: Stopped | None = None
     spent: int = 0
     calls: int = 0
@@ -91,16 +90,7 @@ class Search:
         def left() -> tuple[int | None, int | None]:
             return search.nfe_left, search.calls_left
 
-        if budget.target is not None and not roles.judge.pointwise:
-            raise UsageError(
-                "a target score needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
-            )
-        if stop is not None and not roles.judge.pointwise:
-            raise UsageError(
-                f"stop '{stop}' needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
-            )
+        rules = stop_rules(budget.target, stop, roles.judge.pointwise)
         judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers this limit ends nothing
         open_ended = any(v is not None for v in (budget.nfe, budget.images, budget.seconds, calls, stop))
@@ -115,7 +105,6 @@ class Search:
         budget = budget.resolved(seen.nfe())  # of the pipeline's own grid
         if hooks.grid is not None:
             seen = check_grid(hooks.grid(seen), sampler)
-        rules = (() if budget.target is None else (Target(budget.target),)) + (stop.rules if stop else ())
         search = Search(
             index, prompt, seen, sampler.search(seen, key), budget, roles, keep, results, rules,
             hooks.independent,
@@ -353,10 +342,7 @@ class Search:
     @property
     def accepted(self) -> Entry | None:
         """The first finished candidate that the sampler accepted; None if it accepted none."""
-        least = self.accepts
-        if least is None:
-            return None
-        return next((e for e in self.finals if e.total is not None and e.total >= least), None)
+        return None if self.accepts is None else self.ranks.first(self.accepts)
 
     def best(self) -> Entry | None:
         """The best finished candidate; None before the first."""

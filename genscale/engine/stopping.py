@@ -198,6 +198,21 @@ class Stop:
         return ",".join(map(str, self.rules))
 
 
+def stop_rules(target: float | None, stop: Stop | None, pointwise: bool) -> tuple[StopRule, ...]:
+    """The rules of a search, its target score first. pointwise: whether totals do not depend on other candidates.
+
+    UsageError: they do, and there are rules.
+    """
+    given = [] if target is None else ["a target score"]
+    given += [] if stop is None else [f"stop '{stop}'"]
+    if given and not pointwise:
+        raise UsageError(
+            f"{given[0]} needs scores that do not depend on the other candidates, as ranks do: use the weighted "
+            "ensemble."
+        )
+    return (() if target is None else (Target(target),)) + (stop.rules if stop else ())
+
+
 def first_stop(rules: Sequence[StopRule], totals: Sequence[float], seen: int = 0) -> Stopped | None:
     """The first candidate after which a rule applies, and that rule. seen: how many totals were checked before."""
     for n in range(seen + 1, len(totals) + 1):
