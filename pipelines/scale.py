@@ -109,9 +109,8 @@ def scale(
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
     pipe: the pipeline; of a scaled one its pipeline, so that this search takes the place of the other.
-    sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object.
-        "auto", the default, is accept_reject where one verifier answers a probability and steers alone, and best_of_n
-        otherwise.
+    sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object. "auto":
+        accept_reject where one verifier answers a probability and steers alone, best_of_n otherwise.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
         None only where nothing is chosen: one candidate, or as many candidates as images.
@@ -152,10 +151,8 @@ def scale(
     pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
-    if isinstance(sampler, str):
-        sampler = sampler_for(sampler, roles.search.probability)
     return Scaled(SearchSettings(
-        pipe, _sampler(sampler, options), roles, Budget.of(budget),
+        pipe, _sampler(sampler, options, roles), roles, Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
         {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy, pool,
@@ -168,9 +165,9 @@ def _check_numbers(**given: Any) -> None:
             raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}.")
 
 
-def _sampler(sampler: Any, options: dict[str, Any]) -> Sampler:
+def _sampler(sampler: Any, options: dict[str, Any], roles: Roles) -> Sampler:
     if isinstance(sampler, str):
-        sampler = registry.make("sampler", sampler, options)
+        sampler = registry.make("sampler", sampler_for(sampler, roles.search.probability), options)
     elif options:
         raise UsageError(
             f"options {', '.join(options)} go with a sampler's name; set them on the sampler object."

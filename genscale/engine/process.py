@@ -33,13 +33,11 @@ class PromptProcess(SearchView):
     """The process of one prompt, made of tensors, a solver and numbers (implements `protocol.interfaces.Process`).
 
     evaluations: NFE of one row at each step [steps].
-    prior: initial latents as a function of noise.
-    solver: one step of the pipeline's own scheduler.
+    prior: initial latents as a function of noise. solver: one step of the pipeline's own scheduler.
     view: noise levels, and what the model output means; a string instead says why they cannot be read.
     own_draw: (step, draw) -> [*latent], the noise that the pipeline's own run uses inside solver steps. further_draw:
         (image, step, draw) -> that of the prompt's image 1, 2, ... (`prior.further`).
-    restarts: steps at which a solve may begin; empty: all. A step of a second-order scheduler has two model calls,
-        and no solve may begin between them.
+    restarts: steps at which a solve may begin, not between the two calls of a second-order step; empty: all.
     places: where the steps lie on the pipeline's grid, if this is another grid (see `regridded`); the pipeline's own
         scheduler cannot step on it.
     first_sigma: std of the noise at the pipeline's first level.
@@ -140,8 +138,6 @@ class PromptProcess(SearchView):
     def gradient_passes(self, each: bool) -> int:
         """Backward passes of a Gradient: one, or with `each` one for every search verifier."""
         return max(self.judges[0], 1) if each else 1
-
-    # ---- another grid
 
     def check_off_grid(self, what: str) -> None:
         if self.off_grid:

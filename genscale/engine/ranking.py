@@ -62,6 +62,10 @@ class Ranking:
         order = self.order()
         return order[0] if order else None
 
+    def first(self, least: float) -> Entry | None:
+        """The one that finished first of those whose search score is at least this; None if there is none."""
+        return next((e for e in self.entries if e.total is not None and e.total >= least), None)
+
     def may_lead(self, entry: Entry) -> bool:
         """Whether a new finished candidate is, or (by ranks) may later become, the best."""
         best = self.best()

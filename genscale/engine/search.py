@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +59,7 @@ class Search:
     rules: tuple[StopRule, ...] = ()
     independent: bool = False
     accepts: float | None = None
-    time_left: Callable[[], float] = lambda: math.inf
+    time_left: Callable[[], float] = lambda: float("inf")
     allowance: Allowance | None = None
     stopped: Stopped | None = None
     spent: int = 0
@@ -338,10 +337,7 @@ class Search:
     @property
     def accepted(self) -> Entry | None:
         """The first finished candidate that the sampler accepted; None if it accepted none."""
-        least = self.accepts
-        if least is None:
-            return None
-        return next((e for e in self.finals if e.total is not None and e.total >= least), None)
+        return None if self.accepts is None else self.ranks.first(self.accepts)
 
     def best(self) -> Entry | None:
         """The best finished candidate; None before the first."""
