@@ -256,4 +256,12 @@ def test_the_listing_is_short_and_details_are_long(genscale: Any) -> None:
 
 def test_the_commands_are_all_there() -> None:
     names = {command.name or command.callback.__name__ for command in app.app.registered_commands}  # type: ignore[union-attr]
-    assert {"generate", "video", "plan", "compare", "samplers", "calibrate-steps", "calibrate-verifier"} <= names
+    assert {
+        "generate",
+        "video",
+        "plan",
+        "compare",
+        "samplers",
+        "calibrate-steps",
+        "calibrate-verifier",
+    } <= names
