@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(300)  # ends a child that hangs
         resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
         try:
             run(SAMPLERS["best_of_n"], folder=tmp_path, budget=Budget(nfe=600))

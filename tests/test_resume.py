@@ -71,6 +71,7 @@ def killed_search(name: str, folder: Path, log: Path, after: float, **settings: 
     begun = len(batches(log))
     child = os.fork()
     if child == 0:
+        signal.alarm(300)  # ends a child that hangs
         try:
             search(name, folder, log, PAUSE, **settings)
         finally:
