@@ -12,6 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from genscale.algorithms.budget_planning import payable
 from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.successive_halving import Halving, steps_of
 from genscale.errors import UsageError
@@ -77,6 +78,9 @@ class BestOfN:
             process.schedule  # noqa: B018  without noise levels there are no previews: refused before anything is spent
         while n is None or done < n:
             wave = self.wave if n is None else min(self.wave, n - done)
+            if looks:  # candidates that the budget does not finish would be previewed in vain
+                paid = payable(process, process.nfe(), process.calls(len(looks), 1))
+                wave = wave if paid is None else min(wave, max(paid, 1))
             start = process.start([draw(key, done + i) for i in range(wave)])
             for step in looks:
                 start = yield Solve(start, step)
