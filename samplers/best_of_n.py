@@ -81,6 +81,7 @@ class BestOfN:
             if looks:  # candidates that the budget does not finish would be previewed in vain
                 paid = payable(process, process.nfe(), process.calls(len(looks), 1))
                 wave = wave if paid is None else min(wave, max(paid, 1))
+                looks = [] if paid == 0 else looks  # the verifier calls left are for finished candidates
             start = process.start([draw(key, done + i) for i in range(wave)])
             for step in looks:
                 start = yield Solve(start, step)
