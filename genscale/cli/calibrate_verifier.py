@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 CALIBRATE = """
 Examples:
 
-  genscale calibrate-verifier "a red star" "a red ring" "a blue star" "a blue ring" --judge shapes --seed 1 -o runs/p
+  genscale calibrate-verifier "a red star" "two blue rings" "four red rings" "three blue stars" --judge shapes --seed 1 -o runs/p
 
   genscale calibrate-verifier --runs runs/p/candidates --verifier shapes_clip --judge shapes --right-at 1 --out runs/q
 
   genscale generate "a red star" --verifier calibrated:runs/p --budget "64images,p=0.9"
-"""
+"""  # noqa: E501
 
 
 Judge = Annotated[
@@ -62,6 +62,9 @@ Previews = Annotated[
         help="Fractions of the run at which previews are calibrated, or none.", rich_help_panel=SEARCH
     ),
 ]
+
+
+FEW = 20  # prompts, below which the summary says so
 
 
 @options.takes(
@@ -145,6 +148,9 @@ def _print(found: VerifierCalibration, folder: Path, console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    if len(found.texts) < FEW:
+        few = f"{len(found.texts)} prompts are few: of 30 or more the numbers say more"
+        console.print(few, style="dim", highlight=False)
     for name in (FILE, PLOT):
         console.print(f"{folder}/{name}", markup=False, highlight=False, soft_wrap=True)
     told = f"Use it: genscale generate ... --verifier calibrated:{folder}"
