@@ -70,7 +70,10 @@ class Bench:
     def add(self, name: str, right: list[float], nfe: list[float], **more: Any) -> None:
         self.rows.append({"name": name, "right": right, "nfe": nfe, **more})
         mean, half = interval(right)
-        print(f"{name:40s} {statistics.fmean(nfe):7.1f} NFE  judge {mean:.3f} ± {half:.3f}  {more.get('note', '')}", flush=True)
+        print(
+            f"{name:40s} {statistics.fmean(nfe):7.1f} NFE  judge {mean:.3f} ± {half:.3f}  {more.get('note', '')}",
+            flush=True,
+        )
 
     def record(self, options: Any) -> dict[str, Any]:
         about = {"model": self.model, "steps": self.steps, "prompts": options.prompts, "n": len(self.prompts)}
@@ -102,7 +105,9 @@ def pool_of(bench: Bench, verifiers: dict[str, Any]) -> Pool:
     rows: dict[str, list[list[float]]] = {name: [] for name in (*verifiers, JUDGE)}
     for result in bench.results(scaled):
         for found in result.searches:
-            for name, column in zip(rows, zip(*(e.scores.values() for e in found.finals), strict=True), strict=True):
+            for name, column in zip(
+                rows, zip(*(e.scores.values() for e in found.finals), strict=True), strict=True
+            ):
                 rows[name].append(list(column))
     scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}
     return Pool(scores, scores[JUDGE])
@@ -123,7 +128,9 @@ def ceilings(bench: Bench, pool: Pool) -> None:
     each, first = bench.nfe(), bench.nfe() // bench.steps
     for images in IMAGES:
         for label, wrong in (("perfect verifier", each), ("perfect verifier and previews", first)):
-            right, spent = zip(*(_accepted(row, images * each, each, wrong) for row in pool.right), strict=True)
+            right, spent = zip(
+                *(_accepted(row, images * each, each, wrong) for row in pool.right), strict=True
+            )
             bench.add(f"accept_reject to {images} images, {label}", list(right), list(spent))
 
 
@@ -168,7 +175,16 @@ def calibrated(bench: Bench, members: tuple[str, ...], candidates: int, folder: 
     from genscale.cli.app import main
 
     words = ["calibrate-verifier", *bench.development, "--model", bench.model, "--judge", JUDGE]
-    words += ["--steps", str(bench.steps), "--guidance", str(GUIDANCE), "--candidates", str(candidates), "--batch-size", str(LARGEST)]
+    words += [
+        "--steps",
+        str(bench.steps),
+        "--guidance",
+        str(GUIDANCE),
+        "--candidates",
+        str(candidates),
+        "--batch-size",
+        str(LARGEST),
+    ]
     words += [word for member in members for word in ("--verifier", member)]
     if main([*words, "--seed", "2000", "--out", str(folder)]):
         raise SystemExit("the verifiers could not be calibrated")
@@ -199,7 +215,9 @@ def compare(bench: Bench) -> None:
         for rival in rivals:
             mean, half = interval([a - b for a, b in zip(row["right"], rival["right"], strict=True)])
             factor = statistics.fmean(rival["nfe"]) / statistics.fmean(row["nfe"])
-            print(f"{row['name']:44s} - {rival['name']:32s} {mean:+.3f} ± {half:.3f} at 1/{factor:.1f} of its NFE")
+            print(
+                f"{row['name']:44s} - {rival['name']:32s} {mean:+.3f} ± {half:.3f} at 1/{factor:.1f} of its NFE"
+            )
 
 
 def main() -> None:
@@ -209,16 +227,22 @@ def main() -> None:
     parser.add_argument("--prompts", choices=("hard", "old"), default="hard")
     parser.add_argument("--most", type=int, help="report prompts, at most")
     parser.add_argument("--together", type=int, default=40, help="prompts in one call")
-    parser.add_argument("--candidates", type=int, default=16, help="labelled candidates of a development prompt")
+    parser.add_argument(
+        "--candidates", type=int, default=16, help="labelled candidates of a development prompt"
+    )
     parser.add_argument("--others", action="store_true", help="also other samplers with the same verifier")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--draw", type=Path, nargs="+", metavar="FILE", help="the picture, then the JSON files")
+    parser.add_argument(
+        "--draw", type=Path, nargs="+", metavar="FILE", help="the picture, then the JSON files"
+    )
     options = parser.parse_args()
     if options.draw:
         draw(options.draw[0], options.draw[1:])
         return
-    development, report = (DEVELOPMENT, REPORT) if options.prompts == "hard" else (PROMPTS[1::2], PROMPTS[::2])
+    development, report = (
+        (DEVELOPMENT, REPORT) if options.prompts == "hard" else (PROMPTS[1::2], PROMPTS[::2])
+    )
     bench = Bench(
         quiet_pipeline(options.model, options.threads), options.model, options.steps,
         [p.text for p in report][: options.most], [p.text for p in development], options.together,
@@ -241,7 +265,14 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
     for images in IMAGES:
         run(bench, f"accept_reject, {images} images", "accept_reject", both, f"{images}images")
     for images in IMAGES[:-1]:
-        run(bench, f"accept_reject, {images} images, pooled", "accept_reject", both, f"{images}images", pool=True)
+        run(
+            bench,
+            f"accept_reject, {images} images, pooled",
+            "accept_reject",
+            both,
+            f"{images}images",
+            pool=True,
+        )
         run(bench, f"best_of_n, {images} images, pooled", "best_of_n", both, f"{images}images", pool=True)
     for sampler in OTHERS if options.others else ():
         for images in (4, 16):
@@ -257,7 +288,9 @@ def draw(path: Path, files: list[Path]) -> None:
         record = json.loads(file.read_text())
         for label, wanted in CURVES.items():
             rows = sorted(
-                (statistics.fmean(r["nfe"]), *interval(r["right"])) for r in record["rows"] if wanted(r["name"])
+                (statistics.fmean(r["nfe"]), *interval(r["right"]))
+                for r in record["rows"]
+                if wanted(r["name"])
             )
             if rows:
                 nfe, mean, half = zip(*rows, strict=True)

@@ -12,7 +12,7 @@ Results     SearchResult, load_result, Entry, Population, Ledger, Plan, compare,
 Stopping    Patience, MarginalGain, AdaptiveN, Guard, Target, Stop, StopRule
 Errors      UsageError, VerifierError, AllCandidatesFailed, BudgetExhausted
 Events      Event, Denoised, Differentiated, Scored, Dropped, Failure, BatchHalved
-Interfaces  Sampler, SamplerHooks, Verifier, Process
+Interfaces  Sampler, SamplerHooks, Verifier, Process, Calibration
 Queries     Query, Solve, Denoise, Score, Gradient, Ask
 Answers     Particles, Prediction, Scores, Graded
 Candidates  Candidate, OWN, draw, branch, Key, neighbour, slerp

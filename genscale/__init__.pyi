@@ -60,6 +60,7 @@ from .plugins.lookup import make_verifier as make_verifier
 from .protocol.answers import Graded as Graded
 from .protocol.answers import Prediction as Prediction
 from .protocol.answers import Scores as Scores
+from .protocol.calibration import Calibration as Calibration
 from .protocol.interfaces import Process as Process
 from .protocol.interfaces import Sampler as Sampler
 from .protocol.interfaces import SamplerHooks as SamplerHooks

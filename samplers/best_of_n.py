@@ -12,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genscale.algorithms.budget_planning import wave_of
+from genscale.algorithms.budget_planning import payable, wave_of
 from genscale.algorithms.option_checks import check_options
 from genscale.algorithms.preview_steps import check_fractions, steps_of
 from genscale.algorithms.successive_halving import Halving
@@ -86,7 +86,13 @@ class BestOfN:
             process.schedule  # noqa: B018  without noise levels there are no previews: refused before anything is spent
         while n is None or done < n:
             wave = wave_of(process, self.wave)
-            wave = yield Ask(process.nfe(), process.calls(0, 1), wave if n is None else min(wave, n - done))
+            wave = yield Ask(
+                process.nfe(), process.calls(len(looks), 1), wave if n is None else min(wave, n - done)
+            )
+            if looks:  # candidates that the budget does not finish would be previewed in vain
+                paid = payable(process, process.nfe(), process.calls(len(looks), 1))
+                wave = wave if paid is None else min(wave, max(paid, 1))
+                looks = [] if paid == 0 else looks  # the verifier calls left are for finished candidates
             start = process.start([draw(key, done + i) for i in range(wave)])
             for step in looks:
                 start = yield Solve(start, step)

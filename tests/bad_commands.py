@@ -350,10 +350,10 @@ calibrate-steps "a cat" --verifier shapes
 calibrate-steps STAR --steps 1000000000
 calibrate-steps STAR --candidates x
 calibrate-verifier STAR --judge shapes
-calibrate-verifier STAR "a blue ring" "a star" "a ring" --judge shapes --right-at nan
-calibrate-verifier STAR "a blue ring" "a star" "a ring" --judge nope
-calibrate-verifier STAR "a blue ring" "a star" "a ring" --judge shapes --candidates x
-calibrate-verifier STAR "a blue ring" "a star" "a ring" --judge shapes --previews 2
+calibrate-verifier STAR "a blue ring" "a red ring" "a blue star" --judge shapes --right-at nan
+calibrate-verifier STAR "a blue ring" "a red ring" "a blue star" --judge nope
+calibrate-verifier STAR "a blue ring" "a red ring" "a blue star" --judge shapes --candidates x
+calibrate-verifier STAR "a blue ring" "a red ring" "a blue star" --judge shapes --previews 2
 calibrate-verifier --runs {dir} --judge shapes
 calibrate-verifier --runs {long} --judge shapes
 score {dir}/p.txt

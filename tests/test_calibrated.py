@@ -364,3 +364,15 @@ def test_budgets_of_probability_are_read(text: str, budget: Budget) -> None:
 def test_budgets_of_no_probability_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Budget.parse(text)
+
+
+def test_previews_of_best_of_n_change_no_candidate() -> None:
+    """They only look: the same candidates with the same scores, at the same NFE."""
+    plain, looked = run(BestOfN(8)), run(BestOfN(8, previews=(0.3, 0.6)))
+    assert [(e.candidate, e.total) for e in looked.searches[0].finals] == [
+        (e.candidate, e.total) for e in plain.searches[0].finals
+    ]
+    assert looked.ledger.evaluations == plain.ledger.evaluations
+    assert [e.step for e in looked.archive.entries] == [2] * 8 + [4] * 8 + [6] * 8
+    with pytest.raises(UsageError, match="give prune or previews, not both"):
+        BestOfN(8, prune=(0.5,), previews=(0.5,))

@@ -18,12 +18,53 @@ if TYPE_CHECKING:
 CALIBRATE = """
 Examples:
 
-  genscale calibrate-verifier "a red star" "two blue rings" "a green star" "a blue ring" --judge shapes --out runs/p
+  genscale calibrate-verifier "a red star" "two blue rings" "four red rings" "three blue stars" --judge shapes --seed 1 -o runs/p
 
-  genscale calibrate-verifier --prompts prompts.txt --model owner/name --verifier clip --judge vqa_score --right-at 0.5
+  genscale calibrate-verifier --runs runs/p/candidates --verifier shapes_clip --judge shapes --right-at 1 --out runs/q
 
   genscale generate "a red star" --verifier calibrated:runs/p --budget "64images,p=0.9"
-"""
+"""  # noqa: E501
+
+
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        help="What labels the candidates: a verifier that is not calibrated. Right is a score of 0.5 or more, unless "
+        "--right-at says otherwise.",
+        metavar="NAME",
+        rich_help_panel=SEARCH,
+    ),
+]
+RightAt = Annotated[
+    float | None,
+    typer.Option(help="The judge's score from which on an image is right.", rich_help_panel=SEARCH),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Labels of your own: a CSV file with image,label or prompt,candidate,label (and run).",
+        metavar="FILE",
+        rich_help_panel=SEARCH,
+    ),
+]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A folder of candidates, in place of prompts: of best_of_n with the verifiers. Repeatable.",
+        metavar="DIR",
+        rich_help_panel=SEARCH,
+    ),
+]
+Candidates = Annotated[int, typer.Option(help="Images of each prompt.", rich_help_panel=SEARCH)]
+Previews = Annotated[
+    str,
+    typer.Option(
+        help="Fractions of the run at which previews are calibrated, or none.", rich_help_panel=SEARCH
+    ),
+]
+
+
+FEW = 20  # prompts, below which the summary says so
 
 
 @options.takes(
@@ -37,42 +78,12 @@ Examples:
 )
 def calibrate_verifier(
     ctx: typer.Context,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            help="What labels the candidates: a verifier that is not calibrated. Right is a score of 0.5 or more, "
-            "unless --right-at says otherwise.",
-            metavar="NAME",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    right_at: Annotated[
-        float | None,
-        typer.Option(help="The judge's score from which on an image is right.", rich_help_panel=SEARCH),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels of your own: a CSV file with image,label or prompt,candidate,label (and run).",
-            metavar="FILE",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    runs: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A folder of candidates, in place of prompts: of best_of_n with the verifiers. Repeatable.",
-            metavar="DIR",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    candidates: Annotated[int, typer.Option(help="Images of each prompt.", rich_help_panel=SEARCH)] = 8,
-    previews: Annotated[
-        str,
-        typer.Option(
-            help="Fractions of the run at which previews are calibrated, or none.", rich_help_panel=SEARCH
-        ),
-    ] = "0,0.25,0.5,0.75",
+    judge: Judge = None,
+    right_at: RightAt = None,
+    labels: Labels = None,
+    runs: Runs = None,
+    candidates: Candidates = 8,
+    previews: Previews = "0,0.25,0.5,0.75",
     trust_folder: options.Trust = False,
     **given: Any,
 ) -> int:
@@ -137,6 +148,9 @@ def _print(found: VerifierCalibration, folder: Path, console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    if len(found.texts) < FEW:
+        few = f"{len(found.texts)} prompts are few: of 30 or more the numbers say more"
+        console.print(few, style="dim", highlight=False)
     for name in (FILE, PLOT):
         console.print(f"{folder}/{name}", markup=False, highlight=False, soft_wrap=True)
     told = f"Use it: genscale generate ... --verifier calibrated:{folder}"

@@ -22,13 +22,13 @@ class Guard:
     search ends when the last `patience` leaders have all fallen: the searched score rises, and the guard turned down.
     Leaders that are level with the best, as many are under a judge that says 0 or 1, do not fall.
 
-    This is the third kind of early stopping of Prechelt 1998 ("Early Stopping -- But When?", section 2: the error on
-    the validation set has increased in s successive strips), on the path of the leaders. Its scores end the search
+    It is the third class of criteria (UP) of Prechelt 1998, "Early Stopping -- But When?", where the error on a
+    validation set has risen in s strips in a row, on the path of the leaders. Its scores end the search
     and pick no winner: that is the last leader, unless select verifiers say otherwise. They are not counted as verifier
     calls of the budget.
 
     verifier: a registered name, or any verifier. On the command line also calibrated:DIR, for the calibrated P(right).
-    patience: leaders in a row that fall (3, ours; Prechelt compares 2 to 8 strips). drop: in the guard's unit (0).
+    patience: leaders in a row that fall (3, ours). drop: in the guard's unit (0).
     """
 
     verifier: Any

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
-from genscale.engine.stopping import Stop
 from genscale.errors import UsageError
 from genscale.plugins import limits, options, registry
 from genscale.runs import verifier_specs
@@ -254,8 +253,10 @@ class Request:
         )
         for role in ("verifiers", "select", "held_out"):
             moved[role] = tuple(map(verifier_specs.anchored, getattr(self, role)))
-        if "guard:" in (self.stop or ""):
-            moved["stop"] = str(Stop.parse(str(self.stop)).with_verifiers(verifier_specs.anchored))
+        if self.stop is not None and "guard" in self.stop:
+            from genscale.engine.stopping import Stop  # loads torch, which options and help do not need
+
+            moved["stop"] = str(Stop.parse(self.stop).with_verifiers(verifier_specs.anchored))
         return replace(self, **moved)
 
 

@@ -16,12 +16,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genscale.call_syntax import Call, parse_call
-from genscale.engine.stopping import Stop
 from genscale.errors import UsageError
 from genscale.plugins import options, registry
+
+if TYPE_CHECKING:
+    from genscale.engine.stopping import Stop
 
 # package.module:callable is a name, too; what comes behind a colon at the end is the weight.
 _FORM = re.compile(r"(?P<call>[\w.\-]+(?::[A-Za-z_][\w.]*)?(?:\(.*\))?)(?::(?P<weight>[-+.\deE]+))?")
