@@ -36,6 +36,7 @@ LARGEST = 64
 GUIDANCE = 3.0  # the models' own default on the command line
 SIZES = (1, 4, 16, 64)
 IMAGES = (2, 3, 4, 6, 8, 12, 16, 32)
+POOLED = (2, 4, 8, 16)
 OTHERS = ("dfs", "smc", "beam", "rollover", "successive_halving")
 CLIP, ATTRIBUTES, JUDGE = "shapes_clip", "shapes_attributes", "shapes"
 
@@ -210,7 +211,7 @@ def reliability(bench: Bench, pool: Pool, name: str) -> None:
 
 def compare(bench: Bench) -> None:
     """The gain of each accept_reject over what it is compared with, paired by prompt."""
-    rivals = [r for r in bench.rows if r["name"].startswith("best_of_") and "perfect" not in r["name"]]
+    rivals = [r for r in bench.rows if r["name"].endswith((f", {CLIP}", ", calibrated"))]
     for row in (r for r in bench.rows if r["name"].startswith("accept_reject") and "seconds" in r):
         for rival in rivals:
             mean, half = interval([a - b for a, b in zip(row["right"], rival["right"], strict=True)])

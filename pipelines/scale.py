@@ -120,13 +120,12 @@ def scale(
         "480nfe,60s"; all but seconds are per prompt.
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
         joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
-        budget comes first. Checked after each wave of the sampler: best_of_n(wave=4) stops sooner than the default.
+        budget comes first.
     batch_size: latents through the model at once; halved when accelerator memory runs out.
     decode_batch: latents decoded and scored at once; None is batch_size for images, and 1 for videos, so that no more
         than one is held as pixels. If given, it also holds for the results; else the pipeline decodes them at once.
-    out: folder for the archive; a call with the same arguments resumes what is there.
-    keep: how many of the best candidates keep their latents, for `result.search.media`.
-    on_event: called with every progress event (genscale.engine.events).
+    out: folder for the archive; a call with the same arguments resumes what is there. keep: how many of the best
+        candidates keep their latents, for `result.search.media`. on_event: called with every progress event.
     mix: predictions to combine at every model call (genscale.diffusion.mixtures): a Mix such as `rlg("base", 1.6)`, or
         texts such as "base:-0.6", "prompt=a dog:0.3", "weak:-1"; the pipeline's own prediction has what is left to 1.
     guide: how the branches of classifier-free guidance are combined, in place of the pipeline's own rule: a Mix such as

@@ -139,9 +139,9 @@ SAMPLERS: dict[str, Any] = {
     "ab_mcts one by one": AbMcts(10, wave=1, levels=(0.2, 0.6)),
     "dfs": Dfs(),
     "dfs below a number": Dfs(threshold=1.0, checks=(0.3, 0.5, 0.7), back=0.5, backtracks=3),
-    "accept_reject": AcceptReject(accept=2.2, reject=(1.0,), checks=(0.5, 0.8)),
+    "accept_reject": AcceptReject(accept=2.2, reject=(1.0,), checks=(0.3, 0.6)),
     "accept_reject, sent back in waves": AcceptReject(
-        accept=2.5, reject=(0.5, 1.0), checks=(0.4, 0.7), back=0.25, backtracks=2, wave=3
+        accept=2.5, reject=(0.5, 1.0), checks=(0.3, 0.6), back=0.25, backtracks=2, wave=3
     ),
     "accept_reject, finished ones only": AcceptReject(accept=2.4),
     "beam": Beam(8, survivors=(3, 2, 2), branch=(2, 3, 2), lookahead=2, diversity=1.0),

@@ -54,7 +54,7 @@ def spent(made: Run) -> Tensor:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_path_keeps_the_rules(seed: int) -> None:
-    spec = AcceptReject(accept=2.2, reject=(0.3, 1.0), checks=(0.5, 0.8))
+    spec = AcceptReject(accept=2.2, reject=(0.3, 1.0), checks=(0.3, 0.6))
     made = run(spec, seed=seed, steps=STEPS, budget=Budget(nfe=200))
     seen = entries(made)
     limits = {3: 0.3, 5: 1.0}
@@ -72,7 +72,7 @@ def test_every_path_keeps_the_rules(seed: int) -> None:
 
 
 def test_an_easy_prompt_costs_one_path() -> None:
-    made = run(AcceptReject(accept=-9.0, reject=(-9.0,), checks=(0.5,)), budget=Budget(nfe=600))
+    made = run(AcceptReject(accept=-9.0, reject=(-9.0,), checks=(0.3,)), budget=Budget(nfe=600))
     assert [e.candidate.id for e in made.searches[0].finals] == [0]
     assert made.searches[0].spent == STEPS
 
@@ -81,7 +81,7 @@ def test_an_easy_prompt_costs_one_path() -> None:
 @pytest.mark.parametrize("wave", [1, 3])
 @pytest.mark.parametrize("limit", [6, 7, 8, 13, 29, 100])
 def test_one_is_finished_though_all_are_rejected(back: float, wave: int, limit: int) -> None:
-    spec = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.5, 0.8), back=back, wave=wave)
+    spec = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.3, 0.6), back=back, wave=wave)
     made = run(spec, budget=Budget(nfe=limit), steps=STEPS)
     [final] = made.searches[0].finals
     previews = [e for e in entries(made) if not e.final]
@@ -94,40 +94,40 @@ def test_one_is_finished_though_all_are_rejected(back: float, wave: int, limit: 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 20])
 def test_verifier_calls_are_kept_for_one_finished_candidate(calls: int) -> None:
-    spec = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.5, 0.8))
+    spec = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.3, 0.6))
     made = run(spec, budget=Budget(verifier_calls=calls), steps=STEPS)
     assert made.searches[0].finals
     assert made.searches[0].calls == calls
 
 
 def test_without_a_budget_there_are_64_paths() -> None:
-    made = run(AcceptReject(accept=9.0, reject=(9.0,), checks=(0.5,)), steps=STEPS)
+    made = run(AcceptReject(accept=9.0, reject=(9.0,), checks=(0.3,)), steps=STEPS)
     assert made.searches[0].spent == 64 * 3 + 3
-    made = run(AcceptReject(accept=9.0, reject=(9.0,), checks=(0.5,), paths=5), steps=STEPS)
+    made = run(AcceptReject(accept=9.0, reject=(9.0,), checks=(0.3,), paths=5), steps=STEPS)
     assert made.searches[0].spent == 5 * 3 + 3
 
 
 def test_a_stop_rule_ends_what_rejects_everything() -> None:
     """The best of 64 rejected paths in a row is finished, so that rules are asked at all."""
-    made = run(AcceptReject(accept=9.0, reject=(9.0,), checks=(0.5,)), steps=STEPS, stop="patience:1")
+    made = run(AcceptReject(accept=9.0, reject=(9.0,), checks=(0.3,)), steps=STEPS, stop="patience:1")
     assert len(made.searches[0].finals) >= 2
     assert str(made.searches[0].stopped.rule).startswith("patience")
 
 
 def test_time_ends_what_rejects_everything() -> None:
-    spec = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.5,))
+    spec = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.3,))
     made = run(spec, steps=STEPS, budget=Budget(seconds=0.5))
     assert len(made.searches[0].finals) <= 1 + made.searches[0].spent // (64 * 3)
     assert len(made.searches[0].finals) >= 1
 
 
 def test_a_path_that_is_sent_back_keeps_a_part() -> None:
-    spec = AcceptReject(accept=9.0, reject=(1.0,), checks=(0.8,), back=0.25, backtracks=2)
+    spec = AcceptReject(accept=9.0, reject=(1.0,), checks=(0.6,), back=0.25, backtracks=2)
     made = run(spec, budget=Budget(nfe=120), steps=12)
     origins = [e.candidate for e in entries(made) if not e.final]
     back = [c for c in origins if c.parent is not None]
     assert back
-    assert {c.step for c in back} == {7}  # a quarter of 12 steps before step 10
+    assert {c.step for c in back} == {5}  # a quarter of 12 steps before step 8
     generations = {0: 0}
     for c in origins:
         generations[c.id] = 0 if c.parent is None else generations[c.parent] + 1
@@ -142,7 +142,7 @@ def test_a_failed_path_is_left() -> None:
         return torch.where(x > 1.5, math.nan, x)
 
     made = run(
-        AcceptReject(accept=0.0, reject=(-1.0,), checks=(0.8,)),
+        AcceptReject(accept=0.0, reject=(-1.0,), checks=(0.6,)),
         verifier=moody,
         budget=Budget(nfe=400),
         seed=3,
@@ -188,7 +188,7 @@ def test_bad_options_are_refused(options: dict[str, Any], said: str) -> None:
 
 def test_checks_of_a_score_need_a_number() -> None:
     with pytest.raises(UsageError, match="give reject, too"):
-        run(AcceptReject(accept=1.0, checks=(0.5,)))
+        run(AcceptReject(accept=1.0, checks=(0.3,)))
 
 
 def test_a_mean_cost_needs_a_calibration() -> None:
@@ -252,7 +252,7 @@ def expected(law: Labelled, rejects: Sequence[float], accept: float) -> Any:
 
 def searched(reject: tuple[float, ...], accept: float) -> tuple[Tensor, Tensor]:
     """(NFE, P of the accepted one) of searches until one is accepted."""
-    spec = AcceptReject(accept=accept, reject=reject, checks=(0.5, 0.8))
+    spec = AcceptReject(accept=accept, reject=reject, checks=(0.3, 0.6))
     made = run(spec, verifier=Judge(), prompts=PROMPTS, seed=5, batch_size=PROMPTS, budget=Budget(nfe=3000))
     return spent(made), torch.tensor([s.accepted.total for s in made.searches])
 
@@ -279,7 +279,7 @@ def test_thresholds_from_a_calibration_spend_less_than_none(law: Labelled) -> No
     assert abs(z(right, 0.9)) < 3.5 or float(right.mean()) > 0.9
     accept = made.searches[0].accepts
     plain = run(
-        AcceptReject(accept=accept, reject=(0.0,), checks=(0.5,)), verifier=Judge(), prompts=60, batch_size=60,
+        AcceptReject(accept=accept, reject=(0.0,), checks=(0.3,)), verifier=Judge(), prompts=60, batch_size=60,
         budget=Budget(nfe=600),
     )  # fmt: skip
     assert float(spent(made).mean()) < 0.8 * float(spent(plain).mean())

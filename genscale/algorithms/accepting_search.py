@@ -100,18 +100,13 @@ class AcceptingSearch(Numbered):
     def _next(self) -> Generator[Query, Any, Group | None]:
         """The next paths: those that were sent back, else fresh ones. None: the budget or the limit allows none."""
         left = 1 << 30 if self.limit is None else self.limit - self.begun
-        most = min(self.attempts.wave, left)
-        if most > 0 and not self.sent_back:
-            try:
-                most = yield self._asked(most)
-            except BudgetExhausted:
-                return None
         while self.sent_back:
             group = self.sent_back.pop()
-            n = self._affordable(group.particles.step, group.kernel, min(len(group.particles), left))
-            if n > 0:
+            most = min(len(group.particles), left)
+            if n := (yield from self._granted(group.particles.step, group.kernel, most)):
                 return self._begin(Group(group.particles[:n], group.kernel, group.left))
-        if (n := self._affordable(0, None, most)) > 0:
+        most = min(self.attempts.wave, left)
+        if n := (yield from self._granted(0, None, most)):
             return self._begin(Group(self._fresh(n), None, self.attempts.backtracks))
         if self.done == 0 and self.rejected:
             return None
@@ -119,13 +114,23 @@ class AcceptingSearch(Numbered):
         n = self._affordable(0, None, most, checked=False)
         return self._begin(Group(self._fresh(n), None, 0, checked=False)) if n > 0 else None
 
-    def _asked(self, most: int) -> Ask:
-        """For fresh paths: what one costs to its end, and what finishing the best rejected one takes."""
-        process, checks = self.process, len(self.thresholds.rejects)
+    def _granted(self, step: int, kernel: Kernel | None, most: int) -> Generator[Query, Any, int]:
+        """Ask for paths from a step to the end, and for keeping what finishing the best rejected one takes."""
+        if most <= 0:
+            return 0
+        process, checks = self.process, self._checks_after(step)
         rest = (
             [process.nfe(r.particles.step, None, r.kernel) for r in self.rejected] if self.done == 0 else []
         )
-        return Ask(process.nfe(), process.calls(checks, 1), most, keep=max(rest, default=0))
+        keep = max(rest, default=0)
+        try:
+            most = yield Ask(process.nfe(step, None, kernel), process.calls(checks, 1), most, keep)
+        except BudgetExhausted:
+            return 0
+        return self._affordable(step, kernel, most)
+
+    def _checks_after(self, step: int) -> int:
+        return sum(s > step for s, _ in self.thresholds.rejects)
 
     def _fresh(self, n: int) -> Particles:
         return self.process.start([draw(self.key, self.number()) for _ in range(n)])
@@ -138,7 +143,7 @@ class AcceptingSearch(Numbered):
     def _affordable(self, step: int, kernel: Kernel | None, most: int, checked: bool = True) -> int:
         """How many paths from a step the budget pays for, to the end and with all their checks."""
         process = self.process
-        checks = sum(s > step for s, _ in self.thresholds.rejects) if checked else 0
+        checks = self._checks_after(step) if checked else 0
         each = process.nfe(step, None, kernel)
         return largest(most, lambda n: within(process, n * each, process.calls(n * checks, n)))
 

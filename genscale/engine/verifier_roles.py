@@ -13,13 +13,13 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from genscale.engine.ensembles import ENSEMBLES
 from genscale.engine.finite_numbers import kind
 from genscale.engine.ledger import Ledger
+from genscale.engine.score_vectors import as_vector, shape_of
 from genscale.engine.verifier_calls import Left, call_verifier, unlimited
 from genscale.errors import BudgetExhausted, UsageError, VerifierError
 from genscale.media import Media
@@ -76,7 +76,7 @@ class WeightedVerifier:
         if progress is not None and score_at is not None:
             score = partial(score_at, progress=list(progress))
         raw = self._call(score, media, prompts, labels, left)
-        return self._checked(raw, _as_vector(raw, len(labels)), labels)
+        return self._checked(raw, as_vector(raw, len(labels)), labels)
 
     def score_graph(
         self, media: Media, prompts: Sequence[str], labels: Sequence[str], left: Left = unlimited
@@ -95,7 +95,7 @@ class WeightedVerifier:
                 "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or without gradients: gradient=none of das "
                 "and svdd, or another sampler."
             )
-        self._checked(raw, _as_vector(raw, len(labels)), labels)
+        self._checked(raw, as_vector(raw, len(labels)), labels)
         return raw.cpu().double().reshape(len(labels))
 
     def _call(
@@ -116,7 +116,7 @@ class WeightedVerifier:
         if scores is None:
             raise VerifierError(
                 f"verifier '{self.name}' was given {len(labels)} images ({_span(labels)}) and returned "
-                f"{_shape(raw)}: it must return one number for each."
+                f"{shape_of(raw)}: it must return one number for each."
             )
         return scores
 
@@ -284,37 +284,6 @@ class Roles:
     def calls(self) -> int:
         """Verifier calls of one finished candidate, as the budget counts them."""
         return len(self.search.members) + len(self.select.members)
-
-
-def _as_vector(raw: Any, n: int) -> Tensor | None:
-    try:
-        if _is_complex(raw) or (isinstance(raw, Sequence) and any(_is_complex(r) for r in raw)):
-            return None  # torch would take the real parts
-        if not isinstance(raw, Tensor) and isinstance(raw, Sequence):
-            each = [r.cpu() if isinstance(r, Tensor) else r for r in raw]  # not every device has float64
-            raw = torch.stack([torch.as_tensor(r, dtype=torch.float64).reshape(()) for r in each])
-        if isinstance(raw, np.ndarray):
-            raw = raw.copy()  # torch refuses reversed views and warns of read-only ones
-        vector = torch.as_tensor(raw).detach().cpu().double()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return None
-    if vector.numel() == n and vector.ndim <= 2:
-        return vector.reshape(n)
-    return None
-
-
-def _is_complex(raw: Any) -> bool:
-    if isinstance(raw, Tensor):
-        return raw.is_complex()
-    return isinstance(raw, complex) or (isinstance(raw, np.ndarray | np.generic) and np.iscomplexobj(raw))
-
-
-def _shape(raw: Any) -> str:
-    if hasattr(raw, "shape") and _is_complex(raw):
-        return f"complex numbers of shape {list(raw.shape)}"
-    if hasattr(raw, "shape"):
-        return f"an array of shape {list(raw.shape)}"
-    return f"{len(raw)} values" if hasattr(raw, "__len__") else f"a {type(raw).__name__}"
 
 
 def _span(labels: Sequence[str]) -> str:
