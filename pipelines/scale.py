@@ -31,6 +31,7 @@ from genscale.pipelines.search_settings import SearchSettings, ignore, never
 from genscale.pipelines.settings_checks import check_sampler, check_settings
 from genscale.plugins import registry
 from genscale.plugins.automatic import AUTO, sampler_for
+from genscale.plugins.options import check_automatic
 from genscale.protocol.interfaces import Sampler
 from genscale.results.result import SearchResult
 
@@ -82,7 +83,15 @@ class Scaled(StandsForPipeline):
             processes = call.processes()
             budget = made.budget.resolved(sum(processes[0]["evaluations"]))
             check_search(call, replace(made, budget=budget), processes)
-            found = plan(made.sampler, processes[0], made.budget, made.roles, call.rows, made.stop)
+            found = plan(
+                made.sampler,
+                processes[0],
+                made.budget,
+                made.roles,
+                call.rows,
+                made.stop,
+                call.arguments.results,
+            )
             return replace(found, pool=made.pool)
 
     def _claimed(self) -> AbstractContextManager[Claim]:
@@ -158,18 +167,15 @@ def scale(
     ))  # fmt: skip
 
 
-def _check_numbers(**given: Any) -> None:
-    for name, value in given.items():
-        if not isinstance(value, int) or value < 1:
-            raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}.")
-
-
-def _sampler(sampler: Any, options: dict[str, Any], roles: Roles) -> Sampler:
+def _sampler(sampler: Any, given: dict[str, Any], roles: Roles) -> Sampler:
     if isinstance(sampler, str):
-        sampler = registry.make("sampler", sampler_for(sampler, roles.search.probability), options)
-    elif options:
+        name = sampler_for(sampler, roles.search.probability)
+        if sampler == AUTO:
+            check_automatic(name, given)
+        sampler = registry.make("sampler", name, given)
+    elif given:
         raise UsageError(
-            f"options {', '.join(options)} go with a sampler's name; set them on the sampler object."
+            f"options {', '.join(given)} go with a sampler's name; set them on the sampler object."
         )
     return check_sampler(sampler)
 

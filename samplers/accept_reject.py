@@ -37,7 +37,8 @@ class AcceptReject:
     It needs one verifier that answers a probability (`genscale verifiers`), of weight 1. With another one, accept and
     reject are given in the unit of its score. The compute depends on the prompt: an easy one ends after its first path.
     If the budget ends first, the best finished candidate wins, and the run says that nothing was accepted. Paths that
-    are rejected are not finished, except for the best of them where nothing else is.
+    are rejected are not finished, except for the best of them where nothing else is. Where a prompt returns several
+    images, it ends when as many are accepted, and all but the last that are needed are finished without checks.
 
     p: how many of the accepted images should be right. 0.9 by default (ours). Where the verifier has a calibration, the
         least P of an accepted image is chosen such that the first accepted image of a prompt is right so often on the
@@ -91,7 +92,7 @@ class AcceptReject:
             raise UsageError(f"mean_nfe={self.mean_nfe} must be above 0.")
         if self.mean_nfe is not None and (self.accept is not None or reject is not None):
             raise UsageError("mean_nfe chooses the thresholds: give it without accept and reject.")
-        if reject is not None and len(reject) != 1 and len(reject) != len(checks or ()):
+        if reject is not None and len(reject) != 1 and (checks is None or len(reject) != len(checks)):
             raise UsageError(
                 f"reject={reject} must be one number, or one for each of checks={checks}: give as many."
             )

@@ -92,6 +92,25 @@ def test_one_is_finished_though_all_are_rejected(back: float, wave: int, limit: 
     assert limit - made.searches[0].spent < STEPS + 3
 
 
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("images", [3, 4, 6])
+@pytest.mark.parametrize("wave", [1, 4])
+def test_as_many_are_finished_as_the_call_returns(wave: int, images: int, pool: bool) -> None:
+    """Whatever is rejected; with a verifier that accepts, the prompt ends with the last that is needed."""
+    budget = Budget(images=images)
+    strict = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.3, 0.6), wave=wave)
+    made = run(strict, budget=budget, steps=STEPS, prompts=2, results=3, pool=pool)
+    for i, search in enumerate(made.searches):
+        assert len(search.finals) == 3
+        assert search.accepted is None
+        assert [e.final for e in entries(made, i)[:3]] == [True, True, False]  # the last has checks
+    assert sum(s.spent for s in made.searches) <= 2 * images * STEPS
+    lenient = AcceptReject(accept=-9.0, reject=(-9.0,), checks=(0.3, 0.6))
+    made = run(lenient, budget=budget, steps=STEPS, prompts=2, results=3, pool=pool)
+    assert [len(s.finals) for s in made.searches] == [3, 3]
+    assert [s.spent for s in made.searches] == [3 * STEPS] * 2
+
+
 @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 20])
 def test_verifier_calls_are_kept_for_one_finished_candidate(calls: int) -> None:
     spec = AcceptReject(accept=9.0, reject=(9.0,), checks=(0.3, 0.6))
@@ -176,6 +195,7 @@ def test_scores_without_numbers_are_refused() -> None:
         ({"accept": math.nan}, "must be a number"),
         ({"reject": (math.nan,)}, "reject"),
         ({"reject": (0.1, 0.2)}, "one number"),
+        ({"reject": ()}, "one number"),
         ({"reject": (0.1, 0.2), "checks": (0.5,)}, "one number"),
         ({"mean_nfe": -1.0}, "mean_nfe"),
         ({"mean_nfe": 9.0, "accept": 0.5}, "mean_nfe chooses"),

@@ -64,8 +64,22 @@ def test_in_python_it_is_chosen_by_the_verifier(verifier: Any, more: dict[str, A
 
 
 def test_an_option_that_the_chosen_one_has_not_is_refused() -> None:
-    with pytest.raises(UsageError, match="sampler 'best_of_n' has no option 'back'"):
+    with pytest.raises(
+        UsageError, match=r"'back' is one of accept_reject, and .* name the sampler accept_reject"
+    ):
         genscale.scale(PIPE, "auto", light, back=0.5)
+    with pytest.raises(UsageError, match=r"'prune' is one of best_of_n, and .* name the sampler best_of_n"):
+        genscale.scale(PIPE, "auto", SURE_ONE, prune=(0.5,))
+    with pytest.raises(UsageError, match="sampler 'best_of_n' has no option 'back'"):
+        genscale.scale(PIPE, "best_of_n", light, back=0.5)
+
+
+@pytest.mark.parametrize("words", [("--prune", "0.5"), ("--prune=0.5",), ("--set", "prune=0.5")])
+def test_the_command_line_names_the_sampler_of_an_option(genscale: Any, words: tuple[str, ...]) -> None:
+    code, _, err = genscale("plan", "a red star", "--verifier", SURE, *words)
+    assert code == 2
+    assert "name the sampler best_of_n" in err
+    assert err.count("\n") == 1
 
 
 def test_elsewhere_the_name_is_no_sampler() -> None:
@@ -96,6 +110,7 @@ def test_a_request_holds_the_one_that_was_chosen(request_: Request, sampler: str
 def test_of_frames_only_verifiers_of_videos_answer_a_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sure, "judges_videos", False)
     assert sampler_of(Request(verifiers=(SURE,), model="shapes-video")) == "best_of_n"
+    assert sampler_of(Request(verifiers=(SURE,), model="owner/name", clips=True)) == "best_of_n"
 
 
 def test_a_run_records_what_was_chosen_and_whether_one_was_accepted(genscale: Any, tmp_path: Any) -> None:

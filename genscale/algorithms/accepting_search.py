@@ -53,10 +53,10 @@ class Rejected:
 
 
 class AcceptingSearch(Numbered):
-    """One search. `go` draws paths until one is accepted, and leaves at least one finished candidate.
+    """One search. `go` draws paths until as many are accepted as the call returns, and leaves as many finished.
 
     A path begins only if the budget pays for it to the end. So of the paths that were rejected the last one, at least,
-    can always be finished.
+    can always be finished. This gives one result; if the call returns more, the others come first, without checks.
     """
 
     MOST: ClassVar[int] = (
@@ -67,21 +67,26 @@ class AcceptingSearch(Numbered):
         super().__init__()
         self.process, self.key, self.thresholds, self.attempts = process, key, thresholds, attempts
         self.begun = self.in_vain = self.done = 0  # in_vain: since a candidate was finished
-        self.accepted = False
+        self.accepted, self.wanted = 0, process.results
         self.sent_back: list[Group] = []
         self.rejected: list[Rejected] = []  # the best, and the last
 
     def go(self) -> Generator[Query, Any, None]:
-        while not self.accepted:
+        while self.accepted < self.wanted:
             group = None if self._must_finish else (yield from self._next())
             if group is not None:
                 yield from self._follow(group)
-            elif self.rejected and (self.in_vain >= self.MOST or self.done == 0):
+            elif self.rejected and (self.in_vain >= self.MOST or self.missing > 0):
                 yield from self._finish_best()
             else:
                 return
 
     # ---------------------------------------------------------------- which paths are next
+
+    @property
+    def missing(self) -> int:
+        """Candidates that must still be finished."""
+        return self.wanted - self.done
 
     @property
     def limit(self) -> int | None:
@@ -94,7 +99,7 @@ class AcceptingSearch(Numbered):
         """Whether the best rejected path has to be finished now: no time is left, or none passes."""
         if not self.rejected:
             return False
-        late = self.done == 0 and self.process.time_left < self.process.nfe()
+        late = self.missing > 0 and self.process.time_left < self.process.nfe()
         return late or self.in_vain >= self.MOST
 
     def _next(self) -> Generator[Query, Any, Group | None]:
@@ -105,29 +110,30 @@ class AcceptingSearch(Numbered):
             most = min(len(group.particles), left)
             if n := (yield from self._granted(group.particles.step, group.kernel, most)):
                 return self._begin(Group(group.particles[:n], group.kernel, group.left))
-        most = min(self.attempts.wave, left)
-        if n := (yield from self._granted(0, None, most)):
-            return self._begin(Group(self._fresh(n), None, self.attempts.backtracks))
-        if self.done == 0 and self.rejected:
+        checked, most = self.missing <= 1, min(self.attempts.wave, left)
+        most = most if checked else min(most, self.missing - 1)
+        if n := (yield from self._granted(0, None, most, checked)):
+            return self._begin(Group(self._fresh(n), None, self.attempts.backtracks, checked))
+        if self.missing > 0 and self.rejected:
             return None
         # What is left of the verifier calls may pay for finished candidates, though not for their checks.
         n = self._affordable(0, None, most, checked=False)
         return self._begin(Group(self._fresh(n), None, 0, checked=False)) if n > 0 else None
 
-    def _granted(self, step: int, kernel: Kernel | None, most: int) -> Generator[Query, Any, int]:
+    def _granted(
+        self, step: int, kernel: Kernel | None, most: int, checked: bool = True
+    ) -> Generator[Query, Any, int]:
         """Ask for paths from a step to the end, and for keeping what finishing the best rejected one takes."""
         if most <= 0:
             return 0
-        process, checks = self.process, self._checks_after(step)
-        rest = (
-            [process.nfe(r.particles.step, None, r.kernel) for r in self.rejected] if self.done == 0 else []
-        )
-        keep = max(rest, default=0)
+        process, checks = self.process, self._checks_after(step) if checked else 0
+        rest = [process.nfe(r.particles.step, None, r.kernel) for r in self.rejected]
+        keep = max(rest, default=0) if self.missing > 0 else 0
         try:
             most = yield Ask(process.nfe(step, None, kernel), process.calls(checks, 1), most, keep)
         except BudgetExhausted:
             return 0
-        return self._affordable(step, kernel, most)
+        return self._affordable(step, kernel, most, checked)
 
     def _checks_after(self, step: int) -> int:
         return sum(s > step for s, _ in self.thresholds.rejects)
@@ -173,7 +179,7 @@ class AcceptingSearch(Numbered):
         if scores.alive:
             self.done += len(scores.alive)
             self.in_vain = 0
-        self.accepted = bool((scores.total[scores.alive] >= self.thresholds.accept).any())
+        self.accepted += int((scores.total[scores.alive] >= self.thresholds.accept).sum())
 
     def _reject(self, particles: Particles, group: Group, totals: torch.Tensor, rows: list[int]) -> None:
         """Keep the best of the rejected paths and the last, and send the paths back where that is asked for."""

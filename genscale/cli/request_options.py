@@ -14,29 +14,39 @@ import typer
 from genscale.errors import UsageError
 
 
-def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None) -> Any:
-    """The request that a command's options make. They override the request of --from, or `start`."""
+def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None, clips: bool = False) -> Any:
+    """The request that a command's options make. They override the request of --from, or `start`.
+
+    clips: whether it makes videos, whatever --from says.
+    """
     from genscale.plugins import options, registry
+    from genscale.plugins.automatic import AUTO
     from genscale.runs.complete_request import sampler_of
     from genscale.runs.request import Request, load_request
 
     given = ctx.params
     request = Request(**(start or {})) if given["from_"] is None else load_request(given["from_"])
+    request = replace(request, clips=True) if clips else request
     fields = request_fields(given)
     _check_imports(request, fields, given["from_"])
-    name = sampler_of(
-        replace(request, **fields)
-    )  # --width may be an option of the sampler, so that it may change
-    fields["sampler"] = name
+    asked = replace(request, **fields)
+    fields["sampler"] = name = sampler_of(asked)
+    set_ = options.pairs(given["set_"] or [])
+    if asked.sampler == AUTO:
+        named = [
+            w.lstrip("-").partition("=")[0].replace("-", "_") for w in given["words"] or [] if w[0] == "-"
+        ]
+        options.check_automatic(name, [*named, *set_])
     cls = registry.load("sampler", name)
     hints = options.field_types(cls)
     flags = [flag for parameter in ctx.command.params for flag in parameter.opts if flag.startswith("--")]
     words, texts = options.split(given["words"] or [], hints, flags)
+    # --width may be an option of the sampler, so that it may change.
     if "width" in hints and given["image_width"] is not None and given["image_height"] is None:
         texts["width"] = str(fields.pop("width"))  # --width alone is the sampler's option
     if given["search_size"] is not None:
         texts["candidates"] = given["search_size"]
-    own = options.typed("sampler", name, cls, texts | options.pairs(given["set_"] or []))
+    own = options.typed("sampler", name, cls, texts | set_)
     prompts = prompts_of(words, given["prompts"], request.prompts)
     kept = request.sampler_fields if name == request.sampler else {}
     found = _calibrated(given["calibration"], name, own)

@@ -37,7 +37,7 @@ VERIFIER, HELD_OUT = ("clip",), ("temporal_consistency", "dynamic_degree")
 @options.takes(*SEARCH, *WRITE, words=True)
 def video(ctx: typer.Context, **given: Any) -> int:
     """Search for the best videos of a prompt, and write them beside the base video."""
-    request = with_video_defaults(request_of(ctx, {"model": DEFAULT}), given)
+    request = with_video_defaults(request_of(ctx, {"model": DEFAULT}, clips=True), given)
     if given["dry_run"]:
         return plan_request(request, given["as_json"])
     return run_request(request, given["out"], given["as_json"])
@@ -50,7 +50,6 @@ def with_video_defaults(request: Any, given: dict[str, Any]) -> Any:
     known = EMBEDDED.get(request.model)
     if known is not None and known.frames is None:
         raise UsageError(f"model '{request.model}' makes images: use `genscale generate`, or {DEFAULT}.")
-    request = replace(request, clips=True)
     if known is not None:
         return request
     more: dict[str, Any] = {} if request.verifiers else {"verifiers": VERIFIER}

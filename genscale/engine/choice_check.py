@@ -35,7 +35,7 @@ def check_choice(
     if roles.judge.members and results == 1:
         return
     name = registry.name_of("sampler", type(sampler))
-    search = Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
+    search = Search.open(0, "", sampler, Key((0,)), budget, roles, results=results, stop=stop, **process)
     endless = (
         SamplerHooks.of(sampler).cost(search.process) is None
         and search.nfe_left is None

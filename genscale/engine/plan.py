@@ -48,16 +48,17 @@ class Plan:
 
 
 def plan(
-    sampler: Sampler, process: dict[str, Any], budget: Budget, roles: Roles, prompts: int, stop: Stop | None = None
+    sampler: Sampler, process: dict[str, Any], budget: Budget, roles: Roles, prompts: int, stop: Stop | None = None,
+    results: int = 1,
 ) -> Plan:  # fmt: skip
     """Run the sampler without a model and count its queries, as if all scores were equal.
 
     That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is their cost when no
-    score improves.
+    score improves. results: how many candidates the call returns.
     """
 
     def opened() -> Search:
-        return Search.open(0, "", sampler, Key((0,)), budget, roles, stop=stop, **process)
+        return Search.open(0, "", sampler, Key((0,)), budget, roles, results=results, stop=stop, **process)
 
     search = opened()
     seen = search.process

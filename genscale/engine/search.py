@@ -105,7 +105,7 @@ class Search:
         if "gradient" in hooks.needs:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
-            **process, open_ended=open_ended, scores_end=bool(rules), left=left,
+            **process, open_ended=open_ended, scores_end=bool(rules), results=results, left=left,
             time=lambda: search.time_left(), judges=judges, prompt=prompt, verifiers=roles.search.names,
             probability=roles.search.probability, calibration=roles.search.calibration,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from genscale.protocol.calibration import Calibration
 class SearchView:
     """The part of `protocol.interfaces.Process` that the search of a prompt decides.
 
-    open_ended: see Process. scores_end: whether a target or a stop rule was given.
+    open_ended: see Process. scores_end: whether a target or a stop rule was given. results: how many the call returns.
     left, time: what the budget says; left() gives (nfe_left, calls_left), time() gives time_left.
     judges: verifier calls of scoring (a preview, a finished candidate).
     prompt: its text. verifiers: names of the search verifiers.
@@ -22,6 +22,7 @@ class SearchView:
 
     open_ended: bool = False
     scores_end: bool = False
+    results: int = 1
     left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
     time: Callable[[], float] = field(default=lambda: math.inf)
     judges: tuple[int, int] = (0, 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 AUTO = "auto"
-ABOUT = "accept_reject where one verifier answers a probability and steers alone, best_of_n otherwise"
+BY_PROBABILITY, OTHERWISE = "accept_reject", "best_of_n"
+ABOUT = f"{BY_PROBABILITY} where one verifier answers a probability and steers alone, {OTHERWISE} otherwise"
 
 
 def sampler_for(name: str, probability: bool) -> str:
@@ -13,4 +14,4 @@ def sampler_for(name: str, probability: bool) -> str:
     """
     if name != AUTO:
         return name
-    return "accept_reject" if probability else "best_of_n"
+    return BY_PROBABILITY if probability else OTHERWISE

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import candidates, registry
+from genscale.plugins.automatic import BY_PROBABILITY, OTHERWISE
 from genscale.plugins.limits import shown
 from genscale.safe_json import JsonError, parse_json
 
@@ -97,6 +98,19 @@ def typed(kind: str, name: str, cls: type[Any], values: Mapping[str, Any]) -> di
                 f"it must be {describe(hints[option])}."
             ) from None
     return candidates.resolved(name, cls, out) if kind == "sampler" else out
+
+
+def check_automatic(name: str, given: Iterable[str]) -> None:
+    """UsageError: an option is one of the sampler that "auto" does not stand for here. name: the one it stands for."""
+    other = OTHERWISE if name == BY_PROBABILITY else BY_PROBABILITY
+    own, others = (field_types(registry.load("sampler", n)) for n in (name, other))
+    for option in given:
+        if option in others and option not in own:
+            why = "one" if name == BY_PROBABILITY else "no"
+            raise UsageError(
+                f"option '{option}' is one of {other}, and the sampler 'auto' is {name} here, since {why} verifier "
+                f"answers a probability alone: name the sampler {other}, or leave {option} out."
+            )
 
 
 def convert(value: Any, hint: Any) -> Any:

@@ -93,6 +93,10 @@ class Process(Protocol):
         """
 
     @property
+    def results(self) -> int:
+        """How many finished candidates the call returns (num_images_per_prompt); a search should finish as many."""
+
+    @property
     def nfe_left(self) -> int | None:
         """NFE that the budget still allows this prompt; None if it does not limit them. Of a budget that prompts share:
         what is left of those granted (Ask)."""

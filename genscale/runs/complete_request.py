@@ -69,11 +69,8 @@ def sampler_of(request: Request) -> str:
 
     members = verifier_specs.weighted_verifiers(verifiers_of(request))
     goes_with = EMBEDDED.get(request.model)
-    by_frames = (
-        goes_with is not None
-        and goes_with.frames is not None
-        and not all(getattr(verifier, "judges_videos", False) for verifier, _ in members)
-    )
+    videos = request.clips or (goes_with is not None and goes_with.frames is not None)
+    by_frames = videos and not all(getattr(verifier, "judges_videos", False) for verifier, _ in members)
     # Means over frames or regions are no probabilities, and ranks are none.
     plain = not by_frames and request.boxes is None and request.ensemble == "weighted"
     return sampler_for(AUTO, plain and verifier_set(members, request.ensemble).probability)
