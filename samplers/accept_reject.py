@@ -43,7 +43,8 @@ class AcceptReject:
     p: how many of the accepted images should be right. 0.9 by default (ours). Where the verifier has a calibration, the
         least P of an accepted image is chosen such that the first accepted image of a prompt is right so often on the
         calibration's candidates; else it is p itself.
-    accept: the least score of an accepted image, in place of the one that follows from p.
+    accept: the least score of an accepted image, in place of the one that follows from p. None, the default, is a target
+        score or probability of the budget, if there is one.
     reject: the least score of a preview that goes on: one number for all checks, or one for each. By default it follows
         from the calibration: least expected NFE for the wanted accuracy. Without one it is 0.1 (ours).
     checks: fractions of the run, in [0, 1), at which the clean estimate of the state is scored; 0 is pure noise. By
@@ -116,7 +117,8 @@ class AcceptReject:
     def thresholds(self, process: Process) -> Thresholds:
         """What is rejected where, and what is accepted. UsageError: the scores are no probabilities, and no numbers are
         given."""
-        self._check_scores(process)
+        asked = process.target if self.accept is None else self.accept
+        self._check_scores(process, asked)
         table = None if process.calibration is None else self._table(process, process.calibration)
         if self.mean_nfe is not None and table is None:
             raise UsageError(
@@ -125,16 +127,16 @@ class AcceptReject:
             )
         found = None
         if table is not None and self.reject is None:
-            found = chosen(table, self.p, self.mean_nfe, self.accept)
-        elif table is not None and self.accept is None:
+            found = chosen(table, self.p, self.mean_nfe, asked)
+        elif table is not None and asked is None:
             found = chosen(table.without_previews(), self.p)
         if self.reject is None and found is not None:
             return found
-        accept = self.accept if self.accept is not None else self.p if found is None else found.accept
+        accept = asked if asked is not None else self.p if found is None else found.accept
         return Thresholds(self._given_rejects(process, table), accept)
 
-    def _check_scores(self, process: Process) -> None:
-        if process.probability or self.accept is not None:
+    def _check_scores(self, process: Process, accept: float | None) -> None:
+        if process.probability or accept is not None:
             return
         scores = "+".join(process.verifiers) or "no verifier"
         raise UsageError(

@@ -206,6 +206,28 @@ def test_bad_options_are_refused(options: dict[str, Any], said: str) -> None:
         AcceptReject(**options)
 
 
+@pytest.mark.parametrize("budget", [Budget(nfe=600, probability=0.97), Budget(nfe=600, target=0.97)])
+def test_a_target_of_the_budget_is_what_is_accepted(budget: Budget) -> None:
+    """0.9, the default, would end a search before the 0.97 that was asked for."""
+    for seed in range(4):
+        [search] = run(AcceptReject(), verifier=Judge(), budget=budget, seed=seed, steps=8).searches
+        assert search.accepts == 0.97
+        assert search.best().total >= 0.97 or search.spent > 600 - 2 * 8
+    [search] = run(AcceptReject(accept=0.5), verifier=Judge(), budget=budget, steps=8).searches
+    assert search.accepts == 0.5
+    roles = Roles(
+        VerifierSet((WeightedVerifier("a", Judge()),)), VerifierSet((WeightedVerifier("b", Judge()),))
+    )
+    [search] = run(AcceptReject(), roles=roles, budget=budget, steps=8).searches
+    assert search.accepts == 0.9  # the target is in the unit of what picks the winner
+
+
+def test_a_score_is_accepted_at_a_target() -> None:
+    [search] = run(AcceptReject(), budget=Budget(nfe=600, target=1.8), steps=8).searches
+    assert search.accepted is search.finals[-1]
+    assert search.accepts == 1.8
+
+
 def test_checks_of_a_score_need_a_number() -> None:
     with pytest.raises(UsageError, match="give reject, too"):
         run(AcceptReject(accept=1.0, checks=(0.3,)))

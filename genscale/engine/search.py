@@ -18,7 +18,7 @@ from genscale.engine.own_ids import OwnIds
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
-from genscale.engine.search_rules import search_rules
+from genscale.engine.search_rules import search_rules, target_of
 from genscale.engine.stopping import Stop, Stopped, StopRule, first_stop
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted
@@ -106,6 +106,7 @@ class Search:
             roles.search.check_differentiable()  # here, before anything is spent
         seen = PromptProcess(
             **process, open_ended=open_ended, scores_end=bool(rules), results=results, left=left,
+            target=target_of(budget, roles),
             time=lambda: search.time_left(), judges=judges, prompt=prompt, verifiers=roles.search.names,
             probability=roles.search.probability, calibration=roles.search.calibration,
         )  # fmt: skip

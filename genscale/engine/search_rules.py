@@ -7,13 +7,19 @@ from dataclasses import replace
 from genscale.engine.budget import Budget
 from genscale.engine.guard import Guard
 from genscale.engine.stopping import Accepted, Stop, StopRule, Target
-from genscale.engine.verifier_roles import VerifierSet, verifier_set
+from genscale.engine.verifier_roles import Roles, VerifierSet, verifier_set
 from genscale.errors import UsageError
 
 
 def guard_set(stop: Stop | None, timeout: float | None = None) -> VerifierSet:
     """The verifiers of the guards among the rules. timeout: as of `verifier_set`."""
     return verifier_set([g.verifier for g in stop.guards] if stop else None, "weighted", timeout)
+
+
+def target_of(budget: Budget, roles: Roles) -> float | None:
+    """The search total at which the budget ends a search; None without one, or if select verifiers are asked."""
+    given = [] if roles.select.members else [budget.target, budget.probability]
+    return min((value for value in given if value is not None), default=None)
 
 
 def search_rules(budget: Budget, stop: Stop | None, judge: VerifierSet) -> tuple[StopRule, ...]:

@@ -14,6 +14,7 @@ class SearchView:
     """The part of `protocol.interfaces.Process` that the search of a prompt decides.
 
     open_ended: see Process. scores_end: whether a target or a stop rule was given. results: how many the call returns.
+    target: see Process.
     left, time: what the budget says; left() gives (nfe_left, calls_left), time() gives time_left.
     judges: verifier calls of scoring (a preview, a finished candidate).
     prompt: its text. verifiers: names of the search verifiers.
@@ -23,6 +24,7 @@ class SearchView:
     open_ended: bool = False
     scores_end: bool = False
     results: int = 1
+    target: float | None = None
     left: Callable[[], tuple[int | None, int | None]] = field(default=lambda: (None, None))
     time: Callable[[], float] = field(default=lambda: math.inf)
     judges: tuple[int, int] = (0, 0)

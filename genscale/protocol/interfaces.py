@@ -93,6 +93,11 @@ class Process(Protocol):
         """
 
     @property
+    def target(self) -> float | None:
+        """The search total from which on the budget ends the search (`target`, `p`); None without one, or where it asks
+        select verifiers."""
+
+    @property
     def results(self) -> int:
         """How many finished candidates the call returns (num_images_per_prompt); a search should finish as many."""
 
