@@ -43,8 +43,8 @@ class AcceptReject:
     p: how many of the accepted images should be right. 0.9 by default (ours). Where the verifier has a calibration, the
         least P of an accepted image is chosen such that the first accepted image of a prompt is right so often on the
         calibration's candidates; else it is p itself.
-    accept: the least score of an accepted image, in place of the one that follows from p. None, the default, is a target
-        score or probability of the budget, if there is one.
+    accept: the least score of an accepted image, in place of the one that follows from p. None, the default, is the
+        target score or the probability of the budget, if it has one.
     reject: the least score of a preview that goes on: one number for all checks, or one for each. By default it follows
         from the calibration: least expected NFE for the wanted accuracy. Without one it is 0.1 (ours).
     checks: fractions of the run, in [0, 1), at which the clean estimate of the state is scored; 0 is pure noise. By
