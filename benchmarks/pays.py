@@ -5,8 +5,8 @@ Calibrated on the development half of the prompts, measured on the report half, 
 calibrate and whose even members report). Every prompt has its own seed. Intervals are 95 %, normal, over prompts, and
 those of gains are paired by prompt.
 
-    python benchmarks/pays.py --model shapes-flow --steps 4 --json benchmarks/results/pays-flow-4.json
-    python benchmarks/pays.py --draw docs/pays.png benchmarks/results/pays-*.json
+    python -m benchmarks.pays --model shapes-flow --steps 4 --json benchmarks/results/pays-flow-4.json
+    python -m benchmarks.pays_page docs/explanation/what-pays.md docs/pays.png benchmarks/results/pays-*.json
 
 One run of best_of_64, in which every candidate is scored by all verifiers, gives best_of_n for all N and verifiers, as
 the candidates are nested; also for the exact judge itself ("perfect verifier"), the ceiling of any verifier. "perfect
@@ -20,23 +20,22 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import interval, parser_for, quiet_pipeline
 
 import genscale
+from benchmarks.common import interval, parser_for, quiet_pipeline
 from genscale.toy.hard_prompts import DEVELOPMENT, REPORT
 from genscale.toy.shapes import PROMPTS
 
 LARGEST = 64
 GUIDANCE = 3.0  # the models' own default on the command line
 SIZES = (1, 4, 16, 64)
-IMAGES = (2, 3, 4, 6, 8, 12, 16, 32)
-POOLED = (2, 4, 8, 16)
+IMAGES = (2, 3, 4, 6, 8, 12, 16, 32, 64)
+POOLED = (4, 8, 16)
 OTHERS = ("dfs", "smc", "beam", "rollover", "successive_halving")
 CLIP, ATTRIBUTES, JUDGE = "shapes_clip", "shapes_attributes", "shapes"
 
@@ -130,12 +129,12 @@ def ceilings(bench: Bench, pool: Pool) -> None:
     for images in IMAGES:
         for label, wrong in (("perfect verifier", each), ("perfect verifier and previews", first)):
             right, spent = zip(
-                *(_accepted(row, images * each, each, wrong) for row in pool.right), strict=True
+                *(accepted_at(row, images * each, each, wrong) for row in pool.right), strict=True
             )
             bench.add(f"accept_reject to {images} images, {label}", list(right), list(spent))
 
 
-def _accepted(right: torch.Tensor, cap: int, each: int, wrong: int) -> tuple[float, float]:
+def accepted_at(right: torch.Tensor, cap: int, each: int, wrong: int) -> tuple[float, float]:
     """(whether a right one is found, NFE): a right path costs `each`, another one `wrong`; the last is finished."""
     spent = 0
     for verdict in right.tolist():
@@ -234,13 +233,7 @@ def main() -> None:
     parser.add_argument("--others", action="store_true", help="also other samplers with the same verifier")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
-    parser.add_argument(
-        "--draw", type=Path, nargs="+", metavar="FILE", help="the picture, then the JSON files"
-    )
     options = parser.parse_args()
-    if options.draw:
-        draw(options.draw[0], options.draw[1:])
-        return
     development, report = (
         (DEVELOPMENT, REPORT) if options.prompts == "hard" else (PROMPTS[1::2], PROMPTS[::2])
     )
@@ -278,44 +271,6 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
     for sampler in OTHERS if options.others else ():
         for images in (4, 16):
             run(bench, f"{sampler}, {images} images", sampler, both, f"{images}images")
-
-
-def draw(path: Path, files: list[Path]) -> None:
-    """A panel a file: the judge against NFE a prompt."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * len(files), 4.2), dpi=110, layout="constrained")
-    for panel, file in zip(figure.subplots(1, len(files), squeeze=False)[0], files, strict=True):
-        record = json.loads(file.read_text())
-        for label, wanted in CURVES.items():
-            rows = sorted(
-                (statistics.fmean(r["nfe"]), *interval(r["right"]))
-                for r in record["rows"]
-                if wanted(r["name"])
-            )
-            if rows:
-                nfe, mean, half = zip(*rows, strict=True)
-                perfect = "perfect" in label
-                panel.errorbar(
-                    nfe, mean, None if perfect else half, label=label, marker="o", markersize=3, elinewidth=0.6,
-                    linestyle="--" if perfect else "-", color="0.6" if perfect else None,
-                )  # fmt: skip
-        panel.set(xscale="log", xlabel="NFE a prompt", ylabel="right, by the held-out judge")
-        panel.set_title(f"{record['model']}, {record['steps']} steps, {record['prompts']} prompts")
-        panel.grid(alpha=0.3)
-    panel.legend(fontsize=7, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
-CURVES: dict[str, Callable[[str], bool]] = {
-    "best of N, CLIP": lambda name: name == "base" or name.endswith(f", {CLIP}"),
-    "best of N, calibrated": lambda name: name == "base" or name.endswith(", calibrated"),
-    "accept_reject": lambda name: name.startswith("accept_reject,") and name.endswith("images"),
-    "accept_reject, pooled": lambda name: name.startswith("accept_reject,") and name.endswith("pooled"),
-    "best of N, perfect verifier": lambda name: name == "base" or name.endswith(", a perfect verifier"),
-    "accept and reject, perfect verifier and previews": lambda name: name.endswith("verifier and previews"),
-}
 
 
 if __name__ == "__main__":

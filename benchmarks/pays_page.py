@@ -1,0 +1,139 @@
+"""The tables and the picture of docs/explanation/what-pays.md, from what benchmarks/pays.py wrote.
+
+python -m benchmarks.pays_page docs/explanation/what-pays.md docs/pays.png benchmarks/results/pays-*.json
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import interval, parser_for
+from benchmarks.pays import CLIP, LARGEST, SIZES
+
+BEGIN, END = "<!-- begin: measured -->", "<!-- end: measured -->"
+Row = dict[str, Any]
+
+
+def spent(row: Row) -> float:
+    return statistics.fmean(row["nfe"])
+
+
+def within(rows: list[Row], nfe: float) -> Row:
+    """The accept_reject row of the largest mean NFE that is at most `nfe`; the smallest where none is."""
+    mine = sorted(
+        (r for r in rows if r["name"].startswith("accept_reject,") and "pooled" not in r["name"]), key=spent
+    )
+    return [mine[0], *(r for r in mine if spent(r) <= nfe)][-1]
+
+
+def gained(row: Row, rival: Row) -> str:
+    mean, half = interval([a - b for a, b in zip(row["right"], rival["right"], strict=True)])
+    return f"{mean:+.3f} ± {half:.3f}"
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """Two tables of Markdown: against best_of_64 by CLIP, and against best_of_n with the same verifier."""
+    about = [f"{r['model']}, {r['steps']} steps, {r['n']} {r['prompts']} prompts" for r in records]
+    named = [{row["name"]: row for row in r["rows"]} for r in records]
+    lines = [
+        "| model and prompts | base | best of 64, CLIP | accept_reject at 1/20 of its NFE or less | at 1/8 or less |",
+        "|---|---|---|---|---|",
+    ]
+    for title, rows in zip(about, named, strict=True):
+        rival = rows[f"best_of_{LARGEST}, {CLIP}"]
+        cells = [title, f"{statistics.fmean(rows['base']['right']):.3f}"]
+        cells.append(f"{statistics.fmean(rival['right']):.3f} for {spent(rival):.0f} NFE")
+        for share in (20, 8):
+            cells.append(_cell(within(list(rows.values()), spent(rival) / share), rival))
+        lines.append("| " + " | ".join(cells) + " |")
+    sizes = SIZES[1:-1]
+    heads = [
+        f"best of {n} | accept_reject at its NFE or less | a perfect verifier, best of {n}" for n in sizes
+    ]
+    lines += ["", "| model and prompts | " + " | ".join(heads) + " |", "|---" * (1 + 3 * len(sizes)) + "|"]
+    for title, rows in zip(about, named, strict=True):
+        cells = [title]
+        for n in sizes:
+            rival = rows[f"best_of_{n}, calibrated"]
+            perfect = statistics.fmean(rows[f"best_of_{n}, a perfect verifier"]["right"])
+            cells.append(f"{statistics.fmean(rival['right']):.3f} for {spent(rival):.0f} NFE")
+            cells += [_cell(within(list(rows.values()), spent(rival)), rival), f"{perfect:.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| model and prompts | ECE | accepted | of them right | seconds, of best of 64 by CLIP |",
+        "|---|---|---|---|---|",
+    ]
+    for record, title, rows in zip(records, about, named, strict=True):
+        rival = rows[f"best_of_{LARGEST}, {CLIP}"]
+        row = within(list(rows.values()), spent(rival) / 8)
+        share = row["seconds"] / rows[f"best_of_{LARGEST}, timed"]["seconds"]
+        right = statistics.fmean(row["accepted"]) if row["accepted"] else float("nan")
+        cells = [title, f"{record['reliability']['ece']:.3f}", f"{len(row['accepted'])} of {record['n']}"]
+        lines.append("| " + " | ".join([*cells, f"{right:.3f}", f"1/{1 / share:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row, rival: Row) -> str:
+    return f"{statistics.fmean(row['right']):.3f} for {spent(row):.0f} NFE ({gained(row, rival)})"
+
+
+def write_page(path: Path, records: list[dict[str, Any]]) -> None:
+    before, rest = path.read_text().split(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n\n{page(records)}\n\n{END}{rest.split(END)[1]}")
+
+
+def draw(path: Path, records: list[dict[str, Any]]) -> None:
+    """A panel a file: the judge against NFE a prompt."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(records), 4.2), dpi=110, layout="constrained")
+    for panel, record in zip(figure.subplots(1, len(records), squeeze=False)[0], records, strict=True):
+        for label, wanted in CURVES.items():
+            rows = sorted(
+                (statistics.fmean(r["nfe"]), *interval(r["right"]))
+                for r in record["rows"]
+                if wanted(r["name"])
+            )
+            if rows:
+                nfe, mean, half = zip(*rows, strict=True)
+                perfect = "perfect" in label
+                panel.errorbar(
+                    nfe, mean, None if perfect else half, label=label, marker="o", markersize=3, elinewidth=0.6,
+                    linestyle="--" if perfect else "-", color="0.6" if perfect else None,
+                )  # fmt: skip
+        panel.set(xscale="log", xlabel="NFE a prompt", ylabel="right, by the held-out judge")
+        panel.set_title(f"{record['model']}, {record['steps']} steps, {record['prompts']} prompts")
+        panel.grid(alpha=0.3)
+    panel.legend(fontsize=7, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+CURVES: dict[str, Callable[[str], bool]] = {
+    "best of N, CLIP": lambda name: name == "base" or name.endswith(f", {CLIP}"),
+    "best of N, calibrated": lambda name: name == "base" or name.endswith(", calibrated"),
+    "accept_reject": lambda name: name.startswith("accept_reject,") and name.endswith("images"),
+    "accept_reject, pooled": lambda name: name.startswith("accept_reject,") and name.endswith("pooled"),
+    "best of N, perfect verifier": lambda name: name == "base" or name.endswith(", a perfect verifier"),
+    "accept and reject, perfect verifier and previews": lambda name: name.endswith("verifier and previews"),
+}
+
+
+def main() -> None:
+    parser = parser_for(__doc__)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("json", type=Path, nargs="+")
+    options = parser.parse_args()
+    records = [json.loads(file.read_text()) for file in options.json]
+    write_page(options.page, records)
+    draw(options.picture, records)
+
+
+if __name__ == "__main__":
+    main()
