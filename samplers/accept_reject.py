@@ -150,7 +150,8 @@ class AcceptReject:
         if not len(known.finals):
             return None
         calls = process.model_steps
-        own = [fraction_of(round(known.progress[i] * calls), calls) for i in useful]
+        # Of a calibration with more steps the first previews may be before the first call of this run.
+        own = [fraction_of(max(round(known.progress[i] * calls), 1), calls) for i in useful]
         fractions = own if self.checks is None else self.checks
         known_at = useful or tuple(range(len(known.progress)))  # given checks are used, whatever they tell
         steps = check_steps(process, fractions, earliest=0) if known_at else []

@@ -53,8 +53,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def install() -> None:
         twin = shuffled(read_detector())
-        monkeypatch.setattr("genscale.verifiers.shapes_attributes.read_detector", lambda: twin)
-        monkeypatch.setattr("genscale.verifiers.moving_attributes.read_detector", lambda: twin)
+        monkeypatch.setattr("genscale.verifiers.by_detector.read_detector", lambda: twin)
 
     return install
 

@@ -329,7 +329,7 @@ def test_previews_are_scored_by_the_level_of_their_step(on_the_bed: Calibrated) 
         assert (mine.candidate, mine.step) == (theirs.candidate, theirs.step)
         wanted = on_the_bed.known.probabilities(np.array([[theirs.total]]), [mine.step / 6])
         assert mine.total == pytest.approx(float(wanted[0]))
-    assert sorted({e.step for e in found.archive.entries}) == [2, 3, 6]
+    assert sorted({e.step for e in found.archive.entries}) == [3, 4, 6]  # after calls 2 and 3
 
 
 def test_samplers_branch_by_probabilities(on_the_bed: Calibrated) -> None:
@@ -373,6 +373,6 @@ def test_previews_of_best_of_n_change_no_candidate() -> None:
         (e.candidate, e.total) for e in plain.searches[0].finals
     ]
     assert looked.ledger.evaluations == plain.ledger.evaluations
-    assert [e.step for e in looked.archive.entries] == [2] * 8 + [4] * 8 + [6] * 8
+    assert [e.step for e in looked.archive.entries] == [3] * 8 + [5] * 8 + [6] * 8
     with pytest.raises(UsageError, match="give prune or previews, not both"):
         BestOfN(8, prune=(0.5,), previews=(0.5,))

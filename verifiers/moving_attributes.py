@@ -14,10 +14,9 @@ from torch import Tensor
 from genscale.toy.captions import Requirement
 from genscale.toy.moving_shapes import DIRECTIONS, SIZE, SPEED, Motion, Prompt, parse
 from genscale.toy.shapes import SIZE as SEEN
-from genscale.verifiers.attribute_detector import Detection, Detector, detections, read_detector
-from genscale.verifiers.checkpoints import check_settings
-from genscale.verifiers.differentiable import LoadedPerDevice, check_frames
-from genscale.verifiers.shapes import check_captions
+from genscale.verifiers.attribute_detector import Detection, detections
+from genscale.verifiers.by_detector import ByDetector
+from genscale.verifiers.differentiable import check_frames
 from genscale.verifiers.shapes_attributes import logistic, pixels_of, probability
 
 ZOOM = (
@@ -71,7 +70,7 @@ def _moves(frames: Sequence[Sequence[Detection]], motion: Motion) -> float:
 
 
 @dataclass(frozen=True)
-class MovingAttributes(LoadedPerDevice[Detector]):
+class MovingAttributes(ByDetector):
     """P(right), in [0, 1], of videos and captions of the world of moving shapes.
 
     The detector of `shapes_attributes` looks at every frame: how likely just the caption's objects are there, and
@@ -81,21 +80,9 @@ class MovingAttributes(LoadedPerDevice[Detector]):
     device: where it runs; None: where the videos are. batch_size: frames that are looked at at once.
     """
 
-    device: str | None = None
-    batch_size: int = 64
-
     name: ClassVar[str] = "moving_attributes"
-    reads_prompts: ClassVar[bool] = True
     judges_videos: ClassVar[bool] = True
-    answers_probability: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_settings(None, self.batch_size)
-
-    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
-        """Load the model. UsageError: it is missing, or a prompt is no caption of the world."""
-        check_captions(self.name, parse, prompts)
-        self.load(device)
+    read = staticmethod(parse)
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> Tensor:
         """P(right) [n], float32, of `n` videos (a Media, arrays [frames, h, w, 3], or lists of images)."""
@@ -107,6 +94,3 @@ class MovingAttributes(LoadedPerDevice[Detector]):
         videos = [flat[i * frames : (i + 1) * frames] for i in range(n)]
         scores = [probability_of_video(v, w) for v, w in zip(videos, wanted, strict=True)]
         return torch.tensor(scores, dtype=torch.float32, device=pixels.device)
-
-    def _load_on(self, device: torch.device) -> Detector:
-        return read_detector().to(device)

@@ -16,10 +16,8 @@ from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.toy.captions import RELATIONS, Requirement, parse
 from genscale.toy.shapes import MARGIN
-from genscale.verifiers.attribute_detector import Detection, Detector, detections, read_detector
-from genscale.verifiers.checkpoints import check_settings
-from genscale.verifiers.differentiable import LoadedPerDevice
-from genscale.verifiers.shapes import check_captions
+from genscale.verifiers.attribute_detector import Detection, detections
+from genscale.verifiers.by_detector import ByDetector
 
 SLACK = (
     1.0  # pixels: how far the distance of two detected centres may err, as the scale of a logistic function
@@ -90,7 +88,7 @@ def pixels_of(media: Sequence[Any]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ShapesAttributes(LoadedPerDevice[Detector]):
+class ShapesAttributes(ByDetector):
     """P(right), in [0, 1], of images and captions of the shapes world, by a small detector that comes with genscale.
 
     The detector (640,000 weights, trained on drawn scenes only) says how surely an object is where, of which kind and
@@ -105,20 +103,8 @@ class ShapesAttributes(LoadedPerDevice[Detector]):
     device: where it runs; None: where the images are. batch_size: images that are looked at at once.
     """
 
-    device: str | None = None
-    batch_size: int = 64
-
     name: ClassVar[str] = "shapes_attributes"
-    reads_prompts: ClassVar[bool] = True
-    answers_probability: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_settings(None, self.batch_size)
-
-    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
-        """Load the model. UsageError: it is missing, or a prompt is no caption of the world."""
-        check_captions(self.name, parse, prompts)
-        self.load(device)
+    read = staticmethod(parse)
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> Tensor:
         """P(right) [n], float32, of `n` images (a Media, or PIL images of one size) with as many captions."""
@@ -131,6 +117,3 @@ class ShapesAttributes(LoadedPerDevice[Detector]):
         found = detections(self._model(pixels.device), pixels, self.batch_size)
         scores = [probability(some, requirement) for some, requirement in zip(found, wanted, strict=True)]
         return torch.tensor(scores, dtype=torch.float32, device=pixels.device)
-
-    def _load_on(self, device: torch.device) -> Detector:
-        return read_detector().to(device)

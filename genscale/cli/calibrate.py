@@ -22,15 +22,18 @@ Then: `genscale generate ... --calibration runs/calibrated`.
 """
 
 
-@options.takes(
+CANDIDATES = (
     options.extra("prompts"),
     options.of_request("verifiers"),
     options.of_request(
         panels=(IMAGE, MODEL, RUN), without=("images", "image", "mask_image", "control_image", "metadata")
     ),
     options.extra("token", "out"),
-    words=True,
 )
+"""Options of what makes the candidates of a calibration."""
+
+
+@options.takes(*CANDIDATES, words=True)
 def calibrate_steps(
     ctx: typer.Context,
     candidates: Annotated[int, typer.Option(help="Images of each prompt.", rich_help_panel=SEARCH)] = 16,

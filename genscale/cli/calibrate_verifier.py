@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 
 from genscale.cli import options
+from genscale.cli.calibrate import CANDIDATES
 from genscale.cli.request_options import print_json, prompts_of, request_fields
-from genscale.runs.option_metadata import IMAGE, MODEL, RUN, SEARCH
+from genscale.runs.option_metadata import SEARCH
 
 if TYPE_CHECKING:
     from genscale.results.verifier_calibration import VerifierCalibration
@@ -67,15 +68,7 @@ Previews = Annotated[
 FEW = 20  # prompts, below which the summary says so
 
 
-@options.takes(
-    options.extra("prompts"),
-    options.of_request("verifiers"),
-    options.of_request(
-        panels=(IMAGE, MODEL, RUN), without=("images", "image", "mask_image", "control_image", "metadata")
-    ),
-    options.extra("token", "out"),
-    words=True,
-)
+@options.takes(*CANDIDATES, words=True)
 def calibrate_verifier(
     ctx: typer.Context,
     judge: Judge = None,
