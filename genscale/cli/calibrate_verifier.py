@@ -131,7 +131,8 @@ def _print(found: VerifierCalibration, folder: Path, console: Console) -> None:
     for level in found.quality():
         area = "" if level["auc"] is None else f"{level['auc']:.3f}"
         how = [f"{c} × {w:.2f}" for c, w in zip(level["curves"], level["weights"], strict=True)]
-        at = "finished" if level["progress"] == 1 else f"{level['progress']:.3g}"
+        progress = level["progress"]
+        at = "finished" if progress == 1 else f"{found.fraction(progress):.3g}"
         table.add_row(at, area, f"{level['log_loss']:.3f}", f"{level['ece']:.3f}", *how)
     console.print(table)
     about = found.about

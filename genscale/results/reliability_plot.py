@@ -36,7 +36,11 @@ def plot(found: VerifierCalibration, path: Path) -> None:
         row, column = divmod(n, across)
         axes = figure.add_subplot(grid[2 * row, column])
         below = figure.add_subplot(grid[2 * row + 1, column], sharex=axes)
-        title = "finished" if level.progress == 1 else f"previews at {level.progress:.3g} of the run"
+        title = (
+            "finished"
+            if level.progress == 1
+            else f"previews at {found.fraction(level.progress):.3g} of the run"
+        )
         _panel(axes, below, p, right, title, first=column == 0)
     names = " + ".join(m.verifier for m in found.members)
     prompts, model = len(found.texts), short_model_name(str(found.about.get("model", "")))

@@ -192,6 +192,11 @@ class VerifierCalibration:
         p: Array = expit(found)
         return p
 
+    def fraction(self, progress: float) -> float:
+        """The fraction of the run (genscale.algorithms.preview_steps) of previews with this progress: their model call
+        counts in the progress, and not in the fraction."""
+        return max(progress - 1 / self.table.steps, 0.0)
+
     def quality(self) -> list[dict[str, Any]]:
         """For each level, on prompts that were held out: progress, auc, log_loss, and calibration error (ece)."""
         right = self.table.right.numpy()
