@@ -31,10 +31,10 @@ def test_every_sampler_is_in_the_index_of_methods_and_the_reverse() -> None:
     )
 
 
-def test_the_readme_offers_four_samplers_and_every_one_exists() -> None:
-    four = first_column(README.split("## Choose a sampler")[1].split("\n## ")[0])
-    assert four == {"best_of_n", "smc", "rollover", "gradient_guidance"}
-    assert four <= set(found("sampler"))
+def test_the_readme_offers_five_samplers_and_every_one_exists() -> None:
+    five = first_column(README.split("## Choose a sampler")[1].split("\n## ")[0])
+    assert five == {"best_of_n", "accept_reject", "smc", "rollover", "gradient_guidance"}
+    assert five <= set(found("sampler"))
 
 
 def test_the_readme_is_short() -> None:
