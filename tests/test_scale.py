@@ -276,9 +276,13 @@ def test_a_prompt_is_encoded_once() -> None:
 def test_histories_follow_pruned_and_branched_particles(scheduler: str) -> None:
     """A pruned survivor ends where it would have ended without pruning."""
     pipe = with_scheduler(ZOO["stable_diffusion"].build(), scheduler)
-    call = arguments("stable_diffusion") | {"num_inference_steps": 4}
-    plain = genscale.scale(pipe, verifier=brightness, candidates=4, keep=4)(**call)
-    halved = genscale.scale(pipe, BestOfN(4, prune=(0.5,)), brightness, keep=4)(**call)
+    steps = {"num_inference_steps": 4}
+    plain = genscale.scale(pipe, verifier=brightness, candidates=4, keep=4)(
+        **arguments("stable_diffusion") | steps
+    )
+    halved = genscale.scale(pipe, BestOfN(4, prune=(0.5,)), brightness, keep=4)(
+        **arguments("stable_diffusion") | steps
+    )
     ends = {e.candidate.id: e.x for e in plain.search.ranking()}
     survivors = halved.search.ranking()
     assert 0 < len(survivors) < 4
