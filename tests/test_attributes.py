@@ -221,6 +221,7 @@ def test_a_blurred_image_is_less_sure_than_a_clear_one() -> None:
     assert unsure.mean() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["shapes-flow", "shapes-diffusion"])
 def test_generated_images_are_ranked_as_the_exact_judge_does(model: str, broken: Callable[[], None]) -> None:
     pipe = genscale.load_pipeline(model)

@@ -277,6 +277,7 @@ VALUES: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_equal_content_is_equal_in_another_process() -> None:
     """Hashes of texts, the order of sets and addresses are other ones there."""
     code = (

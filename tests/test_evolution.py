@@ -363,6 +363,7 @@ def test_the_check_of_the_law_sees_noise_that_is_only_added(step: int) -> None:
     assert not has_marginal(particles.x + 0.5 * t * z, t)
 
 
+@pytest.mark.slow
 def test_what_the_exchange_does_to_the_covariance() -> None:
     """Cov(x) - sigma^2 (1 - sqrt(1 - b^2))^2 (1 - Cov(eps)) for any b: seen where b is large."""
     b, t, n = 0.95, 0.5, 100_000

@@ -36,6 +36,7 @@ from genscale.samplers.snes import Snes, _utilities
 from genscale.samplers.trust_region import TrustRegion, _perturbed
 from tests import test_budget, test_samplers
 from tests.analytic import SAMPLERS
+from tests.quick import third
 
 SHAPE = (4, 8, 8)
 KINDS = (Annealing, CemLowfreq, CmaEs, Snes, TrustRegion)
@@ -166,7 +167,7 @@ def test_packed_latents_are_a_square_or_what_the_user_says_or_a_row() -> None:
 # ---------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", third(NAMES))
 def test_the_checks_of_all_samplers_hold(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     test_budget.test_cost_is_what_is_spent(name, monkeypatch)
     test_budget.test_never_one_over_and_always_a_winner(name)

@@ -98,6 +98,7 @@ def test_a_search_with_both(installed: Path, tmp_path: Path) -> None:
     assert pairs == {0: None, 1: 0, 2: None, 3: 2, 4: None, 5: 4}
 
 
+@pytest.mark.slow
 def test_a_published_method_in_one_short_file(installed: Path, tmp_path: Path) -> None:
     """Written by the documentation alone: it imports from `genscale` and nothing below, and runs everywhere."""
     source = (TEMPLATE / "src" / "genscale_plugin" / "demon.py").read_text()
@@ -115,6 +116,7 @@ def test_a_published_method_in_one_short_file(installed: Path, tmp_path: Path) -
     assert record["best"]["total"] >= record["base"]["total"]
 
 
+@pytest.mark.slow
 def test_the_same_from_python(installed: Path, tmp_path: Path) -> None:
     script = f"""
 import genscale, torch

@@ -152,6 +152,7 @@ def test_without_an_sde_all_goes_to_initial_noises() -> None:
     assert branch.candidate.parent == best.candidate.id
 
 
+@pytest.mark.slow
 def test_more_calls_are_better_on_average() -> None:
     means = [
         torch.tensor(

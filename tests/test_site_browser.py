@@ -64,6 +64,7 @@ def test_pages_fit_a_phone_and_ask_nobody_else(page: Any, address: str, asked: l
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
+@pytest.mark.slow
 def test_search_finds_a_sampler(page: Any, address: str, asked: list[str]) -> None:
     page.goto(f"{address}/index.html")
     page.fill("input.md-search__input", "successive_halving")

@@ -251,7 +251,8 @@ def test_widening_without_end_is_importance_sampling() -> None:
         assert abs(z) < 4
 
 
-@pytest.mark.parametrize(("wave", "runs"), [pytest.param(1, 70, marks=pytest.mark.slow), (6, 200)])
+@pytest.mark.parametrize(("wave", "runs"), [(1, 70), (6, 200)])
+@pytest.mark.slow
 def test_strength_0_is_the_prior(wave: int, runs: int) -> None:
     """Descents that ignore rewards draw from the model's own law, in waves or one by one."""
     sampler = replace(on_the_bed(Dts(rollouts=18, wave=wave)), strength=0.0)
