@@ -293,7 +293,10 @@ def test_rungs_before_the_window_move_into_it() -> None:
     registry.make("sampler", "successive_halving", {"rungs": moved})  # they are rungs
 
 
-@pytest.mark.parametrize(("sampler", "field"), [("beam", "levels"), ("dlbs", "levels"), ("dfs", "checks")])
+@pytest.mark.parametrize(
+    ("sampler", "field"),
+    [("beam", "levels"), ("dlbs", "levels"), ("dfs", "checks"), ("accept_reject", "checks")],
+)
 def test_samplers_with_a_word_of_their_own_look_no_earlier(sampler: str, field: str) -> None:
     """What `every` step of a run of these steps is, has its place in the window too."""
     moved = calibrated_options.fields(LATE, sampler, {})[field]
@@ -306,6 +309,18 @@ def test_samplers_with_a_word_of_their_own_look_no_earlier(sampler: str, field: 
 def test_every_step_is_none_of_pure_noise() -> None:
     """Where all previews are trusted the window begins at 0, which is no level of a beam."""
     assert calibrated_options.fields(calibration(0.6, 0.9, 0.9), "dlbs", {}) == {"levels": (0.25, 0.5)}
+
+
+def test_every_sampler_is_calibrated_or_refused() -> None:
+    """Whatever the default of its field is."""
+    for name in registry.found("sampler"):
+        try:
+            moved = calibrated_options.fields(LATE, name, {})
+        except UsageError as error:
+            assert "has no window to calibrate" in str(error)
+        else:
+            if name != "fkc":  # cannot be made without a guide
+                registry.make("sampler", name, moved)
 
 
 def test_rungs_within_the_window_stay() -> None:
