@@ -150,7 +150,7 @@ def test_the_ledger_adds_up() -> None:
     )
     made = run(BestOfN(8, prune=(0.5,)), roles=roles, prompts=2, guided=2)
     ledger = made.ledger.as_dict()
-    assert ledger["evaluations"] == sum(s.spent for s in made.searches) == 2 * 2 * (8 * 3 + 4 * 3)
+    assert ledger["evaluations"] == sum(s.spent for s in made.searches) == 2 * 2 * (8 * 4 + 4 * 2)
     assert ledger["decodes"] == 2 * (8 + 4)
     reported = sum(bool(e.held_out) for e in made.archive.entries)
     assert ledger["verifier_calls"] == {"a": 24, "b": 24, "c": 8, "d": reported}
