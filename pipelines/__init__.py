@@ -49,7 +49,8 @@ Under these lie, for the call of a pipeline:
 For the steps:
 
 - `scheduler_levels.py`: noise levels and prediction type of every diffusers scheduler.
-- `solver.py`: the pipeline's scheduler as a function of explicit state.
+- `solver.py`, `step_signature.py`: the pipeline's scheduler as a function of explicit state, and the names of its
+  `step`'s parameters.
 - `scheduler_state.py`: what a step leaves on a scheduler, as data, and shown to the loop.
 - `scheduler_walk.py`: steps the scheduler through a run while the probe walks, to find its noise, or why it is refused.
 

@@ -102,9 +102,10 @@ def test_the_closed_form_sees_a_tree_that_claims() -> None:
 
 @pytest.mark.parametrize("name", quick(CLAIM, ("importance", "smc")))
 def test_a_unit_from_the_particles_own_scores_claims_none(name: str) -> None:
-    """With scale="pool" the target depends on the particles, which biases the estimate of its Z."""
+    """With scale="previews" the target depends on the particles, which biases the estimate of its Z."""
     fixed, pooled = (
-        populations(replace(exactly(CLAIM[name]), scale=scale), 1)[0].population for scale in (1.0, "pool")
+        populations(replace(exactly(CLAIM[name]), scale=scale), 1)[0].population
+        for scale in (1.0, "previews")
     )
     assert fixed.has_evidence
     assert not pooled.has_evidence
@@ -113,12 +114,12 @@ def test_a_unit_from_the_particles_own_scores_claims_none(name: str) -> None:
 def ratios(unit: str | float, n: int = 8, searches: int = 20_000) -> torch.Tensor:
     """(estimate of Z) / Z of importance sampling with n exact draws each, Z being that of the unit that was used."""
     scores = BED.draw(n * searches, 0).reshape(searches, n)
-    used = scores.std(1, correction=0) if unit == "pool" else torch.full((searches,), float(unit))
+    used = scores.std(1, correction=0) if unit == "previews" else torch.full((searches,), float(unit))
     weight = BED.weights.log() + BED.means / used[:, None] + (BED.std / used[:, None]) ** 2 / 2
     return (scores / used[:, None]).exp().mean(1) / weight.exp().sum(1)
 
 
-@pytest.mark.parametrize(("unit", "biased"), [(1.0, False), ("pool", True)])
+@pytest.mark.parametrize(("unit", "biased"), [(1.0, False), ("previews", True)])
 def test_why_the_unit_matters(unit: Any, biased: bool) -> None:
     found = ratios(unit)
     z = float((found.mean() - 1) / (found.std() / math.sqrt(len(found))))

@@ -83,13 +83,13 @@ def test_files_of_an_early_version_are_scored_by_all_their_verifiers() -> None:
     assert score_files._verifiers([data]) == ["clip", "shapes"]
 
 
-def test_the_option_first_of_dfs_was_called_pool(tmp_path: Path) -> None:
+def test_the_option_pool_size_of_dfs_was_called_pool(tmp_path: Path) -> None:
     told = {"sampler": "dfs", "prompts": ["a dog"], "seed": 1, "sampler_fields": {"pool": 7, "paths": 9}}
     (tmp_path / "request.json").write_text(json.dumps(told))
     request = load_folder(tmp_path)
-    assert request.sampler_fields == {"first": 7, "paths": 9}
+    assert request.sampler_fields == {"pool_size": 7, "paths": 9}
     assert request.pool is False
     heading = {"kind": "run", "sampler": "Dfs", "options": {"pool": 7}}
-    assert with_present_names(heading)["options"] == {"first": 7}
+    assert with_present_names(heading)["options"] == {"pool_size": 7}
     other = {"sampler": "best_of_n", "sampler_fields": {"pool": 7}, "pool": True}
     assert with_present_names(other)["sampler_fields"] == {"pool": 7}

@@ -82,7 +82,9 @@ def test_a_command_on_a_full_disk(
 ) -> None:
     disk = Disk(monkeypatch)
     words = ("generate", "a red star", "--candidates", 2, "--steps", 1, "--seed", 3, "--out")
-    assert genscale(*words, tmp_path / "first")[0] == 0  # the first run of a process also fills caches of libraries
+    assert (
+        genscale(*words, tmp_path / "first")[0] == 0
+    )  # the first run of a process also fills caches of libraries
     disk.count = 0
     assert genscale(*words, tmp_path / "whole")[0] == 0
     total, rng = disk.count, random.Random(moments)

@@ -45,7 +45,8 @@ def assert_inverted(pipe: Any, call: Any, n: int = 3) -> None:
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
     pipe = ZOO[name].build().to(dtype)
     assert_inverted(pipe, lambda: ZOO[name].arguments(1) | {"output_type": "np"})
-    search = genscale.scale(pipe, BestOfN(4, prune=(0.5,)), brightness, keep=2)(**arguments(name)).search
+    call = arguments(name) | {"num_inference_steps": 4}
+    search = genscale.scale(pipe, BestOfN(4, prune=(0.5,)), brightness, keep=2)(**call).search
     assert [e.x.dtype for e in search.ranking()] == [dtype] * 2
 
 

@@ -67,7 +67,7 @@ def refusal(kind: str, name: str, **settings: Any) -> str:
 
 def test_a_built_in_one_by_name() -> None:
     assert registry.make("sampler", "best_of_n", {"candidates": 4}) == BestOfN(4)
-    assert list(registry.options(BestOfN)) == ["candidates", "prune", "survivors", "wave"]
+    assert list(registry.options(BestOfN)) == ["candidates", "prune", "survivors", "wave", "previews"]
 
 
 def test_a_stranger_s_registers_alike(registered: None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from genscale.algorithms import preview_steps, successive_halving
+from genscale.algorithms import preview_steps
 from genscale.engine.process import PromptProcess
 from genscale.media import Media
 from genscale.plugins import registry
@@ -98,7 +98,7 @@ def test_one_fraction_is_one_model_call(name: str, where: tuple[float, int]) -> 
 
 def test_the_check_sees_a_rung_at_the_call_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken twin: how it was once."""
-    monkeypatch.setattr(successive_halving, "after_preview", lambda step: step)
+    monkeypatch.setattr(preview_steps, "after_preview", lambda step: step)
     assert calls_of_previews(at(SuccessiveHalving(9), 0.5), 8)[0] == 3
 
 

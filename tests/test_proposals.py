@@ -32,7 +32,8 @@ def test_nlg_moves_against_the_pull_and_keeps_the_norm():
     seen = found.searches[0].process
     key = Key.from_seed(3)
     asks = sampler.search(seen, key)
-    ask = next(asks)
+    next(asks)  # for a candidate
+    ask = asks.send(1)
     z = ask.particles.x.clone()
     push = torch.tensor([[0.5, -0.2, 0.1]])
     assert ask.branch == "cond"

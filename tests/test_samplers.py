@@ -167,12 +167,12 @@ def test_survivors_of_1_prune_nothing() -> None:
 
 def test_pruning_drops_the_worst_previews() -> None:
     made = run(BestOfN(8, prune=(0.34, 0.67)))
-    previews = [[e for e in made.archive.entries if e.step == step] for step in (2, 4, 6)]
+    previews = [[e for e in made.archive.entries if e.step == step] for step in (3, 5, 6)]
     assert [len(p) for p in previews] == [8, 4, 2]
     for before, after in pairwise(previews):
         best = sorted(before, key=lambda e: -e.total)[: len(after)]
         assert {e.candidate.id for e in after} == {e.candidate.id for e in best}
-    assert made.searches[0].spent == 8 * 2 + 4 * 2 + 2 * 2
+    assert made.searches[0].spent == 8 * 3 + 4 * 2 + 2 * 1
 
 
 def test_previews_are_the_clean_estimates() -> None:
@@ -181,9 +181,9 @@ def test_previews_are_the_clean_estimates() -> None:
     preview = next(e for e in made.archive.entries if not e.final)
     process, times = PromptProcess(**process_of()), process_of()["solver"].times
     x = process.start([draw(Key.from_seed(0).fold("prompt", 0), 0)]).x
-    for t, s in pairwise(times[:3]):
+    for t, s in pairwise(times[:4]):
         x = x + (s - t) * Mixture().velocity(x, t)
-    assert preview.total == pytest.approx(float(Mixture().clean(x, times[2])[0, 0]), abs=1e-5)
+    assert preview.total == pytest.approx(float(Mixture().clean(x, times[3])[0, 0]), abs=1e-5)
 
 
 @pytest.mark.parametrize("calls", range(1, 20))

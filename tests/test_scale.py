@@ -276,9 +276,12 @@ def test_a_prompt_is_encoded_once() -> None:
 def test_histories_follow_pruned_and_branched_particles(scheduler: str) -> None:
     """A pruned survivor ends where it would have ended without pruning."""
     pipe = with_scheduler(ZOO["stable_diffusion"].build(), scheduler)
-    plain = genscale.scale(pipe, verifier=brightness, candidates=4, keep=4)(**arguments("stable_diffusion"))
+    steps = {"num_inference_steps": 4}
+    plain = genscale.scale(pipe, verifier=brightness, candidates=4, keep=4)(
+        **arguments("stable_diffusion") | steps
+    )
     halved = genscale.scale(pipe, BestOfN(4, prune=(0.5,)), brightness, keep=4)(
-        **arguments("stable_diffusion")
+        **arguments("stable_diffusion") | steps
     )
     ends = {e.candidate.id: e.x for e in plain.search.ranking()}
     survivors = halved.search.ranking()
@@ -432,18 +435,18 @@ def test_a_choice_without_a_verifier_is_refused(
     sampler: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     """Before anything is evaluated or written; the plan is still there to be looked at."""
-    pipe = ZOO["stable_diffusion"].build()
+    pipe, call = ZOO["stable_diffusion"].build(), arguments("stable_diffusion") | {"num_inference_steps": 4}
     scaled = genscale.scale(pipe, sampler, out=tmp_path / "run", **options)
     evaluated: list[int] = []
     pipe.unet.forward = lambda *args, **kwargs: evaluated.append(1)
     with pytest.raises(UsageError, match=message) as caught:
-        scaled(**arguments("stable_diffusion"))
+        scaled(**call)
     assert "\n" not in str(caught.value)
     assert "verifier" in str(caught.value)
     assert not evaluated
     assert not (tmp_path / "run").exists()
     if sampler != "reno":
-        assert scaled.plan(**arguments("stable_diffusion")).nfe_per_candidate > 0
+        assert scaled.plan(**call).nfe_per_candidate > 0
 
 
 def test_what_needs_no_verifier_runs_without_one() -> None:

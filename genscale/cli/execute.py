@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FAILED, REFUSED, DIFFERS, INTERRUPTED = 1, 2, 3, 130
 """Exit codes; they are listed in `genscale --help`."""
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)
 """Numbers of errors of a write; one that names no file is of stdout: files are written by `storage.durable_files`."""
 
 

@@ -69,12 +69,20 @@ def _ended(search: Search) -> Search:
         solver=NotPickled("scheduler"),
         own_draw=NotPickled("generator"),
         left=_nothing_left,
+        time=_no_time,
         of_branch=NotPickled("pipeline"),
     )
     nothing: Any = iter(())
     roles = _without_verifiers(search.roles)
     ended = replace(
-        search, generator=nothing, process=process, roles=roles, query=None, entries=[], _answers=None
+        search,
+        generator=nothing,
+        process=process,
+        roles=roles,
+        query=None,
+        entries=[],
+        _answers=None,
+        time_left=_no_time,
     )
     ended.ranks = search.ranks.by(roles.judge)
     return ended
@@ -90,3 +98,7 @@ def _named(members: Sequence[WeightedVerifier]) -> tuple[WeightedVerifier, ...]:
 
 def _nothing_left() -> tuple[int | None, int | None]:
     return 0, 0
+
+
+def _no_time() -> float:
+    return 0.0
