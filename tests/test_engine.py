@@ -86,8 +86,6 @@ ONE_BY_ONE = (  # decode one at a time, or two
     "accept_reject",
     "accept_reject, finished ones only",
     "dfs below a number",
-    "accept_reject",
-    "accept_reject, finished ones only",
     "reno of 3 turns",
     "carinox of 2 turns",
     "ditto",
