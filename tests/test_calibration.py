@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -293,7 +294,10 @@ def test_rungs_before_the_window_move_into_it() -> None:
     registry.make("sampler", "successive_halving", {"rungs": moved})  # they are rungs
 
 
-@pytest.mark.parametrize(("sampler", "field"), [("beam", "levels"), ("dlbs", "levels"), ("dfs", "checks")])
+@pytest.mark.parametrize(
+    ("sampler", "field"),
+    [("beam", "levels"), ("dlbs", "levels"), ("dfs", "checks"), ("accept_reject", "checks")],
+)
 def test_samplers_with_a_word_of_their_own_look_no_earlier(sampler: str, field: str) -> None:
     """What `every` step of a run of these steps is, has its place in the window too."""
     moved = calibrated_options.fields(LATE, sampler, {})[field]
@@ -306,6 +310,13 @@ def test_samplers_with_a_word_of_their_own_look_no_earlier(sampler: str, field: 
 def test_every_step_is_none_of_pure_noise() -> None:
     """Where all previews are trusted the window begins at 0, which is no level of a beam."""
     assert calibrated_options.fields(calibration(0.6, 0.9, 0.9), "dlbs", {}) == {"levels": (0.25, 0.5)}
+
+
+@pytest.mark.parametrize("name", [*registry.found("sampler")])
+def test_a_sampler_is_calibrated_or_refused(name: str) -> None:
+    """Whatever the default of its field is."""
+    with suppress(UsageError):
+        registry.make("sampler", name, calibrated_options.fields(LATE, name, {}))
 
 
 def test_rungs_within_the_window_stay() -> None:

@@ -83,9 +83,9 @@ def test_one_row_that_does_not_fit_is_given_back() -> None:
 
 ONE_BY_ONE = (  # decode one at a time, or two
     "search_over_paths of one",
-    "dfs below a number",
     "accept_reject",
     "accept_reject, finished ones only",
+    "dfs below a number",
     "reno of 3 turns",
     "carinox of 2 turns",
     "ditto",

@@ -32,8 +32,9 @@ def load(kind: str, name: str) -> type[Any]:
     if kind == "sampler" and name == AUTO:
         raise UsageError(f"'{AUTO}' is {ABOUT}: name one of the two.")
     if name not in points:
+        known = [AUTO, *points] if kind == "sampler" else [*points]
         raise UsageError(
-            f"{kind} '{name}' is unknown{did_you_mean(name, points)}: there are {', '.join(points)}."
+            f"{kind} '{name}' is unknown{did_you_mean(name, known)}: there are {', '.join(known)}."
         )
     try:
         loaded: type[Any] = points[name].load()

@@ -42,8 +42,11 @@ def fields(calibration: Calibration, sampler: str, given: Collection[str]) -> di
 def _moved(rungs: Any, start: float, every: Sequence[float]) -> tuple[float, ...]:
     """The rungs moved to `start` or later: if any lay before it, as many, evenly spaced from `start` on.
 
-    "every" becomes all calibrated steps from `start` on but that of pure noise.
+    "every" becomes all calibrated steps from `start` on but that of pure noise. None, where the sampler chooses by the
+    verifier, becomes the first one that is trusted.
     """
+    if rungs is None:
+        return (start,)
     if isinstance(rungs, str):
         return tuple(fraction for fraction in every if fraction >= max(start, 1e-9))
     if min(rungs) >= start:
