@@ -153,11 +153,12 @@ def test_a_few_lucky_prompts_do_not_make_a_threshold() -> None:
     """9 prompts of which all are right show at most 10 of 11: .95 is not proven by them, .9 is."""
     rows = torch.tensor([[0.5, 0.6]] * 36, dtype=F64)
     made = Calibration((0.5,), rows[:, :1], rows[:, 1], torch.ones(36), torch.arange(36) // 4, 4)
-    for p, proven in ((0.9, True), (0.95, False)):
-        found = chosen(Table(made, (2,), (0,), (4, 8), 64.0), p)
-        assert found is not None
-        assert found.expected is not None
-        assert (found.expected.careful >= p) is proven
+    table = Table(made, (2,), (0,), (4, 8), 64.0)
+    found = chosen(table, 0.9)
+    assert found is not None
+    assert found.expected is not None
+    assert found.expected.careful >= 0.9
+    assert chosen(table, 0.95) is None  # no finished candidate has such a probability
 
 
 # ---------------------------------------------------------------- other prompts
@@ -218,3 +219,12 @@ def test_the_table_s_expectations_are_those_of_searches() -> None:
     accuracy, error, spent = simulated(acceptance.Thresholds(((2, 0.2), (3, 0.3)), 0.7), 6)
     assert told.accuracy == pytest.approx(accuracy, abs=5 * error)
     assert told.cost == pytest.approx(spent, rel=0.1)
+
+
+def test_where_no_threshold_reaches_the_accuracy_it_is_the_probability_itself() -> None:
+    """Six prompts, with one counted as wrong beside them, cannot show .9."""
+    found = chosen(table_of(known(prompts=6)), 0.9)
+    assert found is None or found.accept == 0.9
+    many = chosen(table_of(known(prompts=6, candidates=200, spread=0.5)), 0.9)
+    assert many is not None
+    assert many.accept == 0.9

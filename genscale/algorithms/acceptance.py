@@ -98,7 +98,8 @@ def chosen(
 ) -> Thresholds | None:
     """The thresholds that spend least for a wanted accuracy `p`, or that are most often right for a mean NFE.
 
-    accept: a threshold for finished candidates that is given. None: the table has too few accepted candidates.
+    accept: a threshold for finished candidates that is given. Where no threshold reaches `p` on the table, it is `p`.
+    None: the table has too few accepted candidates.
     """
     tried = []
     for strictness in _STRICTNESS if table.steps else (0.0,):
@@ -115,8 +116,9 @@ def chosen(
         within = [t for t in tried if t[2].cost <= mean_nfe] or [min(tried, key=lambda t: t[2].cost)]
         best = max(within, key=lambda t: (t[2].overall, -t[2].cost))
     else:
-        wanted = max(t[2].careful for t in tried) if accept is None else 0.0
-        met = [t for t in tried if t[2].careful >= min(wanted, 1.0 if p is None else p)]
+        met = [t for t in tried if accept is not None or p is None or t[2].careful >= p]
+        if not met:  # no threshold is known to reach the accuracy: what the verifier says decides
+            return chosen(table, accept=p)
         best = min(met, key=lambda t: (t[2].cost, -t[2].accuracy))
     return _without_idle(table, *best[:2])
 
