@@ -228,3 +228,16 @@ def test_where_no_threshold_reaches_the_accuracy_it_is_the_probability_itself() 
     many = chosen(table_of(known(prompts=6, candidates=200, spread=0.5)), 0.9)
     assert many is not None
     assert many.accept == 0.9
+
+
+def test_thresholds_fall_with_the_posterior_mean_of_the_accepted_share() -> None:
+    """Beta(a, b) with a + b = PRIOR_PATHS: after n paths in vain the mean is a / (a + b + n)."""
+    found = chosen(table_of(known(400, 8)), 0.9)
+    assert found is not None
+    a, weight = 0.7, acceptance.PRIOR_PATHS
+    for lost in (0, 1, 5, 40):
+        share = (a / (weight + lost)) / (a / weight)
+        expected = [(step, pytest.approx(least * share)) for step, least in found.rejects]
+        assert list(found.after(lost)) == expected
+    given = acceptance.Thresholds(((2, 0.5),), 0.9)
+    assert given.after(7) == given.rejects

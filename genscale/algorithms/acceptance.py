@@ -25,16 +25,32 @@ _STRICTNESS = (0.0, *torch.logspace(-2, 0.6, 16, dtype=torch.float64).tolist()) 
 _ACCEPTS = (0.99, *(i / 50 for i in range(49, -1, -1)))  # thresholds for finished candidates that are tried
 
 
+PRIOR_PATHS = 2.0
+"""Paths that the calibration's prompts count in a prompt's share of accepted paths (ours)."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """rejects: (step, least score of a preview there), by step. accept: least score of a finished candidate.
 
-    expected: on the calibration's table; None where there was no table to judge by.
+    expected: on the calibration's table, with the thresholds of a prompt's first path; None where there was no table to
+    judge by.
     """
 
     rejects: tuple[tuple[int, float], ...]
     accept: float
     expected: Outcome | None = None
+
+    def after(self, lost: int) -> tuple[tuple[int, float], ...]:
+        """The rejects of a prompt that has lost so many paths.
+
+        A path is worth the NFE of an accepted image, which is in inverse proportion to the prompt's share of accepted
+        paths. The posterior mean of that share falls by 1 + lost / PRIOR_PATHS, and the thresholds with it; else all
+        paths of a hard prompt would be rejected at once. Numbers that a user gave stay.
+        """
+        if self.expected is None:
+            return self.rejects
+        return tuple((step, least / (1 + lost / PRIOR_PATHS)) for step, least in self.rejects)
 
 
 @dataclass(frozen=True)

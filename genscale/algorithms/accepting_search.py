@@ -158,7 +158,8 @@ class AcceptingSearch(Numbered):
     def _follow(self, group: Group) -> Generator[Query, Any, None]:
         """Step a group from check to check, without what is rejected there, and judge what reaches the end."""
         particles = group.particles
-        for step, least in self.thresholds.rejects if group.checked else ():
+        rejects = self.thresholds.after(self.begun - len(particles))
+        for step, least in rejects if group.checked else ():
             if step <= particles.step:
                 continue
             particles = yield Solve(particles, step, group.kernel)
