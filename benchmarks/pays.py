@@ -8,10 +8,11 @@ those of gains are paired by prompt.
     python -m benchmarks.pays --model shapes-flow --steps 4 --json benchmarks/results/pays-flow-4.json
     python -m benchmarks.pays_page docs/explanation/what-pays.md docs/pays.png benchmarks/results/pays-*.json
 
-One run of best_of_64, in which every candidate is scored by all verifiers, gives best_of_n for all N and verifiers, as
-the candidates are nested; also for the exact judge itself ("perfect verifier"), the ceiling of any verifier. "perfect
-previews" are the ceiling of accept and reject: a path is given up after its first model call if its picture would be
-wrong. accept_reject is run as it ships, with budgets in images; `--others` adds other samplers with the same verifier.
+One run of best_of_64, in which every candidate is scored by CLIP and the judge, gives best_of_n by CLIP for all N, as
+the candidates are nested, and by the exact judge itself ("perfect verifier"), the ceiling of any verifier; another one
+of 16 gives best_of_n by the calibrated verifier. "perfect previews" are the ceiling of accept and reject: a path is
+given up after its first model call if its picture would be wrong. accept_reject is run as it ships, with budgets in
+images; `--shared` adds budgets that the prompts share, `--others` other samplers with the same verifier.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ GUIDANCE = 3.0  # the models' own default on the command line
 SIZES = (1, 4, 16, 64)
 IMAGES = (2, 3, 4, 6, 8, 12, 16, 32, 64)
 POOLED = (4, 8, 16)
+TIMED = 8  # images of the budget of the accept_reject that is timed
 OTHERS = ("dfs", "smc", "beam", "rollover", "successive_halving")
 CLIP, ATTRIBUTES, JUDGE = "shapes_clip", "shapes_attributes", "shapes"
 
@@ -52,6 +54,7 @@ class Bench:
     together: int
     rows: list[dict[str, Any]] = field(default_factory=list)
     reliability: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def call(self) -> dict[str, Any]:
@@ -77,7 +80,7 @@ class Bench:
 
     def record(self, options: Any) -> dict[str, Any]:
         about = {"model": self.model, "steps": self.steps, "prompts": options.prompts, "n": len(self.prompts)}
-        return {**about, "reliability": self.reliability, "rows": self.rows}
+        return {**about, "reliability": self.reliability, "seconds": self.seconds, "rows": self.rows}
 
 
 # ------------------------------------------------------------------------------------------------ the nested pool
@@ -96,30 +99,26 @@ class Pool:
         return [float(v) for v in self.right.gather(1, chosen[:, None])[:, 0]]
 
 
-def pool_of(bench: Bench, verifiers: dict[str, Any]) -> Pool:
-    """One best_of_64, in which each candidate is scored by all of them; only the first verifier steers."""
+def pool_of(bench: Bench, verifiers: dict[str, Any], n: int) -> Pool:
+    """One best_of_n, in which each candidate is scored by all of them and the judge; only the first verifier steers."""
     search = [(v, float(k == 0)) for k, v in enumerate((*verifiers.values(), JUDGE))]
-    scaled = genscale.scale(
-        bench.pipe, "best_of_n", search, candidates=LARGEST, wave=LARGEST, batch_size=LARGEST
-    )
+    scaled = genscale.scale(bench.pipe, "best_of_n", search, candidates=n, batch_size=LARGEST)
     rows: dict[str, list[list[float]]] = {name: [] for name in (*verifiers, JUDGE)}
     for result in bench.results(scaled):
         for found in result.searches:
-            for name, column in zip(
-                rows, zip(*(e.scores.values() for e in found.finals), strict=True), strict=True
-            ):
+            columns = zip(*(e.scores.values() for e in found.finals), strict=True)
+            for name, column in zip(rows, columns, strict=True):
                 rows[name].append(list(column))
     scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}
     return Pool(scores, scores[JUDGE])
 
 
-def nested(bench: Bench, pool: Pool) -> None:
-    """best_of_n at each N by each verifier, and by the judge itself."""
+def nested(bench: Bench, pool: Pool, names: tuple[str, ...]) -> None:
+    """best_of_n at each N by some of a pool's verifiers."""
     each = bench.nfe()
-    bench.add("base", pool.best(JUDGE, 1), [float(each)] * len(bench.prompts))
-    for name in pool.scores:
+    for name in names:
         label = "a perfect verifier" if name == JUDGE else name
-        for n in SIZES[1:]:
+        for n in (n for n in SIZES[1:] if n <= pool.right.shape[1]):
             bench.add(f"best_of_{n}, {label}", pool.best(name, n), [float(each * n)] * len(bench.prompts))
 
 
@@ -230,6 +229,7 @@ def main() -> None:
     parser.add_argument(
         "--candidates", type=int, default=16, help="labelled candidates of a development prompt"
     )
+    parser.add_argument("--shared", action="store_true", help="also budgets that all prompts share")
     parser.add_argument("--others", action="store_true", help="also other samplers with the same verifier")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
@@ -251,14 +251,17 @@ def main() -> None:
 
 def measure(bench: Bench, options: Any, folder: Path) -> None:
     both = calibrated(bench, (CLIP, ATTRIBUTES), options.candidates, folder)
-    pool = pool_of(bench, {CLIP: CLIP, ATTRIBUTES: ATTRIBUTES, "calibrated": both})
-    nested(bench, pool)
-    ceilings(bench, pool)
-    reliability(bench, pool, "calibrated")
-    run(bench, "best_of_64, timed", "best_of_n", CLIP, f"{LARGEST}images", wave=LARGEST)
+    few = pool_of(bench, {ATTRIBUTES: ATTRIBUTES, "calibrated": both}, SIZES[2])
+    bench.add("base", few.best(JUDGE, 1), [float(bench.nfe())] * len(bench.prompts))
+    nested(bench, few, (ATTRIBUTES, "calibrated"))
+    reliability(bench, few, "calibrated")
     for images in IMAGES:
         run(bench, f"accept_reject, {images} images", "accept_reject", both, f"{images}images")
-    for images in IMAGES[:-1]:
+    many = pool_of(bench, {CLIP: CLIP}, LARGEST)
+    nested(bench, many, (CLIP, JUDGE))
+    ceilings(bench, many)
+    timed(bench, both)
+    for images in POOLED if options.shared else ():
         run(
             bench,
             f"accept_reject, {images} images, pooled",
@@ -271,6 +274,14 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
     for sampler in OTHERS if options.others else ():
         for images in (4, 16):
             run(bench, f"{sampler}, {images} images", sampler, both, f"{images}images")
+
+
+def timed(bench: Bench, verifier: Any) -> None:
+    """Seconds a prompt of best_of_64 by CLIP and of accept_reject, one after the other, on the first prompts."""
+    some = replace(bench, prompts=bench.prompts[: bench.together], rows=[])
+    run(some, "best_of_64", "best_of_n", CLIP, f"{LARGEST}images")
+    run(some, "accept_reject", "accept_reject", verifier, f"{TIMED}images")
+    bench.seconds = {row["name"]: row["seconds"] for row in some.rows}
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def page(records: list[dict[str, Any]]) -> str:
     for record, title, rows in zip(records, about, named, strict=True):
         rival = rows[f"best_of_{LARGEST}, {CLIP}"]
         row = within(list(rows.values()), spent(rival) / 8)
-        share = row["seconds"] / rows[f"best_of_{LARGEST}, timed"]["seconds"]
+        share = record["seconds"]["accept_reject"] / record["seconds"][f"best_of_{LARGEST}"]
         right = statistics.fmean(row["accepted"]) if row["accepted"] else float("nan")
         cells = [title, f"{record['reliability']['ece']:.3f}", f"{len(row['accepted'])} of {record['n']}"]
         lines.append("| " + " | ".join([*cells, f"{right:.3f}", f"1/{1 / share:.0f}"]) + " |")
