@@ -34,7 +34,9 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None, clips
     set_ = options.pairs(given["set_"] or [])
     if asked.sampler == AUTO:
         named = [
-            w.lstrip("-").partition("=")[0].replace("-", "_") for w in given["words"] or [] if w.startswith("-")
+            w.lstrip("-").partition("=")[0].replace("-", "_")
+            for w in given["words"] or []
+            if w.startswith("-")
         ]
         options.check_automatic(name, [*named, *set_])
     cls = registry.load("sampler", name)
