@@ -19,7 +19,9 @@ pytestmark = [
     ),
 ]
 TEXTS = [PROMPTS[i * len(PROMPTS) // 12].text for i in range(12)]
-AS_BEFORE: dict[str, Any] = {"gradient": "model", "window": (0.0, 1.0), "rest": "ddim(1)"}
+AS_BEFORE: dict[str, Any] = {
+    "gradient": "model", "window": (0.0, 1.0), "rest": "ddim(1)", "reach": float("inf"),
+}  # fmt: skip
 
 
 def scores(sampler: str, nfe: int, **options: Any) -> list[float]:

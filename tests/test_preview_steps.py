@@ -25,14 +25,15 @@ from tests.analytic import SAMPLERS, Mixture, first_coordinate, process_of, run
 from tests.quick import quick
 from tests.test_calibration import LATE, STEPS, searched
 
-LEVELLED = ("survivors", "branch", "diversity")  # options that may have one value for each level
+LEVELLED = ("survivors", "branch", "diversity", "reject")  # options that may have one value for each level
 
 
 def place_of_previews(sampler: Any) -> str:
     """The field that holds the fractions at which a sampler scores previews; "" if it has none."""
     known = {f.name for f in fields(sampler)}
     names = ("window", "rungs", SamplerHooks.of(type(sampler)).previews_at, "prune")
-    return next((n for n in names if n in known), "")
+    found = next((n for n in names if n in known), "")
+    return "previews" if found == "prune" and sampler.previews else found
 
 
 def at(sampler: Any, fraction: float) -> Any:
@@ -72,8 +73,9 @@ def calls_of_previews(sampler: Any, steps: int) -> list[int]:
 def comparable(name: str) -> bool:
     """Whether a sampler of the table scores previews at fractions of the pipeline's grid, one model call a step."""
     sampler = SAMPLERS[name]
-    if isinstance(sampler, Fkc | Importance) or getattr(sampler, "levels", "") == "rbf":
-        return False  # the first two score finished candidates only
+    finished_only = isinstance(sampler, Fkc | Importance) or getattr(sampler, "reject", ()) is None
+    if finished_only or getattr(sampler, "levels", "") == "rbf":
+        return False
     kernels = [str(getattr(sampler, f, "")) for f in ("kernel", "rest")]
     return bool(place_of_previews(sampler)) and not any("glass" in k for k in kernels)
 
