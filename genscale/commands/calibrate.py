@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from genscale.engine.events import Event, Scored
-from genscale.errors import UsageError
 from genscale.results import calibration, calibration_plot
 from genscale.results.calibration import Calibration, Previews
 from genscale.results.result import SearchResult
@@ -28,21 +27,11 @@ def calibrate(
     run = PreparedRun.of(replace(request, held_out=NONE).seeded())
     run = replace(run, sampler=Previews(candidates))
     Calibration((), threshold)  # refuses a threshold before anything is spent
-    folder = RunFolder.claimed(out)
-    try:
-        if (folder.path / calibration.FILE).exists():
-            raise UsageError(
-                f"'{folder.path}' holds a calibration already: choose another folder with --out."
-            )
+    with RunFolder.for_calibration(out, calibration.FILE) as folder:
         result = _search(run, display)
         found = Calibration.of(result, threshold, _about(run.request, candidates, result))
         folder.write(PLOT, lambda path: calibration_plot.plot(found, path))
-        folder.write(calibration.FILE, found.save)  # last: a folder that has it is complete
-    except BaseException:
-        folder.abandon()
-        raise
-    finally:
-        folder.release()
+        folder.write(calibration.FILE, found.save)
     return folder.path, found
 
 

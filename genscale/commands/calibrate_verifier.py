@@ -106,12 +106,7 @@ def calibrate_verifier(
         )
     prepared = None if runs else _prepared(request, labelling, candidates, previews)
     scored = [read_scored(folder, names) for folder in runs]
-    folder = RunFolder.claimed(out)
-    try:
-        if folder.held(FILE):
-            raise UsageError(
-                f"'{folder.path}' holds a calibration already: choose another folder with --out."
-            )
+    with RunFolder.for_calibration(out, FILE) as folder:
         if prepared is not None:
             scored = [_made(prepared, folder.path / CANDIDATES, names, display)]
         labels = labelling.of(scored, display)
@@ -119,12 +114,7 @@ def calibrate_verifier(
         given.check()
         found = _calibrated(folder, scored, labels, given, members, labelling)
         folder.write(PLOT, lambda path: reliability_plot.plot(found, path))
-        folder.write(FILE, lambda path: _write(path, found.text()))  # last: a folder that has it is complete
-    except BaseException:
-        folder.abandon()
-        raise
-    finally:
-        folder.release()
+        folder.write(FILE, lambda path: _write(path, found.text()))
     return folder.path, found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,26 @@ class RunFolder(OutputFolder):
             except FileExistsError:  # another run was faster
                 continue
             return folder
+
+    @staticmethod
+    @contextmanager
+    def for_calibration(out: Path | None, file: str) -> Iterator[RunFolder]:
+        """A claimed folder, abandoned where the block raises, and released after it.
+
+        file: written last, so that a folder that has it is complete. UsageError: the folder has it already.
+        """
+        folder = RunFolder.claimed(out)
+        try:
+            if folder.held(file):
+                raise UsageError(
+                    f"'{folder.path}' holds a calibration already: choose another folder with --out."
+                )
+            yield folder
+        except BaseException:
+            folder.abandon()
+            raise
+        finally:
+            folder.release()
 
     @staticmethod
     def fresh(parent: Path = Path("runs")) -> Path:
