@@ -24,9 +24,8 @@ from genscale.protocol.calibration import Calibration
 from genscale.protocol.interfaces import Process
 from genscale.protocol.queries import Query
 
-UNCALIBRATED_CHECK = (
-    0.6  # where a preview is looked at, if nothing tells from when on they mean something (ours)
-)
+# Where a preview is looked at, if nothing tells from when on previews mean something (ours).
+UNCALIBRATED_CHECK = 0.6
 UNCALIBRATED_REJECT = 0.1  # the least P there: only what is clearly wrong is rejected (ours)
 
 

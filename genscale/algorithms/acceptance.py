@@ -23,10 +23,7 @@ SKILL = 0.02  # share of the labels' variance that a preview must explain to be 
 IDLE = 0.02  # a preview that rejects a smaller share of the paths that reach it is not scored (ours)
 _STRICTNESS = (0.0, *torch.logspace(-2, 0.6, 16, dtype=torch.float64).tolist())  # (NFE of a path) / worth
 _ACCEPTS = (0.99, *(i / 50 for i in range(49, -1, -1)))  # thresholds for finished candidates that are tried
-
-
-PRIOR_PATHS = 2.0
-"""Paths that the calibration's prompts count in a prompt's share of accepted paths (ours)."""
+PRIOR_PATHS = 2.0  # paths that the calibration's prompts count in a prompt's share of accepted paths (ours)
 
 
 @dataclass(frozen=True)
@@ -118,29 +115,26 @@ def chosen(
     None: the table has too few accepted candidates.
     """
     tried = []
+    wanted = p if accept is None and mean_nfe is None else None
     for strictness in _STRICTNESS if table.steps else (0.0,):
         rejects = table.rejects(strictness)
         found = ((a, table.judged(rejects, a)) for a in (_ACCEPTS if accept is None else (accept,)))
         found = ((a, expected) for a, expected in found if expected.accepted >= LEAST)
-        wanted = p if accept is None and mean_nfe is None else None
         tried += [
             (rejects, a, expected) for a, expected in (found if wanted is None else _accurate(found, wanted))
         ]
-    if not tried:
-        return None
+    if not tried:  # where an accuracy is wanted, none is known to reach it: what the verifier says decides
+        return None if wanted is None else chosen(table, accept=wanted)
     if mean_nfe is not None:
         within = [t for t in tried if t[2].cost <= mean_nfe] or [min(tried, key=lambda t: t[2].cost)]
         best = max(within, key=lambda t: (t[2].overall, -t[2].cost))
     else:
-        met = [t for t in tried if accept is not None or p is None or t[2].careful >= p]
-        if not met:  # no threshold is known to reach the accuracy: what the verifier says decides
-            return chosen(table, accept=p)
-        best = min(met, key=lambda t: (t[2].cost, -t[2].accuracy))
+        best = min(tried, key=lambda t: (t[2].cost, -t[2].accuracy))
     return _without_idle(table, *best[:2])
 
 
 def _accurate(found: Iterable[tuple[float, Outcome]], p: float) -> list[tuple[float, Outcome]]:
-    """The thresholds that reach the accuracy, as do all that are higher; else the one that comes nearest.
+    """The thresholds that reach the accuracy, as do all that are higher.
 
     found: from the highest. The accuracy rises with the threshold, but for chance: a low one that reaches it by chance
     is not taken.
@@ -150,9 +144,7 @@ def _accurate(found: Iterable[tuple[float, Outcome]], p: float) -> list[tuple[fl
         seen.append((accept, expected))
         if expected.accuracy < p:
             break
-    return [pair for pair in seen if pair[1].careful >= p] or sorted(seen, key=lambda pair: -pair[1].careful)[
-        :1
-    ]
+    return [pair for pair in seen if pair[1].careful >= p]
 
 
 def _without_idle(table: Table, rejects: Tensor, accept: float) -> Thresholds:

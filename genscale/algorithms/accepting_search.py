@@ -59,9 +59,8 @@ class AcceptingSearch(Numbered):
     can always be finished. This gives one result; if the call returns more, the others come first, without checks.
     """
 
-    MOST: ClassVar[int] = (
-        64  # paths without a budget, and paths rejected in a row before the best is finished (ours)
-    )
+    # Paths without a budget, and paths rejected in a row before the best is finished (ours).
+    MOST: ClassVar[int] = 64
 
     def __init__(self, process: Process, key: Key, thresholds: Thresholds, attempts: Attempts) -> None:
         super().__init__()
