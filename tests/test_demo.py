@@ -396,6 +396,19 @@ def test_a_client_that_left_without_a_word_is_not_searched_for(
     assert set(queue._sessions) == {"c", "d"}  # nothing is kept of the others
 
 
+def test_a_client_is_forgotten_after_its_search_was_ended(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other way round its waiting search could begin in between: for a forgotten client nobody looks."""
+    first = queue.submit(queue.session("a"), form(nfe=4000, options="wave=1"))
+    second = queue.submit(queue.session("b"), form())
+    over: list[bool] = []
+    monkeypatch.setattr(queue.presence, "forget", lambda name: over.append(second.over))
+    queue.leave("b")
+    assert over == [True] and second.sentence == jobs.CLOSED
+    queue.stop(first)
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_what_searches_wrote_goes_unless_it_is_to_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool

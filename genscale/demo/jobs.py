@@ -133,9 +133,9 @@ class JobQueue:
             for job in self._jobs.values():
                 if job.client == name:
                     self.folders.leave(job.folder)
-        self.presence.forget(name)
         if session is not None and session.job is not None:
             self.stop(session.job, CLOSED)
+        self.presence.forget(name)  # last: a search that begins meanwhile must still find that its client has gone
 
     def _leave_gone(self) -> None:
         """Close the sessions of clients that have left without saying so."""
@@ -177,8 +177,8 @@ class JobQueue:
 
     def stop(self, job: Job, why: str = "stopped before it began.") -> None:
         """End it: at once if it waits (for the reason `why`), else with the best so far, once every prompt has one."""
-        job.halt()
         with self._lock:
+            job.halt()
             if job in self._line and job.begun is None:
                 self._line.remove(job)
                 job.end(REFUSED, why)
