@@ -12,10 +12,19 @@ NUMBERS: dict[str, dict[str, Any]] = {"accept_reject": {"accept": 1e9, "reject":
 
 
 def quick(values: Iterable[Any], keep: Iterable[Any]) -> list[Any]:
-    """All values as parameters; those not in `keep` are slow: CI runs them, the default run does not."""
+    """All values as parameters; those not in `keep` are slow: CI runs them, the default run does not.
+
+    A tuple is a parameter set: one value for each name.
+    """
     values, keep = list(values), list(keep)
     assert set(keep) <= set(values), f"unknown cases: {set(keep) - set(values)}"
-    return [pytest.param(value, marks=() if value in keep else pytest.mark.slow) for value in values]
+    return [
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            marks=() if value in keep else pytest.mark.slow,
+        )
+        for value in values
+    ]
 
 
 def third(values: Iterable[Any]) -> list[Any]:

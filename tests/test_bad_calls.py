@@ -216,7 +216,11 @@ def test_bad_calls_are_one_sentence(
     assert not found, "\n".join(found)
 
 
-def test_a_good_call_after_them_gives_what_the_untouched_pipeline_gives(pipe: Any) -> None:
+def test_a_good_call_after_them_gives_what_the_untouched_pipeline_gives(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     def picture(made: Any) -> Any:
         generator = torch.Generator().manual_seed(3)
         return made(

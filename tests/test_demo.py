@@ -309,6 +309,7 @@ def test_the_plan_is_what_is_spent(queue: JobQueue) -> None:
     assert not (queue.out / "plan").exists()
 
 
+@pytest.mark.slow
 def test_the_curve_is_drawn_while_it_runs(queue: JobQueue) -> None:
     job = queue.submit(queue.session("a"), form(nfe=1600, options="wave=2"))
     live = LiveCurve(job)
@@ -405,7 +406,8 @@ def test_a_client_is_forgotten_after_its_search_was_ended(
     over: list[bool] = []
     monkeypatch.setattr(queue.presence, "forget", lambda name: over.append(second.over))
     queue.leave("b")
-    assert over == [True] and second.sentence == jobs.CLOSED
+    assert over == [True]
+    assert second.sentence == jobs.CLOSED
     queue.stop(first)
 
 

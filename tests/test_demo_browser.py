@@ -207,6 +207,7 @@ def test_a_clip_plays(tab: Tab) -> None:
     assert "genscale video" in tab.page.input_value("#same textarea")
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_sentence_on_the_page(tab: Tab) -> None:
     tab.fill(prompt=" ")
     tab.search()

@@ -30,6 +30,7 @@ from genscale.protocol.queries import Score
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.evolution import Evolution, Schedule, exchanged, winner
 from tests.analytic import DIM, Mixture, Run, process_of, run
+from tests.quick import quick
 from tests.test_budget import random_run
 from tests.test_particle_pipelines import fine
 from tests.test_samplers import TOLERANCE, has_marginal
@@ -528,7 +529,7 @@ def test_a_larger_budget_does_not_take_another_plan_s_states_for_its_own(tmp_pat
 # ---------------------------------------------------------------- real pipelines
 
 
-@pytest.mark.parametrize("kernel", ["ddim(1)", "ode", "own"])
+@pytest.mark.parametrize("kernel", quick(["ddim(1)", "ode", "own"], ["own"]))
 @pytest.mark.parametrize("name", ["sd3", "flux", "sdxl", "wan", "sd_img2img", "sd_inpaint4", "Heun", "UniPC"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_on_real_pipelines(name: str, kernel: str) -> None:

@@ -16,7 +16,7 @@ from genscale.key import Key
 from genscale.protocol.interfaces import Process
 from genscale.protocol.queries import Query, Score, Solve
 from genscale.samplers.best_of_n import draw
-from tests.quick import third
+from tests.quick import quick, third
 from tests.zoo import ZOO, with_scheduler
 
 TOLERANCE = 2e-5  # of the spread between candidates: float32 kernels round differently by batch size
@@ -38,7 +38,7 @@ def pixels(output: Any) -> Tensor:
 CASES = [(name, scheduler) for name, entry in ZOO.items() for scheduler in (None, *entry.schedulers)]
 
 
-@pytest.mark.parametrize(("name", "scheduler"), CASES)
+@pytest.mark.parametrize(("name", "scheduler"), quick(CASES, CASES[::2]))
 def test_one_candidate_is_the_pipeline_itself(name: str, scheduler: str | None) -> None:
     entry = ZOO[name]
     pipe = entry.build()

@@ -70,6 +70,7 @@ def test_the_command_line_lists_them(installed: Path, tmp_path: Path) -> None:
     assert verifier["options"]["width"]["about"].lower().startswith("how far a shade may be from it")
 
 
+@pytest.mark.slow
 def test_a_search_with_both(installed: Path, tmp_path: Path) -> None:
     words = [
         "generate",

@@ -73,6 +73,7 @@ def test_search_finds_a_sampler(page: Any, address: str, asked: list[str]) -> No
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
+@pytest.mark.slow
 def test_dark_is_dark(page: Any, address: str) -> None:
     page.emulate_media(color_scheme="dark")
     page.goto(f"{address}/index.html")
