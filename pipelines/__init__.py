@@ -38,6 +38,8 @@ Under these lie, for the call of a pipeline:
   noise, followed for each candidate as the pipeline alone runs them.
 - `loop_noise.py`: random draws inside the loop.
 - `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
+- `serving_driver.py`, `batch_parts.py`: the `ServingDriver`, and the parts of a batch that it evaluates one after the
+  other, such as groups of exactly the call's own rows.
 - `row_lists.py`, `row_evidence.py`: which lists have one entry a row; whether an exception comes from a batch's rows.
 - `failures.py`: what may be concluded from an exception.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.

@@ -49,11 +49,11 @@ class Layout:
             x = x.flatten(0, 1)
         return x.repeat(self.copies, *(1,) * (x.ndim - 1)) if self.copies > 1 else x
 
-    def memory_from_rows(self, memory: Memory, part: slice) -> Memory:
-        """The memory of latents [rows, inner, ...][part] as that of latents [copies x rows x inner, ...]."""
-        if part == slice(None) and self == Layout():
-            return memory
-        return Memory({k: self.from_rows(v[part]) for k, v in memory.rows.items()}, memory.rest)
+    def memory_from_rows(self, memory: Memory, part: tuple[int, ...] | None) -> Memory:
+        """The memory of some latents [rows, inner, ...] (None: of all) as that of [copies x rows x inner, ...]."""
+        if part is None:
+            return Memory({k: self.from_rows(v) for k, v in memory.rows.items()}, memory.rest)
+        return Memory({k: self.from_rows(v[list(part)]) for k, v in memory.rows.items()}, memory.rest)
 
 
 def as_own_latents(x: Tensor, own: Tensor | None, order: tuple[int, ...] | None = None) -> Tensor:

@@ -31,7 +31,7 @@ from genscale.pipelines.mixture_sources import Mixing
 from genscale.pipelines.noise_interception import Draws, Replay, joined
 from genscale.pipelines.pipeline_noise import PipelineNoise, generator_states, restore_generators
 from genscale.pipelines.probe import Probe
-from genscale.pipelines.row_lists import RowLists, find_row_lists
+from genscale.pipelines.row_lists import RowLists, UnclearRows, find_row_lists
 from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
 from genscale.pipelines.scheduler_proxy import OffGrid
 from genscale.pipelines.settings_checks import check_pipeline
@@ -49,6 +49,7 @@ class PipelineCall:
     the call has a generator or latents for each; None elsewhere. texts: the prompt of each row. seeds: the seed of each
     row's keys. solver: the pipeline's scheduler as a function of explicit state.
     row_per_latent: the pipeline must be called with one row for each latent of a batch, instead of one for each prompt.
+    own_rows: latents are evaluated in groups of exactly the call's own rows; found out while serving, as that is.
     loop: how to follow a loop that edits its latents or draws noise; None where it does neither.
     """
 
@@ -76,7 +77,8 @@ class PipelineCall:
         assert self.probe.latents is not None
         self.latents: Tensor = self.probe.latents
         self.rows = self.latents.shape[0]
-        self.row_per_latent = False  # set when a batch of other rows than the call's fails
+        # Set when a batch of other rows than the call's fails, and when a call for other rows fails, too.
+        self.row_per_latent = self.own_rows = False
         self.texts = arguments.texts(self.rows)
         self.mixing = None if mix is None else Mixing(pipe, mix, models or {}, self.texts)
         self.models = DifferentiableModels(pipe, None if self.mixing is None else self.mixing.modules)
@@ -114,12 +116,16 @@ class PipelineCall:
             return frozenset()
         names = self.find_row_lists().arguments
         if names is None:
-            raise UsageError(
+            raise UnclearRows(
                 f"{type(self.pipe).__name__} must be called with one row for each candidate, and which of its "
                 f"arguments have one entry for each of the {self.rows} prompts is not clear: call it with one prompt "
                 "at a time."
             )
         return names
+
+    def use_own_rows(self) -> None:
+        """From now on evaluate the call's own rows at a time."""
+        self.row_per_latent, self.own_rows = False, True
 
     def latents_of(self, rows: tuple[int, ...]) -> Tensor:
         """The pipeline's own initial latents [n, *latent] for these rows of `sources`."""

@@ -7,7 +7,8 @@ models and without callbacks:
 
 - the loop's code fails with these rows again: they are the reason;
 - it does not, and a model had raised: the rows are the reason if the first dimensions of its inputs are not those that
-  it gets in a call with one row for each latent;
+  it gets in a call with one row for each latent, or where that fails, or was what failed, not those of the call's own
+  rows times their number;
 - all other exceptions are none of the rows' business and must reach the caller.
 """
 
@@ -104,24 +105,32 @@ class Rehearsal(LoopDriver):
 
 
 def comes_from_rows(call: PipelineCall, driver: FailedLoop, error: Exception) -> bool:
-    """Whether the loop raised `error` because it, or a model, cannot take latents of `driver.prompts`."""
-    prompts = driver.prompts
-    if driver.composition is not None or driver.phase != LOOP or not prompts:
+    """Whether the loop raised `error` because it, or a model, cannot take latents of `driver.prompts`.
+
+    In a call with one row for each latent, also whether the pipeline cannot be called for these rows.
+    """
+    composition, own = driver.composition, tuple(range(len(call.sources)))
+    prompts = driver.prompts or composition
+    if not prompts or prompts == own or not may_be_mismatch(error, call.arguments.given):
         return False
-    if prompts == tuple(range(len(call.sources))) or not may_be_mismatch(error, call.arguments.given):
+    if call.loop is not None if composition is not None else driver.phase != LOOP:
         return False
     step = min(driver.index, len(call.probe.evaluations) - 1)
-    rehearsal, fails = _rehearsed(call, prompts, step, None, error)
+    rehearsal, fails = _rehearsed(call, prompts, step, composition, error)
     if fails:
-        return rehearsal.entered
+        return rehearsal.entered or composition is not None
     failed = driver.failed
     if failed is None or failed.error is not error:
         return False
-    alone, fails = _rehearsed(call, prompts, step, prompts, error)
-    if fails:
-        return False
-    wanted = alone.sizes.get((failed.model, failed.number))
-    return wanted is not None and _other_rows(failed.sizes, wanted, rehearsal.rows, len(prompts))
+    place = failed.model, failed.number
+    if composition is None:
+        alone, fails = _rehearsed(call, prompts, step, prompts, error)
+        if not fails:
+            wanted = alone.sizes.get(place)
+            return wanted is not None and _other_rows(failed.sizes, wanted, rehearsal.rows, len(prompts))
+    plain, fails = _rehearsed(call, own, step, None, error)
+    wanted = plain.sizes.get(place)
+    return not fails and wanted is not None and _not_scaled(failed.sizes, wanted, len(own), len(prompts))
 
 
 def _rehearsed(
@@ -151,7 +160,7 @@ def _rehearsed(
 
 def not_in_batches(call: PipelineCall, n: int) -> UsageError:
     """A pipeline that, called with `n` rows, steps another number of latents."""
-    cure = "use batch_size=1, with one prompt a call" if n > 1 else "it cannot be searched"
+    cure = "call it with one prompt at a time" if n > 1 else "it cannot be searched"
     return UsageError(
         f"{type(call.pipe).__name__} was called for {n} images or videos and does not evaluate just as many latents "
         f"at a step: {cure}."
@@ -167,6 +176,15 @@ def sizes_of(value: Any) -> Sizes:
     if isinstance(value, list | tuple):
         return ((len(value),), *(s for v in value for s in sizes_of(v)))
     return ()
+
+
+def _not_scaled(found: Sizes, own: Sizes, rows: int, n: int) -> bool:
+    """Whether some input has the first dimension of the call's own `rows` where others have one for `n` latents."""
+    if [len(a) for a in found] != [len(b) for b in own]:
+        return True
+    first = [(a[0], b[0]) for a, b in zip(found, own, strict=True) if len(a) > 1 and b[0] % rows == 0]
+    scaled = [a * rows == b * n for a, b in first]
+    return any(scaled) and not all(scaled)
 
 
 def _other_rows(found: Sizes, wanted: Sizes, rows: int, n: int) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genscale.errors import UsageError
 from genscale.pipelines.bound_call import ENTRIES, Arguments, entries
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.failures import MISMATCH, fails_again
@@ -29,6 +30,10 @@ from genscale.pipelines.watched_models import PlaceholderOutputs
 TOLERANCE = 0.03  # relative to the largest value: encoders round differently for another number of rows
 MOST_TRIES = 64
 _PLAIN = (str, int, float, bool, type(None))
+
+
+class UnclearRows(UsageError):
+    """Which arguments have one entry for each row is not known, so the pipeline cannot be called for other rows."""
 
 
 @dataclass

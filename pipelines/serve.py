@@ -13,40 +13,29 @@ call a ServingDriver stands behind the pipeline's loop:
    copies of the pipeline's scheduler (solver.py) or with a kernel of its own.
 
 Where the gathering cannot work, `NeedsRowPerLatent` ends the call, and the pipeline is called with the prompts of the
-batch's latents instead of its own.
+batch's latents instead of its own (`row_per_latent`). Where that cannot work either, because an input image or a side
+network's output belongs to just the call's own rows, every batch is evaluated in parts that have these rows
+(`own_rows`): whatever else the loop does, it then sees what it sees in the pipeline alone.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Generator, Mapping
-from contextlib import nullcontext
-from functools import partial
-from threading import RLock
-from typing import Any
-
 import torch
-from torch import Tensor, nn
 
 from genscale.engine.engine import Engine
-from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
 from genscale.pipelines.followed_call import FollowedCall, lines_of
 from genscale.pipelines.intercepted_call import (
-    LeaveLoop,
-    LoopDriver,
     PipelineInterrupted,
     intercept,
-    reset_model_caches,
 )
-from genscale.pipelines.latent_layout import as_own_latents
-from genscale.pipelines.one_branch import OneBranch
 from genscale.pipelines.pipeline_call import PipelineCall
-from genscale.pipelines.row_evidence import FailedCall, comes_from_rows, not_in_batches, sizes_of
-from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
+from genscale.pipelines.row_evidence import comes_from_rows, not_in_batches
+from genscale.pipelines.row_gather import NeedsRowPerLatent
+from genscale.pipelines.row_lists import UnclearRows
+from genscale.pipelines.serving_driver import ServingDriver
 from genscale.pipelines.user_callbacks import search_callbacks
-from genscale.pipelines.watched_models import is_denoiser, zeros_like
-from genscale.protocol.batches import Batch, Decode, Output
+from genscale.protocol.batches import Decode
 
 
 def serve(call: PipelineCall, engine: Engine, decode_drafts: Decode, with_rates: bool = False) -> str | None:
@@ -86,7 +75,11 @@ def _interrupted(engine: Engine) -> str:
 def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
     """One call of the pipeline: serves batches until there are none, or until another kind of call is needed."""
     composition = exchange.batch.prompts if call.row_per_latent and exchange.batch else None
-    given, sources = call.given_for(composition)
+    try:
+        given, sources = call.given_for(composition)
+    except UnclearRows:
+        call.use_own_rows()
+        return
     followed = None
     if call.loop is not None and composition is not None:
         followed = FollowedCall(call.loop, lines_of(call.loop, exchange.engine), sources, composition)
@@ -100,251 +93,18 @@ def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
     except torch.cuda.OutOfMemoryError as error:
         exchange.halve(error)
     except NeedsRowPerLatent:
-        if composition is not None and exchange.answered == answered:
-            raise not_in_batches(call, len(composition)) from None
-        call.row_per_latent = True
+        if call.own_rows or (composition is not None and exchange.answered == answered):
+            if call.own_rows or call.loop is not None:
+                raise not_in_batches(call, len(composition or sources)) from None
+            call.use_own_rows()
+        else:
+            call.row_per_latent = True
     except (KeyboardInterrupt, PipelineInterrupted):
         raise
     except Exception as error:
         if exchange.error is not None or not comes_from_rows(call, driver, error):
             raise
-        call.row_per_latent = True
-
-
-class ServingDriver(LoopDriver):
-    """Evaluates the batches of one exchange in one call of the pipeline.
-
-    sources: for each row of this pipeline call, the row of the probed call whose noise and conditioning it repeats.
-    composition: prompt index of every row, if the call has one row a latent; then it serves only batches of just these
-    prompts, in this order. followed: what the candidates bring into a loop that edits latents or draws noise.
-    """
-
-    def __init__(
-        self,
-        call: PipelineCall,
-        exchange: BatchExchange,
-        sources: tuple[int, ...],
-        composition: tuple[int, ...] | None = None,
-        followed: FollowedCall | None = None,
-    ) -> None:
-        super().__init__(call.encoder_cache, call.placeholders)
-        self.call, self.probe, self.mixing = call, call.probe, call.mixing
-        self.models_switched = nullcontext() if self.mixing is None else RLock()
-        self.exchange, self.rows, self.composition = exchange, len(sources), composition
-        self.reads_expected = call.probe.reads_expected
-        self.followed = followed
-        if followed is None:
-            self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)
+        if composition is None:
+            call.row_per_latent = True
         else:
-            self.replay, self.draw_in_loop = followed.replay, followed.draw_in_loop
-        self.warm_up = True  # this pass evaluates nothing: it brings the loop to the step of the next batch
-        self.prompts: tuple[int, ...] = ()  # prompt index of each latent under evaluation
-        self.evaluations = 0  # NFE of the batch so far
-        # For the user's callback: the last `step` was that of a batch; the pass only repeats what callbacks changed;
-        # the next batch is not at the next step.
-        self.after_real_step = self.replaying = self.jumped = False
-        self._batch: Batch | None = None
-        self._parts: Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output] | None = None
-        self._part = slice(None)  # the rows of the batch that are under evaluation
-        self._gathered = GatherCache()
-        self._one: OneBranch | None = None  # the only branch of guidance that the batch needs
-        self.failed: FailedCall | None = None
-        self._called: Counter[str] = Counter()  # calls of each model in this iteration
-
-    def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
-        return self.replay(j, shape)
-
-    @property
-    def needs_graph(self) -> bool:
-        return not self.warm_up and self._batch is not None and self._batch.grad
-
-    def next_batch(self, output: Output | None) -> Batch:
-        """The first batch (output None), or the one that follows this output. LeaveLoop: there is none."""
-        self.call.solver.stepped.clear()
-        with self.pipeline_restored():
-            return self.exchange.next_batch(output)
-
-    def first_step(self) -> int:
-        batch = self._batch = self.next_batch(None)
-        if self.followed is None:
-            return 0
-        start = self.followed.begin(batch)
-        if self.followed.native:  # no warm-up: the loop begins with what the pipeline makes of noise
-            self._open(batch)
-        return start
-
-    def scheduler_state(self, step: int) -> Mapping[str, Any]:
-        batch = self._batch
-        if self.warm_up or batch is None or step != batch.step:
-            return self.probe.state_at(step)
-        memory = (
-            None if batch.memory is None else self.probe.layout.memory_from_rows(batch.memory, self._part)
-        )
-        return self.call.solver.shown(step, memory, batch.x.device)
-
-    # ---------------------------------------------------------------- models
-
-    def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if self.warm_up or self.index == len(self.probe.evaluations):
-            return self.placeholders.get(name, module, forward, args, kwargs)
-        sample = sample_of(args, kwargs)
-        rows = rows_of(sample)
-        if self.prompts != tuple(range(self.rows)) and self.composition is None:
-            per_row = partial(self.call.per_row, name)
-            gather = Gather(self.rows, self.prompts, sample, per_row)
-            args = tuple(self._gathered(gather, name, str(i), a) for i, a in enumerate(args))
-            kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
-        try:
-            if self._one is not None and is_denoiser(name):
-                output, nfe = self._one(
-                    len(self.prompts),
-                    args,
-                    kwargs,
-                    lambda args, kwargs: self._forward(name, module, forward, args, kwargs),
-                    lambda: self.placeholders.get(name, module, forward, args, kwargs),
-                )
-                self.evaluations += nfe
-                return output
-            output = self._forward(name, module, forward, args, kwargs)
-        except Exception as error:
-            self.failed = FailedCall(error, name, self._called[name], sizes_of((args, kwargs)))
-            raise
-        finally:
-            self._called[name] += 1
-        if is_denoiser(name):
-            self.evaluations += rows
-        if name not in self.placeholders.recorded:  # without the graph, which must not outlive the batch
-            structure = zeros_like(output, rows, rows) if self.needs_graph else output
-            self.placeholders.recorded[name] = (structure, rows)
-        return output
-
-    def _forward(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """The output of the model that the batch names (a mix has several), with a graph if the batch needs one."""
-        run, batch = forward, self._batch
-        if batch is not None and batch.model and is_denoiser(name):
-            assert self.mixing is not None
-            variant = self.mixing.variants[batch.model]
-
-            def run(*args: Any, **kwargs: Any) -> Any:
-                with self.models_switched:
-                    return variant(name, module, forward, args, kwargs)
-
-        if batch is not None and self.needs_graph:
-            return self.call.models.call(run, args, kwargs, batch.checkpoint)
-        return run(*args, **kwargs)
-
-    # ---------------------------------------------------------------- steps
-
-    def on_step(self, call: dict[str, Any]) -> tuple[Tensor, int | None]:
-        self._called.clear()
-        if self.warm_up:
-            return self._finish_warm_up(call["sample"])
-        if self._one is not None and self._one.must_repeat():
-            self.after_real_step = self.replaying = self.jumped = False
-            return call["sample"], self.index
-        layout = self.probe.layout
-        with torch.set_grad_enabled(self.needs_graph):
-            value, x = layout.to_rows(call["model_output"]), layout.to_rows(call["sample"])
-            if x.shape[0] != len(self.prompts) or value.shape[0] != len(self.prompts):
-                raise NeedsRowPerLatent
-            self.after_real_step = self.index < len(self.probe.evaluations)
-            self.replaying = self.jumped = False
-            self.call.solver.call = call
-            answer = self._absorb(value, x)
-        if isinstance(answer, Tensor):
-            return answer, self.index
-        batch = self._batch = self.next_batch(answer)
-        self.jumped = batch.step != self.index + 1
-        if self.composition is not None and batch.prompts != self.composition:
-            raise NeedsRowPerLatent
-        if self.followed is not None and not self.followed.goes_on(batch, self.jumped, self.exchange.engine):
-            raise LeaveLoop
-        if self.followed is not None and self.jumped:  # edits between the steps before the batch's come first
-            self.warm_up, self.prompts = True, batch.prompts
-            return layout.from_rows(batch.x.detach()), batch.step - 1
-        return self._open(batch), batch.step
-
-    def _absorb(self, value: Tensor, x: Tensor) -> Tensor | Output:
-        """The latents of the batch's next part; after its last part, the batch's output."""
-        assert self._parts is not None
-        try:
-            latents, self.prompts = self._parts.send((value, x))
-        except StopIteration as finished:
-            output: Output = finished.value
-            return output
-        return self.probe.layout.from_rows(latents)
-
-    def _finish_warm_up(self, sample: Tensor) -> tuple[Tensor, int | None]:
-        """Go to the step of the batch: at once, or step by step where the user's callback changes what follows."""
-        batch = self._batch
-        assert batch is not None
-        self.after_real_step, self.replaying = False, self.probe.callback_edits and batch.step > 0
-        if self.followed is not None and self.followed.path:
-            return self.probe.layout.from_rows(self.followed.path.pop(0)), self.index + 1
-        if self.replaying and self.index + 1 < batch.step:
-            return sample, self.index + 1
-        latents = self._open(batch)
-        if self.followed is not None and batch.step == 0:
-            self.followed.restored = latents
-        return latents, batch.step
-
-    def end_of_step(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """What `callback_on_step_end` returns. One that changes later steps allows no jump but in a new call."""
-        if getattr(self.pipe, "_interrupt", False):
-            self.exchange.left = None if self.jumped else self.probe.layout.to_rows(tensors["latents"])
-        if self.jumped and self.probe.callback_edits:
-            raise LeaveLoop
-        return tensors if self.followed is None else self.followed.at_step_end(tensors)
-
-    # ---------------------------------------------------------------- batches
-
-    def _open(self, batch: Batch) -> Tensor:
-        """Begin a batch; the latents of its first part, as `step` returns them."""
-        if self.composition is not None and batch.prompts != self.composition:
-            raise NeedsRowPerLatent
-        if not self._continues(batch) or batch.branch is not None or self.mixing is not None:
-            reset_model_caches(self.pipe)
-        self.warm_up, self._batch = False, batch
-        self._one = None if batch.branch is None else OneBranch(self.call.branches(), batch.branch)
-        if self._one is not None and self.followed is not None and not self._one.branches.together:
-            raise UsageError(
-                f"{type(self.pipe).__name__} edits latents in its loop and evaluates the branches of guidance one "
-                "after the other: they cannot be evaluated alone."
-            )
-        self.off_grid = None if batch.time is None else self.call.level_of(batch.time)
-        self._parts = self._in_parts(batch)
-        with torch.set_grad_enabled(batch.grad):
-            latents, self.prompts = next(self._parts)
-            return self.probe.layout.from_rows(latents)
-
-    def _continues(self, batch: Batch) -> bool:
-        """Whether the batch is exactly what the last one was stepped to: then model caches stay valid."""
-        stepped, disturbed = self.call.solver.stepped, self.caches_disturbed
-        self.caches_disturbed = False
-        if disturbed or not stepped or sum(len(x) for x in stepped) != len(batch.x):
-            return False
-        return not self.has_model_caches or torch.equal(batch.x, _join(stepped))
-
-    def _in_parts(
-        self, batch: Batch
-    ) -> Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output]:
-        """Evaluate a batch in one part, or in two if it has as many rows as the call but other prompts.
-
-        With equal counts, conditioning (to be gathered) and what the loop made of the latents (to be left alone)
-        look the same.
-        """
-        n, self.evaluations = len(batch.prompts), 0
-        ambiguous = n == self.rows and batch.prompts != tuple(range(n)) and self.composition is None
-        values, samples = [], []
-        for part in (slice(0, n - 1), slice(n - 1, n)) if ambiguous else (slice(0, n),):
-            if ambiguous:
-                reset_model_caches(self.pipe)
-            self._part = part
-            value, x = yield as_own_latents(batch.x[part], self.probe.latents), batch.prompts[part]
-            values.append(value)
-            samples.append(x)
-        return Output(_join(values), _join(samples), self.evaluations)
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+            call.use_own_rows()

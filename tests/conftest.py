@@ -1,5 +1,10 @@
 """Set-up of all tests."""
 
+import os
+
+# No test may reach a model hub, nor wait for one; read when the libraries are imported, also by started processes.
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
 import pytest
 import torch
 

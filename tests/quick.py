@@ -11,20 +11,15 @@ import pytest
 NUMBERS: dict[str, dict[str, Any]] = {"accept_reject": {"accept": 1e9, "reject": (-1e9,), "checks": (0.5,)}}
 
 
-def quick(values: Iterable[Any], keep: Iterable[Any]) -> list[Any]:
+def quick(values: Iterable[Any], keep: Iterable[Any], sets: bool = False) -> list[Any]:
     """All values as parameters; those not in `keep` are slow: CI runs them, the default run does not.
 
-    A tuple is a parameter set: one value for each name.
+    sets: a value is a tuple of one for each of several names.
     """
     values, keep = list(values), list(keep)
     assert set(keep) <= set(values), f"unknown cases: {set(keep) - set(values)}"
-    return [
-        pytest.param(
-            *(value if isinstance(value, tuple) else (value,)),
-            marks=() if value in keep else pytest.mark.slow,
-        )
-        for value in values
-    ]
+    marks = {value: () if value in keep else pytest.mark.slow for value in values}
+    return [pytest.param(*(value if sets else (value,)), marks=marks[value]) for value in values]
 
 
 def third(values: Iterable[Any]) -> list[Any]:

@@ -196,18 +196,25 @@ def unstack(pipe: Any) -> None:
 
 
 @pytest.mark.parametrize("step", [first_row_only, one_step_for_all])
-@pytest.mark.parametrize("prompts", [1, 2])
-def test_a_loop_that_steps_other_rows_ends_in_a_sentence(step: Callable[..., Any], prompts: int) -> None:
-    pipe = loop_of(step)
-    call = {"prompt": ["a red cube", "a blue ball"][:prompts], "output_type": "np"}
-    with pytest.raises(UsageError, match=r"batch_size=1|2 prompts made 1 rows") as caught:
-        genscale.scale(pipe, verifier=brightness, candidates=3)(**call)
+def test_a_loop_that_steps_other_rows_ends_in_a_sentence(step: Callable[..., Any]) -> None:
+    call = {"prompt": ["a red cube", "a blue ball"], "output_type": "np"}
+    with pytest.raises(UsageError, match=r"with one prompt at a time|2 prompts made 1 rows") as caught:
+        genscale.scale(loop_of(step), verifier=brightness, candidates=3)(**call)
     assert "\n" not in str(caught.value)
-    if prompts == 1:  # the cure
-        alone = pipe(**call, generator=torch.Generator().manual_seed(1)).images
-        scaled = genscale.scale(pipe, verifier=brightness, candidates=3, batch_size=1)
+
+
+@pytest.mark.parametrize("step", [first_row_only, one_step_for_all])
+def test_one_that_can_step_one_row_alone_is_given_one_at_a_time(step: Callable[..., Any]) -> None:
+    pipe = loop_of(step)
+    call = {"prompt": "a red cube", "output_type": "np"}
+    alone = pipe(**call, generator=torch.Generator().manual_seed(1)).images
+    totals = []
+    for batch_size in (1, 4):
+        scaled = genscale.scale(pipe, verifier=brightness, candidates=3, batch_size=batch_size)
         search = scaled(**call, generator=torch.Generator().manual_seed(1)).search
         assert np.array_equal(search.media([search.base()]).pixels.movedim(1, -1).numpy(), alone)
+        totals.append([e.total for e in search.entries])
+    assert totals[0] == totals[1]
 
 
 @pytest.mark.parametrize("step", [ordinary, blends_rows, stacks_rows])

@@ -1,0 +1,160 @@
+"""Pipelines of diffusers that are built from the components of the zoo, without a line for each.
+
+Most families have further pipelines with the same components: image to image, inpainting, editing, control,
+perturbed-attention guidance. `derived()` finds them by what their constructors ask for, and `arguments` gives a call
+what its signature asks for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from tests.zoo import ZOO, images, masks
+
+LOOSE = ("scheduler", "tokenizer", "processor")  # components whose class may be another than the annotated one
+NOT_ONES = ("Auto", "Flax", "Onnx")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A pipeline class, and the zoo's family whose components it is built from."""
+
+    cls: Any
+    family: str
+
+    def build(self) -> Any:
+        made = self.cls(**_taken(self.cls, parts(self.family)), **_switches(self.cls))
+        made.set_progress_bar_config(disable=True)
+        return made
+
+
+def pipeline_classes() -> dict[str, Any]:
+    """All pipeline classes of the installed diffusers that can be imported here, by name."""
+    found = {}
+    for name in dir(diffusers):
+        if name.endswith("Pipeline") and not name.startswith(NOT_ONES):
+            cls = getattr(diffusers, name)
+            if isinstance(cls, type) and issubclass(cls, DiffusionPipeline) and cls is not DiffusionPipeline:
+                found[name] = cls
+    return found
+
+
+@cache
+def parts(family: str) -> dict[str, Any]:
+    """The components of a family of the zoo, shared by all that are derived from it."""
+    return dict(ZOO[family].build().components)
+
+
+def required(cls: Any) -> list[str]:
+    """The components that a pipeline cannot be without."""
+    optional = getattr(cls, "_optional_components", [])
+    return [
+        name
+        for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in optional
+    ]
+
+
+def fits(cls: Any, have: dict[str, Any]) -> bool:
+    """Whether these components are of the classes that the constructor asks for."""
+    for name in required(cls):
+        if have.get(name) is None:
+            return False
+        annotation = inspect.signature(cls.__init__).parameters[name].annotation
+        asked = tuple(t for t in typing.get_args(annotation) or (annotation,) if inspect.isclass(t))
+        if asked and not any(word in name for word in LOOSE) and not isinstance(have[name], asked):
+            return False
+    return True
+
+
+def derived() -> Iterator[Derived]:
+    """Pipelines that the zoo does not have itself and that fit one of its families, each once."""
+    own = {type(ZOO[family].build()) for family in ZOO}
+    for name, cls in pipeline_classes().items():
+        family = next((f for f in _likely(name) if fits(cls, parts(f))), None)
+        if cls not in own and family is not None:
+            yield Derived(cls, family)
+
+
+def _likely(name: str) -> list[str]:
+    """The families, those first whose pipeline's name shares most with this one."""
+    return sorted(ZOO, key=lambda family: -_shared_start(name, family))
+
+
+@cache
+def _name_of(family: str) -> str:
+    return type(ZOO[family].build()).__name__
+
+
+def _shared_start(name: str, family: str) -> int:
+    other = _name_of(family)
+    return next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), len(other))
+
+
+def _taken(cls: Any, have: dict[str, Any]) -> dict[str, Any]:
+    names = list(inspect.signature(cls.__init__).parameters)[1:]
+    optional = getattr(cls, "_optional_components", [])
+    return {name: have.get(name) for name in names if name in have or name in optional}
+
+
+def _switches(cls: Any) -> dict[str, Any]:
+    taken = inspect.signature(cls.__init__).parameters
+    return {k: v for k, v in {"requires_safety_checker": False, "add_watermarker": False}.items() if k in taken}
+
+
+# ---------------------------------------------------------------- what a call is given
+
+
+def _picture(size: int) -> Image.Image:
+    return Image.fromarray((images(1, size)[0].movedim(0, -1).numpy() * 255).astype(np.uint8))
+
+
+def _mask(size: int) -> Image.Image:
+    return Image.fromarray((masks(1, size)[0, 0].numpy() * 255).astype(np.uint8))
+
+
+def arguments(found: Derived, steps: int = 3) -> dict[str, Any]:
+    """A call for one prompt: the family's own arguments as far as they are taken, and what else is asked for."""
+    taken = inspect.signature(found.cls.__call__).parameters
+    given = {k: v for k, v in ZOO[found.family].arguments(1).items() if k in taken}
+    if isinstance(given.get("prompt"), list):
+        given["prompt"] = given["prompt"][0]
+    size = int(given.get("height", 16))
+    given |= {k: v for k, v in _asked_for(size).items() if k in taken and k not in given}
+    if "strength" in taken:
+        given |= {"num_inference_steps": steps + 1, "strength": 0.75}
+    return given
+
+
+def _asked_for(size: int) -> dict[str, Any]:
+    """Values for arguments that a pipeline may ask for, by name."""
+    frames = [_picture(size)] * 5
+    control = torch.sin(torch.arange(3 * size * size, dtype=torch.float32)).reshape(1, 3, size, size) / 2 + 0.5
+    return {
+        "image": _picture(size),
+        "mask_image": _mask(size),
+        "control_image": _picture(size),
+        "control_mask": _mask(size),
+        "conditioning_image": _picture(size),
+        "video": frames,
+        "control_video": frames,
+        "conditioning_frames": frames,
+        "hint": control,
+        "source_prompt": "a grey cat",
+        "max_sequence_length": 32,
+        "guidance_scale": 3.0,
+        "negative_prompt": "grey fog",
+    }
