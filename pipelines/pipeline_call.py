@@ -70,9 +70,7 @@ class PipelineCall:
             self.images = self._probe_images(state) if arguments.of_images else None
         # Of torch's global generators, as they are where the loop begins.
         self.global_states = global_states(device)
-        if (
-            arguments.generator is not None
-        ):  # then the same call is to draw the same again, whatever draws globally
+        if arguments.generator is not None:  # the same call draws the same again, whatever draws globally
             restore_global(before, device)
         assert self.probe.latents is not None
         self.latents: Tensor = self.probe.latents

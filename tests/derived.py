@@ -22,7 +22,11 @@ from PIL import Image
 
 from tests.zoo import ZOO, images, masks
 
-LOOSE = ("scheduler", "tokenizer", "processor")  # components whose class may be another than the annotated one
+LOOSE = (
+    "scheduler",
+    "tokenizer",
+    "processor",
+)  # components whose class may be another than the annotated one
 NOT_ONES = ("Auto", "Flax", "Onnx")
 
 
@@ -112,7 +116,9 @@ def _taken(cls: Any, have: dict[str, Any]) -> dict[str, Any]:
 
 def _switches(cls: Any) -> dict[str, Any]:
     taken = inspect.signature(cls.__init__).parameters
-    return {k: v for k, v in {"requires_safety_checker": False, "add_watermarker": False}.items() if k in taken}
+    return {
+        k: v for k, v in {"requires_safety_checker": False, "add_watermarker": False}.items() if k in taken
+    }
 
 
 # ---------------------------------------------------------------- what a call is given
@@ -142,7 +148,9 @@ def arguments(found: Derived, steps: int = 3) -> dict[str, Any]:
 def _asked_for(size: int) -> dict[str, Any]:
     """Values for arguments that a pipeline may ask for, by name."""
     frames = [_picture(size)] * 5
-    control = torch.sin(torch.arange(3 * size * size, dtype=torch.float32)).reshape(1, 3, size, size) / 2 + 0.5
+    control = (
+        torch.sin(torch.arange(3 * size * size, dtype=torch.float32)).reshape(1, 3, size, size) / 2 + 0.5
+    )
     return {
         "image": _picture(size),
         "mask_image": _mask(size),
