@@ -23,7 +23,7 @@ Under these lie, for the call of a pipeline:
 - `image_inputs.py`: generators and latents that a call gives for each image of a prompt.
 - `prompt_texts.py`: the texts that verifiers get, `texts=` beside embeddings of prompts.
 - `pipeline_call.py`: what one call is like: its rows, noise, noise levels and NFE.
-- `probe.py`: finds that out by walking through the loop without evaluating the denoiser.
+- `probe.py`, `probe_attempts.py`: find that out by walking through the loop without evaluating the denoiser.
 - `intercepted_call.py`: runs the pipeline's `__call__` under a `LoopDriver`, the base of all drivers.
 - `pipeline_lock.py`, `lent_pipeline.py`: one search at a time on a pipeline and its models; others may use it while
   a verifier is called.

@@ -33,7 +33,7 @@ from genscale.pipelines.loop_noise import Draw, LoopIntercept, Place, place_of
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.own_thread import Hold, held
 from genscale.pipelines.pipeline_lock import claimed
-from genscale.pipelines.scheduler_proxy import OffGrid, StepResult, proxy_of, start_index
+from genscale.pipelines.scheduler_proxy import OffGrid, SharedByCopies, StepResult, proxy_of, start_index
 from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
 from genscale.pipelines.watched_models import PlaceholderOutputs, watched
@@ -53,7 +53,7 @@ class UnsupportedLoop(Exception):
     """The pipeline does not loop over `scheduler.timesteps` with one `scheduler.step` each; the message says why."""
 
 
-class LoopDriver:
+class LoopDriver(SharedByCopies):
     """Base class of the drivers: keeps the phase of the call and the position in the loop.
 
     encoder_cache: outputs of the prompt encoders, shared by all calls of one search. placeholders: how to skip a model.
@@ -65,8 +65,7 @@ class LoopDriver:
         self.index = 0  # step of the grid that the loop is at
         self._in_loop = False  # the loop's iterator is not exhausted, nor given up
         self.stepped = self.any_step = False  # `step` was called in this iteration; in this pipeline call
-        # Some pipelines iterate over the timesteps before their loop, only to read them:
-        self.reads_expected = self.reads_done = 0
+        self.reads_expected = self.reads_done = 0  # iterations before the loop that only read the timesteps
         self.off_grid: OffGrid | None = None  # the noise level to show to the loop instead of the grid's
         self.start = 0  # the scheduler's index of the loop's first timestep
         self.timesteps: Tensor | None = None
@@ -172,6 +171,8 @@ class LoopDriver:
             raise UnsupportedLoop("it runs more than one loop over scheduler.timesteps")
         if self.phase != LOOP:
             raise UnsupportedLoop("it calls scheduler.step outside a loop over scheduler.timesteps")
+        if self.stepped:
+            raise UnsupportedLoop("it calls scheduler.step, or that of a copy, more than once for a timestep")
         self.stepped = self.any_step = True
         # Pipelines set no_grad once, where they begin, so the mode can be changed from here to the next step. Code of
         # the search in between runs in the loop's own mode; `intercept` restores the caller's.

@@ -21,16 +21,16 @@ from genscale.pipelines.bound_call import CALLBACKS, ENTRIES, Arguments, root_se
 from genscale.pipelines.branches import Branches, BranchProbe, identify_branches
 from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.pipelines.encoder_cache import EncoderCache
-from genscale.pipelines.failures import alike
 from genscale.pipelines.followed_loop import FollowedLoop
 from genscale.pipelines.image_inputs import ImageProbe
 from genscale.pipelines.initial_latents import find_prior
-from genscale.pipelines.intercepted_call import LOOP, LoopDriver, UnsupportedLoop, intercept
+from genscale.pipelines.intercepted_call import LoopDriver, UnsupportedLoop, intercept
 from genscale.pipelines.loop_noise import global_states, restore_global
 from genscale.pipelines.mixture_sources import Mixing
 from genscale.pipelines.noise_interception import Draws, Replay, joined
 from genscale.pipelines.pipeline_noise import PipelineNoise, generator_states, restore_generators
 from genscale.pipelines.probe import Probe
+from genscale.pipelines.probe_attempts import probe_of
 from genscale.pipelines.row_lists import RowLists, UnclearRows, find_row_lists
 from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
 from genscale.pipelines.scheduler_proxy import OffGrid
@@ -58,7 +58,8 @@ class PipelineCall:
     ) -> None:
         check_pipeline(pipe)
         self.pipe, self.arguments = pipe, arguments
-        self.encoder_cache, self.placeholders, self.ledger = EncoderCache(), PlaceholderOutputs(), Ledger()
+        self.encoder_cache, self.ledger = EncoderCache(), Ledger()
+        self.placeholders = PlaceholderOutputs(self.ledger)
         self.encoder_cache.loop_modules = modules_of_call(type(pipe))
         self._branches: Branches | None = None
         self._row_lists: RowLists | None = None
@@ -162,32 +163,7 @@ class PipelineCall:
         )
 
     def _probe(self, given: dict[str, Any]) -> Probe:
-        callbacks = {k: None for k in ("callback_on_step_end", "callback") if k in given}
-        state = generator_states(self.arguments.generator)
-        failed: Exception | None = None
-        while True:
-            probe = Probe(self.encoder_cache, self.placeholders, given)
-            self.placeholders.guessed = False
-            try:
-                self.run(given | callbacks, probe)
-                if not probe.unnumbered:
-                    break
-                restore_generators(self.arguments.generator, state)
-            except UsageError:
-                raise
-            except Exception as error:
-                if probe.phase != LOOP or not self.placeholders.guessed:
-                    raise
-                # Perhaps a guessed output does not fit the pipeline. If it fails so again, the first call is evaluated.
-                if failed is not None and not alike(failed, error):
-                    break
-                self.placeholders.guess = failed is None
-                failed = failed or error
-                restore_generators(self.arguments.generator, state)
-        if failed is not None and self.placeholders.guess:
-            raise failed  # it was not the guess
-        self.ledger.probes = self.placeholders.real_rows
-        self.ledger.evaluations = self.placeholders.real_rows
+        probe = probe_of(self, given)
         if probe.latents is None or not probe.evaluations:
             raise self.unsupported("it never calls scheduler.step")
         return probe

@@ -34,6 +34,13 @@ class OffGrid:
     kappa: float
 
 
+class SharedByCopies:
+    """An object that a deep copy shares: a loop may copy its scheduler, whose proxy holds the driver."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+
 class SchedulerDriver(TimestepDriver, Protocol):
     off_grid: OffGrid | None
 

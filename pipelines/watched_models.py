@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genscale.engine.ledger import Ledger
 from genscale.pipelines.row_gather import rows_of, sample_of
 
 Forward = Callable[..., Any]
@@ -59,28 +60,29 @@ class PlaceholderOutputs:
     """Outputs for models that are skipped in a pass of the loop: zeros in the structure of a real output.
 
     recorded: name of a model -> a real output, and its number of rows. guess: a denoiser whose output is not recorded
-    gets zeros in the likely shape; False evaluates it once. guessed: zeros were given so. real_rows: denoiser rows that
-    were evaluated.
+    gets zeros in the likely shape; False evaluates it once. guessed: zeros were given so. evaluate: no model is
+    skipped, since the loop reads more of the denoiser than its output. ledger: counts denoiser rows that are evaluated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
         self.recorded: dict[str, tuple[Any, int]] = {}
-        self.guess, self.guessed = True, False
-        self.real_rows = 0
+        self.guess, self.guessed, self.evaluate = True, False, False
 
     def get(self, name: str, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> Any:
         """A placeholder for the output of this call; the real output where its structure is unknown."""
         rows = rows_of(sample_of(args, kwargs))
-        if name in self.recorded:
+        if name in self.recorded and not self.evaluate:
             output, old = self.recorded[name]
             return zeros_like(output, old, rows, isinstance(sample_of(args, kwargs), list))
-        if self.guess and is_denoiser(name):
+        if self.guess and is_denoiser(name) and not self.evaluate:
             self.guessed = True
             return likely_output(module, sample_of(args, kwargs))
         output = forward(*args, **kwargs)
         self.recorded[name] = (output, rows)
         if is_denoiser(name):
-            self.real_rows += rows
+            self.ledger.probes += rows
+            self.ledger.evaluations += rows
         return output
 
 
