@@ -18,11 +18,12 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
+from tests.derived_parts_editing import EDITING
 from tests.derived_parts_unets import UNETS
 from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture
 from tests.zoo import ZOO, image_arguments
 
-RECIPES: dict[str, Recipe] = {**UNETS}
+RECIPES: dict[str, Recipe] = {**UNETS, **EDITING}
 SKIPPED: dict[str, str] = {}
 LOOSE = ("scheduler", "tokenizer", "processor")  # components whose class may be another than the annotated one
 NOT_ONES = ("Auto", "Flax", "Onnx")
@@ -136,16 +137,16 @@ def arguments(found: Derived, steps: int = 3) -> dict[str, Any]:
     if isinstance(given.get("prompt"), list):
         given["prompt"] = given["prompt"][0]
     size = int(given.get("height", 16))
-    given |= {k: v for k, v in _asked_for(size).items() if k in taken and k not in given}
+    given |= {k: v for k, v in _asked_for(size, int(given.get("num_frames", 5))).items() if k in taken and k not in given}
     if "strength" in taken:
         given |= {"num_inference_steps": steps + 1, "strength": 0.75}
     given |= found.recipe.arguments
     return {k: v for k, v in given.items() if v is not LEFT_OUT}
 
 
-def _asked_for(size: int) -> dict[str, Any]:
+def _asked_for(size: int, length: int) -> dict[str, Any]:
     """Values for arguments that a pipeline may ask for, by name."""
-    frames = [picture(size)] * 5
+    frames = [picture(size)] * length
     control = torch.sin(torch.arange(3 * size * size, dtype=torch.float32)).reshape(1, 3, size, size) / 2 + 0.5
     return {
         "image": picture(size),

@@ -28,7 +28,7 @@ def controlnet(config: dict[str, Any] = SMALL) -> dict[str, Any]:
 
 
 def _union() -> dict[str, Any]:
-    union = {"num_control_type": 6, "num_trans_channel": 8, "num_trans_head": 2, "num_trans_layer": 1}
+    union = {"num_control_type": 6, "num_trans_channel": 8, "num_proj_channel": 8, "num_trans_head": 2, "num_trans_layer": 1}
     return {"controlnet": make("ControlNetUnionModel", **HINT, **XL, **union)}
 
 
@@ -37,7 +37,7 @@ def _xs(config: dict[str, Any]) -> dict[str, Any]:
 
     from tests.zoo_parts import enliven
 
-    net = unet(**config)
+    net = unet(**config | {"layers_per_block": 2})
     made = ControlNetXSAdapter.from_unet(net, size_ratio=1.0, **HINT)
     return {"unet": net, "controlnet": enliven(made).eval()}
 
@@ -48,7 +48,8 @@ def _adapter(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sparse() -> dict[str, Any]:
-    return {"controlnet": make("SparseControlNetModel", conditioning_channels=4, **HINT, **SMALL)}
+    blocks = {"down_block_types": ("DownBlockMotion", "CrossAttnDownBlockMotion"), "motion_num_attention_heads": 2}
+    return {"controlnet": make("SparseControlNetModel", conditioning_channels=4, **SMALL | blocks)}
 
 
 def _xl_motion() -> dict[str, Any]:
