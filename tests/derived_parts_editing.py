@@ -22,8 +22,8 @@ def wide(channels: int, **more: Any) -> dict[str, Any]:
     return {"unet": unet(in_channels=channels, **more)}
 
 
-def seeing(name: str = "CLIPVisionModelWithProjection", size: int = 8, processor: str = "feature_extractor") -> dict[str, Any]:
-    return {"image_encoder": clip_vision(name, size), processor: clip_processor()}
+def seeing(name: str = "CLIPVisionModelWithProjection", size: int = 8, image: int = 16) -> dict[str, Any]:
+    return {"image_encoder": clip_vision(name, size, image), "feature_extractor": clip_processor(image)}
 
 
 def _marigold(channels: int = 8, out: int = 4) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def _text_video() -> dict[str, Any]:
 
 def _image_video() -> dict[str, Any]:
     blocks = {k: v for k, v in BLOCKS_3D.items() if k != "attention_head_dim"}
-    net = make("I2VGenXLUNet", **SMALL_3D, **blocks, num_attention_heads=2)
+    net = make("I2VGenXLUNet", **SMALL_3D, **blocks, attention_head_dim=8, num_attention_heads=None)
     return {"unet": net, **seeing(), "scheduler": stable(clip_sample=False)}
 
 
@@ -41,7 +41,7 @@ def _stable_video() -> dict[str, Any]:
             down_block_types=("DownEncoderBlock2D",) * 2,
         ),
         "unet": net,
-        **seeing(),
+        **seeing(image=224),
         "scheduler": stable("EulerDiscreteScheduler", prediction_type="v_prediction", use_karras_sigmas=True),
     }
 
