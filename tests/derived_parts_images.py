@@ -140,7 +140,7 @@ IMAGES: dict[str, Recipe] = (
         "flux",
         lambda: flux(48) | {"resolution": 16},
         **TASK,
-        image=[[[picture(16), picture(16)], [picture(16), None]]],
+        image=[[picture(16), picture(16)], [picture(16), None]],
     )
     | recipes("Flux2KleinKV", "flux2_klein", image=picture(64), height=64, width=64)
     | recipes("StableDiffusion3ControlNet", "sd3", _sd3_control)
