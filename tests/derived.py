@@ -2,7 +2,7 @@
 
 Most families have further pipelines with the same components: image to image, inpainting, editing, control,
 perturbed-attention guidance. `derived()` finds them by what their constructors ask for, and `arguments` gives a call
-what its signature asks for.
+what its signature asks for. Classes that need other parts have a recipe in `tests/derived_parts_*.py`.
 """
 
 from __future__ import annotations
@@ -15,30 +15,38 @@ from functools import cache
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
 
-from tests.zoo import ZOO, images, masks
+from tests.derived_parts_cascades import CASCADES
+from tests.derived_parts_editing import EDITING
+from tests.derived_parts_images import IMAGES
+from tests.derived_parts_newer import NEWER
+from tests.derived_parts_old_videos import OLD_VIDEOS
+from tests.derived_parts_unets import UNETS
+from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture
+from tests.zoo import ZOO, image_arguments
 
-LOOSE = (
-    "scheduler",
-    "tokenizer",
-    "processor",
-)  # components whose class may be another than the annotated one
+RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER}
+SKIPPED: dict[str, str] = {}
+LOOSE = ("scheduler", "tokenizer", "processor")  # components whose class may be another than the annotated one
 NOT_ONES = ("Auto", "Flax", "Onnx")
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A pipeline class, and the zoo's family whose components it is built from."""
+    """A pipeline class, and the recipe it is built and called by."""
 
     cls: Any
-    family: str
+    recipe: Recipe
+
+    @property
+    def family(self) -> str:
+        return self.recipe.family
 
     def build(self) -> Any:
-        made = self.cls(**_taken(self.cls, parts(self.family)), **_switches(self.cls))
+        have = dict(ZOO[self.family].build().components) if self.family else {}
+        made = self.cls(**_taken(self.cls, have | self.recipe.parts()), **_switches(self.cls))
         made.set_progress_bar_config(disable=True)
         return made
 
@@ -56,7 +64,7 @@ def pipeline_classes() -> dict[str, Any]:
 
 @cache
 def parts(family: str) -> dict[str, Any]:
-    """The components of a family of the zoo, shared by all that are derived from it."""
+    """The components of a family of the zoo, to look at."""
     return dict(ZOO[family].build().components)
 
 
@@ -88,9 +96,12 @@ def derived() -> Iterator[Derived]:
     """Pipelines that the zoo does not have itself and that fit one of its families, each once."""
     own = {type(ZOO[family].build()) for family in ZOO}
     for name, cls in pipeline_classes().items():
-        family = next((f for f in _likely(name) if fits(cls, parts(f))), None)
-        if cls not in own and family is not None:
-            yield Derived(cls, family)
+        if cls in own or name in SKIPPED:
+            continue
+        if name in RECIPES:
+            yield Derived(cls, RECIPES[name])
+        elif family := next((f for f in _likely(name) if fits(cls, parts(f))), ""):
+            yield Derived(cls, Recipe(family))
 
 
 def _likely(name: str) -> list[str]:
@@ -116,47 +127,37 @@ def _taken(cls: Any, have: dict[str, Any]) -> dict[str, Any]:
 
 def _switches(cls: Any) -> dict[str, Any]:
     taken = inspect.signature(cls.__init__).parameters
-    return {
-        k: v for k, v in {"requires_safety_checker": False, "add_watermarker": False}.items() if k in taken
-    }
+    return {k: v for k, v in {"requires_safety_checker": False, "add_watermarker": False}.items() if k in taken}
 
 
 # ---------------------------------------------------------------- what a call is given
 
 
-def _picture(size: int) -> Image.Image:
-    return Image.fromarray((images(1, size)[0].movedim(0, -1).numpy() * 255).astype(np.uint8))
-
-
-def _mask(size: int) -> Image.Image:
-    return Image.fromarray((masks(1, size)[0, 0].numpy() * 255).astype(np.uint8))
-
-
 def arguments(found: Derived, steps: int = 3) -> dict[str, Any]:
     """A call for one prompt: the family's own arguments as far as they are taken, and what else is asked for."""
     taken = inspect.signature(found.cls.__call__).parameters
-    given = {k: v for k, v in ZOO[found.family].arguments(1).items() if k in taken}
+    own = ZOO[found.family].arguments(1) if found.family else image_arguments(1, num_frames=5)
+    given = {k: v for k, v in own.items() if k in taken}
     if isinstance(given.get("prompt"), list):
         given["prompt"] = given["prompt"][0]
     size = int(given.get("height", 16))
-    given |= {k: v for k, v in _asked_for(size).items() if k in taken and k not in given}
+    given |= {k: v for k, v in _asked_for(size, int(given.get("num_frames", 5))).items() if k in taken and k not in given}
     if "strength" in taken:
         given |= {"num_inference_steps": steps + 1, "strength": 0.75}
-    return given
+    given |= found.recipe.arguments
+    return {k: v for k, v in given.items() if v is not LEFT_OUT}
 
 
-def _asked_for(size: int) -> dict[str, Any]:
+def _asked_for(size: int, length: int) -> dict[str, Any]:
     """Values for arguments that a pipeline may ask for, by name."""
-    frames = [_picture(size)] * 5
-    control = (
-        torch.sin(torch.arange(3 * size * size, dtype=torch.float32)).reshape(1, 3, size, size) / 2 + 0.5
-    )
+    frames = [picture(size)] * length
+    control = torch.sin(torch.arange(3 * size * size, dtype=torch.float32)).reshape(1, 3, size, size) / 2 + 0.5
     return {
-        "image": _picture(size),
-        "mask_image": _mask(size),
-        "control_image": _picture(size),
-        "control_mask": _mask(size),
-        "conditioning_image": _picture(size),
+        "image": picture(size),
+        "mask_image": mask(size),
+        "control_image": picture(size),
+        "control_mask": mask(size),
+        "conditioning_image": picture(size),
         "video": frames,
         "control_video": frames,
         "conditioning_frames": frames,

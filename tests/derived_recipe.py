@@ -1,0 +1,84 @@
+"""What a derived pipeline needs beside the components of a family of the zoo, and small parts that many share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.zoo import images, masks
+from tests.zoo_parts import make
+
+Parts = Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build and call a pipeline class.
+
+    family: the zoo's family whose components and call arguments it starts from; "" for none.
+    parts: components instead of the family's, or beside them; made anew for every pipeline.
+    arguments: of the call, over those found by name; `LEFT_OUT` takes one away.
+    """
+
+    family: str = ""
+    parts: Parts = dict
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+LEFT_OUT = object()
+
+
+def recipes(names: str, family: str = "", parts: Parts = dict, **arguments: Any) -> dict[str, Recipe]:
+    """The same recipe for each of the pipeline classes; `names` are without the word Pipeline."""
+    return {f"{name}Pipeline": Recipe(family, parts, arguments) for name in names.split()}
+
+
+def picture(size: int) -> Image.Image:
+    return Image.fromarray((images(1, size)[0].movedim(0, -1).numpy() * 255).astype(np.uint8))
+
+
+def mask(size: int) -> Image.Image:
+    return Image.fromarray((masks(1, size)[0, 0].numpy() * 255).astype(np.uint8))
+
+
+def clip_vision(name: str = "CLIPVisionModelWithProjection", size: int = 16, image: int = 16) -> Any:
+    """A CLIP image encoder of 8 x 8 patches, for `clip_processor`."""
+    return make(
+        name,
+        hidden_size=size,
+        projection_dim=size,
+        intermediate_size=2 * size,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=image,
+        patch_size=8,
+    )
+
+
+def clip_processor(image: int = 16) -> Any:
+    from transformers import CLIPImageProcessor
+
+    return CLIPImageProcessor(size={"shortest_edge": image}, crop_size={"height": image, "width": image})
+
+
+def siglip_vision(size: int = 16, image: int = 16) -> Any:
+    """A SigLIP image encoder of 8 x 8 patches, for `siglip_processor`."""
+    return make(
+        "SiglipVisionModel",
+        hidden_size=size,
+        intermediate_size=2 * size,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=image,
+        patch_size=8,
+    )
+
+
+def siglip_processor(image: int = 16) -> Any:
+    from transformers import SiglipImageProcessor
+
+    return SiglipImageProcessor(size={"height": image, "width": image})
