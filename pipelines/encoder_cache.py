@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,41 +21,62 @@ class EncoderCache:
     """
 
     def __init__(self) -> None:
-        self.prompts = PromptCache()
+        self.prompts, self._outputs = PromptCache(), Remembered()
         self.device: list[Any] = []
         self.loop_modules: list[dict[str, Any]] = []
-        self._known: dict[tuple[str, str], Any] = {}
 
     def __call__(self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        key = (name, _content_hash((args, kwargs)))
-        if key not in self._known:
-            self._known[key] = forward(*args, **kwargs)
-        return self._known[key]
+        key = self._outputs.key(name, args, kwargs)
+        found = self._outputs.get(key)
+        if found is None:
+            found = forward(*args, **kwargs)
+            self._outputs.keep(key, found)
+        return found
 
 
 class PromptCache:
     """Results of a pipeline's `encode_prompt`, which also tokenizes and looks up devices.
 
-    Cached only if the arguments can be hashed by content and the call changes nothing on the pipeline; reused only
-    while no result tensor was written to.
+    Cached only if the call changes nothing on the pipeline.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Any, list[tuple[Tensor, int]]]] = {}
+        self._results = Remembered()
 
     def __call__(self, pipe: Any, encode: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not _hashable((args, kwargs)):
-            return encode(*args, **kwargs)
-        key = _content_hash((args, kwargs))
-        result, tensors = self._known.get(key, (None, []))
-        if tensors and all(t._version == version for t, version in tensors):
-            return _copied(result)
-        before = dict(pipe.__dict__)
-        result = encode(*args, **kwargs)
+        key = self._results.key("", args, kwargs)
+        found = self._results.get(key)
+        if found is None:
+            before = dict(pipe.__dict__)
+            found = encode(*args, **kwargs)
+            if _same(before, pipe.__dict__):
+                self._results.keep(key, found)
+        return found
+
+
+class Remembered:
+    """Results of calls by the content of their arguments, reused only while none of their tensors was written to.
+
+    Lists and dictionaries are handed out as copies, since pipelines write into those they are given.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[Any, list[tuple[Tensor, int]]]] = {}
+
+    @staticmethod
+    def key(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str] | None:
+        """None for arguments that cannot be hashed by their content."""
+        return (name, _content_hash((args, kwargs))) if _hashable((args, kwargs)) else None
+
+    def get(self, key: tuple[str, str] | None) -> Any:
+        result, tensors = (None, []) if key is None else self._known.get(key, (None, []))
+        unchanged = tensors and all(t._version == version for t, version in tensors)
+        return _copied(result) if unchanged else None
+
+    def keep(self, key: tuple[str, str] | None, result: Any) -> None:
         made = list(_tensors(result))
-        if _same(before, pipe.__dict__) and not any(t.is_inference() for t in made):
+        if key is not None and not any(t.is_inference() for t in made):  # these have no version
             self._known[key] = (_copied(result), [(t, t._version) for t in made])
-        return result
 
 
 def _hashable(value: Any) -> bool:
@@ -67,17 +89,22 @@ def _hashable(value: Any) -> bool:
 
 
 def _copied(result: Any) -> Any:
-    """Copies of lists, since some pipelines write into those they are given."""
+    """The same tensors in new lists and dictionaries."""
     if type(result) in (list, tuple):
         return type(result)(_copied(a) for a in result)
+    if isinstance(result, dict):  # also the output classes of diffusers and transformers
+        made = copy.copy(result)
+        for name, value in result.items():
+            made[name] = _copied(value)
+        return made
     return result
 
 
 def _tensors(result: Any) -> Iterator[Tensor]:
     if isinstance(result, Tensor):
         yield result
-    elif isinstance(result, list | tuple):
-        for part in result:
+    elif isinstance(result, list | tuple | dict):
+        for part in result.values() if isinstance(result, dict) else result:
             yield from _tensors(part)
 
 
