@@ -277,7 +277,7 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
 
 
 def timed(bench: Bench, verifier: Any) -> None:
-    """Seconds of processor time a prompt of best_of_64 by CLIP and of accept_reject, one after the other, on the first prompts."""
+    """Processor seconds a prompt of best_of_64 by CLIP and of accept_reject, on the first prompts."""
     some = replace(bench, prompts=bench.prompts[: bench.together], rows=[])
     run(some, "best_of_64", "best_of_n", CLIP, f"{LARGEST}images")
     run(some, "accept_reject", "accept_reject", verifier, f"{TIMED}images")

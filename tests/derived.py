@@ -29,7 +29,11 @@ from tests.zoo import ZOO, image_arguments
 
 RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER}
 SKIPPED: dict[str, str] = {}
-LOOSE = ("scheduler", "tokenizer", "processor")  # components whose class may be another than the annotated one
+LOOSE = (
+    "scheduler",
+    "tokenizer",
+    "processor",
+)  # components whose class may be another than the annotated one
 NOT_ONES = ("Auto", "Flax", "Onnx")
 
 
@@ -127,7 +131,9 @@ def _taken(cls: Any, have: dict[str, Any]) -> dict[str, Any]:
 
 def _switches(cls: Any) -> dict[str, Any]:
     taken = inspect.signature(cls.__init__).parameters
-    return {k: v for k, v in {"requires_safety_checker": False, "add_watermarker": False}.items() if k in taken}
+    return {
+        k: v for k, v in {"requires_safety_checker": False, "add_watermarker": False}.items() if k in taken
+    }
 
 
 # ---------------------------------------------------------------- what a call is given
@@ -141,7 +147,11 @@ def arguments(found: Derived, steps: int = 3) -> dict[str, Any]:
     if isinstance(given.get("prompt"), list):
         given["prompt"] = given["prompt"][0]
     size = int(given.get("height", 16))
-    given |= {k: v for k, v in _asked_for(size, int(given.get("num_frames", 5))).items() if k in taken and k not in given}
+    given |= {
+        k: v
+        for k, v in _asked_for(size, int(given.get("num_frames", 5))).items()
+        if k in taken and k not in given
+    }
     if "strength" in taken:
         given |= {"num_inference_steps": steps + 1, "strength": 0.75}
     given |= found.recipe.arguments
@@ -151,7 +161,9 @@ def arguments(found: Derived, steps: int = 3) -> dict[str, Any]:
 def _asked_for(size: int, length: int) -> dict[str, Any]:
     """Values for arguments that a pipeline may ask for, by name."""
     frames = [picture(size)] * length
-    control = torch.sin(torch.arange(3 * size * size, dtype=torch.float32)).reshape(1, 3, size, size) / 2 + 0.5
+    control = (
+        torch.sin(torch.arange(3 * size * size, dtype=torch.float32)).reshape(1, 3, size, size) / 2 + 0.5
+    )
     return {
         "image": picture(size),
         "mask_image": mask(size),

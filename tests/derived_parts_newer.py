@@ -38,7 +38,9 @@ FLUX_LIKE = {
 
 
 def _dit() -> dict[str, Any]:
-    transformer = make("DiTTransformer2DModel", out_channels=8, num_layers=1, sample_size=8, norm_num_groups=4, **HEADS)
+    transformer = make(
+        "DiTTransformer2DModel", out_channels=8, num_layers=1, sample_size=8, norm_num_groups=4, **HEADS
+    )
     return {"transformer": transformer, "vae": vae(), "scheduler": scheduler("DDIMScheduler")}
 
 
@@ -108,7 +110,9 @@ def _ovis() -> dict[str, Any]:
 
 def _bria() -> dict[str, Any]:
     return {
-        "transformer": make("BriaTransformer2DModel", pooled_projection_dim=None, guidance_embeds=False, **FLUX_LIKE),
+        "transformer": make(
+            "BriaTransformer2DModel", pooled_projection_dim=None, guidance_embeds=False, **FLUX_LIKE
+        ),
         "vae": vae(levels=4),
         "scheduler": flow(use_dynamic_shifting=True),
         **text_parts("t5"),
@@ -116,8 +120,15 @@ def _bria() -> dict[str, Any]:
 
 
 def _fibo() -> dict[str, Any]:
-    net = make("BriaFiboTransformer2DModel", **FLUX_LIKE | {"in_channels": 4, "joint_attention_dim": 32}, text_encoder_dim=16)
-    autoencoder = make("AutoencoderKLWan", **WAN_VAE | {"dim_mult": [1, 1, 1, 1, 1], "temperal_downsample": [False, True, True, False]})
+    net = make(
+        "BriaFiboTransformer2DModel",
+        **FLUX_LIKE | {"in_channels": 4, "joint_attention_dim": 32},
+        text_encoder_dim=16,
+    )
+    autoencoder = make(
+        "AutoencoderKLWan",
+        **WAN_VAE | {"dim_mult": [1, 1, 1, 1, 1], "temperal_downsample": [False, True, True, False]},
+    )
     return {
         "transformer": net,
         "vae": autoencoder,

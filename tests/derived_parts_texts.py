@@ -124,4 +124,6 @@ def gemma_encoder(name: str = "T5GemmaEncoder", size: int = 16) -> Any:
         from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
         return T5GemmaEncoder(inner).eval()
-    return getattr(transformers, name)(T5GemmaConfig(encoder=inner, decoder=inner, is_encoder_decoder=False)).eval()
+    return getattr(transformers, name)(
+        T5GemmaConfig(encoder=inner, decoder=inner, is_encoder_decoder=False)
+    ).eval()

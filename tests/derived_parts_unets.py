@@ -28,7 +28,13 @@ def controlnet(config: dict[str, Any] = SMALL) -> dict[str, Any]:
 
 
 def _union() -> dict[str, Any]:
-    union = {"num_control_type": 6, "num_trans_channel": 8, "num_proj_channel": 8, "num_trans_head": 2, "num_trans_layer": 1}
+    union = {
+        "num_control_type": 6,
+        "num_trans_channel": 8,
+        "num_proj_channel": 8,
+        "num_trans_head": 2,
+        "num_trans_layer": 1,
+    }
     return {"controlnet": make("ControlNetUnionModel", **HINT, **XL, **union)}
 
 
@@ -48,7 +54,10 @@ def _adapter(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sparse() -> dict[str, Any]:
-    blocks = {"down_block_types": ("DownBlockMotion", "CrossAttnDownBlockMotion"), "motion_num_attention_heads": 2}
+    blocks = {
+        "down_block_types": ("DownBlockMotion", "CrossAttnDownBlockMotion"),
+        "motion_num_attention_heads": 2,
+    }
     return {"controlnet": make("SparseControlNetModel", conditioning_channels=4, **SMALL | blocks)}
 
 
