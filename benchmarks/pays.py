@@ -35,7 +35,8 @@ from genscale.toy.shapes import PROMPTS
 LARGEST = 64
 GUIDANCE = 3.0  # the models' own default on the command line
 SIZES = (1, 4, 16, 64)
-IMAGES = (2, 3, 4, 6, 8, 12, 16, 32, 64)
+# 5.75 and 31 spend about what best of 4 and best of 16 do.
+IMAGES = (2, 3, 4, 5, 5.75, 6, 8, 12, 16, 28, 31, 64)
 POOLED = (4, 8, 16)
 TIMED = 8  # images of the budget of the accept_reject that is timed
 OTHERS = ("dfs", "smc", "beam", "rollover", "successive_halving")
@@ -125,7 +126,7 @@ def nested(bench: Bench, pool: Pool, names: tuple[str, ...]) -> None:
 def ceilings(bench: Bench, pool: Pool) -> None:
     """Accept and reject by the judge: without previews, and with previews as sure as the judge after the first call."""
     each, first = bench.nfe(), bench.nfe() // bench.steps
-    for images in IMAGES:
+    for images in (n for n in IMAGES if n == int(n)):
         for label, wrong in (("perfect verifier", each), ("perfect verifier and previews", first)):
             right, spent = zip(
                 *(accepted_at(row, images * each, each, wrong) for row in pool.right), strict=True
@@ -229,6 +230,8 @@ def main() -> None:
     parser.add_argument(
         "--candidates", type=int, default=16, help="labelled candidates of a development prompt"
     )
+    parser.add_argument("--images", type=float, nargs="+", help="budgets of accept_reject, in images")
+    parser.add_argument("--into", type=Path, help="only these budgets, added to the rows of this file")
     parser.add_argument("--shared", action="store_true", help="also budgets that all prompts share")
     parser.add_argument("--others", action="store_true", help="also other samplers with the same verifier")
     parser.add_argument("--threads", type=int)
@@ -242,11 +245,31 @@ def main() -> None:
         [p.text for p in report][: options.most], [p.text for p in development], options.together,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
+        if options.into:
+            add_budgets(bench, options, Path(folder) / "calibration")
+            return
         measure(bench, options, Path(folder) / "calibration")
     compare(bench)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(bench.record(options)) + "\n")
+
+
+def add_budgets(bench: Bench, options: Any, folder: Path) -> None:
+    """Measure further budgets of accept_reject, with the same calibration, and add them to a record."""
+    both = calibrated(bench, (CLIP, ATTRIBUTES), options.candidates, folder)
+    for images in options.images:
+        run(
+            bench,
+            f"accept_reject, {images:g} images",
+            "accept_reject",
+            both,
+            f"{int(images * bench.nfe())}nfe",
+        )
+    record = json.loads(options.into.read_text())
+    names = {row["name"] for row in bench.rows}
+    record["rows"] = [row for row in record["rows"] if row["name"] not in names] + bench.rows
+    options.into.write_text(json.dumps(record) + "\n")
 
 
 def measure(bench: Bench, options: Any, folder: Path) -> None:
@@ -255,8 +278,14 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
     bench.add("base", few.best(JUDGE, 1), [float(bench.nfe())] * len(bench.prompts))
     nested(bench, few, (ATTRIBUTES, "calibrated"))
     reliability(bench, few, "calibrated")
-    for images in IMAGES:
-        run(bench, f"accept_reject, {images} images", "accept_reject", both, f"{images}images")
+    for images in options.images or IMAGES:
+        run(
+            bench,
+            f"accept_reject, {images:g} images",
+            "accept_reject",
+            both,
+            f"{int(images * bench.nfe())}nfe",
+        )
     many = pool_of(bench, {CLIP: CLIP}, LARGEST)
     nested(bench, many, (CLIP, JUDGE))
     ceilings(bench, many)
