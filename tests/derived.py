@@ -24,10 +24,12 @@ from tests.derived_parts_images import IMAGES
 from tests.derived_parts_newer import NEWER
 from tests.derived_parts_old_videos import OLD_VIDEOS
 from tests.derived_parts_unets import UNETS
+from tests.derived_parts_videos import VIDEOS
+from tests.derived_parts_worlds import WORLDS
 from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture
 from tests.zoo import ZOO, image_arguments
 
-RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER}
+RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER, **VIDEOS, **WORLDS}
 SKIPPED: dict[str, str] = {}
 LOOSE = ("scheduler", "tokenizer", "processor")  # components whose class may be another than the annotated one
 NOT_ONES = ("Auto", "Flax", "Onnx")

@@ -239,20 +239,21 @@ def _ideogram() -> dict[str, Any]:
     }
 
 
+HUNYUAN = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "num_refiner_layers": 1,
+    "text_embed_dim": 16,
+    "rope_axes_dim": (4, 4),
+    "guidance_embeds": True,
+    **HEADS,
+}
+
+
 def _hunyuan_image() -> dict[str, Any]:
-    net = make(
-        "HunyuanImageTransformer2DModel",
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        text_embed_dim=16,
-        text_embed_2_dim=16,
-        rope_axes_dim=(4, 4),
-        guidance_embeds=True,
-        **HEADS,
-    )
+    net = make("HunyuanImageTransformer2DModel", **HUNYUAN, text_embed_2_dim=16)
     autoencoder = make(
         "AutoencoderKLHunyuanImage",
         in_channels=3,
@@ -275,6 +276,19 @@ def _hunyuan_image() -> dict[str, Any]:
         "guider": None,
         "ocr_guider": None,
     }
+
+
+def _refiner() -> dict[str, Any]:
+    net = make("HunyuanImageTransformer2DModel", **HUNYUAN | {"in_channels": 16, "out_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (2, 2, 4)})
+    autoencoder = make(
+        "AutoencoderKLHunyuanImageRefiner",
+        latent_channels=4,
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=2,
+        temporal_compression_ratio=2,
+    )
+    return _hunyuan_image() | {"transformer": net, "vae": autoencoder}
 
 
 def _amused() -> dict[str, Any]:
@@ -315,12 +329,13 @@ NEWER: dict[str, Recipe] = (
     | recipes("OvisImage", "", _ovis)
     | recipes("Bria", "", _bria, height=64, width=64)
     | recipes("BriaFibo", "", _fibo, height=64, width=64)
-    | recipes("BriaFiboEdit", "", _fibo, height=64, width=64, _auto_resize=False)
+    | recipes("BriaFiboEdit", "", _fibo, height=64, width=64, prompt='{"edit_instruction": "a red cube"}', _auto_resize=False)
     | recipes("PRX", "", _prx, **PLAIN)
     | recipes("PRXPixel", "", _prx_pixel, **PLAIN)
     | recipes("Krea2", "", _krea2)
     | recipes("ErnieImage", "", _ernie, use_pe=False)
-    | recipes("Ideogram4", "", _ideogram)
-    | recipes("HunyuanImage HunyuanImageRefiner", "", _hunyuan_image)
+    | recipes("Ideogram4", "", _ideogram, guidance_scale=3.0, guidance_schedule=None)
+    | recipes("HunyuanImage", "", _hunyuan_image)
+    | recipes("HunyuanImageRefiner", "", _refiner)
     | recipes("Amused AmusedImg2Img AmusedInpaint", "", _amused)
 )
