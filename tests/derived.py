@@ -50,6 +50,8 @@ class Derived:
         have = dict(ZOO[self.family].build().components) if self.family else {}
         made = self.cls(**_taken(self.cls, have | self.recipe.parts()), **_switches(self.cls))
         made.set_progress_bar_config(disable=True)
+        for name, value in self.recipe.settings.items():
+            setattr(made, name, value)
         return made
 
 

@@ -222,19 +222,19 @@ def _ideogram() -> dict[str, Any]:
     config = {
         "in_channels": 16,
         "num_layers": 1,
-        "attention_head_dim": 8,
+        "attention_head_dim": 16,
         "num_attention_heads": 2,
         "intermediate_size": 16,
         "adaln_dim": 8,
-        "llm_features_dim": 32,
-        "mrope_section": (1, 1, 2),
+        "llm_features_dim": 13 * 16,
+        "mrope_section": (2, 2, 2),
     }
     return {
         "transformer": make("Ideogram4Transformer2DModel", **config),
         "unconditional_transformer": make("Ideogram4Transformer2DModel", seed=1, **config),
         "vae": vae(name="AutoencoderKLFlux2"),
         "scheduler": flow(),
-        "text_encoder": qwen_vision("Qwen3VLModel"),
+        "text_encoder": qwen_vision("Qwen3VLModel", layers=36),  # the pipeline reads 13 of 36
         "tokenizer": vision_tokenizer(),
     }
 

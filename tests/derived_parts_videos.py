@@ -32,6 +32,7 @@ WAN = {
     "ffn_dim": 16,
 }
 UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+IMAGE = 257  # the first mark after the bytes
 HUNYUAN = {
     "in_channels": 4,
     "out_channels": 4,
@@ -151,10 +152,12 @@ def _llava() -> dict[str, Any]:
         "patch_size": 8,
         "projection_dim": 16,
     }
-    encoder = make("LlavaForConditionalGeneration", text_config=text, vision_config=seen, image_token_id=319)
+    encoder = make("LlavaForConditionalGeneration", text_config=text, vision_config=seen, image_token_id=IMAGE)
+    tokenizer = qwen_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     encoder.config.pad_token_id = 0
     parts = _hunyuan(in_channels=9, image_condition_type="latent_concat")
-    return parts | {"text_encoder": encoder, "image_processor": clip_processor()}
+    return parts | {"text_encoder": encoder, "tokenizer": tokenizer, "image_processor": clip_processor()}
 
 
 def _hunyuan15(task: str) -> dict[str, Any]:
@@ -209,6 +212,13 @@ def _ltx_upsampler() -> dict[str, Any]:
 
 FACES = {"pose_video": [picture(16)] * 5, "face_video": [picture(16)] * 5}
 CHUNKS = {"num_frames": 9, "num_latent_frames_per_chunk": 5}
+SEEN = {
+    "template": "<image>{}",
+    "crop_start": 0,
+    "image_emb_start": 0,
+    "image_emb_end": 4,
+    "image_emb_len": 4,
+}
 FORCED = {"base_num_frames": 5, "num_frames": 5, "height": 16, "width": 16}
 VIDEOS: dict[str, Recipe] = (
     recipes(
@@ -246,7 +256,7 @@ VIDEOS: dict[str, Recipe] = (
     | recipes("HeliosPyramid", "wan", partial(_helios, gamma=0.25), video=LEFT_OUT, image=LEFT_OUT, **CHUNKS)
     | recipes("CogVideoXImageToVideo CogVideoXFunControl", "cogvideox", _cogvideox)
     | recipes("HunyuanSkyreelsImageToVideo", "hunyuan_video", partial(_hunyuan, in_channels=8))
-    | recipes("HunyuanVideoImageToVideo", "hunyuan_video", _llava)
+    | recipes("HunyuanVideoImageToVideo", "hunyuan_video", _llava, prompt_template=SEEN)
     | recipes("HunyuanVideoFramepack", "hunyuan_video", _framepack, latent_window_size=2, num_frames=5)
     | recipes("HunyuanVideo15", "", partial(_hunyuan15, "t2v"))
     | recipes("HunyuanVideo15ImageToVideo", "", partial(_hunyuan15, "i2v"))

@@ -50,6 +50,7 @@ def _allegro() -> dict[str, Any]:
         norm_num_groups=2,
         sample_size=32,
     )
+    autoencoder.enable_tiling()  # it decodes no other way
     return {"transformer": net, "vae": autoencoder, "scheduler": scheduler("EulerAncestralDiscreteScheduler"), **text_parts("t5")}
 
 
@@ -78,6 +79,8 @@ def _safe() -> Any:
     """Stands for the weights of a safety checker: it lets everything pass."""
 
     class Passes(torch.nn.Module):
+        device, dtype = torch.device("cpu"), torch.float32
+
         def check_text_safety(self, prompt: str) -> bool:
             return True
 
@@ -123,13 +126,12 @@ def _cosmos(channels: int = 4, **config: Any) -> dict[str, Any]:
 
 
 def _cosmos2(channels: int = 4, **config: Any) -> dict[str, Any]:
-    plan = {"final_sigmas_type": "sigma_min"}
     own = {"extra_pos_embed_type": None, "concat_padding_mask": True, "rope_scale": (1.0, 4.0, 4.0)}
-    return _cosmos(channels, **own | config) | {"vae": wan().vae, "scheduler": flow(use_karras_sigmas=True, **plan)}
+    return _cosmos(channels, **own | config) | {"vae": wan().vae, "scheduler": flow(use_karras_sigmas=True)}
 
 
 def _cosmos25(channels: int = 5, **config: Any) -> dict[str, Any]:
-    parts = _cosmos2(channels, text_embed_dim=16, **config)
+    parts = _cosmos2(channels, text_embed_dim=32, **config)
     flowing = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
     return parts | {
         "scheduler": scheduler("UniPCMultistepScheduler", **flowing),
@@ -179,7 +181,7 @@ def _easy(channels: int = 4) -> dict[str, Any]:
         time_embed_dim=8,
         text_embed_dim=16,
         time_position_encoding_type="3d_rope",
-        resize_inpaint_mask_directly=True,
+        resize_inpaint_mask_directly=False,
     )
     autoencoder = make(
         "AutoencoderKLMagvit",
@@ -244,6 +246,7 @@ def _sana_images() -> dict[str, Any]:
 
 
 INSTRUCTED = {"complex_human_instruction": None, "frames": 5, "use_resolution_binning": False}
+FILM = {"video": torch.rand(1, 3, 5, 32, 32), "mask_video": torch.ones(1, 1, 5, 32, 32)}
 WORLDS: dict[str, Recipe] = (
     recipes("Allegro", "", _allegro, height=32, width=32, num_frames=8, clean_caption=False)
     | recipes("Latte", "", _latte, video_length=3, clean_caption=False)
@@ -255,11 +258,11 @@ WORLDS: dict[str, Recipe] = (
     | recipes("Kandinsky5T2V", "", _kandinsky5, height=32, width=32)
     | recipes("Kandinsky5I2V", "", partial(_kandinsky5, cond=True), height=32, width=32)
     | recipes("Kandinsky5T2I", "", partial(_kandinsky5, image=True))
-    | recipes("Kandinsky5I2I", "", partial(_kandinsky5, image=True, cond=True))
+    | recipes("Kandinsky5I2I", "", partial(_kandinsky5, image=True, cond=True), {"resolutions": [(16, 16)]}, max_sequence_length=LEFT_OUT)
     | recipes("EasyAnimate", "", _easy, height=32, width=32)
     | recipes("EasyAnimateControl", "", partial(_easy, 8), height=32, width=32)
-    | recipes("EasyAnimateInpaint", "", partial(_easy, 12), height=32, width=32)
+    | recipes("EasyAnimateInpaint", "", partial(_easy, 12), **FILM, height=32, width=32)
     | recipes("MotifVideo MotifVideoImage2Video", "", _motif)
-    | recipes("SanaVideo", "sana", _sana_video, **INSTRUCTED, height=16, width=16)
-    | recipes("SanaImageToVideo", "sana", _sana_images, **INSTRUCTED, height=16, width=16)
+    | recipes("SanaVideo", "sana", _sana_video, **INSTRUCTED, height=32, width=32)
+    | recipes("SanaImageToVideo", "sana", _sana_images, **INSTRUCTED, height=32, width=32)
 )
