@@ -24,10 +24,12 @@ from tests.derived_parts_images import IMAGES
 from tests.derived_parts_newer import NEWER
 from tests.derived_parts_old_videos import OLD_VIDEOS
 from tests.derived_parts_unets import UNETS
+from tests.derived_parts_videos import VIDEOS
+from tests.derived_parts_worlds import WORLDS
 from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture
 from tests.zoo import ZOO, image_arguments
 
-RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER}
+RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER, **VIDEOS, **WORLDS}
 SKIPPED: dict[str, str] = {}
 LOOSE = (
     "scheduler",
@@ -52,6 +54,8 @@ class Derived:
         have = dict(ZOO[self.family].build().components) if self.family else {}
         made = self.cls(**_taken(self.cls, have | self.recipe.parts()), **_switches(self.cls))
         made.set_progress_bar_config(disable=True)
+        for name, value in self.recipe.settings.items():
+            setattr(made, name, value)
         return made
 
 

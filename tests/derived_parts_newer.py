@@ -233,37 +233,38 @@ def _ideogram() -> dict[str, Any]:
     config = {
         "in_channels": 16,
         "num_layers": 1,
-        "attention_head_dim": 8,
+        "attention_head_dim": 16,
         "num_attention_heads": 2,
         "intermediate_size": 16,
         "adaln_dim": 8,
-        "llm_features_dim": 32,
-        "mrope_section": (1, 1, 2),
+        "llm_features_dim": 13 * 16,
+        "mrope_section": (2, 2, 2),
     }
     return {
         "transformer": make("Ideogram4Transformer2DModel", **config),
         "unconditional_transformer": make("Ideogram4Transformer2DModel", seed=1, **config),
         "vae": vae(name="AutoencoderKLFlux2"),
         "scheduler": flow(),
-        "text_encoder": qwen_vision("Qwen3VLModel"),
+        "text_encoder": qwen_vision("Qwen3VLModel", layers=36),  # the pipeline reads 13 of 36
         "tokenizer": vision_tokenizer(),
     }
 
 
+HUNYUAN = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "num_refiner_layers": 1,
+    "text_embed_dim": 16,
+    "rope_axes_dim": (4, 4),
+    "guidance_embeds": True,
+    **HEADS,
+}
+
+
 def _hunyuan_image() -> dict[str, Any]:
-    net = make(
-        "HunyuanImageTransformer2DModel",
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        text_embed_dim=16,
-        text_embed_2_dim=16,
-        rope_axes_dim=(4, 4),
-        guidance_embeds=True,
-        **HEADS,
-    )
+    net = make("HunyuanImageTransformer2DModel", **HUNYUAN, text_embed_2_dim=16)
     autoencoder = make(
         "AutoencoderKLHunyuanImage",
         in_channels=3,
@@ -286,6 +287,19 @@ def _hunyuan_image() -> dict[str, Any]:
         "guider": None,
         "ocr_guider": None,
     }
+
+
+def _refiner() -> dict[str, Any]:
+    net = make("HunyuanImageTransformer2DModel", **HUNYUAN | {"in_channels": 16, "out_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (2, 2, 4)})
+    autoencoder = make(
+        "AutoencoderKLHunyuanImageRefiner",
+        latent_channels=4,
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=2,
+        temporal_compression_ratio=2,
+    )
+    return _hunyuan_image() | {"transformer": net, "vae": autoencoder}
 
 
 def _amused() -> dict[str, Any]:
@@ -326,12 +340,13 @@ NEWER: dict[str, Recipe] = (
     | recipes("OvisImage", "", _ovis)
     | recipes("Bria", "", _bria, height=64, width=64)
     | recipes("BriaFibo", "", _fibo, height=64, width=64)
-    | recipes("BriaFiboEdit", "", _fibo, height=64, width=64, _auto_resize=False)
+    | recipes("BriaFiboEdit", "", _fibo, height=64, width=64, prompt='{"edit_instruction": "a red cube"}', _auto_resize=False)
     | recipes("PRX", "", _prx, **PLAIN)
     | recipes("PRXPixel", "", _prx_pixel, **PLAIN)
     | recipes("Krea2", "", _krea2)
     | recipes("ErnieImage", "", _ernie, use_pe=False)
-    | recipes("Ideogram4", "", _ideogram)
-    | recipes("HunyuanImage HunyuanImageRefiner", "", _hunyuan_image)
+    | recipes("Ideogram4", "", _ideogram, guidance_scale=3.0, guidance_schedule=None)
+    | recipes("HunyuanImage", "", _hunyuan_image)
+    | recipes("HunyuanImageRefiner", "", _refiner)
     | recipes("Amused AmusedImg2Img AmusedInpaint", "", _amused)
 )

@@ -118,6 +118,7 @@ def gemma_encoder(name: str = "T5GemmaEncoder", size: int = 16) -> Any:
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=8,
+        dropout_rate=0.0,
     )
     torch.manual_seed(0)
     if name == "T5GemmaEncoder":

@@ -22,19 +22,27 @@ class Recipe:
     family: the zoo's family whose components and call arguments it starts from; "" for none.
     parts: components instead of the family's, or beside them; made anew for every pipeline.
     arguments: of the call, over those found by name; `LEFT_OUT` takes one away.
+    settings: attributes of the built pipeline, such as sizes that it has no argument for.
     """
 
     family: str = ""
     parts: Parts = dict
     arguments: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 LEFT_OUT = object()
 
 
-def recipes(names: str, family: str = "", parts: Parts = dict, **arguments: Any) -> dict[str, Recipe]:
+def recipes(
+    names: str,
+    family: str = "",
+    parts: Parts = dict,
+    settings: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> dict[str, Recipe]:
     """The same recipe for each of the pipeline classes; `names` are without the word Pipeline."""
-    return {f"{name}Pipeline": Recipe(family, parts, arguments) for name in names.split()}
+    return {f"{name}Pipeline": Recipe(family, parts, arguments, settings or {}) for name in names.split()}
 
 
 def picture(size: int) -> Image.Image:

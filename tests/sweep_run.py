@@ -1,0 +1,117 @@
+"""What a search does with each derived pipeline: the runs of tests/test_sweep.py and of the table of pipelines.
+
+A pipeline is run alone, then with one candidate, which must be the same output, and then with three candidates in
+batches of four and of one, which must have the same totals.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import genscale
+from genscale.errors import UsageError
+from tests.derived import Derived, arguments
+
+SEED = 1
+TOLERANCE = 0.02  # of 255: batches of other sizes round otherwise
+
+
+def brightness(media: Any, texts: Any) -> list[float]:
+    """A verifier: the mean of all pixels, of 255."""
+    return [float(np.asarray(m[0] if isinstance(m, list) else m, dtype=float).mean()) for m in media]
+
+
+def call(pipe: Any, given: dict[str, Any]) -> Any:
+    """A call with the same random numbers every time, the process-wide ones among them."""
+    torch.manual_seed(SEED)
+    if "generator" in inspect.signature(pipe.__call__).parameters:
+        given = given | {"generator": torch.Generator().manual_seed(SEED)}
+    return pipe(**given)
+
+
+def pixels(output: Any) -> np.ndarray:
+    """The first thing of a pipeline's output as one array."""
+    first = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return _stacked(first)
+
+
+def _stacked(media: Any) -> np.ndarray:
+    if isinstance(media, (list, tuple)):
+        return np.stack([_stacked(item) for item in media])
+    return np.asarray(media)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came out of a sweep over one class; each text is "" where all was as it must be.
+
+    alone: why the pipeline does not run by itself.
+    one: how one candidate was not the pipeline; three: how batches of four and one disagreed.
+    refused: the sentence of a refusal, of either search.
+    """
+
+    name: str
+    alone: str = ""
+    one: str = ""
+    three: str = ""
+    refused: str = ""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def searched(self) -> bool:
+        return not (self.alone or self.one or self.three or self.refused)
+
+
+def sweep(found: Derived) -> Found:
+    """All runs of one class; exceptions become texts."""
+    name = found.cls.__name__
+    try:
+        pipe, given = found.build(), arguments(found)
+        alone = pixels(call(pipe, given))
+    except Exception as error:
+        return Found(name, alone=first_line(error))
+    try:
+        one, three, refused = _one(pipe, given, alone), "", ""
+        three = _three(pipe, given)
+    except UsageError as error:
+        return Found(name, refused=str(error), shape=alone.shape)
+    return Found(name, "", one, three, refused, alone.shape)
+
+
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def _one(pipe: Any, given: dict[str, Any], alone: np.ndarray) -> str:
+    try:
+        same = pixels(call(genscale.scale(pipe, verifier=brightness, candidates=1), given))
+    except UsageError:
+        raise
+    except Exception as error:
+        return first_line(error)
+    if same.shape != alone.shape:
+        return f"other shape: {same.shape}, not {alone.shape}"
+    far = float(np.abs(same.astype(float) - alone.astype(float)).max())
+    return "" if np.array_equal(same, alone) else f"not equal: {far:.3g} apart"
+
+
+def _three(pipe: Any, given: dict[str, Any]) -> str:
+    try:
+        four, single = (totals(pipe, given, batch) for batch in (4, 1))
+    except UsageError:
+        raise
+    except Exception as error:
+        return first_line(error)
+    apart = float(np.abs(np.subtract(four, single)).max())
+    return "" if apart <= TOLERANCE else f"totals of batches {apart:.3g} apart: {four} {single}"
+
+
+def totals(pipe: Any, given: dict[str, Any], batch: int) -> list[float]:
+    """The totals of a search of three candidates."""
+    scaled = genscale.scale(pipe, verifier=brightness, candidates=3, batch_size=batch)
+    return [entry.total for entry in call(scaled, given).search.entries]
