@@ -7,6 +7,8 @@ sets what the steps before it would have left on it (scheduler_state.py). Only t
 - `timesteps` is a tensor whose iteration is decided by the driver (timesteps.py);
 - `step` passes its arguments to the driver and returns the driver's latents, instead of computing a step;
 - `scale_model_input` scales for the noise level that the driver is at, if that is none of the scheduler's.
+
+Its class equals the scheduler's own by `==`.
 """
 
 from __future__ import annotations
@@ -85,6 +87,16 @@ def plain_scheduler(proxy: Any) -> Any:
     return scheduler
 
 
+class _EqualToItsBase(type):
+    """The class of proxies' classes: some pipelines ask whether `type(scheduler) == SomeScheduler`."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.__mro__[1]
+
+    def __hash__(cls) -> int:
+        return hash(cls.__mro__[1])
+
+
 @functools.cache
 def _subclass(cls: type) -> type:
     signature = step_signature(cls)
@@ -112,7 +124,7 @@ def _subclass(cls: type) -> type:
                 return cls.scale_model_input(self, *args, **kwargs)  # type: ignore[attr-defined]
 
         members["scale_model_input"] = scale_model_input
-    return type(cls.__name__, (cls,), members)
+    return _EqualToItsBase(cls.__name__, (cls,), members)
 
 
 @contextmanager
