@@ -1,7 +1,7 @@
 """Does search work for videos that continue a given first frame? Accuracy of the exact judge for base and best of N.
 
 The first frame is drawn for the prompt, the video made by the bundled text-to-video model with the frame put into its
-latents (genscale.toy.first_frame). Searched with `shapes_video_clip`; the exact judge `moving_shapes` is held out.
+latents (genscale.pipelines.first_frame). Searched with `shapes_video_clip`; the exact judge `moving_shapes` is held out.
 Every prompt has its own seed and frame; candidates are nested; intervals are 95 %, normal, over prompts, and gains are
 paired by prompt.
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 import genscale
 from benchmarks.common import interval, parser_for, quiet_pipeline
-from genscale.toy.first_frame import FirstFramePipeline
+from genscale.pipelines.first_frame import FirstFramePipeline
 from genscale.toy.moving_shapes import FRAMES, PROMPTS, SIZE, Prompt, render, sample_scene
 from genscale.verifiers.video_clip import LENGTH
 

@@ -65,6 +65,7 @@ For guidance, mixes and gradients:
 
 Without a search:
 
+- `first_frame.py`: a text-to-video pipeline that continues a given picture.
 - `loading.py`, `checkpoints.py`, `placement.py`: `load_pipeline`: pipelines by name, their weights, device and dtype.
 """
 

@@ -14,7 +14,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.pipelines.bound_call import CALLBACKS, Arguments
-from genscale.pipelines.failures import fails_again, may_be_mismatch
+from genscale.pipelines.failures import fails_again, may_be_mismatch, raised_in
 from genscale.pipelines.followed_call import FollowedCall
 from genscale.pipelines.followed_loop import FollowedLoop, Line
 from genscale.pipelines.intercepted_call import BEFORE, LoopDriver
@@ -119,11 +119,18 @@ class Decoder:
                 self._pixel_type = PIXEL_TYPES[self._pixel_type]
 
     def _refuses_type(self, error: Exception) -> bool:
-        """Whether the pipeline refuses this output type: it fails before its loop, and each time."""
-        if self._began or not may_be_mismatch(error, self.call.arguments.given):
+        """Whether the pipeline refuses this output type: it fails each time, before its loop or not with the next."""
+        if raised_in(error, (v for v in self.call.arguments.given.values() if callable(v))):
             return False
-        given = self.call.arguments.quiet(output_type=self._pixel_type, return_dict=True)
-        return fails_again(error, lambda: self._with_rows(given, self.call.latents, None, None))
+
+        def decode(kind: str) -> Any:
+            given = self.call.arguments.quiet(output_type=kind, return_dict=True)
+            return self._with_rows(given, self.call.latents, None, None)
+
+        began, kind = self._began, self._pixel_type
+        if not fails_again(error, lambda: decode(kind)):
+            return False
+        return not began or not fails_again(error, lambda: decode(PIXEL_TYPES[kind]))
 
     def _media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         arguments = self.call.arguments

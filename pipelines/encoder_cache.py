@@ -118,10 +118,15 @@ def _content_hash(arguments: Any) -> str:
     return digest.hexdigest()
 
 
+def _dense(value: Tensor) -> Tensor:
+    """A copy as one row in memory: a tensor of one value may have a stride of 0."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
+
+
 def _digest(value: Any, digest: Any) -> None:
     if isinstance(value, Tensor):
         digest.update(repr((tuple(value.shape), value.dtype, value.device)).encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(_dense(value).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, dict):
         for k in sorted(value):
             digest.update(str(k).encode())

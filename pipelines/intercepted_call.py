@@ -156,6 +156,8 @@ class LoopDriver(SharedByCopies):
                 index += 1
                 if getattr(self.pipe, "_interrupt", False):
                     raise PipelineInterrupted
+                if self.any_step:
+                    raise UnsupportedLoop("it does not call scheduler.step for every timestep")
         self._leave_loop()
 
     def _timestep(self, timesteps: Tensor, index: int) -> Tensor:

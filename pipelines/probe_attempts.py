@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from genscale.errors import UsageError
+from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.encoder_cache import EncoderCache
-from genscale.pipelines.failures import alike, fails_again
+from genscale.pipelines.failures import alike
 from genscale.pipelines.intercepted_call import LOOP, LoopDriver
 from genscale.pipelines.pipeline_noise import generator_states, restore_generators
 from genscale.pipelines.probe import Probe
@@ -30,36 +30,58 @@ def probe_of(call: Probing, given: dict[str, Any]) -> Probe:
 
     A loop may fail because a guessed output does not fit it, or because it reads what else the denoiser leaves behind,
     such as attention maps. If it fails so twice, the first call is evaluated and gives the structure of the output.
-    Where zeros of that structure fail in the same way, the denoiser is evaluated in every pass of the loop.
+    Where zeros of that structure fail, too, the denoiser is evaluated in every pass of the loop. NoLoop: even then the
+    loop fails. All other exceptions, and those that do not come a second time, are raised as they are.
     """
-    placeholders, failed = call.placeholders, None
-    state = generator_states(call.arguments.generator)
+    placeholders, state = call.placeholders, generator_states(call.arguments.generator)
+
+    def attempt() -> Probe | Exception:
+        restore_generators(call.arguments.generator, state)
+        return _attempt(call, given)
+
+    first = attempt()
+    if isinstance(first, Probe):
+        return first
+    again = attempt()
+    if isinstance(again, Probe) or not alike(first, again):
+        raise first  # it was not the guess
+    placeholders.guess = False
+    found = attempt()
+    if isinstance(found, Probe):
+        again = attempt()  # now without any evaluation
+        placeholders.evaluate = not isinstance(again, Probe) and alike(first, again)
+        return found
+    if not alike(first, found) and not _alike(found, attempt()):
+        raise found
+    placeholders.evaluate = True
+    found = attempt()
+    if isinstance(found, Probe):
+        return found
+    raise NoLoop(
+        "the pipeline's loop fails where a search is to follow it, even with a denoiser that is evaluated in every "
+        f"pass ({type(found).__name__}: {str(found).splitlines()[0] if str(found) else ''})."
+    ) from found
+
+
+def _attempt(call: Probing, given: dict[str, Any]) -> Probe | Exception:
+    """One probe, or what the loop raised that its placeholders may have caused. All other exceptions are raised."""
+    placeholders = call.placeholders
     while True:
         probe = Probe(call.encoder_cache, placeholders, given)
         placeholders.guessed = False
+        state = generator_states(call.arguments.generator)
         try:
             call.run(given, probe)
-            if not probe.unnumbered:
-                break
-            restore_generators(call.arguments.generator, state)
         except UsageError:
             raise
         except Exception as error:
-            recorded = failed is not None and not placeholders.guess  # the first output was real
-            if probe.phase != LOOP or placeholders.evaluate or not (placeholders.guessed or recorded):
+            if probe.phase != LOOP or not (placeholders.guessed or not placeholders.guess):
                 raise
-            if failed is not None and not alike(failed, error):
-                if recorded:
-                    raise
-                break
-            placeholders.guess, placeholders.evaluate = failed is None, recorded
-            failed = failed or error
-            restore_generators(call.arguments.generator, state)
-    if failed is not None and placeholders.guess:
-        raise failed  # it was not the guess
-    if failed is not None and not placeholders.evaluate:
-        restore_generators(call.arguments.generator, state)  # the same is drawn once more
-        placeholders.evaluate = fails_again(
-            failed, lambda: call.run(given, Probe(call.encoder_cache, placeholders, given))
-        )
-    return probe
+            return error
+        if not probe.unnumbered:
+            return probe
+        restore_generators(call.arguments.generator, state)
+
+
+def _alike(error: Exception, other: Probe | Exception) -> bool:
+    return isinstance(other, Exception) and alike(error, other)

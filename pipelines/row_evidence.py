@@ -7,14 +7,15 @@ models and without callbacks:
 
 - the loop's code fails with these rows again: they are the reason;
 - it does not, and a model had raised: the rows are the reason if the first dimensions of its inputs are not those that
-  it gets in a call with one row for each latent, or where that fails, or was what failed, not those of the call's own
-  rows times their number;
+  it gets in a call with one row for each latent; where that fails, or was what failed, if they are not those of the
+  call's own rows times their number, or if the model fails again, and is then given the call's own rows;
 - all other exceptions are none of the rows' business and must reach the caller.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from genscale.errors import UsageError
-from genscale.pipelines.failures import alike, may_be_mismatch
+from genscale.pipelines.failures import alike, fails_again, may_be_mismatch
 from genscale.pipelines.intercepted_call import LOOP, LeaveLoop, LoopDriver, intercept
 from genscale.pipelines.latent_layout import as_own_latents
 from genscale.pipelines.pipeline_call import PipelineCall
@@ -33,12 +34,16 @@ Sizes = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class FailedCall:
-    """A call of a model that raised: the model, how often it was called before in the iteration, its inputs' sizes."""
+    """A call of a model that raised: the model, how often it was called before in the iteration, its inputs' sizes.
+
+    again: makes the same call once more.
+    """
 
     error: Exception
     model: str
     number: int
     sizes: Sizes
+    again: Callable[[], Any]
 
 
 class FailedLoop(Protocol):
@@ -130,7 +135,9 @@ def comes_from_rows(call: PipelineCall, driver: FailedLoop, error: Exception) ->
             return wanted is not None and _other_rows(failed.sizes, wanted, rehearsal.rows, len(prompts))
     plain, fails = _rehearsed(call, own, step, None, error)
     wanted = plain.sizes.get(place)
-    return not fails and wanted is not None and _not_scaled(failed.sizes, wanted, len(own), len(prompts))
+    if fails or wanted is None:
+        return False
+    return _not_scaled(failed.sizes, wanted, len(own), len(prompts)) or fails_again(error, failed.again)
 
 
 def _rehearsed(

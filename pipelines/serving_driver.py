@@ -126,7 +126,8 @@ class ServingDriver(LoopDriver):
                 return output
             output = self._forward(name, module, forward, args, kwargs)
         except Exception as error:
-            self.failed = FailedCall(error, name, self._called[name], sizes_of((args, kwargs)))
+            again = partial(self._forward, name, module, forward, args, kwargs)
+            self.failed = FailedCall(error, name, self._called[name], sizes_of((args, kwargs)), again)
             raise
         finally:
             self._called[name] += 1

@@ -29,7 +29,16 @@ from tests.derived_parts_worlds import WORLDS
 from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture
 from tests.zoo import ZOO, image_arguments
 
-RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER, **VIDEOS, **WORLDS}
+RECIPES: dict[str, Recipe] = {
+    **UNETS,
+    **EDITING,
+    **CASCADES,
+    **OLD_VIDEOS,
+    **IMAGES,
+    **NEWER,
+    **VIDEOS,
+    **WORLDS,
+}
 SKIPPED: dict[str, str] = {}
 LOOSE = (
     "scheduler",

@@ -290,7 +290,11 @@ def _hunyuan_image() -> dict[str, Any]:
 
 
 def _refiner() -> dict[str, Any]:
-    net = make("HunyuanImageTransformer2DModel", **HUNYUAN | {"in_channels": 16, "out_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (2, 2, 4)})
+    net = make(
+        "HunyuanImageTransformer2DModel",
+        **HUNYUAN
+        | {"in_channels": 16, "out_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (2, 2, 4)},
+    )
     autoencoder = make(
         "AutoencoderKLHunyuanImageRefiner",
         latent_channels=4,
@@ -340,7 +344,15 @@ NEWER: dict[str, Recipe] = (
     | recipes("OvisImage", "", _ovis)
     | recipes("Bria", "", _bria, height=64, width=64)
     | recipes("BriaFibo", "", _fibo, height=64, width=64)
-    | recipes("BriaFiboEdit", "", _fibo, height=64, width=64, prompt='{"edit_instruction": "a red cube"}', _auto_resize=False)
+    | recipes(
+        "BriaFiboEdit",
+        "",
+        _fibo,
+        height=64,
+        width=64,
+        prompt='{"edit_instruction": "a red cube"}',
+        _auto_resize=False,
+    )
     | recipes("PRX", "", _prx, **PLAIN)
     | recipes("PRXPixel", "", _prx_pixel, **PLAIN)
     | recipes("Krea2", "", _krea2)

@@ -51,7 +51,12 @@ def _allegro() -> dict[str, Any]:
         sample_size=32,
     )
     autoencoder.enable_tiling()  # it decodes no other way
-    return {"transformer": net, "vae": autoencoder, "scheduler": scheduler("EulerAncestralDiscreteScheduler"), **text_parts("t5")}
+    return {
+        "transformer": net,
+        "vae": autoencoder,
+        "scheduler": scheduler("EulerAncestralDiscreteScheduler"),
+        **text_parts("t5"),
+    }
 
 
 def _latte() -> dict[str, Any]:
@@ -119,7 +124,9 @@ def _cosmos(channels: int = 4, **config: Any) -> dict[str, Any]:
     return {
         "transformer": make("CosmosTransformer3DModel", **COSMOS | {"in_channels": channels} | config),
         "vae": autoencoder,
-        "scheduler": scheduler("EDMEulerScheduler", sigma_min=0.002, sigma_max=80, final_sigmas_type="sigma_min"),
+        "scheduler": scheduler(
+            "EDMEulerScheduler", sigma_min=0.002, sigma_max=80, final_sigmas_type="sigma_min"
+        ),
         "safety_checker": _safe(),
         **text_parts("t5"),
     }
@@ -258,7 +265,13 @@ WORLDS: dict[str, Recipe] = (
     | recipes("Kandinsky5T2V", "", _kandinsky5, height=32, width=32)
     | recipes("Kandinsky5I2V", "", partial(_kandinsky5, cond=True), height=32, width=32)
     | recipes("Kandinsky5T2I", "", partial(_kandinsky5, image=True))
-    | recipes("Kandinsky5I2I", "", partial(_kandinsky5, image=True, cond=True), {"resolutions": [(16, 16)]}, max_sequence_length=LEFT_OUT)
+    | recipes(
+        "Kandinsky5I2I",
+        "",
+        partial(_kandinsky5, image=True, cond=True),
+        {"resolutions": [(16, 16)]},
+        max_sequence_length=LEFT_OUT,
+    )
     | recipes("EasyAnimate", "", _easy, height=32, width=32)
     | recipes("EasyAnimateControl", "", partial(_easy, 8), height=32, width=32)
     | recipes("EasyAnimateInpaint", "", partial(_easy, 12), **FILM, height=32, width=32)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import genscale
-from genscale.toy.first_frame import FirstFramePipeline
+from genscale.pipelines.first_frame import FirstFramePipeline
 from genscale.toy.moving_shapes import FRAMES, SIZE, parse, render, sample_scene
 from tests.quick import quick
 

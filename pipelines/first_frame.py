@@ -35,7 +35,8 @@ class FirstFramePipeline(WanPipeline):  # type: ignore[misc]
             torch.tensor(values, device=encoded.device, dtype=encoded.dtype).reshape(1, -1, 1, 1, 1)
             for values in (self.vae.config.latents_mean, self.vae.config.latents_std)
         )
-        return (encoded - mean) / std
+        latent: Tensor = (encoded - mean) / std
+        return latent
 
     def _restore(self, first: Tensor, then: Any) -> Any:
         """A `callback_on_step_end` that puts the first frame into the latents. then: the user's own, called after."""
