@@ -23,13 +23,15 @@ from tests.derived_parts_editing import EDITING
 from tests.derived_parts_images import IMAGES
 from tests.derived_parts_newer import NEWER
 from tests.derived_parts_old_videos import OLD_VIDEOS
+from tests.derived_parts_sight import SIGHT
+from tests.derived_parts_sound import SOUND
 from tests.derived_parts_unets import UNETS
 from tests.derived_parts_videos import VIDEOS
 from tests.derived_parts_worlds import WORLDS
 from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture
 from tests.zoo import ZOO, image_arguments
 
-RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER, **VIDEOS, **WORLDS}
+RECIPES: dict[str, Recipe] = {**UNETS, **EDITING, **CASCADES, **OLD_VIDEOS, **IMAGES, **NEWER, **VIDEOS, **WORLDS, **SIGHT, **SOUND}
 SKIPPED: dict[str, str] = {}
 LOOSE = ("scheduler", "tokenizer", "processor")  # components whose class may be another than the annotated one
 NOT_ONES = ("Auto", "Flax", "Onnx")

@@ -157,7 +157,7 @@ def _kandinsky5(image: bool = False, cond: bool = False) -> dict[str, Any]:
     )
     return {
         "transformer": net,
-        "vae": shifted_vae() if image else hunyuan_video().vae,
+        "vae": shifted_vae(levels=4) if image else hunyuan_video().vae,
         "text_encoder": qwen_vision(),
         "tokenizer": qwen_vision_processor(),
         "text_encoder_2": clip(),
@@ -257,8 +257,8 @@ WORLDS: dict[str, Recipe] = (
     | recipes("Cosmos2_5_PredictBase", "", partial(_cosmos25, 5), video=LEFT_OUT)
     | recipes("Kandinsky5T2V", "", _kandinsky5, height=32, width=32)
     | recipes("Kandinsky5I2V", "", partial(_kandinsky5, cond=True), height=32, width=32)
-    | recipes("Kandinsky5T2I", "", partial(_kandinsky5, image=True))
-    | recipes("Kandinsky5I2I", "", partial(_kandinsky5, image=True, cond=True), {"resolutions": [(16, 16)]}, max_sequence_length=LEFT_OUT)
+    | recipes("Kandinsky5T2I", "", partial(_kandinsky5, image=True), height=32, width=32)
+    | recipes("Kandinsky5I2I", "", partial(_kandinsky5, image=True, cond=True), {"resolutions": [(32, 32)]}, max_sequence_length=LEFT_OUT, height=32, width=32)
     | recipes("EasyAnimate", "", _easy, height=32, width=32)
     | recipes("EasyAnimateControl", "", partial(_easy, 8), height=32, width=32)
     | recipes("EasyAnimateInpaint", "", partial(_easy, 12), **FILM, height=32, width=32)
