@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from tests.derived_parts_editing import latents, seeing
+from tests.derived_parts_editing import latents
 from tests.derived_parts_texts import roberta_config, xlm_tokenizer
-from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, mask, picture, recipes
-from tests.zoo import images
-from tests.zoo_parts import clip, clip_tokenizer, enliven, make, scheduler, stable, text_parts, vae
-from tests.zoo_unets import SMALL, UP, unet
+from tests.derived_recipe import Recipe, clip_processor, clip_vision, mask, picture, recipes
+from tests.zoo_parts import clip, clip_tokenizer, enliven, make, scheduler, stable, vae
+from tests.zoo_unets import unet
 
 PIXELS = {
     "sample_size": 16,
@@ -69,7 +68,13 @@ def _latent_upscale() -> dict[str, Any]:
 def _latent_text() -> dict[str, Any]:
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
-    sizes = {"encoder_layers": 1, "encoder_ffn_dim": 16, "encoder_attention_heads": 2, "head_dim": 8, "d_model": 8}
+    sizes = {
+        "encoder_layers": 1,
+        "encoder_ffn_dim": 16,
+        "encoder_attention_heads": 2,
+        "head_dim": 8,
+        "d_model": 8,
+    }
     torch.manual_seed(0)
     encoder = LDMBertModel(LDMBertConfig(vocab_size=128, **sizes)).eval()
     from tests.zoo_parts import bert_tokenizer
@@ -84,7 +89,9 @@ def prior(key: str = "prior", size: int = 16, **config: Any) -> dict[str, Any]:
 
 
 def unclip(**config: Any) -> Any:
-    return scheduler("UnCLIPScheduler", **{"variance_type": "fixed_small_log", "prediction_type": "sample"} | config)
+    return scheduler(
+        "UnCLIPScheduler", **{"variance_type": "fixed_small_log", "prediction_type": "sample"} | config
+    )
 
 
 def prior_parts(start: str = "") -> dict[str, Any]:
@@ -166,9 +173,7 @@ def _paella() -> Any:
 
 
 def _cascade_prior(start: str = "") -> dict[str, Any]:
-    net = _cascade_unet(
-        clip_text_in_channels=8, clip_image_in_channels=8, switch_level=(False,), clip_seq=4
-    )
+    net = _cascade_unet(clip_text_in_channels=8, clip_image_in_channels=8, switch_level=(False,), clip_seq=4)
     return {
         f"{start}prior": net,
         f"{start}text_encoder": clip(projection=True),
@@ -236,7 +241,12 @@ CASCADES: dict[str, Recipe] = (
     | recipes("ScoreSdeVe", "", partial(pixels, "ScoreSdeVeScheduler"))
     | recipes("ConsistencyModel", "", partial(pixels, "CMStochasticIterativeScheduler", num_class_embeds=4))
     | recipes(
-        "RePaint", "", partial(pixels, "RePaintScheduler"), num_inference_steps=6, jump_length=2, jump_n_sample=2,
+        "RePaint",
+        "",
+        partial(pixels, "RePaintScheduler"),
+        num_inference_steps=6,
+        jump_length=2,
+        jump_n_sample=2,
         image=picture(32),
         mask_image=mask(32),
     )
@@ -246,7 +256,13 @@ CASCADES: dict[str, Recipe] = (
     | recipes("KandinskyV22Inpaint", "kandinsky", _second_inpainting)
     | recipes("Kandinsky KandinskyImg2Img", "kandinsky", _first_kandinsky, prompt="a red cube")
     | recipes("KandinskyInpaint", "kandinsky", lambda: _inpainting(_first_kandinsky), prompt="a red cube")
-    | recipes("KandinskyCombined KandinskyImg2ImgCombined", "kandinsky", partial(_combined, _first_kandinsky), prompt="a red cube", **FEW)
+    | recipes(
+        "KandinskyCombined KandinskyImg2ImgCombined",
+        "kandinsky",
+        partial(_combined, _first_kandinsky),
+        prompt="a red cube",
+        **FEW,
+    )
     | recipes(
         "KandinskyInpaintCombined",
         "kandinsky",
@@ -254,8 +270,16 @@ CASCADES: dict[str, Recipe] = (
         prompt="a red cube",
         **FEW,
     )
-    | recipes("KandinskyV22Combined KandinskyV22Img2ImgCombined", "kandinsky", _combined, prompt="a red cube", **FEW)
-    | recipes("KandinskyV22InpaintCombined", "kandinsky", lambda: _combined(_second_inpainting), prompt="a red cube", **FEW)
+    | recipes(
+        "KandinskyV22Combined KandinskyV22Img2ImgCombined", "kandinsky", _combined, prompt="a red cube", **FEW
+    )
+    | recipes(
+        "KandinskyV22InpaintCombined",
+        "kandinsky",
+        lambda: _combined(_second_inpainting),
+        prompt="a red cube",
+        **FEW,
+    )
     | recipes("KandinskyPrior KandinskyV22Prior KandinskyV22PriorEmb2Emb", "", prior_parts)
     | recipes("StableCascadePrior", "", _cascade_prior, height=84, width=84)
     | recipes("StableCascadeDecoder", "", _cascade_decoder, image_embeddings=latents(1, 4, 2, 2))

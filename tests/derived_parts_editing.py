@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, mask, picture, recipes
-from tests.zoo_parts import clip, clip_tokenizer, make, scheduler, stable, text_parts, vae
-from tests.zoo_unets import SMALL, XL, unet
+from tests.derived_recipe import Recipe, clip_processor, clip_vision, mask, picture, recipes
+from tests.zoo_parts import clip, clip_tokenizer, make, scheduler, stable, vae
+from tests.zoo_unets import XL, unet
 
 
 def latents(*shape: int) -> torch.Tensor:
@@ -85,11 +85,17 @@ def _upscale() -> dict[str, Any]:
 
 
 def _normalizer() -> dict[str, Any]:
-    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
+        StableUnCLIPImageNormalizer,
+    )
 
     net = unet(class_embed_type="projection", projection_class_embeddings_input_dim=16)
     noising = stable("DDPMScheduler", beta_schedule="squaredcos_cap_v2")
-    return {"unet": net, "image_normalizer": StableUnCLIPImageNormalizer(8), "image_noising_scheduler": noising}
+    return {
+        "unet": net,
+        "image_normalizer": StableUnCLIPImageNormalizer(8),
+        "image_noising_scheduler": noising,
+    }
 
 
 def _prior() -> dict[str, Any]:
@@ -100,7 +106,10 @@ def _prior() -> dict[str, Any]:
             "PriorTransformer", num_attention_heads=2, attention_head_dim=8, embedding_dim=8, num_layers=1
         ),
         "prior_scheduler": scheduler(
-            "UnCLIPScheduler", variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000
+            "UnCLIPScheduler",
+            variance_type="fixed_small_log",
+            prediction_type="sample",
+            num_train_timesteps=1000,
         ),
     }
 
@@ -157,7 +166,11 @@ EDITING: dict[str, Recipe] = (
     | recipes("StableDiffusionUpscale", "stable_diffusion", _upscale, image=picture(8))
     | recipes("StableDiffusionGLIGEN", "stable_diffusion", _gated, **BOX)
     | recipes(
-        "StableDiffusionGLIGENTextImage", "stable_diffusion", _gated_images, **BOX, gligen_images=[picture(16)]
+        "StableDiffusionGLIGENTextImage",
+        "stable_diffusion",
+        _gated_images,
+        **BOX,
+        gligen_images=[picture(16)],
     )
     | recipes("StableDiffusionDepth2Img", "stable_diffusion", _depth)
     | recipes("StableDiffusionAttendAndExcite", "stable_diffusion", token_indices=[2, 4], attn_res=(4, 4))
@@ -172,7 +185,9 @@ EDITING: dict[str, Recipe] = (
     | recipes("StableDiffusionLDM3D", "stable_diffusion", _four_d, output_type="np")
     | recipes("StableDiffusionImageVariation", "stable_diffusion", seeing)
     | recipes("PaintByExample", "stable_diffusion", _example, example_image=picture(16), image=picture(16))
-    | recipes("StableUnCLIP", "stable_diffusion", lambda: _normalizer() | _prior(), prior_num_inference_steps=2)
+    | recipes(
+        "StableUnCLIP", "stable_diffusion", lambda: _normalizer() | _prior(), prior_num_inference_steps=2
+    )
     | recipes("StableUnCLIPImg2Img", "stable_diffusion", lambda: _normalizer() | seeing())
     | recipes("TextToVideoZero", "stable_diffusion", _safe, video_length=2, t0=1, t1=2, num_inference_steps=4)
     | recipes("TextToVideoZeroSDXL", "sdxl", _safe, video_length=2, t0=1, t1=2, num_inference_steps=4)

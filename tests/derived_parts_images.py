@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture, recipes, siglip_processor, siglip_vision
-from tests.zoo_parts import flow, make, scheduler, shifted_vae, vae
+from tests.derived_recipe import LEFT_OUT, Recipe, picture, recipes, siglip_processor, siglip_vision
+from tests.zoo_parts import make, scheduler, shifted_vae
 from tests.zoo_transformers import AXES, HEADS
 
 FLUX = {
@@ -52,7 +52,9 @@ SANA = {
 
 
 def flux(channels: int, **more: Any) -> dict[str, Any]:
-    return {"transformer": make("FluxTransformer2DModel", **FLUX | {"in_channels": channels, "out_channels": 16})}
+    return {
+        "transformer": make("FluxTransformer2DModel", **FLUX | {"in_channels": channels, "out_channels": 16})
+    }
 
 
 def _flux_control(**more: Any) -> dict[str, Any]:
@@ -105,7 +107,9 @@ def _sana_control() -> dict[str, Any]:
 
 
 def _sprint() -> dict[str, Any]:
-    transformer = make("SanaTransformer2DModel", **SANA, guidance_embeds=True, qk_norm="rms_norm_across_heads")
+    transformer = make(
+        "SanaTransformer2DModel", **SANA, guidance_embeds=True, qk_norm="rms_norm_across_heads"
+    )
     return {"transformer": transformer, "scheduler": scheduler("SCMScheduler")}
 
 
@@ -150,9 +154,7 @@ IMAGES: dict[str, Recipe] = (
     | recipes("StableDiffusion3Inpaint", "sd3", _sd3_inpaint)
     | recipes("HunyuanDiTControlNet", "hunyuan_dit", _hunyuan_control)
     | recipes("QwenImageControlNet", "qwen_image", _qwen_control)
-    | recipes(
-        "QwenImageControlNetInpaint", "qwen_image", partial(_qwen_control, extra_condition_channels=4)
-    )
+    | recipes("QwenImageControlNetInpaint", "qwen_image", partial(_qwen_control, extra_condition_channels=4))
     | recipes("SanaControlNet", "sana", _sana_control)
     | recipes("SanaSprint", "sana", _sprint, num_inference_steps=2)
     | recipes("SanaSprintImg2Img", "sana", _sprint, num_inference_steps=2, strength=1.0)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.derived_parts_cascades import vq
-from tests.derived_parts_texts import byte_tokenizer, gemma_encoder, qwen_vision, vision_tokenizer
-from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture, recipes
+from tests.derived_parts_texts import gemma_encoder, qwen_vision, vision_tokenizer
+from tests.derived_recipe import Recipe, recipes
 from tests.zoo_parts import (
     WAN_VAE,
-    clip,
-    clip_tokenizer,
     flow,
     gemma_tokenizer,
     language_model,
@@ -19,13 +16,10 @@ from tests.zoo_parts import (
     qwen_tokenizer,
     scheduler,
     shifted_vae,
-    stable,
-    t5,
     text_parts,
     vae,
 )
 from tests.zoo_transformers import AXES, HEADS
-from tests.zoo_videos import wan
 
 FLUX_LIKE = {
     "in_channels": 16,
@@ -38,7 +32,9 @@ FLUX_LIKE = {
 
 
 def _dit() -> dict[str, Any]:
-    transformer = make("DiTTransformer2DModel", out_channels=8, num_layers=1, sample_size=8, norm_num_groups=4, **HEADS)
+    transformer = make(
+        "DiTTransformer2DModel", out_channels=8, num_layers=1, sample_size=8, norm_num_groups=4, **HEADS
+    )
     return {"transformer": transformer, "vae": vae(), "scheduler": scheduler("DDIMScheduler")}
 
 
@@ -108,7 +104,9 @@ def _ovis() -> dict[str, Any]:
 
 def _bria() -> dict[str, Any]:
     return {
-        "transformer": make("BriaTransformer2DModel", pooled_projection_dim=None, guidance_embeds=False, **FLUX_LIKE),
+        "transformer": make(
+            "BriaTransformer2DModel", pooled_projection_dim=None, guidance_embeds=False, **FLUX_LIKE
+        ),
         "vae": vae(levels=4),
         "scheduler": flow(use_dynamic_shifting=True),
         **text_parts("t5"),
@@ -116,8 +114,15 @@ def _bria() -> dict[str, Any]:
 
 
 def _fibo() -> dict[str, Any]:
-    net = make("BriaFiboTransformer2DModel", **FLUX_LIKE | {"in_channels": 4, "joint_attention_dim": 32}, text_encoder_dim=16)
-    autoencoder = make("AutoencoderKLWan", **WAN_VAE | {"dim_mult": [1, 1, 1, 1, 1], "temperal_downsample": [False, True, True, False]})
+    net = make(
+        "BriaFiboTransformer2DModel",
+        **FLUX_LIKE | {"in_channels": 4, "joint_attention_dim": 32},
+        text_encoder_dim=16,
+    )
+    autoencoder = make(
+        "AutoencoderKLWan",
+        **WAN_VAE | {"dim_mult": [1, 1, 1, 1, 1], "temperal_downsample": [False, True, True, False]},
+    )
     return {
         "transformer": net,
         "vae": autoencoder,
@@ -239,86 +244,6 @@ def _ideogram() -> dict[str, Any]:
     }
 
 
-HUNYUAN = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "num_refiner_layers": 1,
-    "text_embed_dim": 16,
-    "rope_axes_dim": (4, 4),
-    "guidance_embeds": True,
-    **HEADS,
-}
-
-
-def _hunyuan_image() -> dict[str, Any]:
-    net = make("HunyuanImageTransformer2DModel", **HUNYUAN, text_embed_2_dim=16)
-    autoencoder = make(
-        "AutoencoderKLHunyuanImage",
-        in_channels=3,
-        out_channels=3,
-        latent_channels=4,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        spatial_compression_ratio=2,
-        sample_size=16,
-        scaling_factor=0.5,
-    )
-    return {
-        "transformer": net,
-        "vae": autoencoder,
-        "scheduler": flow(),
-        "text_encoder": qwen_vision(),
-        "tokenizer": vision_tokenizer(),
-        "text_encoder_2": t5(),
-        "tokenizer_2": byte_tokenizer(),
-        "guider": None,
-        "ocr_guider": None,
-    }
-
-
-def _refiner() -> dict[str, Any]:
-    net = make("HunyuanImageTransformer2DModel", **HUNYUAN | {"in_channels": 16, "out_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (2, 2, 4)})
-    autoencoder = make(
-        "AutoencoderKLHunyuanImageRefiner",
-        latent_channels=4,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        spatial_compression_ratio=2,
-        temporal_compression_ratio=2,
-    )
-    return _hunyuan_image() | {"transformer": net, "vae": autoencoder}
-
-
-def _amused() -> dict[str, Any]:
-    net = make(
-        "UVit2DModel",
-        hidden_size=8,
-        cond_embed_dim=8,
-        micro_cond_encode_dim=2,
-        micro_cond_embed_dim=10,
-        encoder_hidden_size=8,
-        vocab_size=33,
-        codebook_size=32,
-        in_channels=8,
-        block_out_channels=8,
-        num_res_blocks=1,
-        block_num_heads=1,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-        sample_size=8,
-    )
-    return {
-        **vq(8, lookup_from_codebook=True),
-        "transformer": net,
-        "text_encoder": clip(projection=True),
-        "tokenizer": clip_tokenizer(),
-        "scheduler": scheduler("AmusedScheduler", mask_token_id=32),
-    }
-
-
 PLAIN = {"use_resolution_binning": False}
 NEWER: dict[str, Recipe] = (
     recipes("DiT", "", _dit, class_labels=[1])
@@ -329,13 +254,18 @@ NEWER: dict[str, Recipe] = (
     | recipes("OvisImage", "", _ovis)
     | recipes("Bria", "", _bria, height=64, width=64)
     | recipes("BriaFibo", "", _fibo, height=64, width=64)
-    | recipes("BriaFiboEdit", "", _fibo, height=64, width=64, prompt='{"edit_instruction": "a red cube"}', _auto_resize=False)
+    | recipes(
+        "BriaFiboEdit",
+        "",
+        _fibo,
+        height=64,
+        width=64,
+        prompt='{"edit_instruction": "a red cube"}',
+        _auto_resize=False,
+    )
     | recipes("PRX", "", _prx, **PLAIN)
     | recipes("PRXPixel", "", _prx_pixel, **PLAIN)
     | recipes("Krea2", "", _krea2)
     | recipes("ErnieImage", "", _ernie, use_pe=False)
     | recipes("Ideogram4", "", _ideogram, guidance_scale=3.0, guidance_schedule=None)
-    | recipes("HunyuanImage", "", _hunyuan_image)
-    | recipes("HunyuanImageRefiner", "", _refiner)
-    | recipes("Amused AmusedImg2Img AmusedInpaint", "", _amused)
 )

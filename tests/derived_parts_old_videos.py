@@ -6,15 +6,18 @@ from typing import Any
 
 import torch
 
-from tests.derived_parts_cascades import BLOCKS_3D, SMALL_3D, pixels, prior, unclip, vq
-from tests.derived_parts_editing import latents, seeing
-from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, picture, recipes
-from tests.zoo_parts import clip, clip_tokenizer, enliven, make, scheduler, stable, text_parts, vae
-from tests.zoo_unets import SMALL, UP, unet
+from tests.derived_parts_cascades import BLOCKS_3D, SMALL_3D, pixels, prior, unclip
+from tests.derived_parts_editing import seeing
+from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, recipes
+from tests.zoo_parts import clip, clip_tokenizer, enliven, make, stable, vae
+from tests.zoo_unets import SMALL, unet
 
 
 def _text_video() -> dict[str, Any]:
-    return {"unet": make("UNet3DConditionModel", **SMALL_3D, **BLOCKS_3D), "scheduler": stable(clip_sample=False)}
+    return {
+        "unet": make("UNet3DConditionModel", **SMALL_3D, **BLOCKS_3D),
+        "scheduler": stable(clip_sample=False),
+    }
 
 
 def _image_video() -> dict[str, Any]:
@@ -107,7 +110,11 @@ def _versatile(encoder: str = "CLIPTextModelWithProjection") -> dict[str, Any]:
     }
 
 
-STAGES = {"prior_num_inference_steps": 2, "decoder_num_inference_steps": 2, "super_res_num_inference_steps": 2}
+STAGES = {
+    "prior_num_inference_steps": 2,
+    "decoder_num_inference_steps": 2,
+    "super_res_num_inference_steps": 2,
+}
 OLD_VIDEOS: dict[str, Recipe] = (
     recipes("TextToVideoSD", "stable_diffusion", _text_video, num_frames=3)
     | recipes("VideoToVideoSD", "stable_diffusion", _text_video)
@@ -115,7 +122,9 @@ OLD_VIDEOS: dict[str, Recipe] = (
     | recipes("StableVideoDiffusion", "", _stable_video, num_frames=3, decode_chunk_size=3)
     | recipes("PIA", "animatediff", lambda: _motion_beside(9))
     | recipes("UnCLIP", "", _unclip_decoder, **STAGES)
-    | recipes("UnCLIPImageVariation", "", _unclip_decoder, **{k: v for k, v in STAGES.items() if "prior" not in k})
+    | recipes(
+        "UnCLIPImageVariation", "", _unclip_decoder, **{k: v for k, v in STAGES.items() if "prior" not in k}
+    )
     | recipes("VersatileDiffusionTextToImage", "", _versatile)
     | recipes("VersatileDiffusionImageVariation", "", _versatile, negative_prompt=LEFT_OUT)
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Any
 
 from tests.derived_parts_images import QWEN
 from tests.derived_parts_texts import qwen_vision, qwen_vision_processor, vision_tokenizer
-from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture, recipes, siglip_processor, siglip_vision
-from tests.zoo_parts import WAN_VAE, flow, language_model, make, qwen_tokenizer, shifted_vae, vae
+from tests.derived_recipe import LEFT_OUT, Recipe, recipes
+from tests.zoo_parts import WAN_VAE, flow, make, shifted_vae, vae
 from tests.zoo_transformers import AXES, HEADS
 
 AREA = 32 * 32  # of a picture that is edited, where the pipelines have 1024 x 1024

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from tests.derived_recipe import LEFT_OUT, Recipe, picture, recipes
+from tests.derived_recipe import Recipe, recipes
 from tests.zoo_parts import enliven, flow, gemma_tokenizer, language_model, make
 
 
@@ -87,8 +86,7 @@ def _ltx2() -> dict[str, Any]:
     }
 
 
-SMALL = {"height": 32, "width": 32, "num_frames": 3, "image": picture(32)}
-SOUND: dict[str, Recipe] = (
-    recipes("LTX2 LTX2ImageToVideo", "", _ltx2, **{k: v for k, v in SMALL.items() if k != "image"})
-    | recipes("LTX2Condition LTX2InContext LTX2HDR LTX2DFR", "", _ltx2, height=32, width=32, num_frames=3)
+SMALL = {"height": 32, "width": 32, "num_frames": 3}
+SOUND: dict[str, Recipe] = recipes(
+    "LTX2 LTX2ImageToVideo LTX2Condition LTX2InContext LTX2HDR", "", _ltx2, **SMALL
 )

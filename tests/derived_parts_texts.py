@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.zoo_parts import ALPHABET, VOCABULARY, language_model, make, qwen_tokenizer
+from tests.zoo_parts import ALPHABET, VOCABULARY, make, qwen_tokenizer
 
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
@@ -125,4 +125,6 @@ def gemma_encoder(name: str = "T5GemmaEncoder", size: int = 16) -> Any:
         from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
         return T5GemmaEncoder(inner).eval()
-    return getattr(transformers, name)(T5GemmaConfig(encoder=inner, decoder=inner, is_encoder_decoder=False)).eval()
+    return getattr(transformers, name)(
+        T5GemmaConfig(encoder=inner, decoder=inner, is_encoder_decoder=False)
+    ).eval()

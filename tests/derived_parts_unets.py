@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from tests.derived_recipe import (
-    LEFT_OUT,
     Recipe,
     clip_processor,
     clip_vision,
-    mask,
     picture,
     recipes,
 )
-from tests.zoo_parts import clip, make, scheduler, stable, t5, vae
-from tests.zoo_unets import SMALL, UP, XL, unet
+from tests.zoo_parts import make, scheduler, t5
+from tests.zoo_unets import SMALL, XL, unet
 
 HINT = {"conditioning_embedding_out_channels": (8, 16)}
 CROSS_FIRST = {
@@ -28,7 +26,13 @@ def controlnet(config: dict[str, Any] = SMALL) -> dict[str, Any]:
 
 
 def _union() -> dict[str, Any]:
-    union = {"num_control_type": 6, "num_trans_channel": 8, "num_proj_channel": 8, "num_trans_head": 2, "num_trans_layer": 1}
+    union = {
+        "num_control_type": 6,
+        "num_trans_channel": 8,
+        "num_proj_channel": 8,
+        "num_trans_head": 2,
+        "num_trans_layer": 1,
+    }
     return {"controlnet": make("ControlNetUnionModel", **HINT, **XL, **union)}
 
 
@@ -48,7 +52,10 @@ def _adapter(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sparse() -> dict[str, Any]:
-    blocks = {"down_block_types": ("DownBlockMotion", "CrossAttnDownBlockMotion"), "motion_num_attention_heads": 2}
+    blocks = {
+        "down_block_types": ("DownBlockMotion", "CrossAttnDownBlockMotion"),
+        "motion_num_attention_heads": 2,
+    }
     return {"controlnet": make("SparseControlNetModel", conditioning_channels=4, **SMALL | blocks)}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.derived_parts_editing import latents
 from tests.derived_parts_texts import byte_tokenizer
 from tests.derived_recipe import (
     LEFT_OUT,
@@ -50,13 +49,24 @@ def _seeing() -> dict[str, Any]:
     return {"image_encoder": clip_vision("CLIPVisionModel"), "image_processor": clip_processor()}
 
 
-def _wan_like(name: str = "WanTransformer3DModel", steps: str = "UniPCMultistepScheduler", **config: Any) -> dict[str, Any]:
+def _wan_like(
+    name: str = "WanTransformer3DModel", steps: str = "UniPCMultistepScheduler", **config: Any
+) -> dict[str, Any]:
     plan = UNIPC if steps == "UniPCMultistepScheduler" else {}
     return {"transformer": make(name, **WAN | config), "scheduler": scheduler(steps, **plan)}
 
 
 def _sky_images() -> dict[str, Any]:
-    return _wan_like("SkyReelsV2Transformer3DModel", in_channels=10, image_dim=16, added_kv_proj_dim=24, rope_max_seq_len=32) | _seeing()
+    return (
+        _wan_like(
+            "SkyReelsV2Transformer3DModel",
+            in_channels=10,
+            image_dim=16,
+            added_kv_proj_dim=24,
+            rope_max_seq_len=32,
+        )
+        | _seeing()
+    )
 
 
 def _sky(**more: Any) -> dict[str, Any]:
@@ -64,7 +74,13 @@ def _sky(**more: Any) -> dict[str, Any]:
 
 
 def _chrono() -> dict[str, Any]:
-    small = {"in_channels": 10, "image_dim": 16, "added_kv_proj_dim": 24, "rope_max_seq_len": 32, "rope_temporal_skip_len": 2}
+    small = {
+        "in_channels": 10,
+        "image_dim": 16,
+        "added_kv_proj_dim": 24,
+        "rope_max_seq_len": 32,
+        "rope_temporal_skip_len": 2,
+    }
     return {"transformer": make("ChronoEditTransformer3DModel", **WAN | small), **_seeing()}
 
 
@@ -85,7 +101,9 @@ def _animate() -> dict[str, Any]:
         "inject_face_latents_blocks": 1,
     }
     shrinking = {"dim_mult": [1, 1, 1], "temperal_downsample": [True, True]}
-    autoencoder = make("AutoencoderKLWan", **WAN_VAE | shrinking, scale_factor_temporal=4, scale_factor_spatial=4)
+    autoencoder = make(
+        "AutoencoderKLWan", **WAN_VAE | shrinking, scale_factor_temporal=4, scale_factor_spatial=4
+    )
     return _wan_like("WanAnimateTransformer3DModel", **small) | _seeing() | {"vae": autoencoder}
 
 
@@ -152,7 +170,9 @@ def _llava() -> dict[str, Any]:
         "patch_size": 8,
         "projection_dim": 16,
     }
-    encoder = make("LlavaForConditionalGeneration", text_config=text, vision_config=seen, image_token_id=IMAGE)
+    encoder = make(
+        "LlavaForConditionalGeneration", text_config=text, vision_config=seen, image_token_id=IMAGE
+    )
     tokenizer = qwen_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     encoder.config.pad_token_id = 0
@@ -207,7 +227,11 @@ def _plain_flow() -> dict[str, Any]:
 def _ltx_upsampler() -> dict[str, Any]:
     from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
 
-    return {"latent_upsampler": LTXLatentUpsamplerModel(in_channels=4, mid_channels=32, num_blocks_per_stage=1).eval()}
+    return {
+        "latent_upsampler": LTXLatentUpsamplerModel(
+            in_channels=4, mid_channels=32, num_blocks_per_stage=1
+        ).eval()
+    }
 
 
 FACES = {"pose_video": [picture(16)] * 5, "face_video": [picture(16)] * 5}
@@ -224,7 +248,9 @@ VIDEOS: dict[str, Recipe] = (
     recipes(
         "WanVACE",
         "wan",
-        lambda: {"transformer": make("WanVACETransformer3DModel", **WAN, vace_layers=[0], vace_in_channels=12)},
+        lambda: {
+            "transformer": make("WanVACETransformer3DModel", **WAN, vace_layers=[0], vace_in_channels=12)
+        },
         mask=[mask(16)] * 5,
         video=[picture(16)] * 5,
     )
@@ -237,7 +263,11 @@ VIDEOS: dict[str, Recipe] = (
     )
     | recipes("ChronoEdit", "wan", _chrono)
     | recipes("WanAnimate", "wan", _animate, **FACES, segment_frame_length=5)
-    | recipes("AnyFlow", "wan", partial(_wan_like, "AnyFlowTransformer3DModel", "FlowMapEulerDiscreteScheduler", rope_max_seq_len=32))
+    | recipes(
+        "AnyFlow",
+        "wan",
+        partial(_wan_like, "AnyFlowTransformer3DModel", "FlowMapEulerDiscreteScheduler", rope_max_seq_len=32),
+    )
     | recipes(
         "AnyFlowFAR",
         "wan",

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 
 from tests.derived_parts_texts import qwen_vision, qwen_vision_processor
-from tests.derived_recipe import LEFT_OUT, Recipe, picture, recipes, siglip_processor
+from tests.derived_recipe import LEFT_OUT, Recipe, recipes, siglip_processor
 from tests.zoo_parts import (
-    WAN_VAE,
     clip,
     clip_tokenizer,
-    enliven,
     flow,
     gemma_tokenizer,
     language_model,
@@ -21,8 +19,6 @@ from tests.zoo_parts import (
     qwen_tokenizer,
     scheduler,
     shifted_vae,
-    stable,
-    t5,
     text_parts,
     vae,
 )
@@ -51,7 +47,12 @@ def _allegro() -> dict[str, Any]:
         sample_size=32,
     )
     autoencoder.enable_tiling()  # it decodes no other way
-    return {"transformer": net, "vae": autoencoder, "scheduler": scheduler("EulerAncestralDiscreteScheduler"), **text_parts("t5")}
+    return {
+        "transformer": net,
+        "vae": autoencoder,
+        "scheduler": scheduler("EulerAncestralDiscreteScheduler"),
+        **text_parts("t5"),
+    }
 
 
 def _latte() -> dict[str, Any]:
@@ -119,7 +120,9 @@ def _cosmos(channels: int = 4, **config: Any) -> dict[str, Any]:
     return {
         "transformer": make("CosmosTransformer3DModel", **COSMOS | {"in_channels": channels} | config),
         "vae": autoencoder,
-        "scheduler": scheduler("EDMEulerScheduler", sigma_min=0.002, sigma_max=80, final_sigmas_type="sigma_min"),
+        "scheduler": scheduler(
+            "EDMEulerScheduler", sigma_min=0.002, sigma_max=80, final_sigmas_type="sigma_min"
+        ),
         "safety_checker": _safe(),
         **text_parts("t5"),
     }
@@ -258,11 +261,18 @@ WORLDS: dict[str, Recipe] = (
     | recipes("Kandinsky5T2V", "", _kandinsky5, height=32, width=32)
     | recipes("Kandinsky5I2V", "", partial(_kandinsky5, cond=True), height=32, width=32)
     | recipes("Kandinsky5T2I", "", partial(_kandinsky5, image=True), height=32, width=32)
-    | recipes("Kandinsky5I2I", "", partial(_kandinsky5, image=True, cond=True), {"resolutions": [(32, 32)]}, max_sequence_length=LEFT_OUT, height=32, width=32)
+    | recipes(
+        "Kandinsky5I2I",
+        "",
+        partial(_kandinsky5, image=True, cond=True),
+        {"resolutions": [(32, 32)]},
+        max_sequence_length=LEFT_OUT,
+        height=32,
+        width=32,
+    )
     | recipes("EasyAnimate", "", _easy, height=32, width=32)
-    | recipes("EasyAnimateControl", "", partial(_easy, 8), height=32, width=32)
     | recipes("EasyAnimateInpaint", "", partial(_easy, 12), **FILM, height=32, width=32)
-    | recipes("MotifVideo MotifVideoImage2Video", "", _motif)
+    | recipes("MotifVideo", "", _motif)
     | recipes("SanaVideo", "sana", _sana_video, **INSTRUCTED, height=32, width=32)
     | recipes("SanaImageToVideo", "sana", _sana_images, **INSTRUCTED, height=32, width=32)
 )
