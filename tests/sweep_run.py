@@ -7,17 +7,22 @@ batches of four and of one, which must have the same totals.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import genscale
 from genscale.errors import UsageError
+from genscale.pipelines.pipeline_call import PipelineCall
 from tests.derived import Derived, arguments
 
 SEED = 1
+TOGETHER, ROW_EACH, OWN_ROWS = "in one call", "a row of the call each", "the call's own rows at a time"
 TOLERANCE = 0.02  # of 255: batches of other sizes round otherwise
 
 
@@ -53,6 +58,7 @@ class Found:
     alone: why the pipeline does not run by itself.
     one: how one candidate was not the pipeline; three: how batches of four and one disagreed.
     refused: the sentence of a refusal, of either search.
+    shape: of the pipeline's output. mode: how its latents were evaluated together, one of the three below.
     """
 
     name: str
@@ -61,6 +67,7 @@ class Found:
     three: str = ""
     refused: str = ""
     shape: tuple[int, ...] = ()
+    mode: str = ""
 
     @property
     def searched(self) -> bool:
@@ -75,12 +82,34 @@ def sweep(found: Derived) -> Found:
         alone = pixels(call(pipe, given))
     except Exception as error:
         return Found(name, alone=first_line(error))
-    try:
-        one, three, refused = _one(pipe, given, alone), "", ""
-        three = _three(pipe, given)
-    except UsageError as error:
-        return Found(name, refused=str(error), shape=alone.shape)
-    return Found(name, "", one, three, refused, alone.shape)
+    with recorded() as calls:
+        try:
+            one, three = _one(pipe, given, alone), _three(pipe, given)
+        except UsageError as error:
+            return Found(name, refused=str(error), shape=alone.shape)
+    return Found(name, "", one, three, "", alone.shape, mode_of(calls))
+
+
+@contextmanager
+def recorded() -> Iterator[list[PipelineCall]]:
+    """What was found out about each call that is searched meanwhile."""
+    made: list[PipelineCall] = []
+    original = PipelineCall.__init__
+
+    def noted(self: PipelineCall, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PipelineCall, "__init__", noted)
+        yield made
+
+
+def mode_of(calls: list[PipelineCall]) -> str:
+    """How several latents were evaluated, of the search in batches."""
+    if any(getattr(made, "own_rows", False) for made in calls):
+        return OWN_ROWS
+    return ROW_EACH if any(getattr(made, "row_per_latent", False) for made in calls) else TOGETHER
 
 
 def first_line(error: BaseException) -> str:
