@@ -22,6 +22,7 @@ from tests.derived_parts_newer import NEWER
 from tests.derived_parts_old_videos import OLD_VIDEOS
 from tests.derived_parts_plain import PLAIN
 from tests.derived_parts_sight import SIGHT
+from tests.derived_parts_singles import SINGLES
 from tests.derived_parts_sound import SOUND
 from tests.derived_parts_unets import UNETS
 from tests.derived_parts_videos import VIDEOS
@@ -42,6 +43,7 @@ RECIPES: dict[str, Recipe] = {
     **WORLDS,
     **SIGHT,
     **SOUND,
+    **SINGLES,
 }
 NOT_ONES = ("Auto", "Flax", "Onnx")
 

@@ -51,7 +51,7 @@ SANA = {
 }
 
 
-def flux(channels: int, **more: Any) -> dict[str, Any]:
+def flux(channels: int) -> dict[str, Any]:
     return {
         "transformer": make("FluxTransformer2DModel", **FLUX | {"in_channels": channels, "out_channels": 16})
     }

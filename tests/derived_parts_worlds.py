@@ -133,7 +133,7 @@ def _cosmos2(channels: int = 4, **config: Any) -> dict[str, Any]:
     return _cosmos(channels, **own | config) | {"vae": wan().vae, "scheduler": flow(use_karras_sigmas=True)}
 
 
-def _cosmos25(channels: int = 5, **config: Any) -> dict[str, Any]:
+def cosmos25(channels: int = 5, **config: Any) -> dict[str, Any]:
     parts = _cosmos2(channels, text_embed_dim=32, **config)
     flowing = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
     return parts | {
@@ -257,7 +257,7 @@ WORLDS: dict[str, Recipe] = (
     | recipes("CosmosVideoToWorld", "", partial(_cosmos, 5), height=32, width=32, video=LEFT_OUT)
     | recipes("Cosmos2TextToImage", "", _cosmos2)
     | recipes("Cosmos2VideoToWorld", "", partial(_cosmos2, 5), video=LEFT_OUT)
-    | recipes("Cosmos2_5_PredictBase", "", partial(_cosmos25, 5), video=LEFT_OUT)
+    | recipes("Cosmos2_5_PredictBase", "", partial(cosmos25, 5), video=LEFT_OUT)
     | recipes("Kandinsky5T2V", "", _kandinsky5, height=32, width=32)
     | recipes("Kandinsky5I2V", "", partial(_kandinsky5, cond=True), height=32, width=32)
     | recipes("Kandinsky5T2I", "", partial(_kandinsky5, image=True), height=32, width=32)

@@ -22,15 +22,12 @@ SKIPPED: dict[str, str] = (
     | _because("needs a camera path and kernels of its transformer, not built yet", "SanaWM")
     | _because("edits pictures of 1024 x 1024 and no smaller ones", "JoyImageEdit JoyImageEditPlus")
     | _because("casts its pictures to bfloat16 whatever its weights are", "ZImageOmni")
-    | _because(
-        "not built yet: positions of a prompt and its pictures do not fit tiny parts", "OmniGen QwenImage21"
-    )
+    | _because("not built yet: positions of a prompt and its pictures do not fit tiny parts", "QwenImage21")
     | _because("not built yet: positions of its layers do not fit tiny parts", "QwenImageLayered")
     | _because("not built yet: a Q-Former", "BlipDiffusion BlipDiffusionControlNet")
-    | _because("not built yet: a renderer of shapes", "ShapE ShapEImg2Img")
+    | _because("renders 20 views, a minute a call even for tiny parts", "ShapE ShapEImg2Img")
     | _because("not built yet: a decoder of text beside the pictures", "UniDiffuser")
-    | _because("not built yet: a transformer over codes", "VQDiffusion GlmImage")
-    | _because("not built yet: a control network of its own", "Cosmos2_5_Transfer")
+    | _because("not built yet: a language model that writes the codes of pictures", "GlmImage")
     | _because(
         "not built yet: many parts that no other pipeline shares", "Cosmos3Omni Kandinsky6SR Kandinsky6TI2VA"
     )

@@ -55,6 +55,7 @@ def test_most_pipelines_that_run_are_searched() -> None:
     assert len(SEARCHED) >= SHARE * len(NAMES)
 
 
+@pytest.mark.slow
 def test_no_pipeline_class_is_forgotten() -> None:
     own = {type(entry.build()).__name__ for entry in ZOO.values()}
     assert set(pipeline_classes()) == own | set(RECIPES) | set(SKIPPED)
