@@ -1,4 +1,4 @@
-"""The table of docs/reference/pipelines-table.md: every pipeline class of diffusers, as a sweep over tiny ones finds it.
+"""The table of docs/reference/pipelines-table.md: pipeline classes of diffusers, as a sweep over tiny ones finds it.
 
 The page is written by hand but for the table, which this fills in; it takes about a quarter of an hour.
 
