@@ -31,12 +31,10 @@ def brightness(media: Any, texts: Any) -> list[float]:
     return [float(np.asarray(m[0] if isinstance(m, list) else m, dtype=float).mean()) for m in media]
 
 
-def call(pipe: Any, given: dict[str, Any]) -> Any:
-    """A call with the same random numbers every time, the process-wide ones among them."""
-    torch.manual_seed(SEED + 1)
-    if "generator" in inspect.signature(pipe.__call__).parameters:
-        given = given | {"generator": torch.Generator().manual_seed(SEED)}
-    return pipe(**given)
+def call(pipe: Any, given: dict[str, Any], seeded: bool) -> Any:
+    """A call with the same random numbers every time, the process-wide ones among them; seeded: with a generator."""
+    torch.manual_seed(SEED + 1)  # other numbers than those of the generator
+    return pipe(**given | ({"generator": torch.Generator().manual_seed(SEED)} if seeded else {}))
 
 
 def pixels(output: Any) -> np.ndarray:
@@ -79,12 +77,13 @@ def sweep(found: Derived) -> Found:
     name = found.cls.__name__
     try:
         pipe, given = found.build(), arguments(found)
-        alone = pixels(call(pipe, given))
+        seeded = "generator" in inspect.signature(found.cls.__call__).parameters
+        alone = pixels(call(pipe, given, seeded))
     except Exception as error:
         return Found(name, alone=first_line(error))
     with recorded() as calls:
         try:
-            one, three = _one(pipe, given, alone), _three(pipe, given)
+            one, three = _one(pipe, given, seeded, alone), _three(pipe, given, seeded)
         except UsageError as error:
             return Found(name, refused=str(error), shape=alone.shape)
     return Found(name, "", one, three, "", alone.shape, mode_of(calls))
@@ -116,9 +115,9 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def _one(pipe: Any, given: dict[str, Any], alone: np.ndarray) -> str:
+def _one(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> str:
     try:
-        same = pixels(call(genscale.scale(pipe, verifier=brightness, candidates=1), given))
+        same = pixels(call(genscale.scale(pipe, verifier=brightness, candidates=1), given, seeded))
     except UsageError:
         raise
     except Exception as error:
@@ -129,9 +128,9 @@ def _one(pipe: Any, given: dict[str, Any], alone: np.ndarray) -> str:
     return "" if np.array_equal(same, alone) else f"not equal: {far:.3g} apart"
 
 
-def _three(pipe: Any, given: dict[str, Any]) -> str:
+def _three(pipe: Any, given: dict[str, Any], seeded: bool) -> str:
     try:
-        four, single = (totals(pipe, given, batch) for batch in (4, 1))
+        four, single = (totals(pipe, given, seeded, batch) for batch in (4, 1))
     except UsageError:
         raise
     except Exception as error:
@@ -140,7 +139,7 @@ def _three(pipe: Any, given: dict[str, Any]) -> str:
     return "" if apart <= TOLERANCE else f"totals of batches {apart:.3g} apart: {four} {single}"
 
 
-def totals(pipe: Any, given: dict[str, Any], batch: int) -> list[float]:
+def totals(pipe: Any, given: dict[str, Any], seeded: bool, batch: int) -> list[float]:
     """The totals of a search of three candidates."""
     scaled = genscale.scale(pipe, verifier=brightness, candidates=3, batch_size=batch)
-    return [entry.total for entry in call(scaled, given).search.entries]
+    return [entry.total for entry in call(scaled, given, seeded).search.entries]
