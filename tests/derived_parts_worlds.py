@@ -259,7 +259,6 @@ WORLDS: dict[str, Recipe] = (
     | recipes("Cosmos2VideoToWorld", "", partial(_cosmos2, 5), video=LEFT_OUT)
     | recipes("Cosmos2_5_PredictBase", "", partial(cosmos25, 5), video=LEFT_OUT)
     | recipes("Kandinsky5T2V", "", _kandinsky5, height=32, width=32)
-    | recipes("Kandinsky5I2V", "", partial(_kandinsky5, cond=True), height=32, width=32)
     | recipes("Kandinsky5T2I", "", partial(_kandinsky5, image=True), height=32, width=32)
     | recipes(
         "Kandinsky5I2I",

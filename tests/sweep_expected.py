@@ -35,23 +35,18 @@ REFUSED: dict[str, str] = (
     | _of(NOT_TORCH, "LTXCondition")
     | _of(NO_NOISE, "StableDiffusionDiffEdit")
     | _of("AmusedScheduler draws noise in its step that no search can control", "Amused")
+    | _of("VQDiffusionScheduler draws noise in its step that no search can control", "VQDiffusion")
 )
 
-GLOBAL = (
-    "draws from the process-wide generator before its loop, and one candidate has other noise than it alone"
-)
 BYTES = "the bytes of an expanded tensor are asked for"
 NUMBERS = "its output is no picture in [0, 1], and the exception is no UsageError"
 ROWS = "tensors that it makes for its rows are not gathered to those of a batch"
 
 # What is wrong with the search of a pipeline that runs alone: each is to be mended, and then to leave this table.
 FAULTS: dict[str, str] = (
-    _of(GLOBAL, "StableDiffusion3ControlNet StableDiffusion3ControlNetInpainting HunyuanDiTControlNet")
-    | _of(GLOBAL, "CogView4Control I2VGenXL QwenImageControlNetInpaint AnimateDiffSparseControlNet")
-    | _of(GLOBAL, "EasyAnimateInpaint ConsistencyModel")
-    | _of(BYTES, "StableCascadeCombined WuerstchenCombined")
+    _of(BYTES, "StableCascadeCombined WuerstchenCombined")
     | _of(NUMBERS, "MarigoldNormals StableCascadePrior WuerstchenPrior")
-    | _of(ROWS, "Kandinsky5I2I VideoToVideoSD WanVACE VisualCloze VisualClozeGeneration")
+    | _of(ROWS, "Cosmos2_5_Transfer Kandinsky5I2I VideoToVideoSD WanVACE VisualCloze VisualClozeGeneration")
     | _of("makes two pictures of one latent, which are counted as two candidates", "MarigoldIntrinsics")
     | _of("its pictures can only be had as pil or np", "StableDiffusionLDM3D")
     | _of("goes back to earlier timesteps, and its noise is another", "RePaint")
@@ -59,7 +54,4 @@ FAULTS: dict[str, str] = (
     | _of("attention maps that a placeholder does not make", "StableDiffusionPix2PixZero")
     | _of("totals depend on the size of batches", "StableDiffusionPanorama")
     | _of("totals depend on the size of batches", "StableDiffusionXLControlNetUnionImg2Img")
-    | _of("the decoder gives NaN after a search, and not alone", "Kandinsky5I2V")
 )
-# Not tried in a search so far.
-UNTRIED = ("Cosmos2_5_TransferPipeline", "OmniGenPipeline", "VQDiffusionPipeline")
