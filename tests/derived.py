@@ -1,17 +1,13 @@
-"""Pipelines of diffusers that are built from the components of the zoo, without a line for each.
+"""Pipelines of diffusers beside those of the zoo: further members of its families, and other families.
 
-Most families have further pipelines with the same components: image to image, inpainting, editing, control,
-perturbed-attention guidance. `derived()` finds them by what their constructors ask for, and `arguments` gives a call
-what its signature asks for. Classes that need other parts have a recipe in `tests/derived_parts_*.py`.
+Each has a recipe: the zoo's family whose components and arguments it starts from, and other parts and arguments
+(tests/derived_parts_*.py). `arguments` gives a call what its signature asks for, by name.
 """
 
 from __future__ import annotations
 
 import inspect
-import typing
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import diffusers
@@ -19,10 +15,15 @@ import torch
 from diffusers import DiffusionPipeline
 
 from tests.derived_parts_cascades import CASCADES
+from tests.derived_parts_codes import CODES
 from tests.derived_parts_editing import EDITING
 from tests.derived_parts_images import IMAGES
 from tests.derived_parts_newer import NEWER
 from tests.derived_parts_old_videos import OLD_VIDEOS
+from tests.derived_parts_plain import PLAIN
+from tests.derived_parts_sight import SIGHT
+from tests.derived_parts_singles import SINGLES
+from tests.derived_parts_sound import SOUND
 from tests.derived_parts_unets import UNETS
 from tests.derived_parts_videos import VIDEOS
 from tests.derived_parts_worlds import WORLDS
@@ -30,14 +31,23 @@ from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture
 from tests.zoo import ZOO, image_arguments
 
 RECIPES: dict[str, Recipe] = {
+<<<<<<< HEAD
     **UNETS,
     **EDITING,
     **CASCADES,
+=======
+    **PLAIN,
+    **UNETS,
+    **EDITING,
+    **CASCADES,
+    **CODES,
+>>>>>>> sweep
     **OLD_VIDEOS,
     **IMAGES,
     **NEWER,
     **VIDEOS,
     **WORLDS,
+<<<<<<< HEAD
 }
 SKIPPED: dict[str, str] = {}
 LOOSE = (
@@ -45,6 +55,12 @@ LOOSE = (
     "tokenizer",
     "processor",
 )  # components whose class may be another than the annotated one
+=======
+    **SIGHT,
+    **SOUND,
+    **SINGLES,
+}
+>>>>>>> sweep
 NOT_ONES = ("Auto", "Flax", "Onnx")
 
 
@@ -79,61 +95,10 @@ def pipeline_classes() -> dict[str, Any]:
     return found
 
 
-@cache
-def parts(family: str) -> dict[str, Any]:
-    """The components of a family of the zoo, to look at."""
-    return dict(ZOO[family].build().components)
-
-
-def required(cls: Any) -> list[str]:
-    """The components that a pipeline cannot be without."""
-    optional = getattr(cls, "_optional_components", [])
-    return [
-        name
-        for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]
-        if parameter.default is inspect.Parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and name not in optional
-    ]
-
-
-def fits(cls: Any, have: dict[str, Any]) -> bool:
-    """Whether these components are of the classes that the constructor asks for."""
-    for name in required(cls):
-        if have.get(name) is None:
-            return False
-        annotation = inspect.signature(cls.__init__).parameters[name].annotation
-        asked = tuple(t for t in typing.get_args(annotation) or (annotation,) if inspect.isclass(t))
-        if asked and not any(word in name for word in LOOSE) and not isinstance(have[name], asked):
-            return False
-    return True
-
-
-def derived() -> Iterator[Derived]:
-    """Pipelines that the zoo does not have itself and that fit one of its families, each once."""
-    own = {type(ZOO[family].build()) for family in ZOO}
-    for name, cls in pipeline_classes().items():
-        if cls in own or name in SKIPPED:
-            continue
-        if name in RECIPES:
-            yield Derived(cls, RECIPES[name])
-        elif family := next((f for f in _likely(name) if fits(cls, parts(f))), ""):
-            yield Derived(cls, Recipe(family))
-
-
-def _likely(name: str) -> list[str]:
-    """The families, those first whose pipeline's name shares most with this one."""
-    return sorted(ZOO, key=lambda family: -_shared_start(name, family))
-
-
-@cache
-def _name_of(family: str) -> str:
-    return type(ZOO[family].build()).__name__
-
-
-def _shared_start(name: str, family: str) -> int:
-    other = _name_of(family)
-    return next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), len(other))
+def derived() -> dict[str, Derived]:
+    """The pipelines that have a recipe, by name."""
+    classes = pipeline_classes()
+    return {name: Derived(classes[name], recipe) for name, recipe in sorted(RECIPES.items())}
 
 
 def _taken(cls: Any, have: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from tests.derived_parts_editing import latents, seeing
+from tests.derived_parts_editing import latents
 from tests.derived_parts_texts import roberta_config, xlm_tokenizer
-from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, mask, picture, recipes
-from tests.zoo import images
-from tests.zoo_parts import clip, clip_tokenizer, enliven, make, scheduler, stable, text_parts, vae
-from tests.zoo_unets import SMALL, UP, unet
+from tests.derived_recipe import Parts, Recipe, clip_processor, clip_vision, mask, picture, recipes
+from tests.zoo_parts import clip, clip_tokenizer, enliven, make, scheduler, stable, vae
+from tests.zoo_unets import unet
 
 PIXELS = {
     "sample_size": 16,
@@ -128,23 +127,23 @@ def _first_kandinsky() -> dict[str, Any]:
     return {"text_encoder": MultilingualCLIP(config).eval(), "tokenizer": xlm_tokenizer(), "unet": net}
 
 
-def _inpainting(parts: Any) -> dict[str, Any]:
-    made = parts()
-    old = made["unet"].config if "unet" in made else None
-    return made | {"unet": make("UNet2DConditionModel", **{**_plain(old), "in_channels": 9})}
+def _inpainting(parts: dict[str, Any]) -> dict[str, Any]:
+    """The same parts, with a UNet that takes a mask and a masked latent, too."""
+    config = {key: value for key, value in parts["unet"].config.items() if not key.startswith("_")}
+    return parts | {"unet": make("UNet2DConditionModel", **config | {"in_channels": 9})}
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+def _first_inpainting() -> dict[str, Any]:
+    return _inpainting(_first_kandinsky())
 
 
 def _second_inpainting() -> dict[str, Any]:
     from tests.zoo import ZOO
 
-    return _inpainting(lambda: {"unet": ZOO["kandinsky"].build().unet})
+    return _inpainting({"unet": ZOO["kandinsky"].build().unet})
 
 
-def _combined(parts: Any = dict) -> dict[str, Any]:
+def _combined(parts: Parts = dict) -> dict[str, Any]:
     return parts() | prior_parts("prior_")
 
 
@@ -256,7 +255,18 @@ CASCADES: dict[str, Recipe] = (
     | recipes("LDMTextToImage", "", _latent_text)
     | recipes("KandinskyV22Inpaint", "kandinsky", _second_inpainting)
     | recipes("Kandinsky KandinskyImg2Img", "kandinsky", _first_kandinsky, prompt="a red cube")
+<<<<<<< HEAD
     | recipes("KandinskyInpaint", "kandinsky", lambda: _inpainting(_first_kandinsky), prompt="a red cube")
+    | recipes(
+        "KandinskyCombined KandinskyImg2ImgCombined",
+        "kandinsky",
+        partial(_combined, _first_kandinsky),
+        prompt="a red cube",
+        **FEW,
+    )
+=======
+    | recipes("KandinskyInpaint", "kandinsky", _first_inpainting, prompt="a red cube")
+>>>>>>> sweep
     | recipes(
         "KandinskyCombined KandinskyImg2ImgCombined",
         "kandinsky",
@@ -267,10 +277,21 @@ CASCADES: dict[str, Recipe] = (
     | recipes(
         "KandinskyInpaintCombined",
         "kandinsky",
-        lambda: _combined(lambda: _inpainting(_first_kandinsky)),
+        partial(_combined, _first_inpainting),
         prompt="a red cube",
         **FEW,
     )
+    | recipes(
+        "KandinskyV22Combined KandinskyV22Img2ImgCombined", "kandinsky", _combined, prompt="a red cube", **FEW
+    )
+    | recipes(
+        "KandinskyV22InpaintCombined",
+        "kandinsky",
+        partial(_combined, _second_inpainting),
+        prompt="a red cube",
+        **FEW,
+    )
+<<<<<<< HEAD
     | recipes(
         "KandinskyV22Combined KandinskyV22Img2ImgCombined", "kandinsky", _combined, prompt="a red cube", **FEW
     )
@@ -281,6 +302,8 @@ CASCADES: dict[str, Recipe] = (
         prompt="a red cube",
         **FEW,
     )
+=======
+>>>>>>> sweep
     | recipes("KandinskyPrior KandinskyV22Prior KandinskyV22PriorEmb2Emb", "", prior_parts)
     | recipes("StableCascadePrior", "", _cascade_prior, height=84, width=84)
     | recipes("StableCascadeDecoder", "", _cascade_decoder, image_embeddings=latents(1, 4, 2, 2))

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, mask, picture, recipes
-from tests.zoo_parts import clip, clip_tokenizer, make, scheduler, stable, text_parts, vae
-from tests.zoo_unets import SMALL, XL, unet
+from tests.derived_recipe import Recipe, clip_processor, clip_vision, mask, picture, recipes
+from tests.zoo_parts import clip, clip_tokenizer, make, scheduler, stable, vae
+from tests.zoo_unets import XL, unet
 
 
 def latents(*shape: int) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture, recipes, siglip_processor, siglip_vision
-from tests.zoo_parts import flow, make, scheduler, shifted_vae, vae
+from tests.derived_recipe import LEFT_OUT, Recipe, picture, recipes, siglip_processor, siglip_vision
+from tests.zoo_parts import make, scheduler, shifted_vae
 from tests.zoo_transformers import AXES, HEADS
 
 FLUX = {
@@ -51,7 +51,11 @@ SANA = {
 }
 
 
+<<<<<<< HEAD
 def flux(channels: int, **more: Any) -> dict[str, Any]:
+=======
+def flux(channels: int) -> dict[str, Any]:
+>>>>>>> sweep
     return {
         "transformer": make("FluxTransformer2DModel", **FLUX | {"in_channels": channels, "out_channels": 16})
     }

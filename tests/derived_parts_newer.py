@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.derived_parts_cascades import vq
-from tests.derived_parts_texts import byte_tokenizer, gemma_encoder, qwen_vision, vision_tokenizer
-from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture, recipes
+from tests.derived_parts_texts import gemma_encoder, qwen_vision, vision_tokenizer
+from tests.derived_recipe import Recipe, recipes
 from tests.zoo_parts import (
     WAN_VAE,
-    clip,
-    clip_tokenizer,
     flow,
     gemma_tokenizer,
     language_model,
@@ -19,13 +16,10 @@ from tests.zoo_parts import (
     qwen_tokenizer,
     scheduler,
     shifted_vae,
-    stable,
-    t5,
     text_parts,
     vae,
 )
 from tests.zoo_transformers import AXES, HEADS
-from tests.zoo_videos import wan
 
 FLUX_LIKE = {
     "in_channels": 16,
@@ -250,6 +244,7 @@ def _ideogram() -> dict[str, Any]:
     }
 
 
+<<<<<<< HEAD
 HUNYUAN = {
     "in_channels": 4,
     "out_channels": 4,
@@ -334,6 +329,8 @@ def _amused() -> dict[str, Any]:
     }
 
 
+=======
+>>>>>>> sweep
 PLAIN = {"use_resolution_binning": False}
 NEWER: dict[str, Recipe] = (
     recipes("DiT", "", _dit, class_labels=[1])
@@ -358,7 +355,4 @@ NEWER: dict[str, Recipe] = (
     | recipes("Krea2", "", _krea2)
     | recipes("ErnieImage", "", _ernie, use_pe=False)
     | recipes("Ideogram4", "", _ideogram, guidance_scale=3.0, guidance_schedule=None)
-    | recipes("HunyuanImage", "", _hunyuan_image)
-    | recipes("HunyuanImageRefiner", "", _refiner)
-    | recipes("Amused AmusedImg2Img AmusedInpaint", "", _amused)
 )

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from tests.derived_parts_cascades import BLOCKS_3D, SMALL_3D, pixels, prior, unclip, vq
-from tests.derived_parts_editing import latents, seeing
-from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, picture, recipes
-from tests.zoo_parts import clip, clip_tokenizer, enliven, make, scheduler, stable, text_parts, vae
-from tests.zoo_unets import SMALL, UP, unet
+from tests.derived_parts_cascades import BLOCKS_3D, SMALL_3D, pixels, prior, unclip
+from tests.derived_parts_editing import seeing
+from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, recipes
+from tests.zoo_parts import clip, clip_tokenizer, enliven, make, stable, vae
+from tests.zoo_unets import SMALL, unet
 
 
 def _text_video() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.zoo_parts import ALPHABET, VOCABULARY, language_model, make, qwen_tokenizer
+from tests.zoo_parts import ALPHABET, VOCABULARY, make, qwen_tokenizer
 
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tests.derived_recipe import (
-    LEFT_OUT,
     Recipe,
-    clip_processor,
-    clip_vision,
-    mask,
     picture,
     recipes,
 )
-from tests.zoo_parts import clip, make, scheduler, stable, t5, vae
-from tests.zoo_unets import SMALL, UP, XL, unet
+from tests.zoo_parts import make, scheduler, t5, t5_tokenizer
+from tests.zoo_unets import SMALL, XL, unet
 
 HINT = {"conditioning_embedding_out_channels": (8, 16)}
 CROSS_FIRST = {
@@ -82,30 +78,20 @@ def _pixel_unet(channels: int = 3, **more: Any) -> Any:
     )
 
 
-def _floyd(**more: Any) -> dict[str, Any]:
+def _floyd() -> dict[str, Any]:
     learned = {"variance_type": "learned_range", "beta_schedule": "squaredcos_cap_v2"}
     return {
-        "tokenizer": None,
+        "tokenizer": t5_tokenizer(),
         "text_encoder": t5(),
-        "unet": _pixel_unet(**more),
+        "unet": _pixel_unet(),
         "scheduler": scheduler("DDPMScheduler", **learned),
         "image_noising_scheduler": scheduler("DDPMScheduler", **learned),
         "watermarker": None,
     }
 
 
-def _floyd_parts() -> dict[str, Any]:
-    from tests.zoo_parts import t5_tokenizer
-
-    return _floyd() | {"tokenizer": t5_tokenizer()}
-
-
 def _floyd_upscale() -> dict[str, Any]:
-    return _floyd_parts() | {"unet": _pixel_unet(6, class_embed_type="timestep")}
-
-
-def _seeing() -> dict[str, Any]:
-    return {"image_encoder": clip_vision(), "feature_extractor": clip_processor()}
+    return _floyd() | {"unet": _pixel_unet(6, class_embed_type="timestep")}
 
 
 FLOYD = {"clean_caption": False, "prompt": "a red cube"}
@@ -131,8 +117,8 @@ UNETS: dict[str, Recipe] = (
     | recipes("StableDiffusionXLControlNetXS", "sdxl", lambda: _xs(XL))
     | recipes("StableDiffusionAdapter", "stable_diffusion", lambda: _adapter({}))
     | recipes("StableDiffusionXLAdapter", "sdxl", lambda: _adapter(XL))
-    | recipes("IF", "", _floyd_parts, **FLOYD)
-    | recipes("IFImg2Img IFInpainting", "", _floyd_parts, **FLOYD)
+    | recipes("IF", "", _floyd, **FLOYD)
+    | recipes("IFImg2Img IFInpainting", "", _floyd, **FLOYD)
     | recipes(
         "IFSuperResolution",
         "",

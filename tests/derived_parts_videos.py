@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.derived_parts_editing import latents
 from tests.derived_parts_texts import byte_tokenizer
 from tests.derived_recipe import (
     LEFT_OUT,

@@ -7,17 +7,22 @@ batches of four and of one, which must have the same totals.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import genscale
 from genscale.errors import UsageError
+from genscale.pipelines.pipeline_call import PipelineCall
 from tests.derived import Derived, arguments
 
 SEED = 1
+TOGETHER, ROW_EACH, OWN_ROWS = "in one call", "a row of the call each", "the call's own rows at a time"
 TOLERANCE = 0.02  # of 255: batches of other sizes round otherwise
 
 
@@ -26,12 +31,10 @@ def brightness(media: Any, texts: Any) -> list[float]:
     return [float(np.asarray(m[0] if isinstance(m, list) else m, dtype=float).mean()) for m in media]
 
 
-def call(pipe: Any, given: dict[str, Any]) -> Any:
-    """A call with the same random numbers every time, the process-wide ones among them."""
-    torch.manual_seed(SEED)
-    if "generator" in inspect.signature(pipe.__call__).parameters:
-        given = given | {"generator": torch.Generator().manual_seed(SEED)}
-    return pipe(**given)
+def call(pipe: Any, given: dict[str, Any], seeded: bool) -> Any:
+    """A call with the same random numbers every time, the process-wide ones among them; seeded: with a generator."""
+    torch.manual_seed(SEED + 1)  # other numbers than those of the generator
+    return pipe(**given | ({"generator": torch.Generator().manual_seed(SEED)} if seeded else {}))
 
 
 def pixels(output: Any) -> np.ndarray:
@@ -53,6 +56,7 @@ class Found:
     alone: why the pipeline does not run by itself.
     one: how one candidate was not the pipeline; three: how batches of four and one disagreed.
     refused: the sentence of a refusal, of either search.
+    shape: of the pipeline's output. mode: how its latents were evaluated together, one of the three below.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Found:
     three: str = ""
     refused: str = ""
     shape: tuple[int, ...] = ()
+    mode: str = ""
 
     @property
     def searched(self) -> bool:
@@ -72,24 +77,47 @@ def sweep(found: Derived) -> Found:
     name = found.cls.__name__
     try:
         pipe, given = found.build(), arguments(found)
-        alone = pixels(call(pipe, given))
+        seeded = "generator" in inspect.signature(found.cls.__call__).parameters
+        alone = pixels(call(pipe, given, seeded))
     except Exception as error:
         return Found(name, alone=first_line(error))
-    try:
-        one, three, refused = _one(pipe, given, alone), "", ""
-        three = _three(pipe, given)
-    except UsageError as error:
-        return Found(name, refused=str(error), shape=alone.shape)
-    return Found(name, "", one, three, refused, alone.shape)
+    with recorded() as calls:
+        try:
+            one, three = _one(pipe, given, seeded, alone), _three(pipe, given, seeded)
+        except UsageError as error:
+            return Found(name, refused=str(error), shape=alone.shape)
+    return Found(name, "", one, three, "", alone.shape, mode_of(calls))
+
+
+@contextmanager
+def recorded() -> Iterator[list[PipelineCall]]:
+    """What was found out about each call that is searched meanwhile."""
+    made: list[PipelineCall] = []
+    original = PipelineCall.__init__
+
+    def noted(self: PipelineCall, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PipelineCall, "__init__", noted)
+        yield made
+
+
+def mode_of(calls: list[PipelineCall]) -> str:
+    """How several latents were evaluated, of the search in batches."""
+    if any(getattr(made, "own_rows", False) for made in calls):
+        return OWN_ROWS
+    return ROW_EACH if any(getattr(made, "row_per_latent", False) for made in calls) else TOGETHER
 
 
 def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def _one(pipe: Any, given: dict[str, Any], alone: np.ndarray) -> str:
+def _one(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> str:
     try:
-        same = pixels(call(genscale.scale(pipe, verifier=brightness, candidates=1), given))
+        same = pixels(call(genscale.scale(pipe, verifier=brightness, candidates=1), given, seeded))
     except UsageError:
         raise
     except Exception as error:
@@ -100,9 +128,9 @@ def _one(pipe: Any, given: dict[str, Any], alone: np.ndarray) -> str:
     return "" if np.array_equal(same, alone) else f"not equal: {far:.3g} apart"
 
 
-def _three(pipe: Any, given: dict[str, Any]) -> str:
+def _three(pipe: Any, given: dict[str, Any], seeded: bool) -> str:
     try:
-        four, single = (totals(pipe, given, batch) for batch in (4, 1))
+        four, single = (totals(pipe, given, seeded, batch) for batch in (4, 1))
     except UsageError:
         raise
     except Exception as error:
@@ -111,7 +139,7 @@ def _three(pipe: Any, given: dict[str, Any]) -> str:
     return "" if apart <= TOLERANCE else f"totals of batches {apart:.3g} apart: {four} {single}"
 
 
-def totals(pipe: Any, given: dict[str, Any], batch: int) -> list[float]:
+def totals(pipe: Any, given: dict[str, Any], seeded: bool, batch: int) -> list[float]:
     """The totals of a search of three candidates."""
     scaled = genscale.scale(pipe, verifier=brightness, candidates=3, batch_size=batch)
-    return [entry.total for entry in call(scaled, given).search.entries]
+    return [entry.total for entry in call(scaled, given, seeded).search.entries]
