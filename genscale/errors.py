@@ -13,6 +13,10 @@ class UsageError(ValueError):
 Refusal = UsageError  # its name before 0.1.0
 
 
+class NoLoop(UsageError):
+    """A pipeline has no denoising loop that a search could own; it may still be called as a whole."""
+
+
 class VerifierError(UsageError):
     """A verifier failed, or returned something that is not a score."""
 

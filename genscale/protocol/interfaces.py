@@ -122,6 +122,10 @@ class Process(Protocol):
         kernel: what steps, since some kernels call the model several times a step; None: the pipeline's own scheduler.
         """
 
+    @property
+    def arms(self) -> tuple[int, ...]:
+        """NFE of a whole candidate of each configuration of the call (`SamplerHooks.arms`); empty without arms."""
+
     def branch_nfe(self, step: int) -> int:
         """NFE of one branch of classifier-free guidance for one row. UsageError if the model has no branches."""
 
@@ -230,6 +234,8 @@ class SamplerHooks:
         fraction f is the preview of model call round(f T), counted from 0 (genscale.algorithms.preview_steps).
     asks: whether `search` yields Ask before each piece of work that it could end without, and plans nothing by
         `nfe_left` before. Only then prompts can share a budget (`pool`).
+    arms: configurations of the call that its candidates are made with, `details["arm"]` of each says which
+        (genscale.algorithms.arms). All candidates of a query have one arm.
     """
 
     needs: frozenset[str] = frozenset()
@@ -239,6 +245,7 @@ class SamplerHooks:
     accepts: Callable[[Process], float | None] = lambda process: None
     previews_at: str = ""
     asks: bool = False
+    arms: tuple[Any, ...] = ()
 
     @staticmethod
     def of(sampler: object) -> SamplerHooks:

@@ -27,6 +27,7 @@ from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 from genscale.runs.run_record import read_record
 from genscale.runs.trusted_code import refuse_code
+from genscale.storage.media_store import MediaStore
 
 if TYPE_CHECKING:
     from genscale.media import Media
@@ -202,6 +203,15 @@ def _with_totals(finals: list[Final], ensemble: str, heading: Mapping[str, Any])
 
 
 Decode = Callable[[Sequence[Final]], "Media"]
+GENERATOR = "generator"  # in the heading of a run on what was called as a whole
+
+
+def _from_store(folder: Path) -> Decode:
+    """Its images and videos are in its folder, and nothing is needed to decode them."""
+    from genscale.media import Media
+
+    store = MediaStore(folder)
+    return lambda finals: Media(torch.stack([store.get(f.latents()) for f in finals]))
 
 
 def decoder_of(run: SavedRun, pipe: Any = None, trust: bool = False) -> Decode:
@@ -212,6 +222,8 @@ def decoder_of(run: SavedRun, pipe: Any = None, trust: bool = False) -> Decode:
     """
     from genscale.pipelines.decode import latent_decoder
 
+    if GENERATOR in run.heading:
+        return _from_store(run.folder)
     missing = [
         name for name in run.missing.get("call", ()) if pipe is None or not name.startswith("the model")
     ]

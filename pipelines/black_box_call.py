@@ -1,0 +1,104 @@
+"""A search on a generator that is called as a whole: any `function(prompt=..., generator=... or seed=...)`.
+
+The engine is that of a pipeline. A candidate's only step is the call, and what it carries in the place of latents is
+the digest of what the call made (`black_box_process`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genscale.engine.archive import Entry
+from genscale.engine.drive import drive
+from genscale.engine.engine import Engine
+from genscale.engine.ledger import Ledger
+from genscale.errors import UsageError
+from genscale.media import Media
+from genscale.pipelines.black_box_identity import black_box_heading, changed_by_the_calls, describe_black_box
+from genscale.pipelines.black_box_process import call_process
+from genscale.pipelines.function_arm import FunctionArm
+from genscale.pipelines.generator_call import GeneratorCall
+from genscale.pipelines.search_settings import SearchSettings
+from genscale.protocol.batches import Batch, Output
+from genscale.protocol.particles import arm_of
+from genscale.protocol.queries import Score
+from genscale.results.run_description import RunDescription
+from genscale.storage.media_store import MediaStore, missing
+
+
+class BlackBoxCall:
+    """One call of a scaled generator (implements `search_call.Host`).
+
+    arms: how a candidate of each configuration is made.
+    """
+
+    def __init__(self, settings: SearchSettings, call: GeneratorCall) -> None:
+        self.call, self.texts, self.seeds = call, call.texts, call.randomness.seeds
+        self.results, self.key, self.ledger = call.results, call.key, Ledger()
+        self.store = MediaStore(settings.out)
+        self.arms = [FunctionArm(call.function, call.signature, call.of_each_prompt(), call.randomness)]
+
+    def processes(self) -> list[dict[str, Any]]:
+        process = call_process(self.call.signature.name, tuple(arm.nfe for arm in self.arms))
+        return [dict(process) for _ in self.texts]
+
+    def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
+        return black_box_heading(self.call, settings, complete)
+
+    def changed(self, heading: dict[str, Any], settings: SearchSettings) -> dict[str, str]:
+        return changed_by_the_calls(self.call, heading, settings)
+
+    def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription:
+        return describe_black_box(self.call, settings, heading, self.store)
+
+    def sizes(self, settings: SearchSettings) -> tuple[int, int | None]:
+        """A kill loses what is being called, so no more is called than runs at once."""
+        return min(settings.batch_size, min(arm.at_once for arm in self.arms)), settings.decode_batch
+
+    def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
+        def evaluate(batch: Batch) -> Output:
+            self._forget(engine)
+            started = time.perf_counter()
+            rows = engine.evaluated
+            arm = self.arms[arm_of(rows[0][1])]
+            made = arm.make(rows)
+            engine.ledger.add_seconds("denoise", time.perf_counter() - started)
+            faults = {i: fault for i, fault in enumerate(made) if isinstance(fault, tuple)}
+            kept = [missing() if isinstance(m, tuple) else self.store.put(m) for m in made]
+            return Output(torch.stack(kept), batch.x, arm.nfe * len(rows), faults=faults)
+
+        try:
+            drive(engine, evaluate)
+        except KeyboardInterrupt:
+            return engine.interrupted()
+        return None
+
+    def _forget(self, engine: Engine) -> None:
+        """Keep in memory what is among the best or still under way; the archive's files stay."""
+        kept = [e.x for search in engine.searches for e in search.finals if e.x is not None]
+        for search in engine.searches:
+            waiting = [search.particles] if isinstance(search.query, Score) else search.arrived
+            kept += [x for particles in waiting for x in particles.x if bool(x.isfinite().all())]
+        self.store.keep_only(kept)
+
+    def decode(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
+        found = [self.store.get(digest) for digest in latents]
+        sizes = {tuple(pixels.shape) for pixels in found}
+        if len(sizes) > 1:
+            raise UsageError(
+                f"{self.call.signature.name} gave images of several sizes ({' and '.join(map(_size, sorted(sizes)))}), "
+                "which cannot be scored together: give decode_batch=1."
+            )
+        return Media(torch.stack(found))
+
+    def media(self, entries: Sequence[Entry]) -> Media:
+        return self.decode(torch.stack([e.x for e in entries if e.x is not None]), ())
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[-1]}x{shape[-2]}"
