@@ -12,7 +12,7 @@ from typing import Any
 from genscale.engine.plan import Plan, plan
 from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.black_box_call import BlackBoxCall
-from genscale.pipelines.black_box_process import check_finished_only, no_loop
+from genscale.pipelines.black_box_process import call_process, check_finished_only, no_loop
 from genscale.pipelines.generator_call import GeneratorCall
 from genscale.pipelines.generator_signature import Signature, generator_name
 from genscale.pipelines.pipeline_lock import Claim, claimed
@@ -105,7 +105,8 @@ def black_box_of(settings: SearchSettings, error: NoLoop) -> ScaledGenerator:
     NoLoop, the one given: that is not possible either.
     """
     try:
-        Signature.of(settings.pipe)
+        name = Signature.of(settings.pipe).name
+        check_finished_only(name, settings.sampler, call_process(name, (1,)), settings.budget, settings.roles)
     except (UsageError, TypeError):
         raise error from None
     warnings.warn(

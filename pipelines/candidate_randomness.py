@@ -77,24 +77,28 @@ class Randomness:
             generator = torch.Generator(device)
             generator.set_state(state)
             return {GENERATOR: generator}
-        drawn = float(Key(candidate.key).fold("generator").uniform(1)[0])
         if self.name == SEED:
-            return {SEED: int(drawn * _SEEDS)}
-        return {GENERATOR: torch.Generator(self.device).manual_seed(int(drawn * 2**53))}
+            return {SEED: _drawn(candidate, "generator", _SEEDS)}
+        return {GENERATOR: torch.Generator(self.device).manual_seed(_drawn(candidate, "generator", 2**53))}
 
     @contextmanager
     def calling(self, prompt: int, candidate: Candidate) -> Iterator[None]:
-        """Around a call: one that is given nothing draws from torch's global generator as it was at the beginning, for
-        every prompt, so that it does not matter what was called before."""
-        if candidate.id != OWN or self.own[prompt] is not None:
-            yield
-            return
+        """Around a call, not in threads: torch's global generator is as at the beginning for candidate 0, and seeded by
+        the key for others. So a call that draws from it does not depend on the calls before it."""
         before = torch.get_rng_state()
-        torch.set_rng_state(self.state)
+        if candidate.id == OWN:
+            torch.set_rng_state(self.state)
+        else:
+            torch.default_generator.manual_seed(_drawn(candidate, "global", 2**53))
         try:
             yield
         finally:
             torch.set_rng_state(before)
+
+
+def _drawn(candidate: Candidate, what: str, most: int) -> int:
+    """A seed below `most` from a candidate's key."""
+    return int(float(Key(candidate.key).fold(what).uniform(1)[0]) * most)
 
 
 def _each(name: str, value: Any, prompts: int) -> tuple[Any, ...]:

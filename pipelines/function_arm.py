@@ -47,7 +47,8 @@ class FunctionArm:
     def make(self, rows: Sequence[Row]) -> list[Made]:
         """In the order of the rows. What the function raises comes through, unless a remote service failed."""
         if len(rows) == 1:
-            return [self._made(rows[0])]
+            with self.randomness.calling(*rows[0]):
+                return [self._made(rows[0])]
         with ThreadPoolExecutor(len(rows), thread_name_prefix="genscale-call") as pool:
             return list(pool.map(self._made, rows))
 
@@ -55,8 +56,7 @@ class FunctionArm:
         prompt, candidate = row
         arguments = {**self.given[prompt], **self.randomness.arguments(prompt, candidate)}
         try:
-            with self.randomness.calling(prompt, candidate):
-                output = self.function(**arguments)
+            output = self.function(**arguments)
         except Exception as error:
             failed = remote_failure(error)
             if failed is None:
