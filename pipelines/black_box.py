@@ -5,20 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
 
-from genscale.engine.plan import Plan, plan
+from genscale.engine.plan import Plan
 from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.black_box_call import BlackBoxCall
+from genscale.pipelines.black_box_identity import FunctionSource
 from genscale.pipelines.black_box_process import call_process, check_finished_only, no_loop
+from genscale.pipelines.function_arm import function_arms
 from genscale.pipelines.generator_call import GeneratorCall
 from genscale.pipelines.generator_signature import Signature, generator_name
 from genscale.pipelines.pipeline_lock import Claim, claimed
 from genscale.pipelines.scaled_attributes import StandsForPipeline
-from genscale.pipelines.search_call import best_with_latents, check_search, run_search
+from genscale.pipelines.search_call import best_with_latents, plan_of, run_search
 from genscale.pipelines.search_settings import SearchSettings
+from genscale.protocol.interfaces import SamplerHooks
 from genscale.results.result import SearchResult
 
 
@@ -54,9 +57,7 @@ class ScaledGenerator(StandsForPipeline):
         """
         with self._claimed() as claim:
             call = self._bound(args, kwargs)
-            result = run_search(call, self.settings, claim)
-            best = [e for search in result.searches for e in best_with_latents(search, call.results)]
-            return Generated([result.media([entry])[0] for entry in best], result)
+            return generated(call, run_search(call, self.settings, claim))
 
     def search(self, *args: Any, **kwargs: Any) -> SearchResult:
         """The same without decoding the best."""
@@ -65,15 +66,8 @@ class ScaledGenerator(StandsForPipeline):
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would cost, in calls (NFE). Nothing is called or written."""
-        made = self.settings
         with self._claimed():
-            call = self._bound(args, kwargs)
-            process = call.processes()[0]
-            check_search(replace(made, budget=made.budget.resolved(sum(process["evaluations"]))), [process])
-            found = plan(
-                made.sampler, process, made.budget, made.roles, len(call.texts), made.stop, call.results
-            )
-            return replace(found, pool=made.pool)
+            return plan_of(self._bound(args, kwargs), self.settings)
 
     def _claimed(self) -> AbstractContextManager[Claim]:
         return claimed(self.settings.pipe, (), self.settings.busy)
@@ -84,10 +78,17 @@ class ScaledGenerator(StandsForPipeline):
             why = no_loop(generator_name(made.pipe))
             raise UsageError(f"mix and guide combine predictions in a denoising loop, and {why}.")
         bound = GeneratorCall(made.pipe, args, kwargs)
-        call = BlackBoxCall(made, bound)
+        arms = function_arms(bound, SamplerHooks.of(made.sampler).arms)
+        call = BlackBoxCall(made, FunctionSource(bound), arms)
         check_finished_only(bound.signature.name, made.sampler, call.processes()[0], made.budget, made.roles)
         made.roles.prepare(bound.texts, bound.device)
         return call
+
+
+def generated(call: BlackBoxCall, result: SearchResult) -> Generated:
+    """The best of each prompt, decoded."""
+    best = [e for search in result.searches for e in best_with_latents(search, call.results)]
+    return Generated([result.media([entry])[0] for entry in best], result)
 
 
 def is_black_box(pipe: Any) -> bool:

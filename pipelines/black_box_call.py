@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,43 +19,63 @@ from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
 from genscale.errors import UsageError
+from genscale.key import Key
 from genscale.media import Media
-from genscale.pipelines.black_box_identity import black_box_heading, changed_by_the_calls, describe_black_box
 from genscale.pipelines.black_box_process import call_process
-from genscale.pipelines.function_arm import FunctionArm
-from genscale.pipelines.generator_call import GeneratorCall
+from genscale.pipelines.function_arm import Made, Row
 from genscale.pipelines.search_settings import SearchSettings
 from genscale.protocol.batches import Batch, Output
 from genscale.protocol.particles import arm_of
 from genscale.protocol.queries import Score
 from genscale.results.run_description import RunDescription
-from genscale.storage.media_store import MediaStore, missing
+from genscale.storage.media_store import FOLDER, STORED, MediaStore, missing
+
+
+class Source(Protocol):
+    """What is called, and with what: how a host of whole calls describes itself (see `search_call.Host`)."""
+
+    name: str
+    texts: list[str]
+    seeds: list[int]
+    results: int
+
+    def key(self, row: int) -> Key: ...
+    def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]: ...
+    def changed(self, heading: dict[str, Any], settings: SearchSettings) -> dict[str, str]: ...
+    def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription: ...
+
+
+class Arm(Protocol):
+    """How candidates of one configuration are made. nfe: of one. at_once: how many may be made together."""
+
+    @property
+    def nfe(self) -> int: ...
+    @property
+    def at_once(self) -> int: ...
+    def make(self, rows: Sequence[Row]) -> Sequence[Made]:
+        """In the order of the rows."""
 
 
 class BlackBoxCall:
-    """One call of a scaled generator (implements `search_call.Host`).
+    """Whole calls as what a search runs on (implements `search_call.Host`).
 
-    arms: how a candidate of each configuration is made.
+    arms: how a candidate of each configuration is made; at least one.
     """
 
-    def __init__(self, settings: SearchSettings, call: GeneratorCall) -> None:
-        self.call, self.texts, self.seeds = call, call.texts, call.randomness.seeds
-        self.results, self.key, self.ledger = call.results, call.key, Ledger()
-        self.store = MediaStore(settings.out)
-        self.arms = [FunctionArm(call.function, call.signature, call.of_each_prompt(), call.randomness)]
+    def __init__(self, settings: SearchSettings, source: Source, arms: Sequence[Arm]) -> None:
+        self.source, self.arms, self.texts, self.seeds = source, arms, source.texts, source.seeds
+        self.results, self.key, self.changed = source.results, source.key, source.changed
+        self.ledger, self.store = Ledger(), MediaStore(settings.out)
 
     def processes(self) -> list[dict[str, Any]]:
-        process = call_process(self.call.signature.name, tuple(arm.nfe for arm in self.arms))
+        process = call_process(self.source.name, tuple(arm.nfe for arm in self.arms))
         return [dict(process) for _ in self.texts]
 
     def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
-        return black_box_heading(self.call, settings, complete)
-
-    def changed(self, heading: dict[str, Any], settings: SearchSettings) -> dict[str, str]:
-        return changed_by_the_calls(self.call, heading, settings)
+        return {**self.source.heading(settings, complete), STORED: FOLDER}
 
     def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription:
-        return describe_black_box(self.call, settings, heading, self.store)
+        return replace(self.source.describe(settings, heading), store=self.store)
 
     def sizes(self, settings: SearchSettings) -> tuple[int, int | None]:
         """A kill loses what is being called, so no more is called than runs at once."""
@@ -91,7 +112,7 @@ class BlackBoxCall:
         sizes = {tuple(pixels.shape) for pixels in found}
         if len(sizes) > 1:
             raise UsageError(
-                f"{self.call.signature.name} gave images of several sizes ({' and '.join(map(_size, sorted(sizes)))}), "
+                f"{self.source.name} gave images of several sizes ({' and '.join(map(_size, sorted(sizes)))}), "
                 "which cannot be scored together: give decode_batch=1."
             )
         return Media(torch.stack(found))

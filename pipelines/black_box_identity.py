@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from genscale.key import Key
 from genscale.pipelines.bound_call import COUNTS
 from genscale.pipelines.call_identity import Parts, heading_of_search
 from genscale.pipelines.describe_search import Description, is_plain
@@ -15,10 +16,29 @@ from genscale.pipelines.search_settings import SearchSettings
 from genscale.plugins import registry
 from genscale.results.run_description import RunDescription
 from genscale.storage.identity import identity
-from genscale.storage.media_store import MediaStore
 
 _FIELDS = {"num_inference_steps": "steps", "guidance_scale": "guidance", "width": "width", "height": "height"}
 _ELSEWHERE = ("prompt", "generator", "seed")
+
+
+class FunctionSource:
+    """A call of a function, as a search's host describes it (implements `black_box_call.Source`)."""
+
+    def __init__(self, call: GeneratorCall) -> None:
+        self.call, self.name, self.texts = call, call.signature.name, call.texts
+        self.seeds, self.results = call.randomness.seeds, call.results
+
+    def key(self, row: int) -> Key:
+        return self.call.key(row)
+
+    def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
+        return black_box_heading(self.call, settings, complete)
+
+    def changed(self, heading: dict[str, Any], settings: SearchSettings) -> dict[str, str]:
+        return changed_by_the_calls(self.call, heading, settings)
+
+    def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription:
+        return describe_black_box(self.call, settings, heading)
 
 
 def black_box_heading(call: GeneratorCall, settings: SearchSettings, complete: bool) -> dict[str, Any]:
@@ -60,7 +80,7 @@ def _own(value: Any) -> Any:
 
 
 def describe_black_box(
-    call: GeneratorCall, settings: SearchSettings, heading: Mapping[str, Any], store: MediaStore
+    call: GeneratorCall, settings: SearchSettings, heading: Mapping[str, Any]
 ) -> RunDescription:
     """The request of a command line that would do the same, and what it cannot hold."""
     found, place = Description(), place_of(call.function)
@@ -92,5 +112,4 @@ def describe_black_box(
         scheduler="",
         heading=heading,
         missing_search=tuple(found.missing_search),
-        store=store,
     )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from genscale.engine.failures import CALL
+from genscale.errors import UsageError
+from genscale.pipelines.arms import ArmSettings
 from genscale.pipelines.candidate_randomness import Randomness
 from genscale.pipelines.generated_media import pixels_of
+from genscale.pipelines.generator_call import GeneratorCall
 from genscale.pipelines.generator_signature import Signature
 from genscale.pipelines.remote_failures import remote_failure
 from genscale.protocol.particles import Candidate
@@ -29,14 +33,16 @@ AT_ONCE = "calls_at_once"
 class FunctionArm:
     """One configuration of a function.
 
-    given: the arguments of each prompt's call, without its generator or seed. nfe: what one call counts.
+    name: of the function. given: the arguments of each prompt's call, without its generator or seed. nfe: what one call
+    counts. around: what holds while it is called.
     """
 
     function: Callable[..., Any]
-    signature: Signature
+    name: str
     given: tuple[Mapping[str, Any], ...]
     randomness: Randomness
     nfe: int = 1
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def at_once(self) -> int:
@@ -47,9 +53,9 @@ class FunctionArm:
     def make(self, rows: Sequence[Row]) -> list[Made]:
         """In the order of the rows. What the function raises comes through, unless a remote service failed."""
         if len(rows) == 1:
-            with self.randomness.calling(*rows[0]):
+            with self.randomness.calling(*rows[0]), self.around():
                 return [self._made(rows[0])]
-        with ThreadPoolExecutor(len(rows), thread_name_prefix="genscale-call") as pool:
+        with self.around(), ThreadPoolExecutor(len(rows), thread_name_prefix="genscale-call") as pool:
             return list(pool.map(self._made, rows))
 
     def _made(self, row: Row) -> Made:
@@ -62,4 +68,25 @@ class FunctionArm:
             if failed is None:
                 raise
             return CALL, failed
-        return pixels_of(output, self.signature.name)
+        return pixels_of(output, self.name)
+
+
+def function_arms(call: GeneratorCall, arms: Sequence[Mapping[str, Any]]) -> list[FunctionArm]:
+    """How a candidate of each arm is made. UsageError: an arm changes what cannot be changed."""
+    return [_arm(call, arm) for arm in arms or ({},)]
+
+
+def _arm(call: GeneratorCall, arm: Mapping[str, Any]) -> FunctionArm:
+    made = ArmSettings.of(
+        call.function, arm, lambda f, name: Signature.of(f).takes(name), call.signature.parameters
+    )
+    name, what = Signature.of(made.function).name, call.randomness.name
+    if not Signature.of(made.function).takes(what):
+        raise UsageError(
+            f"the model of an arm, {name}, takes no {what}, as the other arms do: let it take one."
+        )
+    given = [{**before, **made.changes} for before in call.of_each_prompt()]
+    for arguments in given:
+        if isinstance(arguments.get("prompt"), str):
+            arguments["prompt"] = made.prompt(arguments["prompt"])
+    return FunctionArm(made.function, name, tuple(given), call.randomness, made.nfe or 1, made.applied)

@@ -20,6 +20,7 @@ from genscale.engine.drafts import is_draft
 from genscale.engine.engine import Engine
 from genscale.engine.failures import all_failed
 from genscale.engine.ledger import Ledger
+from genscale.engine.plan import Plan, plan
 from genscale.engine.pool import Purse
 from genscale.engine.search import Search
 from genscale.errors import AllCandidatesFailed, UsageError, quoted
@@ -82,8 +83,10 @@ class PipelineHost:
     def __init__(self, call: PipelineCall, decoder: Decoder) -> None:
         self.call, self.decoder = call, decoder
         self.texts, self.seeds, self.ledger = call.texts, call.seeds, call.ledger
-        self.results, self.processes, self.key = call.arguments.results, call.processes, call.key
-        self.decode = decoder.media
+        self.results, self.processes, self.decode = call.arguments.results, call.processes, decoder.media
+
+    def key(self, row: int) -> Key:
+        return self.call.key(row)
 
     def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
         return archive_heading(self.call, settings, complete)
@@ -142,6 +145,23 @@ def run_search(host: Host, settings: SearchSettings, claim: Claim) -> SearchResu
             archive.add_state(host.changed(heading, settings))
         archive.close()
     return _result(host, settings, searches, archive, stopped, heading)
+
+
+def plan_of(host: Host, settings: SearchSettings) -> Plan:
+    """What the search would cost. UsageError: it cannot be made."""
+    processes = host.processes()
+    budget = settings.budget.resolved(sum(processes[0]["evaluations"]))
+    check_search(replace(settings, budget=budget), processes)
+    found = plan(
+        settings.sampler,
+        processes[0],
+        settings.budget,
+        settings.roles,
+        len(host.texts),
+        settings.stop,
+        host.results,
+    )
+    return replace(found, pool=settings.pool)
 
 
 def _result(

@@ -27,7 +27,7 @@ from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 from genscale.runs.run_record import read_record
 from genscale.runs.trusted_code import refuse_code
-from genscale.storage.media_store import MediaStore
+from genscale.storage.media_store import STORED, MediaStore
 
 if TYPE_CHECKING:
     from genscale.media import Media
@@ -203,7 +203,6 @@ def _with_totals(finals: list[Final], ensemble: str, heading: Mapping[str, Any])
 
 
 Decode = Callable[[Sequence[Final]], "Media"]
-GENERATOR = "generator"  # in the heading of a run on what was called as a whole
 
 
 def _from_store(folder: Path) -> Decode:
@@ -222,7 +221,7 @@ def decoder_of(run: SavedRun, pipe: Any = None, trust: bool = False) -> Decode:
     """
     from genscale.pipelines.decode import latent_decoder
 
-    if GENERATOR in run.heading:
+    if STORED in run.heading:
         return _from_store(run.folder)
     missing = [
         name for name in run.missing.get("call", ()) if pipe is None or not name.startswith("the model")

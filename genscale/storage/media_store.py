@@ -20,6 +20,7 @@ from genscale.errors import UsageError
 from genscale.storage.durable_files import save_bytes, stored, sync_folder
 
 FOLDER = "media"
+STORED = "stored"  # in the heading of an archive: where its images and videos are, if they were not made of latents
 WORDS = 8  # 32-bit words of a digest; float64 holds each exactly, and NaN where there is no content
 _PNG = b"\x89PNG"
 _SUFFIXES = (".png", ".safetensors")
