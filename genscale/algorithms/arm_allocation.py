@@ -115,7 +115,7 @@ def rest(pulls: Pulls, arm: int) -> Allocation:
 
 
 def halving(pulls: Pulls) -> Allocation:
-    """Sequential halving: rounds of equal cost, each of all arms that are left; what remains goes to the last one.
+    """Sequential halving: rounds of equal cost, each of all arms that are left; what they leave goes to the best one.
 
     Without a limit of candidates, NFE or verifier calls every round is two candidates of each arm.
     """
