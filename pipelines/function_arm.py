@@ -55,8 +55,12 @@ class FunctionArm:
         if len(rows) == 1:
             with self.randomness.calling(*rows[0]), self.around():
                 return [self._made(rows[0])]
-        with self.around(), ThreadPoolExecutor(len(rows), thread_name_prefix="genscale-call") as pool:
-            return list(pool.map(self._made, rows))
+        pool = ThreadPoolExecutor(len(rows), thread_name_prefix="genscale-call")
+        try:
+            with self.around():
+                return list(pool.map(self._made, rows))
+        finally:  # after an interrupt nothing is waited for
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _made(self, row: Row) -> Made:
         prompt, candidate = row

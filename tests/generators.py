@@ -18,8 +18,8 @@ def noise(
     return Image.fromarray((x * 255).byte().numpy())
 
 
-def seeded(prompt: str, seed: int = 5, size: int = 8) -> Any:
-    """The same from a seed, as an array in [0, 1]."""
+def seeded(prompt: str, seed: int = 5, size: int = 8) -> Image.Image:
+    """The same from a seed."""
     return noise(prompt, torch.Generator().manual_seed(seed), size)
 
 
