@@ -3,8 +3,8 @@
 {"guidance_scale": 7, "num_inference_steps": 8}: arguments of the call ("guidance" and "steps" for short).
 {"prompt": "{}, a photograph"}: the prompt, {} standing for the call's own.
 {"lora_scale": 0.5}: the scale of all LoRAs of the pipeline (`set_adapters`).
-{"scheduler": DDIMScheduler(...)}: another scheduler of the pipeline.
-{"model": other}: another pipeline or function, called with the same arguments.
+{"scheduler": DDIMScheduler(...)}: another scheduler of the pipeline; its class by name has the pipeline's settings.
+{"model": other}: another pipeline or function, called with the same arguments; a name is loaded by `load_pipeline`.
 {"nfe": 3}: what one call of a function counts; of a pipeline it is known.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
@@ -42,7 +43,7 @@ class ArmSettings:
 
         names: known arguments, for "did you mean".
         """
-        function = arm.get("model") or function
+        function = _model(arm.get("model"), function)
         changes = {_long(k, function, takes): v for k, v in arm.items() if k not in _OWN}
         for name in changes:
             if name in _NOT_CHANGED:
@@ -62,9 +63,11 @@ class ArmSettings:
             raise UsageError(f"nfe={shown(nfe)} of an arm must be a whole number above 0.")
         if scale is not None and not hasattr(function, "set_adapters"):
             raise UsageError("lora_scale of an arm needs a pipeline with LoRAs, and this one takes none.")
-        if arm.get("scheduler") is not None and not hasattr(function, "scheduler"):
+        scheduler = arm.get("scheduler")
+        if scheduler is not None and not hasattr(function, "scheduler"):
             raise UsageError("scheduler of an arm needs a pipeline with a scheduler, and this one has none.")
-        return ArmSettings(function, changes, text, arm.get("scheduler"), scale, nfe)
+        scheduler = _scheduler(scheduler, function) if isinstance(scheduler, str) else scheduler
+        return ArmSettings(function, changes, text, scheduler, scale, nfe)
 
     def prompt(self, text: str) -> str:
         """The prompt of the call in this arm."""
@@ -91,6 +94,33 @@ class ArmSettings:
                 pipe.scheduler = before
             if weights:
                 pipe.set_adapters(list(weights), list(weights.values()))
+
+
+def _model(given: Any, function: Any) -> Any:
+    if not isinstance(given, str):
+        return function if given is None else given
+    return _loaded(given, getattr(function, "dtype", None), str(getattr(function, "device", "cpu")))
+
+
+@lru_cache(maxsize=4)
+def _loaded(name: str, dtype: Any, device: str) -> Any:
+    from genscale.pipelines.loading import load_pipeline
+
+    pipe = load_pipeline(name, dtype=dtype, device=device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _scheduler(name: str, pipe: Any) -> Any:
+    import diffusers
+
+    cls = getattr(diffusers, name, None)
+    if not name.endswith("Scheduler") or cls is None:
+        known = [n for n in dir(diffusers) if n.endswith("Scheduler")]
+        raise UsageError(
+            f"scheduler '{name}' of an arm is unknown{did_you_mean(name, known)}: name one of diffusers."
+        )
+    return cls.from_config(pipe.scheduler.config)
 
 
 def _long(name: str, function: Any, takes: Callable[[Any, str], bool]) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from genscale.algorithms.arm_texts import text_of
+from genscale.algorithms.arms import Arms
 from genscale.engine.budget import Budget
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
@@ -122,6 +124,9 @@ class Description:
             self.fields["decode_batch"] = scaled.decode_batch
 
     def add_sampler(self, sampler: Any) -> None:
+        if isinstance(sampler, Arms):
+            self._add_arms(sampler)
+            return
         name = registry.registered_name("sampler", type(sampler))
         self.fields["sampler"] = name or type(sampler).__name__
         if name is None:
@@ -131,6 +136,20 @@ class Description:
         odd = [n for n, v in changed.items() if not is_plain(v)]
         if odd:
             self.missing_search.append(f"the option {odd[0]} of its sampler, which is an object")
+
+    def _add_arms(self, sampler: Arms) -> None:
+        """As the command line has it: best_of_n with --arm and --allocate."""
+        own = {"candidates": sampler.candidates, "wave": None if sampler.wave == 1 else sampler.wave}
+        self.fields |= {
+            "sampler": "best_of_n",
+            "sampler_fields": {k: v for k, v in own.items() if v is not None},
+        }
+        texts = [text_of(arm) for arm in sampler.arms]
+        self.fields |= {"arm": [text for text in texts if text is not None], "allocate": sampler.allocate}
+        if None in texts:
+            self.missing_search.append(f"arm {texts.index(None)}, which changes more than a text can say")
+        if sampler.aim != "best":
+            self.missing_search.append(f"the aim '{sampler.aim}' of its arms")
 
     def add_verifiers(self, role: str, members: VerifierSet) -> None:
         self.fields[role] = [self._spec(member) for member in members.members]

@@ -99,7 +99,7 @@ class Scaled(StandsForPipeline):
 
     def _claimed(self) -> AbstractContextManager[Claim]:
         made = self.settings
-        others = [arm["model"] for arm in SamplerHooks.of(made.sampler).arms if arm.get("model") is not None]
+        others = [arm["model"] for arm in SamplerHooks.of(made.sampler).arms if callable(arm.get("model"))]
         return claimed(made.pipe, [*made.models.values(), *others], made.busy)
 
     def _host(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PipelineHost | BlackBoxCall:

@@ -33,3 +33,11 @@ def darkness(media: Media, prompts: Any) -> Any:
 
 def fresh(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def fixed(prompt: str) -> Image.Image:
+    """No generator: the same image each time."""
+    return noise(prompt, fresh())
+
+
+NAME = "no function"

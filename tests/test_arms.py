@@ -150,7 +150,7 @@ def test_halving_drops_the_worse_half_in_each_round() -> None:
     _, found = play(arms(4, allocate="halving", candidates=16, aim="mean"), laws)
     assert counts(found, 4) == [2, 6, 2, 6]
     assert {arm for arm, _ in found[-8:]} == {1, 3}
-    search, found = play(arms(4, allocate="halving", aim="mean"), laws, budget="19nfe")
+    _, found = play(arms(4, allocate="halving", aim="mean"), laws, budget="19nfe")
     assert counts(found, 4) == [2, 8, 2, 7]  # what the rounds leave goes to the best
 
 

@@ -56,10 +56,10 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
         raise UsageError(
             f"{type(pipe).__name__} takes no prompt: call genscale.scale from Python with its arguments."
         )
+    seeds = [request.seed or 0] if request.from_python else prompt_seeds(request.prompts, request.seed or 0)
+    if "generator" not in taken and "seed" in taken:  # a function that is called as a whole
+        call["seed"] = seeds if len(seeds) > 1 else seeds[0]
     if "generator" in taken:
-        seeds = (
-            [request.seed or 0] if request.from_python else prompt_seeds(request.prompts, request.seed or 0)
-        )
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         call["generator"] = generators if len(generators) > 1 else generators[0]
     if "output_type" in taken:
