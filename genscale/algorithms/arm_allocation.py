@@ -17,7 +17,7 @@ from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import ARM, draw
 from genscale.protocol.queries import Query, Score, Solve
 
-WARMUP = 2  # candidates of each arm before the first draw: a variance needs two
+ROUND = 2  # candidates of each arm in a round of halving that nothing limits: a variance needs two
 
 Allocation = Generator[Query, Any, None]
 
@@ -125,7 +125,7 @@ def halving(pulls: Pulls) -> Allocation:
         share = rounds - number
         limit = pulls.payable_each(live, 100_000)
         unlimited = all(pulls.payable(arm) is None for arm in live)
-        n = WARMUP if unlimited else max(1, limit // share)
+        n = ROUND if unlimited else max(1, limit // share)
         for arm in live:
             if (left := pulls.payable(arm)) != 0:
                 yield from pulls.pull(arm, n if left is None else min(n, left))
@@ -148,12 +148,11 @@ def thompson(pulls: Pulls) -> Allocation:
     """Thompson sampling with normally distributed scores of unknown mean and variance.
 
     The prior is normal-inverse-gamma, of the weight of one score: its mean and variance are those of all scores so far.
-    Before the first draw every arm gets two candidates, as far as they can be paid.
+    Before the first draw every arm gets one candidate, as far as they can be paid.
     """
     for arm in pulls.arms:
-        for _ in range(WARMUP):
-            if len(pulls.arms) > 1 and pulls.payable(arm) != 0:
-                yield from pulls.pull(arm, 1)
+        if len(pulls.arms) > 1 and pulls.payable(arm) != 0:
+            yield from pulls.pull(arm, 1)
     turn = 0
     while live := pulls.affordable(pulls.arms):
         chosen = Counter(_drawn(pulls, live, turn + i) for i in range(pulls.wave))
