@@ -107,7 +107,8 @@ def black_box_of(settings: SearchSettings, error: NoLoop) -> ScaledGenerator:
     """
     try:
         name = Signature.of(settings.pipe).name
-        check_finished_only(name, settings.sampler, call_process(name, (1,)), settings.budget, settings.roles)
+        process = call_process(name, (1,) * max(len(SamplerHooks.of(settings.sampler).arms), 1))
+        check_finished_only(name, settings.sampler, process, settings.budget, settings.roles)
     except (UsageError, TypeError):
         raise error from None
     warnings.warn(

@@ -294,7 +294,29 @@ def test_an_arm_can_have_another_scheduler_or_model(pipe: Any) -> None:
     assert pipe.scheduler is before
 
 
-def test_arms_of_a_function(pipe: Any) -> None:
+@pytest.mark.slow
+def test_an_arm_can_have_another_scale_of_the_loras() -> None:
+    from pathlib import Path as Place
+
+    tuned = (
+        Place(genscale.__file__).parent / "models" / "shapes-flow-reward" / "pytorch_lora_weights.safetensors"
+    )
+    given = CALL | {"prompt": PROMPTS[0]}
+
+    def pixels(lora: Sequence[str], change: dict[str, Any]) -> Any:
+        made = genscale.load_pipeline("shapes-flow", device="cpu", lora=lora)
+        made.set_progress_bar_config(disable=True)
+        found = genscale.scale(made, "arms", arms=[change], candidates=1).search(**given, generator=fresh())
+        return found.media(found.ranking()).pixels
+
+    none, half, whole = (pixels([str(tuned)], {"lora_scale": scale}) for scale in (0.0, 0.5, 1.0))
+    assert torch.allclose(none, pixels([], {}), atol=1e-5)
+    assert torch.equal(whole, pixels([str(tuned)], {}))
+    assert torch.allclose(half, pixels([f"{tuned}:0.5"], {}), atol=1e-5)
+    assert not torch.allclose(half, whole, atol=1e-3)
+
+
+def test_arms_of_a_function() -> None:
     seen: list[tuple[str, float]] = []
 
     def make(prompt: str, generator: Any, gain: float = 1.0) -> Any:

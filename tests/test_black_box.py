@@ -287,6 +287,46 @@ def test_a_pipeline_that_cannot_be_owned_is_called_as_a_whole_with_a_warning() -
         genscale.scale(Fixed(), candidates=1)("a")
 
 
+def token_pipeline() -> Any:
+    """aMUSEd, whose loop steps tokens: its scheduler draws them from the generator of the call."""
+    from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
+
+    from tests.zoo_parts import clip, clip_tokenizer
+
+    torch.manual_seed(0)
+    transformer = UVit2DModel(
+        hidden_size=8, use_bias=False, hidden_dropout=0.0, cond_embed_dim=8, micro_cond_encode_dim=2,
+        micro_cond_embed_dim=10, encoder_hidden_size=8, vocab_size=32, codebook_size=8, in_channels=8,
+        block_out_channels=8, num_res_blocks=1, downsample=True, upsample=True, block_num_heads=1,
+        num_hidden_layers=1, num_attention_heads=1, attention_dropout=0.0, intermediate_size=8,
+        layer_norm_eps=1e-6, ln_elementwise_affine=True,
+    )  # fmt: skip
+    vae = VQModel(
+        block_out_channels=[8], latent_channels=8, norm_num_groups=8, num_vq_embeddings=8, sample_size=8,
+        mid_block_add_attention=False, lookup_from_codebook=True,
+    )  # fmt: skip
+    pipe = AmusedPipeline(
+        vqvae=vae, tokenizer=clip_tokenizer(), text_encoder=clip(projection=True), transformer=transformer,
+        scheduler=AmusedScheduler(mask_token_id=31),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_pipeline_of_tokens_is_called_as_a_whole() -> None:
+    pipe, given = token_pipeline(), {"num_inference_steps": 2, "height": 4, "width": 4}
+    plain = pipe("a cat", generator=fresh(), **given).images[0]
+    with pytest.warns(UserWarning, match="AmusedScheduler draws noise.* called as a whole"):
+        out = genscale.scale(pipe, "best_of_n", brightness, candidates=3)("a cat", generator=fresh(), **given)
+    assert same(out.search.media([out.search.base()])[0], plain)
+    assert out.search.ledger.nfe == 3
+    with pytest.raises(NoLoop, match="AmusedScheduler draws noise"):
+        genscale.scale(pipe, "zero_order", brightness)("a cat", generator=fresh(), **given)
+    arms = genscale.scale(pipe, "arms", brightness, arms=[{}, {"steps": 1}], candidates=4)
+    with pytest.warns(UserWarning, match="called as a whole"):
+        assert len(arms.search("a cat", generator=fresh(), **given).ranking()) == 4
+
+
 # ------------------------------------------------------------------------------ calls that fail
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.quick import quick
+
 NOISE, SEEDED = "tests.generators:noise", "tests.generators:seeded"
 JUDGE = ("--verifier", "tests.generators:brightness", "--held-out", "none")
 
@@ -20,7 +22,7 @@ def told(found: tuple[int, str, str]) -> Any:
     return json.loads(out)
 
 
-@pytest.mark.parametrize("model", [NOISE, SEEDED])
+@pytest.mark.parametrize("model", quick([NOISE, SEEDED], [SEEDED]))
 def test_generate_plan_show_rescore_and_replay(genscale: Any, tmp_path: Path, model: str) -> None:
     words = ("a star", "a ring", "--model", model, "--seed", 5, "--budget", "6images", *JUDGE)
     plan = told(genscale("plan", *words, "--json"))
@@ -84,7 +86,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("model", [NOISE, "shapes-flow"])
+@pytest.mark.parametrize("model", quick([NOISE, "shapes-flow"], [NOISE]))
 def test_arms_on_the_command_line(genscale: Any, tmp_path: Path, model: str) -> None:
     own = ("--arm", "gain=0.5", "--arm", "gain=0.9,nfe=2") if model == NOISE else (
         "--steps", 2, "--arm", "guidance=1", "--arm", "guidance=5,steps=3,prompt={} on black", "--arm", "",
