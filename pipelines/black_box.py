@@ -29,8 +29,8 @@ from genscale.results.result import SearchResult
 class Generated:
     """What a call of a scaled generator returns.
 
-    images: the best of each prompt, best first: PIL images, or of videos lists of PIL frames. search: all that was
-    found.
+    images: the best of each prompt, best first: PIL images; of videos lists of PIL frames, also as `frames`; of texts
+    these, also as `texts`. search: all that was found.
     """
 
     images: Sequence[Any]
@@ -38,7 +38,8 @@ class Generated:
 
     def __getattr__(self, name: str) -> Any:
         images = self.__dict__.get("images", ())
-        if name == "frames" and images and isinstance(images[0], list):
+        kind: Any = {"frames": list, "texts": str}.get(name)
+        if kind is not None and images and isinstance(images[0], kind):
             return images
         raise AttributeError(name)
 

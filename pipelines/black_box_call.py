@@ -23,6 +23,7 @@ from genscale.key import Key
 from genscale.media import Media
 from genscale.pipelines.black_box_process import call_process
 from genscale.pipelines.function_arm import Made, Row
+from genscale.pipelines.generated_media import media_of
 from genscale.pipelines.search_settings import SearchSettings
 from genscale.protocol.batches import Batch, Output
 from genscale.protocol.particles import arm_of
@@ -65,7 +66,7 @@ class BlackBoxCall:
     def __init__(self, settings: SearchSettings, source: Source, arms: Sequence[Arm]) -> None:
         self.source, self.arms, self.texts, self.seeds = source, arms, source.texts, source.seeds
         self.results, self.key, self.changed = source.results, source.key, source.changed
-        self.ledger, self.store = Ledger(), MediaStore(settings.out)
+        self.ledger, self.store, self.texts_made = Ledger(), MediaStore(settings.out), False
 
     def processes(self) -> list[dict[str, Any]]:
         process = call_process(self.source.name, tuple(arm.nfe for arm in self.arms))
@@ -75,6 +76,10 @@ class BlackBoxCall:
         return {**self.source.heading(settings, complete), STORED: FOLDER}
 
     def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription:
+        if self.texts_made:
+            raise UsageError(
+                "a search over texts has no files of its own: give out=, whose folder has every text."
+            )
         return replace(self.source.describe(settings, heading), store=self.store)
 
     def sizes(self, settings: SearchSettings) -> tuple[int, int | None]:
@@ -90,6 +95,7 @@ class BlackBoxCall:
             made = arm.make(rows)
             engine.ledger.add_seconds("denoise", time.perf_counter() - started)
             faults = {i: fault for i, fault in enumerate(made) if isinstance(fault, tuple)}
+            self.texts_made = self.texts_made or any(isinstance(m, str) for m in made)
             kept = [missing() if isinstance(m, tuple) else self.store.put(m) for m in made]
             return Output(torch.stack(kept), batch.x, arm.nfe * len(rows), faults=faults)
 
@@ -108,18 +114,7 @@ class BlackBoxCall:
         self.store.keep_only(kept)
 
     def decode(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
-        found = [self.store.get(digest) for digest in latents]
-        sizes = {tuple(pixels.shape) for pixels in found}
-        if len(sizes) > 1:
-            raise UsageError(
-                f"{self.source.name} gave images of several sizes ({' and '.join(map(_size, sorted(sizes)))}), "
-                "which cannot be scored together: give decode_batch=1."
-            )
-        return Media(torch.stack(found))
+        return media_of([self.store.get(digest) for digest in latents], self.source.name)
 
     def media(self, entries: Sequence[Entry]) -> Media:
         return self.decode(torch.stack([e.x for e in entries if e.x is not None]), ())
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[-1]}x{shape[-2]}"

@@ -14,7 +14,7 @@ from genscale.engine.failures import CALL
 from genscale.errors import UsageError
 from genscale.pipelines.arms import ArmSettings
 from genscale.pipelines.candidate_randomness import Randomness
-from genscale.pipelines.generated_media import pixels_of
+from genscale.pipelines.generated_media import item_of
 from genscale.pipelines.generator_call import GeneratorCall
 from genscale.pipelines.generator_signature import Signature
 from genscale.pipelines.remote_failures import remote_failure
@@ -22,8 +22,8 @@ from genscale.protocol.particles import Candidate
 
 Row = tuple[int, Candidate]
 """(prompt index, candidate)."""
-Made = Tensor | tuple[str, str]
-"""Pixels of an image or video, or (where, what) of a failure."""
+Made = Tensor | str | tuple[str, str]
+"""Pixels of an image or video, a text, or (where, what) of a failure."""
 
 AT_ONCE = "calls_at_once"
 """Attribute of a function that may be called in several threads: how many calls it bears at once."""
@@ -72,7 +72,7 @@ class FunctionArm:
             if failed is None:
                 raise
             return CALL, failed
-        return pixels_of(output, self.name)
+        return item_of(output, self.name)
 
 
 def function_arms(call: GeneratorCall, arms: Sequence[Mapping[str, Any]]) -> list[FunctionArm]:

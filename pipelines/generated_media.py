@@ -1,8 +1,8 @@
-"""What a generator that is called as a whole returned: one image or video, as pixels."""
+"""What a generator that is called as a whole returned: one image or video, as pixels, or one text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,37 @@ from PIL import Image
 from torch import Tensor
 
 from genscale.errors import UsageError
+from genscale.media import Media, Texts
 from genscale.plugins.limits import shown
 
 _FIELDS = ("frames", "images", "videos")
+
+
+def item_of(output: Any, name: str) -> Tensor | str:
+    """The text of an output that is one (or a list of one), else its pixels."""
+    found = output[0] if isinstance(output, list | tuple) and len(output) == 1 else output
+    return found if isinstance(found, str) else pixels_of(output, name)
+
+
+def media_of(items: Sequence[Tensor | str], name: str) -> Media:
+    """Items of one kind and size together. UsageError: they are not."""
+    texts = [item for item in items if isinstance(item, str)]
+    if len(texts) == len(items):
+        return Texts(texts)
+    pixels = [item for item in items if isinstance(item, Tensor)]
+    sizes = {tuple(item.shape) for item in pixels}
+    if texts or len(sizes) > 1:
+        what = (
+            "texts and images"
+            if texts
+            else f"images of several sizes ({', '.join(map(_size, sorted(sizes)))})"
+        )
+        raise UsageError(f"{name} gave {what}, which cannot be scored together: give decode_batch=1.")
+    return Media(torch.stack(pixels))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[-1]}x{shape[-2]}"
 
 
 def pixels_of(output: Any, name: str) -> Tensor:

@@ -207,10 +207,10 @@ Decode = Callable[[Sequence[Final]], "Media"]
 
 def _from_store(folder: Path) -> Decode:
     """Its images and videos are in its folder, and nothing is needed to decode them."""
-    from genscale.media import Media
+    from genscale.pipelines.generated_media import media_of
 
     store = MediaStore(folder)
-    return lambda finals: Media(torch.stack([store.get(f.latents()) for f in finals]))
+    return lambda finals: media_of([store.get(f.latents()) for f in finals], "the run")
 
 
 def decoder_of(run: SavedRun, pipe: Any = None, trust: bool = False) -> Decode:

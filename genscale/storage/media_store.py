@@ -1,6 +1,7 @@
-"""Images and videos by their content: where a search keeps what it did not make of latents.
+"""Images, videos and texts by their content: where a search keeps what it did not make of latents.
 
-Each is a file of its own, under the digest of its bytes: 8-bit images as PNG, all else as safetensors. What a search
+Each is a file of its own, under the digest of its bytes: 8-bit images as PNG, texts as they are, all else as
+safetensors. What a search
 carries along in the place of latents is that digest, as numbers.
 """
 
@@ -23,7 +24,8 @@ FOLDER = "media"
 STORED = "stored"  # in the heading of an archive: where its images and videos are, if they were not made of latents
 WORDS = 8  # 32-bit words of a digest; float64 holds each exactly, and NaN where there is no content
 _PNG = b"\x89PNG"
-_SUFFIXES = (".png", ".safetensors")
+_TEXT = b"\xef\xbb\xbf"  # the mark of UTF-8 files: no other kind begins with it
+_SUFFIXES = {_PNG: ".png", _TEXT: ".txt", b"": ".safetensors"}
 
 
 def missing() -> Tensor:
@@ -39,12 +41,12 @@ class MediaStore:
         self._held: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def put(self, pixels: Tensor) -> Tensor:
-        """Keep an image [3, h, w] or a video [frames, 3, h, w], uint8 or float; its digest, float64 [WORDS].
+    def put(self, item: Tensor | str) -> Tensor:
+        """Keep an image [3, h, w] or a video [frames, 3, h, w], uint8 or float, or a text; its digest, float64 [WORDS].
 
         UsageError: it cannot be written.
         """
-        data = _encoded(pixels)
+        data = _encoded(item)
         digest = hashlib.blake2b(data, digest_size=4 * WORDS).digest()
         name = digest.hex()
         with self._lock:
@@ -54,8 +56,8 @@ class MediaStore:
                 self._write(self.folder, name, data)
         return torch.from_numpy(np.frombuffer(digest, dtype="<u4").astype(np.float64))
 
-    def get(self, digest: Tensor) -> Tensor:
-        """The pixels, in [0, 1], float. UsageError: they are not there, or the file was damaged."""
+    def get(self, digest: Tensor) -> Tensor | str:
+        """The pixels, in [0, 1], float, or the text. UsageError: they are not there, or the file was damaged."""
         name = name_of(digest)
         data = self._held.get(name)
         if data is None:
@@ -94,7 +96,7 @@ class MediaStore:
     def _read(self, name: str) -> bytes:
         if self.folder is None:
             raise UsageError("this image or video was not kept: give scale() a larger keep=.")
-        paths = [self.folder / (name + suffix) for suffix in _SUFFIXES]
+        paths = [self.folder / (name + suffix) for suffix in _SUFFIXES.values()]
         path = next((p for p in paths if p.exists()), paths[0])
         try:
             data = stored(path)
@@ -114,14 +116,16 @@ def name_of(digest: Tensor) -> str:
 
 
 def _path(folder: Path, name: str, data: bytes) -> Path:
-    return folder / (name + _SUFFIXES[not data.startswith(_PNG)])
+    return folder / (name + next(suffix for mark, suffix in _SUFFIXES.items() if data.startswith(mark)))
 
 
-def _encoded(pixels: Tensor) -> bytes:
+def _encoded(item: Tensor | str) -> bytes:
     from PIL import Image
     from safetensors.torch import save
 
-    plain = pixels.detach().cpu().contiguous()
+    if isinstance(item, str):
+        return _TEXT + item.encode("utf-8", "surrogatepass")
+    plain = item.detach().cpu().contiguous()
     if plain.dtype != torch.uint8 or plain.ndim != 3:
         return bytes(save({"pixels": plain}))
     file = io.BytesIO()
@@ -129,10 +133,12 @@ def _encoded(pixels: Tensor) -> bytes:
     return file.getvalue()
 
 
-def _decoded(data: bytes) -> Tensor:
+def _decoded(data: bytes) -> Tensor | str:
     from PIL import Image
     from safetensors.torch import load
 
+    if data.startswith(_TEXT):
+        return data[len(_TEXT) :].decode("utf-8", "surrogatepass")
     if data.startswith(_PNG):
         with Image.open(io.BytesIO(data)) as image:
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0)
