@@ -40,7 +40,7 @@ class TokenTexts:
         return [type(self.model), self.model, type(self.tokenizer), vocabulary, self.chat, dict(self.options)]
 
     def __call__(self, prompt: str, seed: int = 0, **options: Any) -> str:
-        """One text: a decoder's new tokens, all of an encoder-decoder. options: of `generate`, in place of those given."""
+        """One text: a decoder's new tokens, or all of an encoder-decoder. options: of `generate`, over those given."""
         given = self._inputs(prompt)
         devices = [self.device] if self.device.type == "cuda" else []
         with self._lock, torch.random.fork_rng(devices), torch.no_grad():

@@ -376,7 +376,7 @@ def _count(pipe: Any) -> str:
 
 
 @pytest.mark.parametrize("prompts", [1, 2])
-@pytest.mark.parametrize("family", quick([(f,) for f in IMAGES], [(f,) for f in IMAGES[:2] + IMAGES[4:5]]))
+@pytest.mark.parametrize("family", quick(IMAGES, IMAGES[:2] + IMAGES[4:5]))
 def test_a_generator_for_each_image(family: tuple[str, str | None], prompts: int) -> None:
     """Without a verifier, as many candidates as images are the pipeline's own images, bit for bit."""
     name, scheduler = family

@@ -64,7 +64,7 @@ def test_texts_are_searched_as_images_are(tmp_path: Path) -> None:
     assert out.texts[0].startswith("one ")
     finals = out.search.searches[0].finals
     assert finals[0].total == len(set("one 5"))
-    assert list(out.search.media(finals))[0] == "one 5"
+    assert out.search.media(finals)[0] == "one 5"
     assert [e.total for e in finals] == [len(set(t)) for t in out.search.media(finals)]
     assert sum(1 for p in (tmp_path / "run" / "media").iterdir() if p.suffix == ".txt") > 9
     again = better.search(["one", "two"], seed=5)
