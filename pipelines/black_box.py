@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -59,6 +60,10 @@ class ScaledGenerator(StandsForPipeline):
         with self._claimed() as claim:
             call = self._bound(args, kwargs)
             return generated(call, run_search(call, self.settings, claim))
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.settings.pipe)
 
     def search(self, *args: Any, **kwargs: Any) -> SearchResult:
         """The same without decoding the best."""

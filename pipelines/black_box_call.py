@@ -66,10 +66,11 @@ class BlackBoxCall:
     def __init__(self, settings: SearchSettings, source: Source, arms: Sequence[Arm]) -> None:
         self.source, self.arms, self.texts, self.seeds = source, arms, source.texts, source.seeds
         self.results, self.key, self.changed = source.results, source.key, source.changed
+        self.at_once = min(settings.batch_size, *(arm.at_once for arm in arms))
         self.ledger, self.store, self.texts_made = Ledger(), MediaStore(settings.out), False
 
     def processes(self) -> list[dict[str, Any]]:
-        process = call_process(self.source.name, tuple(arm.nfe for arm in self.arms))
+        process = call_process(self.source.name, tuple(arm.nfe for arm in self.arms), self.at_once)
         return [dict(process) for _ in self.texts]
 
     def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class BlackBoxCall:
 
     def sizes(self, settings: SearchSettings) -> tuple[int, int | None]:
         """A kill loses what is being called, so no more is called than runs at once."""
-        return min(settings.batch_size, min(arm.at_once for arm in self.arms)), settings.decode_batch
+        return self.at_once, settings.decode_batch
 
     def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
         def evaluate(batch: Batch) -> Output:

@@ -64,8 +64,9 @@ class CallSolver:
         return output, None
 
 
-def call_process(name: str, arms: tuple[int, ...]) -> dict[str, Any]:
-    """The arguments of a `PromptProcess`. arms: NFE of a call of each configuration, at least one."""
+def call_process(name: str, arms: tuple[int, ...], together: int = 1) -> dict[str, Any]:
+    """The arguments of a `PromptProcess`. arms: NFE of a call of each configuration, at least one. together: calls at
+    once, so that candidates are scored, and can end the search, as soon as they are made."""
     start, why = torch.zeros(WORDS, dtype=torch.float64), no_loop(name)
     return {
         "evaluations": (arms[0],),
@@ -75,6 +76,7 @@ def call_process(name: str, arms: tuple[int, ...]) -> dict[str, Any]:
         "off_grid": why,
         "own_restarts": False,
         "arms": arms,
+        "together": together,
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import os
 import signal
 import threading
@@ -113,6 +115,15 @@ def test_events_tell_of_every_candidate() -> None:
     seen: list[Any] = []
     genscale.scale(noise, candidates=4, verifier=brightness, on_event=seen.append)("a", generator=fresh())
     assert [type(e).__name__ for e in seen].count("Scored") == 4
+
+
+def test_a_scaled_function_is_scaled_again_copied_and_shown() -> None:
+    better = genscale.scale(noise, candidates=3, verifier=brightness)
+    again = genscale.scale(better, candidates=2, verifier=brightness)
+    assert again.pipe is noise
+    assert len(copy.copy(again).search("a", generator=fresh()).ranking()) == 2
+    assert "BestOfN" in repr(better)
+    assert list(inspect.signature(better).parameters) == ["prompt", "generator", "size", "gain"]
 
 
 # ------------------------------------------------------------------------------ what is returned
@@ -370,6 +381,25 @@ def test_other_exceptions_come_through() -> None:
 def test_if_every_call_fails_a_sentence_says_so() -> None:
     with pytest.raises(AllCandidatesFailed, match=r"the call gave TimeoutError .*can be reached"):
         genscale.scale(failing(TimeoutError("slow")), candidates=1)("a", seed=1)
+
+
+def test_an_interrupt_returns_the_best_so_far() -> None:
+    def impatient(after: int) -> Any:
+        made: list[int] = []
+
+        def call(prompt: str, seed: int) -> Any:
+            made.append(seed)
+            if len(made) > after:
+                raise KeyboardInterrupt
+            return seeded(prompt, seed)
+
+        return genscale.scale(call, candidates=8, verifier=brightness)
+
+    found = impatient(4).search("a", seed=1)
+    assert found.stopped == "interrupted"
+    assert len(found.ranking()) <= 4
+    with pytest.raises(KeyboardInterrupt):
+        impatient(0).search("a", seed=1)
 
 
 # ------------------------------------------------------------------------------ threads

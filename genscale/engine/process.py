@@ -49,6 +49,7 @@ class PromptProcess(SearchView):
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
     arms: NFE of a whole candidate of each configuration of the call; empty where there is only one.
+    together: see Process.
     The other fields are those of SearchView.
     """
 
@@ -69,6 +70,7 @@ class PromptProcess(SearchView):
     own_path: OwnPath = field(default_factory=OwnPath, compare=False)
     origins: Origins | None = field(default=None, compare=False)
     arms: tuple[int, ...] = ()
+    together: int | None = None
 
     @property
     def steps(self) -> int:

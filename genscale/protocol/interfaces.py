@@ -93,6 +93,10 @@ class Process(Protocol):
         """
 
     @property
+    def together(self) -> int | None:
+        """How many candidates are made at once, where more of them would only wait; None: batches may have any size."""
+
+    @property
     def target(self) -> float | None:
         """The search total from which on the budget ends the search (`target`, `p`); None without one, or where it asks
         select verifiers."""
