@@ -30,7 +30,7 @@ class Signature:
     @staticmethod
     def of(function: Any) -> Signature:
         """UsageError: it takes neither a generator nor a seed."""
-        found = _read(function, generator_name(function))
+        found = Signature.read(function)
         if not found.randomness:
             raise UsageError(
                 f"{found.name} takes neither a generator nor a seed, so its candidates could not be told apart or made "
@@ -38,6 +38,11 @@ class Signature:
                 "its randomness from that."
             )
         return found
+
+    @staticmethod
+    def read(function: Any) -> Signature:
+        """The same for a function that need not take either."""
+        return _read(function, generator_name(function))
 
     def takes(self, name: str) -> bool:
         return name in self.parameters or self.others

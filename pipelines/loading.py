@@ -130,7 +130,7 @@ def takes(pipe: Any) -> set[str]:
     from genscale.pipelines.generator_signature import Signature
 
     if not isinstance(getattr(pipe, "components", None), Mapping):
-        found = Signature.of(pipe)
+        found = Signature.read(pipe)
         return AnyName(found.parameters) if found.others else set(found.parameters)
     return set(call_signature(type(pipe)).names)
 

@@ -7,7 +7,7 @@ scores nothing, and decoded; the search of all arms has them as pixels.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +32,7 @@ from genscale.pipelines.serve import serve
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate
 from genscale.protocol.queries import Query, Score, Solve
+from genscale.results.run_description import RunDescription
 
 _NO_ROLES = Roles(*(VerifierSet(()) for _ in range(4)))
 
@@ -52,7 +53,8 @@ class GivenCandidates:
 class PipelineArm:
     """One configuration of a pipeline.
 
-    given: the arguments of its call. UsageError: they are refused, or make other rows than they should.
+    given: the arguments of its call. texts: the prompts that they say, without what the arm makes of them. UsageError:
+    they are refused.
     """
 
     def __init__(self, settings: SearchSettings, arm: ArmSettings, given: Mapping[str, Any]) -> None:
@@ -67,6 +69,7 @@ class PipelineArm:
             arguments = Arguments(arm.function, (), changed)
             self.call = PipelineCall(arm.function, arguments, settings.mix, settings.models)
             self.processes = self.call.processes()
+        self.texts = Arguments(settings.pipe, (), dict(given)).texts(self.call.rows)
         self.decoder = Decoder(self.call, with_callback=True)
         self.decode_batch = settings.decode_batch or settings.batch_size
         self.nfe = sum(self.processes[0]["evaluations"])
@@ -109,11 +112,22 @@ class PipelineArm:
 
 
 class PipelineSource(PipelineHost):
-    """A call of a pipeline with arms, as their host describes it: that of the first arm."""
+    """A call of a pipeline with arms, as their host describes it: that of the first, with the call's own prompts."""
 
     def __init__(self, arm: PipelineArm) -> None:
         super().__init__(arm.call, arm.decoder)
-        self.name = type(arm.call.pipe).__name__
+        self.name, self.texts = type(arm.call.pipe).__name__, list(arm.texts)
+
+    def key(self, row: int) -> Key:
+        earlier = self.texts[:row].count(self.texts[row])
+        return Key.from_seed(self.seeds[row]).fold("prompt", self.texts[row], earlier)
+
+    def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
+        return {**super().heading(settings, complete), "prompts": self.texts}
+
+    def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription:
+        found = super().describe(settings, heading)
+        return replace(found, request={**found.request, "prompts": self.texts})
 
 
 def pipeline_arms(

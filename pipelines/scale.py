@@ -134,7 +134,7 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
     verifier_timeout: float | None = None, pool: bool = False, **options: Any,
-) -> Any:  # fmt: skip
+) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
     pipe: the pipeline; of a scaled one its pipeline, so that this search takes the place of the other. Or any

@@ -283,6 +283,21 @@ class Fixed:
         yield Score(finished)
 
 
+def test_verifiers_score_by_the_prompt_of_the_call(pipe: Any, tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def judge(media: Any, prompts: Any) -> Any:
+        seen.update(prompts)
+        return brightness(media, prompts)
+
+    changes = [{"prompt": "{} and a green square"}, {"prompt": "nothing"}]
+    better = genscale.scale(pipe, "arms", judge, arms=changes, candidates=4, out=tmp_path / "run")
+    found = better.search(**CALL, prompt=PROMPTS, generator=fresh())
+    assert seen == set(PROMPTS) == set(found.prompts)
+    found.save(tmp_path / "run")
+    assert genscale.load_result(tmp_path / "run").prompts == tuple(PROMPTS)
+
+
 def test_an_arm_can_have_another_scheduler_or_model(pipe: Any) -> None:
     before = pipe.scheduler
     other = type(before).from_config(before.config, shift=3.0)
