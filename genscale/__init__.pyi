@@ -1,5 +1,6 @@
 # The public names, read by lazy_loader at run time and by type checkers. Their groups: `genscale.__doc__`.
 from . import toy as toy
+from .algorithms.arms import Arms as Arms
 from .algorithms.budget_planning import affordable as affordable
 from .algorithms.leftover_budget import spend_leftover_budget as spend_leftover_budget
 from .diffusion.guidance import Cfg as Cfg
@@ -50,8 +51,10 @@ from .numerics.intervals import Mean as Mean
 from .numerics.noise_sphere import neighbour as neighbour
 from .numerics.noise_sphere import slerp as slerp
 from .pipelines.loading import load_pipeline as load_pipeline
+from .pipelines.remote_images import remote_images as remote_images
 from .pipelines.scale import Scaled as Scaled
 from .pipelines.scale import scale as scale
+from .pipelines.token_texts import token_texts as token_texts
 from .plugins.citations import citation as citation
 from .plugins.lookup import list_samplers as list_samplers
 from .plugins.lookup import list_verifiers as list_verifiers

@@ -38,8 +38,17 @@ class Media(Sequence["Item"]):
         self._pixels = value
 
     @property
+    def kind(self) -> str:
+        """ "image", "video" or "text"."""
+        return "video" if self.is_video else "image"
+
+    @property
     def is_video(self) -> bool:
         return self._pixels.ndim == 5
+
+    def rows(self, places: Sequence[int]) -> Media:
+        """The items at these places, in this order."""
+        return Media(self.pixels[list(places)])
 
     def __len__(self) -> int:
         return self._pixels.shape[0]
@@ -64,6 +73,32 @@ class Media(Sequence["Item"]):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = _bytes(self._pixels)
         return array if dtype is None else array.astype(dtype)
+
+
+class Texts(Media):
+    """A batch of texts, which are its items; `data` has them as a list. AttributeError where pixels are asked for."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        super().__init__(torch.zeros(len(texts), 0, 0, 0))
+        self.data = list(texts)
+
+    @property
+    def pixels(self) -> Tensor:
+        raise AttributeError("texts have no pixels: use .data, or iterate")
+
+    @pixels.setter
+    def pixels(self, value: Tensor) -> None:
+        raise AttributeError("texts have no pixels")
+
+    @property
+    def kind(self) -> str:
+        return "text"
+
+    def rows(self, places: Sequence[int]) -> Texts:
+        return Texts([self.data[i] for i in places])
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return Texts(self.data[index]) if isinstance(index, slice) else self.data[index]
 
 
 def cat_media(parts: Sequence[Media]) -> Media:

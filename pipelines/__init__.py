@@ -63,6 +63,17 @@ For guidance, mixes and gradients:
 - `guiders.py`: the guidance rules of `diffusers.guiders` as a mix.
 - `differentiable_models.py`: frozen weights and checkpointed calls, while gradients are taken.
 
+For what is called as a whole (functions, services, pipelines without a loop of their own), and for arms:
+
+- `black_box.py`: `ScaledGenerator`, what `scale` makes of it. `black_box_call.py`: what its search runs on, with the
+  engine and archive of a pipeline. `black_box_process.py`: its process of one step, and which samplers are refused.
+- `generator_signature.py`, `generator_call.py`: what it takes, and its call for each prompt.
+- `candidate_randomness.py`: the generator or seed of each candidate, from its key.
+- `generated_media.py`: what it returned, as pixels. `remote_failures.py`: which exceptions drop a candidate.
+- `arms.py`: what an arm changes in a call. `function_arm.py`, `pipeline_arm.py`: how candidates of an arm are made.
+- `black_box_identity.py`: what such a search was asked for.
+- `remote_images.py`, `http_calls.py`: an image service as a function.
+
 Without a search:
 
 - `first_frame.py`: a text-to-video pipeline that continues a given picture.

@@ -33,11 +33,6 @@ def archive_heading(call: PipelineCall, settings: SearchSettings, complete: bool
 
     complete: refuse what cannot be identified, by UsageError. False says that it is unknown; no call resumes that.
     """
-    verifiers = {
-        role: [[member.name, member.weight] for member in getattr(settings.roles, role).members]
-        for role in ("search", "select", "held_out", "guard")
-        if role != "guard" or settings.roles.guard.members
-    }
     return {
         "prompts": call.texts,
         "seeds": call.seeds,
@@ -45,11 +40,23 @@ def archive_heading(call: PipelineCall, settings: SearchSettings, complete: bool
         "model": model_name(call.pipe),
         "steps": len(call.probe.evaluations),
         "latent": list(call.latents.shape[1:]),
+        **heading_of_search(settings),
+        "identity": Parts(complete).of(call, settings),
+    }
+
+
+def heading_of_search(settings: SearchSettings) -> dict[str, Any]:
+    """The part of a heading that sampler, verifiers and limits decide."""
+    verifiers = {
+        role: [[member.name, member.weight] for member in getattr(settings.roles, role).members]
+        for role in ("search", "select", "held_out", "guard")
+        if role != "guard" or settings.roles.guard.members
+    }
+    return {
         "sampler": type(settings.sampler).__name__,
         "options": registry.described(settings.sampler),
         "verifiers": verifiers,
         "ensemble": settings.roles.judge.ensemble,
-        "identity": _Parts(complete).of(call, settings),
         "limits": {
             "budget": str(settings.budget),
             "stop": None if settings.stop is None else str(settings.stop),
@@ -61,9 +68,9 @@ def archive_heading(call: PipelineCall, settings: SearchSettings, complete: bool
 
 def changed_by_the_run(heading: Mapping[str, Any], settings: SearchSettings) -> dict[str, str]:
     """Of the identity in a heading, what is another one after the run: a verifier may count its calls."""
-    now = _Parts(complete=False)
+    now = Parts(complete=False)
     now.add_search(settings)
-    return {name: value for name, value in now.found.items() if value != heading["identity"][name]}
+    return now.unlike(heading)
 
 
 def model_name(pipe: Any) -> str:
@@ -73,7 +80,7 @@ def model_name(pipe: Any) -> str:
     return bundled or (os.path.abspath(source) if source and Path(source).exists() else source)
 
 
-class _Parts:
+class Parts:
     """Collects {what: identity}."""
 
     def __init__(self, complete: bool) -> None:
@@ -91,9 +98,15 @@ class _Parts:
                 ) from None
             self.found[what] = UNKNOWN
 
+    def unlike(self, heading: Mapping[str, Any]) -> dict[str, str]:
+        """Those that are others than in a heading."""
+        return {name: value for name, value in self.found.items() if value != heading["identity"][name]}
+
     def of(self, call: PipelineCall, settings: SearchSettings) -> dict[str, str]:
-        self._add_arguments(call)
-        self._add_pipeline(call.pipe)
+        given = call.arguments.given | call.arguments.of_images  # all that was given for each image
+        self.add_arguments(inspect.signature(type(call.pipe).__call__).parameters, given)
+        self.found["state of the generator"] = call.arguments.generator_identity
+        self.add_pipeline(call.pipe)
         for name, model in settings.models.items():
             modules = _modules(model)
             self.add(f"model '{name}' of the mix", modules if modules else model)
@@ -111,9 +124,8 @@ class _Parts:
             for member in getattr(settings.roles, role).members:
                 self.add(f"verifier '{member.name}'", _by_options(member))
 
-    def _add_arguments(self, call: PipelineCall) -> None:
-        parameters = inspect.signature(type(call.pipe).__call__).parameters
-        given = call.arguments.given | call.arguments.of_images  # all that was given for each image
+    def add_arguments(self, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
+        """Those of a call that are not at their default. parameters: of what is called."""
         for name, value in given.items():
             default = parameters[name].default if name in parameters else None
             if name in _ELSEWHERE or value is default:
@@ -124,17 +136,17 @@ class _Parts:
             self.add(f"argument {name}", value)
             if len(self.found) > before and self.found[f"argument {name}"] == _identity_or_none(default):
                 del self.found[f"argument {name}"]  # as if it had not been given
-        self.found["state of the generator"] = call.arguments.generator_identity
 
-    def _add_pipeline(self, pipe: Any) -> None:
+    def add_pipeline(self, pipe: Any) -> None:
+        """Its code, configuration, scheduler and the weights of its models."""
         components: Mapping[str, Any] = pipe.components
         if not is_installed(type(pipe).__module__):
             self.add("code of the pipeline", type(pipe))
         config = {k: v for k, v in dict(pipe.config).items() if k[:1] != "_" and k not in components}
         self.add("configuration of the pipeline", config)
-        scheduler = pipe.scheduler
+        scheduler = getattr(pipe, "scheduler", None)
         self.add("scheduler", type(scheduler))
-        for name, value in dict(scheduler.config).items():
+        for name, value in dict(getattr(scheduler, "config", {})).items():
             if not name.startswith("_"):
                 self.add(f"setting {name} of the scheduler", value)
         for name, part in components.items():

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from genscale.algorithms.arm_texts import text_of
+from genscale.algorithms.arms import Arms
 from genscale.engine.budget import Budget
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
@@ -84,7 +86,7 @@ class Description:
                 self.missing_call.append(f"the function given as {name}")
             elif name == "latents":
                 self.missing_search.append("the initial latents of its call")
-            elif not _is_plain(value):
+            elif not is_plain(value):
                 self.missing_call.append(f"the argument {name} of its call")
             elif name in names:
                 self.fields[names[name]] = value
@@ -107,16 +109,47 @@ class Description:
 
     # ---------------------------------------------------------------- the search
 
+    def add_search(self, scaled: SearchSettings) -> None:
+        """All that `scale` was given beside the pipeline."""
+        self.add_sampler(scaled.sampler)
+        for role, members in (("verifiers", "search"), ("select", "select"), ("held_out", "held_out")):
+            self.add_verifiers(role, getattr(scaled.roles, members))
+        self.fields["ensemble"] = scaled.roles.judge.ensemble
+        self.add_limits(scaled.budget, scaled.stop)
+        if scaled.pool:
+            self.fields["pool"] = True
+        self.add_mix(scaled.mix_given, scaled.models)
+        self.fields["batch_size"] = scaled.batch_size
+        if scaled.decode_batch is not None:
+            self.fields["decode_batch"] = scaled.decode_batch
+
     def add_sampler(self, sampler: Any) -> None:
+        if isinstance(sampler, Arms):
+            self._add_arms(sampler)
+            return
         name = registry.registered_name("sampler", type(sampler))
         self.fields["sampler"] = name or type(sampler).__name__
         if name is None:
             self.missing_search.append(f"the sampler {type(sampler).__name__}, which is not registered")
         changed = changed_options(sampler)
-        self.fields["sampler_fields"] = {n: registry.plain(v) for n, v in changed.items() if _is_plain(v)}
-        odd = [n for n, v in changed.items() if not _is_plain(v)]
+        self.fields["sampler_fields"] = {n: registry.plain(v) for n, v in changed.items() if is_plain(v)}
+        odd = [n for n, v in changed.items() if not is_plain(v)]
         if odd:
             self.missing_search.append(f"the option {odd[0]} of its sampler, which is an object")
+
+    def _add_arms(self, sampler: Arms) -> None:
+        """As the command line has it: best_of_n with --arm and --allocate."""
+        own = {"candidates": sampler.candidates, "wave": None if sampler.wave == 1 else sampler.wave}
+        self.fields |= {
+            "sampler": "best_of_n",
+            "sampler_fields": {k: v for k, v in own.items() if v is not None},
+        }
+        texts = [text_of(arm) for arm in sampler.arms]
+        self.fields |= {"arm": [text for text in texts if text is not None], "allocate": sampler.allocate}
+        if None in texts:
+            self.missing_search.append(f"arm {texts.index(None)}, which changes more than a text can say")
+        if sampler.aim != "best":
+            self.missing_search.append(f"the aim '{sampler.aim}' of its arms")
 
     def add_verifiers(self, role: str, members: VerifierSet) -> None:
         self.fields[role] = [self._spec(member) for member in members.members]
@@ -172,17 +205,7 @@ def describe_search(scaled: SearchSettings, call: PipelineCall, heading: Mapping
     found.add_model(pipe)
     found.add_call(pipe, call.arguments)
     found.add_seed(call.seeds[0], call.arguments.generator_is_new)
-    found.add_sampler(scaled.sampler)
-    for role, members in (("verifiers", "search"), ("select", "select"), ("held_out", "held_out")):
-        found.add_verifiers(role, getattr(scaled.roles, members))
-    found.fields["ensemble"] = scaled.roles.judge.ensemble
-    found.add_limits(scaled.budget, scaled.stop)
-    if scaled.pool:
-        found.fields["pool"] = True
-    found.add_mix(scaled.mix_given, scaled.models)
-    found.fields["batch_size"] = scaled.batch_size
-    if scaled.decode_batch is not None:
-        found.fields["decode_batch"] = scaled.decode_batch
+    found.add_search(scaled)
     return RunDescription(
         request=json.loads(json.dumps(registry.plain(found.fields))),
         sampler={"name": found.fields["sampler"], **registry.described(scaled.sampler)},
@@ -200,17 +223,17 @@ def changed_options(plugin: Any) -> dict[str, Any]:
     for name, option in registry.options(type(plugin)).items():
         default = option.default if option.default_factory is MISSING else option.default_factory()
         value = getattr(plugin, name)
-        if value is not default and not (_is_plain(value) and value == default):
+        if value is not default and not (is_plain(value) and value == default):
             changed[name] = value
     return changed
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether JSON holds it."""
+def is_plain(value: Any) -> bool:
+    """Whether JSON holds a value."""
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+        return all(isinstance(k, str) and is_plain(v) for k, v in value.items())
     return value is None or isinstance(value, str | bool | int | float)
 
 

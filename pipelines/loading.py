@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +127,27 @@ def load_pipeline(
 
 def takes(pipe: Any) -> set[str]:
     """Names of the arguments that a pipeline's call takes."""
+    from genscale.pipelines.generator_signature import Signature
+
+    if not isinstance(getattr(pipe, "components", None), Mapping):
+        found = Signature.read(pipe)
+        return AnyName(found.parameters) if found.others else set(found.parameters)
     return set(call_signature(type(pipe)).names)
 
 
+class AnyName(set[str]):
+    """The names that a function gives its arguments, where it takes all others, too."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
 def makes_videos(pipe: Any) -> bool:
-    """Whether a pipeline gives videos: those that do take a number of frames, or of videos."""
+    """Whether a pipeline or function gives videos: those that do take a number of frames, or of videos, or say so by an
+    attribute `makes_videos`."""
+    own: bool | None = getattr(pipe, "makes_videos", None)
+    if own is not None:
+        return bool(own)
     return bool(takes(pipe) & {"num_frames", "num_videos_per_prompt", "video_length"})
 
 

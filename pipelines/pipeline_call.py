@@ -15,7 +15,7 @@ from genscale.diffusion.mixtures import Mix
 from genscale.diffusion.prediction import View
 from genscale.engine.ledger import Ledger
 from genscale.engine.prior import Prior
-from genscale.errors import UsageError
+from genscale.errors import NoLoop, UsageError
 from genscale.key import Key
 from genscale.pipelines.bound_call import CALLBACKS, ENTRIES, Arguments, root_seeds
 from genscale.pipelines.branches import Branches, BranchProbe, identify_branches
@@ -157,7 +157,7 @@ class PipelineCall:
         return given, sources
 
     def unsupported(self, why: str) -> UsageError:
-        return UsageError(
+        return NoLoop(
             f"{type(self.pipe).__name__} cannot be searched: {why}; genscale needs a pipeline that iterates over "
             "scheduler.timesteps and calls scheduler.step once for each."
         )

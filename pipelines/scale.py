@@ -7,32 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from genscale.algorithms.arms import Arms
 from genscale.diffusion.mixtures import Mix
 from genscale.engine.budget import Budget
 from genscale.engine.events import Event
-from genscale.engine.plan import Plan, plan
+from genscale.engine.plan import Plan
 from genscale.engine.search_rules import guard_set
 from genscale.engine.stopping import Stop, StopRule
 from genscale.engine.verifier_roles import Roles, verifier_set
-from genscale.errors import UsageError
+from genscale.errors import NoLoop, UsageError, did_you_mean
+from genscale.pipelines.black_box import ScaledGenerator, black_box_of, generated, is_black_box
+from genscale.pipelines.black_box_call import BlackBoxCall
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.mixture_sources import mix_of
+from genscale.pipelines.pipeline_arm import PipelineSource, pipeline_arms
 from genscale.pipelines.pipeline_call import PipelineCall
-from genscale.pipelines.pipeline_lock import REFUSE, WAIT, Claim, claimed
+from genscale.pipelines.pipeline_lock import WAIT, Claim, claimed
+from genscale.pipelines.pipeline_noise import generator_states, restore_generators
 from genscale.pipelines.prompt_texts import check_texts
 from genscale.pipelines.scaled_attributes import StandsForPipeline
-from genscale.pipelines.search_call import check_search, finish_best, run_search
+from genscale.pipelines.search_call import PipelineHost, finish_best, plan_of, run_search
 from genscale.pipelines.search_settings import SearchSettings, ignore, never
 from genscale.pipelines.settings_checks import check_sampler, check_settings
 from genscale.plugins import registry
-from genscale.plugins.automatic import AUTO, sampler_for
+from genscale.plugins.automatic import AUTO, OTHERWISE, sampler_for
 from genscale.plugins.options import check_automatic
-from genscale.protocol.interfaces import Sampler
+from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.results.result import SearchResult
 
 
@@ -62,9 +67,14 @@ class Scaled(StandsForPipeline):
         candidates, and the latents under way, decoded as they are (`.search.stopped` is "interrupted").
         """
         with self._claimed() as claim:
-            call, decoder = self._probed(args, kwargs)
-            result = run_search(call, self.settings, decoder, claim)
-            return _with_search(finish_best(call, self.settings, decoder, result), result)
+            try:
+                host = self._host(args, kwargs)
+            except NoLoop as error:
+                return self._whole(error)(*args, **kwargs)
+            result = run_search(host, self.settings, claim)
+            if isinstance(host, BlackBoxCall):
+                return generated(host, result)
+            return _with_search(finish_best(host.call, self.settings, host.decoder, result), result)
 
     def search(self, *args: Any, **kwargs: Any) -> SearchResult:
         """The same without the pipeline's output: nothing more is decoded, so memory does not grow with the prompts.
@@ -72,37 +82,47 @@ class Scaled(StandsForPipeline):
         `result.media(entries)` decodes the entries asked for. Raises as the call does.
         """
         with self._claimed() as claim:
-            call, decoder = self._probed(args, kwargs)
-            return run_search(call, self.settings, decoder, claim)
+            try:
+                host = self._host(args, kwargs)
+            except NoLoop as error:
+                return self._whole(error).search(*args, **kwargs)
+            return run_search(host, self.settings, claim)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would cost. Nothing is generated or written."""
-        made = self.settings
         with self._claimed():
-            call, _ = self._probed(args, kwargs)
-            processes = call.processes()
-            budget = made.budget.resolved(sum(processes[0]["evaluations"]))
-            check_search(call, replace(made, budget=budget), processes)
-            found = plan(
-                made.sampler,
-                processes[0],
-                made.budget,
-                made.roles,
-                call.rows,
-                made.stop,
-                call.arguments.results,
-            )
-            return replace(found, pool=made.pool)
+            try:
+                host = self._host(args, kwargs)
+            except NoLoop as error:
+                return self._whole(error).plan(*args, **kwargs)
+            return plan_of(host, self.settings)
 
     def _claimed(self) -> AbstractContextManager[Claim]:
-        return claimed(self.settings.pipe, self.settings.models.values(), self.settings.busy)
-
-    def _probed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[PipelineCall, Decoder]:
         made = self.settings
-        call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
+        others = [arm["model"] for arm in SamplerHooks.of(made.sampler).arms if callable(arm.get("model"))]
+        return claimed(made.pipe, [*made.models.values(), *others], made.busy)
+
+    def _host(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PipelineHost | BlackBoxCall:
+        made, generator = self.settings, kwargs.get("generator")
+        state, arms = generator_states(generator), SamplerHooks.of(made.sampler).arms
+        host: PipelineHost | BlackBoxCall
+        try:
+            if arms:
+                ways = pipeline_arms(made, args, kwargs, arms)
+                call, host = ways[0].call, BlackBoxCall(made, PipelineSource(ways[0]), ways)
+            else:
+                call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
+                host = PipelineHost(call, Decoder(call, with_callback=made.roles.calls > 0))
+        except NoLoop:
+            restore_generators(generator, state)  # the probe may have drawn from it
+            raise
         check_texts(call.arguments.prompt_texts, call.arguments.given, made.roles)
         made.roles.prepare(call.texts, call.latents.device)
-        return call, Decoder(call, with_callback=made.roles.calls > 0)
+        return host
+
+    def _whole(self, error: NoLoop) -> ScaledGenerator:
+        """The pipeline as a black box: what is called as a whole. NoLoop: its calls cannot be told apart."""
+        return black_box_of(self.settings, error)
 
 
 def scale(
@@ -114,10 +134,11 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
     verifier_timeout: float | None = None, pool: bool = False, **options: Any,
-) -> Scaled:  # fmt: skip
+) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
-    pipe: the pipeline; of a scaled one its pipeline, so that this search takes the place of the other.
+    pipe: the pipeline; of a scaled one its pipeline, so that this search takes the place of the other. Or any
+        `f(prompt=..., generator=... or seed=...)` that returns an image or video: called once for each candidate.
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object. "auto":
         accept_reject where one verifier answers a probability and steers alone, best_of_n otherwise.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
@@ -152,22 +173,25 @@ def scale(
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
-        models=models, mix=mix, pool=pool,
+        models=models, mix=mix, pool=pool, busy=busy,
     )  # fmt: skip
-    if busy not in (WAIT, REFUSE):
-        raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
-    pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
+    pipe = pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
-    return Scaled(SearchSettings(
-        pipe, _sampler(sampler, options, roles), roles, Budget.of(budget),
+    made = SearchSettings(
+        pipe, _sampler(pipe, sampler, options, roles), roles, Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
         {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy, pool,
-    ))  # fmt: skip
+    )  # fmt: skip
+    return ScaledGenerator(made) if is_black_box(pipe) else Scaled(made)
 
 
-def _sampler(sampler: Any, given: dict[str, Any], roles: Roles) -> Sampler:
+def _sampler(pipe: Any, sampler: Any, given: dict[str, Any], roles: Roles) -> Sampler:
+    if sampler == AUTO and is_black_box(pipe):
+        sampler = OTHERWISE  # accept_reject looks at previews
+    if sampler == "arms" or (sampler in (AUTO, OTHERWISE) and "arms" in given):
+        return armed(given)
     if isinstance(sampler, str):
         name = sampler_for(sampler, roles.search.probability)
         if sampler == AUTO:
@@ -178,6 +202,17 @@ def _sampler(sampler: Any, given: dict[str, Any], roles: Roles) -> Sampler:
             f"options {', '.join(given)} go with a sampler's name; set them on the sampler object."
         )
     return check_sampler(sampler)
+
+
+def armed(options: Mapping[str, Any]) -> Arms:
+    """The sampler of several arms. UsageError: it has no such option."""
+    known = [f.name for f in fields(Arms)]
+    for name in options:
+        if name not in known:
+            raise UsageError(
+                f"arms have no option '{name}'{did_you_mean(name, known)}: they have {', '.join(known)}."
+            )
+    return Arms(**options)
 
 
 def _roles(

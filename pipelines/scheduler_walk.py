@@ -15,13 +15,14 @@ that keeps state where copies share it, is refused.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from genscale.errors import UsageError
+from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.noise_interception import Intercept, NormalDraw
 from genscale.pipelines.scheduler_state import without_data
 from genscale.pipelines.solver import SchedulerSolver
@@ -52,10 +53,13 @@ class SchedulerWalk:
         output = _made_up(call["model_output"], x, 0.01 * (len(self.draws) + 1))
         recorded = RecordedDraws(x.shape, call.get("generator"))
         try:
-            with torch.no_grad(), OtherDraws(), recorded:  # type: ignore[no-untyped-call]
+            with torch.no_grad(), OtherDraws(recorded.given), recorded:
                 alone, self._carried = self.solver.call_step(self._alone, call, output, x, self._carried)
         except UncontrolledNoise as error:
-            raise self._refusal(f"draws noise in its step that no search can control ({error})") from None
+            refusal = self._refusal(f"draws noise in its step that no search can control ({error})")
+            if error.given:  # then a whole call is a function of its generator
+                raise NoLoop(str(refusal)) from None
+            raise refusal from None
         self.draws.append(recorded.draws)
         self.solver.call = call
         particles = Particles(x, len(self.draws) - 1, (), self._memory)
@@ -107,7 +111,14 @@ def _made_up(output: Tensor, x: Tensor, value: float) -> Tensor:
 
 
 class UncontrolledNoise(Exception):
-    """A step draws something else than normal noise of the latents' shape; the message says what."""
+    """A step draws something else than normal noise of the latents' shape; the message says what.
+
+    given: from the generator that it was given.
+    """
+
+    def __init__(self, what: str, given: bool = False) -> None:
+        super().__init__(what)
+        self.given = given
 
 
 class RecordedDraws(Intercept):
@@ -131,10 +142,21 @@ class RecordedDraws(Intercept):
         return torch.zeros(draw.shape, dtype=draw.dtype, device=draw.device)
 
 
+def _same(a: torch.Generator, b: torch.Generator) -> bool:
+    """By their states: the object that an operation sees is another one."""
+    return a.device == b.device and torch.equal(a.get_state(), b.get_state())
+
+
 class OtherDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, any random operation of torch raises UncontrolledNoise."""
+    """While active, any random operation of torch raises UncontrolledNoise. given: generators that a step was given."""
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.given = [generator for generator in given if generator is not None]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise UncontrolledNoise(f"by torch.{func.overloadpacket.__name__}")
+            used = [part for part in (*args, *(kwargs or {}).values()) if isinstance(part, torch.Generator)]
+            given = any(_same(part, generator) for part in used for generator in self.given)
+            raise UncontrolledNoise(f"by torch.{func.overloadpacket.__name__}", given)
         return func(*args, **(kwargs or {}))

@@ -1,4 +1,7 @@
-"""One call of a scaled pipeline: opens a search for each prompt, runs the engine, lets the pipeline finish the best."""
+"""One call of a scaled pipeline: opens a search for each prompt, runs the engine, lets the pipeline finish the best.
+
+What the search runs on is a `Host`: a call of a pipeline here, of any other generator in `black_box_call`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,9 +19,12 @@ from genscale.engine.choice_check import check_choice
 from genscale.engine.drafts import is_draft
 from genscale.engine.engine import Engine
 from genscale.engine.failures import all_failed
+from genscale.engine.ledger import Ledger
+from genscale.engine.plan import Plan, plan
 from genscale.engine.pool import Purse
 from genscale.engine.search import Search
 from genscale.errors import AllCandidatesFailed, UsageError, quoted
+from genscale.key import Key
 from genscale.media import Media
 from genscale.pipelines.call_identity import archive_heading, changed_by_the_run
 from genscale.pipelines.decode import Decoder
@@ -31,50 +37,136 @@ from genscale.pipelines.pipeline_lock import Claim
 from genscale.pipelines.search_settings import SearchSettings
 from genscale.pipelines.serve import serve
 from genscale.results.result import SearchResult
+from genscale.results.run_description import RunDescription
 
 
-def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, claim: Claim) -> SearchResult:
+class Host(Protocol):
+    """What a search runs on.
+
+    texts: the prompt of each row. seeds: that of each row's keys. results: how many candidates a prompt returns.
+    """
+
+    @property
+    def texts(self) -> list[str]: ...
+    @property
+    def seeds(self) -> list[int]: ...
+    @property
+    def results(self) -> int: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    def processes(self) -> list[dict[str, Any]]:
+        """The arguments of each row's `PromptProcess`."""
+
+    def key(self, row: int) -> Key: ...
+    def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
+        """As of `call_identity.archive_heading`."""
+
+    def changed(self, heading: dict[str, Any], settings: SearchSettings) -> dict[str, str]:
+        """As of `call_identity.changed_by_the_run`."""
+
+    def sizes(self, settings: SearchSettings) -> tuple[int, int | None]:
+        """Rows evaluated at once, and rows decoded at once (None: as many)."""
+
+    def decode(self, latents: Tensor, prompts: tuple[int, ...]) -> Media: ...
+    def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
+        """Run the engine to its end; why it stopped early, if it did."""
+
+    def media(self, entries: Sequence[Entry]) -> Media:
+        """Finished candidates, decoded."""
+
+    def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription: ...
+
+
+class PipelineHost:
+    """A call of a pipeline, evaluated in the pipeline's own loop."""
+
+    def __init__(self, call: PipelineCall, decoder: Decoder) -> None:
+        self.call, self.decoder = call, decoder
+        self.texts, self.seeds, self.ledger = call.texts, call.seeds, call.ledger
+        self.results, self.processes, self.decode = call.arguments.results, call.processes, decoder.media
+
+    def key(self, row: int) -> Key:
+        return self.call.key(row)
+
+    def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
+        return archive_heading(self.call, settings, complete)
+
+    def changed(self, heading: dict[str, Any], settings: SearchSettings) -> dict[str, str]:
+        return changed_by_the_run(heading, settings)
+
+    def sizes(self, settings: SearchSettings) -> tuple[int, int | None]:
+        loop, rows = self.call.loop, settings.batch_size
+        together = settings.decode_batch or (1 if makes_videos(self.call.pipe) else None)
+        return rows if loop is None else loop.batch_size(rows), together
+
+    def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
+        return serve(self.call, engine, self.decoder.drafts().media, settings.needs("mix"))
+
+    def media(self, entries: Sequence[Entry]) -> Media:
+        parts = [part.media(*chosen) for part, chosen in _by_decoder(self.decoder, entries)]
+        return parts[0] if len(parts) == 1 else Media(torch.cat([part.pixels for part in parts]))
+
+    def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription:
+        return describe_search(settings, self.call, heading)
+
+
+def run_search(host: Host, settings: SearchSettings, claim: Claim) -> SearchResult:
     """Search. claim: what it holds; lent to others while a verifier is called.
 
     UsageError, before anything is spent or written, for what cannot be done. AllCandidatesFailed, at the end, if every
     candidate of a prompt was dropped; it holds what the others found.
     """
-    processes = call.processes()
+    processes = host.processes()
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
-    check_search(call, settings, processes)
-    results = call.arguments.results
-    check_choice(settings.sampler, processes[0], settings.budget, settings.roles, results, settings.stop)
-    searches = _open_searches(call, settings, processes)
+    check_search(settings, processes)
+    check_choice(settings.sampler, processes[0], settings.budget, settings.roles, host.results, settings.stop)
+    searches = _open_searches(host, settings, processes)
     # After everything that may be refused: a refusal leaves no folder.
-    heading = None if settings.out is None else archive_heading(call, settings)
+    heading = None if settings.out is None else host.heading(settings)
+    batch_size, decode_batch = host.sizes(settings)
     archive = Archive(settings.out, heading)
     try:
         engine = Engine(
             searches,
             lending(settings.roles, claim),
-            decoder.media,
+            host.decode,
             budget=settings.budget,
             archive=archive,
-            ledger=call.ledger,
-            batch_size=settings.batch_size
-            if call.loop is None
-            else call.loop.batch_size(settings.batch_size),
-            decode_batch=settings.decode_batch or (1 if makes_videos(call.pipe) else None),
+            ledger=host.ledger,
+            batch_size=batch_size,
+            decode_batch=decode_batch,
             on_event=settings.on_event,
             halt=settings.halt,
             purse=Purse(searches) if settings.pool else None,
         )
-        stopped = serve(call, engine, decoder.drafts().media, settings.needs("mix"))
+        stopped = host.serve(engine, settings)
     finally:
         if heading is not None:
-            archive.add_state(changed_by_the_run(heading, settings))
+            archive.add_state(host.changed(heading, settings))
         archive.close()
-    return _result(call, settings, decoder, searches, archive, stopped, heading)
+    return _result(host, settings, searches, archive, stopped, heading)
+
+
+def plan_of(host: Host, settings: SearchSettings) -> Plan:
+    """What the search would cost. UsageError: it cannot be made."""
+    processes = host.processes()
+    budget = settings.budget.resolved(sum(processes[0]["evaluations"]))
+    check_search(replace(settings, budget=budget), processes)
+    found = plan(
+        settings.sampler,
+        processes[0],
+        settings.budget,
+        settings.roles,
+        len(host.texts),
+        settings.stop,
+        host.results,
+    )
+    return replace(found, pool=settings.pool)
 
 
 def _result(
-    call: PipelineCall, settings: SearchSettings, decoder: Decoder, searches: list[Search], archive: Archive,
-    stopped: str | None, heading: dict[str, Any] | None,
+    host: Host, settings: SearchSettings, searches: list[Search], archive: Archive, stopped: str | None,
+    heading: dict[str, Any] | None,
 ) -> SearchResult:  # fmt: skip
     """What was found. UsageError, AllCandidatesFailed: of a prompt nothing was."""
     without = next((search for search in searches if not search.finals), None)
@@ -82,24 +174,15 @@ def _result(
         raise UsageError(
             f"no candidate of {quoted(without.prompt)} was finished within the budget: allow more."
         )
-
-    def decode(entries: Sequence[Entry]) -> Media:
-        parts = [part.media(*chosen) for part, chosen in _by_decoder(decoder, entries)]
-        return parts[0] if len(parts) == 1 else Media(torch.cat([part.pixels for part in parts]))
-
     result = SearchResult(
         tuple(searches),
         tuple(archive.entries),
-        call.ledger,
+        host.ledger,
         settings.budget,
-        call.seeds[0],
-        decode,
+        host.seeds[0],
+        host.media,
         stopped,
-        cache(
-            lambda: describe_search(
-                settings, call, heading or archive_heading(call, settings, complete=False)
-            )
-        ),
+        cache(lambda: host.describe(settings, heading or host.heading(settings, complete=False))),
     )
     if without is not None:
         found = result if any(search.finals for search in searches) else None
@@ -109,7 +192,7 @@ def _result(
 
 def finish_best(call: PipelineCall, settings: SearchSettings, decoder: Decoder, result: SearchResult) -> Any:
     """The pipeline's own output for the best candidates: as many a prompt as the call asks for."""
-    best = [e for search in result.searches for e in _best_with_latents(search, call.arguments.results)]
+    best = [e for search in result.searches for e in best_with_latents(search, call.arguments.results)]
     with call.ledger.clock("decode"):
         outputs = [part.output(*chosen, settings.decode_batch) for part, chosen in _by_decoder(decoder, best)]
     call.ledger.decodes += len(best)
@@ -128,13 +211,14 @@ def _by_decoder(
     return parts
 
 
-def check_search(call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
+def check_search(settings: SearchSettings, processes: list[dict[str, Any]]) -> None:
     """UsageError, also for a plan: a budget pays for no candidate, or noise levels that are needed are unknown."""
     budget, verifier_calls = settings.budget, settings.roles.calls
-    nfe = sum(processes[0]["evaluations"])
+    evaluations = processes[0]["evaluations"]
+    nfe = sum(evaluations)
     if budget.nfe is not None and budget.nfe < nfe:
         raise UsageError(
-            f"a budget of {budget.nfe}nfe is too small: one sample of {len(call.probe.evaluations)} steps takes {nfe}."
+            f"a budget of {budget.nfe}nfe is too small: one sample of {len(evaluations)} steps takes {nfe}."
         )
     if budget.verifier_calls is not None and budget.verifier_calls < verifier_calls:
         raise UsageError(
@@ -145,28 +229,26 @@ def check_search(call: PipelineCall, settings: SearchSettings, processes: list[d
         raise UsageError(view)
 
 
-def _open_searches(
-    call: PipelineCall, settings: SearchSettings, processes: list[dict[str, Any]]
-) -> list[Search]:
+def _open_searches(host: Host, settings: SearchSettings, processes: list[dict[str, Any]]) -> list[Search]:
     return [
         Search.open(
             row,
             text,
             settings.sampler,
-            call.key(row),
+            host.key(row),
             settings.budget,
             settings.roles,
-            keep=max(settings.keep, call.arguments.results),
-            results=call.arguments.results,
+            keep=max(settings.keep, host.results),
+            results=host.results,
             stop=settings.stop,
             pool=settings.pool,
             **process,
         )
-        for row, (text, process) in enumerate(zip(call.texts, processes, strict=True))
+        for row, (text, process) in enumerate(zip(host.texts, processes, strict=True))
     ]
 
 
-def _best_with_latents(search: Search, count: int) -> list[Entry]:
+def best_with_latents(search: Search, count: int) -> list[Entry]:
     """The `count` best. Where fewer finished, they are repeated, so that every prompt has its places."""
     best = [e for e in search.ranking()[:count] if e.x is not None]
     if len(best) < count:

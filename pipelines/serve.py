@@ -59,17 +59,10 @@ def serve(call: PipelineCall, engine: Engine, decode_drafts: Decode, with_rates:
         engine.finish_drafts(decode_drafts, exchange.left)
         return "interrupted"
     except KeyboardInterrupt:
-        return _interrupted(engine)
+        return engine.interrupted()
     finally:
         call.models.restore()
     return None
-
-
-def _interrupted(engine: Engine) -> str:
-    """An interrupt ends the search with the best so far; before every prompt has a candidate there is none."""
-    if not all(search.finals or search.dropped for search in engine.searches):
-        raise KeyboardInterrupt
-    return "interrupted"
 
 
 def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from genscale.diffusion.mixtures import Mix
-from genscale.errors import UsageError
+from genscale.errors import NoLoop, UsageError
+from genscale.pipelines.pipeline_lock import REFUSE, WAIT
 from genscale.plugins import limits
 from genscale.plugins.limits import COUNT, shown
 from genscale.protocol.interfaces import Sampler
@@ -25,6 +26,7 @@ def check_settings(
     models: Any,
     mix: Any,
     pool: Any,
+    busy: Any,
 ) -> None:
     """UsageError for a setting of another type or out of range; they are explained at `genscale.scale`."""
     for name, value in (("batch_size", batch_size), ("keep", keep), ("decode_batch", decode_batch)):
@@ -32,6 +34,8 @@ def check_settings(
             continue
         if not isinstance(value, Integral) or isinstance(value, bool) or not COUNT.admits(value):
             raise UsageError(f"{name}={shown(value)} must be a whole number, {COUNT}.")
+    if busy not in (WAIT, REFUSE):
+        raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     if not isinstance(pool, bool):
         raise UsageError(f"pool={shown(pool)} must be True or False.")
     if out is not None:
@@ -73,12 +77,14 @@ def check_pipeline(pipe: Any) -> None:
     from diffusers import DiffusionPipeline
 
     name = type(pipe).__name__
+    if isinstance(pipe, DiffusionPipeline) and not hasattr(pipe, "scheduler"):
+        raise NoLoop(f"{name} has no scheduler, so there is no denoising loop to search.")
     if getattr(pipe, "scheduler", None) is None:
         raise UsageError(
             f"{name} has no scheduler, so there is no denoising loop to search: use a diffusion or flow pipeline."
         )
     if not isinstance(pipe, DiffusionPipeline):
-        raise UsageError(
+        raise NoLoop(
             f"{name} is not a DiffusionPipeline of diffusers, so genscale cannot use its denoising loop: give the "
             "pipeline itself, not a modular pipeline or an object around it."
         )

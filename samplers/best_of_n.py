@@ -82,8 +82,6 @@ class BestOfN:
             return
         n, done = self._halving.count(process), 0
         looks = steps_of(self.previews, process)
-        if looks:
-            process.schedule  # noqa: B018  without noise levels there are no previews: refused before anything is spent
         while n is None or done < n:
             wave = wave_of(process, self.wave)
             wave = yield Ask(

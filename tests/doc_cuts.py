@@ -66,7 +66,8 @@ def _completed(words: list[str]) -> list[str]:
     command = words[0] if words else ""
     if command == "video":
         words = [VIDEO if word == "owner/name" else word for word in words]
-    if "--from" in words:  # it is to be done as it was
+    own = "--model" in words and ":" in words[words.index("--model") + 1]  # a function takes no steps
+    if "--from" in words or own:  # it is to be done as it was
         return words
     added = list(ADDED.get(command, ()))
     if VIDEO in words:

@@ -6,6 +6,7 @@ so that what loads them is the program itself.
 
 from __future__ import annotations
 
+import base64
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.image_service import png
 from tests.zoo import ZOO
 
 # Pipelines by the names that the docs use. Their default sizes are 16 to 32 pixels.
@@ -99,8 +101,15 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> None:
     if find_spec("uvicorn"):  # the demo is built and gets its port; then it would serve until Ctrl-C
         patch.setattr("uvicorn.Server.run", lambda server, sockets: [s.close() for s in sockets])
         patch.setenv("HF_HUB_OFFLINE", "1")  # which the demo sets for good
+    patch.setenv("IMAGES_API_KEY", "none")
+    patch.setattr("genscale.pipelines.remote_images.post_json", _painted)
     load = DiffusionPipeline.from_pretrained.__func__
     patch.setattr(DiffusionPipeline, "from_pretrained", classmethod(partial(_small, load)))
+
+
+def _painted(url: str, body: dict[str, Any], *more: Any) -> dict[str, Any]:
+    """What an image service answers."""
+    return {"data": [{"b64_json": base64.b64encode(png(body["seed"])).decode()}]}
 
 
 def _small(load: Any, cls: type, *args: Any, **kwargs: Any) -> Any:

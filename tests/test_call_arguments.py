@@ -460,9 +460,7 @@ def test_generators_whose_noise_is_not_only_in_the_latents_are_refused(name: str
 # ------------------------------------------------------------------------------ what is no pipeline, no number
 
 
-def test_objects_that_are_no_pipeline_are_refused() -> None:
-    from diffusers import ModularPipeline
-
+def test_an_object_around_a_pipeline_is_called_as_a_whole() -> None:
     pipe = ZOO["stable_diffusion"].build()
 
     class Around:
@@ -472,12 +470,14 @@ def test_objects_that_are_no_pipeline_are_refused() -> None:
         def __call__(self, **kwargs: Any) -> Any:
             return self.pipe(**kwargs)
 
-    modular = ModularPipeline.__new__(ModularPipeline)
-    modular.__dict__["scheduler"] = pipe.scheduler
-    for thing in (Around(), modular):
-        with pytest.raises(UsageError, match="is not a DiffusionPipeline") as caught:
-            genscale.scale(thing, candidates=1)(prompt="a cat")
-        assert "\n" not in str(caught.value)
+    def call() -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(3)
+        return {"prompt": "a cat", "num_inference_steps": 2, "generator": generator, "output_type": "pt"}
+
+    with pytest.warns(UserWarning, match="is not a DiffusionPipeline") as caught:
+        found = genscale.scale(Around(), candidates=1).search(**call())
+    assert "\n" not in str(caught[0].message)
+    assert torch.equal(found.media(found.ranking()).pixels, pipe(**call()).images)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "decode_batch", "keep"])

@@ -53,12 +53,13 @@ def largest(most: int, allowed: Callable[[int], bool]) -> int:
 
 
 def wave_of(process: Process, given: int | None = None) -> int:
-    """How many independent candidates are started together: as many as `given`, else WAVE.
+    """How many independent candidates are started together: as many as `given`, else as can be evaluated together, or
+    WAVE.
 
     1 where a target or a stop rule can end the search, so that none is computed in vain after the one that does. The
     candidates of other prompts fill the batches.
     """
-    return given or (1 if process.scores_end else WAVE)
+    return given or (1 if process.scores_end else process.together or WAVE)
 
 
 def next_batch(

@@ -40,6 +40,8 @@ def steps_of(fractions: Sequence[float], process: Process, earliest: int = 0) ->
 
     earliest: the first state that is previewed; earlier ones are moved there. State 0 is pure noise.
     """
+    if fractions:
+        process.schedule  # noqa: B018  without noise levels there are no previews: refused before anything is spent
     steps = {after_preview(max(step_at(process, f), earliest)) for f in fractions}
     return sorted(step for step in steps if step < process.steps)
 

@@ -58,10 +58,15 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None, clips
 def _check_imports(request: Any, fields: Mapping[str, Any], file: Path | None) -> None:
     """A file from elsewhere may not import modules by its verifiers: the user must name them again."""
     from genscale.runs import verifier_specs
+    from genscale.runs.named_code import names_code
 
     for role, option in (("verifiers", "verifier"), ("select", "select"), ("held_out", "held-out")):
         if role not in fields and verifier_specs.imports_code(getattr(request, role)):
             raise UsageError(f"'{file}' asks for code from a module: name it again with --{option}.")
+    if file is not None and "model" not in fields and names_code(request.model):
+        raise UsageError(
+            f"'{file}' asks for code from a module, {request.model}: name it again with --model."
+        )
 
 
 def prompts_of(words: Sequence[str], file: Path | None, kept: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from genscale.algorithms.arm_texts import arms_of
 from genscale.engine import archive
 from genscale.errors import UsageError
 from genscale.key import Key
@@ -30,6 +31,7 @@ from genscale.runs import verifier_specs
 from genscale.runs.complete_request import NONE, completed
 from genscale.runs.file_metadata import read_metadata
 from genscale.runs.generate import generate
+from genscale.runs.named_code import names_code
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.request import Request
@@ -44,6 +46,7 @@ class OneCandidate:
     """A sampler that finishes one given candidate with the pipeline's own scheduler. Cost: f(0, T)."""
 
     candidate: Candidate
+    arms: tuple[Any, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
 
@@ -130,7 +133,12 @@ def replay(
     Of a video, `same` is about all its frames (`frames`), the other numbers about the first.
     """
     origin = Origin.of_file(image)
-    request = replace(origin.request, trust_remote_code=trust)
+    if names_code(origin.request.model) and not trust:
+        raise UsageError(
+            f"'{image}' asks to run code of a module, its model {origin.request.model}: read that code first, then add "
+            "--trust-remote-code."
+        )
+    request = replace(origin.request, trust_remote_code=trust and not names_code(origin.request.model))
     origin = replace(origin, request=request if device is None else replace(request, device=device))
     wanted = _wanted(image, origin)
     path = (out or image.with_name(f"{image.stem}-replay{image.suffix}")).expanduser()
@@ -221,7 +229,8 @@ def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, i
     joint = request.from_python or request.prompts.index(request.prompts[index]) < index
     if candidate.id != OWN or not joint:
         request, index = replace(request, prompts=(request.prompts[index],)), 0
-    run = replace(PreparedRun.without_search(request), sampler=OneCandidate(candidate)).with_frame_rate()
+    run = replace(PreparedRun.without_search(request), sampler=OneCandidate(candidate, arms_of(request.arm)))
+    run = run.with_frame_rate()
     output = run.scaled()(**run.seeded_call())
     if output.search.stopped is not None:
         raise KeyboardInterrupt

@@ -106,6 +106,12 @@ class Engine:
         self.capacity.batch_size = 1
         return self._gradients.again() if self._gradients.under_way else self._model.again()
 
+    def interrupted(self) -> str:
+        """An interrupt ends the search with the best so far. KeyboardInterrupt: a prompt has no candidate yet."""
+        if not all(search.finals or search.dropped for search in self.searches):
+            raise KeyboardInterrupt
+        return "interrupted"
+
     @property
     def batch_size(self) -> int:
         """Rows in one model call, at most."""

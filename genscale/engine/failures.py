@@ -15,6 +15,7 @@ from genscale.engine.recipes import candidate_of, recipe
 from genscale.protocol.particles import Candidate
 
 MOST_NAMED = 3  # causes that a sentence lists
+CALL = "call"  # where a failure was found of which there are no numbers: the generator was called in vain
 GRADIENT = "gradient"  # where a failure was found that does not concern the candidate's image
 HOPELESS = (
     64  # candidates that fail one after the other, before a search that only stop rules limit is given up
@@ -27,8 +28,8 @@ class Failure:
 
     prompt: its index. step: of the process, where it was found. final: whether its latents were clean there. where:
     what gave the number: "denoiser", "scheduler", "latents" (it is not known which of these), "decoder", "gradient",
-    "verifier clip", or "weighted sum of the scores". what: what was found, such as "NaN at step 3". nfe: spent by the
-    prompt's search by then. seconds: since the run began.
+    "verifier clip", "weighted sum of the scores", or "call" (of a generator that is called as a whole). what: what was
+    found, such as "NaN at step 3". nfe: spent by the prompt's search by then. seconds: since the run began.
     """
 
     prompt: int
@@ -80,10 +81,13 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 def all_failed(prompt: str, failures: Sequence[Failure]) -> str:
     """The sentence with which a prompt's search ends if no candidate is left."""
     count = "the only candidate" if len(failures) == 1 else f"all {len(failures)} candidates"
-    return (
-        f"{count} of '{prompt}' failed: {summary([f.as_dict() for f in failures])}; use bfloat16 or float32 instead of "
-        "float16, a smaller guidance scale, or another verifier if that is named here."
+    cure = (
+        "use bfloat16 or float32 instead of float16, a smaller guidance scale, or another verifier if that is named "
+        "here"
     )
+    if all(f.where == CALL for f in failures):
+        cure = "see that what is called can be reached, and call again"
+    return f"{count} of '{prompt}' failed: {summary([f.as_dict() for f in failures])}; {cure}."
 
 
 @dataclass

@@ -14,7 +14,7 @@ from genscale.engine.search import Search
 from genscale.errors import BudgetExhausted
 from genscale.protocol.answers import Prediction
 from genscale.protocol.batches import Batch, Output
-from genscale.protocol.particles import Memory, Particles
+from genscale.protocol.particles import Memory, Particles, arm_of
 
 
 @dataclass
@@ -34,9 +34,11 @@ class ModelRows:
     begun: bool = False
 
     @property
-    def call(self) -> tuple[int, int, str]:
-        """Rows for which this is equal go in one batch: (step, model call within the transition, guidance branch)."""
-        return self.particles.step, self.particles.inner, self.branch or ""
+    def call(self) -> tuple[int, int, str, int]:
+        """Rows for which this is equal go in one batch: (step, model call within the transition, guidance branch, minus
+        the arm)."""
+        arm = arm_of(self.particles.candidates[0])
+        return self.particles.step, self.particles.inner, self.branch or "", -arm
 
     @property
     def price(self) -> int:
@@ -117,6 +119,12 @@ class ModelBatches:
         particles = search.particles
         candidate, device = particles.candidates[row], particles.x.device
         found: Particles | Prediction | None
+        known = self.archive.failed(search.index, candidate, particles.step)
+        if known is not None and known.final and until is not None:  # it could not be evaluated
+            self.capacity.take_failure(search, known)
+            search.finish(row, replace(particles[[row]], step=until))
+            search.spent += search.price
+            return True
         if search.process.origins is not None and search.process.origins.from_the_start:
             return False
         if until is None:
@@ -193,6 +201,9 @@ class ModelBatches:
                 n = len(part.rows)
                 part.search.spent += output.evaluations * n // total
                 rate = None if output.rate is None else output.rate[at : at + n].detach()
+                for i in range(n):
+                    if (fault := output.faults.get(at + i)) is not None:
+                        self.capacity.drop(part.search, part.particles.candidates[i], *fault, final=True)
                 self._advance(part, output.value[at : at + n], output.x[at : at + n], rate)
                 at += n
         self.capacity.on_event(Denoised(self.ledger.nfe, total))

@@ -24,7 +24,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Solver
-from genscale.protocol.particles import OWN, Candidate, Particles
+from genscale.protocol.particles import OWN, Candidate, Particles, arm_of
 from genscale.protocol.queries import BACKWARD
 
 
@@ -48,6 +48,8 @@ class PromptProcess(SearchView):
     own_grid: (view, model calls) of the pipeline's grid, if this is another.
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
+    arms: NFE of a whole candidate of each configuration of the call; empty where there is only one.
+    together: see Process.
     The other fields are those of SearchView.
     """
 
@@ -67,6 +69,8 @@ class PromptProcess(SearchView):
     own_grid: tuple[View, int] | None = None
     own_path: OwnPath = field(default_factory=OwnPath, compare=False)
     origins: Origins | None = field(default=None, compare=False)
+    arms: tuple[int, ...] = ()
+    together: int | None = None
 
     @property
     def steps(self) -> int:
@@ -120,6 +124,8 @@ class PromptProcess(SearchView):
     ) -> int:
         """NFE that one row still takes to step `until`; None: of one model call, or of one `branch` of it."""
         step = particles.step
+        if self.arms and step < self.steps:
+            return self.arms[arm_of(particles.candidates[0])]
         if branch is not None:
             return self.branch_nfe(step)
         if until is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from genscale.engine.gradient_checks import check_gradient
 from genscale.engine.process import PromptProcess
 from genscale.protocol.interfaces import Process, Sampler
+from genscale.protocol.particles import arm_of
 from genscale.protocol.queries import Ask, Denoise, Gradient, Query, Score, Solve
 
 
@@ -29,6 +30,12 @@ def check_query(query: Query, process: PromptProcess) -> None:
         )
     if isinstance(query, Solve) and query.until is not None and not step <= query.until <= steps:
         raise ValueError(f"particles at step {step} of {steps} cannot be solved to step {query.until}")
+    if isinstance(query, Denoise):
+        process.schedule  # noqa: B018  where the noise levels cannot be read: refused before it is paid for
+    if len({arm_of(c) for c in query.particles.candidates}) > 1:
+        raise ValueError(
+            "candidates of several arms cost differently: ask for those of each arm by themselves"
+        )
     if isinstance(query, Denoise) and step >= steps:
         raise ValueError("particles at the clean end have no model call left: Denoise before it")
     if isinstance(query, Gradient):

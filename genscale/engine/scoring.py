@@ -91,7 +91,7 @@ class ScoreBatch:
         if self.media is None or list(some) == self.decoded:
             return self.media
         places = [self.decoded.index(k) for k in some]
-        return self.media[places[0] : places[0] + 1] if len(places) == 1 else Media(self.media.pixels[places])
+        return self.media[places[0] : places[0] + 1] if len(places) == 1 else self.media.rows(places)
 
 
 class Scoring:
@@ -180,7 +180,10 @@ class Scoring:
         with self.ledger.clock("decode"):
             media = self.decode(some, tuple(batch.jobs[k].search.index for k in rows))
         self.ledger.decodes += len(rows)
-        batch.decoded, batch.media, finite = rows, media, finite_rows(media.pixels).tolist()
+        batch.decoded, batch.media = rows, media
+        if media.kind == "text":
+            return
+        finite = finite_rows(media.pixels).tolist()
         batch.faults |= {
             k: ("decoder", kind_in(media.pixels[i])) for i, k in enumerate(rows) if not finite[i]
         }

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import BudgetExhausted, UsageError
-from genscale.media import Media
+from genscale.media import Media, Texts
 
 RETRIES = 3  # further calls of a remote verifier that fails
 PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the first of them; each pause is twice the one before
@@ -79,6 +79,8 @@ def call_verifier(
     attempts = 1 + int(_number(verifier, "retries", RETRIES) or 0) if remote else 1
 
     def once() -> Any:
+        if isinstance(images, Texts):  # nobody can write into them
+            return score(images[:], list(prompts))
         given = images.clone() if isinstance(images, Tensor) else OwnMedia(images)
         return score(given, list(prompts))
 

@@ -53,6 +53,11 @@ class Belief:
         nu = self.nu + n
         return replace(self, kappa=self.kappa + n, nu=nu, tau2=self.nu * self.tau2 / nu)
 
+    def pair(self, u: float, v: float) -> tuple[float, float]:
+        """A draw of (mean, sigma), as quantiles at u and v in (0, 1)."""
+        variance = self.nu * self.tau2 / float(special.chdtri(self.nu, u))
+        return self.m + math.sqrt(variance / self.kappa) * float(special.ndtri(v)), math.sqrt(variance)
+
     def draw(self, u: float) -> float:
         """A draw of the mean, as the quantile at u in (0, 1): Student's t with nu degrees of freedom, location m and
         squared scale tau2 / kappa."""

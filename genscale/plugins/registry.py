@@ -97,7 +97,12 @@ def plain(value: Any) -> Any:
         return {k: plain(v) for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {type(value).__name__.lower(): described(value)}
-    return getattr(value, "__qualname__", repr(value)) if callable(value) else value
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if callable(value) and hasattr(value, "__qualname__"):
+        return value.__qualname__
+    text = repr(value)
+    return text if len(text) <= 60 and " at 0x" not in text else type(value).__name__
 
 
 def present_options(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

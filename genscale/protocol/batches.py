@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -34,6 +34,8 @@ class Output:
     x: Tensor  # [n, *latent]
     evaluations: int  # NFE of the batch: rows through the denoiser
     rate: Tensor | None = None  # [n] float64, see Prediction
+    faults: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    """row: (where, what), as of a Failure, of rows that could not be evaluated; their candidates are dropped."""
 
 
 Decode = Callable[[Tensor, tuple[int, ...]], Media]

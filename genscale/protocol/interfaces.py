@@ -93,6 +93,10 @@ class Process(Protocol):
         """
 
     @property
+    def together(self) -> int | None:
+        """How many candidates are made at once, where more of them would only wait; None: batches may have any size."""
+
+    @property
     def target(self) -> float | None:
         """The search total from which on the budget ends the search (`target`, `p`); None without one, or where it asks
         select verifiers."""
@@ -121,6 +125,10 @@ class Process(Protocol):
         NFE are denoiser evaluations; with classifier-free guidance a step counts 2.
         kernel: what steps, since some kernels call the model several times a step; None: the pipeline's own scheduler.
         """
+
+    @property
+    def arms(self) -> tuple[int, ...]:
+        """NFE of a whole candidate of each configuration of the call (`SamplerHooks.arms`); empty without arms."""
 
     def branch_nfe(self, step: int) -> int:
         """NFE of one branch of classifier-free guidance for one row. UsageError if the model has no branches."""
@@ -230,6 +238,8 @@ class SamplerHooks:
         fraction f is the preview of model call round(f T), counted from 0 (genscale.algorithms.preview_steps).
     asks: whether `search` yields Ask before each piece of work that it could end without, and plans nothing by
         `nfe_left` before. Only then prompts can share a budget (`pool`).
+    arms: configurations of the call that its candidates are made with, `details["arm"]` of each says which
+        (genscale.algorithms.arms). All candidates of a query have one arm.
     """
 
     needs: frozenset[str] = frozenset()
@@ -239,6 +249,7 @@ class SamplerHooks:
     accepts: Callable[[Process], float | None] = lambda process: None
     previews_at: str = ""
     asks: bool = False
+    arms: tuple[Any, ...] = ()
 
     @staticmethod
     def of(sampler: object) -> SamplerHooks:

@@ -60,6 +60,14 @@ def branch(key: Key, i: int, parent: Candidate, step: int, origin: str = "branch
     return Candidate(i, origin, key.fold("candidate", i).path, parent.id, step, {"line": float(digest)})
 
 
+ARM = "arm"  # in a candidate's details: which of the configurations of the call it was made with
+
+
+def arm_of(candidate: Candidate) -> int:
+    """The index of the configuration that a candidate is made with; 0 where there is one only."""
+    return int(candidate.details.get(ARM, 0))
+
+
 def off_own_path(parent: Candidate, i: int, step: int, how: str, origin: str = "branch") -> Candidate:
     """What candidate 0 becomes where it leaves the pipeline's own path at a step; how: what moves it there.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from genscale.storage.media_store import MediaStore
+
 
 @dataclass(frozen=True)
 class RunDescription:
@@ -15,6 +17,7 @@ class RunDescription:
     videos: whether it makes videos. heading: the first record of its archive.
     missing_call: what decoding its latents would need and the request does not hold (model, arguments of the call).
     missing_search: what searching again would need beside that (verifiers, sampler, ...).
+    store: where its images and videos are, if they were not made of latents.
     """
 
     request: Mapping[str, Any]
@@ -24,6 +27,7 @@ class RunDescription:
     heading: Mapping[str, Any] = field(default_factory=dict)
     missing_call: tuple[str, ...] = ()
     missing_search: tuple[str, ...] = ()
+    store: MediaStore | None = field(default=None, compare=False)
 
     @property
     def missing(self) -> dict[str, list[str]]:

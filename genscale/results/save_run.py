@@ -41,6 +41,8 @@ def save_run(result: SearchOutcome, folder: Path) -> Path:
         write_run_files(staging, about, result, result.wall_seconds)
         staging.write_json("request.json", dict(about.request))
         _write_archive(target if (target / ARCHIVE).exists() else staging.path, about, result)
+        if about.store is not None:
+            about.store.copy((e.x for e in result.entries if e.final and e.x is not None), staging.path)
         _move(staging.path, target)
     except OSError as error:
         raise UsageError(f"cannot write to '{target}' ({error.strerror}): choose another folder.") from error

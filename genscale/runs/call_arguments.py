@@ -36,6 +36,7 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
     """The arguments of the pipeline's call. UsageError: it does not take one that the request asks for."""
     import torch
 
+    from genscale.pipelines.generator_signature import generator_name
     from genscale.pipelines.loading import takes
 
     taken = takes(pipe)
@@ -49,17 +50,17 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
         asked[word] = (request.images, "--images")
     for name, (value, option) in asked.items():
         if name not in taken:
-            raise UsageError(f"{type(pipe).__name__} takes no {name}: leave {option} out.")
+            raise UsageError(f"{generator_name(pipe)} takes no {name}: leave {option} out.")
         call[name] = value
     call |= _extra(request.pipeline_args, pipe, taken)
     if "prompt" not in taken:
         raise UsageError(
-            f"{type(pipe).__name__} takes no prompt: call genscale.scale from Python with its arguments."
+            f"{generator_name(pipe)} takes no prompt: call genscale.scale from Python with its arguments."
         )
+    seeds = [request.seed or 0] if request.from_python else prompt_seeds(request.prompts, request.seed or 0)
+    if "generator" not in taken and "seed" in taken:  # a function that is called as a whole
+        call["seed"] = seeds if len(seeds) > 1 else seeds[0]
     if "generator" in taken:
-        seeds = (
-            [request.seed or 0] if request.from_python else prompt_seeds(request.prompts, request.seed or 0)
-        )
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         call["generator"] = generators if len(generators) > 1 else generators[0]
     if "output_type" in taken:
@@ -107,8 +108,10 @@ def _named_images(images: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict
 
 
 def _extra(extra: Mapping[str, Any], pipe: Any, taken: set[str]) -> dict[str, Any]:
+    from genscale.pipelines.generator_signature import generator_name
+
     for name in extra:
         hint = did_you_mean(name, taken)
         if name not in taken and (hint or "kwargs" not in taken):  # **kwargs would hide a misspelt name
-            raise UsageError(f"--pipeline-args: {type(pipe).__name__} takes no '{name}'{hint}.")
+            raise UsageError(f"--pipeline-args: {generator_name(pipe)} takes no '{name}'{hint}.")
     return dict(extra)

@@ -8,10 +8,11 @@ from genscale.engine.ensembles import ENSEMBLES
 from genscale.engine.verifier_roles import verifier_set
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import limits, options, registry
-from genscale.plugins.automatic import AUTO, sampler_for
+from genscale.plugins.automatic import AUTO, OTHERWISE, sampler_for
 from genscale.report import video_files
 from genscale.runs import verifier_specs
 from genscale.runs.further_arguments import check_further_arguments
+from genscale.runs.named_code import names_code
 from genscale.runs.option_metadata import options_of
 from genscale.runs.request import Request
 
@@ -65,6 +66,8 @@ def sampler_of(request: Request) -> str:
     """The sampler asked for; for "auto" the one that goes with the verifiers. These are made, and load nothing yet."""
     if request.sampler != AUTO:
         return request.sampler
+    if request.arm or names_code(request.model):
+        return OTHERWISE
     from genscale.pipelines.loading import EMBEDDED
 
     members = verifier_specs.weighted_verifiers(verifiers_of(request))
@@ -82,6 +85,12 @@ def check(request: Request) -> None:
     for name, how in options_of(Request).items():
         for field in how.sets or (name,):
             how.refuse_out_of_range(getattr(request, field))
+    if request.allocate is not None and not request.arm:
+        raise UsageError("--allocate says which arm gets candidates: give --arm, too.")
+    if request.arm and request.sampler != OTHERWISE:
+        raise UsageError(
+            f"--arm goes with the sampler {OTHERWISE}, not with {request.sampler}: leave one out."
+        )
     limits.check_pixels(request.width, request.height, request.frames)
     check_further_arguments(request.pipeline_args)
     unknown = [kind for kind in request.formats if kind not in video_files.FORMATS]

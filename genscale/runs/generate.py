@@ -103,7 +103,8 @@ def sampler_record(run: PreparedRun) -> dict[str, Any]:
 def _description(run: PreparedRun) -> RunDescription:
     from genscale.pipelines.loading import makes_videos
 
-    scheduler, videos = type(run.pipe.scheduler).__name__, makes_videos(run.pipe)
+    own = getattr(run.pipe, "scheduler", None)
+    scheduler, videos = "" if own is None else type(own).__name__, makes_videos(run.pipe)
     return RunDescription(run.request.as_dict(), sampler_record(run), scheduler, videos)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.runs.named_code import imported, names_code
+from genscale.runs.option_metadata import options_of
 from genscale.runs.request import Request
 
 # Fields of the request that say how its model is loaded, under the names that `load_pipeline` has for them.
@@ -17,10 +19,12 @@ _LOADING = (
 
 def load_model(request: Request, images: Collection[str] = ()) -> Any:
     """Load it. images: names of the input images that its call is given. UsageError: it makes no videos, as asked."""
+    from genscale.pipelines.loading import load_pipeline, makes_videos
+
+    if names_code(request.model):
+        return _generator(request)
     import diffusers
     import transformers
-
-    from genscale.pipelines.loading import load_pipeline, makes_videos
 
     for library in (diffusers, transformers):  # hides the bars of loading weights; those of downloads stay
         library.utils.logging.disable_progress_bar()
@@ -34,3 +38,15 @@ def load_model(request: Request, images: Collection[str] = ()) -> Any:
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _generator(request: Request) -> Any:
+    """A function of a module, as it is. UsageError: an option says how a pipeline is loaded."""
+    known, plain = options_of(Request), Request()
+    for name in _LOADING:
+        if getattr(request, name) != getattr(plain, name):
+            raise UsageError(
+                f"{known[name].flag} says how a pipeline is loaded, and '{request.model}' is code of a module: leave "
+                "it out."
+            )
+    return imported(request.model, "model", "(prompt, generator or seed) -> image")

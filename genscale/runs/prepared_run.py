@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from genscale.algorithms.arm_texts import arms_of
+from genscale.algorithms.arms import Arms
 from genscale.engine.budget import Budget
 from genscale.engine.stopping import Stop
 from genscale.errors import UsageError
@@ -53,7 +55,7 @@ class PreparedRun:
             verifiers = verifier_specs.with_boxes(verifiers, request.boxes, request.prompts)
         return replace(
             alone,
-            sampler=registry.make("sampler", request.sampler, dict(request.sampler_fields)),
+            sampler=_sampler(request),
             verifiers=verifiers,
             select=verifier_specs.weighted_verifiers(request.select),
             held_out=[] if request.held_out == NONE else verifier_specs.weighted_verifiers(request.held_out),
@@ -72,6 +74,11 @@ class PreparedRun:
         images = input_images(request)
         load = functools.cache(functools.partial(load_model, request, tuple(images)))
         return PreparedRun(request, None, [], [], [], None, None, images, load)
+
+    @property
+    def arms(self) -> tuple[Any, ...]:
+        """What each arm changes in the call; empty without arms."""
+        return arms_of(self.request.arm)
 
     def with_pipe(self, pipe: Any) -> PreparedRun:
         """The same with a pipeline that is loaded already."""
@@ -94,7 +101,7 @@ class PreparedRun:
     def pipeline_alone(self) -> PreparedRun:
         """The same with a single candidate, the pipeline's own."""
         one = registry.make("sampler", "best_of_n", {"candidates": 1})
-        request = replace(self.request, images=1)
+        request = replace(self.request, images=1, arm=(), allocate=None)
         return replace(self, request=request, sampler=one, budget=None, stop=None, pool=False)
 
     def call(self) -> dict[str, Any]:
@@ -170,3 +177,14 @@ class PreparedRun:
             on_event=on_event,
             halt=halt,
         )
+
+
+def _sampler(request: Request) -> Any:
+    """The sampler of a completed request. UsageError: it has an option that does not go with arms."""
+    made = registry.make("sampler", request.sampler, dict(request.sampler_fields))
+    if not request.arm:
+        return made
+    for name in request.sampler_fields:
+        if name not in ("candidates", "wave") and getattr(made, name):
+            raise UsageError(f"--{name} is no option of several arms: leave it or --arm out.")
+    return Arms(arms_of(request.arm), request.allocate or "even", made.candidates, wave=made.wave or 1)

@@ -65,7 +65,8 @@ class Request:
     prompts: tuple[str, ...] = ()
     model: str = option(
         "--model -m",
-        "Bundled toy model (shapes-flow), Hugging Face id (owner/name), diffusers folder, .safetensors or .ckpt file.",
+        "Bundled toy model (shapes-flow), Hugging Face id (owner/name), diffusers folder, .safetensors or .ckpt file, "
+        "or package.module:function, called as a whole with prompt and generator or seed.",
         MODEL, "NAME", default="shapes-flow", completes="model",
     )  # fmt: skip
     sampler: str = option(
@@ -120,6 +121,15 @@ class Request:
         "--boxes",
         "What should be where: a JSON file of texts with boxes or masks. The verifiers score these regions as well.",
         SEARCH, "FILE", completes="file",
+    )  # fmt: skip
+    arm: tuple[str, ...] = option(
+        "--arm",
+        "A configuration that candidates are made with: what it changes in the call, such as 'guidance=7,steps=8', "
+        "'prompt={}, a photograph', lora_scale=0.5, scheduler=NAME or model=NAME; '' is the call as it is. Repeatable.",
+        SEARCH, "CHANGES", default=(),
+    )  # fmt: skip
+    allocate: str | None = option(
+        "--allocate", "Which arm gets the next candidates: even (default), halving or thompson.", SEARCH, "RULE",
     )  # fmt: skip
     mix: tuple[str, ...] = option(
         "--mix",

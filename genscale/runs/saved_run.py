@@ -27,6 +27,7 @@ from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 from genscale.runs.run_record import read_record
 from genscale.runs.trusted_code import refuse_code
+from genscale.storage.media_store import STORED, MediaStore
 
 if TYPE_CHECKING:
     from genscale.media import Media
@@ -204,6 +205,14 @@ def _with_totals(finals: list[Final], ensemble: str, heading: Mapping[str, Any])
 Decode = Callable[[Sequence[Final]], "Media"]
 
 
+def _from_store(folder: Path) -> Decode:
+    """Its images and videos are in its folder, and nothing is needed to decode them."""
+    from genscale.pipelines.generated_media import media_of
+
+    store = MediaStore(folder)
+    return lambda finals: media_of([store.get(f.latents()) for f in finals], "the run")
+
+
 def decoder_of(run: SavedRun, pipe: Any = None, trust: bool = False) -> Decode:
     """A function that decodes finished candidates whose latents were kept. pipe: None loads that of the run.
 
@@ -212,6 +221,8 @@ def decoder_of(run: SavedRun, pipe: Any = None, trust: bool = False) -> Decode:
     """
     from genscale.pipelines.decode import latent_decoder
 
+    if STORED in run.heading:
+        return _from_store(run.folder)
     missing = [
         name for name in run.missing.get("call", ()) if pipe is None or not name.startswith("the model")
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genscale.errors import UsageError
+from genscale.runs.named_code import names_code
 from genscale.runs.request import Request
 from genscale.runs.verifier_specs import imports_code
 
@@ -19,6 +20,8 @@ def refuse_code(request: Request, folder: Path, trust: bool, verifiers: bool = T
     if trust:
         return
     asked = "Python code that comes with its model" if request.trust_remote_code else None
+    if names_code(request.model):
+        asked = f"code of a module, its model {request.model}"
     modules = imports_code([*request.verifiers, *request.select, *request.held_out]) if verifiers else []
     if modules:
         asked = f"code of a module, its verifier {modules[0]}"

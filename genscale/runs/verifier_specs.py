@@ -9,10 +9,8 @@ package.module:judge                   any callable that can be imported, also f
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from genscale.call_syntax import Call, parse_call
 from genscale.errors import UsageError
 from genscale.plugins import options, registry
+from genscale.runs.named_code import imported
 
 if TYPE_CHECKING:
     from genscale.engine.stopping import Stop
@@ -155,32 +154,10 @@ class Named:
 def _member(spec: str) -> tuple[Any, float]:
     call, weight = _parts(spec)
     if ":" in call.name:
-        return Named(call.name, _imported(call.name)), weight
+        return Named(call.name, imported(call.name, "verifier", "(media, prompts) -> scores")), weight
     if call.text is None:
         return named_verifier(call.name), weight
     cls = registry.load("verifier", call.name)
     values = options.typed("verifier", call.name, cls, options.pairs(call.settings()))
     made = registry.make("verifier", call.name, values)
     return Named(made.name if call.name == CALIBRATED else _name_of(call), made), weight
-
-
-def _imported(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)  # as `python -m` has it; a console script does not
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        if isinstance(found, type):
-            found = found()
-    except Exception as error:  # the module's own code may raise anything
-        what = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
-        raise UsageError(f"verifier '{name}' cannot be imported: {what}{error}.") from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise UsageError(
-            f"verifier '{name}' is a {type(found).__name__}, not a callable (media, prompts) -> scores."
-        )
-    return found

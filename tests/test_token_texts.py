@@ -1,0 +1,138 @@
+"""Searches over texts: a function that returns text, and token models of transformers."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import genscale
+from genscale.errors import UsageError
+from tests.zoo_parts import clip_tokenizer, t5_tokenizer
+
+
+@functools.cache
+def decoder() -> Any:
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=64,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return transformers.GPT2LMHeadModel(config).eval(), tokenizer
+
+
+@functools.cache
+def translator() -> Any:
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        d_kv=8,
+        d_ff=16,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
+    )
+    return transformers.T5ForConditionalGeneration(config).eval(), tokenizer
+
+
+def many_letters(media: Any, prompts: Any) -> list[float]:
+    assert media.kind == "text"
+    assert media.data == list(media)
+    return [float(len(set(text))) for text in media]
+
+
+def words(prompt: str, seed: int) -> str:
+    return f"{prompt} {seed % 97}"
+
+
+def test_texts_are_searched_as_images_are(tmp_path: Path) -> None:
+    better = genscale.scale(words, "best_of_n", many_letters, candidates=9, keep=9, out=tmp_path / "run")
+    out = better(["one", "two"], seed=5)
+    assert out.texts == out.images
+    assert out.texts[0].startswith("one ")
+    finals = out.search.searches[0].finals
+    assert finals[0].total == len(set("one 5"))
+    assert out.search.media(finals)[0] == "one 5"
+    assert [e.total for e in finals] == [len(set(t)) for t in out.search.media(finals)]
+    assert sum(1 for p in (tmp_path / "run" / "media").iterdir() if p.suffix == ".txt") > 9
+    again = better.search(["one", "two"], seed=5)
+    assert [e.total for e in again.entries] == [e.total for e in out.search.entries]
+    with pytest.raises(UsageError, match="give out="):
+        out.search.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_what_wants_pixels_of_texts_is_told() -> None:
+    with pytest.raises(UsageError, match="texts have no pixels"):
+        genscale.scale(words, "best_of_n", lambda media, prompts: media.pixels.mean((1, 2, 3)), candidates=2)(
+            "a", seed=1
+        )
+
+
+@pytest.mark.parametrize("made", [decoder, translator])
+def test_a_token_model(made: Any) -> None:
+    model, tokenizer = made()
+    texts = genscale.token_texts(model, tokenizer, max_new_tokens=12)
+    before = torch.get_rng_state()
+    assert genscale.scale(texts, candidates=1)("a red star", seed=3).texts == [texts("a red star", seed=3)]
+    transformers.set_seed(3)
+    given = tokenizer("a red star", return_tensors="pt")
+    [tokens] = model.generate(
+        input_ids=given["input_ids"],
+        attention_mask=given["attention_mask"],
+        do_sample=True,
+        max_new_tokens=12,
+    )
+    tokens = tokens if made is translator else tokens[given["input_ids"].shape[1] :]
+    assert texts("a red star", seed=3) == tokenizer.decode(tokens, skip_special_tokens=True)
+    torch.set_rng_state(before)
+    better = genscale.scale(texts, "best_of_n", many_letters, candidates=6)
+    first, second = better(["a red star", "a dog"], seed=3), better("a dog", seed=3)
+    assert first.texts[1] == second.texts[0]
+    assert len({e.total for s in first.search.searches for e in s.finals}) > 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_arms_of_a_token_model() -> None:
+    texts = genscale.token_texts(*decoder(), max_new_tokens=6)
+    better = genscale.scale(
+        texts, "arms", many_letters, arms=[{"max_new_tokens": 2}, {"max_new_tokens": 12}], candidates=8
+    )
+    found = better.search("a", seed=1)
+    mean = [
+        [e.total for e in found.searches[0].finals if e.candidate.details.get("arm", 0) == a] for a in (0, 1)
+    ]
+    assert sum(mean[1]) > sum(mean[0])
+
+
+def test_another_model_does_not_resume(tmp_path: Path) -> None:
+    texts = genscale.token_texts(*decoder(), max_new_tokens=6)
+    genscale.scale(texts, "best_of_n", many_letters, candidates=2, out=tmp_path / "run")("a", seed=1)
+    other = genscale.token_texts(*decoder(), max_new_tokens=7)
+    with pytest.raises(UsageError, match="holds another run"):
+        genscale.scale(other, "best_of_n", many_letters, candidates=2, out=tmp_path / "run")("a", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "why"),
+    [
+        (object(), {}, "needs a model with `generate`"),
+        (None, {"do_sample": False}, "do_sample is not for token_texts"),
+        (None, {"num_beams": 4}, "num_beams is not for token_texts"),
+    ],
+)
+def test_what_is_no_sampled_text_is_refused(model: Any, options: Any, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        genscale.token_texts(model or decoder()[0], decoder()[1], **options)
