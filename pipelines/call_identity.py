@@ -6,7 +6,6 @@ and the models of the mix. What each counts by is in `genscale.storage.identity`
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 from genscale.engine.verifier_roles import WeightedVerifier
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import COUNTS, PER_PROMPT
+from genscale.pipelines.call_signature import defaults_of
 from genscale.pipelines.loading import EMBEDDED, folder_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.search_settings import SearchSettings
@@ -112,10 +112,10 @@ class _Parts:
                 self.add(f"verifier '{member.name}'", _by_options(member))
 
     def _add_arguments(self, call: PipelineCall) -> None:
-        parameters = inspect.signature(type(call.pipe).__call__).parameters
+        defaults = defaults_of(call.pipe)
         given = call.arguments.given | call.arguments.of_images  # all that was given for each image
         for name, value in given.items():
-            default = parameters[name].default if name in parameters else None
+            default = defaults.get(name)
             if name in _ELSEWHERE or value is default:
                 continue
             if name.rstrip("_234") in PER_PROMPT and isinstance(value, list) and value:

@@ -14,7 +14,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.pipelines.bound_call import CALLBACKS, Arguments
-from genscale.pipelines.failures import fails_again, may_be_mismatch
+from genscale.pipelines.failures import fails, fails_again, may_be_mismatch
 from genscale.pipelines.followed_call import FollowedCall
 from genscale.pipelines.followed_loop import FollowedLoop, Line
 from genscale.pipelines.intercepted_call import BEFORE, LoopDriver
@@ -119,11 +119,17 @@ class Decoder:
                 self._pixel_type = PIXEL_TYPES[self._pixel_type]
 
     def _refuses_type(self, error: Exception) -> bool:
-        """Whether the pipeline refuses this output type: it fails before its loop, and each time."""
-        if self._began or not may_be_mismatch(error, self.call.arguments.given):
+        """Whether the pipeline refuses this output type: it fails each time, and after its loop not with PIL images."""
+        began = self._began
+        if not may_be_mismatch(error, self.call.arguments.given):
             return False
-        given = self.call.arguments.quiet(output_type=self._pixel_type, return_dict=True)
-        return fails_again(error, lambda: self._with_rows(given, self.call.latents, None, None))
+        if not fails_again(error, partial(self._with_type, self._pixel_type)):
+            return False
+        return not began or (self._pixel_type != "pil" and not fails(partial(self._with_type, "pil")))
+
+    def _with_type(self, pixel_type: str) -> Any:
+        given = self.call.arguments.quiet(output_type=pixel_type, return_dict=True)
+        return self._with_rows(given, self.call.latents, None, None)
 
     def _media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         arguments = self.call.arguments

@@ -30,6 +30,8 @@ from genscale.errors import UsageError
 from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.loop_noise import Draw, LoopIntercept, Place, place_of
+from genscale.pipelines.modular_blocks import running_blocks
+from genscale.pipelines.modular_inputs import blocks_of
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.own_thread import Hold, held
 from genscale.pipelines.pipeline_lock import claimed
@@ -319,7 +321,8 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         driver.start_drawing()
         try:
             # Copies, since some pipelines write into the lists that they are given.
-            return pipe(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
+            run = pipe if blocks_of(pipe) is None else stack.enter_context(running_blocks(pipe))
+            return run(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
         except LeaveLoop:
             return None
 

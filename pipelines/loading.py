@@ -16,7 +16,7 @@ from typing import Any
 import genscale
 from genscale.errors import UsageError
 from genscale.pipelines import checkpoints, placement
-from genscale.pipelines.call_signature import call_signature
+from genscale.pipelines.call_signature import signature_of
 from genscale.pipelines.placement import first_line
 from genscale.plugins.limits import shown
 from genscale.quiet_libraries import quietly
@@ -127,7 +127,7 @@ def load_pipeline(
 
 def takes(pipe: Any) -> set[str]:
     """Names of the arguments that a pipeline's call takes."""
-    return set(call_signature(type(pipe)).names)
+    return set(signature_of(pipe).names)
 
 
 def makes_videos(pipe: Any) -> bool:

@@ -22,6 +22,7 @@ from genscale.errors import UsageError
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.mixture_sources import mix_of
+from genscale.pipelines.modular_outputs import StateOutput, with_search
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import REFUSE, WAIT, Claim, claimed
 from genscale.pipelines.prompt_texts import check_texts
@@ -64,7 +65,7 @@ class Scaled(StandsForPipeline):
         with self._claimed() as claim:
             call, decoder = self._probed(args, kwargs)
             result = run_search(call, self.settings, decoder, claim)
-            return _with_search(finish_best(call, self.settings, decoder, result), result)
+            return _with_search(finish_best(call, self.settings, decoder, result), result, call.arguments.output)
 
     def search(self, *args: Any, **kwargs: Any) -> SearchResult:
         """The same without the pipeline's output: nothing more is decoded, so memory does not grow with the prompts.
@@ -210,7 +211,10 @@ def _roles(
     return roles
 
 
-def _with_search(output: Any, result: SearchResult) -> Any:
+def _with_search(output: Any, result: SearchResult, asked: Any) -> Any:
+    """asked: what a modular pipeline is to return."""
+    if isinstance(output, StateOutput):
+        return with_search(output.returned(asked), result)
     if isinstance(output, tuple):
         return (*output, result)
     object.__setattr__(output, "search", result)

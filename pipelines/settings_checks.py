@@ -9,6 +9,7 @@ from typing import Any
 
 from genscale.diffusion.mixtures import Mix
 from genscale.errors import UsageError
+from genscale.pipelines.modular_inputs import blocks_of
 from genscale.plugins import limits
 from genscale.plugins.limits import COUNT, shown
 from genscale.protocol.interfaces import Sampler
@@ -77,8 +78,8 @@ def check_pipeline(pipe: Any) -> None:
         raise UsageError(
             f"{name} has no scheduler, so there is no denoising loop to search: use a diffusion or flow pipeline."
         )
-    if not isinstance(pipe, DiffusionPipeline):
+    if not isinstance(pipe, DiffusionPipeline) and blocks_of(pipe) is None:
         raise UsageError(
             f"{name} is not a DiffusionPipeline of diffusers, so genscale cannot use its denoising loop: give the "
-            "pipeline itself, not a modular pipeline or an object around it."
+            "pipeline itself, not an object around it."
         )
