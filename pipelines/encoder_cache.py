@@ -16,13 +16,15 @@ class EncoderCache:
     """Outputs of the prompt and image encoders, by the content of their arguments.
 
     prompts: results of the pipeline's `encode_prompt`. device: the pipeline's execution device, once looked up.
-    loop_modules: namespaces of the modules whose code runs the loop, once a probe has seen them.
+    loop_modules: namespaces of the modules whose code runs the loop, once a probe has seen them. guiders: what stands
+    for guiders of a modular pipeline, by component name.
     """
 
     def __init__(self) -> None:
         self.prompts = PromptCache()
         self.device: list[Any] = []
         self.loop_modules: list[dict[str, Any]] = []
+        self.guiders: dict[str, Any] = {}
         self._known: dict[tuple[str, str], Any] = {}
 
     def __call__(self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

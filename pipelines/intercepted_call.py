@@ -321,7 +321,7 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         driver.start_drawing()
         try:
             # Copies, since some pipelines write into the lists that they are given.
-            run = pipe if blocks_of(pipe) is None else stack.enter_context(running_blocks(pipe))
+            run = pipe if blocks_of(pipe) is None else stack.enter_context(running_blocks(pipe, driver.encoder_cache.guiders))
             return run(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
         except LeaveLoop:
             return None

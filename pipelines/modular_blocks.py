@@ -16,19 +16,21 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from genscale.diffusion.mixtures import Mix
 from genscale.errors import UsageError
 from genscale.pipelines.differentiable_models import without_graph
 from genscale.pipelines.model_variants import denoisers
 from genscale.pipelines.modular_inputs import STEP_END, all_blocks, blocks_of
 from genscale.pipelines.modular_outputs import StateOutput
 
-_COUNTS = ("_step", "_num_inference_steps", "_timestep", "_count_prepared", "_input_fields")
-"""What every guider sets anew at each step."""
+_AT_STEP = {"_step": None, "_num_inference_steps": None, "_timestep": None, "_count_prepared": 0}
+"""What every guider sets at each step, with the values of a new one. Blocks before the loop ask a guider whether it needs
+negative prompts, and one that is still at the last step of an earlier call may say no."""
 _LOGGER = "diffusers.modular_pipelines.modular_pipeline"
 
 
@@ -50,15 +52,31 @@ def guiders_of(pipe: Any) -> dict[str, Any]:
     }
 
 
+def guiders_for(pipe: Any, mix: Mix) -> dict[str, Any]:
+    """Guiders of two branches in place of a pipeline's own, for a mix that is made of branches alone.
+
+    The mix combines the branches itself, so that it does not matter how these guiders do. The pipeline's own may have
+    other predictions, or be off.
+    """
+    own = guiders_of(pipe) if blocks_of(pipe) is not None else {}
+    if not own or not mix.sources or any(source.branch is None for source in mix.sources):
+        return {}
+    from diffusers import ClassifierFreeGuidance
+
+    return {name: ClassifierFreeGuidance(guidance_scale=2.0) for name in own}
+
+
 @contextmanager
-def running_blocks(pipe: Any) -> Iterator[Callable[..., StateOutput]]:
+def running_blocks(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..., StateOutput]]:
     """Inside, the pipeline has copies of its blocks and guiders; yields what calls it.
 
-    pipe: in an intercepted call, which restores its attributes. UsageError, at the end: a guider keeps something from
-    step to step.
+    pipe: in an intercepted call, which restores its attributes. others: guiders in place of the pipeline's own.
+    UsageError, at the end: a guider keeps something from step to step.
     """
-    blocks, guiders = blocks_of(pipe), guiders_of(pipe)
+    blocks, guiders = blocks_of(pipe), guiders_of(pipe) | others
     copies = {name: copy.deepcopy(guider) for name, guider in guiders.items()}
+    for guider in copies.values():
+        guider.__dict__.update(_AT_STEP)
     before = {name: _kept(guider) for name, guider in copies.items()}
     pipe.__dict__.update(copies)
 
@@ -84,7 +102,7 @@ def running_blocks(pipe: Any) -> Iterator[Callable[..., StateOutput]]:
 
 
 def _kept(guider: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(guider).items() if name not in _COUNTS}
+    return {name: value for name, value in vars(guider).items() if name not in (*_AT_STEP, "_input_fields")}
 
 
 def _differ(a: dict[str, Any], b: dict[str, Any]) -> bool:
