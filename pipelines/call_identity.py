@@ -68,7 +68,8 @@ def changed_by_the_run(heading: Mapping[str, Any], settings: SearchSettings) -> 
 
 def model_name(pipe: Any) -> str:
     """Where a pipeline was loaded from: the name of a bundled toy model, a path or a Hugging Face id; "" if unknown."""
-    source = str(getattr(pipe.config, "_name_or_path", None) or "")
+    own = getattr(pipe, "_pretrained_model_name_or_path", None)  # of a modular pipeline
+    source = str(getattr(pipe.config, "_name_or_path", None) or own or "")
     bundled = next((name for name in EMBEDDED if source and Path(source) == folder_of(name)), None)
     return bundled or (os.path.abspath(source) if source and Path(source).exists() else source)
 

@@ -81,7 +81,7 @@ def load_pipeline(
     trust_remote_code: bool = False,
     images: Collection[str] = (),
 ) -> Any:
-    """A ready DiffusionPipeline.
+    """A ready DiffusionPipeline, or ModularPipeline where the folder or repository has its index only.
 
     model: a bundled toy model, a local diffusers folder, a single file (.safetensors, .ckpt) or a Hugging Face id.
     dtype: a torch.dtype or its name; None or "auto" is float32 on the CPU, bfloat16 where the GPU has it, or

@@ -88,10 +88,16 @@ def running_blocks(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..
     try:
         with _quiet():
             yield call
-    except Exception:
+    except Exception as error:
         for guider in copies.values():  # its hooks are in a model whose call failed
             for model in denoisers(pipe).values():
                 guider.cleanup_models(model)
+        missing = ", ".join(getattr(pipe, "null_component_names", ()))
+        if missing and isinstance(error, AttributeError | TypeError) and "NoneType" in str(error):
+            raise UsageError(
+                f"{type(pipe).__name__} lacks a component for this call ({error}); these are not loaded: {missing}. Load "
+                "them (load_components) or give them (update_components)."
+            ) from error
         raise
     changed = [name for name, guider in copies.items() if _differ(before[name], _kept(guider))]
     if changed:

@@ -74,6 +74,10 @@ def check_pipeline(pipe: Any) -> None:
     from diffusers import DiffusionPipeline
 
     name = type(pipe).__name__
+    if blocks_of(pipe) is not None and "scheduler" in getattr(pipe, "null_component_names", ()):
+        raise UsageError(
+            f"{name} has no scheduler yet: load its components (load_components) or give them (update_components)."
+        )
     if getattr(pipe, "scheduler", None) is None:
         raise UsageError(
             f"{name} has no scheduler, so there is no denoising loop to search: use a diffusion or flow pipeline."
