@@ -18,6 +18,7 @@ from genscale.errors import UsageError
 from genscale.pipelines.bound_call import COUNTS, PER_PROMPT
 from genscale.pipelines.call_signature import defaults_of
 from genscale.pipelines.loading import EMBEDDED, folder_of
+from genscale.pipelines.modular_inputs import all_blocks, blocks_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.search_settings import SearchSettings
 from genscale.plugins import registry
@@ -131,6 +132,8 @@ class _Parts:
         components: Mapping[str, Any] = pipe.components
         if not is_installed(type(pipe).__module__):
             self.add("code of the pipeline", type(pipe))
+        if blocks_of(pipe) is not None:
+            self.add("blocks of the pipeline", [_code(type(block)) for block in all_blocks(blocks_of(pipe))])
         config = {k: v for k, v in dict(pipe.config).items() if k[:1] != "_" and k not in components}
         self.add("configuration of the pipeline", config)
         scheduler = pipe.scheduler
@@ -164,6 +167,11 @@ def _by_options(member: WeightedVerifier) -> Any:
 
 def _plain(config: Any) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k[:1] != "_"} if isinstance(config, Mapping) else {}
+
+
+def _code(cls: type) -> Any:
+    """A class of an installed package by its name, any other one by its code."""
+    return f"{cls.__module__}.{cls.__qualname__}" if is_installed(cls.__module__) else cls
 
 
 def _modules(model: Any) -> dict[str, nn.Module]:

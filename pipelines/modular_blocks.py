@@ -25,7 +25,7 @@ from genscale.diffusion.mixtures import Mix
 from genscale.errors import UsageError
 from genscale.pipelines.differentiable_models import without_graph
 from genscale.pipelines.model_variants import denoisers
-from genscale.pipelines.modular_inputs import STEP_END, all_blocks, blocks_of
+from genscale.pipelines.modular_inputs import STATE, STEP_END, all_blocks, blocks_of, input_names
 from genscale.pipelines.modular_outputs import StateOutput
 
 _AT_STEP = {"_step": None, "_num_inference_steps": None, "_timestep": None, "_count_prepared": 0}
@@ -83,7 +83,7 @@ def running_blocks(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..
     def call(**given: Any) -> StateOutput:
         callback, names = (given.pop(name, None) for name in STEP_END)
         pipe.__dict__["_blocks"] = _copied(blocks, None if callback is None else StepEnd(pipe, callback, names))
-        return StateOutput.of(pipe, pipe(**given))
+        return StateOutput.of(pipe, pipe(**_with_members(blocks, given)))
 
     try:
         with _quiet():
@@ -107,6 +107,16 @@ def running_blocks(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..
         )
 
 
+def _with_members(blocks: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with those that are known only as members of a group in the state that is given."""
+    state, names = given.get(STATE), set(input_names(blocks))
+    if state is None:
+        return given
+    members = {name: value for name, value in given.items() if name not in names and name != STATE}
+    made = type(state)({**state.values, **members}, state.kwargs_mapping)
+    return {name: value for name, value in given.items() if name not in members} | {STATE: made}
+
+
 def _kept(guider: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(guider).items() if name not in (*_AT_STEP, "_input_fields")}
 
@@ -115,20 +125,31 @@ def _differ(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() != b.keys() or any(b[name] is not value for name, value in a.items())
 
 
-class StepEnd:
-    """Calls `callback_on_step_end(pipe, step, timestep, tensors)`; implements what a loop asks of a block.
+class PlainBlock:
+    """What diffusers asks of a block, for one without inputs, outputs and components."""
+
+    model_name: Any = None
+    description = ""
+
+    def __init__(self) -> None:
+        self.sub_blocks: dict[str, Any] = {}
+        self.inputs: list[Any] = []
+        self.required_inputs: list[str] = []
+        self.intermediate_outputs: list[Any] = []
+        self.outputs: list[Any] = []
+        self.expected_components: list[Any] = []
+        self.expected_configs: list[Any] = []
+
+
+class StepEnd(PlainBlock):
+    """Calls `callback_on_step_end(pipe, step, timestep, tensors)` at the end of a loop's body.
 
     names: of the values of the block state that it gets; what it returns replaces them.
     """
 
     def __init__(self, pipe: Any, callback: Callable[..., Any], names: Any) -> None:
+        super().__init__()
         self.pipe, self.callback, self.names = pipe, callback, list(names or ["latents"])
-        self.sub_blocks: dict[str, Any] = {}
-        self.inputs: list[Any] = []
-        self.required_inputs: list[str] = []
-        self.intermediate_outputs: list[Any] = []
-        self.expected_components: list[Any] = []
-        self.expected_configs: list[Any] = []
 
     def __call__(self, components: Any, block_state: Any, i: int = 0, t: Any = None, **others: Any) -> Any:
         tensors = {name: getattr(block_state, name) for name in self.names if hasattr(block_state, name)}

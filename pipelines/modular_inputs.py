@@ -13,7 +13,7 @@ from typing import Any
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins.limits import shown
 
-STATE, OUTPUT = "state", "output"
+STATE, OUTPUT, PROMPT = "state", "output", "prompt"
 STEP_END = ("callback_on_step_end", "callback_on_step_end_tensor_inputs")
 """Arguments that a search adds to a modular pipeline whose loop is made of blocks: a block at its end calls it."""
 
@@ -60,6 +60,15 @@ def _outputs(block: Any) -> Any:
     return () if block.sub_blocks and not hasattr(block, "loop_step") else block.intermediate_outputs
 
 
+def makes_latents(block: Any) -> bool:
+    """Whether no loop in a block begins with latents that blocks outside have made."""
+    loops = [part for part in all_blocks(block) if hasattr(part, "loop_step")]
+    inside = {id(part) for loop in loops for part in loop.sub_blocks.values()}
+    before = [part for part in all_blocks(block) if not part.sub_blocks and id(part) not in inside]
+    made = {out.name for part in before for out in part.intermediate_outputs}
+    return "latents" in made or not any(p.name == "latents" for loop in loops for p in loop.inputs)
+
+
 def output_of(pipe: Any, given: dict[str, Any]) -> Any:
     """What a modular pipeline is to return: None for the whole state, a name, or a list of names.
 
@@ -87,7 +96,10 @@ def output_of(pipe: Any, given: dict[str, Any]) -> Any:
 
 
 def _unpacked(state: Any, blocks: Any, given: dict[str, Any]) -> Any:
-    """Put the inputs that a state holds into `given`, where they are not; a state of its other values."""
+    """Put the inputs that a state holds into `given`, where they are not; a state of its other values.
+
+    Blocks get some inputs as a group, whatever its members are: these are put into `given` under their own names.
+    """
     values, groups = getattr(state, "values", None), getattr(state, "kwargs_mapping", {})
     if not isinstance(values, Mapping):
         raise UsageError(f"state={shown(state)} must be the PipelineState of an earlier call.")
@@ -95,6 +107,8 @@ def _unpacked(state: Any, blocks: Any, given: dict[str, Any]) -> Any:
     kinds = {p.kwargs_type for p in blocks.inputs if p.kwargs_type}
     for name in inputs & set(values):
         given.setdefault(name, values[name])
-    for kind in kinds & set(groups):
-        given.setdefault(kind, {n: values[n] for n in groups[kind] if n in values and n not in inputs})
-    return type(state)({name: value for name, value in values.items() if name not in inputs})
+    members = {name for kind in kinds & set(groups) for name in groups[kind]}
+    for name in members & set(values) - inputs:
+        given.setdefault(name, values[name])
+    rest = {name: value for name, value in values.items() if name not in inputs | members}
+    return type(state)(rest, {kind: list(names) for kind, names in groups.items()})

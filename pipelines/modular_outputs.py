@@ -53,12 +53,12 @@ class StateOutput(dict[str, Any]):
 
 
 def media_name(blocks: Any, values: Mapping[str, Any] | None = None) -> str | None:
-    """The name of the output that holds images or videos; None if there is none. values: of the state, if known."""
+    """The name of the output that holds images or videos, or else latents; None without. values: of the state, if known."""
     last = list(blocks.sub_blocks.values())[-1:] or [blocks]
     made = [out.name for out in blocks.intermediate_outputs]
     usual = [name for name in MEDIA if name in made]
     of_last = [out.name for out in last[0].intermediate_outputs if out.name not in ("latents", *usual)]
-    found = [n for n in (*usual, *of_last) if values is None or values.get(n) is not None]
+    found = [n for n in (*usual, *of_last, "latents") if values is None or values.get(n) is not None]
     return found[0] if found else None
 
 

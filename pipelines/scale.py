@@ -23,6 +23,7 @@ from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.modular_outputs import StateOutput, with_search
+from genscale.pipelines.modular_presets import with_components
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import REFUSE, WAIT, Claim, claimed
 from genscale.pipelines.prompt_texts import check_texts
@@ -114,11 +115,11 @@ def scale(
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
-    verifier_timeout: float | None = None, pool: bool = False, **options: Any,
+    verifier_timeout: float | None = None, pool: bool = False, components: Any = None, **options: Any,
 ) -> Scaled:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
-    pipe: the pipeline; of a scaled one its pipeline, so that this search takes the place of the other.
+    pipe: the pipeline, or modular pipeline; of a scaled one its pipeline, so that this search takes the other's place.
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object. "auto":
         accept_reject where one verifier answers a probability and steers alone, best_of_n otherwise.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
@@ -150,6 +151,7 @@ def scale(
         after that (docs/verifiers.md). None: no limit.
     pool: one budget for all prompts: "4images" of 10 prompts are 40 images, which go where they are expected to gain
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
+    components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
@@ -157,7 +159,7 @@ def scale(
     )  # fmt: skip
     if busy not in (WAIT, REFUSE):
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
-    pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else pipe
+    pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else with_components(pipe, components)
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
     return Scaled(SearchSettings(
