@@ -52,6 +52,7 @@ from .numerics.noise_sphere import slerp as slerp
 from .pipelines.loading import load_pipeline as load_pipeline
 from .pipelines.scale import Scaled as Scaled
 from .pipelines.scale import scale as scale
+from .pipelines.search_block import SearchBlock as SearchBlock
 from .plugins.citations import citation as citation
 from .plugins.lookup import list_samplers as list_samplers
 from .plugins.lookup import list_verifiers as list_verifiers

@@ -78,7 +78,9 @@ def python_signature(pipe: Any) -> inspect.Signature:
         return inspect.signature(pipe.__call__)
     first = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in (STATE, OUTPUT)]
     defaults = input_defaults(blocks)
-    return inspect.Signature([*first, *(Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in defaults.items())])
+    return inspect.Signature(
+        [*first, *(Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in defaults.items())]
+    )
 
 
 def call_chain(cls: type) -> Iterator[Callable[..., Any]]:

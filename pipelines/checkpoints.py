@@ -48,7 +48,9 @@ def _from_pretrained(model: str, dtype: Any, hub: dict[str, Any]) -> Any:
     try:
         return DiffusionPipeline.from_pretrained(model, **{_dtype_word(): dtype}, **hub)
     except Exception as error:
-        if "model_index.json" in str(error) and not os.path.isdir(model):  # perhaps a modular repository of the hub
+        if "model_index.json" in str(error) and not os.path.isdir(
+            model
+        ):  # perhaps a modular repository of the hub
             return modular(model, dtype, hub, error)
         raise _refusal(model, error) from error
 
@@ -71,8 +73,8 @@ def modular(model: str, dtype: Any, hub: dict[str, Any], instead: Exception | No
     missing = next(named, None)
     if missing is not None:
         raise UsageError(
-            f"model '{model}' cannot be loaded: its {missing} is not in {quoted(_source_of(pipe, missing))}, or cannot be "
-            "read there."
+            f"model '{model}' cannot be loaded: its {missing} is not in {quoted(_source_of(pipe, missing))}, or "
+            "cannot be read there."
         )
     return pipe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -57,6 +58,16 @@ class PromptCache:
         if _same(before, pipe.__dict__) and not any(t.is_inference() for t in made):
             self._known[key] = (_copied(result), [(t, t._version) for t in made])
         return result
+
+    def before(self, pipe: Any, begins: Callable[[], bool]) -> Forward:
+        """The pipeline's `encode_prompt` with this cache, which is used where `begins` says so."""
+        encode: Forward = pipe.encode_prompt
+
+        @functools.wraps(encode)
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            return self(pipe, encode, args, kwargs) if begins() else encode(*args, **kwargs)
+
+        return encode_prompt
 
 
 def _hashable(value: Any) -> bool:

@@ -17,7 +17,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -29,8 +29,8 @@ from genscale.pipelines.modular_inputs import STATE, STEP_END, all_blocks, block
 from genscale.pipelines.modular_outputs import StateOutput
 
 _AT_STEP = {"_step": None, "_num_inference_steps": None, "_timestep": None, "_count_prepared": 0}
-"""What every guider sets at each step, with the values of a new one. Blocks before the loop ask a guider whether it needs
-negative prompts, and one that is still at the last step of an earlier call may say no."""
+"""What every guider sets at each step, with the values of a new one. Blocks before the loop ask a guider whether it
+needs negative prompts, and one that is still at the last step of an earlier call may say no."""
 _LOGGER = "diffusers.modular_pipelines.modular_pipeline"
 
 
@@ -66,14 +66,19 @@ def guiders_for(pipe: Any, mix: Mix) -> dict[str, Any]:
     return {name: ClassifierFreeGuidance(guidance_scale=2.0) for name in own}
 
 
+def caller_of(pipe: Any, guiders: Mapping[str, Any]) -> AbstractContextManager[Callable[..., Any]]:
+    """Yields what calls a pipeline: the pipeline itself, unless it is modular. guiders: in place of its own."""
+    return nullcontext(pipe) if blocks_of(pipe) is None else _running(pipe, guiders)
+
+
 @contextmanager
-def running_blocks(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..., StateOutput]]:
+def _running(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..., StateOutput]]:
     """Inside, the pipeline has copies of its blocks and guiders; yields what calls it.
 
     pipe: in an intercepted call, which restores its attributes. others: guiders in place of the pipeline's own.
     UsageError, at the end: a guider keeps something from step to step.
     """
-    blocks, guiders = blocks_of(pipe), guiders_of(pipe) | others
+    blocks, guiders = blocks_of(pipe), guiders_of(pipe) | dict(others)
     copies = {name: copy.deepcopy(guider) for name, guider in guiders.items()}
     for guider in copies.values():
         guider.__dict__.update(_AT_STEP)
@@ -82,7 +87,9 @@ def running_blocks(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..
 
     def call(**given: Any) -> StateOutput:
         callback, names = (given.pop(name, None) for name in STEP_END)
-        pipe.__dict__["_blocks"] = _copied(blocks, None if callback is None else StepEnd(pipe, callback, names))
+        pipe.__dict__["_blocks"] = _copied(
+            blocks, None if callback is None else StepEnd(pipe, callback, names)
+        )
         return StateOutput.of(pipe, pipe(**_with_members(blocks, given)))
 
     try:
@@ -95,15 +102,15 @@ def running_blocks(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..
         missing = ", ".join(getattr(pipe, "null_component_names", ()))
         if missing and isinstance(error, AttributeError | TypeError) and "NoneType" in str(error):
             raise UsageError(
-                f"{type(pipe).__name__} lacks a component for this call ({error}); these are not loaded: {missing}. Load "
-                "them (load_components) or give them (update_components)."
+                f"{type(pipe).__name__} lacks a component for this call ({error}); these are not loaded: {missing}. "
+                "Load them (load_components) or give them (update_components)."
             ) from error
         raise
     changed = [name for name, guider in copies.items() if _differ(before[name], _kept(guider))]
     if changed:
         raise UsageError(
-            f"the {changed[0]} of {type(pipe).__name__} ({type(copies[changed[0]]).__name__}) keeps values from step to "
-            "step, such as a momentum, and a search does not evaluate steps in order: set it without them."
+            f"the {changed[0]} of {type(pipe).__name__} ({type(copies[changed[0]]).__name__}) keeps values from step "
+            "to step, such as a momentum, and a search does not evaluate steps in order: set it without them."
         )
 
 
@@ -161,7 +168,7 @@ class StepEnd(PlainBlock):
 def _copied(block: Any, step_end: StepEnd | None) -> Any:
     """A copy of a block and of all inside it."""
     made = copy.copy(block)
-    made.__class__ = _undecorated(type(block))
+    made.__class__ = _undecorated(type(block))  # type: ignore[arg-type]
     parts = copy.copy(block.sub_blocks)
     for name, part in block.sub_blocks.items():
         parts[name] = _copied(part, step_end)

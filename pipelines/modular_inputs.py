@@ -21,7 +21,9 @@ STEP_END = ("callback_on_step_end", "callback_on_step_end_tensor_inputs")
 def blocks_of(pipe: Any) -> Any:
     """The blocks of a modular pipeline; None for any other object."""
     blocks = getattr(pipe, "_blocks", None)
-    return blocks if callable(blocks) and hasattr(blocks, "sub_blocks") and hasattr(blocks, "inputs") else None
+    return (
+        blocks if callable(blocks) and hasattr(blocks, "sub_blocks") and hasattr(blocks, "inputs") else None
+    )
 
 
 def all_blocks(block: Any) -> Iterator[Any]:
@@ -51,8 +53,8 @@ def input_defaults(blocks: Any) -> dict[str, Any]:
 
 
 def output_names(blocks: Any) -> list[str]:
-    """Names of all that a call leaves in the state: the inputs, and the outputs of the blocks in their order."""
-    names = [*input_names(blocks), *(out.name for block in all_blocks(blocks) for out in _outputs(block))]
+    """Names of all that the blocks make."""
+    names = (out.name for block in all_blocks(blocks) for out in _outputs(block))
     return list(dict.fromkeys(name for name in names if name))
 
 
@@ -86,7 +88,8 @@ def output_of(pipe: Any, given: dict[str, Any]) -> Any:
     for name in names:
         if not isinstance(name, str):
             raise UsageError(f"output={shown(output)} must be a name, or a list of names.")
-        known = {*output_names(blocks), *(state.values if state is not None else ())}
+        defaults = (name for name, default in input_defaults(blocks).items() if default is not None)
+        known = {*output_names(blocks), *defaults, *given, *(state.values if state is not None else ())}
         if name not in known:
             raise UsageError(
                 f"{type(pipe).__name__} makes no output '{name}'{did_you_mean(name, known)}: give the name of what a "

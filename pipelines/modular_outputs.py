@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,7 @@ class StateOutput(dict[str, Any]):
     def joined(cls, outputs: list[StateOutput]) -> StateOutput:
         """The outputs of several calls as one: what has one entry for each image or video is put together."""
         counts = [len(next(iter(output.values()))) for output in outputs]
-        made = cls(
-            {name: _joined([output.get(name) for output in outputs], counts) for name in outputs[0]}
-        )
+        made = cls({name: _joined([output.get(name) for output in outputs], counts) for name in outputs[0]})
         made.groups = outputs[0].groups
         return made
 
@@ -53,7 +52,7 @@ class StateOutput(dict[str, Any]):
 
 
 def media_name(blocks: Any, values: Mapping[str, Any] | None = None) -> str | None:
-    """The name of the output that holds images or videos, or else latents; None without. values: of the state, if known."""
+    """The name of the output with images or videos, or else latents; None without. values: of the state, if known."""
     last = list(blocks.sub_blocks.values())[-1:] or [blocks]
     made = [out.name for out in blocks.intermediate_outputs]
     usual = [name for name in MEDIA if name in made]
@@ -66,7 +65,9 @@ def _joined(values: list[Any], counts: list[int]) -> Any:
     """One value for all calls; counts: how many images or videos each made."""
     if all(isinstance(v, Tensor) and v.ndim > 1 and len(v) == n for v, n in zip(values, counts, strict=True)):
         return torch.cat(values)
-    if all(isinstance(v, np.ndarray) and v.ndim > 1 and len(v) == n for v, n in zip(values, counts, strict=True)):
+    if all(
+        isinstance(v, np.ndarray) and v.ndim > 1 and len(v) == n for v, n in zip(values, counts, strict=True)
+    ):
         return np.concatenate(values)
     if all(type(v) is list and len(v) == n for v, n in zip(values, counts, strict=True)):
         return [item for value in values for item in value]
@@ -103,8 +104,6 @@ def with_search(value: Any, result: Any) -> Any:
         value = FoundDict(value)
     elif type(value) is np.ndarray:
         value = value.view(FoundArray)
-    try:
+    with suppress(AttributeError, TypeError):
         object.__setattr__(value, "search", result)
-    except (AttributeError, TypeError):
-        pass
     return value

@@ -31,16 +31,18 @@ def with_components(given: Any, components: Any) -> Any:
                 "components on it (update_components)."
             )
         return given
-    blocks = given() if inspect.isclass(given) else given
+    blocks: Any = given() if inspect.isclass(given) else given
     name = type(blocks).__name__
     if components is None:
         raise UsageError(
-            f"{name} is a preset of blocks, without models: give components= (a mapping, or a pipeline that has them), or "
-            "make a pipeline of it (init_pipeline, then load_components or update_components)."
+            f"{name} is a preset of blocks, without models: give components= (a mapping, or a pipeline that has them), "
+            "or make a pipeline of it (init_pipeline, then load_components or update_components)."
         )
     found = components if isinstance(components, Mapping) else getattr(components, "components", None)
     if not isinstance(found, Mapping):
-        raise UsageError(f"components={shown(components)} must be a mapping from names to components, or a pipeline.")
+        raise UsageError(
+            f"components={shown(components)} must be a mapping from names to components, or a pipeline."
+        )
     pipe = blocks.init_pipeline()
     taken = {k: part for k, part in found.items() if k in pipe.components and part is not None}
     if found and not taken:
@@ -48,6 +50,8 @@ def with_components(given: Any, components: Any) -> Any:
             f"{name} takes none of the components {', '.join(map(str, found))}: it has {', '.join(pipe.components)}."
         )
     config = getattr(components, "config", {}) if blocks_of(components) is None else {}
-    settings = {k: config[k] for k in pipe.config if k in config and k not in pipe.components and k[:1] != "_"}
+    settings = {
+        k: config[k] for k in pipe.config if k in config and k not in pipe.components and k[:1] != "_"
+    }
     pipe.update_components(**taken, **settings)
     return pipe

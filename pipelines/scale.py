@@ -25,7 +25,7 @@ from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.modular_outputs import StateOutput, with_search
 from genscale.pipelines.modular_presets import with_components
 from genscale.pipelines.pipeline_call import PipelineCall
-from genscale.pipelines.pipeline_lock import REFUSE, WAIT, Claim, claimed
+from genscale.pipelines.pipeline_lock import WAIT, Claim, claimed
 from genscale.pipelines.prompt_texts import check_texts
 from genscale.pipelines.scaled_attributes import StandsForPipeline
 from genscale.pipelines.search_call import check_search, finish_best, run_search
@@ -66,7 +66,9 @@ class Scaled(StandsForPipeline):
         with self._claimed() as claim:
             call, decoder = self._probed(args, kwargs)
             result = run_search(call, self.settings, decoder, claim)
-            return _with_search(finish_best(call, self.settings, decoder, result), result, call.arguments.output)
+            return _with_search(
+                finish_best(call, self.settings, decoder, result), result, call.arguments.output
+            )
 
     def search(self, *args: Any, **kwargs: Any) -> SearchResult:
         """The same without the pipeline's output: nothing more is decoded, so memory does not grow with the prompts.
@@ -155,10 +157,8 @@ def scale(
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
-        models=models, mix=mix, pool=pool,
+        models=models, mix=mix, pool=pool, busy=busy,
     )  # fmt: skip
-    if busy not in (WAIT, REFUSE):
-        raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     pipe = pipe.settings.pipe if isinstance(pipe, Scaled) else with_components(pipe, components)
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)

@@ -96,7 +96,11 @@ def _subclass(cls: type) -> type:
     def set_timesteps(self: Any, values: Any) -> None:
         self.__dict__["_timesteps"] = values.as_subclass(Tensor) if isinstance(values, Tensor) else values
 
-    members: dict[str, Any] = {"__deepcopy__": _copied, "step": step, "timesteps": property(timesteps, set_timesteps)}
+    members: dict[str, Any] = {
+        "__deepcopy__": _copied,
+        "step": step,
+        "timesteps": property(timesteps, set_timesteps),
+    }
     if hasattr(cls, "scale_model_input"):
 
         @functools.wraps(cls.scale_model_input)
@@ -114,8 +118,8 @@ def _copied(proxy: Any, memo: dict[int, Any]) -> Any:
 
     def step(*args: Any, **kwargs: Any) -> Any:
         raise UsageError(
-            f"this pipeline steps other latents beside its own with a copy of its {type(made).__name__}, which a search "
-            "cannot follow: use a pipeline that makes images or videos alone."
+            f"this pipeline steps other latents beside its own with a copy of its {type(made).__name__}, which a "
+            "search cannot follow: use a pipeline that makes images or videos alone."
         )
 
     made.step = step

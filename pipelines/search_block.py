@@ -5,9 +5,9 @@
     parts["denoise"] = SearchBlock(parts["denoise"], parts["decode"], sampler="smc", verifier="pickscore")
     pipe = blocks.init_pipeline("...")
 
-The block makes a pipeline of the blocks that it stands for and of those that decode, with the components of the pipeline
-that it is in, and searches with that. The blocks before it have encoded the prompts; those after it get the latents of
-the best candidates, as from the blocks that it stands for.
+The block makes a pipeline of the blocks that it stands for and of those that decode, with the components of the
+pipeline that it is in, and searches with that. The blocks before it have encoded the prompts; those after it get the
+latents of the best candidates, as from the blocks that it stands for.
 """
 
 from __future__ import annotations
@@ -50,14 +50,16 @@ class _Searching:
         from diffusers.modular_pipelines import SequentialPipelineBlocks
         from diffusers.modular_pipelines.modular_pipeline_utils import InsertableDict
 
-        self.sub_blocks = InsertableDict()  # it is one block: what looks for blocks to run must not look inside
+        self.sub_blocks = (
+            InsertableDict()
+        )  # it is one block: what looks for blocks to run must not look inside
         parts = {"denoise": denoise, "keep": _Keep(denoise)} | ({} if decode is None else {"decode": decode})
         self.denoise, self.settings = denoise, settings
         self.inner: Any = SequentialPipelineBlocks.from_blocks_dict(parts)
         if not makes_latents(denoise):
             raise UsageError(
-                f"{type(denoise).__name__} gets its initial latents from a block before it, and a search makes them itself: "
-                "give SearchBlock the blocks from the one that prepares the latents on."
+                f"{type(denoise).__name__} gets its initial latents from a block before it, and a search makes them "
+                "itself: give SearchBlock the blocks from the one that prepares the latents on."
             )
         scale(None, **settings)  # refuses wrong settings before a pipeline is called
 

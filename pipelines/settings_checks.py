@@ -10,6 +10,7 @@ from typing import Any
 from genscale.diffusion.mixtures import Mix
 from genscale.errors import UsageError
 from genscale.pipelines.modular_inputs import blocks_of
+from genscale.pipelines.pipeline_lock import REFUSE, WAIT
 from genscale.plugins import limits
 from genscale.plugins.limits import COUNT, shown
 from genscale.protocol.interfaces import Sampler
@@ -26,6 +27,7 @@ def check_settings(
     models: Any,
     mix: Any,
     pool: Any,
+    busy: Any,
 ) -> None:
     """UsageError for a setting of another type or out of range; they are explained at `genscale.scale`."""
     for name, value in (("batch_size", batch_size), ("keep", keep), ("decode_batch", decode_batch)):
@@ -35,6 +37,8 @@ def check_settings(
             raise UsageError(f"{name}={shown(value)} must be a whole number, {COUNT}.")
     if not isinstance(pool, bool):
         raise UsageError(f"pool={shown(pool)} must be True or False.")
+    if busy not in (WAIT, REFUSE):
+        raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     if out is not None:
         _check_folder(out)
     for name, function in (("on_event", on_event), ("halt", halt)):
