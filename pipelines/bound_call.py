@@ -13,7 +13,7 @@ from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.call_limits import check_call
 from genscale.pipelines.call_signature import signature_of
 from genscale.pipelines.image_inputs import first_of_prompts, inputs_of_images
-from genscale.pipelines.modular_inputs import output_of
+from genscale.pipelines.modular_inputs import blocks_of, output_of
 from genscale.pipelines.prompt_texts import TEXTS, checked_texts, row_texts
 from genscale.storage.identity import identity
 
@@ -44,7 +44,7 @@ class Arguments:
         for name, value in kwargs.items():
             if name in given:
                 raise UsageError(f"'{name}' is given twice, by position and by name.")
-            if name not in self.names and name not in CALLBACKS:
+            if name not in self.names and (name not in CALLBACKS or blocks_of(pipe) is not None):
                 meant = did_you_mean(name, set(self.names))
                 if not taken.others or (meant and not taken.passed_on):
                     raise UsageError(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from tests.zoo import ZOO
+from tests.zoo_modular import MODULAR
 
 # Pipelines by the names that the docs use. Their default sizes are 16 to 32 pixels.
 VIDEO = "path/or/video-hub-id"
@@ -24,6 +25,7 @@ PIPELINES = {
     "owner/name": "stable_diffusion",
     VIDEO: "animatediff",
     "black-forest-labs/FLUX.1-dev": "flux",
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
 }
 PROMPTS = "a red star left of a blue ring\nthree green circles\n"
 
@@ -34,6 +36,7 @@ def furnish(folder: Path) -> None:
         where = folder / name
         where.mkdir(parents=True)
         ZOO[family].build().save_pretrained(where)
+    MODULAR["sdxl"].build().save_pretrained(str(folder / "path/or/modular-hub-id"))
     _weights(folder)
     (folder / "prompts.txt").write_text(PROMPTS)
     (folder / "captions.txt").write_text("a red circle moving left\na blue circle moving up\n")

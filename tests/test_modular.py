@@ -209,6 +209,58 @@ def test_the_callback_sees_every_step_and_may_change_latents() -> None:
     assert torch.allclose(output, black.clamp(0, 1), atol=1e-5)
 
 
+def test_an_interrupt_from_the_callback_gives_the_best_so_far() -> None:
+    calls = []
+
+    def callback(p: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        calls.append(step)
+        p._interrupt = len(calls) == 8
+        return {}
+
+    scaled = genscale.scale(ALL["flux"].build(), "zero_order", light, rounds=50, neighbours=2)
+    output = call(scaled, "flux", callback_on_step_end=callback)
+    assert output.search.stopped == "interrupted"
+    assert output.shape[0] == 1
+    assert len(output.search.entries) < 20
+
+
+class OneBlock(diffusers.ModularPipelineBlocks):  # type: ignore[misc]
+    """A loop in a single block, as somebody may write it."""
+
+    def __init__(self, loop: Any) -> None:
+        super().__init__()
+        self.loop = loop
+
+    inputs = property(lambda self: self.loop.inputs)
+    intermediate_outputs = property(lambda self: self.loop.intermediate_outputs)
+    expected_components = property(lambda self: self.loop.expected_components)
+
+    @torch.no_grad()
+    def __call__(self, components: Any, state: Any) -> Any:
+        within = self.get_block_state(state)
+        within.num_warmup_steps = 0
+        for i, t in enumerate(within.timesteps):
+            for part in self.loop.sub_blocks.values():
+                components, within = part(components, within, i=i, t=t)
+        self.set_block_state(state, within)
+        return components, state
+
+
+def test_a_loop_in_a_block_of_ones_own() -> None:
+    blocks = diffusers.FluxAutoBlocks()
+    holder = next(b for b in steps_of(blocks) if any(hasattr(p, "loop_step") for p in b.sub_blocks.values()))
+    for name, part in list(holder.sub_blocks.items()):
+        if hasattr(part, "loop_step"):
+            holder.sub_blocks[name] = OneBlock(part)
+    pipe = modular(blocks, ALL["flux"].components_of())
+    assert torch.equal(call(pipe, "flux", 2), call(ALL["flux"].build(), "flux", 2))
+    scaled = genscale.scale(pipe, verifier=light, candidates=3)
+    wanted = call(genscale.scale(ALL["flux"].build(), verifier=light, candidates=3), "flux", 2)
+    assert torch.equal(call(scaled, "flux", 2), wanted)
+    with pytest.raises(UsageError, match="takes no argument 'callback_on_step_end'"):
+        call(scaled, "flux", callback_on_step_end=print)
+
+
 def test_the_pipeline_is_as_before_after_an_exception() -> None:
     pipe = ALL["sdxl"].build()
     call(pipe, "sdxl")
