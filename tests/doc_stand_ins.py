@@ -36,7 +36,9 @@ def furnish(folder: Path) -> None:
         where = folder / name
         where.mkdir(parents=True)
         ZOO[family].build().save_pretrained(where)
-    MODULAR["sdxl"].build().save_pretrained(str(folder / "path/or/modular-hub-id"))
+    MODULAR["sdxl"].build().save_pretrained(
+        str(folder / "path/or/modular-hub-id"), overwrite_modular_index=True
+    )
     _weights(folder)
     (folder / "prompts.txt").write_text(PROMPTS)
     (folder / "captions.txt").write_text("a red circle moving left\na blue circle moving up\n")
@@ -102,6 +104,7 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> None:
     if find_spec("uvicorn"):  # the demo is built and gets its port; then it would serve until Ctrl-C
         patch.setattr("uvicorn.Server.run", lambda server, sockets: [s.close() for s in sockets])
         patch.setenv("HF_HUB_OFFLINE", "1")  # which the demo sets for good
+    patch.setattr("diffusers.FluxModularPipeline.default_sample_size", 8)  # as in _small
     load = DiffusionPipeline.from_pretrained.__func__
     patch.setattr(DiffusionPipeline, "from_pretrained", classmethod(partial(_small, load)))
 

@@ -470,7 +470,7 @@ def test_the_command_line_takes_a_saved_pipeline(folder: Path, tmp_path: Path, r
     code, _, err = run("generate", *words, "--candidates", 3, "--sampler", "best_of_n", "--out", out)
     assert code == 0, err
     record = json.loads((out / "run.json").read_text())
-    assert "12" in json.dumps(record)  # NFE: 3 candidates of 2 steps of 2 conditions
+    assert record["ledger"]["evaluations"] == 12  # 3 candidates of 2 steps of 2 conditions
     assert (out / "best.png").is_file()
     code, _, err = run(
         "generate", *words, "--guide", "cfg(5)", "--budget", "8nfe", "--out", tmp_path / "guided"
