@@ -13,7 +13,7 @@ from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.call_limits import check_call
 from genscale.pipelines.call_signature import signature_of
 from genscale.pipelines.image_inputs import first_of_prompts, inputs_of_images
-from genscale.pipelines.modular_inputs import blocks_of, output_of
+from genscale.pipelines.modular_inputs import blocks_of, output_of, prompt_of_state
 from genscale.pipelines.prompt_texts import TEXTS, checked_texts, row_texts
 from genscale.storage.identity import identity
 
@@ -51,7 +51,7 @@ class Arguments:
             given[name] = value
         # output: what a modular pipeline is to return; of other pipelines it may be an argument like any other.
         self.output = output_of(pipe, given)
-        self.prompt_texts = checked_texts(texts, given)
+        self.prompt_texts = checked_texts(texts or prompt_of_state(given), given)
         check_call(given)
         self.results = 1
         for name in COUNTS:

@@ -95,7 +95,7 @@ def _running(pipe: Any, others: Mapping[str, Any]) -> Iterator[Callable[..., Sta
     try:
         with _quiet():
             yield call
-    except Exception as error:
+    except BaseException as error:
         for guider in copies.values():  # its hooks are in a model whose call failed
             for model in denoisers(pipe).values():
                 guider.cleanup_models(model)

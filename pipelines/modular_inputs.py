@@ -98,6 +98,12 @@ def output_of(pipe: Any, given: dict[str, Any]) -> Any:
     return output
 
 
+def prompt_of_state(given: Mapping[str, Any]) -> Any:
+    """The prompt in a state that is given to blocks which take no prompt, but what an earlier block made of it."""
+    state = given.get(STATE)
+    return state.get(PROMPT) if hasattr(state, "kwargs_mapping") and given.get(PROMPT) is None else None
+
+
 def _unpacked(state: Any, blocks: Any, given: dict[str, Any]) -> Any:
     """Put the inputs that a state holds into `given`, where they are not; a state of its other values.
 

@@ -101,10 +101,7 @@ class _Searching:
     def __call__(self, components: Any, state: Any) -> Any:
         pipe = copy.copy(components)  # the same class and components, with other blocks
         pipe._blocks = self.inner
-        texts = state.get(TEXTS)
-        if texts is None and all(parameter.name != PROMPT for parameter in self.inner.inputs):
-            texts = state.get(PROMPT)
-        found = scale(pipe, **self.settings)(state=state, texts=texts)
+        found = scale(pipe, **self.settings)(state=state, texts=state.get(TEXTS))
         for output in self.denoise.intermediate_outputs:
             if _KEPT + output.name in found.values:
                 state.set(output.name, found.values[_KEPT + output.name], output.kwargs_type)

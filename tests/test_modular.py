@@ -23,6 +23,7 @@ from genscale.pipelines.call_signature import signature_of
 from genscale.plugins.registry import found, load
 from tests.quick import NUMBERS, quick
 from tests.test_gradient_pipelines import FAR, KINDS, Differences, weighted
+from tests.zoo import ZOO, with_scheduler
 from tests.zoo_modular import MODULAR, MORE, modular, steps_of
 
 ALL = MODULAR | MORE
@@ -169,6 +170,27 @@ def test_a_state_gives_the_inputs_that_it_holds() -> None:
     assert [s.prompt for s in output.search.searches] == ALL["sdxl"].arguments(2)["prompt"]
 
 
+def test_embeddings_of_an_earlier_pipeline() -> None:
+    """A pipeline without the blocks that encode: the state holds what they made, and the prompts."""
+    blocks, parts = diffusers.StableDiffusionXLAutoBlocks(), ALL["sdxl"].components_of()
+    encoded = modular(blocks.sub_blocks.pop("text_encoder"), parts)(prompt=ALL["sdxl"].arguments(2)["prompt"])
+    given = {k: v for k, v in ALL["sdxl"].arguments(2).items() if k != "prompt"}
+    scaled = genscale.scale(modular(blocks, parts), verifier=light, candidates=3)
+    output = scaled(state=encoded, **given, generator=seeded(), output="images", output_type="pt")
+    wanted = call(genscale.scale(ALL["sdxl"].build(), verifier=light, candidates=3), "sdxl", 2)
+    assert torch.allclose(output, wanted, atol=1e-5)
+    assert [s.prompt for s in output.search.searches] == ALL["sdxl"].arguments(2)["prompt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "wan", "flux", "ltx"])
+def test_other_schedulers(name: str) -> None:
+    for scheduler in ZOO[ALL[name].components].schedulers:
+        parts = with_scheduler(ALL[name].classic(), scheduler).components
+        pipe = modular(ALL[name].blocks, parts)
+        assert torch.equal(call(pipe, name, 2), call(genscale.scale(pipe, candidates=1), name, 2))
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -251,18 +273,58 @@ class OneBlock(diffusers.ModularPipelineBlocks):  # type: ignore[misc]
 
 
 def test_a_loop_in_a_block_of_ones_own() -> None:
-    blocks = copy.deepcopy(diffusers.FluxAutoBlocks())  # its class shares the blocks inside
-    holder = next(b for b in steps_of(blocks) if any(hasattr(p, "loop_step") for p in b.sub_blocks.values()))
-    for name, part in list(holder.sub_blocks.items()):
-        if hasattr(part, "loop_step"):
-            holder.sub_blocks[name] = OneBlock(part)
-    pipe = modular(blocks, ALL["flux"].components_of())
+    pipe = modular(with_loop(OneBlock), ALL["flux"].components_of())
     assert torch.equal(call(pipe, "flux", 2), call(ALL["flux"].build(), "flux", 2))
     scaled = genscale.scale(pipe, verifier=light, candidates=3)
     wanted = call(genscale.scale(ALL["flux"].build(), verifier=light, candidates=3), "flux", 2)
     assert torch.equal(call(scaled, "flux", 2), wanted)
     with pytest.raises(UsageError, match="takes no argument 'callback_on_step_end'"):
         call(scaled, "flux", callback_on_step_end=print)
+
+
+class TwoLoops(OneBlock):
+    def __call__(self, components: Any, state: Any) -> Any:
+        super().__call__(components, state)
+        components.scheduler._step_index = None
+        return super().__call__(components, state)
+
+
+class TwoSchedulers(OneBlock):
+    """Steps other latents, say of sound, with a copy of the scheduler."""
+
+    def __call__(self, components: Any, state: Any) -> Any:
+        within = self.get_block_state(state)
+        sound, scheduler = torch.zeros_like(within.latents), copy.deepcopy(components.scheduler)
+        for i, t in enumerate(within.timesteps):
+            for part in self.loop.sub_blocks.values():
+                components, within = part(components, within, i=i, t=t)
+            sound = scheduler.step(sound, t, sound)[0]
+        self.set_block_state(state, within)
+        return components, state
+
+
+@pytest.mark.parametrize(
+    ("block", "sentence"),
+    [
+        (TwoLoops, "runs more than one loop"),
+        (TwoSchedulers, "with a copy of its FlowMatchEulerDiscreteScheduler"),
+    ],
+)
+def test_loops_that_cannot_be_followed_are_refused(block: Any, sentence: str) -> None:
+    pipe = modular(with_loop(block), ALL["flux"].components_of())
+    call(pipe, "flux")
+    with pytest.raises(UsageError, match=sentence):
+        call(genscale.scale(pipe, candidates=1), "flux")
+
+
+def with_loop(block: Any) -> Any:
+    """The blocks of Flux with another loop."""
+    blocks = copy.deepcopy(diffusers.FluxAutoBlocks())  # its class shares the blocks inside
+    holder = next(b for b in steps_of(blocks) if any(hasattr(p, "loop_step") for p in b.sub_blocks.values()))
+    for name, part in list(holder.sub_blocks.items()):
+        if hasattr(part, "loop_step"):
+            holder.sub_blocks[name] = block(part)
+    return blocks
 
 
 def test_the_pipeline_is_as_before_after_an_exception() -> None:
@@ -361,6 +423,35 @@ def test_a_guider_that_remembers_is_refused() -> None:
     guider = guiders.AdaptiveProjectedGuidance(guidance_scale=4.0, adaptive_projected_guidance_momentum=-0.5)
     with pytest.raises(UsageError, match=r"the guider of .* keeps values from step to step"):
         call(genscale.scale(guided("sd3", guider), candidates=1), "sd3")
+
+
+def test_a_model_that_fails_leaves_no_hooks_of_its_guider() -> None:
+    """The accelerator's memory runs out in the perturbed call of a batch: it goes on in halves, as without hooks."""
+    options = {
+        "skip_layer_guidance_start": 0.0,
+        "skip_layer_guidance_stop": 0.9,
+        "skip_layer_guidance_layers": [[0]],
+    }
+    pipes = [guided("sd3", guiders.SkipLayerGuidance(4.0, **options)) for _ in range(2)]
+    wanted = call(genscale.scale(pipes[0], verifier=light, candidates=4), "sd3")
+    pipe = pipes[1]
+    forward, full = pipe.transformer.forward, []
+
+    def hooks() -> list[Any]:
+        found = (getattr(m, "_diffusers_hook", None) for m in pipe.transformer.modules())
+        return [hook for registry in found if registry is not None for hook in registry.hooks]
+
+    def out_of_memory(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if hooks() and len(hidden_states) > 2:
+            full.append(len(hidden_states))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(hidden_states, *args, **kwargs)
+
+    pipe.transformer.forward = out_of_memory
+    found = call(genscale.scale(pipe, verifier=light, candidates=4), "sd3")
+    assert full == [4]
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert hooks() == []
 
 
 def test_mixes() -> None:
