@@ -432,8 +432,8 @@ def test_a_model_that_fails_leaves_no_hooks_of_its_guider() -> None:
         "skip_layer_guidance_stop": 0.9,
         "skip_layer_guidance_layers": [[0]],
     }
-    pipes = [guided("sd3", guiders.SkipLayerGuidance(4.0, **options)) for _ in range(2)]
-    wanted = call(genscale.scale(pipes[0], verifier=light, candidates=4), "sd3")
+    pipes = [guided("ltx", guiders.SkipLayerGuidance(4.0, **options)) for _ in range(2)]
+    wanted = call(genscale.scale(pipes[0], verifier=light, candidates=4), "ltx")
     pipe = pipes[1]
     forward, full = pipe.transformer.forward, []
 
@@ -448,7 +448,7 @@ def test_a_model_that_fails_leaves_no_hooks_of_its_guider() -> None:
         return forward(hidden_states, *args, **kwargs)
 
     pipe.transformer.forward = out_of_memory
-    found = call(genscale.scale(pipe, verifier=light, candidates=4), "sd3")
+    found = call(genscale.scale(pipe, verifier=light, candidates=4), "ltx")
     assert full == [4]
     assert torch.allclose(found, wanted, atol=1e-5)
     assert hooks() == []
