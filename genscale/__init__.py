@@ -6,7 +6,7 @@
 
 The public names, all importable from here; everything else in the package is private and may change:
 
-Scaling     scale, Scaled, load_pipeline, remote_images, token_texts, Arms, Budget
+Scaling     scale, Scaled, SearchBlock, load_pipeline, remote_images, token_texts, Arms, Budget
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
 Results     SearchResult, load_result, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
 Stopping    Patience, MarginalGain, AdaptiveN, Guard, Target, Stop, StopRule

@@ -54,6 +54,7 @@ from .pipelines.loading import load_pipeline as load_pipeline
 from .pipelines.remote_images import remote_images as remote_images
 from .pipelines.scale import Scaled as Scaled
 from .pipelines.scale import scale as scale
+from .pipelines.search_block import SearchBlock as SearchBlock
 from .pipelines.token_texts import token_texts as token_texts
 from .plugins.citations import citation as citation
 from .plugins.lookup import list_samplers as list_samplers

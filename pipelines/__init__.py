@@ -56,6 +56,12 @@ For the steps:
 - `scheduler_state.py`: what a step leaves on a scheduler, as data, and shown to the loop.
 - `scheduler_walk.py`: steps the scheduler through a run while the probe walks, to find its noise, or why it is refused.
 
+For modular pipelines, which are made of blocks:
+
+- `modular_inputs.py`: the inputs that blocks declare, `state=` and `output=`. `modular_outputs.py`: what comes back.
+- `modular_blocks.py`: copies of the blocks and guiders for an intercepted call; a block that calls step callbacks.
+- `modular_presets.py`: presets of blocks with components. `search_block.py`: a search as a block of another pipeline.
+
 For guidance, mixes and gradients:
 
 - `branches.py`, `one_branch.py`: which rows of a model call are conditional; one branch of guidance alone.

@@ -45,7 +45,9 @@ def black_box_heading(call: GeneratorCall, settings: SearchSettings, complete: b
     """As of `call_identity.archive_heading`."""
     parts = Parts(complete)
     plain = {k: v for k, v in call.given.items() if k not in _ELSEWHERE}
-    parts.add_arguments(call.signature.parameters, plain)
+    parts.add_arguments(
+        {k: p.default for k, p in call.signature.parameters.items() if p.default is not p.empty}, plain
+    )
     parts.found["state of the generator"] = identity([call.randomness.name, *map(_own, call.randomness.own)])
     _add_generator(parts, call)
     parts.add_search(settings)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.call_limits import check_call
-from genscale.pipelines.call_signature import call_signature
+from genscale.pipelines.call_signature import signature_of
 from genscale.pipelines.image_inputs import first_of_prompts, inputs_of_images
+from genscale.pipelines.modular_inputs import blocks_of, output_of, prompt_of_state
 from genscale.pipelines.prompt_texts import TEXTS, checked_texts, row_texts
 from genscale.storage.identity import identity
 
@@ -32,7 +33,7 @@ class Arguments:
     """
 
     def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        taken = call_signature(type(pipe))
+        taken = signature_of(pipe)
         self.names = taken.names
         if len(args) > len(taken.positions):
             raise UsageError(
@@ -43,12 +44,14 @@ class Arguments:
         for name, value in kwargs.items():
             if name in given:
                 raise UsageError(f"'{name}' is given twice, by position and by name.")
-            if name not in self.names and name not in CALLBACKS:
+            if name not in self.names and (name not in CALLBACKS or blocks_of(pipe) is not None):
                 meant = did_you_mean(name, set(self.names))
                 if not taken.others or (meant and not taken.passed_on):
                     raise UsageError(f"{type(pipe).__name__} takes no argument '{name}'{meant}.")
             given[name] = value
-        self.prompt_texts = checked_texts(texts, given)
+        # output: what a modular pipeline is to return; of other pipelines it may be an argument like any other.
+        self.output = output_of(pipe, given)
+        self.prompt_texts = checked_texts(texts or prompt_of_state(given), given)
         check_call(given)
         self.results = 1
         for name in COUNTS:

@@ -111,7 +111,7 @@ def identify_branches(both: BranchProbe, second: BranchProbe, rows: int) -> Bran
         raise UsageError(
             f"a step of {sum(both.calls) // rows or 'no'} model calls a row in place of 2 has no two branches of "
             "classifier-free guidance: give the call a guidance scale above 1 (and a negative prompt, where the "
-            "pipeline wants one for that)."
+            "pipeline wants one for that), or a modular pipeline a guider such as ClassifierFreeGuidance."
         )
     assert both.value is not None
     assert second.value is not None

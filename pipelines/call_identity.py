@@ -6,7 +6,6 @@ and the models of the mix. What each counts by is in `genscale.storage.identity`
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,9 @@ from torch import nn
 from genscale.engine.verifier_roles import WeightedVerifier
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import COUNTS, PER_PROMPT
+from genscale.pipelines.call_signature import defaults_of
 from genscale.pipelines.loading import EMBEDDED, folder_of
+from genscale.pipelines.modular_inputs import all_blocks, blocks_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.search_settings import SearchSettings
 from genscale.plugins import registry
@@ -75,7 +76,8 @@ def changed_by_the_run(heading: Mapping[str, Any], settings: SearchSettings) -> 
 
 def model_name(pipe: Any) -> str:
     """Where a pipeline was loaded from: the name of a bundled toy model, a path or a Hugging Face id; "" if unknown."""
-    source = str(getattr(pipe.config, "_name_or_path", None) or "")
+    own = getattr(pipe, "_pretrained_model_name_or_path", None)  # of a modular pipeline
+    source = str(getattr(pipe.config, "_name_or_path", None) or own or "")
     bundled = next((name for name in EMBEDDED if source and Path(source) == folder_of(name)), None)
     return bundled or (os.path.abspath(source) if source and Path(source).exists() else source)
 
@@ -104,7 +106,7 @@ class Parts:
 
     def of(self, call: PipelineCall, settings: SearchSettings) -> dict[str, str]:
         given = call.arguments.given | call.arguments.of_images  # all that was given for each image
-        self.add_arguments(inspect.signature(type(call.pipe).__call__).parameters, given)
+        self.add_arguments(defaults_of(call.pipe), given)
         self.found["state of the generator"] = call.arguments.generator_identity
         self.add_pipeline(call.pipe)
         for name, model in settings.models.items():
@@ -124,10 +126,10 @@ class Parts:
             for member in getattr(settings.roles, role).members:
                 self.add(f"verifier '{member.name}'", _by_options(member))
 
-    def add_arguments(self, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
-        """Those of a call that are not at their default. parameters: of what is called."""
+    def add_arguments(self, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        """Those of a call that are not at their default. defaults: of what is called."""
         for name, value in given.items():
-            default = parameters[name].default if name in parameters else None
+            default = defaults.get(name)
             if name in _ELSEWHERE or value is default:
                 continue
             if name.rstrip("_234") in PER_PROMPT and isinstance(value, list) and value:
@@ -142,6 +144,8 @@ class Parts:
         components: Mapping[str, Any] = pipe.components
         if not is_installed(type(pipe).__module__):
             self.add("code of the pipeline", type(pipe))
+        if blocks_of(pipe) is not None:
+            self.add("blocks of the pipeline", [_code(type(block)) for block in all_blocks(blocks_of(pipe))])
         config = {k: v for k, v in dict(pipe.config).items() if k[:1] != "_" and k not in components}
         self.add("configuration of the pipeline", config)
         scheduler = getattr(pipe, "scheduler", None)
@@ -175,6 +179,11 @@ def _by_options(member: WeightedVerifier) -> Any:
 
 def _plain(config: Any) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k[:1] != "_"} if isinstance(config, Mapping) else {}
+
+
+def _code(cls: type) -> Any:
+    """A class of an installed package by its name, any other one by its code."""
+    return f"{cls.__module__}.{cls.__qualname__}" if is_installed(cls.__module__) else cls
 
 
 def _modules(model: Any) -> dict[str, nn.Module]:

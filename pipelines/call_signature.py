@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from genscale.pipelines.modular_inputs import OUTPUT, STATE, blocks_of, input_defaults, input_names
+
 Parameter = inspect.Parameter
 
 
@@ -50,6 +52,35 @@ def call_signature(cls: type) -> CallSignature:
         by_position = by_position and Parameter.VAR_POSITIONAL in kinds
         others = Parameter.VAR_KEYWORD in kinds
     return CallSignature(tuple(names), tuple(positions), others, count > 1)
+
+
+def signature_of(pipe: Any) -> CallSignature:
+    """What can be given to a call of this pipeline. Of a modular one: the inputs of its blocks, all by name."""
+    blocks = blocks_of(pipe)
+    if blocks is None:
+        return call_signature(type(pipe))
+    return CallSignature((*input_names(blocks), STATE, OUTPUT), (STATE, OUTPUT), False, False)
+
+
+def defaults_of(pipe: Any) -> dict[str, Any]:
+    """The defaults of the arguments that a call of this pipeline takes, by name."""
+    blocks = blocks_of(pipe)
+    if blocks is not None:
+        return input_defaults(blocks)
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    return {name: p.default for name, p in parameters.items() if p.default is not Parameter.empty}
+
+
+def python_signature(pipe: Any) -> inspect.Signature:
+    """The signature of a pipeline's call. Of a modular one: `state` and `output`, and the inputs of its blocks."""
+    blocks = blocks_of(pipe)
+    if blocks is None:
+        return inspect.signature(pipe.__call__)
+    first = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in (STATE, OUTPUT)]
+    defaults = input_defaults(blocks)
+    return inspect.Signature(
+        [*first, *(Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in defaults.items())]
+    )
 
 
 def call_chain(cls: type) -> Iterator[Callable[..., Any]]:

@@ -8,10 +8,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from genscale.errors import UsageError, did_you_mean
+from genscale.errors import UsageError, did_you_mean, quoted
 from genscale.pipelines.placement import first_line
+from genscale.quiet_libraries import quietly
 
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+MODULAR_INDEX = "modular_model_index.json"
 _HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
 
 
@@ -19,9 +21,13 @@ def load(model: str, dtype: Any, hub: dict[str, Any], known: Collection[str] = (
     """The pipeline of a folder, a file or a Hugging Face id, on the CPU. known: names for "did you mean"."""
     path = Path(model).expanduser()
     if os.path.isdir(path):  # unlike Path.is_dir, False also where no folder can have this name
-        if not (path / "model_index.json").is_file():
-            raise UsageError(f"folder '{model}' is not a diffusers pipeline: it has no model_index.json.")
-        return _from_pretrained(str(path), dtype, hub)
+        if (path / "model_index.json").is_file():
+            return _from_pretrained(str(path), dtype, hub)
+        if (path / MODULAR_INDEX).is_file():
+            return modular(str(path), dtype, hub)
+        raise UsageError(
+            f"folder '{model}' is not a diffusers pipeline: it has no model_index.json (or {MODULAR_INDEX})."
+        )
     if os.path.isfile(path):
         return _single_file(path, dtype, hub)
     if path.suffix.lower() in FILES:
@@ -42,7 +48,41 @@ def _from_pretrained(model: str, dtype: Any, hub: dict[str, Any]) -> Any:
     try:
         return DiffusionPipeline.from_pretrained(model, **{_dtype_word(): dtype}, **hub)
     except Exception as error:
+        if "model_index.json" in str(error) and not os.path.isdir(
+            model
+        ):  # perhaps a modular repository of the hub
+            return modular(model, dtype, hub, error)
         raise _refusal(model, error) from error
+
+
+def modular(model: str, dtype: Any, hub: dict[str, Any], instead: Exception | None = None) -> Any:
+    """A modular pipeline with all components that its index names. instead: why the model is none of another kind."""
+    from diffusers import ModularPipeline
+
+    if "device_map" in hub:
+        raise UsageError(f"model '{model}' is a modular pipeline, which takes no device_map: use a device.")
+    source = {k: v for k, v in hub.items() if k != "variant"}
+    try:
+        pipe = ModularPipeline.from_pretrained(model, **source)
+        parts = {k: v for k, v in hub.items() if k in ("variant", "token", "trust_remote_code")}
+        with quietly("diffusers"):  # it logs a failed component with its traceback, and goes on without
+            pipe.load_components(**{_dtype_word(): dtype}, **parts)
+    except Exception as error:
+        raise _refusal(model, instead or error) from error
+    named = (name for name in pipe.null_component_names if _source_of(pipe, name))
+    missing = next(named, None)
+    if missing is not None:
+        raise UsageError(
+            f"model '{model}' cannot be loaded: its {missing} is not in {quoted(_source_of(pipe, missing))}, or "
+            "cannot be read there."
+        )
+    return pipe
+
+
+def _source_of(pipe: Any, component: str) -> str | None:
+    """Where a modular pipeline loads a component from; None for one that it is not to load."""
+    found: str | None = pipe.get_component_spec(component).pretrained_model_name_or_path
+    return found
 
 
 def _single_file(path: Path, dtype: Any, hub: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.pipelines.bound_call import CALLBACKS, Arguments
-from genscale.pipelines.failures import fails_again, may_be_mismatch, raised_in
+from genscale.pipelines.failures import fails, fails_again, may_be_mismatch, raised_in
 from genscale.pipelines.followed_call import FollowedCall
 from genscale.pipelines.followed_loop import FollowedLoop, Line
 from genscale.pipelines.intercepted_call import BEFORE, LoopDriver
@@ -119,18 +119,17 @@ class Decoder:
                 self._pixel_type = PIXEL_TYPES[self._pixel_type]
 
     def _refuses_type(self, error: Exception) -> bool:
-        """Whether the pipeline refuses this output type: it fails each time, before its loop or not with the next."""
+        """Whether the pipeline refuses this output type: it fails each time, and after its loop not with PIL images."""
         if raised_in(error, (v for v in self.call.arguments.given.values() if callable(v))):
             return False
-
-        def decode(kind: str) -> Any:
-            given = self.call.arguments.quiet(output_type=kind, return_dict=True)
-            return self._with_rows(given, self.call.latents, None, None)
-
-        began, kind = self._began, self._pixel_type
-        if not fails_again(error, lambda: decode(kind)):
+        began = self._began
+        if not fails_again(error, partial(self._with_type, self._pixel_type)):
             return False
-        return not began or not fails_again(error, lambda: decode(PIXEL_TYPES[kind]))
+        return not began or (self._pixel_type != "pil" and not fails(partial(self._with_type, "pil")))
+
+    def _with_type(self, pixel_type: str) -> Any:
+        given = self.call.arguments.quiet(output_type=pixel_type, return_dict=True)
+        return self._with_rows(given, self.call.latents, None, None)
 
     def _media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         arguments = self.call.arguments

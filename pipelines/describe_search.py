@@ -6,7 +6,6 @@ What is known is described, and what is missing is named.
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import CALLBACKS, COUNTS, Arguments
 from genscale.pipelines.call_identity import model_name
+from genscale.pipelines.call_signature import defaults_of, signature_of
 from genscale.pipelines.loading import EMBEDDED, folder_of, makes_videos
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.search_settings import SearchSettings
@@ -72,8 +72,7 @@ class Description:
             self.fields["clips"] = True
 
     def add_call(self, pipe: Any, call: Arguments) -> None:
-        parameters = inspect.signature(type(pipe).__call__).parameters
-        defaults = {n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty}
+        parameters, defaults = signature_of(pipe).names, defaults_of(pipe)
         given = {n: defaults[n] for n in _SPELT_OUT if n in defaults} | call.given
         names = dict(_FIELDS)
         if "guidance_scale" not in parameters and "true_cfg_scale" in parameters:

@@ -118,7 +118,7 @@ class DifferentiableModels:
         """Remove @torch.no_grad from methods, which would silently cut the graph inside a model (HiDream's experts)."""
         for part in model.modules():
             kind: Any = type(part)
-            for name, method in _without_graph(kind):
+            for name, method in without_graph(kind):
                 if name not in part.__dict__:
                     part.__dict__[name] = method.__get__(part)
                     self._open.append((part, name))
@@ -196,7 +196,7 @@ def _without_inference_tensors(value: Any) -> Any:
 
 
 @cache
-def _without_graph(cls: type) -> tuple[tuple[str, Any], ...]:
+def without_graph(cls: type) -> tuple[tuple[str, Any], ...]:
     """Methods that torch.no_grad or its like decorates, undecorated; the wrapper is known by its code's name."""
     found = {}
     for base in reversed(cls.__mro__):

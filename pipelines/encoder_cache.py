@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,13 +18,15 @@ class EncoderCache:
     """Outputs of the prompt and image encoders, by the content of their arguments.
 
     prompts: results of the pipeline's `encode_prompt`. device: the pipeline's execution device, once looked up.
-    loop_modules: namespaces of the modules whose code runs the loop, once a probe has seen them.
+    loop_modules: namespaces of the modules whose code runs the loop, once a probe has seen them. guiders: what stands
+    for guiders of a modular pipeline, by component name.
     """
 
     def __init__(self) -> None:
         self.prompts, self._outputs = PromptCache(), Remembered()
         self.device: list[Any] = []
         self.loop_modules: list[dict[str, Any]] = []
+        self.guiders: dict[str, Any] = {}
 
     def __call__(self, name: str, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         key = self._outputs.key(name, args, kwargs)
@@ -52,6 +55,16 @@ class PromptCache:
             if _same(before, pipe.__dict__):
                 self._results.keep(key, found)
         return found
+
+    def before(self, pipe: Any, begins: Callable[[], bool]) -> Forward:
+        """The pipeline's `encode_prompt` with this cache, which is used where `begins` says so."""
+        encode: Forward = pipe.encode_prompt
+
+        @functools.wraps(encode)
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            return self(pipe, encode, args, kwargs) if begins() else encode(*args, **kwargs)
+
+        return encode_prompt
 
 
 class Remembered:

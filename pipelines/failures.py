@@ -24,6 +24,15 @@ def fails_again(error: Exception, attempt: Callable[[], Any]) -> bool:
     return False
 
 
+def fails(attempt: Callable[[], Any]) -> bool:
+    """Whether it raises anything."""
+    try:
+        attempt()
+    except Exception:
+        return True
+    return False
+
+
 def may_be_mismatch(error: Exception, given: Mapping[str, Any]) -> bool:
     """Whether `error` is of a kind that sizes cause and did not come out of a function among the arguments."""
     return isinstance(error, MISMATCH) and not raised_in(error, (v for v in given.values() if callable(v)))

@@ -17,7 +17,6 @@ afterwards, also after an exception.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -30,6 +29,7 @@ from genscale.errors import UsageError
 from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.loop_noise import Draw, LoopIntercept, Place, place_of
+from genscale.pipelines.modular_blocks import caller_of
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.own_thread import Hold, held
 from genscale.pipelines.pipeline_lock import claimed
@@ -316,27 +316,18 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
         stack.enter_context(watched(dict(pipe.components), driver.on_model_call))
         if hasattr(pipe, "encode_prompt"):
-            pipe.__dict__["encode_prompt"] = _cached_encode_prompt(pipe, driver)
+            pipe.__dict__["encode_prompt"] = driver.encoder_cache.prompts.before(
+                pipe, lambda: driver.phase == BEFORE and not torch.is_grad_enabled()
+            )
         stack.enter_context(enumerate_by_step(driver.encoder_cache.loop_modules))
         stack.callback(driver.stop_drawing)
         driver.start_drawing()
         try:
             # Copies, since some pipelines write into the lists that they are given.
-            return pipe(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
+            run = stack.enter_context(caller_of(pipe, driver.encoder_cache.guiders))
+            return run(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
         except LeaveLoop:
             return None
-
-
-def _cached_encode_prompt(pipe: Any, driver: LoopDriver) -> Callable[..., Any]:
-    encode = pipe.encode_prompt
-
-    @functools.wraps(encode)
-    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        if driver.phase != BEFORE or torch.is_grad_enabled():
-            return encode(*args, **kwargs)
-        return driver.encoder_cache.prompts(pipe, encode, args, kwargs)
-
-    return encode_prompt
 
 
 def reset_model_caches(pipe: Any) -> bool:

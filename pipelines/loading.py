@@ -16,7 +16,7 @@ from typing import Any
 import genscale
 from genscale.errors import UsageError
 from genscale.pipelines import checkpoints, placement
-from genscale.pipelines.call_signature import call_signature
+from genscale.pipelines.call_signature import signature_of
 from genscale.pipelines.placement import first_line
 from genscale.plugins.limits import shown
 from genscale.quiet_libraries import quietly
@@ -81,7 +81,7 @@ def load_pipeline(
     trust_remote_code: bool = False,
     images: Collection[str] = (),
 ) -> Any:
-    """A ready DiffusionPipeline.
+    """A ready DiffusionPipeline, or ModularPipeline where the folder or repository has its index only.
 
     model: a bundled toy model, a local diffusers folder, a single file (.safetensors, .ckpt) or a Hugging Face id.
     dtype: a torch.dtype or its name; None or "auto" is float32 on the CPU, bfloat16 where the GPU has it, or
@@ -132,7 +132,7 @@ def takes(pipe: Any) -> set[str]:
     if not isinstance(getattr(pipe, "components", None), Mapping):
         found = Signature.read(pipe)
         return AnyName(found.parameters) if found.others else set(found.parameters)
-    return set(call_signature(type(pipe)).names)
+    return set(signature_of(pipe).names)
 
 
 class AnyName(set[str]):

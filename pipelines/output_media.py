@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from genscale.media import Media
+from genscale.pipelines.modular_outputs import StateOutput
 
 
 class NotPixels(ValueError):
@@ -40,6 +41,8 @@ def _outside(pixels: Tensor) -> Tensor:
 def join_outputs(outputs: list[Any]) -> Any:
     """Several outputs of one pipeline as one output with all their rows, of the same class."""
     first = outputs[0]
+    if isinstance(first, StateOutput):
+        return StateOutput.joined(outputs)
     kind: Any = type(first)
     if dataclasses.is_dataclass(first):  # a dictionary, too, but of the fields that are not None
         names = [field.name for field in dataclasses.fields(first)]

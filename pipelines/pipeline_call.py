@@ -27,6 +27,7 @@ from genscale.pipelines.initial_latents import find_prior
 from genscale.pipelines.intercepted_call import LoopDriver, UnsupportedLoop, intercept
 from genscale.pipelines.loop_noise import global_states, restore_global
 from genscale.pipelines.mixture_sources import Mixing
+from genscale.pipelines.modular_blocks import block_modules, guiders_for
 from genscale.pipelines.noise_interception import Draws, Replay, joined
 from genscale.pipelines.pipeline_noise import PipelineNoise, generator_states, restore_generators
 from genscale.pipelines.probe import Probe
@@ -60,7 +61,8 @@ class PipelineCall:
         self.pipe, self.arguments = pipe, arguments
         self.encoder_cache, self.ledger = EncoderCache(), Ledger()
         self.placeholders = PlaceholderOutputs(self.ledger)
-        self.encoder_cache.loop_modules = modules_of_call(type(pipe))
+        self.encoder_cache.loop_modules = [*modules_of_call(type(pipe)), *block_modules(pipe)]
+        self.encoder_cache.guiders = {} if mix is None else guiders_for(pipe, mix)
         self._branches: Branches | None = None
         self._row_lists: RowLists | None = None
         device = torch.device(getattr(pipe, "device", "cpu"))

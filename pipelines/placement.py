@@ -67,6 +67,10 @@ def check_offload(how: str, place: Any) -> None:
 
 
 def offload(pipe: Any, how: str, place: Any) -> None:
+    """UsageError: the pipeline has no such method, as modular pipelines, which offload by a ComponentsManager."""
+    method = "enable_group_offload" if how == "group" else f"enable_{how}_cpu_offload"
+    if not hasattr(pipe, method):
+        raise UsageError(f"{type(pipe).__name__} has no {method}: leave offload out.")
     if how == "model":
         pipe.enable_model_cpu_offload(device=place)
     elif how == "sequential":

@@ -25,6 +25,8 @@ from genscale.pipelines.black_box_call import BlackBoxCall
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.mixture_sources import mix_of
+from genscale.pipelines.modular_outputs import StateOutput, with_search
+from genscale.pipelines.modular_presets import with_components
 from genscale.pipelines.pipeline_arm import PipelineSource, pipeline_arms
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import WAIT, Claim, claimed
@@ -74,7 +76,8 @@ class Scaled(StandsForPipeline):
             result = run_search(host, self.settings, claim)
             if isinstance(host, BlackBoxCall):
                 return generated(host, result)
-            return _with_search(finish_best(host.call, self.settings, host.decoder, result), result)
+            output = finish_best(host.call, self.settings, host.decoder, result)
+            return _with_search(output, result, host.call.arguments.output)
 
     def search(self, *args: Any, **kwargs: Any) -> SearchResult:
         """The same without the pipeline's output: nothing more is decoded, so memory does not grow with the prompts.
@@ -133,12 +136,12 @@ def scale(
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
-    verifier_timeout: float | None = None, pool: bool = False, **options: Any,
+    verifier_timeout: float | None = None, pool: bool = False, components: Any = None, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
-    pipe: the pipeline; of a scaled one its pipeline, so that this search takes the place of the other. Or any
-        `f(prompt=..., generator=... or seed=...)` that returns an image or video: called once for each candidate.
+    pipe: the pipeline, or modular pipeline; of a scaled one its pipeline, so that this search takes the other's place.
+        Or any `f(prompt=..., generator=... or seed=...)` that returns an image or video: called once a candidate.
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object. "auto":
         accept_reject where one verifier answers a probability and steers alone, best_of_n otherwise.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
@@ -170,12 +173,14 @@ def scale(
         after that (docs/verifiers.md). None: no limit.
     pool: one budget for all prompts: "4images" of 10 prompts are 40 images, which go where they are expected to gain
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
+    components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
         models=models, mix=mix, pool=pool, busy=busy,
     )  # fmt: skip
-    pipe = pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe
+    scaled = type(pipe) in (Scaled, ScaledGenerator)
+    pipe = pipe.settings.pipe if scaled else with_components(pipe, components)
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
     made = SearchSettings(
@@ -245,7 +250,10 @@ def _roles(
     return roles
 
 
-def _with_search(output: Any, result: SearchResult) -> Any:
+def _with_search(output: Any, result: SearchResult, asked: Any) -> Any:
+    """asked: what a modular pipeline is to return."""
+    if isinstance(output, StateOutput):
+        return with_search(output.returned(asked), result)
     if isinstance(output, tuple):
         return (*output, result)
     object.__setattr__(output, "search", result)

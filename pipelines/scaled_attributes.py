@@ -12,6 +12,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.pipelines.call_signature import python_signature
 from genscale.pipelines.search_settings import SearchSettings
 
 _SETTINGS = tuple(f.name for f in fields(SearchSettings))
@@ -37,7 +38,7 @@ class StandsForPipeline:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.settings.pipe.__call__)
+        return python_signature(self.settings.pipe)
 
     def __getattr__(self, name: str) -> Any:
         settings = self.__dict__.get("settings")

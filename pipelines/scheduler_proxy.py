@@ -115,7 +115,11 @@ def _subclass(cls: type) -> type:
     def set_timesteps(self: Any, values: Any) -> None:
         self.__dict__["_timesteps"] = values.as_subclass(Tensor) if isinstance(values, Tensor) else values
 
-    members: dict[str, Any] = {"step": step, "timesteps": property(timesteps, set_timesteps)}
+    members: dict[str, Any] = {
+        "__deepcopy__": _copied,
+        "step": step,
+        "timesteps": property(timesteps, set_timesteps),
+    }
     if hasattr(cls, "scale_model_input"):
 
         @functools.wraps(cls.scale_model_input)
@@ -125,6 +129,20 @@ def _subclass(cls: type) -> type:
 
         members["scale_model_input"] = scale_model_input
     return _EqualToItsBase(cls.__name__, (cls,), members)
+
+
+def _copied(proxy: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy that a pipeline makes in its call, to step other latents beside its own (sound, actions)."""
+    made = copy.deepcopy(plain_scheduler(proxy), memo)
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        raise UsageError(
+            f"this pipeline steps other latents beside its own with a copy of its {type(made).__name__}, which a "
+            "search cannot follow: use a pipeline that makes images or videos alone."
+        )
+
+    made.step = step
+    return made
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from genscale.diffusion.mixtures import Mix
 from genscale.errors import NoLoop, UsageError
+from genscale.pipelines.modular_inputs import blocks_of
 from genscale.pipelines.pipeline_lock import REFUSE, WAIT
 from genscale.plugins import limits
 from genscale.plugins.limits import COUNT, shown
@@ -38,6 +39,8 @@ def check_settings(
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     if not isinstance(pool, bool):
         raise UsageError(f"pool={shown(pool)} must be True or False.")
+    if busy not in (WAIT, REFUSE):
+        raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     if out is not None:
         _check_folder(out)
     for name, function in (("on_event", on_event), ("halt", halt)):
@@ -79,12 +82,16 @@ def check_pipeline(pipe: Any) -> None:
     name = type(pipe).__name__
     if isinstance(pipe, DiffusionPipeline) and not hasattr(pipe, "scheduler"):
         raise NoLoop(f"{name} has no scheduler, so there is no denoising loop to search.")
+    if blocks_of(pipe) is not None and "scheduler" in getattr(pipe, "null_component_names", ()):
+        raise UsageError(
+            f"{name} has no scheduler yet: load its components (load_components) or give them (update_components)."
+        )
     if getattr(pipe, "scheduler", None) is None:
         raise UsageError(
             f"{name} has no scheduler, so there is no denoising loop to search: use a diffusion or flow pipeline."
         )
-    if not isinstance(pipe, DiffusionPipeline):
+    if not isinstance(pipe, DiffusionPipeline) and blocks_of(pipe) is None:
         raise NoLoop(
             f"{name} is not a DiffusionPipeline of diffusers, so genscale cannot use its denoising loop: give the "
-            "pipeline itself, not a modular pipeline or an object around it."
+            "pipeline itself, not an object around it."
         )

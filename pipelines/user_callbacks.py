@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 
 from genscale.pipelines.bound_call import Arguments
+from genscale.pipelines.intercepted_call import PipelineInterrupted
+from genscale.pipelines.modular_inputs import blocks_of
 from genscale.pipelines.probe import Probe
 
 
@@ -49,7 +51,10 @@ def _at_step_end(user: Any, given: dict[str, Any], driver: StepListener) -> dict
             changed, affects_later_steps = _call_user(user, pipe, step, timestep, shown)
             driver.probe.callback_edits |= affects_later_steps
             tensors = tensors | changed
-        return driver.end_of_step(tensors)
+        returned = driver.end_of_step(tensors)
+        if getattr(pipe, "_interrupt", False) and blocks_of(pipe) is not None:  # its loop does not look
+            raise PipelineInterrupted
+        return returned
 
     # The latents are always asked for: an interrupted search ends with them.
     inputs = names if "latents" in names else [*names, "latents"]

@@ -31,36 +31,20 @@ from tests.derived_recipe import LEFT_OUT, Recipe, mask, picture
 from tests.zoo import ZOO, image_arguments
 
 RECIPES: dict[str, Recipe] = {
-<<<<<<< HEAD
-    **UNETS,
-    **EDITING,
-    **CASCADES,
-=======
     **PLAIN,
     **UNETS,
     **EDITING,
     **CASCADES,
     **CODES,
->>>>>>> sweep
     **OLD_VIDEOS,
     **IMAGES,
     **NEWER,
     **VIDEOS,
     **WORLDS,
-<<<<<<< HEAD
-}
-SKIPPED: dict[str, str] = {}
-LOOSE = (
-    "scheduler",
-    "tokenizer",
-    "processor",
-)  # components whose class may be another than the annotated one
-=======
     **SIGHT,
     **SOUND,
     **SINGLES,
 }
->>>>>>> sweep
 NOT_ONES = ("Auto", "Flax", "Onnx")
 
 

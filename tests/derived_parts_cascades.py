@@ -255,18 +255,7 @@ CASCADES: dict[str, Recipe] = (
     | recipes("LDMTextToImage", "", _latent_text)
     | recipes("KandinskyV22Inpaint", "kandinsky", _second_inpainting)
     | recipes("Kandinsky KandinskyImg2Img", "kandinsky", _first_kandinsky, prompt="a red cube")
-<<<<<<< HEAD
-    | recipes("KandinskyInpaint", "kandinsky", lambda: _inpainting(_first_kandinsky), prompt="a red cube")
-    | recipes(
-        "KandinskyCombined KandinskyImg2ImgCombined",
-        "kandinsky",
-        partial(_combined, _first_kandinsky),
-        prompt="a red cube",
-        **FEW,
-    )
-=======
     | recipes("KandinskyInpaint", "kandinsky", _first_inpainting, prompt="a red cube")
->>>>>>> sweep
     | recipes(
         "KandinskyCombined KandinskyImg2ImgCombined",
         "kandinsky",
@@ -291,19 +280,6 @@ CASCADES: dict[str, Recipe] = (
         prompt="a red cube",
         **FEW,
     )
-<<<<<<< HEAD
-    | recipes(
-        "KandinskyV22Combined KandinskyV22Img2ImgCombined", "kandinsky", _combined, prompt="a red cube", **FEW
-    )
-    | recipes(
-        "KandinskyV22InpaintCombined",
-        "kandinsky",
-        lambda: _combined(_second_inpainting),
-        prompt="a red cube",
-        **FEW,
-    )
-=======
->>>>>>> sweep
     | recipes("KandinskyPrior KandinskyV22Prior KandinskyV22PriorEmb2Emb", "", prior_parts)
     | recipes("StableCascadePrior", "", _cascade_prior, height=84, width=84)
     | recipes("StableCascadeDecoder", "", _cascade_decoder, image_embeddings=latents(1, 4, 2, 2))

@@ -51,11 +51,7 @@ SANA = {
 }
 
 
-<<<<<<< HEAD
-def flux(channels: int, **more: Any) -> dict[str, Any]:
-=======
 def flux(channels: int) -> dict[str, Any]:
->>>>>>> sweep
     return {
         "transformer": make("FluxTransformer2DModel", **FLUX | {"in_channels": channels, "out_channels": 16})
     }

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.image_service import png
 from tests.zoo import ZOO
+from tests.zoo_modular import MODULAR
 
 # Pipelines by the names that the docs use. Their default sizes are 16 to 32 pixels.
 VIDEO = "path/or/video-hub-id"
@@ -26,6 +27,7 @@ PIPELINES = {
     "owner/name": "stable_diffusion",
     VIDEO: "animatediff",
     "black-forest-labs/FLUX.1-dev": "flux",
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
 }
 PROMPTS = "a red star left of a blue ring\nthree green circles\n"
 
@@ -36,6 +38,9 @@ def furnish(folder: Path) -> None:
         where = folder / name
         where.mkdir(parents=True)
         ZOO[family].build().save_pretrained(where)
+    MODULAR["sdxl"].build().save_pretrained(
+        str(folder / "path/or/modular-hub-id"), overwrite_modular_index=True
+    )
     _weights(folder)
     (folder / "prompts.txt").write_text(PROMPTS)
     (folder / "captions.txt").write_text("a red circle moving left\na blue circle moving up\n")
@@ -103,6 +108,7 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> None:
         patch.setenv("HF_HUB_OFFLINE", "1")  # which the demo sets for good
     patch.setenv("IMAGES_API_KEY", "none")
     patch.setattr("genscale.pipelines.remote_images.post_json", _painted)
+    patch.setattr("diffusers.FluxModularPipeline.default_sample_size", 8)  # as in _small
     load = DiffusionPipeline.from_pretrained.__func__
     patch.setattr(DiffusionPipeline, "from_pretrained", classmethod(partial(_small, load)))
 

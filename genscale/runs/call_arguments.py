@@ -38,6 +38,7 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
 
     from genscale.pipelines.generator_signature import generator_name
     from genscale.pipelines.loading import takes
+    from genscale.pipelines.modular_blocks import guiders_of
 
     taken = takes(pipe)
     n = len(request.prompts)
@@ -50,7 +51,9 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
         asked[word] = (request.images, "--images")
     for name, (value, option) in asked.items():
         if name not in taken:
-            raise UsageError(f"{generator_name(pipe)} takes no {name}: leave {option} out.")
+            guider = option == "--guidance" and guiders_of(pipe)
+            instead = f", and give its guider as --guide 'cfg({value:g})'" if guider else ""
+            raise UsageError(f"{generator_name(pipe)} takes no {name}: leave {option} out{instead}.")
         call[name] = value
     call |= _extra(request.pipeline_args, pipe, taken)
     if "prompt" not in taken:

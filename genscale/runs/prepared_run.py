@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,11 +91,13 @@ class PreparedRun:
     def with_frame_rate(self) -> PreparedRun:
         """With the pipeline's own frame rate in the request, where it has one and none was asked for."""
         request = self.request
-        own = inspect.signature(type(self.pipe).__call__).parameters.get("frame_rate")
+        from genscale.pipelines.call_signature import defaults_of
+
+        own = defaults_of(self.pipe).get("frame_rate")
         given = request.fps or request.pipeline_args.get("frame_rate") or request.pipeline_args.get("fps")
-        if given or own is None or not isinstance(own.default, int | float):
+        if given or not isinstance(own, int | float):
             return self
-        return replace(self, request=replace(request, fps=float(own.default)))
+        return replace(self, request=replace(request, fps=float(own)))
 
     def pipeline_alone(self) -> PreparedRun:
         """The same with a single candidate, the pipeline's own."""
