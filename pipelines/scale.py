@@ -21,6 +21,7 @@ from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
+from genscale.pipelines.kind_checks import check_kinds, check_kinds_by_decoding
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import REFUSE, WAIT, Claim, claimed
@@ -99,10 +100,13 @@ class Scaled(StandsForPipeline):
 
     def _probed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[PipelineCall, Decoder]:
         made = self.settings
+        check_kinds(made.pipe, made.roles)
         call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
+        decoder = Decoder(call, with_callback=made.roles.calls > 0)
         check_texts(call.arguments.prompt_texts, call.arguments.given, made.roles)
+        check_kinds_by_decoding(call, decoder, made.roles)
         made.roles.prepare(call.texts, call.latents.device)
-        return call, Decoder(call, with_callback=made.roles.calls > 0)
+        return call, decoder
 
 
 def scale(

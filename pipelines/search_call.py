@@ -19,7 +19,7 @@ from genscale.engine.failures import all_failed
 from genscale.engine.pool import Purse
 from genscale.engine.search import Search
 from genscale.errors import AllCandidatesFailed, UsageError, quoted
-from genscale.media import Media
+from genscale.media import Media, cat_media
 from genscale.pipelines.call_identity import archive_heading, changed_by_the_run
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
@@ -85,7 +85,7 @@ def _result(
 
     def decode(entries: Sequence[Entry]) -> Media:
         parts = [part.media(*chosen) for part, chosen in _by_decoder(decoder, entries)]
-        return parts[0] if len(parts) == 1 else Media(torch.cat([part.pixels for part in parts]))
+        return cat_media(parts)
 
     result = SearchResult(
         tuple(searches),

@@ -17,7 +17,8 @@ from genscale.engine.archive import Entry
 from genscale.engine.capacity import Capacity
 from genscale.engine.events import Scored
 from genscale.engine.failures import Failure
-from genscale.engine.finite_numbers import finite_rows, kind_in
+from genscale.engine.finite_numbers import finite_rows, kind_in, media_faults
+from genscale.engine.judged_kinds import check_judges
 from genscale.engine.search import Search
 from genscale.engine.verifier_calls import Left
 from genscale.engine.verifier_roles import Roles, VerifierSet
@@ -91,7 +92,7 @@ class ScoreBatch:
         if self.media is None or list(some) == self.decoded:
             return self.media
         places = [self.decoded.index(k) for k in some]
-        return self.media[places[0] : places[0] + 1] if len(places) == 1 else Media(self.media.pixels[places])
+        return self.media[places[0] : places[0] + 1] if len(places) == 1 else self.media.rows(places)
 
 
 class Scoring:
@@ -180,10 +181,9 @@ class Scoring:
         with self.ledger.clock("decode"):
             media = self.decode(some, tuple(batch.jobs[k].search.index for k in rows))
         self.ledger.decodes += len(rows)
-        batch.decoded, batch.media, finite = rows, media, finite_rows(media.pixels).tolist()
-        batch.faults |= {
-            k: ("decoder", kind_in(media.pixels[i])) for i, k in enumerate(rows) if not finite[i]
-        }
+        check_judges(self.roles, media.kind)
+        batch.decoded, batch.media = rows, media
+        batch.faults |= {rows[i]: ("decoder", what) for i, what in media_faults(media).items()}
 
     def _ask(self, batch: ScoreBatch, left: Left) -> None:
         """Ask the search verifiers about all jobs, and the select verifiers about the final ones.

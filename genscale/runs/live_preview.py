@@ -65,7 +65,7 @@ class Preview:
 
 def _copied(media: Media) -> Media:
     """A copy: a view would keep the whole batch in memory."""
-    return type(media)(media.pixels.detach().clone())
+    return media.copied()
 
 
 def _still(media: Media, alone: bool) -> Image.Image:
