@@ -153,10 +153,9 @@ class Media(Sequence["Item"]):
         return (self[i] for i in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if self.kind in (IMAGE, VIDEO):
-            array = _bytes(self.tensor)
-        elif isinstance(self._data, Tensor):
-            array = np.array(self._data.detach().float().cpu().numpy())
+        if isinstance(self._data, Tensor):
+            images = self.kind in (IMAGE, VIDEO)
+            array = _bytes(self._data) if images else np.array(self._data.detach().float().cpu().numpy())
         elif self.kind == TEXT:
             array = np.array(self._data)
         else:
