@@ -19,7 +19,7 @@ def check_kinds(pipe: Any, roles: Roles) -> None:
     if not roles.judging or not kinds:
         return
     if not any(all_judge(roles, {kind}) for kind in kinds):
-        check_judges(roles, kinds[0], type(pipe).__name__)
+        check_judges(roles, kinds[0], f"{type(pipe).__name__} makes")
     if kinds == [AUDIO]:
         required_rate(pipe)
 
@@ -36,4 +36,4 @@ def check_kinds_by_decoding(call: PipelineCall, decoder: Decoder, roles: Roles) 
         return
     media = decoder.media(call.latents[:1], (0,))
     call.ledger.decodes += 1
-    check_judges(roles, media.kind, type(pipe).__name__)
+    check_judges(roles, media.kind, f"{type(pipe).__name__} makes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,14 @@ def as_media(output: Any, pipe: Any) -> Media:
     if pixels.is_floating_point() and _outside(pixels).item():
         raise NotPixels("a pipeline returned pixels outside [0, 1]")
     return Media(_three_channels(pixels))
+
+
+def items_of(output: Any, pipe: Any) -> Sequence[Any]:
+    """The items of a pipeline's output, as in Media: images and videos that it gives as PIL images stay as they are."""
+    _, value = main_field(output)
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    first = first[0] if isinstance(first, list | tuple) and first else first
+    return value if isinstance(first, Image.Image) else list(as_media(output, pipe))
 
 
 def _outside(pixels: Tensor) -> Tensor:
@@ -148,7 +157,9 @@ def _mesh(value: Any) -> Mesh:
     vertices = value.verts if hasattr(value, "verts") else value.vertices
     channels = getattr(value, "vertex_channels", None) or {}
     colours = (
-        np.stack([_array(channels[c]) for c in "RGB"], axis=-1).clip(0, 1) if set("RGB") <= set(channels) else None
+        np.stack([_array(channels[c]) for c in "RGB"], axis=-1).clip(0, 1)
+        if set("RGB") <= set(channels)
+        else None
     )
     return Mesh(
         _array(vertices).astype(np.float32),

@@ -24,7 +24,7 @@ from genscale.pipelines.call_identity import archive_heading, changed_by_the_run
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
 from genscale.pipelines.lent_pipeline import lending
-from genscale.pipelines.loading import makes_videos
+from genscale.pipelines.loading import makes_large_items
 from genscale.pipelines.output_media import join_outputs
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import Claim
@@ -59,7 +59,7 @@ def run_search(call: PipelineCall, settings: SearchSettings, decoder: Decoder, c
             batch_size=settings.batch_size
             if call.loop is None
             else call.loop.batch_size(settings.batch_size),
-            decode_batch=settings.decode_batch or (1 if makes_videos(call.pipe) else None),
+            decode_batch=settings.decode_batch or (1 if makes_large_items(call.pipe) else None),
             on_event=settings.on_event,
             halt=settings.halt,
             purse=Purse(searches) if settings.pool else None,

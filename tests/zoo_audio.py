@@ -68,7 +68,7 @@ def oobleck(rate=RATE, channels=2):
             sampling_rate=rate,
         )
     layer = autoencoder.decoder.conv2
-    layer.weight_g.data *= 0.004  # else far beyond full scale
+    layer.weight_g.data *= 0.02  # else far beyond full scale
     return autoencoder
 
 
@@ -149,7 +149,13 @@ def clap_features():
     from transformers import ClapFeatureExtractor
 
     return ClapFeatureExtractor(
-        feature_size=16, sampling_rate=SPEECH_RATE, hop_length=250, fft_window_size=512, max_length_s=1
+        feature_size=16,
+        sampling_rate=SPEECH_RATE,
+        hop_length=400,
+        fft_window_size=2048,
+        max_length_s=1,
+        truncation="rand_trunc",
+        padding="repeatpad",
     )
 
 
@@ -196,8 +202,6 @@ class Family:
 
 AUDIO = {
     "stable_audio": Family(stable_audio, _stable_audio_arguments, RATE),
-    "stable_audio_mono": Family(
-        lambda: stable_audio(vae=oobleck(channels=1)), _stable_audio_arguments, RATE
-    ),
+    "stable_audio_mono": Family(lambda: stable_audio(vae=oobleck(channels=1)), _stable_audio_arguments, RATE),
     "audioldm2": Family(audioldm2, _audioldm2_arguments, SPEECH_RATE),
 }

@@ -30,14 +30,14 @@ def judged_kinds(verifier: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def check_judges(roles: Roles, kind: str, maker: str = "this pipeline") -> None:
-    """UsageError where a verifier does not judge this kind. maker: what makes it, for the message."""
+def check_judges(roles: Roles, kind: str, where: str = "this pipeline makes") -> None:
+    """UsageError where a verifier does not judge this kind. where: what makes it or holds it, for the message."""
     for verifiers in roles.all:
         for member in verifiers.members:
             kinds = judged_kinds(member.verifier)
             if kind not in kinds:
                 raise UsageError(
-                    f"verifier '{member.name}' judges {_named(kinds)}, and {maker} makes {plural(kind)}: "
+                    f"verifier '{member.name}' judges {_named(kinds)}, and {where} {plural(kind)}: "
                     f"{_instead(kind)}."
                 )
 
@@ -53,8 +53,9 @@ def _named(kinds: frozenset[str]) -> str:
 
 def _instead(kind: str) -> str:
     """What to do for want of a verifier of this kind."""
-    declared = f"one of your own that declares judges = ('{kind}',)"
-    some = [] if kind in DEFAULT else _registered(kind)
+    if kind in DEFAULT:
+        return "use another, such as clip"
+    some, declared = _registered(kind), f"one of your own that declares judges = ('{kind}',)"
     return f"use {', '.join(some)}, or {declared}" if some else f"use {declared}"
 
 
