@@ -34,7 +34,7 @@ class Audio:
 
     @property
     def seconds(self) -> float:
-        return self.waveform.shape[1] / self.sampling_rate
+        return float(self.waveform.shape[1] / self.sampling_rate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from genscale.engine.origins import Origin
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
+from genscale.media_items import plural
 from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.failures import fails_again, may_be_mismatch
 from genscale.pipelines.followed_call import FollowedCall
@@ -130,7 +131,14 @@ class Decoder:
         given = arguments.quiet(output_type=self._pixel_type, return_dict=True)
         if self.call.probe.callback_edits and self.with_callback:
             given["callback_on_step_end"] = arguments.given["callback_on_step_end"]
-        return as_media(self._run(given, latents, prompts, Key((0,)).fold("tail")), self.call.pipe)
+        pipe = self.call.pipe
+        media = as_media(self._run(given, latents, prompts, Key((0,)).fold("tail")), pipe)
+        if len(media) != len(prompts):
+            raise UsageError(
+                f"{type(pipe).__name__} makes {len(media)} {plural(media.kind)} of {len(prompts)} latents, so that a "
+                "candidate is no single item: search without a verifier."
+            )
+        return media
 
     def _media_with_graph(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         """UsageError: the pipeline's decoding does not keep the graph."""

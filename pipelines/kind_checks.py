@@ -15,12 +15,11 @@ from genscale.pipelines.pipeline_call import PipelineCall
 def check_kinds(pipe: Any, roles: Roles) -> None:
     """UsageError: by the pipeline's code a verifier judges none of the kinds that it may make, or its audio has no
     sampling rate."""
-    kinds = sorted(possible_kinds(pipe))
+    kinds = possible_kinds(pipe)
     if not roles.judging or not kinds:
         return
-    if not any(all_judge(roles, {kind}) for kind in kinds):
-        check_judges(roles, kinds[0], f"{type(pipe).__name__} makes")
-    if kinds == [AUDIO]:
+    check_judges(roles, kinds, f"{type(pipe).__name__} makes")
+    if kinds == {AUDIO}:
         required_rate(pipe)
 
 
@@ -36,4 +35,4 @@ def check_kinds_by_decoding(call: PipelineCall, decoder: Decoder, roles: Roles) 
         return
     media = decoder.media(call.latents[:1], (0,))
     call.ledger.decodes += 1
-    check_judges(roles, media.kind, f"{type(pipe).__name__} makes")
+    check_judges(roles, {media.kind}, f"{type(pipe).__name__} makes")

@@ -10,9 +10,9 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from genscale.errors import UsageError
@@ -119,5 +119,6 @@ def required_rate(pipe: Any) -> int:
 
 
 def _number(holder: Any, name: str) -> int | None:
-    value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) and value > 0 else None
+    value: Any = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+    known = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return int(value) if known and value > 0 else None

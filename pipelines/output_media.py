@@ -16,7 +16,6 @@ from genscale.media import Media
 from genscale.media_items import AUDIO, DEPTH, EMBEDDING, LATENT, MESH, NORMALS, TEXT, Mesh
 from genscale.pipelines.output_kinds import kinds_of_field, main_field, required_rate, sampling_rate_of
 
-
 UNIT_ERROR = 0.05  # of the length of a normal, in half precision
 
 
@@ -40,7 +39,7 @@ def as_media(output: Any, pipe: Any) -> Media:
     if kinds == {AUDIO} or (not kinds and _is_waveform(value) and sampling_rate_of(pipe) is not None):
         return Media(_waveforms(value), AUDIO, required_rate(pipe))
     if kinds in ({EMBEDDING}, {LATENT}):
-        return Media(_plain_tensor(value), *kinds)
+        return Media(_plain_tensor(value), next(iter(kinds)))
     if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
         return Media(list(value), TEXT)
     if isinstance(value, list | tuple) and value and all(_is_mesh(item) for item in value):

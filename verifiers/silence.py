@@ -56,8 +56,10 @@ def levels(waveforms: Tensor, rate: int, window: float) -> Tensor:
     size = max(round(rate * window), 1)
     samples = waveforms.detach().double()
     length = samples.shape[-1]
-    padded = torch.nn.functional.pad(samples, (0, -length % size)).unflatten(-1, (-1, size))
+    padded = torch.nn.functional.pad(samples, (0, -length % size))
+    padded = padded.reshape(*samples.shape[:2], -1, size)
     counts = torch.full((padded.shape[-2],), float(size), dtype=torch.float64, device=samples.device)
     counts[-1] -= -length % size
     power = padded.square().sum(-1) / counts
-    return 10 * power.clamp(min=1e-30).log10()
+    decibels: Tensor = 10 * power.clamp(min=1e-30).log10()
+    return decibels

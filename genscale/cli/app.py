@@ -58,7 +58,8 @@ With --json, stdout is one JSON value: the result, or {"error": SENTENCE}.
 """
 
 app = typer.Typer(
-    help="Spend more compute at inference to get better images, videos and sounds from pretrained diffusion and flow models.",
+    help="Spend more compute at inference to get better images, videos and sounds from pretrained diffusion and flow "
+    "models.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_CODES,

@@ -129,7 +129,7 @@ def _scored_now(r: ScoredRun, judge: str, display: Display, trust: bool) -> dict
     first = next(f for pool in pools for f in pool)
     texts = [text for text, pool in zip(r.run.request.prompts, pools, strict=True) if pool]
     media = decode([first])
-    check_judges(Roles(panel), media.kind, "the pipeline of these candidates makes")
+    check_judges(Roles(panel), {media.kind}, "the pipeline of these candidates makes")
     panel.prepare(texts, media.device)
     rows = score_finals(r.run, pools, panel, decode, display)
     return {where: float(row[0]) for where, row in rows.items()}

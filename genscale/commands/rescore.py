@@ -42,7 +42,7 @@ def rescore(
     first = next(f for pool in pools for f in pool)
     texts = [text for text, pool in zip(run.request.prompts, pools, strict=True) if pool]
     media = decode([first])
-    check_judges(Roles(panel), media.kind, "the pipeline of this run makes")
+    check_judges(Roles(panel), {media.kind}, "the pipeline of this run makes")
     panel.prepare(texts, media.device)  # before all the others are decoded
     scores = score_finals(run, pools, panel, decode, display)
     found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]

@@ -56,7 +56,7 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
     panel = verifiers_of(verifiers or _verifiers(told))
     media_of = [read_media(file) for file in files]
     for file, media in zip(files, media_of, strict=True):
-        check_judges(Roles(panel), media.kind, f"'{file}' holds")
+        check_judges(Roles(panel), {media.kind}, f"'{file}' holds")
     panel.prepare(prompts, torch.device("cpu"))
     scores: dict[int, dict[str, float]] = {}
     for some in _alike(media_of):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from genscale.media import Media
-from genscale.media_items import MESH
+from genscale.media_items import Mesh
 from genscale.protocol.particles import Candidate
 
 MOST_TRACED = 4096  # candidates whose notes are kept; those that were never scored are forgotten first
@@ -38,8 +38,8 @@ def media_faults(media: Media) -> dict[int, str]:
     data = media.data
     if isinstance(data, Tensor):
         return {i: kind_in(data[i]) for i, fine in enumerate(finite_rows(data).tolist()) if not fine}
-    rows = [torch.from_numpy(mesh.vertices) for mesh in data] if media.kind == MESH else []
-    return {i: kind_in(x) for i, x in enumerate(rows) if not x.isfinite().all()}
+    meshes = {i: torch.from_numpy(item.vertices) for i, item in enumerate(data) if isinstance(item, Mesh)}
+    return {i: kind_in(x) for i, x in meshes.items() if not x.isfinite().all()}
 
 
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:

@@ -23,7 +23,6 @@ from genscale.engine.search import Search
 from genscale.engine.unrolled_calls import Unroll, pulled_back
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import BudgetExhausted, UsageError
-from genscale.media import Media
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.batches import Batch, Decode, Output
 from genscale.protocol.particles import Candidate, Memory, Particles

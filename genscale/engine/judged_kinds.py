@@ -30,15 +30,16 @@ def judged_kinds(verifier: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def check_judges(roles: Roles, kind: str, where: str = "this pipeline makes") -> None:
-    """UsageError where a verifier does not judge this kind. where: what makes it or holds it, for the message."""
+def check_judges(roles: Roles, kinds: Collection[str], where: str = "this pipeline makes") -> None:
+    """UsageError where a verifier judges none of these kinds, of which the items are. where: what makes or holds them,
+    for the message."""
     for verifiers in roles.all:
         for member in verifiers.members:
-            kinds = judged_kinds(member.verifier)
-            if kind not in kinds:
+            judged = judged_kinds(member.verifier)
+            if not judged & set(kinds):
                 raise UsageError(
-                    f"verifier '{member.name}' judges {_named(kinds)}, and {where} {plural(kind)}: "
-                    f"{_instead(kind)}."
+                    f"verifier '{member.name}' judges {_named(judged, 'and')}, and {where} {_named(kinds, 'or')}: "
+                    f"{_instead(kinds)}."
                 )
 
 
@@ -47,24 +48,25 @@ def all_judge(roles: Roles, kinds: Collection[str]) -> bool:
     return all(set(kinds) <= judged_kinds(m.verifier) for verifiers in roles.all for m in verifiers.members)
 
 
-def _named(kinds: frozenset[str]) -> str:
-    return " and ".join(plural(kind) for kind in KINDS if kind in kinds)
+def _named(kinds: Collection[str], word: str) -> str:
+    return f" {word} ".join(plural(kind) for kind in KINDS if kind in kinds)
 
 
-def _instead(kind: str) -> str:
-    """What to do for want of a verifier of this kind."""
-    if kind in DEFAULT:
+def _instead(kinds: Collection[str]) -> str:
+    """What to do for want of a verifier of these kinds."""
+    if set(kinds) & set(DEFAULT):
         return "use another, such as clip"
-    some, declared = _registered(kind), f"one of your own that declares judges = ('{kind}',)"
+    names = ", ".join(f"'{kind}'" for kind in sorted(kinds))
+    some, declared = _registered(kinds), f"one of your own that declares judges = ({names},)"
     return f"use {', '.join(some)}, or {declared}" if some else f"use {declared}"
 
 
-def _registered(kind: str) -> list[str]:
-    """Registered verifiers that judge this kind; those whose packages are missing are left out."""
+def _registered(kinds: Collection[str]) -> list[str]:
+    """Registered verifiers that declare one of these kinds; those whose packages are missing are left out."""
     found = []
     for name in registry.found("verifier"):
         try:
-            if kind in getattr(registry.load("verifier", name), "judges", ()):
+            if set(kinds) & set(getattr(registry.load("verifier", name), "judges", ())):
                 found.append(name)
         except UsageError:
             continue

@@ -181,7 +181,7 @@ class Scoring:
         with self.ledger.clock("decode"):
             media = self.decode(some, tuple(batch.jobs[k].search.index for k in rows))
         self.ledger.decodes += len(rows)
-        check_judges(self.roles, media.kind)
+        check_judges(self.roles, {media.kind})
         batch.decoded, batch.media = rows, media
         batch.faults |= {rows[i]: ("decoder", what) for i, what in media_faults(media).items()}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -49,7 +51,7 @@ def _wave(samples: np.ndarray, width: int, height: int) -> Image.Image:
     if len(samples) < width:
         samples = np.interp(np.arange(width + 1) * len(samples) / width, np.arange(len(samples)), samples)
     edges = np.linspace(0, len(samples), width + 1).astype(int)
-    for x, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for x, (start, stop) in enumerate(pairwise(edges.tolist())):
         part = samples[start : stop + 1]
         low, high = float(part.min()), float(part.max())
         colour = CLIPPED if max(-low, high) >= 1 else WAVE_INK

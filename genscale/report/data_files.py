@@ -34,9 +34,11 @@ def write_data(path: Path, item: Data, comment: str | None) -> None:
     elif isinstance(item, Mesh):
         path.write_bytes(glb(item, comment))
     else:
-        more = {} if comment is None else {METADATA: np.array(comment)}
+        arrays: dict[str, Any] = {item.kind: item.values}
+        if comment is not None:
+            arrays[METADATA] = np.array(comment)
         with path.open("wb") as file:
-            np.savez(file, **{item.kind: item.values}, **more)
+            np.savez(file, **arrays)
 
 
 def comment_of(path: Path) -> str | None:

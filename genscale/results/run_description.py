@@ -12,7 +12,8 @@ class RunDescription:
     """A search as its files describe it.
 
     request: the fields of request.json. sampler: its name and all its options. scheduler: name of its class.
-    large_items: whether it makes videos or audio, which are decoded one by one. heading: the first record of its archive.
+    large_items: whether it makes videos or audio, which are decoded one by one. heading: the first record of its
+    archive.
     missing_call: what decoding its latents would need and the request does not hold (model, arguments of the call).
     missing_search: what searching again would need beside that (verifiers, sampler, ...).
     """

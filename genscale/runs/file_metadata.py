@@ -1,4 +1,4 @@
-"""Reads the metadata of a file that genscale wrote: from a PNG's text chunk, or the comment of a file of another kind."""
+"""Reads the metadata of a file that genscale wrote: from a PNG's text chunk, or the comment of another kind of file."""
 
 from __future__ import annotations
 

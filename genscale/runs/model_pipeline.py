@@ -32,8 +32,9 @@ def load_model(request: Request, images: Collection[str] = ()) -> Any:
     given = {name: getattr(request, name) for name in _LOADING}
     pipe = load_pipeline(request.model, **given, images=[name for name in images if name != "control_image"])
     if request.clips and not makes_videos(pipe):
+        made = "audio: use `genscale audio`" if makes_audio(pipe) else "images: use `genscale generate`"
         raise UsageError(
-            f"model '{request.model}' is a {type(pipe).__name__}, which makes no videos: use `genscale generate`, or "
+            f"model '{request.model}' is a {type(pipe).__name__}, which makes {made}, or "
             "name a text-to-video model."
         )
     if request.sound and not makes_audio(pipe):
