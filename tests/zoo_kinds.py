@@ -1,9 +1,7 @@
 """Families for `zoo` that make neither images, videos nor sound: depth, normals, embeddings."""
 
-import torch
-
-from tests.zoo import image_arguments, images
-from tests.zoo_parts import clip, clip_tokenizer, flow, make, pipeline, stable, text_parts, vae
+from tests.zoo import images
+from tests.zoo_parts import clip, clip_tokenizer, make, pipeline, stable, text_parts, vae
 from tests.zoo_unets import unet
 
 

@@ -92,49 +92,48 @@ def fingerprint(item: Data) -> dict[str, Any]:
 
 
 def glb(mesh: Mesh, comment: str | None = None) -> bytes:
-    """A mesh as a binary glTF 2.0 file."""
-    arrays = [("POSITION", mesh.vertices.astype("<f4"))]
+    """A mesh as a binary glTF 2.0 file; an empty scene where it has no faces."""
+    extras = {} if comment is None else {"extras": {METADATA: comment}}
+    scene: dict[str, Any] = {"asset": {"version": "2.0", "generator": "genscale", **extras}, "scene": 0}
+    if not len(mesh.vertices) or not mesh.faces.size:
+        return _packed(scene | {"scenes": [{}]}, b"")
+    arrays = {"POSITION": mesh.vertices.astype("<f4")}
     if mesh.colours is not None:
-        arrays.append(("COLOR_0", mesh.colours.astype("<f4")))
-    faces = mesh.faces.astype("<u4")
-    parts = [*(a.tobytes() for _, a in arrays), faces.tobytes()]
+        arrays["COLOR_0"] = mesh.colours.astype("<f4")
+    parts = [*(a.tobytes() for a in arrays.values()), mesh.faces.astype("<u4").tobytes()]
     starts = np.cumsum([0, *map(len, parts)]).tolist()
-    views = [
-        {"buffer": 0, "byteOffset": starts[i], "byteLength": len(part), "target": target}
-        for i, (part, target) in enumerate(zip(parts, [_VERTICES] * len(arrays) + [_FACES], strict=True))
-    ]
+    targets = [_VERTICES] * len(arrays) + [_FACES]
     accessors: list[dict[str, Any]] = [
         {"bufferView": i, "componentType": _FLOAT, "count": len(a), "type": "VEC3"}
-        for i, (_, a) in enumerate(arrays)
+        for i, a in enumerate(arrays.values())
     ]
-    low, high = (
-        f(mesh.vertices, axis=0).tolist() if len(mesh.vertices) else [0, 0, 0] for f in (np.min, np.max)
-    )
-    accessors[0] |= {"min": low, "max": high}
+    accessors[0] |= {"min": mesh.vertices.min(0).tolist(), "max": mesh.vertices.max(0).tolist()}
     accessors.append(
-        {"bufferView": len(arrays), "componentType": _INDEX, "count": faces.size, "type": "SCALAR"}
+        {"bufferView": len(arrays), "componentType": _INDEX, "count": mesh.faces.size, "type": "SCALAR"}
     )
-    extras = {} if comment is None else {"extras": {METADATA: comment}}
-    scene = {
-        "asset": {"version": "2.0", "generator": "genscale", **extras},
-        "scene": 0,
+    triangles = {"attributes": {name: i for i, name in enumerate(arrays)}, "indices": len(arrays)}
+    scene |= {
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
-        "meshes": [
-            {
-                "primitives": [
-                    {"attributes": {n: i for i, (n, _) in enumerate(arrays)}, "indices": len(arrays)}
-                ]
-            }
-        ],
+        "meshes": [{"primitives": [triangles]}],
         "buffers": [{"byteLength": starts[-1]}],
-        "bufferViews": views,
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": start, "byteLength": len(part), "target": target}
+            for start, part, target in zip(starts, parts, targets, strict=False)
+        ],
         "accessors": accessors,
     }
-    header, data = json.dumps(scene).encode(), b"".join(parts)
-    header += b" " * (-len(header) % 4)
+    return _packed(scene, b"".join(parts))
+
+
+def _packed(scene: dict[str, Any], data: bytes) -> bytes:
+    """The header, the JSON, and the binary chunk where there is data; each filled up to four bytes."""
+    text = json.dumps(scene).encode()
+    text += b" " * (-len(text) % 4)
     data += b"\0" * (-len(data) % 4)
-    chunks = struct.pack("<II", len(header), _JSON) + header + struct.pack("<II", len(data), _BINARY) + data
+    chunks = struct.pack("<II", len(text), _JSON) + text
+    if data:
+        chunks += struct.pack("<II", len(data), _BINARY) + data
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
