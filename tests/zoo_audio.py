@@ -31,7 +31,7 @@ def stable_audio(**more):
         ),
         "transformer": make(
             "StableAudioDiTModel",
-            sample_size=256,
+            sample_size=64,
             in_channels=3,
             num_layers=2,
             attention_head_dim=4,
@@ -73,7 +73,7 @@ def oobleck(rate=RATE, channels=2):
 
 
 def _stable_audio_arguments(n):
-    return {"prompt": sounds(n), "num_inference_steps": 3, "audio_end_in_s": 0.25}
+    return {"prompt": sounds(n), "num_inference_steps": 3, "audio_end_in_s": 0.064}
 
 
 # ---------------------------------------------------------------- AudioLDM2
