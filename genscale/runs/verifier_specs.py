@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genscale.call_syntax import Call, parse_call
-from genscale.engine.judged_kinds import judged_kinds
 from genscale.errors import UsageError
-from genscale.media_items import IMAGE
 from genscale.plugins import options, registry
 
 if TYPE_CHECKING:
@@ -52,6 +50,9 @@ def on_frames(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, f
 
     Those that judge no images stay as they are.
     """
+    from genscale.engine.judged_kinds import judged_kinds  # loads torch, which help does not need
+    from genscale.media_items import IMAGE
+
     frames = registry.load("verifier", "frames")
 
     def on_frames_of(verifier: Any) -> Any:
