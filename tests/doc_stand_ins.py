@@ -28,7 +28,11 @@ PIPELINES = {
     "black-forest-labs/FLUX.1-dev": "flux",
 }
 SOUND = "cvssp/audioldm2"
-SOUNDS = {SOUND: "audioldm2", "stabilityai/stable-audio-open-1.0": "stable_audio"}
+SOUNDS = {
+    SOUND: "audioldm2",
+    "cvssp/audioldm2-music": "audioldm2",
+    "stabilityai/stable-audio-open-1.0": "stable_audio",
+}
 PROMPTS = "a red star left of a blue ring\nthree green circles\n"
 
 

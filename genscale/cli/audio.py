@@ -45,10 +45,7 @@ def with_audio_defaults(request: Any, given: dict[str, Any]) -> Any:
     from genscale.pipelines.loading import EMBEDDED
 
     if request.model in EMBEDDED:
-        raise UsageError(
-            "no model of sounds comes with genscale: name one, such as --model cvssp/audioldm2 or --model "
-            "stabilityai/stable-audio-open-1.0."
-        )
+        raise UsageError("no model of sounds comes with genscale: name one, such as --model cvssp/audioldm2.")
     more: dict[str, Any] = {"sound": True, "verifiers": request.verifiers or VERIFIER}
     if not request.held_out and not given["held_out"]:
         steering = {*more["verifiers"], *request.select}
