@@ -59,6 +59,20 @@ def loudness(sounds: Any) -> list[float]:
 # ---------------------------------------------------------------- from Python
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_pipelines_hear_their_noise_and_their_prompts(pipes: dict[str, Any], name: str) -> None:
+    """Else a search over them would mean nothing."""
+    pipe, arguments = pipes[name], AUDIO[name].arguments(1)
+
+    def sound(seed: int = 0, **changes: Any) -> np.ndarray:
+        return np.asarray(pipe(**arguments | changes, generator=seeded(seed)).audios)
+
+    assert np.array_equal(sound(), sound())
+    assert np.abs(sound() - sound(1)).max() > 0.02
+    assert np.abs(sound() - sound(prompt=["another thing"])).max() > 0.005
+    assert 0.01 < np.abs(sound()).max() < 1.5
+
+
 @pytest.mark.parametrize(
     "case", quick([f"{name} {n}" for name in AUDIO for n in (1, 2)], ["stable_audio 2", "audioldm2 1"])
 )
