@@ -1,7 +1,7 @@
 """Does search work for videos that continue a given first frame? Accuracy of the exact judge for base and best of N.
 
 The first frame is drawn for the prompt, the video made by the bundled text-to-video model with the frame put into its
-latents (genscale.pipelines.first_frame). Searched with `shapes_video_clip`; the exact judge `moving_shapes` is held out.
+latents (genscale.pipelines.first_frame). Searched with `shapes_video_clip`; the judge `moving_shapes` is held out.
 Every prompt has its own seed and frame; candidates are nested; intervals are 95 %, normal, over prompts, and gains are
 paired by prompt.
 

@@ -13,6 +13,7 @@ from genscale.engine.origins import Origin
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
+from genscale.media_items import plural
 from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.failures import fails, fails_again, may_be_mismatch, raised_in
 from genscale.pipelines.followed_call import FollowedCall
@@ -136,7 +137,14 @@ class Decoder:
         given = arguments.quiet(output_type=self._pixel_type, return_dict=True)
         if self.call.probe.callback_edits and self.with_callback:
             given["callback_on_step_end"] = arguments.given["callback_on_step_end"]
-        return as_media(self._run(given, latents, prompts, Key((0,)).fold("tail")))
+        pipe = self.call.pipe
+        media = as_media(self._run(given, latents, prompts, Key((0,)).fold("tail")), pipe)
+        if len(media) != len(prompts):
+            raise UsageError(
+                f"{type(pipe).__name__} makes {len(media)} {plural(media.kind)} of {len(prompts)} latents, so that a "
+                "candidate is no single item: search without a verifier."
+            )
+        return media
 
     def _media_with_graph(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         """UsageError: the pipeline's decoding does not keep the graph."""
@@ -144,7 +152,7 @@ class Decoder:
         self.call.models.prepare()
         try:
             media = self._with_graph(latents, prompts) if self._pixel_type == "pt" else None
-            if media is not None and media.pixels.requires_grad:
+            if media is not None and isinstance(media.data, Tensor) and media.data.requires_grad:
                 return media
             why = why if media is None else "cuts the graph"
         except (torch.cuda.OutOfMemoryError, UsageError):
@@ -313,7 +321,7 @@ def _needs_latents_alone(call: PipelineCall, loop: FollowedLoop) -> bool:
             call.arguments.quiet(output_type="np", return_dict=True), call.rows, (0,), call.row_arguments()
         )
         driver = DecodingDriver(call, call.latents[:1], Key((0,)), (0,), FollowedCall(loop, (line,), (0,)))
-        made.append(as_media(call.run(loop.arguments(given, (line,)), driver)).pixels)
+        made.append(as_media(call.run(loop.arguments(given, (line,)), driver), call.pipe).tensor)
     return torch.allclose(made[0], made[1], rtol=1e-3, atol=1e-3)
 
 

@@ -24,7 +24,8 @@ from genscale.errors import UsageError
 from genscale.pipelines.bound_call import CALLBACKS, COUNTS, Arguments
 from genscale.pipelines.call_identity import model_name
 from genscale.pipelines.call_signature import defaults_of, signature_of
-from genscale.pipelines.loading import EMBEDDED, folder_of, makes_videos
+from genscale.pipelines.loading import EMBEDDED, folder_of, makes_large_items, makes_videos
+from genscale.pipelines.output_kinds import makes_audio
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.search_settings import SearchSettings
 from genscale.plugins import registry
@@ -70,6 +71,8 @@ class Description:
             self.fields["dtype"] = str(dtype).removeprefix("torch.")
         if makes_videos(pipe):
             self.fields["clips"] = True
+        if makes_audio(pipe):
+            self.fields["sound"] = True
 
     def add_call(self, pipe: Any, call: Arguments) -> None:
         parameters, defaults = signature_of(pipe).names, defaults_of(pipe)
@@ -209,7 +212,7 @@ def describe_search(scaled: SearchSettings, call: PipelineCall, heading: Mapping
         request=json.loads(json.dumps(registry.plain(found.fields))),
         sampler={"name": found.fields["sampler"], **registry.described(scaled.sampler)},
         scheduler=type(pipe.scheduler).__name__,
-        videos=makes_videos(pipe),
+        large_items=makes_large_items(pipe),
         heading=heading,
         missing_call=tuple(found.missing_call),
         missing_search=tuple(found.missing_search),

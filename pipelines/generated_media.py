@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from genscale.errors import UsageError
-from genscale.media import Media, Texts
+from genscale.media import Media
+from genscale.media_items import TEXT
 from genscale.plugins.limits import shown
 
 _FIELDS = ("frames", "images", "videos")
@@ -27,7 +28,7 @@ def media_of(items: Sequence[Tensor | str], name: str) -> Media:
     """Items of one kind and size together. UsageError: they are not."""
     texts = [item for item in items if isinstance(item, str)]
     if len(texts) == len(items):
-        return Texts(texts)
+        return Media(texts, TEXT)
     pixels = [item for item in items if isinstance(item, Tensor)]
     sizes = {tuple(item.shape) for item in pixels}
     if texts or len(sizes) > 1:

@@ -17,6 +17,7 @@ import genscale
 from genscale.errors import UsageError
 from genscale.pipelines import checkpoints, placement
 from genscale.pipelines.call_signature import signature_of
+from genscale.pipelines.output_kinds import makes_audio
 from genscale.pipelines.placement import first_line
 from genscale.plugins.limits import shown
 from genscale.quiet_libraries import quietly
@@ -149,6 +150,11 @@ def makes_videos(pipe: Any) -> bool:
     if own is not None:
         return bool(own)
     return bool(takes(pipe) & {"num_frames", "num_videos_per_prompt", "video_length"})
+
+
+def makes_large_items(pipe: Any) -> bool:
+    """Whether a pipeline makes videos or audio, which are decoded one by one unless told otherwise."""
+    return makes_videos(pipe) or makes_audio(pipe)
 
 
 def _pipeline_for(pipe: Any, images: Collection[str]) -> Any:

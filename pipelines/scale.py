@@ -24,6 +24,7 @@ from genscale.pipelines.black_box import ScaledGenerator, black_box_of, generate
 from genscale.pipelines.black_box_call import BlackBoxCall
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
+from genscale.pipelines.kind_checks import check_kinds, check_kinds_by_decoding
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.modular_outputs import StateOutput, with_search
 from genscale.pipelines.modular_presets import with_components
@@ -109,6 +110,7 @@ class Scaled(StandsForPipeline):
         made, generator = self.settings, kwargs.get("generator")
         state, arms = generator_states(generator), SamplerHooks.of(made.sampler).arms
         host: PipelineHost | BlackBoxCall
+        check_kinds(made.pipe, made.roles)
         try:
             if arms:
                 ways = pipeline_arms(made, args, kwargs, arms)
@@ -120,6 +122,8 @@ class Scaled(StandsForPipeline):
             restore_generators(generator, state)  # the probe may have drawn from it
             raise
         check_texts(call.arguments.prompt_texts, call.arguments.given, made.roles)
+        if isinstance(host, PipelineHost):
+            check_kinds_by_decoding(call, host.decoder, made.roles)
         made.roles.prepare(call.texts, call.latents.device)
         return host
 

@@ -25,12 +25,12 @@ from genscale.engine.pool import Purse
 from genscale.engine.search import Search
 from genscale.errors import AllCandidatesFailed, UsageError, quoted
 from genscale.key import Key
-from genscale.media import Media
+from genscale.media import Media, cat_media
 from genscale.pipelines.call_identity import archive_heading, changed_by_the_run
 from genscale.pipelines.decode import Decoder
 from genscale.pipelines.describe_search import describe_search
 from genscale.pipelines.lent_pipeline import lending
-from genscale.pipelines.loading import makes_videos
+from genscale.pipelines.loading import makes_large_items
 from genscale.pipelines.output_media import join_outputs
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import Claim
@@ -96,15 +96,14 @@ class PipelineHost:
 
     def sizes(self, settings: SearchSettings) -> tuple[int, int | None]:
         loop, rows = self.call.loop, settings.batch_size
-        together = settings.decode_batch or (1 if makes_videos(self.call.pipe) else None)
+        together = settings.decode_batch or (1 if makes_large_items(self.call.pipe) else None)
         return rows if loop is None else loop.batch_size(rows), together
 
     def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
         return serve(self.call, engine, self.decoder.drafts().media, settings.needs("mix"))
 
     def media(self, entries: Sequence[Entry]) -> Media:
-        parts = [part.media(*chosen) for part, chosen in _by_decoder(self.decoder, entries)]
-        return parts[0] if len(parts) == 1 else Media(torch.cat([part.pixels for part in parts]))
+        return cat_media([part.media(*chosen) for part, chosen in _by_decoder(self.decoder, entries)])
 
     def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription:
         return describe_search(settings, self.call, heading)

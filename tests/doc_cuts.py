@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from tests.doc_stand_ins import VIDEO
+from tests.doc_stand_ins import SOUND, VIDEO
 
 
 def affordable(nfe: int) -> int:
@@ -20,16 +20,25 @@ CUTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"(nfe=)(\d+)", lambda m: f"{m[1]}{affordable(int(m[2]))}"),
     (r"(candidates=|particles=)(\d+)", lambda m: f"{m[1]}{min(4, int(m[2]))}"),
     (r"(num_inference_steps(?:=|\": ))(\d+)", lambda m: f"{m[1]}{min(8, int(m[2]))}"),
+    (r"(audio_(?:length|end)_in_s=)([\d.]+)", lambda m: f"{m[1]}{min(0.064, float(m[2]))}"),
     (r"(\.to\(\s*)\"cuda\"", lambda m: f'{m[1]}"cpu"'),
 )
 # Options of commands whose number is cut to at most this.
-AT_MOST = {"--steps": 8, "--candidates": 4, "--rounds": 2, "--particles": 4, "--frames": 5}
+AT_MOST = {
+    "--steps": 8,
+    "--candidates": 4,
+    "--rounds": 2,
+    "--particles": 4,
+    "--frames": 5,
+    "--seconds": 0.064,
+}
 # Options that are given another value: tests have no accelerator and listen to nobody but this machine.
 INSTEAD = {"--device": {"cuda": "cpu"}, "--host": {"0.0.0.0": "127.0.0.1"}}
 # Said where the command does not: for the 20 steps of bundled toy models and the 16 candidates of most; no browser.
 ADDED = {
     "generate": ("--steps", "4"),
     "video": ("--steps", "4"),
+    "audio": ("--steps", "4"),
     "compare": ("--steps", "4", "--budget", "64nfe"),
     "calibrate-steps": ("--steps", "4", "--candidates", "4"),
     "calibrate-verifier": ("--steps", "4", "--candidates", "4"),
@@ -64,6 +73,8 @@ def cut_command(words: list[str]) -> list[str]:
 
 def _completed(words: list[str]) -> list[str]:
     command = words[0] if words else ""
+    if command == "audio":
+        words = [SOUND if word == "owner/name" else word for word in words]
     if command == "video":
         words = [VIDEO if word == "owner/name" else word for word in words]
     own = "--model" in words and ":" in words[words.index("--model") + 1]  # a function takes no steps

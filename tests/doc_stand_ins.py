@@ -12,12 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tests.image_service import png
 from tests.zoo import ZOO
+from tests.zoo_audio import AUDIO, clap, clap_features, roberta_tokenizer
 from tests.zoo_modular import MODULAR
 
 # Pipelines by the names that the docs use. Their default sizes are 16 to 32 pixels.
@@ -28,6 +30,12 @@ PIPELINES = {
     VIDEO: "animatediff",
     "black-forest-labs/FLUX.1-dev": "flux",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+}
+SOUND = "cvssp/audioldm2"
+SOUNDS = {
+    SOUND: "audioldm2",
+    "cvssp/audioldm2-music": "audioldm2",
+    "stabilityai/stable-audio-open-1.0": "stable_audio",
 }
 PROMPTS = "a red star left of a blue ring\nthree green circles\n"
 
@@ -41,6 +49,8 @@ def furnish(folder: Path) -> None:
     MODULAR["sdxl"].build().save_pretrained(
         str(folder / "path/or/modular-hub-id"), overwrite_modular_index=True
     )
+    for name, family in SOUNDS.items():
+        AUDIO[family].build().save_pretrained(folder / name)
     _weights(folder)
     (folder / "prompts.txt").write_text(PROMPTS)
     (folder / "captions.txt").write_text("a red circle moving left\na blue circle moving up\n")
@@ -53,9 +63,10 @@ def furnish(folder: Path) -> None:
 
 
 def _made(folder: Path) -> None:
-    """An image of genscale's, and a video of somebody else's."""
+    """An image of genscale's, and a video and sounds of somebody else's."""
     from genscale.cli.app import main
-    from genscale.report import video_files
+    from genscale.media_items import Audio
+    from genscale.report import audio_files, video_files
 
     out = folder / "before"
     assert (
@@ -65,6 +76,10 @@ def _made(folder: Path) -> None:
     (folder / "best.png").symlink_to(out / "best.png")
     frames = [Image.new("RGB", (32, 32), (40 * i, 90, 200)) for i in range(5)]
     video_files.write_video(folder / "clip.mp4", "mp4", frames, 8.0)
+    for name in ("a.wav", "b.flac"):
+        audio_files.write_audio(
+            folder / name, name[-4:].strip("."), Audio(np.ones((1, 800), np.float32), 8000)
+        )
 
 
 def _weights(folder: Path) -> None:
@@ -82,6 +97,9 @@ def _weights(folder: Path) -> None:
     reward.mkdir(parents=True)
     torch.save(original(), reward / "ImageReward.pt")
     (reward / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    for checkpoint in ("laion/clap-htsat-unfused", "laion/larger_clap_music"):
+        for part in (clap(), clap_features(), roberta_tokenizer()):
+            part.save_pretrained(folder / checkpoint)
     vqa(folder / "Qwen/Qwen3-VL-2B-Instruct", "qwen3_vl")
     heads = folder / "heads"
     heads.mkdir()

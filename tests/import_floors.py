@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up: a module may import its own folder and folders of lower floors.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("call_syntax", "errors", "key", "media", "quiet_libraries"),
-    ("safe_json",),
+    ("call_syntax", "errors", "key", "media_items", "quiet_libraries"),
+    ("media", "safe_json"),
     ("numerics", "diffusion", "plugins", "storage"),
     ("protocol", "report"),
     ("algorithms", "engine"),

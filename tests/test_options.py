@@ -86,7 +86,13 @@ def test_a_new_field_is_an_option_and_arrives(monkeypatch: pytest.MonkeyPatch, c
 def test_every_field_is_an_option_or_set_by_one() -> None:
     known = options_of(Request)
     set_by = {field for name, how in known.items() for field in how.sets or (name,)}
-    assert {f.name for f in fields(Request)} - set_by == {"prompts", "sampler_fields", "clips", "from_python"}
+    assert {f.name for f in fields(Request)} - set_by == {
+        "prompts",
+        "sampler_fields",
+        "clips",
+        "sound",
+        "from_python",
+    }
     flags = [flag for how in known.values() for flag in how.flags]
     assert len(flags) == len(set(flags))
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from genscale.cli.app import main
 from genscale.commands import replay
+from genscale.commands.replay_copies import Content
 from genscale.report import video_files
 
 PROMPTS = ("a red star", "a blue ring")
@@ -65,7 +66,7 @@ def test_what_differs_is_counted_and_is_exit_code_1(runs, genscale, tmp_path):
 
 
 def test_batches_that_round_otherwise_are_searched_again(runs, genscale, tmp_path, monkeypatch):
-    made = replay.Copy(Image.new("RGB", (64, 64)), None, b"")
+    made = replay.Copy(Content(np.zeros((64, 64, 3), np.uint8), {}), b"")
     monkeypatch.setattr(replay, "_candidate", lambda origin, candidate, kind: (made, 5))
     code, out, err = genscale("replay", runs("best_of_n") / "000-best.png", "--out", tmp_path / "a.png")
     assert code == 0, err

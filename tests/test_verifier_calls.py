@@ -98,7 +98,7 @@ def test_images_are_copied_only_for_those_who_ask_for_pixels() -> None:
     given = Media(torch.rand(2, 3, 4, 4))
     media = verifier_calls.OwnMedia(given)
     list(media), np.asarray(media), len(media), media.is_video
-    assert media._pixels.data_ptr() == given.pixels.data_ptr()
+    assert media._data.data_ptr() == given.pixels.data_ptr()
 
 
 def test_gradients_pass_through_the_copies() -> None:

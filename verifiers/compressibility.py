@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -51,7 +51,8 @@ class Compressibility:
         ]
         return SIGNS[self.direction] * torch.tensor(sizes, dtype=torch.float64)
 
-    def _kilobytes(self, image: Image.Image) -> float:
+    def _kilobytes(self, image: Any) -> float:
+        assert isinstance(image, Image.Image)
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, format="JPEG", quality=self.quality)
         return len(buffer.getvalue()) / 1000

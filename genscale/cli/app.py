@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from genscale.cli import calibrate, calibrate_verifier, compare, demo, files, folders, generate, lists, video
+from genscale.cli import (
+    audio,
+    calibrate,
+    calibrate_verifier,
+    compare,
+    demo,
+    files,
+    folders,
+    generate,
+    lists,
+    video,
+)
 from genscale.cli.commands import Command, explained
 from genscale.cli.execute import FAILED, INTERRUPTED, REFUSED, fail, of_stdout, printed, unforeseen, unprinted
 from genscale.errors import UsageError
@@ -16,6 +27,7 @@ from genscale.errors import UsageError
 NEED_WORDS = (
     "generate",
     "video",
+    "audio",
     "plan",
     "compare",
     "resume",
@@ -38,7 +50,7 @@ Exit codes:
 
   2  refused, with one sentence on stderr
 
-  3  `replay`: the pixels differ
+  3  `replay`: the content differs
 
   130  interrupted: what was done is kept, `genscale resume DIR` continues
 
@@ -46,7 +58,8 @@ With --json, stdout is one JSON value: the result, or {"error": SENTENCE}.
 """
 
 app = typer.Typer(
-    help="Spend more compute at inference to get better images and videos from pretrained diffusion and flow models.",
+    help="Spend more compute at inference to get better images, videos and sounds from pretrained diffusion and flow "
+    "models.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_CODES,
@@ -82,6 +95,7 @@ def _command(
 
 _command(generate.generate, epilog=generate.GENERATE, context_settings=WITH_SAMPLER)
 _command(video.video, epilog=video.VIDEO, context_settings=WITH_SAMPLER)
+_command(audio.audio, epilog=audio.AUDIO, context_settings=WITH_SAMPLER)
 _command(generate.plan, epilog=generate.PLAN, context_settings=WITH_SAMPLER)
 _command(compare.compare, epilog=compare.COMPARE)
 _command(folders.show, epilog=folders.SHOW)

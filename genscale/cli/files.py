@@ -1,4 +1,4 @@
-"""Commands about image files: `genscale replay` and `genscale score`."""
+"""Commands about files of results: `genscale replay` and `genscale score`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Examples:
 
   genscale replay best.png --out again.png --device cpu --json
 
-Exit code 0: the pixels are the same; 3: they differ, and it says how many.
+Exit code 0: the content is the same; 3: it differs, and it says how much.
 """
 
 SCORE = """
@@ -30,18 +30,20 @@ Examples:
   genscale score runs/star/best.png runs/star/base.png
 
   genscale score clip.mp4 --prompt "a dog runs" --json
+
+  genscale score a.wav b.flac --prompt "a dog barks" --verifier clap --verifier clipping
 """
 
 
 @options.takes(options.of_request("device", "trust_remote_code"))
 def replay(
-    image: Annotated[Path, typer.Argument(metavar="FILE", help="An image or video made by genscale.")],
+    image: Annotated[Path, typer.Argument(metavar="FILE", help="An image, video or sound made by genscale.")],
     out: Annotated[
         Path | None, typer.Option(help="File to write to (NAME-replay.png beside it).", metavar="FILE")
     ] = None,
     **given: Any,
 ) -> int:
-    """Make an image again from its metadata, and report whether its pixels are the same."""
+    """Make an image, video or sound again from its metadata, and report whether its content is the same."""
     from genscale.commands import replay as replaying
     from genscale.runs.progress import Display, plain_warnings
 
@@ -75,7 +77,7 @@ def score(
     ] = None,
     as_json: options.Json = False,
 ) -> int:
-    """Score existing images and videos."""
+    """Score existing images, videos and sounds."""
     from genscale.commands import score_files
     from genscale.runs.progress import plain_warnings
 

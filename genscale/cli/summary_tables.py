@@ -93,7 +93,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
 
 
 def print_replay(found: dict[str, Any], console: Console) -> None:
-    """Whether the pixels are the same, how the image was made again, and its file."""
+    """Whether the content is the same, how it was made again, and its file."""
     how = {
         "candidate": "its candidate alone was made again",
         "search": "the whole search was run again",
@@ -101,11 +101,13 @@ def print_replay(found: dict[str, Any], console: Console) -> None:
     if found.get("frames"):
         verdict = f"{'the same' if found['same'] else 'other'} pixels, of {found['frames']} frames"
     elif found["same"]:
-        verdict = f"the same pixels ({found['of']} of {found['of']})"
+        count = "" if found["of"] is None else f" ({found['of']} of {found['of']})"
+        verdict = f"the same {found['unit']}{count}"
     elif found["largest"] is None:
-        verdict = "another size"
+        verdict = f"other {found['unit']}" if found["of"] is None else "another size"
     else:
-        verdict = f"{found['differing']} of {found['of']} pixels differ, by at most {found['largest']} of 255"
+        most = f"{found['largest']} of 255" if found["unit"] == "pixels" else f"{found['largest']:.3g}"
+        verdict = f"{found['differing']} of {found['of']} {found['unit']} differ, by at most {most}"
     console.print(f"{verdict}: {how}, {found['nfe']} NFE", markup=False, highlight=False, soft_wrap=True)
     if not found["same"] and found["other_versions"]:
         names = ", ".join(f"{k} {a} (here {b})" for k, (a, b) in found["other_versions"].items())

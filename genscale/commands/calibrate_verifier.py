@@ -18,6 +18,7 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.tensor_files import save_tensors
 from genscale.errors import UsageError
 from genscale.media import Media
+from genscale.media_items import IMAGE, VIDEO, plural
 from genscale.results import reliability_plot
 from genscale.results.run_files import versions
 from genscale.results.verifier_calibration import (
@@ -172,6 +173,10 @@ def _calibrated(
     """With the reference images written into the folder."""
     request = runs[0].run.request
     media, texts = _references(runs, labels, labelling.trust)
+    if media is not None and media.kind not in (IMAGE, VIDEO):
+        raise UsageError(
+            f"verifiers of {plural(media.kind)} cannot be calibrated: calibrate those of images or videos."
+        )
     is_video = request.frames is not None if media is None else media.is_video
     frames, digest, scores = request.per_frame if is_video else None, "", np.zeros((0, len(members)))
     if media is not None:

@@ -13,7 +13,9 @@ import numpy as np
 from genscale.commands.rescore import score_finals
 from genscale.commands.score_files import verifiers_of
 from genscale.engine.archive import read_archive
+from genscale.engine.judged_kinds import check_judges
 from genscale.engine.recipes import candidate_of
+from genscale.engine.verifier_roles import Roles
 from genscale.errors import UsageError, quoted
 from genscale.results.verifier_calibration import Labelled
 from genscale.runs.progress import Display
@@ -126,7 +128,9 @@ def _scored_now(r: ScoredRun, judge: str, display: Display, trust: bool) -> dict
     decode, panel = decoder_of(r.run, trust=trust), verifiers_of([judge], r.run.request.per_frame)
     first = next(f for pool in pools for f in pool)
     texts = [text for text, pool in zip(r.run.request.prompts, pools, strict=True) if pool]
-    panel.prepare(texts, decode([first]).pixels.device)
+    media = decode([first])
+    check_judges(Roles(panel), {media.kind}, "the pipeline of these candidates makes")
+    panel.prepare(texts, media.device)
     rows = score_finals(r.run, pools, panel, decode, display)
     return {where: float(row[0]) for where, row in rows.items()}
 

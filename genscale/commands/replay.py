@@ -1,22 +1,20 @@
-"""`genscale replay`: makes an image or video again from its metadata, and compares the pixels.
+"""`genscale replay`: makes an image, a video or a sound again from its metadata, and compares the contents.
 
 A candidate that started from its own key and used the pipeline's own scheduler is made alone. In another batch size
-floating-point results may be rounded differently; where pixels differ for that reason, and for every other kind of
+floating-point results may be rounded differently; where contents differ for that reason, and for every other kind of
 candidate (branches, neighbours, mutants, other kernels), the whole search is repeated.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image
-
 from genscale.algorithms.arm_texts import arms_of
+from genscale.commands.replay_copies import Content, Copy
 from genscale.engine import archive
 from genscale.errors import UsageError
 from genscale.key import Key
@@ -24,7 +22,7 @@ from genscale.plugins import registry
 from genscale.protocol.interfaces import Process, SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.queries import Query, Score, Solve
-from genscale.report import image_files, video_files
+from genscale.report import image_files
 from genscale.results.run_files import versions
 from genscale.runs import request as requests
 from genscale.runs import verifier_specs
@@ -62,7 +60,7 @@ class OneCandidate:
 class Origin:
     """The metadata of a file.
 
-    shows: its candidate. video: `video_files.fingerprint` of its frames. None where the file does not say.
+    shows: its candidate; None where the file does not say. told: the metadata itself.
     """
 
     request: Request
@@ -70,7 +68,7 @@ class Origin:
     file: str
     shows: Candidate | None
     versions: dict[str, str]
-    video: dict[str, Any] | None = None
+    told: Mapping[str, Any]
 
     @staticmethod
     def of_file(image: Path) -> Origin:
@@ -86,8 +84,8 @@ class Origin:
         shows = archive.candidate_of(data["shows"]) if "shows" in data else None
         stem = "base" if data.get("is_base") else "best"
         stem = f"{index:03d}-{stem}" if len(request.prompts) > 1 else stem
-        file, versions, video = data.get("file", f"{stem}.png"), data.get("versions", {}), data.get("clip")
-        return Origin(request, index, file, shows, versions, video)
+        file, versions = data.get("file", f"{stem}.png"), data.get("versions", {})
+        return Origin(request, index, file, shows, versions, data)
 
     @property
     def alone(self) -> Candidate | None:
@@ -100,37 +98,13 @@ class Origin:
         return self.shows if own or (self.shows.id == OWN and self.file.endswith("base.png")) else None
 
 
-@dataclass(frozen=True)
-class Copy:
-    """The image or video made again. still: the image, or the first frame; video: fingerprint; file: bytes to write."""
-
-    still: Image.Image
-    video: dict[str, Any] | None
-    file: bytes
-
-    def save(self, path: Path) -> None:
-        path.write_bytes(self.file)
-
-    def compared(self, wanted: Image.Image | None, video: dict[str, Any] | None) -> dict[str, Any]:
-        """How it differs from the original.
-
-        wanted: the original image or first frame; None for a lossy video file, where only the fingerprint is compared.
-        """
-        if wanted is None:
-            found: dict[str, Any] = {"same": True, "differing": None, "of": None, "largest": None}
-        else:
-            found = difference(wanted, self.still)
-        if video is not None:
-            found |= {"same": found["same"] and video == self.video, "frames": video.get("frames")}
-        return found
-
-
 def replay(
     image: Path, out: Path | None, display: Display, *, device: str | None = None, trust: bool = False
 ) -> dict[str, Any]:
-    """Make the image again, write it, compare: same, differing (pixels), of, largest (difference of 255), how.
+    """Make it again, write it, compare: same, differing, of, largest, unit (pixels, samples or numbers), how.
 
-    Of a video, `same` is about all its frames (`frames`), the other numbers about the first.
+    Of pixels the largest difference is of 255. Of a video, `same` is about all its frames (`frames`), the other numbers
+    about the first.
     """
     origin = Origin.of_file(image)
     if names_code(origin.request.model) and not trust:
@@ -140,11 +114,11 @@ def replay(
         )
     request = replace(origin.request, trust_remote_code=trust and not names_code(origin.request.model))
     origin = replace(origin, request=request if device is None else replace(request, device=device))
-    wanted = _wanted(image, origin)
+    wanted = Content.of_file(image, origin.told)
     path = (out or image.with_name(f"{image.stem}-replay{image.suffix}")).expanduser()
     if path.resolve() == image.expanduser().resolve():
         raise UsageError(f"--out '{path}' is the image itself: choose another file.")
-    kind = _kind(path, origin)
+    kind = _kind(path, wanted)
     folder = RunFolder(path.parent)
     folder.prepare()
     made, how, nfe = _made(origin, wanted, kind, display)
@@ -153,50 +127,31 @@ def replay(
     return {
         "picture": str(image),
         "replay": str(path),
-        **made.compared(wanted, origin.video),
+        **wanted.compared(made.content),
         "how": how,
         "nfe": nfe,
         "other_versions": {k: [v, here.get(k)] for k, v in origin.versions.items() if here.get(k) != v},
     }
 
 
-def _wanted(image: Path, origin: Origin) -> Image.Image | None:
-    """The image, or a video's first frame, as it is without loss; None where the file has lost some."""
-    if image.suffix.lower() != ".png":
-        if origin.video is None:
-            raise UsageError(f"'{image}' does not say what its frames were: replay the PNG beside it.")
-        return None
-    with Image.open(image) as opened:
-        return opened.convert("RGB")
-
-
-def _kind(path: Path, origin: Origin) -> str:
+def _kind(path: Path, wanted: Content) -> str:
     """Of the file to write."""
     kind = path.suffix.lower().removeprefix(".")
-    known = ("png", *video_files.FORMATS) if origin.video is not None else ("png",)
-    if kind not in known:
-        raise UsageError(f"--out '{path}' must end in {' or '.join('.' + name for name in known)}.")
+    if kind not in wanted.formats:
+        raise UsageError(f"--out '{path}' must end in {' or '.join('.' + name for name in wanted.formats)}.")
     return kind
 
 
-def difference(wanted: Image.Image, made: Image.Image) -> dict[str, Any]:
-    """Pixels that differ in any channel, and by how much at most; of images of two sizes all differ."""
-    total = wanted.width * wanted.height
-    if wanted.size != made.size:
-        return {"same": False, "differing": total, "of": total, "largest": None}
-    gap = np.abs(np.asarray(wanted, dtype=np.int16) - np.asarray(made.convert("RGB"), dtype=np.int16))
-    differing = int((gap.max(axis=-1) > 0).sum())
-    return {"same": differing == 0, "differing": differing, "of": total, "largest": int(gap.max())}
-
-
-def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Display) -> tuple[Copy, str, int]:
+def _made(origin: Origin, wanted: Content, kind: str, display: Display) -> tuple[Copy, str, int]:
     """(copy, how, NFE)."""
     candidate, spent = origin.alone, 0
     if candidate is not None:
         made, spent = _candidate(origin, candidate, kind)
-        if made.compared(wanted, origin.video)["same"]:
+        if wanted.compared(made.content)["same"]:
             return made, CANDIDATE, spent
-        display.say("made alone, its pixels are not the same (batches round otherwise): searching again")
+        display.say(
+            f"made alone, its {wanted.unit} are not the same (batches round otherwise): searching again"
+        )
     request = origin.request
     imported = verifier_specs.imports_code([*request.verifiers, *request.select])
     if imported:
@@ -208,7 +163,7 @@ def _made(origin: Origin, wanted: Image.Image | None, kind: str, display: Displa
         name for name in request.held_out if not verifier_specs.imports_code([name])
     )  # they decide nothing
     origin = replace(origin, request=replace(request, held_out=held_out or NONE))
-    made, nfe = _searched(origin, kind, display)
+    made, nfe = _searched(origin, wanted, kind, display)
     return made, SEARCH, spent + nfe
 
 
@@ -229,31 +184,22 @@ def _candidate(origin: Origin, candidate: Candidate, kind: str) -> tuple[Copy, i
     joint = request.from_python or request.prompts.index(request.prompts[index]) < index
     if candidate.id != OWN or not joint:
         request, index = replace(request, prompts=(request.prompts[index],)), 0
+    from genscale.pipelines.output_media import items_of
+
     run = replace(PreparedRun.without_search(request), sampler=OneCandidate(candidate, arms_of(request.arm)))
     run = run.with_frame_rate()
     output = run.scaled()(**run.seeded_call())
     if output.search.stopped is not None:
         raise KeyboardInterrupt
-    items = output.frames if hasattr(output, "frames") else output.images
-    return _copy(items[index], kind, run.request), output.search.ledger.evaluations
+    item = items_of(output, run.pipe)[index]
+    return Copy.of_item(item, kind, run.request.as_dict()), output.search.ledger.evaluations
 
 
-def _copy(item: Any, kind: str, request: Request) -> Copy:
-    frames: Sequence[Image.Image] = item if isinstance(item, list) else [item]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"copy.{kind}"
-        if kind == "png":
-            frames[0].save(file)
-        else:
-            video_files.write_video(file, kind, frames, image_files.frame_rate(request.as_dict()))
-        video = video_files.fingerprint(frames) if isinstance(item, list) else None
-        return Copy(frames[0].convert("RGB"), video, file.read_bytes())
-
-
-def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
+def _searched(origin: Origin, wanted: Content, kind: str, display: Display) -> tuple[Copy, int]:
     """Repeat the whole search, with all its prompts, in a temporary folder, and take the file of that name."""
     with tempfile.TemporaryDirectory() as folder:
-        request = replace(origin.request, metadata=True, formats=() if kind == "png" else (kind,))
+        formats = {wanted.own_format, kind} & set(image_files.FORMATS)
+        request = replace(origin.request, metadata=True, formats=tuple(sorted(formats)))
         record = generate(PreparedRun.of(request), Path(folder), display, temporary=True)
         if record["stopped"] is not None:
             raise KeyboardInterrupt
@@ -268,8 +214,4 @@ def _searched(origin: Origin, kind: str, display: Display) -> tuple[Copy, int]:
                 f"the search ended with candidate {again.shows.id if again.shows else '?'}, not {origin.shows.id}: it "
                 "was interrupted, or ended by seconds, or this machine rounds otherwise"
             )
-        with Image.open(path) as image:
-            still = image.convert("RGB")
-        return Copy(still, again.video, path.with_suffix(f".{kind}").read_bytes()), record["ledger"][
-            "evaluations"
-        ]
+        return Copy.of_files(path, kind, again.told), record["ledger"]["evaluations"]

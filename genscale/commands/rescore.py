@@ -13,8 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from genscale.commands.score_files import verifiers_of
+from genscale.engine.judged_kinds import check_judges
 from genscale.engine.ledger import Ledger
-from genscale.engine.verifier_roles import VerifierSet
+from genscale.engine.verifier_roles import Roles, VerifierSet
 from genscale.errors import UsageError
 from genscale.numerics.rank_correlation import agreement
 from genscale.report import contact_sheet
@@ -40,7 +41,9 @@ def rescore(
     decode = decoder_of(run, trust=trust)
     first = next(f for pool in pools for f in pool)
     texts = [text for text, pool in zip(run.request.prompts, pools, strict=True) if pool]
-    panel.prepare(texts, decode([first]).pixels.device)  # before all the others are decoded
+    media = decode([first])
+    check_judges(Roles(panel), {media.kind}, "the pipeline of this run makes")
+    panel.prepare(texts, media.device)  # before all the others are decoded
     scores = score_finals(run, pools, panel, decode, display)
     found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
     record = {

@@ -1,4 +1,4 @@
-"""`genscale score`: the scores that verifiers give to image files and videos."""
+"""`genscale score`: the scores that verifiers give to files of images, videos and sounds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from genscale.engine.judged_kinds import check_judges
 from genscale.engine.ledger import Ledger
-from genscale.engine.verifier_roles import VerifierSet
+from genscale.engine.verifier_roles import Roles, VerifierSet
 from genscale.errors import UsageError
-from genscale.media import Media
-from genscale.report import read_image, video_files
+from genscale.media import Media, cat_media
+from genscale.media_items import AUDIO
+from genscale.report import audio_files, read_image, video_files
 from genscale.runs import verifier_specs
 from genscale.runs.file_metadata import read_metadata
 from genscale.runs.request import Request
@@ -52,20 +54,35 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
     told = [None if prompt and verifiers else _metadata(file) for file in files]
     prompts = [prompt or _prompt(file, data) for file, data in zip(files, told, strict=True)]
     panel = verifiers_of(verifiers or _verifiers(told))
-    pixels = [read_pixels(file) for file in files]
+    media_of = [read_media(file) for file in files]
+    for file, media in zip(files, media_of, strict=True):
+        check_judges(Roles(panel), {media.kind}, f"'{file}' holds")
     panel.prepare(prompts, torch.device("cpu"))
     scores: dict[int, dict[str, float]] = {}
-    for some in _alike(pixels):
-        media = Media(torch.stack([pixels[i] for i in some]))
+    for some in _alike(media_of):
+        media = cat_media([media_of[i] for i in some])
         raw = panel.score(media, [prompts[i] for i in some], [f"'{files[i]}'" for i in some], Ledger())
         scores |= {i: panel.named(row) for i, row in zip(some, raw, strict=True)}
     return [Scored(str(file), prompts[i], scores[i]) for i, file in enumerate(files)]
 
 
+def read_media(path: Path) -> Media:
+    """The one image, video or sound in a file. UsageError where it cannot be read."""
+    if path.suffix.lower() in audio_files.AUDIOS:
+        _check_file(path)
+        audio = audio_files.read_audio(path)
+        return Media(torch.from_numpy(audio.waveform)[None], AUDIO, audio.sampling_rate)
+    return Media(read_pixels(path)[None])
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UsageError(f"'{path}' is not a file: name images, videos or sounds.")
+
+
 def read_pixels(path: Path) -> Tensor:
     """Pixels in [0, 1]: [3, h, w] of an image, [frames, 3, h, w] of a video. UsageError where it cannot be read."""
-    if not path.is_file():
-        raise UsageError(f"'{path}' is not a file: name images or videos.")
+    _check_file(path)
     is_video = path.suffix.lower() in video_files.VIDEOS
     frames = video_files.read_frames(path) if is_video else read_image.read_frames(path, f"'{path}'")
     tensors = [torch.from_numpy(np.array(frame)).movedim(-1, 0).float() / 255 for frame in frames]
@@ -115,9 +132,9 @@ def _texts(value: Any) -> list[str]:
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
-def _alike(pixels: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of files of one shape, in batches."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, tensor in enumerate(pixels):
-        groups.setdefault(tuple(tensor.shape), []).append(i)
+def _alike(media: Sequence[Media]) -> list[list[int]]:
+    """Indices of files of one kind, shape and sampling rate, in batches."""
+    groups: dict[Any, list[int]] = {}
+    for i, one in enumerate(media):
+        groups.setdefault((one.kind, tuple(one.tensor.shape), one.sampling_rate), []).append(i)
     return [group[k : k + BATCH] for group in groups.values() for k in range(0, len(group), BATCH)]

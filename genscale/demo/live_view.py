@@ -16,6 +16,7 @@ from PIL import Image
 
 from genscale.engine.events import BatchHalved, Denoised, Differentiated, Dropped, Event, Scored
 from genscale.protocol.particles import OWN
+from genscale.report import item_pictures
 from genscale.runs.progress import Display
 
 if TYPE_CHECKING:
@@ -185,9 +186,9 @@ class Watch(Display):
 
 
 def still(media: Media) -> Image.Image:
-    """The first image of a batch; of a video its middle frame."""
+    """The picture of the first item of a batch; of a video its middle frame."""
     item = media[0]
-    return item[len(item) // 2] if isinstance(item, list) else item
+    return item[len(item) // 2] if isinstance(item, list) else item_pictures.picture(item)
 
 
 def encoded(image: Image.Image) -> bytes:

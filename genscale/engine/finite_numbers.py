@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from genscale.media import Media
+from genscale.media_items import Mesh
 from genscale.protocol.particles import Candidate
 
 MOST_TRACED = 4096  # candidates whose notes are kept; those that were never scored are forgotten first
@@ -29,6 +31,15 @@ def kind(number: float) -> str:
 def kind_in(values: Tensor) -> str:
     """What is not finite in a tensor."""
     return "NaN" if bool(values.isnan().any()) else "infinite values"
+
+
+def media_faults(media: Media) -> dict[int, str]:
+    """What is not finite in the rows that have such numbers. Texts are always finite."""
+    data = media.data
+    if isinstance(data, Tensor):
+        return {i: kind_in(data[i]) for i, fine in enumerate(finite_rows(data).tolist()) if not fine}
+    meshes = {i: torch.from_numpy(item.vertices) for i, item in enumerate(data) if isinstance(item, Mesh)}
+    return {i: kind_in(x) for i, x in meshes.items() if not x.isfinite().all()}
 
 
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:

@@ -23,7 +23,6 @@ from genscale.engine.search import Search
 from genscale.engine.unrolled_calls import Unroll, pulled_back
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import BudgetExhausted, UsageError
-from genscale.media import Media
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.batches import Batch, Decode, Output
 from genscale.protocol.particles import Candidate, Memory, Particles
@@ -274,17 +273,17 @@ class GradientBatches:
             with self.ledger.clock("decode"):
                 media = self.decode(leaf, group.prompts)
             self.ledger.decodes += len(group)
-            if not media.pixels.requires_grad:
+            if not media.tensor.requires_grad:
                 raise UsageError(
                     "the decoder's images keep no graph to the latents, so their scores have no gradient: use a "
                     "sampler that needs none."
                 )
             # The verifiers' graph starts at a detached leaf, so it is freed before the decoder's backward pass.
-            pixels = media.pixels.detach()
+            pixels = media.tensor.detach()
             finite["the decoder gave"] = finite_rows(pixels)
             pixels = _zeroed(pixels, ~finite["the decoder gave"], 0)
             pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32)).requires_grad_()
-            raw = self.verifiers.score_graph(Media(pixels), texts, labels, self.ledger)
+            raw = self.verifiers.score_graph(media.with_data(pixels), texts, labels, self.ledger)
             totals = raw.sum(0).unbind() if group.query.each else (self.verifiers.combine(raw).sum(),)
         with self.ledger.clock("backward"):
             n = len(totals)
@@ -292,7 +291,7 @@ class GradientBatches:
             del totals, pixels
             raw = raw.detach()
             pulls = [
-                pulled_back(media.pixels, [leaf], pull, again=i + 1 < n)[0] for i, pull in enumerate(seen)
+                pulled_back(media.tensor, [leaf], pull, again=i + 1 < n)[0] for i, pull in enumerate(seen)
             ]
         return pulls, raw
 

@@ -17,7 +17,8 @@ from genscale.engine.archive import Entry
 from genscale.engine.capacity import Capacity
 from genscale.engine.events import Scored
 from genscale.engine.failures import Failure
-from genscale.engine.finite_numbers import finite_rows, kind_in
+from genscale.engine.finite_numbers import finite_rows, kind_in, media_faults
+from genscale.engine.judged_kinds import check_judges
 from genscale.engine.search import Search
 from genscale.engine.verifier_calls import Left
 from genscale.engine.verifier_roles import Roles, VerifierSet
@@ -180,13 +181,9 @@ class Scoring:
         with self.ledger.clock("decode"):
             media = self.decode(some, tuple(batch.jobs[k].search.index for k in rows))
         self.ledger.decodes += len(rows)
+        check_judges(self.roles, {media.kind})
         batch.decoded, batch.media = rows, media
-        if media.kind == "text":
-            return
-        finite = finite_rows(media.pixels).tolist()
-        batch.faults |= {
-            k: ("decoder", kind_in(media.pixels[i])) for i, k in enumerate(rows) if not finite[i]
-        }
+        batch.faults |= {rows[i]: ("decoder", what) for i, what in media_faults(media).items()}
 
     def _ask(self, batch: ScoreBatch, left: Left) -> None:
         """Ask the search verifiers about all jobs, and the select verifiers about the final ones.

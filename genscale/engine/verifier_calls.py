@@ -14,6 +14,7 @@ A thread that is left runs on until the verifier returns; its answer is ignored.
 from __future__ import annotations
 
 import contextvars
+import copy
 import math
 import threading
 import time
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import BudgetExhausted, UsageError
-from genscale.media import Media, Texts
+from genscale.media import Data, Media
 
 RETRIES = 3  # further calls of a remote verifier that fails
 PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the first of them; each pause is twice the one before
@@ -42,21 +43,23 @@ class VerifierTimeout(Exception):
 
 
 class OwnMedia(Media):
-    """The same images for one reader, who may write into `pixels`: they are copied when they are first asked for."""
+    """The same media for one reader, who may write into `data`: it is copied when it is first asked for."""
 
     def __init__(self, media: Media) -> None:
-        super().__init__(media.pixels)
+        super().__init__(media.data, media.kind, media.sampling_rate)
         self._copied = False
 
     @property
-    def pixels(self) -> Tensor:
+    def data(self) -> Data:
         if not self._copied:
-            self._pixels, self._copied = self._pixels.clone(), True
-        return self._pixels
+            own = self._data
+            self._data = own.clone() if isinstance(own, Tensor) else copy.deepcopy(own)
+            self._copied = True
+        return self._data
 
-    @pixels.setter
-    def pixels(self, value: Tensor) -> None:
-        self._pixels, self._copied = value, True
+    @data.setter
+    def data(self, value: Data) -> None:
+        self._data, self._copied = value, True
 
 
 def call_verifier(
@@ -79,8 +82,6 @@ def call_verifier(
     attempts = 1 + int(_number(verifier, "retries", RETRIES) or 0) if remote else 1
 
     def once() -> Any:
-        if isinstance(images, Texts):  # nobody can write into them
-            return score(images[:], list(prompts))
         given = images.clone() if isinstance(images, Tensor) else OwnMedia(images)
         return score(given, list(prompts))
 

@@ -86,7 +86,7 @@ class WeightedVerifier:
         if score_tensor is None:
             raw = self._call(self.verifier, media, prompts, labels, left)
         else:
-            raw = self._call(score_tensor, media.pixels, prompts, labels, left)
+            raw = self._call(score_tensor, media.tensor, prompts, labels, left)
         if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
             raw = torch.stack([r.reshape(()) for r in raw])
         if not isinstance(raw, Tensor) or not raw.requires_grad:

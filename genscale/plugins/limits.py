@@ -54,6 +54,7 @@ VIDEO_PIXELS = Limits(1, 2**31)  # of all frames
 GUIDANCE = Limits(-10_000, 10_000)
 SEED = Limits(0, 2**64 - 1)
 RATE = Limits(0.1, 240)  # frames per second
+SECONDS = Limits(0.01, 3600)  # of a sound
 WHOLE = Limits(-(2**64), 2**64)  # of any whole number: an option may say more
 NUMBER = Limits(-1e12, 1e12)  # of any other number; infinity is for the option to refuse
 

@@ -259,12 +259,15 @@ class SamplerHooks:
 
 
 class Verifier(Protocol):
-    """A score of images or videos: any callable `(media, prompts) -> n scores`, higher is better.
+    """A score of what a pipeline makes: any callable `(media, prompts) -> n scores`, higher is better.
 
     media: a sequence of n PIL images (of videos: n lists of PIL frames), with the same as a tensor in `media.pixels`.
+        Of other kinds see `genscale.media.Media`.
     prompts: one text for each.
 
     Optional:
+    `judges = ("audio",)`: the kinds of media that it judges (`genscale.media_items.KINDS`), images and videos without
+        it. It is refused, before anything is spent, on pipelines that make something else.
     `judges_videos = True`: it scores videos as a whole. Other verifiers get frames of a video as images
         (`verifiers/frames.py`).
     `reads_prompts = False`: its scores do not depend on the prompts, so it may score calls that give embeddings without
@@ -278,7 +281,8 @@ class Verifier(Protocol):
         A score of a preview is then about the candidate that it will become.
     `calibration`: a `genscale.protocol.calibration.Calibration`, how its probabilities behave, for samplers that choose
         thresholds.
-    `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]), for gradients.
+    `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]; of other kinds
+        `media.data`), for gradients.
     `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
         times, 3 by default), and not waited for when the budget's seconds end.
     `timeout`: seconds that a call may take.

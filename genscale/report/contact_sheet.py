@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
-from genscale.report import film_strip
+from genscale.report import film_strip, item_pictures
 from genscale.report.lettering import Lettering
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ PROMPTS, LABELS, NOTES, SMALL = (Lettering(size) for size in (20, 18, 16, 15))
 class Tile:
     """An image with a label below it, a note at the right end of the label's line, and lines of scores.
 
-    strip: the image shows frames of a video side by side; it takes a line of its own and is not resized.
+    strip: the image is wide, as frames of a video side by side and the picture of a sound are; it takes a line of its
+    own and is not resized.
     """
 
     image: Image.Image
@@ -38,10 +39,10 @@ class Tile:
 
     @staticmethod
     def of(item: Item, *more: Any, **named: Any) -> Tile:
-        """A tile of an image, or of the frames of a video."""
+        """A tile of an image, of the frames of a video, or of the picture of another item."""
         if isinstance(item, list):
             return Tile(film_strip.strip(item), *more, **{**named, "strip": True})
-        return Tile(item, *more, **named)
+        return Tile(item_pictures.picture(item), *more, **{**named, "strip": item_pictures.is_wide(item)})
 
 
 @dataclass(frozen=True)

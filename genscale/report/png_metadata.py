@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 
 def infotext(
-    request: Mapping[str, Any], prompt: str, size: tuple[int, int], scheduler: str, version: str
+    request: Mapping[str, Any], prompt: str, size: tuple[int, int] | None, scheduler: str, version: str
 ) -> str:
-    """The `parameters` text: prompt, negative prompt, then a line of `Name: value`. request: as request.json has it."""
+    """The `parameters` text: prompt, negative prompt, then a line of `Name: value`.
+
+    request: as request.json has it. size: in pixels, of an image or video.
+    """
     numbers: dict[str, Any] = {
         "Steps": request.get("steps"),
         "Sampler": scheduler.removesuffix("Scheduler").removesuffix("Discrete") or None,
         "CFG scale": request.get("guidance"),
         "Seed": request.get("seed"),
-        "Size": f"{size[0]}x{size[1]}",
+        "Size": None if size is None else f"{size[0]}x{size[1]}",
         "Model": short_model_name(request["model"]),
         "Search": request["sampler"],
         "Verifier": "+".join(request.get("verifiers", ())),

@@ -14,7 +14,8 @@ class RunDescription:
     """A search as its files describe it.
 
     request: the fields of request.json. sampler: its name and all its options. scheduler: name of its class.
-    videos: whether it makes videos. heading: the first record of its archive.
+    large_items: whether it makes videos or audio, which are decoded one by one. heading: the first record of its
+    archive.
     missing_call: what decoding its latents would need and the request does not hold (model, arguments of the call).
     missing_search: what searching again would need beside that (verifiers, sampler, ...).
     store: where its images and videos are, if they were not made of latents.
@@ -23,7 +24,7 @@ class RunDescription:
     request: Mapping[str, Any]
     sampler: Mapping[str, Any]
     scheduler: str
-    videos: bool = False
+    large_items: bool = False
     heading: Mapping[str, Any] = field(default_factory=dict)
     missing_call: tuple[str, ...] = ()
     missing_search: tuple[str, ...] = ()

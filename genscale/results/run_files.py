@@ -24,7 +24,7 @@ from genscale.results.search_outcome import SearchOutcome, scored_candidate
 if TYPE_CHECKING:
     from genscale.media import Item
 
-RUNNERS_UP_OF_VIDEOS = 1  # each takes a line of the contact sheet
+RUNNERS_UP_OF_LARGE = 1  # each takes a line of the contact sheet
 _PACKAGES = ("torch", "diffusers", "transformers")
 
 
@@ -98,15 +98,17 @@ def write_run_files(
     ]
     # Decoded together, as the pipeline returns them: in other batches the last bit of a pixel may differ.
     left = list(
-        _decoded(result, [e for some in chosen for e in some], about.videos) if images is None else images
+        _decoded(result, [e for some in chosen for e in some], about.large_items)
+        if images is None
+        else images
     )
     prompts, rows = [], []
     for i, ranked in enumerate(chosen):
         found = FoundPrompt.of(result, plain, i)
         summary = found.summary()
-        shown = summary.to_show(RUNNERS_UP_OF_VIDEOS if about.videos else RUNNERS_UP)
+        shown = summary.to_show(RUNNERS_UP_OF_LARGE if about.large_items else RUNNERS_UP)
         wanted = [found.entry(c.place) for c in shown]
-        decoded = found.decoded(wanted, about.videos)
+        decoded = found.decoded(wanted, about.large_items)
         best, left = left[: len(ranked)], left[len(ranked) :]
         base = None if found.base is None else decoded[id(found.base[1])]
         prompts.append(_write_prompt(folder, about, found, list(zip(best, ranked, strict=True)), base))

@@ -7,9 +7,12 @@ from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
 from genscale.key import Key
+from genscale.media_items import IMAGE, VIDEO
 from genscale.report.read_image import read_image, read_mask
 from genscale.runs.request import Request
 
+_LENGTHS = ("audio_length_in_s", "audio_end_in_s", "audio_duration_s", "audio_duration", "duration")
+"""What pipelines call the length of a sound in seconds."""
 _OPTIONS = {"image": "image", "mask_image": "mask-image", "control_image": "control-image"}
 
 
@@ -36,9 +39,11 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
     """The arguments of the pipeline's call. UsageError: it does not take one that the request asks for."""
     import torch
 
+    from genscale.pipelines.bound_call import COUNTS
     from genscale.pipelines.generator_signature import generator_name
     from genscale.pipelines.loading import takes
     from genscale.pipelines.modular_blocks import guiders_of
+    from genscale.pipelines.output_kinds import possible_kinds
 
     taken = takes(pipe)
     n = len(request.prompts)
@@ -47,7 +52,7 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
     if request.negative is not None:
         asked["negative_prompt"] = ([request.negative] * n if n > 1 else request.negative, "--negative")
     if request.images > 1:
-        word = "num_videos_per_prompt" if "num_videos_per_prompt" in taken else "num_images_per_prompt"
+        word = next((name for name in COUNTS if name in taken), COUNTS[0])
         asked[word] = (request.images, "--images")
     for name, (value, option) in asked.items():
         if name not in taken:
@@ -66,7 +71,10 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
     if "generator" in taken:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         call["generator"] = generators if len(generators) > 1 else generators[0]
-    if "output_type" in taken:
+    if "output_type" in taken and possible_kinds(pipe) <= {
+        IMAGE,
+        VIDEO,
+    }:  # of other kinds the pipeline's default
         call["output_type"] = "pil"
     return call
 
@@ -93,6 +101,7 @@ def _asked(request: Request, taken: set[str]) -> dict[str, tuple[Any, str]]:
         "num_inference_steps": (request.steps, "--steps"),
         guidance: (request.guidance, "--guidance"),
         "num_frames": (request.frames, "--frames"),
+        next((name for name in _LENGTHS if name in taken), _LENGTHS[0]): (request.seconds, "--seconds"),
     }
     if not (request.image and "width" not in taken):  # the image already has the size
         values |= {"width": (request.width, "--size"), "height": (request.height, "--size")}

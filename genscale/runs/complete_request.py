@@ -9,7 +9,7 @@ from genscale.engine.verifier_roles import verifier_set
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import limits, options, registry
 from genscale.plugins.automatic import AUTO, OTHERWISE, sampler_for
-from genscale.report import video_files
+from genscale.report import audio_files, image_files
 from genscale.runs import verifier_specs
 from genscale.runs.further_arguments import check_further_arguments
 from genscale.runs.named_code import names_code
@@ -59,7 +59,8 @@ def verifiers_of(request: Request) -> tuple[str, ...]:
     from genscale.pipelines.loading import EMBEDDED
 
     goes_with = EMBEDDED.get(request.model)
-    return request.verifiers or ("clip" if goes_with is None else goes_with.verifier,)
+    usual = "clap" if request.sound else "clip"
+    return request.verifiers or (usual if goes_with is None else goes_with.verifier,)
 
 
 def sampler_of(request: Request) -> str:
@@ -93,11 +94,13 @@ def check(request: Request) -> None:
         )
     limits.check_pixels(request.width, request.height, request.frames)
     check_further_arguments(request.pipeline_args)
-    unknown = [kind for kind in request.formats if kind not in video_files.FORMATS]
+    unknown = [kind for kind in request.formats if kind not in image_files.FORMATS]
     if unknown:
         raise UsageError(
-            f"--formats '{unknown[0]}' is unknown: give {', '.join(video_files.FORMATS)} or both."
+            f"--formats '{unknown[0]}' is unknown: give {', '.join(image_files.FORMATS)} or several of them."
         )
+    for kind in set(request.formats) & set(audio_files.FORMATS):
+        audio_files.check_format(kind)
     if request.mix or request.guide is not None:
         from genscale.pipelines.mixture_sources import mix_of
 

@@ -101,18 +101,19 @@ def sampler_record(run: PreparedRun) -> dict[str, Any]:
 
 
 def _description(run: PreparedRun) -> RunDescription:
-    from genscale.pipelines.loading import makes_videos
+    from genscale.pipelines.loading import makes_large_items
 
     own = getattr(run.pipe, "scheduler", None)
-    scheduler, videos = "" if own is None else type(own).__name__, makes_videos(run.pipe)
-    return RunDescription(run.request.as_dict(), sampler_record(run), scheduler, videos)
+    scheduler, large = "" if own is None else type(own).__name__, makes_large_items(run.pipe)
+    return RunDescription(run.request.as_dict(), sampler_record(run), scheduler, large)
 
 
 def _search(
     folder: RunFolder, both: SearchAndBase, display: Display, halt: Callable[[], bool] | None
 ) -> tuple[SearchResult, Any, float]:
-    """The result, the images that the scaled pipeline returned (None of videos), and the seconds it took."""
-    from genscale.pipelines.loading import makes_videos
+    """The result, the items that the scaled pipeline returned (None of large ones), and the seconds it took."""
+    from genscale.pipelines.loading import makes_large_items
+    from genscale.pipelines.output_media import items_of
 
     run, preview = both.run, Preview(folder)
 
@@ -125,11 +126,10 @@ def _search(
     display.start(both.plan)
     try:
         started, call = time.perf_counter(), run.seeded_call()
-        if makes_videos(run.pipe):
+        if makes_large_items(run.pipe):
             return scaled.search(**call), None, time.perf_counter() - started
         output = scaled(**call)
-        made = output.frames if hasattr(output, "frames") else output.images
-        return output.search, made, time.perf_counter() - started
+        return output.search, items_of(output, run.pipe), time.perf_counter() - started
     finally:
         display.stop()
         preview.close()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from genscale.engine.events import Event, Scored
 from genscale.errors import UsageError
-from genscale.report import film_strip
+from genscale.report import film_strip, item_pictures
 from genscale.runs.run_folder import PREVIEW, RunFolder
 
 if TYPE_CHECKING:
@@ -65,15 +65,15 @@ class Preview:
 
 def _copied(media: Media) -> Media:
     """A copy: a view would keep the whole batch in memory."""
-    return type(media)(media.pixels.detach().clone())
+    return media.copied()
 
 
 def _still(media: Media, alone: bool) -> Image.Image:
-    """The image; of a video its frames side by side where it is alone, else the middle frame."""
+    """The picture; of a video its frames side by side where it is alone, else the middle frame."""
     item = media[0]
     if isinstance(item, list):
         return film_strip.strip(item) if alone else item[len(item) // 2].convert("RGB")
-    return item.convert("RGB")
+    return item_pictures.picture(item).convert("RGB")
 
 
 def _joined(images: list[Image.Image]) -> Image.Image:

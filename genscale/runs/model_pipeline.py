@@ -18,7 +18,10 @@ _LOADING = (
 
 
 def load_model(request: Request, images: Collection[str] = ()) -> Any:
-    """Load it. images: names of the input images that its call is given. UsageError: it makes no videos, as asked."""
+    """Load it. images: names of the input images that its call is given.
+
+    UsageError: it makes no videos, or no audio, as asked.
+    """
     from genscale.pipelines.loading import load_pipeline, makes_videos
 
     if names_code(request.model):
@@ -26,15 +29,23 @@ def load_model(request: Request, images: Collection[str] = ()) -> Any:
     import diffusers
     import transformers
 
+    from genscale.pipelines.output_kinds import makes_audio
+
     for library in (diffusers, transformers):  # hides the bars of loading weights; those of downloads stay
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     given = {name: getattr(request, name) for name in _LOADING}
     pipe = load_pipeline(request.model, **given, images=[name for name in images if name != "control_image"])
     if request.clips and not makes_videos(pipe):
+        made = "audio: use `genscale audio`" if makes_audio(pipe) else "images: use `genscale generate`"
         raise UsageError(
-            f"model '{request.model}' is a {type(pipe).__name__}, which makes images: use `genscale generate`, or "
+            f"model '{request.model}' is a {type(pipe).__name__}, which makes {made}, or "
             "name a text-to-video model."
+        )
+    if request.sound and not makes_audio(pipe):
+        raise UsageError(
+            f"model '{request.model}' is a {type(pipe).__name__}, which makes no audio: use `genscale generate`, or "
+            "name a text-to-audio model."
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -109,6 +109,7 @@ def within(limits: Limits) -> tuple[Callable[[Any], bool], str]:
 COUNT, SIDE, STEPS, FRAMES = (within(r) for r in (limits.COUNT, limits.SIDE, limits.STEPS, limits.FRAMES))
 GUIDANCE = within(limits.GUIDANCE)
 RATE = (limits.RATE.admits, "must be above 0 (0.1 at least), and 240 at most")
+SECONDS = within(limits.SECONDS)
 SEED = (limits.SEED.admits, "must be 0 or more, and below 2**64")
 
 

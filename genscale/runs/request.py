@@ -22,6 +22,7 @@ from genscale.runs.option_metadata import (
     RATE,
     RUN,
     SEARCH,
+    SECONDS,
     SEED,
     SIDE,
     STEPS,
@@ -155,6 +156,7 @@ class Request:
     width: int | None = None
     height: int | None = None
     clips: bool = False
+    sound: bool = False
     from_python: bool = (
         False  # one generator draws candidate 0 of all prompts, and no base is made beside the search
     )
@@ -162,8 +164,12 @@ class Request:
     fps: float | None = option(
         "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
     )  # fmt: skip
+    seconds: float | None = option(
+        "--seconds --duration", "Length of a sound in seconds (the model's own).", IMAGE, check=SECONDS,
+    )  # fmt: skip
     formats: tuple[str, ...] = option(
-        "--formats", "Files of a video: mp4, gif, or mp4,gif (default).", IMAGE, "NAMES",
+        "--formats", "Files of a video: mp4, gif, or mp4,gif (default); of audio: wav (default), flac, or wav,flac.",
+        IMAGE, "NAMES",
         default=(), read=read_names, write=",".join, execution=True,
     )  # fmt: skip
     per_frame: int = option(

@@ -45,12 +45,20 @@ def with_boxes(
 
 
 def on_frames(members: Sequence[tuple[Any, float]], k: int) -> list[tuple[Any, float]]:
-    """The same verifiers for videos: image verifiers (no `judges_videos`) score k frames, and the mean counts."""
+    """The same verifiers for videos: image verifiers (no `judges_videos`) score k frames, and the mean counts.
+
+    Those that judge no images stay as they are.
+    """
+    from genscale.engine.judged_kinds import judged_kinds  # loads torch, which help does not need
+    from genscale.media_items import IMAGE
+
     frames = registry.load("verifier", "frames")
 
     def on_frames_of(verifier: Any) -> Any:
         cls = registry.load("verifier", verifier) if isinstance(verifier, str) else verifier
         if getattr(cls, "judges_videos", getattr(cls, "judges_clips", False)):
+            return verifier
+        if IMAGE not in judged_kinds(cls):
             return verifier
         return Named(verifier if isinstance(verifier, str) else verifier.name, frames(verifier, k=k))
 
