@@ -61,6 +61,10 @@ class ScaledGenerator(StandsForPipeline):
             call = self._bound(args, kwargs)
             return generated(call, run_search(call, self.settings, claim))
 
+    def __repr__(self) -> str:
+        pipe = self.settings.pipe
+        return super().__repr__().replace(type(pipe).__name__, generator_name(pipe), 1)
+
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self.settings.pipe)

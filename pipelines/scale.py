@@ -109,23 +109,29 @@ class Scaled(StandsForPipeline):
     def _host(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PipelineHost | BlackBoxCall:
         made, generator = self.settings, kwargs.get("generator")
         state, arms = generator_states(generator), SamplerHooks.of(made.sampler).arms
-        host: PipelineHost | BlackBoxCall
         check_kinds(made.pipe, made.roles)
         try:
-            if arms:
-                ways = pipeline_arms(made, args, kwargs, arms)
-                call, host = ways[0].call, BlackBoxCall(made, PipelineSource(ways[0]), ways)
-            else:
-                call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
-                host = PipelineHost(call, Decoder(call, with_callback=made.roles.calls > 0))
+            if not arms:
+                return PipelineHost(*self._probed(args, kwargs))
+            ways = pipeline_arms(made, args, kwargs, arms)
         except NoLoop:
             restore_generators(generator, state)  # the probe may have drawn from it
             raise
-        check_texts(call.arguments.prompt_texts, call.arguments.given, made.roles)
-        if isinstance(host, PipelineHost):
-            check_kinds_by_decoding(call, host.decoder, made.roles)
-        made.roles.prepare(call.texts, call.latents.device)
-        return host
+        self._prepare(ways[0].call)
+        return BlackBoxCall(made, PipelineSource(ways[0]), ways)
+
+    def _probed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[PipelineCall, Decoder]:
+        made = self.settings
+        call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
+        decoder = Decoder(call, with_callback=made.roles.calls > 0)
+        check_kinds_by_decoding(call, decoder, made.roles)
+        self._prepare(call)
+        return call, decoder
+
+    def _prepare(self, call: PipelineCall) -> None:
+        """Verifiers load what they need. UsageError: they cannot score this call."""
+        check_texts(call.arguments.prompt_texts, call.arguments.given, self.settings.roles)
+        self.settings.roles.prepare(call.texts, call.latents.device)
 
     def _whole(self, error: NoLoop) -> ScaledGenerator:
         """The pipeline as a black box: what is called as a whole. NoLoop: its calls cannot be told apart."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import pickle
 import signal
 import threading
 import time
@@ -123,6 +124,13 @@ def test_a_scaled_function_is_scaled_again_copied_and_shown() -> None:
     assert again.pipe is noise
     assert len(copy.copy(again).search("a", generator=fresh()).ranking()) == 2
     assert "BestOfN" in repr(better)
+    assert len(pickle.loads(pickle.dumps(better)).search("a", generator=fresh()).ranking()) == 3
+    found = again.search("a", generator=fresh())
+    copied = copy.deepcopy(found)
+    assert torch.equal(copied.media([copied.base()]).pixels, found.media([found.base()]).pixels)
+    assert [e.total for e in pickle.loads(pickle.dumps(found)).ranking()] == [
+        e.total for e in found.ranking()
+    ]
     assert list(inspect.signature(better).parameters) == ["prompt", "generator", "size", "gain"]
 
 

@@ -58,7 +58,7 @@ CALLS = [(name, n) for name in ALL for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
-    ("name", "n"), quick(CALLS, [*((m, 2) for m in MODULAR), ("sdxl_inpaint", 1), ("wan22", 1)])
+    ("name", "n"), quick(CALLS, [*((m, 2) for m in MODULAR), ("sdxl_inpaint", 1), ("wan22", 1)], sets=True)
 )
 def test_one_candidate_is_the_pipeline_bit_for_bit(name: str, n: int) -> None:
     pipe = ALL[name].build()

@@ -12,6 +12,7 @@ import io
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,12 @@ class MediaStore:
         self.folder = None if folder is None else folder / FOLDER
         self._held: dict[str, bytes] = {}
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def put(self, item: Tensor | str) -> Tensor:
         """Keep an image [3, h, w] or a video [frames, 3, h, w], uint8 or float, or a text; its digest, float64 [WORDS].
