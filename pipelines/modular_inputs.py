@@ -100,7 +100,7 @@ def output_of(pipe: Any, given: dict[str, Any]) -> Any:
 
 def prompt_of_state(given: Mapping[str, Any]) -> Any:
     """The prompt in a state that is given to blocks which take no prompt, but what an earlier block made of it."""
-    state = given.get(STATE)
+    state: Any = given.get(STATE)
     return state.get(PROMPT) if hasattr(state, "kwargs_mapping") and given.get(PROMPT) is None else None
 
 
