@@ -147,6 +147,12 @@ def test_what_is_asked_for_comes_back_with_the_search() -> None:
     assert type(state).__name__ == "PipelineState"
     assert torch.equal(state.images, call(scaled, "sd3"))
     assert state.search.best.total == pytest.approx(float(state.images.mean()), abs=1e-5)
+    assert type(state.timesteps) is Tensor
+    again = copy.deepcopy(state)
+    assert again.search.best.total == state.search.best.total
+    again.set("latents", None)
+    again.set("generator", seeded())
+    assert torch.equal(pipe(state=again, output="images"), call(pipe, "sd3"))
     both = call(scaled, "sd3", output=["images", "latents"])
     assert set(both) == {"images", "latents"}
     assert both.search.best.total == state.search.best.total
