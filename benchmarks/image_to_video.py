@@ -20,7 +20,7 @@ from PIL import Image
 
 import genscale
 from benchmarks.common import interval, parser_for, quiet_pipeline
-from genscale.pipelines.first_frame import FirstFramePipeline
+from genscale.pipelines.first_frame import with_first_frame
 from genscale.toy.moving_shapes import FRAMES, PROMPTS, SIZE, Prompt, render, sample_scene
 from genscale.verifiers.video_clip import LENGTH
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
     bundled = quiet_pipeline("shapes-video", options.threads)
-    pipe = FirstFramePipeline(**bundled.components)
+    pipe = with_first_frame(bundled)
     pipe.set_progress_bar_config(disable=True)
     scaled = genscale.scale(
         pipe,

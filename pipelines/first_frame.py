@@ -10,21 +10,33 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import WanPipeline
 from torch import Tensor
 
 NOISE_SEED = 0  # of the noise on the first frame, the same for all videos
 
 
-class FirstFramePipeline(WanPipeline):  # type: ignore[misc]
-    """`WanPipeline` with `image=`: a PIL image, or a tensor [1, 3, h, w] in [0, 1], of the video's size."""
+def with_first_frame(pipe: Any) -> Any:
+    """A pipeline like `WanPipeline`, of the same components, whose call also takes `image=`.
+
+    image: a PIL image, or a tensor [1, 3, h, w] in [0, 1], of the video's size.
+    """
+    cls = type(f"FirstFrame{type(pipe).__name__}", (FirstFrame, type(pipe)), {})
+    return cls(**pipe.components)
+
+
+class FirstFrame:
+    """Comes before a text-to-video pipeline among the bases of a class; see `with_first_frame`."""
+
+    vae: Any
+    scheduler: Any
+    video_processor: Any
 
     def __call__(self, prompt: Any = None, image: Any = None, **call: Any) -> Any:
         if image is not None:
             call["callback_on_step_end"] = self._restore(
                 self._latent(image), call.get("callback_on_step_end")
             )
-        return super().__call__(prompt=prompt, **call)
+        return super().__call__(prompt=prompt, **call)  # type: ignore[misc]
 
     @torch.no_grad()
     def _latent(self, image: Any) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from genscale.pipelines.modular_inputs import blocks_of
+from genscale.pipelines.scheduler_proxy import plain_scheduler
+from genscale.pipelines.timesteps import Timesteps
 
 MEDIA = ("images", "videos", "image", "video", "frames")
 """Usual names of the output that holds pixels."""
@@ -26,9 +28,9 @@ class StateOutput(dict[str, Any]):
 
     @classmethod
     def of(cls, pipe: Any, state: Any) -> StateOutput:
-        name = media_name(blocks_of(pipe), state.values)
-        first = {} if name is None else {name: state.values[name]}
-        made = cls(first | state.values)
+        values = {name: _plain(value) for name, value in state.values.items()}
+        name = media_name(blocks_of(pipe), values)
+        made = cls(({} if name is None else {name: values[name]}) | values)
         made.groups = state.kwargs_mapping
         return made
 
@@ -59,6 +61,13 @@ def media_name(blocks: Any, values: Mapping[str, Any] | None = None) -> str | No
     of_last = [out.name for out in last[0].intermediate_outputs if out.name not in ("latents", *usual)]
     found = [n for n in (*usual, *of_last, "latents") if values is None or values.get(n) is not None]
     return found[0] if found else None
+
+
+def _plain(value: Any) -> Any:
+    """A value without what an intercepted call puts in its place: timesteps, the scheduler."""
+    if isinstance(value, Timesteps):
+        return value.as_subclass(Tensor)
+    return plain_scheduler(value) if "_driver" in getattr(value, "__dict__", ()) else value
 
 
 def _joined(values: list[Any], counts: list[int]) -> Any:

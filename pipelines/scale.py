@@ -175,10 +175,9 @@ def scale(
         `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)",
         "cfg++(0.6)", "apg(guidance_scale=7.5)".
     models: pipelines or modules that share the latent space, under the names that the mix uses.
-    halt: called before every batch, such as the `is_set` of a threading.Event; once it returns True the search ends, as
-        soon as every prompt has a finished candidate, with the best so far, as an interrupt ends it.
-    busy: what a call does while another thread searches with this pipeline, or with one that shares its models: "wait"
-        for the end of that, or "refuse" with a UsageError.
+    halt: called before every batch; once it returns True the search ends, as soon as every prompt has a finished
+        candidate, as an interrupt ends it.
+    busy: while another thread searches with this pipeline or its models: "wait", or "refuse" with a UsageError.
     verifier_timeout: seconds that one call of a verifier may take, where it has no `timeout` itself; VerifierError
         after that (docs/verifiers.md). None: no limit.
     pool: one budget for all prompts: "4images" of 10 prompts are 40 images, which go where they are expected to gain

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import genscale
-from genscale.pipelines.first_frame import FirstFramePipeline
+from genscale.pipelines.first_frame import with_first_frame
 from genscale.toy.moving_shapes import FRAMES, SIZE, parse, render, sample_scene
 from tests.quick import quick
 
@@ -20,7 +20,7 @@ CALL = {"num_inference_steps": 4, "guidance_scale": 2.0, "height": SIZE, "width"
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    made = FirstFramePipeline(**genscale.load_pipeline("shapes-video").components)
+    made = with_first_frame(genscale.load_pipeline("shapes-video"))
     made.set_progress_bar_config(disable=True)
     return made
 

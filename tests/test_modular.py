@@ -58,7 +58,7 @@ CALLS = [(name, n) for name in ALL for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
-    ("name", "n"), quick(CALLS, [*((m, 2) for m in MODULAR), ("sdxl_inpaint", 1), ("wan22", 1)], sets=True)
+    ("name", "n"), quick(CALLS, [*((m, 2) for m in MODULAR), ("sdxl_inpaint", 1)], sets=True)
 )
 def test_one_candidate_is_the_pipeline_bit_for_bit(name: str, n: int) -> None:
     pipe = ALL[name].build()
@@ -87,7 +87,7 @@ def test_candidates_do_not_depend_on_their_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", quick([n for n in MODULAR if n != "sdxl"], ("flux", "wan"))
+    "name", quick([n for n in MODULAR if n != "sdxl"], ("flux",))
 )  # sdxl scales `latents`
 def test_best_of_n_is_the_best_of_separate_calls(name: str) -> None:
     pipe = ALL[name].build()
@@ -100,7 +100,7 @@ def test_best_of_n_is_the_best_of_separate_calls(name: str) -> None:
 
 
 def test_several_of_the_best_come_back_best_first() -> None:
-    for name, count in (("sd3", "num_images_per_prompt"), ("wan", "num_videos_per_prompt")):
+    for name, count in (("sd3", "num_images_per_prompt"), ("ltx", "num_videos_per_prompt")):
         scaled = genscale.scale(ALL[name].build(), verifier=light, candidates=4)
         means = call(scaled, name, 2, **{count: 3}).flatten(1).mean(1).tolist()
         assert len(means) == 6
@@ -147,6 +147,12 @@ def test_what_is_asked_for_comes_back_with_the_search() -> None:
     assert type(state).__name__ == "PipelineState"
     assert torch.equal(state.images, call(scaled, "sd3"))
     assert state.search.best.total == pytest.approx(float(state.images.mean()), abs=1e-5)
+    assert type(state.timesteps) is Tensor
+    again = copy.deepcopy(state)
+    assert again.search.best.total == state.search.best.total
+    again.set("latents", None)
+    again.set("generator", seeded())
+    assert torch.equal(pipe(state=again, output="images"), call(pipe, "sd3"))
     both = call(scaled, "sd3", output=["images", "latents"])
     assert set(both) == {"images", "latents"}
     assert both.search.best.total == state.search.best.total
@@ -493,7 +499,7 @@ def slopes(name: str, kind: str) -> tuple[float, float]:
 
 def test_a_gradient_sampler_gains() -> None:
     pipe = ALL["flux"].build()
-    search = call(genscale.scale(pipe, "dno", light, candidates=1, iterations=4), "flux").search
+    search = call(genscale.scale(pipe, "dno", light, candidates=1, iterations=2), "flux").search
     assert search.best.total > search.base().total + 1e-3
 
 
