@@ -162,10 +162,14 @@ class Named:
 def _member(spec: str) -> tuple[Any, float]:
     call, weight = _parts(spec)
     if ":" in call.name:
-        return Named(call.name, imported(call.name, "verifier", "(media, prompts) -> scores")), weight
+        return Named(call.name, _imported(call.name)), weight
     if call.text is None:
         return named_verifier(call.name), weight
     cls = registry.load("verifier", call.name)
     values = options.typed("verifier", call.name, cls, options.pairs(call.settings()))
     made = registry.make("verifier", call.name, values)
     return Named(made.name if call.name == CALIBRATED else _name_of(call), made), weight
+
+
+def _imported(name: str) -> Any:
+    return imported(name, "verifier", "(media, prompts) -> scores")
