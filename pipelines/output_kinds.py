@@ -61,6 +61,9 @@ def main_field(output: Any) -> tuple[str, Any]:
 
     That is the first whose name tells a kind, else the first; fields that are None do not count.
     """
+    values = getattr(output, "values", None)
+    if isinstance(values, Mapping):  # the state of a modular pipeline
+        output = values
     if not isinstance(output, Mapping):
         return "", output[0]
     filled = {name: value for name, value in output.items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from genscale.errors import NoLoop, UsageError
-from genscale.pipelines.bound_call import Arguments
+from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.failures import alike
 from genscale.pipelines.intercepted_call import LOOP, LoopDriver
@@ -71,7 +71,7 @@ def _attempt(call: Probing, given: dict[str, Any]) -> Probe | Exception:
         placeholders.guessed = False
         state = generator_states(call.arguments.generator)
         try:
-            call.run(given, probe)
+            call.run(given | {k: None for k in CALLBACKS[:2] if k in given}, probe)
         except UsageError:
             raise
         except Exception as error:

@@ -188,8 +188,9 @@ def scale(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
         models=models, mix=mix, pool=pool, busy=busy,
     )  # fmt: skip
-    scaled = type(pipe) in (Scaled, ScaledGenerator)
-    pipe = pipe.settings.pipe if scaled else with_components(pipe, components)
+    pipe = (
+        pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else with_components(pipe, components)
+    )
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
     made = SearchSettings(

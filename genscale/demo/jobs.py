@@ -135,7 +135,9 @@ class JobQueue:
                     self.folders.leave(job.folder)
         if session is not None and session.job is not None:
             self.stop(session.job, CLOSED)
-        self.presence.forget(name)  # last: a search that begins meanwhile must still find that its client has gone
+        self.presence.forget(
+            name
+        )  # last: a search that begins meanwhile must still find that its client has gone
 
     def _leave_gone(self) -> None:
         """Close the sessions of clients that have left without saying so."""
