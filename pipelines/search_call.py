@@ -153,7 +153,7 @@ def _open_searches(
             row,
             text,
             settings.sampler,
-            call.key(row),
+            call.key(row).fold(*settings.line),
             settings.budget,
             settings.roles,
             keep=max(settings.keep, call.arguments.results),
