@@ -103,6 +103,8 @@ class Stages:
         if not self.any(depth):
             return [0.0] * len(children)
         rows = [[self._of_path(name, child) for name in self.names(depth)] for child in children]
+        if self.ensemble == "rank" and len(rows[0]) == 1:  # the same order, and says more than a rank
+            return [score for (score,) in rows]
         return [float(v) for v in self.joined(depth).combine(torch.tensor(rows, dtype=torch.float64))]
 
     @staticmethod
