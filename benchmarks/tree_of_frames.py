@@ -1,14 +1,15 @@
 """Does a tree over chunks beat the best of N whole videos at equal NFE? On videos of 3 chunks with a prompt each.
 
-A circle moves in a direction, then in another, then in a third, for 5 frames each. The first chunk is made from text alone, each further
-one from the last frame, by the bundled text-to-video model (genscale.toy.first_frame). Every chunk is scored by
-`shapes_video_clip`; the exact judge `moving_shapes` is held out: a video is right if all of its chunks are. Linear
-search and trees are `genscale.tree_of_frames` with other branches and survivors; candidates are the same wherever two
+A circle moves in a direction, then in another, then in a third, for 5 frames each. The first chunk is made from text
+alone, each further one from the last frame, by the bundled text-to-video model (genscale.toy.first_frame). Every chunk
+is scored by `shapes_video_clip`; the exact judge `moving_shapes` is held out: a video is right if all of its chunks
+are. Linear search and trees are `genscale.tree_of_frames` with other branches and survivors; candidates are the same wherever two
 trees meet, and each is computed once. Chunks of all prompts share batches. Every prompt has its own seed; intervals are
 95 %, normal, over prompts, and differences are paired by prompt.
 
     python -m benchmarks.tree_of_frames --json benchmarks/results/tree-of-frames.json --plot docs/tree-of-frames.png
     python -m benchmarks.tree_of_frames --from benchmarks/results/tree-of-frames.json      # the tables again
+    python -m benchmarks.tree_of_frames --spread --prompts 48      # how much of a second chunk its first one decides
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -160,6 +162,32 @@ def found(tree: Any, prompts: list[str], seed: int) -> dict[str, Any]:
     }
 
 
+def spread(pipe: Any, prompts: Sequence[list[str]], wide: int = 4) -> str:
+    """Of the variance of second chunks, the part that lies between first chunks and not between siblings.
+
+    Of a one-way analysis of variance with `wide` siblings for each of `wide` states, within each prompt.
+    """
+    batches = Batches(maker(pipe), len(prompts))
+    tree = genscale.tree_of_frames(
+        batches.extend, "shapes_video_clip", branches=(wide, wide), survivors=(wide, 1), held_out="moving_shapes", overlap=1
+    )  # fmt: skip
+
+    def search(seed: int) -> np.ndarray:
+        try:
+            ends = tree(prompts[seed][:2], generator=torch.Generator().manual_seed(seed)).search.nodes[wide:]
+        finally:
+            batches.ended()
+        ends = sorted(ends, key=lambda node: node.path)
+        return np.array([(n.scores["shapes_video_clip"], n.held_out["moving_shapes"]) for n in ends])
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        found = np.stack(list(pool.map(search, range(len(prompts))))).reshape(-1, wide, wide, 2)
+    within = found.var(2, ddof=1).mean((0, 1))
+    between = np.maximum(found.mean(2).var(1, ddof=1).mean(0) - within / wide, 0)
+    score, verdict = between / (between + within)
+    return f"Of the variance of second chunks first chunks decide {score:.2f} (searched score), {verdict:.2f} (verdict)."
+
+
 # ---------------------------------------------------------------- the tables and the plot
 
 
@@ -184,10 +212,8 @@ def difference(record: dict[str, Any], a: str, b: str) -> tuple[float, float]:
 
 
 def table(record: dict[str, Any]) -> str:
-    lines = [
-        "| search | branches | survivors | NFE | searched score | chunks right | videos right | over linear, equal NFE |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ("search", "branches", "survivors", "NFE", "searched score", "chunks right", "videos right")
+    lines = [f"| {' | '.join(heads)} | over linear, equal NFE |", "|---" * 8 + "|"]
     for name, (wide, kept) in SHAPES.items():
         nfe = record["found"][name][0]["nfe"]
         score, part, right = (
@@ -260,6 +286,9 @@ def main() -> None:
     parser.add_argument(
         "--from", dest="earlier", type=Path, help="a record of an earlier run, in place of a run"
     )
+    parser.add_argument(
+        "--spread", action="store_true", help="how much of a second chunk its first one decides"
+    )
     options = parser.parse_args()
     if options.earlier:
         record = json.loads(options.earlier.read_text())
@@ -267,6 +296,9 @@ def main() -> None:
         bundled = quiet_pipeline("shapes-video", options.threads)
         pipe = FirstFramePipeline(**bundled.components)
         pipe.set_progress_bar_config(disable=True)
+        if options.spread:
+            print(spread(pipe, video_prompts(options.prompts)))
+            return
         record = {"n": options.prompts, "each": EACH, "found": run(pipe, video_prompts(options.prompts))}
         if options.json:
             options.json.write_text(json.dumps(record) + "\n")
