@@ -3,9 +3,9 @@
 A circle moves in a direction, then in another, then in a third, for 5 frames each. The first chunk is made from text
 alone, each further one from the last frame, by the bundled text-to-video model (genscale.toy.first_frame). Every chunk
 is scored by `shapes_video_clip`; the exact judge `moving_shapes` is held out: a video is right if all of its chunks
-are. Linear search and trees are `genscale.tree_of_frames` with other branches and survivors; candidates are the same wherever two
-trees meet, and each is computed once. Chunks of all prompts share batches. Every prompt has its own seed; intervals are
-95 %, normal, over prompts, and differences are paired by prompt.
+are. Linear search and trees are `genscale.tree_of_frames` with other branches and survivors; candidates are the same
+wherever two trees meet, and each is computed once. Chunks of all prompts share batches. Every prompt has its own seed;
+intervals are 95 %, normal, over prompts, and differences are paired by prompt.
 
     python -m benchmarks.tree_of_frames --json benchmarks/results/tree-of-frames.json --plot docs/tree-of-frames.png
     python -m benchmarks.tree_of_frames --from benchmarks/results/tree-of-frames.json      # the tables again
@@ -163,29 +163,36 @@ def found(tree: Any, prompts: list[str], seed: int) -> dict[str, Any]:
 
 
 def spread(pipe: Any, prompts: Sequence[list[str]], wide: int = 4) -> str:
-    """Of the variance of second chunks, the part that lies between first chunks and not between siblings.
+    """Of the variance of second chunks' scores, the part that lies between first chunks and not between siblings.
 
-    Of a one-way analysis of variance with `wide` siblings for each of `wide` states, within each prompt.
+    Of a one-way analysis of variance with `wide` siblings for each of `wide` states, within each prompt. Also the
+    correlation of a first chunk's score with the mean score of the second chunks that continue it, within prompts.
     """
     batches = Batches(maker(pipe), len(prompts))
     tree = genscale.tree_of_frames(
-        batches.extend, "shapes_video_clip", branches=(wide, wide), survivors=(wide, 1), held_out="moving_shapes", overlap=1
+        batches.extend, "shapes_video_clip", branches=(wide, wide), survivors=(wide, 1), held_out="moving_shapes",
+        overlap=1,
     )  # fmt: skip
 
     def search(seed: int) -> np.ndarray:
         try:
-            ends = tree(prompts[seed][:2], generator=torch.Generator().manual_seed(seed)).search.nodes[wide:]
+            nodes = tree(prompts[seed][:2], generator=torch.Generator().manual_seed(seed)).search.nodes
         finally:
             batches.ended()
-        ends = sorted(ends, key=lambda node: node.path)
-        return np.array([(n.scores["shapes_video_clip"], n.held_out["moving_shapes"]) for n in ends])
+        # A first chunk comes before those that continue it.
+        return np.array([n.scores["shapes_video_clip"] for n in sorted(nodes, key=lambda node: node.path)])
 
     with ThreadPoolExecutor(len(prompts)) as pool:
-        found = np.stack(list(pool.map(search, range(len(prompts))))).reshape(-1, wide, wide, 2)
-    within = found.var(2, ddof=1).mean((0, 1))
-    between = np.maximum(found.mean(2).var(1, ddof=1).mean(0) - within / wide, 0)
-    score, verdict = between / (between + within)
-    return f"Of the variance of second chunks first chunks decide {score:.2f} (searched score), {verdict:.2f} (verdict)."
+        found = np.stack(list(pool.map(search, range(len(prompts))))).reshape(-1, wide, 1 + wide)
+    first, second = found[:, :, 0], found[:, :, 1:]
+    within = second.var(2, ddof=1).mean()
+    between = max(second.mean(2).var(1, ddof=1).mean() - within / wide, 0)
+    centred = [x - x.mean(1, keepdims=True) for x in (first, second.mean(2))]
+    alike = np.corrcoef(centred[0].ravel(), centred[1].ravel())[0, 1]
+    return (
+        f"{between / (between + within):.2f} of the variance of second chunks' scores lies between first chunks; "
+        f"correlation of a first chunk's score with those that continue it: {alike:+.2f} ({len(prompts)} prompts)."
+    )
 
 
 # ---------------------------------------------------------------- the tables and the plot
