@@ -240,7 +240,11 @@ def counted(budget: str | None, **shape: Any) -> tuple[Any, int]:
         return extend(prompt, frames, generator)
 
     made = genscale.tree_of_frames(chunk, last_value, nfe=7, budget=budget, **shape)
-    return made("x", generator=generator()).search, 7 * calls
+    plan = made.plan("x")
+    assert calls == 0
+    found = made("x", generator=generator()).search
+    assert (found.nfe, found.plain_nfe, len(found.nodes)) == (plan.nfe, plan.plain_nfe, plan.candidates)
+    return found, 7 * calls
 
 
 @pytest.mark.parametrize(

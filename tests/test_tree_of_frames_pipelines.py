@@ -130,10 +130,10 @@ def test_the_form_of_the_frames_is_that_of_the_pipeline(pipe: Any) -> None:
 def test_nfe_to_the_unit(pipe: Any) -> None:
     made = genscale.tree_of_frames(pipe, bright, branches=(3, 2, 1), survivors=(2, 1, 1))
     with evaluations(pipe) as rows:
-        costs = made.plan(PROMPTS, **CALL)
+        plan = made.plan(PROMPTS, **CALL)
         assert sum(rows) == 0
         found = made(PROMPTS, generator=generator(), **CALL).search
-    assert sum(rows) == found.nfe == found.ledger.nfe == (3 + 4 + 1) * EACH == costs.whole(found.shape)
+    assert sum(rows) == found.nfe == found.ledger.nfe == (3 + 4 + 1) * EACH == plan.nfe
 
 
 @pytest.mark.parametrize("limit", [3 * EACH, 5 * EACH + 1])
@@ -143,6 +143,18 @@ def test_a_budget_is_never_exceeded(pipe: Any, limit: int) -> None:
         found = made(PROMPTS, generator=generator(), **CALL).search
     assert sum(rows) == found.nfe == limit // EACH * EACH
     assert len(found.best.path) == 3
+
+
+def test_linear_search_needs_scores_at_the_end_alone(pipe: Any) -> None:
+    """Also with fewer videos than asked for, because of the budget."""
+    made = genscale.tree_of_frames(
+        pipe, whole={"end": bright}, branches=(4, 1), survivors=(4, 4), budget=f"{4 * EACH}nfe"
+    )
+    found = made(PROMPTS[:2], generator=generator(), **CALL).search
+    assert [node.path for node in found.nodes] == [(0,), (1,), (0, 0), (1, 0)]
+    assert found.nfe == made.plan(PROMPTS[:2], **CALL).nfe == 4 * EACH
+    assert found.nodes[0].scores == {}
+    assert found.leaves[0].scores["bright of the video"] > found.leaves[1].scores["bright of the video"]
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ class PipelineChunks:
     out: Path | None = None
     ledger: Ledger = field(default_factory=Ledger)
     seed: int | None = None  # of the tree; known after the first search
+    each: tuple[int, ...] = ()  # NFE of one candidate of each depth; known after `costs`
 
     # ---------------------------------------------------------------- before anything is spent
 
@@ -79,7 +80,8 @@ class PipelineChunks:
                 )
             each.append(plan.nfe_per_candidate)
             search.append(plan.cost)
-        return Costs(tuple(each), tuple(search))
+        self.each = tuple(each)
+        return Costs(self.each, tuple(search))
 
     def _alike(self, depth: int, other: int) -> bool:
         same = self.shape.branches[depth] == self.shape.branches[other]
@@ -112,7 +114,7 @@ class PipelineChunks:
 
     def grow(self, state: Node | None, depth: int, nfe: int | None) -> Grown:
         path = () if state is None else state.path
-        call = self._arguments(depth)
+        call = self._arguments(depth, nfe)
         if state is not None:
             call |= self.continuation(self._images(state))
             if not is_own(path):
@@ -142,19 +144,21 @@ class PipelineChunks:
         )
 
     def _roles(self, depth: int, state: Node | None) -> Roles:
-        frames = None if state is None else self.joined(state)[1]
+        frames = None if state is None else self._pixels(state)
         text = texts_of_path(self.prompts[: depth + 1])
         members = self.stages.members(depth, frames, self.overlap, text)
         ensemble = self.stages.ensemble if len(members) > 1 else "weighted"
         return Roles(search=VerifierSet(members, ensemble), held_out=self.held_out)
 
-    def _arguments(self, depth: int) -> dict[str, Any]:
+    def _arguments(self, depth: int, nfe: int | None = None) -> dict[str, Any]:
         call = {**self.call, "prompt": self.prompts[depth]}
-        if not self.stages.any(depth) and self.shape.branches[depth] > 1:
+        branches = self.shape.branches[depth]
+        branches = branches if nfe is None else min(branches, nfe // self.each[depth])
+        if not self.stages.any(depth) and branches > 1:
             # Without scores a search returns all of its candidates.
             names = call_signature(type(self._pipe(depth))).names
             count = next((name for name in COUNTS if name in names), COUNTS[0])
-            call[count] = self.shape.branches[depth]
+            call[count] = branches
         return call
 
     def _pipe(self, depth: int) -> Any:
@@ -178,9 +182,14 @@ class PipelineChunks:
     # ---------------------------------------------------------------- frames
 
     def _images(self, state: Node) -> list[Image.Image]:
-        return images_of(self.joined(state)[1])
+        return images_of(self._pixels(state))
 
     def joined(self, node: Node) -> tuple[Any, Tensor]:
+        pixels = self._pixels(node)
+        return in_form(pixels, self.form), pixels
+
+    def _pixels(self, node: Node) -> Tensor:
+        """The whole video of a node."""
         parts = []
         for part in node.line:
             part.show()
@@ -191,8 +200,7 @@ class PipelineChunks:
                     "ask for more frames, or give a smaller overlap."
                 )
             parts.append(part.pixels if part.parent is None else part.pixels[self.overlap :])
-        pixels = torch.cat(parts)
-        return in_form(pixels, self.form), pixels
+        return torch.cat(parts)
 
 
 def output_form(pipe: Any, asked: Any) -> str:

@@ -93,9 +93,14 @@ class Costs:
     each: tuple[int, ...]
     search: tuple[int, ...]
 
-    def whole(self, shape: TreeShape) -> int:
-        """NFE of the tree without a budget."""
-        return sum(shape.parents(d) * cost for d, cost in enumerate(self.search))
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """nfe: of the whole tree, under its budget. plain_nfe: of one video without a search. candidates: of all depths."""
+
+    nfe: int
+    plain_nfe: int
+    candidates: int
 
 
 @dataclass(frozen=True)
@@ -125,14 +130,18 @@ class Spending:
     def allowed(self, depth: int, spent: int, parents: int) -> list[int | None]:
         """NFE for the search at each of the states that go on, best first; None: no limit. Fewer states if it is tight.
 
-        Where the rest of the budget pays for all that is left of the tree, nothing is limited. Else each depth gets
-        its part of the rest, in whole candidates, and no depth less than one.
+        Where the rest of the budget pays for all that is left of the tree, each search has what it costs. Else each
+        depth gets its part of the rest, in whole candidates, and no depth less than one.
         """
         costs, shape = self.costs, self.shape
         later = sum(shape.parents(d) * costs.search[d] for d in range(depth + 1, shape.chunks))
         wanted = parents * costs.search[depth]
-        if self.limit is None or wanted + later <= self.limit - spent:
+        if self.limit is None:
             return [None] * parents
+        if (
+            wanted + later <= self.limit - spent
+        ):  # a sampler may spend more than its plan where scores improve
+            return [costs.search[depth]] * parents
         rest = self.limit - spent
         most = rest - sum(costs.each[depth + 1 :])
         each = costs.each[depth]
@@ -140,3 +149,16 @@ class Spending:
         states = min(parents, candidates)
         shares = [candidates // states + (i < candidates % states) for i in range(states)]
         return [share * each for share in shares]
+
+    def plan(self) -> ChunkPlan:
+        """What is spent if every candidate finishes."""
+        spent = candidates = 0
+        states = 1
+        for depth, (each, search) in enumerate(zip(self.costs.each, self.costs.search, strict=True)):
+            shares = [
+                search if nfe is None else min(nfe, search) for nfe in self.allowed(depth, spent, states)
+            ]
+            finished = sum(min(share // each, self.shape.branches[depth]) for share in shares)
+            states = min(self.shape.survivors[depth], finished)
+            spent, candidates = spent + sum(shares), candidates + finished
+        return ChunkPlan(spent, sum(self.costs.each), candidates)

@@ -15,7 +15,7 @@ from genscale.chunks.build_source import source_of
 from genscale.chunks.chunk_source import ChunkSource
 from genscale.chunks.nodes import Node
 from genscale.chunks.output_forms import stacked
-from genscale.chunks.shape import Costs, Spending, TreeShape
+from genscale.chunks.shape import ChunkPlan, Spending, TreeShape
 from genscale.chunks.stages import Stages, stage_of
 from genscale.chunks.tree_result import ChunkTree
 from genscale.chunks.tree_settings import TreeSettings
@@ -61,9 +61,11 @@ class TreeOfFrames:
         )  # fmt: skip
         return ChunkedVideo(stacked([frames for frames, _ in found]), tree)
 
-    def plan(self, prompt: str | Sequence[str], **call: Any) -> Costs:
-        """NFE of a chunk and of the search at a state, for each depth. Nothing is generated or written."""
-        return self._prepared(prompt, call)[2].costs
+    def plan(self, prompt: str | Sequence[str], **call: Any) -> ChunkPlan:
+        """What a call would cost: `nfe` of the tree under its budget, `plain_nfe` of one video without a search, and
+        how many `candidates`. Nothing is generated or written.
+        """
+        return self._prepared(prompt, call)[2].plan()
 
     def _prepared(
         self, prompt: str | Sequence[str], call: dict[str, Any]
