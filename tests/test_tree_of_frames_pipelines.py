@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from genscale.chunks.nodes import seed_of
 from genscale.toy.first_frame import FirstFramePipeline
 from genscale.toy.moving_shapes import FRAMES, SIZE
 from genscale.verifiers.video_clip import LENGTH
+from tests.quick import quick
 
 PROMPTS = ["a red circle moving right", "a red circle moving up", "a red circle moving left"]
 STEPS = 2
@@ -112,6 +114,21 @@ def test_any_path_can_be_made_again_by_plain_calls(pipe: Any) -> None:
         assert np.array_equal(np.stack(again[1:]), np.stack(genscale.media.Media(video[None, FRAMES:])[0]))
 
 
+def test_a_continued_own_chain_has_other_candidates_than_the_first_chunk(pipe: Any) -> None:
+    """With the same prompt and seed: candidate 0 is the pipeline's own, and the others are keyed by the path."""
+    scaled = genscale.scale(pipe, "best_of_n", bright, candidates=2)
+    lined = genscale.Scaled(replace(scaled.settings, line=("chunk", "0")))
+    first, second = (
+        {
+            e.candidate.id: e.scores["bright"]
+            for e in made.search(PROMPTS[0], generator=generator(), **CALL).entries
+        }
+        for made in (scaled, lined)
+    )
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+
+
 @pytest.mark.slow
 def test_the_form_of_the_frames_is_that_of_the_pipeline(pipe: Any) -> None:
     made = genscale.tree_of_frames(pipe, branches=1, chunks=2)
@@ -136,7 +153,7 @@ def test_nfe_to_the_unit(pipe: Any) -> None:
     assert sum(rows) == found.nfe == found.ledger.nfe == (3 + 4 + 1) * EACH == plan.nfe
 
 
-@pytest.mark.parametrize("limit", [3 * EACH, 5 * EACH + 1])
+@pytest.mark.parametrize("limit", quick([3 * EACH, 5 * EACH + 1], [5 * EACH + 1]))
 def test_a_budget_is_never_exceeded(pipe: Any, limit: int) -> None:
     made = genscale.tree_of_frames(pipe, bright, branches=3, chunks=3, survivors=2, budget=f"{limit}nfe")
     with evaluations(pipe) as rows:
