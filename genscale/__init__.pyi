@@ -3,6 +3,10 @@ from . import toy as toy
 from .algorithms.arms import Arms as Arms
 from .algorithms.budget_planning import affordable as affordable
 from .algorithms.leftover_budget import spend_leftover_budget as spend_leftover_budget
+from .chunks.tree_of_frames import ChunkedVideo as ChunkedVideo
+from .chunks.tree_of_frames import TreeOfFrames as TreeOfFrames
+from .chunks.tree_of_frames import tree_of_frames as tree_of_frames
+from .chunks.tree_result import ChunkTree as ChunkTree
 from .diffusion.guidance import Cfg as Cfg
 from .diffusion.guidance import CfgPlusPlus as CfgPlusPlus
 from .diffusion.kernels import Ddim as Ddim

@@ -234,7 +234,7 @@ def _open_searches(host: Host, settings: SearchSettings, processes: list[dict[st
             row,
             text,
             settings.sampler,
-            host.key(row),
+            host.key(row).fold(*settings.line),
             settings.budget,
             settings.roles,
             keep=max(settings.keep, host.results),

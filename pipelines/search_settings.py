@@ -45,6 +45,7 @@ class SearchSettings:
     mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
     busy: str = WAIT
     pool: bool = False
+    line: tuple[int | str, ...] = ()  # more of the path of every key, where one seed serves several searches
 
     def __post_init__(self) -> None:
         if self.pool:

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("algorithms", "engine"),
     ("results", "samplers"),
     ("pipelines", "toy"),
-    ("runs", "verifiers"),
+    ("chunks", "runs", "verifiers"),
     ("commands",),
     ("demo",),
     ("cli",),
