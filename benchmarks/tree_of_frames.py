@@ -1,7 +1,7 @@
 """Does a tree over chunks beat the best of N whole videos at equal NFE? On videos of 3 chunks with a prompt each.
 
 A circle moves in a direction, then in another, then in a third, for 5 frames each. The first chunk is made from text
-alone, each further one from the last frame, by the bundled text-to-video model (genscale.pipelines.first_frame). Every chunk
+alone, each further one from the last frame, by the bundled text-to-video model (pipelines/first_frame.py). Every chunk
 is scored by `shapes_video_clip`; the exact judge `moving_shapes` is held out: a video is right if all of its chunks
 are. Linear search and trees are `genscale.tree_of_frames` with other branches and survivors; candidates are the same
 wherever two trees meet, and each is computed once. Chunks of all prompts share batches. Every prompt has its own seed;

@@ -79,7 +79,7 @@ For what is called as a whole (functions, services, pipelines without a loop of 
 - `generated_media.py`: what it returned, as pixels. `remote_failures.py`: which exceptions drop a candidate.
 - `arms.py`: what an arm changes in a call. `function_arm.py`, `pipeline_arm.py`: how candidates of an arm are made.
 - `black_box_identity.py`: what such a search was asked for.
-- `remote_images.py`, `http_calls.py`: an image service as a function.
+- `remote_images.py`, `http_calls.py`: an image service as a function. `token_texts.py`: a token model as one.
 
 Without a search:
 

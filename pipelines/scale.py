@@ -140,9 +140,8 @@ class Scaled(StandsForPipeline):
 
 def scale(
     pipe: Any, sampler: str | Sampler = AUTO, verifier: Any = None, *, select: Any = None,
-    held_out: Any = None, ensemble: str = "weighted", budget: Budget | str | None = None,
+    held_out: Any = None, ensemble: str = "weighted", budget: Budget | str | None = None, decode_batch: int | None = None,
     stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16,
-    decode_batch: int | None = None,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
@@ -188,9 +187,8 @@ def scale(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
         models=models, mix=mix, pool=pool, busy=busy,
     )  # fmt: skip
-    pipe = (
-        pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else with_components(pipe, components)
-    )
+    inner = pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe
+    pipe = with_components(inner, components)
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
     made = SearchSettings(

@@ -77,10 +77,12 @@ def _scaled(made: TreeSettings, pipe: Any, branches: int) -> Scaled:
     options = dict(made.options)
     if made.sampler == "best_of_n":
         options.setdefault("candidates", branches)
-    return scale(
+    scaled = scale(
         pipe, made.sampler, batch_size=made.batch_size, decode_batch=made.decode_batch, out=made.out,
         on_event=made.on_event, **options,
     )  # fmt: skip
+    assert isinstance(scaled, Scaled)
+    return scaled
 
 
 def _check_call(call: dict[str, Any], overlap: int | None) -> None:

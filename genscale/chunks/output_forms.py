@@ -40,11 +40,15 @@ def stacked(videos: list[Any]) -> Any:
 def pixels_of(frames: Any) -> Tensor:
     """Frames in any of these forms as pixels [frames, 3, h, w] in [0, 1]. UsageError: they are none."""
     try:
-        media = as_media(([frames],))
+        media = as_media(([frames],), None)
     except (NotPixels, ValueError, RuntimeError) as error:
         raise UsageError(_not_frames(str(error))) from None
     if not media.is_video or not len(media.pixels[0]):
-        raise UsageError(_not_frames(f"it has the shape {list(media.pixels.shape[1:])}"))
+        data = media.data
+        shape = (
+            f"it has the shape {list(data.shape[1:])}" if isinstance(data, Tensor) else f"it is {media.kind}"
+        )
+        raise UsageError(_not_frames(shape))
     return media.pixels[0].detach().float().cpu()
 
 
