@@ -139,8 +139,8 @@ class Scaled(StandsForPipeline):
 
 
 def scale(
-    pipe: Any, sampler: str | Sampler = AUTO, verifier: Any = None, *, select: Any = None,
-    held_out: Any = None, ensemble: str = "weighted", budget: Budget | str | None = None, decode_batch: int | None = None,
+    pipe: Any, sampler: str | Sampler = AUTO, verifier: Any = None, *, select: Any = None, held_out: Any = None,
+    ensemble: str = "weighted", budget: Budget | str | None = None, decode_batch: int | None = None,
     stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
