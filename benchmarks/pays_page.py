@@ -30,6 +30,14 @@ def within(rows: list[Row], nfe: float) -> Row:
     return [mine[0], *(r for r in mine if spent(r) <= nfe)][-1]
 
 
+def reaching(rows: list[Row], rival: Row) -> Row | None:
+    """The accept_reject row of the smallest mean NFE whose mean verdict is that of the rival or better."""
+    wanted = statistics.fmean(rival["right"])
+    mine = (r for r in rows if r["name"].startswith("accept_reject,") and "seconds" in r)
+    found = [r for r in mine if "pooled" not in r["name"] and statistics.fmean(r["right"]) >= wanted]
+    return min(found, key=spent, default=None)
+
+
 def gained(row: Row, rival: Row) -> str:
     mean, half = interval([a - b for a, b in zip(row["right"], rival["right"], strict=True)])
     return f"{mean:+.3f} ± {half:.3f}"
@@ -65,17 +73,48 @@ def page(records: list[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "| model and prompts | ECE | accepted | of them right | seconds, of best of 64 by CLIP |",
-        "|---|---|---|---|---|",
+        "| model and prompts | ECE | accepted | of them right | reaches best of 64, CLIP, at | of its NFE "
+        "| of its seconds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for record, title, rows in zip(records, about, named, strict=True):
         rival = rows[f"best_of_{LARGEST}, {CLIP}"]
         row = within(list(rows.values()), spent(rival) / 8)
-        share = record["seconds"]["accept_reject"] / record["seconds"][f"best_of_{LARGEST}"]
+        least = reaching(list(rows.values()), rival)
         right = statistics.fmean(row["accepted"]) if row["accepted"] else float("nan")
         cells = [title, f"{record['reliability']['ece']:.3f}", f"{len(row['accepted'])} of {record['n']}"]
-        lines.append("| " + " | ".join([*cells, f"{right:.3f}", f"1/{1 / share:.0f}"]) + " |")
-    return "\n".join(lines)
+        cells.append(f"{right:.3f}")
+        if least is None:
+            cells += ["not reached", "", ""]
+        else:
+            seconds = record["seconds"][f"best_of_{LARGEST}"] / least["seconds"]
+            cells += [f"{spent(least):.0f} NFE", f"1/{spent(rival) / spent(least):.0f}", f"1/{seconds:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *_pooled(about, named)])
+
+
+def _pooled(about: list[str], named: list[dict[str, Row]]) -> list[str]:
+    """A table of what sharing a budget between prompts adds, where it was measured."""
+    lines = []
+    for title, rows in zip(about, named, strict=True):
+        for n in SIZES[1:-1]:
+            shared, even = rows.get(f"best_of_n, {n} images, pooled"), rows[f"best_of_{n}, calibrated"]
+            mine = rows.get(f"accept_reject, {n} images, pooled")
+            if shared is None or mine is None:
+                continue
+            alone = within(list(rows.values()), spent(mine))
+            cells = [
+                title,
+                f"{statistics.fmean(even['right']):.3f} for {spent(even):.0f} NFE",
+                _cell(shared, even),
+            ]
+            cells += [
+                f"{statistics.fmean(alone['right']):.3f} for {spent(alone):.0f} NFE",
+                _cell(mine, alone),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    heads = ["model and prompts", "best of n", "the same, pooled", "accept_reject", "the same, pooled"]
+    return ["", "| " + " | ".join(heads) + " |", "|---" * 5 + "|", *lines] if lines else []
 
 
 def _cell(row: Row, rival: Row) -> str:
@@ -101,15 +140,17 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
             )
             if rows:
                 nfe, mean, half = zip(*rows, strict=True)
-                perfect = "perfect" in label
+                perfect, style = "perfect" in label, ":" if "previews" in label else "--"
                 panel.errorbar(
                     nfe, mean, None if perfect else half, label=label, marker="o", markersize=3, elinewidth=0.6,
-                    linestyle="--" if perfect else "-", color="0.6" if perfect else None,
+                    linestyle=style if perfect else "-", color="0.6" if perfect else None,
                 )  # fmt: skip
         panel.set(xscale="log", xlabel="NFE a prompt", ylabel="right, by the held-out judge")
         panel.set_title(f"{record['model']}, {record['steps']} steps, {record['prompts']} prompts")
         panel.grid(alpha=0.3)
-    panel.legend(fontsize=7, frameon=False)
+    figure.legend(
+        *panel.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

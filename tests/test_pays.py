@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 
 from benchmarks.pays import Pool, accepted_at
 from benchmarks.pays_page import page, within
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def test_the_row_within_a_budget() -> None:
 
 def test_the_page_is_made_of_the_records() -> None:
     def row(name: str, right: list[float], nfe: float) -> dict[str, Any]:
-        return {"name": name, "right": right, "nfe": [nfe] * 4, "accepted": [1.0, 0.0]}
+        return {"name": name, "right": right, "nfe": [nfe] * 4, "accepted": [1.0, 0.0], "seconds": nfe / 140}
 
     rows = [
         row("base", [0, 0, 0, 1], 8), row("best_of_64, shapes_clip", [0, 0, 1, 1], 512),
@@ -59,4 +63,10 @@ def test_the_page_is_made_of_the_records() -> None:
         "| 0.250 | 0.500 for 512 NFE | 0.500 for 14 NFE (+0.000 ± 0.000) | 1.000 for 40 NFE (+0.500 ± 0.566) |"
         in text
     )
-    assert "| 0.010 | 2 of 4 | 0.500 | 1/20 |" in text
+    assert "| 0.010 | 2 of 4 | 0.500 | 14 NFE | 1/37 | 1/20 |" in text  # 2 seconds against 14 / 140
+
+
+def test_the_page_in_the_docs_is_that_of_the_results() -> None:
+    text = (ROOT / "docs" / "explanation" / "what-pays.md").read_text(encoding="utf-8")
+    files = [ROOT / "benchmarks" / "results" / f"pays-{model}-4.json" for model in ("flow", "diffusion")]
+    assert page([json.loads(file.read_text()) for file in files]) in text
