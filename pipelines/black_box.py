@@ -37,6 +37,10 @@ class Generated:
     images: Sequence[Any]
     search: SearchResult
 
+    def __getitem__(self, index: int) -> Any:
+        """As of a tuple of the two, since many read a pipeline's output by [0]."""
+        return (self.images, self.search)[index]
+
     def __getattr__(self, name: str) -> Any:
         images = self.__dict__.get("images", ())
         kind: Any = {"frames": list, "texts": str}.get(name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-from genscale.errors import UsageError
+from genscale.errors import NoLoop
 
 _LIKE = (torch.randn_like,)
 Draws = Callable[[int, tuple[int, ...]], Tensor | None]
@@ -147,7 +147,7 @@ class Replay:
                 if self._row == n:
                     self._at, self._row = self._at + 1, 0
                 return noise[row : row + 1]
-        raise UsageError(
+        raise NoLoop(
             f"the pipeline draws other noise in every call (draw {j + 1} now has shape {list(shape)}): "
             "it cannot be searched."
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.errors import UsageError
+from genscale.errors import NoLoop
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.noise_interception import NormalDraw
 
@@ -33,7 +33,7 @@ class PipelineNoise:
         while (step, draw) not in self._drawn:
             place, noise = next(self._to_come, (None, None))
             if place is None or noise is None:
-                raise UsageError(
+                raise NoLoop(
                     f"the scheduler draws other noise in step {step} than a first pass through the loop has found: "
                     "choose another scheduler."
                 )

@@ -51,8 +51,8 @@ def probe_of(call: Probing, given: dict[str, Any]) -> Probe:
         again = attempt()  # now without any evaluation
         placeholders.evaluate = not isinstance(again, Probe) and alike(first, again)
         return found
-    if not alike(first, found) and not _alike(found, attempt()):
-        raise found
+    if not alike(first, found) and isinstance(attempt(), Probe):
+        raise found  # it does not come a second time
     placeholders.evaluate = True
     found = attempt()
     if isinstance(found, Probe):
@@ -81,7 +81,3 @@ def _attempt(call: Probing, given: dict[str, Any]) -> Probe | Exception:
         if not probe.unnumbered:
             return probe
         restore_generators(call.arguments.generator, state)
-
-
-def _alike(error: Exception, other: Probe | Exception) -> bool:
-    return isinstance(other, Exception) and alike(error, other)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genscale.algorithms.arms import Arms
 from genscale.diffusion.mixtures import Mix
@@ -43,6 +44,8 @@ from genscale.plugins.options import check_automatic
 from genscale.protocol.interfaces import Sampler, SamplerHooks
 from genscale.results.result import SearchResult
 
+Made = TypeVar("Made")
+
 
 class Scaled(StandsForPipeline):
     """A pipeline with a search inside. Made by `scale`; every other attribute is the pipeline's own.
@@ -70,15 +73,9 @@ class Scaled(StandsForPipeline):
         candidates, and the latents under way, decoded as they are (`.search.stopped` is "interrupted").
         """
         with self._claimed() as claim:
-            try:
-                host = self._host(args, kwargs)
-            except NoLoop as error:
-                return self._whole(error)(*args, **kwargs)
-            result = run_search(host, self.settings, claim)
-            if isinstance(host, BlackBoxCall):
-                return generated(host, result)
-            output = finish_best(host.call, self.settings, host.decoder, result)
-            return _with_search(output, result, host.call.arguments.output)
+            return self._or_whole(
+                args, kwargs, partial(self._output, claim), lambda whole: whole(*args, **kwargs)
+            )
 
     def search(self, *args: Any, **kwargs: Any) -> SearchResult:
         """The same without the pipeline's output: nothing more is decoded, so memory does not grow with the prompts.
@@ -86,20 +83,43 @@ class Scaled(StandsForPipeline):
         `result.media(entries)` decodes the entries asked for. Raises as the call does.
         """
         with self._claimed() as claim:
-            try:
-                host = self._host(args, kwargs)
-            except NoLoop as error:
-                return self._whole(error).search(*args, **kwargs)
-            return run_search(host, self.settings, claim)
+
+            def found(host: PipelineHost | BlackBoxCall) -> SearchResult:
+                return run_search(host, self.settings, claim)
+
+            return self._or_whole(args, kwargs, found, lambda whole: whole.search(*args, **kwargs))
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would cost. Nothing is generated or written."""
         with self._claimed():
-            try:
-                host = self._host(args, kwargs)
-            except NoLoop as error:
-                return self._whole(error).plan(*args, **kwargs)
-            return plan_of(host, self.settings)
+            return self._or_whole(
+                args,
+                kwargs,
+                lambda host: plan_of(host, self.settings),
+                lambda whole: whole.plan(*args, **kwargs),
+            )
+
+    def _output(self, claim: Claim, host: PipelineHost | BlackBoxCall) -> Any:
+        result = run_search(host, self.settings, claim)
+        if isinstance(host, BlackBoxCall):
+            return generated(host, result)
+        output = finish_best(host.call, self.settings, host.decoder, result)
+        return _with_search(output, result, host.call.arguments.output)
+
+    def _or_whole(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        owned: Callable[[PipelineHost | BlackBoxCall], Made],
+        whole: Callable[[ScaledGenerator], Made],
+    ) -> Made:
+        """What `owned` makes of the call's host, or `whole` of the pipeline as a black box, where it has no loop."""
+        state = generator_states(kwargs.get("generator"))
+        try:
+            return owned(self._host(args, kwargs))
+        except NoLoop as error:
+            restore_generators(kwargs.get("generator"), state)  # the probe may have drawn from it
+            return whole(black_box_of(self.settings, error))
 
     def _claimed(self) -> AbstractContextManager[Claim]:
         made = self.settings
@@ -107,16 +127,11 @@ class Scaled(StandsForPipeline):
         return claimed(made.pipe, [*made.models.values(), *others], made.busy)
 
     def _host(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PipelineHost | BlackBoxCall:
-        made, generator = self.settings, kwargs.get("generator")
-        state, arms = generator_states(generator), SamplerHooks.of(made.sampler).arms
+        made, arms = self.settings, SamplerHooks.of(self.settings.sampler).arms
         check_kinds(made.pipe, made.roles)
-        try:
-            if not arms:
-                return PipelineHost(*self._probed(args, kwargs))
-            ways = pipeline_arms(made, args, kwargs, arms)
-        except NoLoop:
-            restore_generators(generator, state)  # the probe may have drawn from it
-            raise
+        if not arms:
+            return PipelineHost(*self._probed(args, kwargs))
+        ways = pipeline_arms(made, args, kwargs, arms)
         self._prepare(ways[0].call)
         return BlackBoxCall(made, PipelineSource(ways[0]), ways)
 
@@ -132,10 +147,6 @@ class Scaled(StandsForPipeline):
         """Verifiers load what they need. UsageError: they cannot score this call."""
         check_texts(call.arguments.prompt_texts, call.arguments.given, self.settings.roles)
         self.settings.roles.prepare(call.texts, call.latents.device)
-
-    def _whole(self, error: NoLoop) -> ScaledGenerator:
-        """The pipeline as a black box: what is called as a whole. NoLoop: its calls cannot be told apart."""
-        return black_box_of(self.settings, error)
 
 
 def scale(

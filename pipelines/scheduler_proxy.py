@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from genscale.errors import UsageError
+from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.step_signature import step_signature
 from genscale.pipelines.timesteps import TimestepDriver, Timesteps
 
@@ -136,7 +136,7 @@ def _copied(proxy: Any, memo: dict[int, Any]) -> Any:
     made = copy.deepcopy(plain_scheduler(proxy), memo)
 
     def step(*args: Any, **kwargs: Any) -> Any:
-        raise UsageError(
+        raise NoLoop(
             f"this pipeline steps other latents beside its own with a copy of its {type(made).__name__}, which a "
             "search cannot follow: use a pipeline that makes images or videos alone."
         )

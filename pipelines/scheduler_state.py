@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genscale.errors import UsageError
+from genscale.errors import NoLoop
 from genscale.protocol.particles import Memory
 
 MAX_STORED = 4096  # largest number of elements in a tensor of the memory that is not one row a particle
@@ -33,7 +33,7 @@ def memory_of(after: Any, before: Any, x: Tensor) -> Memory:
         try:
             rest[name] = _encode(value, name, x, rows)
         except TypeError as error:
-            raise UsageError(
+            raise NoLoop(
                 f"{type(before).__name__} keeps {error} in its attribute '{name}' from step to step, which cannot be "
                 "stored for each candidate: choose another scheduler."
             ) from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from genscale.errors import UsageError
+from genscale.errors import NoLoop
 
 OUTPUT, SAMPLE = "model_output", "sample"
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -58,7 +58,7 @@ def step_signature(cls: type) -> StepSignature:
     steps = [vars(base)["step"] for base in cls.__mro__ if callable(vars(base).get("step"))]
     named = [step for step in steps if {OUTPUT, SAMPLE} <= set(_positional(step))]
     if not named:
-        raise UsageError(
+        raise NoLoop(
             f"the step of {cls.__name__} has no parameters named '{OUTPUT}' and '{SAMPLE}', as those of diffusers "
             "have: name them so, or choose another scheduler."
         )

@@ -18,11 +18,14 @@ import torch
 
 import genscale
 from genscale.errors import UsageError
+from genscale.pipelines import scale as scale_module
+from genscale.pipelines.black_box import black_box_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from tests.derived import Derived, arguments
 
 SEED = 1
 TOGETHER, ROW_EACH, OWN_ROWS = "in one call", "a row of the call each", "the call's own rows at a time"
+WHOLE = "each by a whole call of the pipeline"
 TOLERANCE = 0.02  # of 255: batches of other sizes round otherwise
 
 
@@ -56,7 +59,7 @@ class Found:
     alone: why the pipeline does not run by itself.
     one: how one candidate was not the pipeline; three: how batches of four and one disagreed.
     refused: the sentence of a refusal, of either search.
-    shape: of the pipeline's output. mode: how its latents were evaluated together, one of the three below.
+    shape: of the pipeline's output. mode: how its latents were evaluated, one of the four above.
     """
 
     name: str
@@ -90,22 +93,29 @@ def sweep(found: Derived) -> Found:
 
 
 @contextmanager
-def recorded() -> Iterator[list[PipelineCall]]:
-    """What was found out about each call that is searched meanwhile."""
-    made: list[PipelineCall] = []
+def recorded() -> Iterator[list[PipelineCall | None]]:
+    """What was found out about each call that is searched meanwhile; None: the pipeline is called as a whole."""
+    made: list[PipelineCall | None] = []
     original = PipelineCall.__init__
 
     def noted(self: PipelineCall, *args: Any, **kwargs: Any) -> None:
         made.append(self)
         original(self, *args, **kwargs)
 
+    def whole(settings: Any, error: Any) -> Any:
+        made.append(None)
+        return black_box_of(settings, error)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PipelineCall, "__init__", noted)
+        patch.setattr(scale_module, "black_box_of", whole)
         yield made
 
 
-def mode_of(calls: list[PipelineCall]) -> str:
+def mode_of(calls: list[PipelineCall | None]) -> str:
     """How several latents were evaluated, of the search in batches."""
+    if None in calls:
+        return WHOLE
     if any(getattr(made, "own_rows", False) for made in calls):
         return OWN_ROWS
     return ROW_EACH if any(getattr(made, "row_per_latent", False) for made in calls) else TOGETHER
