@@ -31,11 +31,20 @@ class Part:
         """Places in the batch of the latents in the call, in its order."""
         return self.rows if self.order is None else tuple(self.rows[i] for i in self.order)
 
+    @property
+    def places(self) -> list[int]:
+        """Rows of the call that were asked for, in the order of `rows`."""
+        return (
+            list(range(self.wanted))
+            if self.order is None
+            else [self.order.index(i) for i in range(self.wanted)]
+        )
+
     def from_call(self, x: Tensor) -> Tensor:
         """What was asked for, in the order of `rows`; x: a result with one row for each latent in the call."""
         if self.order is None:
             return x[: self.wanted] if self.wanted < len(self.rows) else x
-        return x[[self.order.index(i) for i in range(self.wanted)]]
+        return x[self.places]
 
     def evaluations(self, made: int) -> int:
         """NFE of what was asked for, where the whole call made `made`."""

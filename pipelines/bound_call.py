@@ -51,7 +51,7 @@ class Arguments:
             given[name] = value
         # output: what a modular pipeline is to return; of other pipelines it may be an argument like any other.
         self.output = output_of(pipe, given)
-        self.prompt_texts = checked_texts(texts or prompt_of_state(given), given)
+        self.prompt_texts = checked_texts(prompt_of_state(given) if texts is None else texts, given)
         check_call(given)
         self.results = 1
         for name in COUNTS:

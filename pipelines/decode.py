@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genscale.engine.origins import Origin
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.media_items import plural
-from genscale.pipelines.bound_call import CALLBACKS, Arguments
+from genscale.pipelines.batch_parts import own_rows
+from genscale.pipelines.bound_call import CALLBACKS
 from genscale.pipelines.failures import fails, fails_again, may_be_mismatch, raised_in
 from genscale.pipelines.followed_call import FollowedCall
-from genscale.pipelines.followed_loop import FollowedLoop, Line
+from genscale.pipelines.followed_loop import FollowedLoop
 from genscale.pipelines.intercepted_call import BEFORE, LoopDriver
 from genscale.pipelines.latent_layout import as_own_latents
-from genscale.pipelines.output_media import NotPixels, as_media, join_outputs, length
+from genscale.pipelines.output_media import NotPixels, as_media, join_outputs, length, picked
 from genscale.pipelines.pipeline_call import PipelineCall
-from genscale.protocol.particles import Candidate
 
 PIXEL_TYPES = {"pt": "np", "np": "pil"}
 """Output type -> the one to ask for where a pipeline refuses it, or gives no pixels in [0, 1] for it."""
-
-LatentDecoder = Callable[[Tensor, Sequence[int]], Media]
 
 
 class DecodingDriver(LoopDriver):
@@ -120,13 +117,14 @@ class Decoder:
                 self._pixel_type = PIXEL_TYPES[self._pixel_type]
 
     def _refuses_type(self, error: Exception) -> bool:
-        """Whether the pipeline refuses this output type: it fails each time, and after its loop not with PIL images."""
+        """Whether the pipeline refuses this output type: it fails each time, and after its loop not with another."""
         if raised_in(error, (v for v in self.call.arguments.given.values() if callable(v))):
             return False
         began = self._began
         if not fails_again(error, partial(self._with_type, self._pixel_type)):
             return False
-        return not began or (self._pixel_type != "pil" and not fails(partial(self._with_type, "pil")))
+        others = {"pt": ("np", "pil"), "np": ("pil",)}.get(self._pixel_type, ())
+        return not began or any(not fails(partial(self._with_type, kind)) for kind in others)
 
     def _with_type(self, pixel_type: str) -> Any:
         given = self.call.arguments.quiet(output_type=pixel_type, return_dict=True)
@@ -211,15 +209,13 @@ class Decoder:
     def _run(
         self, given: dict[str, Any], latents: Tensor, prompts: tuple[int, ...], tail_key: Key | None
     ) -> Any:
-        """Call the pipeline to decode; with one row for each latent where it cannot decode another number.
-
-        That is concluded when decoding fails twice in the same way, and not with one row for each latent.
-        """
+        """Call the pipeline to decode; with one row for each latent where it fails twice for another number, and with
+        its own rows at a time where that fails, too."""
         if self.call.loop is not None:
             return self._run_followed(self.call.loop, given, latents, prompts, tail_key)
         if prompts == tuple(range(self.call.rows)):
             return self._with_rows(given, latents, tail_key, None)
-        failed: Exception | None = None
+        arguments, failed = self.call.arguments.given, False
         if not self._row_per_output:
             try:
                 output = self._with_rows(given, latents, tail_key, None)
@@ -228,19 +224,27 @@ class Decoder:
             except (torch.cuda.OutOfMemoryError, UsageError):
                 raise
             except Exception as error:
-                possible = self._began and may_be_mismatch(error, self.call.arguments.given)
                 again = partial(self._with_rows, given, latents, tail_key, None)
-                if not possible or not fails_again(error, again):
+                failed = self._began and may_be_mismatch(error, arguments) and fails_again(error, again)
+                if not failed:
                     raise
-                failed = error
+        again = partial(self._with_rows, given, latents, tail_key, prompts)
         try:
-            output = self._with_rows(given, latents, tail_key, prompts)
+            output = again()
             self._row_per_output = True
             return output
+        except torch.cuda.OutOfMemoryError:
+            raise
         except Exception as error:
-            if failed is None or isinstance(error, torch.cuda.OutOfMemoryError):
+            if not failed and not (may_be_mismatch(error, arguments) and fails_again(error, again)):
                 raise
-        raise failed
+        # What belongs to just the call's own rows, such as an input image, may be needed for decoding, too.
+        parts, outputs = own_rows(prompts, self.call.rows), []
+        for part in parts:
+            output = self._with_rows(given, part.to_call(latents), tail_key, None)
+            outputs.append(picked(output, part.places))
+        order = [row for part in parts for row in part.rows[: part.wanted]]
+        return picked(join_outputs(outputs), [order.index(i) for i in range(len(prompts))])
 
     def _with_rows(
         self,
@@ -308,37 +312,3 @@ def _unchanged(call: PipelineCall, latents: Tensor) -> Callable[..., dict[str, A
         return {"latents": own} if step == last else {}
 
     return callback
-
-
-def _needs_latents_alone(call: PipelineCall, loop: FollowedLoop) -> bool:
-    """Whether latents are decoded to the same whatever noise a candidate's run began with."""
-    call.processes()  # finds how the initial latents are made of noise
-    if loop.priors[0].draw is None:
-        return True
-    other, made = Candidate(1, "prior"), []
-    for line in (Line(0, None), Line(0, 1, other, Origin(other, -loop.priors[0].own_noise()))):
-        given = call.arguments.composed(
-            call.arguments.quiet(output_type="np", return_dict=True), call.rows, (0,), call.row_arguments()
-        )
-        driver = DecodingDriver(call, call.latents[:1], Key((0,)), (0,), FollowedCall(loop, (line,), (0,)))
-        made.append(as_media(call.run(loop.arguments(given, (line,)), driver), call.pipe).tensor)
-    return torch.allclose(made[0], made[1], rtol=1e-3, atol=1e-3)
-
-
-def latent_decoder(pipe: Any, **arguments: Any) -> LatentDecoder:
-    """A function that decodes latents [n, *latent] of an earlier search, given the prompt index of each.
-
-    arguments: those of the pipeline call, as in the search.
-    """
-    call = PipelineCall(pipe, Arguments(pipe, (), arguments))
-    if call.loop is not None and not (call.loop.enterable and _needs_latents_alone(call, call.loop)):
-        raise UsageError(
-            f"{type(pipe).__name__} uses more than the latents after its last step, such as the noise that they were "
-            "made of, so its pictures cannot be made of stored latents: run the search again."
-        )
-    decoder = Decoder(call)
-
-    def decode(latents: Tensor, prompts: Sequence[int]) -> Media:
-        return decoder.media(latents.to(call.latents.device, call.latents.dtype), tuple(prompts))
-
-    return decode

@@ -47,7 +47,7 @@ def guiders_of(pipe: Any) -> dict[str, Any]:
     """The guiders among a pipeline's components, by name."""
     return {
         name: part
-        for name, part in pipe.components.items()
+        for name, part in getattr(pipe, "components", {}).items()
         if callable(getattr(part, "prepare_inputs", None)) and callable(getattr(part, "set_state", None))
     }
 

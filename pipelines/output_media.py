@@ -86,6 +86,29 @@ def join_outputs(outputs: list[Any]) -> Any:
     return type(first)(_joined([output[i] for output in outputs]) for i in range(len(first)))
 
 
+def picked(output: Any, rows: list[int]) -> Any:
+    """An output of the same class with only these of its rows, in this order."""
+    count = length(output)
+    if rows == list(range(count)):
+        return output
+    kind: Any = type(output)
+    if dataclasses.is_dataclass(output):  # a dictionary, too, but of the fields that are not None
+        names = [field.name for field in dataclasses.fields(output)]
+        return kind(**{name: _picked(getattr(output, name), rows, count) for name in names})
+    if isinstance(output, dict):
+        some = {name: _picked(value, rows, count) for name, value in output.items()}
+        return StateOutput(some) if isinstance(output, StateOutput) else kind(**some)
+    return kind(_picked(value, rows, count) for value in output)
+
+
+def _picked(value: Any, rows: list[int], count: int) -> Any:
+    if isinstance(value, Tensor | np.ndarray) and value.ndim and len(value) == count:
+        return value[rows]
+    if isinstance(value, list | tuple) and len(value) == count:
+        return type(value)(value[i] for i in rows)
+    return value
+
+
 def _joined(values: list[Any]) -> Any:
     if isinstance(values[0], Tensor):
         return torch.cat(values)

@@ -60,7 +60,8 @@ class PipelineNoise:
 def _generators(generator: Any) -> list[torch.Generator]:
     if generator is None:
         return [torch.default_generator]
-    return list(generator) if isinstance(generator, list | tuple) else [generator]
+    some = generator if isinstance(generator, list | tuple) else [generator]
+    return [g for g in some if isinstance(g, torch.Generator)]  # what is none is refused elsewhere
 
 
 def generator_states(generator: Any) -> list[Tensor]:

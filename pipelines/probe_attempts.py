@@ -8,7 +8,7 @@ from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.failures import alike
-from genscale.pipelines.intercepted_call import LOOP, LoopDriver
+from genscale.pipelines.intercepted_call import AFTER, LOOP, LoopDriver
 from genscale.pipelines.pipeline_noise import generator_states, restore_generators
 from genscale.pipelines.probe import Probe
 from genscale.pipelines.watched_models import PlaceholderOutputs
@@ -75,6 +75,11 @@ def _attempt(call: Probing, given: dict[str, Any]) -> Probe | Exception:
         except UsageError:
             raise
         except Exception as error:
+            if probe.phase == AFTER:
+                raise NoLoop(
+                    "the pipeline goes on after its loop in a way that a search cannot follow "
+                    f"({type(error).__name__}: {error})."
+                ) from error
             if probe.phase != LOOP or not (placeholders.guessed or not placeholders.guess):
                 raise
             return error

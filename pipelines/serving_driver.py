@@ -265,7 +265,8 @@ class ServingDriver(LoopDriver):
             prompts = tuple(range(self.rows)) if own else tuple(batch.prompts[i] for i in part.rows)
             value, x = yield as_own_latents(part.to_call(batch.x), self.probe.latents), prompts
             values.append(part.from_call(value))
-            samples.append(part.from_call(x))
+            # A copy: some loops write the next latents into the tensor of which this is a view.
+            samples.append(part.from_call(x).clone() if len(parts) > 1 else x)
             nfe += part.evaluations(self.evaluations)
         return Output(in_batch_order(parts, values), in_batch_order(parts, samples), nfe)
 

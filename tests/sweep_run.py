@@ -18,6 +18,7 @@ import torch
 
 import genscale
 from genscale.errors import UsageError
+from genscale.media_items import IMAGE, KINDS, MESH, TEXT, VIDEO, Map, Vector
 from genscale.pipelines import scale as scale_module
 from genscale.pipelines.black_box import black_box_of
 from genscale.pipelines.pipeline_call import PipelineCall
@@ -30,8 +31,13 @@ TOLERANCE = 0.02  # of 255: batches of other sizes round otherwise
 
 
 def brightness(media: Any, texts: Any) -> list[float]:
-    """A verifier: the mean of all pixels, of 255."""
-    return [float(np.asarray(m[0] if isinstance(m, list) else m, dtype=float).mean()) for m in media]
+    """A verifier: the mean of all pixels, of 255; of the numbers of what has none."""
+    if media.kind in (IMAGE, VIDEO):
+        return [float(np.asarray(m[0] if isinstance(m, list) else m, dtype=float).mean()) for m in media]
+    return [float(row.float().mean()) for row in media.tensor]
+
+
+brightness.judges = tuple(k for k in KINDS if k not in (TEXT, MESH))  # type: ignore[attr-defined]
 
 
 def call(pipe: Any, given: dict[str, Any], seeded: bool) -> Any:
@@ -49,7 +55,7 @@ def pixels(output: Any) -> np.ndarray:
 def _stacked(media: Any) -> np.ndarray:
     if isinstance(media, (list, tuple)):
         return np.stack([_stacked(item) for item in media])
-    return np.asarray(media)
+    return np.asarray(media.values if isinstance(media, (Map, Vector)) else media)
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,8 @@ def _one(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> s
         raise
     except Exception as error:
         return first_line(error)
+    if same.dtype == np.uint8 != alone.dtype:  # a whole call's output comes as PIL images
+        alone = (alone.clip(0, 1) * 255).round().astype(np.uint8)
     if same.shape != alone.shape:
         return f"other shape: {same.shape}, not {alone.shape}"
     far = float(np.abs(same.astype(float) - alone.astype(float)).max())

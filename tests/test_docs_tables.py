@@ -76,6 +76,8 @@ def test_no_placeholder_is_left() -> None:
 MEASURED = (
     "docs/explanation/measured.md",
     "genscale/engine/stopping.py",
+    *(f"docs/how-to/{name}.md" for name in ("image-to-video", "long-videos")),  # with tables of their own
+    "docs/explanation/what-pays.md",
     *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.stem != "index"),
 )
 GUIDES = [

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 
 import genscale
 from genscale.errors import UsageError
-from genscale.pipelines.decode import latent_decoder
+from genscale.pipelines.latent_decoder import latent_decoder
 from genscale.pipelines.probe import Probe
 from tests import zoo_parts, zoo_transformers, zoo_unets, zoo_videos
 from tests.edited_loops import FORMS, OtherStream, Uniform, build

@@ -52,9 +52,10 @@ def test_known_faults_are_still_there(name: str) -> None:
     assert not found.searched, f"{name} is searched: take it out of FAULTS"
 
 
-@pytest.mark.xfail(reason="the faults in FAULTS are not mended", strict=True)
 def test_most_pipelines_that_can_be_searched_are() -> None:
-    assert len(SEARCHED) >= 0.95 * len([name for name in NAMES if name not in REFUSED])
+    """Measured by the other tests: what is in no table is searched. Refusals count as well, but not as searched."""
+    assert len(SEARCHED) >= 0.97 * len([name for name in NAMES if name not in REFUSED])
+    assert len(SEARCHED) >= 0.92 * len(NAMES)
 
 
 @pytest.mark.slow

@@ -53,6 +53,16 @@ def many_letters(media: Any, prompts: Any) -> list[float]:
     return [float(len(set(text))) for text in media]
 
 
+many_letters.judges = ("text",)  # type: ignore[attr-defined]
+
+
+def pixels_of_texts(media: Any, prompts: Any) -> Any:
+    return media.pixels.mean((1, 2, 3))
+
+
+pixels_of_texts.judges = ("text",)  # type: ignore[attr-defined]
+
+
 def words(prompt: str, seed: int) -> str:
     return f"{prompt} {seed % 97}"
 
@@ -75,10 +85,8 @@ def test_texts_are_searched_as_images_are(tmp_path: Path) -> None:
 
 
 def test_what_wants_pixels_of_texts_is_told() -> None:
-    with pytest.raises(UsageError, match="texts have no pixels"):
-        genscale.scale(words, "best_of_n", lambda media, prompts: media.pixels.mean((1, 2, 3)), candidates=2)(
-            "a", seed=1
-        )
+    with pytest.raises(UsageError, match="text have no pixels"):
+        genscale.scale(words, "best_of_n", pixels_of_texts, candidates=2)("a", seed=1)
 
 
 @pytest.mark.parametrize("made", [decoder, translator])

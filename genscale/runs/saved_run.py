@@ -219,7 +219,7 @@ def decoder_of(run: SavedRun, pipe: Any = None, trust: bool = False) -> Decode:
     trust: run code that comes with the model of the run. UsageError: the folder does not say with which model or
     arguments they were made, or asks for such code without `trust`.
     """
-    from genscale.pipelines.decode import latent_decoder
+    from genscale.pipelines.latent_decoder import latent_decoder
 
     if STORED in run.heading:
         return _from_store(run.folder)
