@@ -46,7 +46,8 @@ Under these lie, for the call of a pipeline:
 - `user_callbacks.py`: the user's `callback_on_step_end` and `callback` during a search.
 - `call_identity.py`: all that decides what a call finds, so that `out=` resumes the same call and no other.
 - `describe_search.py`: the search as a request in plain data, for `SearchResult.save`.
-- `decode.py`, `latent_decoder.py`, `output_media.py`: latents to images, videos or sounds by the pipeline's own code; its output as media.
+- `decode.py`, `latent_decoder.py`, `output_media.py`: latents to images, videos or sounds by the pipeline's own
+  code; its output as media.
 - `output_kinds.py`, `kind_checks.py`: which kind of media a pipeline makes; verifiers of other kinds are refused.
 
 For the steps:
