@@ -71,3 +71,7 @@ def media(shape: tuple[int, ...]) -> str:
     if len(shape) == 5 and shape[1] > 1:
         return "videos"
     return "images" if len(shape) >= 3 else "embeddings"
+
+
+if __name__ == "__main__":
+    main()
