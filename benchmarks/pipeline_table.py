@@ -63,7 +63,8 @@ def outcome(found: Found) -> str:
         return f"does not run alone: {found.alone}"
     if found.refused:
         return f"refused: {found.refused}"
-    return "not yet: " + " ".join((found.one or found.three).replace("|", "/").split())
+    plain = (found.one or found.three).translate(str.maketrans("|[]", "/()"))  # no marks of Markdown
+    return "not yet: " + " ".join(plain.split())
 
 
 def media(shape: tuple[int, ...]) -> str:

@@ -261,6 +261,7 @@ def test_a_page_that_is_closed_ends_its_search(tab: Tab, browser: Any, address: 
     ]
 
 
+@pytest.mark.slow
 def test_it_fits_a_phone(browser: Any, address: str) -> None:
     tab = Tab(browser, address, viewport=PHONE, color_scheme="dark")
     tab.fill(nfe=160)

@@ -122,7 +122,7 @@ def page_id(page: Path) -> str:
 
 
 # The other pages are slow: CI runs their code.
-USUAL = ("README", "docs/explanation/one-page", "docs/tutorials/first-image")
+USUAL = ("README", "docs/tutorials/first-image")
 
 
 @pytest.mark.parametrize("page", quick(pages(), [p for p in pages() if page_id(p) in USUAL]), ids=page_id)

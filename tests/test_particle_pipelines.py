@@ -13,7 +13,7 @@ from genscale.algorithms.beam_search import BeamSearch
 from genscale.algorithms.particle_filter import ParticleFilter
 from genscale.plugins.registry import found, load
 from genscale.samplers.rollover import Rollover
-from tests.quick import quick, third
+from tests.quick import quick
 from tests.zoo import ZOO, with_scheduler
 
 KINDS = ParticleFilter | Rollover | BeamSearch
@@ -68,7 +68,7 @@ def totals(search: Any, prompt: int = 0) -> list[float]:
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "sdxl", "wan"])
-@pytest.mark.parametrize("preset", third(PRESETS))
+@pytest.mark.parametrize("preset", quick(PRESETS, list(PRESETS)[::6]))
 def test_every_preset_on_real_pipelines(preset: str, name: str) -> None:
     """... with one ancestry and one winner for microbatches of 1 and of 8."""
     pipe = ZOO[name].build()

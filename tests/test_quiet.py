@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from genscale.quiet_libraries import quietly
 
 
@@ -26,6 +28,7 @@ def test_all_is_as_it_was_afterwards() -> None:
         (logging.enable_progress_bar if before[1] else logging.disable_progress_bar)()
 
 
+@pytest.mark.slow
 def test_an_embedded_model_and_its_clip_load_without_a_word() -> None:
     code = (
         "import genscale\n"

@@ -211,7 +211,6 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "history in an object": lambda: with_step("InObject", swap, hidden=Hidden()),
     "history in a nested list": lambda: with_step("Nested", nested, table={"seen": []}),
     "history in a tensor that is written into": lambda: with_step("Buffer", in_place, buffer=torch.zeros(1)),
-    "an object from step to step": lambda: with_step("Object", kept_object),
     "a Brownian tree": lambda: schedulers()["DPMSolverSDEScheduler"](),
     "a Brownian tree with a seed": lambda: schedulers()["DPMSolverSDEScheduler"](noise_sampler_seed=1),
     "a Brownian tree of the generator's seed": lambda: schedulers()["CosineDPMSolverMultistepScheduler"](),
@@ -233,6 +232,19 @@ def test_what_cannot_be_stepped_is_refused_before_anything_is_spent(kind: str, s
     with pytest.raises(UsageError):
         scaled.plan(num_inference_steps=4)
     assert not calls
+
+
+def test_a_scheduler_whose_state_cannot_be_stored_is_called_as_a_whole() -> None:
+    """Its call is a function of its generator; what needs the loop is refused, before anything is spent."""
+    pipe = plain_loop()
+    pipe.scheduler = with_step("Object", kept_object)
+    call = {"num_inference_steps": 4, "output_type": "np"}
+    alone = pipe(**call, generator=torch.Generator().manual_seed(3)).images
+    with pytest.warns(UserWarning, match="keeps an object of the class"):
+        found = genscale.scale(pipe, candidates=1)(**call, generator=torch.Generator().manual_seed(3))
+    assert np.allclose(np.asarray(found.images[0], np.float32) / 255, alone[0], atol=1 / 255)
+    with pytest.raises(UsageError, match="smc"):
+        genscale.scale(pipe, "smc", brightness)(**call)
 
 
 @pytest.mark.parametrize(
