@@ -267,8 +267,14 @@ class Smooth:
         return pixels.float().flatten(1).mean(1)
 
 
-@pytest.mark.parametrize("at", quick([1, 2, 3, 4], [2]))
-@pytest.mark.parametrize("place", ["unet", "decoder"])
+@pytest.mark.parametrize(
+    ("place", "at"),
+    quick(
+        [*(("unet", n) for n in (1, 2, 3, 4)), *(("decoder", n) for n in (1, 2, 3))],
+        [("unet", 2), ("decoder", 2)],
+        sets=True,
+    ),
+)  # the decoder is called three times
 def test_an_exception_while_gradients_are_taken(place: str, at: int) -> None:
     """Also one of a call that is repeated in the backward pass, and of the decoder with a graph."""
     pipe = ZOO["stable_diffusion"].build()

@@ -6,6 +6,7 @@ verifiers, the judge picking the winner. So a killed one goes on where it was wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,8 @@ class Labelling:
             )
         if self.file is not None and self.right_at is not None:
             raise UsageError("--right-at is for the scores of a judge: leave it out with --labels.")
+        if self.right_at is not None and not math.isfinite(self.right_at):
+            raise UsageError(f"--right-at {self.right_at} is no score: give a finite number.")
 
     def check_judge(self, verifiers: Sequence[str]) -> None:
         """UsageError: the judge is unknown, or one of these."""
