@@ -76,10 +76,14 @@ def own_rows(prompts: tuple[int, ...], rows: int) -> list[Part]:
     return parts
 
 
+def batch_order(parts: list[Part]) -> list[int]:
+    """For each latent of the batch, its place among what was asked for in the parts, one after the other."""
+    places = [row for part in parts for row in part.rows[: part.wanted]]
+    return [places.index(i) for i in range(len(places))]
+
+
 def in_batch_order(parts: list[Part], results: list[Tensor]) -> Tensor:
     """Results of the parts [wanted, ...] as those of the batch."""
     joined = results[0] if len(results) == 1 else torch.cat(results)
-    places = [row for part in parts for row in part.rows[: part.wanted]]
-    if places == list(range(len(places))):
-        return joined
-    return joined[[places.index(i) for i in range(len(places))]]
+    order = batch_order(parts)
+    return joined if order == list(range(len(order))) else joined[order]

@@ -13,7 +13,7 @@ from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.media_items import plural
-from genscale.pipelines.batch_parts import own_rows
+from genscale.pipelines.batch_parts import batch_order, own_rows
 from genscale.pipelines.bound_call import CALLBACKS
 from genscale.pipelines.failures import fails, fails_again, may_be_mismatch, raised_in
 from genscale.pipelines.followed_call import FollowedCall
@@ -243,8 +243,7 @@ class Decoder:
         for part in parts:
             output = self._with_rows(given, part.to_call(latents), tail_key, None)
             outputs.append(picked(output, part.places))
-        order = [row for part in parts for row in part.rows[: part.wanted]]
-        return picked(join_outputs(outputs), [order.index(i) for i in range(len(prompts))])
+        return picked(join_outputs(outputs), batch_order(parts))
 
     def _with_rows(
         self,
