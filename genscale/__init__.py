@@ -9,6 +9,7 @@ The public names, all importable from here; everything else in the package is pr
 Scaling     scale, Scaled, SearchBlock, load_pipeline, remote_images, token_texts, Arms, Budget
 Long videos tree_of_frames, TreeOfFrames, ChunkedVideo, ChunkTree
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
+Verifiers   calibrate_verifier
 Results     SearchResult, load_result, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
 Stopping    Patience, MarginalGain, AdaptiveN, Guard, Target, Stop, StopRule
 Errors      UsageError, VerifierError, AllCandidatesFailed, BudgetExhausted

@@ -7,6 +7,7 @@ from .chunks.tree_of_frames import ChunkedVideo as ChunkedVideo
 from .chunks.tree_of_frames import TreeOfFrames as TreeOfFrames
 from .chunks.tree_of_frames import tree_of_frames as tree_of_frames
 from .chunks.tree_result import ChunkTree as ChunkTree
+from .commands.calibrate_results import calibrate_verifier as calibrate_verifier
 from .diffusion.guidance import Cfg as Cfg
 from .diffusion.guidance import CfgPlusPlus as CfgPlusPlus
 from .diffusion.kernels import Ddim as Ddim

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import genscale
+from genscale.cli.app import main
 from genscale.commands.labelled_runs import labelled, read_labels, read_scored
 from genscale.numerics.probability_curve import calibration_error, reliability
 from genscale.pipelines.loading import folder_of
@@ -55,6 +58,29 @@ def test_the_folder_holds_what_the_archive_says(made: Path) -> None:
     assert found.members[0].spread == pytest.approx(np.std(given.finals))
     with Image.open(made / "reliability.png") as picture:
         assert picture.size[0] > 800
+
+
+@embedded
+@pytest.mark.slow
+def test_results_of_python_give_the_same_as_the_command(made: Path, tmp_path: Path) -> None:
+    pipe = genscale.load_pipeline("shapes-flow")
+    scaled = genscale.scale(
+        pipe, "best_of_n", "shapes_clip", select="shapes", candidates=4, previews=(0, 0.25, 0.5, 0.75)
+    )
+    seeds = [torch.Generator().manual_seed(i) for i in range(len(PROMPTS))]
+    result = scaled.search(list(PROMPTS), num_inference_steps=4, guidance_scale=3.0, generator=seeds)
+    answers = genscale.calibrate_verifier(result, judge="shapes", out=tmp_path / "python", pipe=pipe)
+    saved = result.save(tmp_path / "run")
+    words = ["calibrate-verifier", "--runs", str(saved), "--verifier", "shapes_clip", "--judge", "shapes"]
+    assert main([*words, "--out", str(tmp_path / "words")]) == 0
+    told, asked = (read(tmp_path / name)[0] for name in ("python", "words"))
+    assert told.text() == asked.text()
+    assert answers.answers_probability
+    with pytest.raises(genscale.UsageError, match="holds a calibration already"):
+        genscale.calibrate_verifier(result, judge="shapes", out=tmp_path / "python")
+    with pytest.raises(genscale.UsageError, match="give one of the two"):
+        genscale.calibrate_verifier(result, out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @embedded
@@ -210,8 +236,8 @@ def test_a_killed_one_goes_on_when_it_is_called_again(
 BAD = {
     "few prompts": ([*PROMPTS[:3], "--judge", "shapes"], "at least 4 prompts, some to be held out, not 3"),
     "the same prompt": (["a red star"] * 5 + ["--judge", "shapes"], "at least 4 prompts"),
-    "no labels": ([*PROMPTS], "give one of --judge and --labels"),
-    "both": ([*PROMPTS, "--judge", "shapes", "--labels", "labels.csv"], "give one of --judge and --labels"),
+    "no labels": ([*PROMPTS], "give one of the two"),
+    "both": ([*PROMPTS, "--judge", "shapes", "--labels", "labels.csv"], "give one of the two"),
     "labels of nothing": ([*PROMPTS, "--labels", "labels.csv"], "have no labels: make them with `genscale generate`"),
     "itself": ([*PROMPTS, "--verifier", "shapes", "--judge", "shapes"], "'shapes' cannot judge itself"),
     "twice": ([*PROMPTS, "--verifier", "clip", "--verifier", "clip", "--judge", "shapes"], "is named twice"),

@@ -22,11 +22,13 @@ import pytest
 from PIL import Image
 
 from genscale.cli.app import main
+from genscale.commands.labelled_runs import read_labels, read_scored
 from genscale.demo import component_values, html, jobs, presence, search_folders
 from genscale.demo.app import application, offer
 from genscale.demo.equivalent_command import command
 from genscale.demo.form import DemoForm, Limits
 from genscale.demo.jobs import DONE, REFUSED, STOPPED, Job, JobQueue
+from genscale.demo.labels import Labels
 from genscale.demo.live_curve import LiveCurve
 from genscale.demo.live_view import MOST, CandidateRow, Seen, Watch
 from genscale.demo.sampler_words import sampler_choices
@@ -381,7 +383,6 @@ def test_a_client_that_left_without_a_word_is_not_searched_for(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it searches or waits; one that is connected is served, however long it takes."""
-    monkeypatch.setattr(presence, "GONE", 0.2)
     for name in "abc":
         queue.presence.heard(name)
     with queue.presence.connected("c"):
@@ -389,12 +390,23 @@ def test_a_client_that_left_without_a_word_is_not_searched_for(
             queue.submit(queue.session(name), form(nfe=nfe, options="wave=1"))
             for name, nfe in zip("abc", (4000, 64, 64), strict=True)
         )
+        until(lambda: first.watch.began)
+        monkeypatch.setattr(presence, "GONE", 0.0)  # only now: a busy machine may take long to begin
         assert done(first).phase == STOPPED
         assert first.watch.shown(0).finished < 500 // 8
         assert done(second).sentence == "its page was closed before it began."
         assert done(third).phase == DONE
         queue.submit(queue.session("d"), form())
     assert set(queue._sessions) == {"c", "d"}  # nothing is kept of the others
+
+
+def test_a_client_that_asks_is_there(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it is since it was heard: else its search would run without anybody who looks for it."""
+    monkeypatch.setattr(presence, "GONE", 0.0)
+    queue.presence.heard("a")
+    job = queue.submit(queue.session("a"), form())
+    assert done(job).sentence == jobs.CLOSED
+    assert "a" in queue._sessions
 
 
 def test_a_client_is_forgotten_after_its_search_was_ended(
@@ -725,3 +737,38 @@ def test_the_thread_of_a_closed_queue_ends(tmp_path: Path) -> None:
     queue.close()
     assert job.phase == STOPPED
     assert not [t for t in threading.enumerate() if t.name.startswith("genscale-demo") and t.is_alive()]
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_labels_given_in_the_demo_are_those_that_calibrate_verifier_reads(queue: JobQueue) -> None:
+    job = done(queue.submit(queue.session("a"), form(sampler="best_of_n", verifiers=("shapes_clip",))))
+    first, second, third = (row for row in job.watch.shown(0).finals[:3])
+    assert component_values.downloads(job, 0)[-2] is None  # no labels, no file
+    for row, right in ((first, True), (second, False), (third, False), (third, False)):
+        job.label(row.image, right)  # the same label twice takes it back
+    job.label(None, True)
+    job.label("0-0-1", True)  # a preview
+    captions = [tile["caption"] for tile in component_values.gallery(job, 0)]
+    assert ["✓" in captions[0], "✗" in captions[1], captions[2][-1] in "✓✗"] == [True, True, False]
+    found = component_values.downloads(job, 0)[-2]
+    assert found is not None
+    assert found[0] == "Labels"
+    run = read_scored(job.folder, ["shapes_clip"])
+    assert read_labels(job.files["labels.csv"], [run]) == {(0, 0, first.id): 1.0, (0, 0, second.id): 0.0}
+    job.label(first.image, True)
+    job.label(second.image, False)
+    assert "labels.csv" not in job.files
+    assert not (job.folder / "labels.csv").exists()
+
+
+def test_a_label_given_while_the_search_runs_is_written_at_its_end(tmp_path: Path) -> None:
+    labels = Labels()
+    labels.toggle(0, 3, True)
+    assert labels.path() is None
+    assert list(tmp_path.iterdir()) == []
+    labels.keep_in(tmp_path)
+    assert (tmp_path / "labels.csv").read_text() == "prompt,candidate,label\n0,3,1\n"
+    labels.toggle(0, 3, False)  # the other label takes the place of the first
+    assert (tmp_path / "labels.csv").read_text() == "prompt,candidate,label\n0,3,0\n"

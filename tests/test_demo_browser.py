@@ -189,6 +189,29 @@ def test_a_click_enlarges_and_the_table_sorts(tab: Tab) -> None:
 
 
 @pytest.mark.slow
+def test_labels_are_given_shown_and_downloaded(tab: Tab, tmp_path: Path) -> None:
+    page = tab.page
+    tab.fill(nfe=320)
+    tab.search()
+    assert "Done" in tab.until_over()
+    assert page.locator("#right").is_disabled()
+    for place, button, sign in ((0, "right", "✓"), (2, "wrong", "✗")):
+        page.locator("#gallery .thumbnail-lg").nth(place).click()
+        page.wait_for_selector(f"#{button}:not([disabled])")
+        page.click(f"#{button}")
+        page.wait_for_function(f"document.querySelector('#gallery').innerText.includes('{sign}')")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(f"#{button}[disabled]")
+    with page.expect_download() as waiting:
+        page.click("#downloads >> text=Labels")
+    waiting.value.save_as(tmp_path / "labels.csv")
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    assert lines[0] == "prompt,candidate,label"
+    assert sorted(line[-1] for line in lines[1:]) == ["0", "1"]
+    assert tab.broken_pictures() == []
+
+
+@pytest.mark.slow
 def test_a_clip_plays(tab: Tab) -> None:
     tab.choose("model", "shapes-video")
     tab.page.wait_for_function(

@@ -19,11 +19,11 @@ def runs(tmp_path_factory):
     """One run for each sampler: two prompts, the two best images."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def run(sampler):
-        out = folder / sampler
+    def run(sampler, prompts=PROMPTS, *more):
+        out = folder / f"{sampler}-{len(prompts)}"
         if not out.exists():
-            words = ("--budget", "30nfe", "--steps", "3", "--seed", "3", "--images", "2", "--out", str(out))
-            assert main(["generate", *PROMPTS, "--sampler", sampler, *words, "--json"]) == 0
+            words = ("--budget", "30nfe", "--steps", "3", "--seed", "3", "--images", "2", "--out", str(out), *more)
+            assert main(["generate", *prompts, "--sampler", sampler, *words, "--json"]) == 0
         return out
 
     return run
@@ -31,19 +31,18 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("sampler", ["best_of_n", "zero_order", "smc", "dts_star"])
 def test_replay_gives_the_same_pixels(sampler, runs, genscale, tmp_path):
-    for name, alone in (("000-best.png", sampler == "best_of_n"), ("001-base.png", True)):
+    for name in ("000-best.png", "001-base.png"):
         code, out, err = genscale("replay", runs(sampler) / name, "--out", tmp_path / name, "--json")
         assert code == 0, err
         found = json.loads(out)
         assert (found["same"], found["differing"], found["of"]) == (True, 0, 64 * 64)
-        if alone:  # on this machine batches round alike here; where they do not, it is searched again
-            assert found["how"] == "candidate"
         with Image.open(runs(sampler) / name) as a, Image.open(tmp_path / name) as b:
             assert a.tobytes() == b.tobytes()
 
 
 def test_a_runner_up_is_replayed_as_itself(runs, genscale, tmp_path):
-    picture = runs("best_of_n") / "001-best-2.png"
+    """One prompt, one candidate at a time: on some processors larger batches round otherwise, and all is repeated."""
+    picture = runs("best_of_n", PROMPTS[1:], "--batch-size", "1") / "best-2.png"
     code, out, _ = genscale("replay", picture, "--out", tmp_path / "again.png")
     assert code == 0
     assert "the same pixels (4096 of 4096): its candidate alone was made again" in out

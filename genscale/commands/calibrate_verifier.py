@@ -7,9 +7,10 @@ verifiers, the judge picking the winner. So a killed one goes on where it was wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.request import Request, load_folder
 from genscale.runs.run_folder import RunFolder
-from genscale.runs.saved_run import decoder_of
+from genscale.runs.saved_run import Decode, SavedRun, decoder_of
 from genscale.verifiers.calibrated import panel
 
 PLOT, CANDIDATES = "reliability.png", "candidates"
@@ -45,17 +46,21 @@ PLOT, CANDIDATES = "reliability.png", "candidates"
 @dataclass(frozen=True)
 class Labelling:
     """Where labels come from. judge: a verifier that was not calibrated, as on the command line; its score is right
-    from `right_at` on. file: a CSV file in place of it. trust: run code that the run folders ask for."""
+    from `right_at` on. file: a CSV file in place of it. pipe: what decodes candidates; None loads the model of each
+    run. trust: run code that the run folders ask for."""
 
     judge: str | None = None
     right_at: float | None = None
     file: Path | None = None
     trust: bool = False
+    pipe: Any = None
 
     def check(self, makes: bool) -> None:
         """UsageError. makes: whether candidates are to be made."""
         if (self.judge is None) == (self.file is None):
-            raise UsageError("labels come from a judge or from a file: give one of --judge and --labels.")
+            raise UsageError(
+                "labels come from a judge or from a file: give one of the two (--judge, --labels)."
+            )
         if self.file is not None and makes:
             raise UsageError(
                 "candidates that are not made yet have no labels: make them with `genscale generate`, label them, and "
@@ -79,7 +84,10 @@ class Labelling:
             return read_labels(self.file, runs)
         assert self.judge is not None
         name = verifier_specs.unweighted(self.judge)
-        return judged(runs, self.judge, name, self.right_at, display, self.trust)
+        return judged(runs, self.judge, name, self.right_at, display, self.decoder)
+
+    def decoder(self, run: SavedRun) -> Decode:
+        return decoder_of(run, self.pipe, self.trust)
 
 
 def calibrate_verifier(
@@ -175,7 +183,7 @@ def _calibrated(
 ) -> VerifierCalibration:
     """With the reference images written into the folder."""
     request = runs[0].run.request
-    media, texts = _references(runs, labels, labelling.trust)
+    media, texts = _references(runs, labels, labelling.decoder)
     if media is not None and media.kind not in (IMAGE, VIDEO):
         raise UsageError(
             f"verifiers of {plural(media.kind)} cannot be calibrated: calibrate those of images or videos."
@@ -207,14 +215,14 @@ def _calibrated(
 
 
 def _references(
-    runs: Sequence[ScoredRun], labels: dict[Where, float], trust: bool
+    runs: Sequence[ScoredRun], labels: dict[Where, float], decoder: Callable[[SavedRun], Decode]
 ) -> tuple[Media | None, list[str]]:
     """A right and a wrong candidate whose latents are there, with their prompts; None where there is none."""
     for i, r in enumerate(runs):
         told = [(f, labels.get((i, f.prompt, f.candidate.id))) for f in r.finals if f.file is not None]
         some = [f for wanted in (1.0, 0.0) for f in [next((f for f, v in told if v == wanted), None)] if f]
         if some:
-            return decoder_of(r.run, trust=trust)(some), [r.run.request.prompts[f.prompt] for f in some]
+            return decoder(r.run)(some), [r.run.request.prompts[f.prompt] for f in some]
     return None, []
 
 

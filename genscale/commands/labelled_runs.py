@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from genscale.engine.verifier_roles import Roles
 from genscale.errors import UsageError, quoted
 from genscale.results.verifier_calibration import Labelled
 from genscale.runs.progress import Display
-from genscale.runs.saved_run import Final, SavedRun, decoder_of, is_independent, read_run
+from genscale.runs.saved_run import Decode, Final, SavedRun, is_independent, read_run
 from genscale.safe_json import read_text
 
 YES, NO = ("1", "1.0", "yes", "true", "right"), ("0", "0.0", "no", "false", "wrong")
@@ -99,18 +99,23 @@ def labelled(runs: Sequence[ScoredRun], labels: Mapping[Where, float], verifiers
 
 
 def judged(
-    runs: Sequence[ScoredRun], judge: str, name: str, right_at: float | None, display: Display, trust: bool
+    runs: Sequence[ScoredRun],
+    judge: str,
+    name: str,
+    right_at: float | None,
+    display: Display,
+    decoder: Callable[[SavedRun], Decode],
 ) -> dict[Where, float]:
     """1 where the judge's score is `right_at` or more. None: 0.5, for a judge whose scores are in [0, 1].
 
-    judge: the verifier as on the command line; name: of its scores.
+    judge: the verifier as on the command line; name: of its scores. decoder: of candidates that it has not scored yet.
     """
     found: dict[Where, float] = {}
     for i, r in enumerate(runs):
         known = {(f.prompt, f.candidate.id): {**f.held_out, **f.select}.get(name) for f in r.finals}
         scores = {where: score for where, score in known.items() if score is not None}
         if len(scores) < len(known):
-            scores = _scored_now(r, judge, display, trust)
+            scores = _scored_now(r, judge, display, decoder)
         found |= {(i, *where): score for where, score in scores.items()}
     low, high = min(found.values(), default=0.0), max(found.values(), default=0.0)
     if right_at is None and not 0 <= low <= high <= 1:
@@ -121,11 +126,13 @@ def judged(
     return {where: float(score >= threshold) for where, score in found.items()}
 
 
-def _scored_now(r: ScoredRun, judge: str, display: Display, trust: bool) -> dict[tuple[int, int], float]:
+def _scored_now(
+    r: ScoredRun, judge: str, display: Display, decoder: Callable[[SavedRun], Decode]
+) -> dict[tuple[int, int], float]:
     pools = [[f for f in some if f.file is not None] for some in r.run.finals]
     if not any(pools):
         raise UsageError(f"'{r.run.folder}' holds no latents that '{judge}' could score: label by --labels.")
-    decode, panel = decoder_of(r.run, trust=trust), verifiers_of([judge], r.run.request.per_frame)
+    decode, panel = decoder(r.run), verifiers_of([judge], r.run.request.per_frame)
     first = next(f for pool in pools for f in pool)
     texts = [text for text, pool in zip(r.run.request.prompts, pools, strict=True) if pool]
     media = decode([first])

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import gradio as gr
+
 from genscale.demo.html import VIDEOS, held_out_names, link, prompt_record
 from genscale.demo.jobs import Job
+from genscale.demo.labels import FILE as LABELS
 from genscale.demo.live_view import CandidateRow
 from genscale.demo.number_format import number, short
 
 BEST_FILES = 4  # at most so many files of the best candidate have a button
-DOWNLOADS = BEST_FILES + 3  # and the record, the contact sheet, everything
+DOWNLOADS = BEST_FILES + 4  # and the record, the contact sheet, the labels, everything
 LARGE, SMALL = ".full", ".tile"  # endings of the addresses of a candidate's image
 
 _WORDS = {"png": "Best image", "mp4": "Best video", "gif": "Best video", "webm": "Best video"}
@@ -38,7 +41,7 @@ def gallery(job: Job | None, index: int, large: str | None = None) -> list[dict[
     return [
         {
             "image": file(job, row.image + (LARGE if row.image == large else SMALL)),
-            "caption": _caption(row, place),
+            "caption": _caption(row, place, job.labels.of(index, row.id)),
         }
         for place, row in enumerate(gallery_rows(job, index), 1)
     ]
@@ -54,9 +57,20 @@ def image_key(address: Any) -> str:
     return name.removesuffix(SMALL).removesuffix(LARGE)
 
 
-def _caption(row: CandidateRow, place: int) -> str:
+def _caption(row: CandidateRow, place: int, right: bool | None) -> str:
     start = "≈" if not row.final else "base" if row.own else f"{place}."
-    return f"{start} {number(row.total)}"
+    label = "" if right is None or not row.final else " ✓" if right else " ✗"
+    return f"{start} {number(row.total)}{label}"
+
+
+def label_buttons(job: Job | None, key: str | None) -> list[dict[str, Any]]:
+    """Updates of the two buttons that label the open image: they work where it is of a finished candidate."""
+    given = None if job is None else job.labelled(key)
+    works = job is not None and job.finished(key) is not None
+    return [
+        gr.update(interactive=works, variant="primary" if given is right else "secondary")
+        for right in (True, False)
+    ]
 
 
 # ---------------------------------------------------------------- base against best
@@ -115,7 +129,7 @@ def downloads(job: Job | None, index: int) -> list[tuple[str, dict[str, Any]] | 
     best = [name for name in record.get("files", {}).get("best", []) if name in job.files][:BEST_FILES]
     found: list[tuple[str, dict[str, Any]] | None] = [(_label(name, best), file(job, name)) for name in best]
     found += [None] * (BEST_FILES - len(best))
-    for name, label in (("run.json", "Record"), ("contact.png", "Contact sheet")):
+    for name, label in (("run.json", "Record"), ("contact.png", "Contact sheet"), (LABELS, "Labels")):
         found.append((label, file(job, name)) if name in job.files else None)
     return [*found, ("All files (zip)", file(job, "run.zip"))]
 

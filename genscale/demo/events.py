@@ -46,8 +46,11 @@ def connect(page: gr.Blocks, queue: JobQueue, fields: FormFields, view: SearchVi
     fields.search.click(None, js=TO_STATUS)
     fields.stop.click(handlers.stop, None, fields.stop, **AT_ONCE)
     view.prompts.input(handlers.show_prompt, view.prompts, view.outputs, **AT_ONCE)
-    view.gallery.select(handlers.enlarge, None, view.gallery, **AT_ONCE)
-    view.gallery.preview_close(handlers.close_image, None, view.gallery, **AT_ONCE)
+    opened = [view.gallery, *view.label_buttons]
+    view.gallery.select(handlers.enlarge, None, opened, **AT_ONCE)
+    view.gallery.preview_close(handlers.close_image, None, opened, **AT_ONCE)
+    for button, label in zip(view.label_buttons, (handlers.call_right, handlers.call_wrong), strict=True):
+        button.click(label, None, [*opened, *view.buttons], **AT_ONCE)
     fields.sampler.input(
         lambda name: (about_sampler(name), sampler_options(name), ""),
         fields.sampler,
@@ -127,23 +130,42 @@ class Handlers:
         session.index, session.enlarged = index, None
         return self.view.drawn(job, session, self.queue.ahead(job))
 
-    def enlarge(self, event: gr.SelectData, request: gr.Request) -> Any:
+    def enlarge(self, event: gr.SelectData, request: gr.Request) -> list[Any]:
         """The clicked image of the gallery in full size. It is known by its address: its place may have changed."""
         session = self._session(request)
         item = event.value if isinstance(event.value, dict) else {}
         image = item.get("image")
         key = values.image_key(image.get("url") if isinstance(image, dict) else None)
         job = session.job
-        keys = [] if job is None else [row.image for row in values.gallery_rows(job, session.index)]
-        if key not in keys:
-            return gr.skip()
+        if job is None or key not in (row.image for row in values.gallery_rows(job, session.index)):
+            return [gr.skip()] * 3
         session.enlarged = key
-        return gr.update(value=values.gallery(job, session.index, key), selected_index=keys.index(key))
+        return self._opened(job, session)
 
-    def close_image(self, request: gr.Request) -> Any:
+    def _opened(self, job: Job | None, session: Session) -> list[Any]:
+        """The gallery with the open image, and the buttons that label it."""
+        key, index = session.enlarged, session.index
+        shown: Any = values.gallery(job, index, key)
+        keys = [] if job is None else [row.image for row in values.gallery_rows(job, index)]
+        if key in keys:
+            shown = gr.update(value=shown, selected_index=keys.index(key))
+        return [shown, *values.label_buttons(job, key)]
+
+    def close_image(self, request: gr.Request) -> list[Any]:
         session = self._session(request)
         session.enlarged = None
-        return values.gallery(session.job, session.index)
+        return self._opened(session.job, session)
+
+    def call_right(self, request: gr.Request) -> list[Any]:
+        return self._label(self._session(request), right=True)
+
+    def call_wrong(self, request: gr.Request) -> list[Any]:
+        return self._label(self._session(request), right=False)
+
+    def _label(self, session: Session, right: bool) -> list[Any]:
+        if session.job is not None:
+            session.job.label(session.enlarged, right)
+        return [*self._opened(session.job, session), *self.view.download_buttons(session.job, session.index)]
 
     def plan(self, *fields: Any) -> str:
         try:

@@ -17,6 +17,8 @@ from typing import Any
 
 from genscale.commands.show import show_folder
 from genscale.demo.form import DemoForm, Offer
+from genscale.demo.labels import FILE as LABELS
+from genscale.demo.labels import Labels
 from genscale.demo.live_view import Watch
 from genscale.demo.presence import Presence
 from genscale.demo.search_folders import SearchFolders
@@ -57,6 +59,7 @@ class Job:
     sentence: str = ""
     record: dict[str, Any] | None = None
     files: dict[str, Path] = field(default_factory=dict)
+    labels: Labels = field(default_factory=Labels)
     begun: float | None = None
     ended: float | None = None
     _halt: threading.Event = field(default_factory=threading.Event)
@@ -79,6 +82,26 @@ class Job:
     @property
     def halting(self) -> bool:
         return self._halt.is_set()
+
+    def finished(self, key: str | None) -> tuple[int, int] | None:
+        """(prompt, candidate id) of the finished candidate with this image, a key of `Watch.images`."""
+        shown = (self.watch.shown(prompt).finals for prompt in range(len(self.request.prompts)))
+        return next(((p, r.id) for p, finals in enumerate(shown) for r in finals if r.image == key), None)
+
+    def labelled(self, key: str | None) -> bool | None:
+        """Whether the candidate with this image was called right; None: it has no label."""
+        where = self.finished(key)
+        return None if where is None else self.labels.of(*where)
+
+    def label(self, key: str | None, right: bool) -> None:
+        """Call the finished candidate with this image right or wrong; a preview has no label."""
+        if (where := self.finished(key)) is None:
+            return
+        self.labels.toggle(*where, right)
+        if (path := self.labels.path()) is not None:
+            self.files[path.name] = path
+        else:
+            self.files.pop(LABELS, None)
 
     def halt(self) -> None:
         """Ask the search to end. `JobQueue.stop` does this too, and removes a search that still waits."""
@@ -139,10 +162,10 @@ class JobQueue:
             name
         )  # last: a search that begins meanwhile must still find that its client has gone
 
-    def _leave_gone(self) -> None:
-        """Close the sessions of clients that have left without saying so."""
+    def _leave_gone(self, asking: str) -> None:
+        """Close the sessions of clients that have left without saying so. asking: the client that is there just now."""
         with self._lock:
-            gone = [name for name in self._sessions if self.presence.gone(name)]
+            gone = [name for name in self._sessions if name != asking and self.presence.gone(name)]
         for name in gone:
             self.leave(name)
 
@@ -154,7 +177,7 @@ class JobQueue:
     def submit(self, session: Session, form: DemoForm) -> Job:
         """UsageError: the form is rejected, the session has a search under way, or too many searches wait."""
         request = form.request(self.offer)
-        self._leave_gone()
+        self._leave_gone(session.name)
         with self._lock:
             if session.job is not None and not session.job.over:
                 raise UsageError("this page has a search under way: stop it first, or wait.")
@@ -256,6 +279,7 @@ class JobQueue:
             show_folder(job.folder)
         except UsageError as error:  # a drawing that fails must not lose the result
             job.watch.notes.append(str(error))
+        job.labels.keep_in(job.folder)
         job.files = {path.name: path for path in job.folder.iterdir() if path.is_file()}
         job.end(DONE if job.record["stopped"] is None else STOPPED)
 

@@ -52,6 +52,15 @@ class SearchView:
             interactive=False, show_label=False, columns=6, object_fit="cover", height="auto",
             buttons=["fullscreen", "download"], elem_id="gallery",
         )  # fmt: skip
+        html_block(
+            '<p class="gs-count">Open an image and say whether it is right: labels teach a verifier '
+            "(<code>genscale calibrate-verifier</code>).</p>"
+        )
+        with gr.Row(elem_id="labels"):
+            self.label_buttons = [
+                gr.Button(f"{sign} {word}", interactive=False, size="sm", min_width=110, elem_id=word.lower())
+                for sign, word in (("✓", "Right"), ("✗", "Wrong"))
+            ]
 
     def _scores(self) -> None:
         html_block(_heading("Scores"))
@@ -92,7 +101,8 @@ class SearchView:
     @property
     def outputs(self) -> list[Any]:
         return [
-            self.status, *(component for component, _ in self.parts), self.gallery, *self.buttons, self.same,
+            self.status, *(component for component, _ in self.parts), self.gallery, *self.label_buttons,
+            *self.buttons, self.same,
         ]  # fmt: skip
 
     def drawn(self, job: Job, session: Session, ahead: int) -> list[Any]:
@@ -103,9 +113,13 @@ class SearchView:
             *(draw(job, index) for _, draw in self.parts),
             # An open lightbox keeps its images: places change with every new best.
             gr.skip() if session.enlarged else values.gallery(job, index),
-            *(_button(found) for found in values.downloads(job, index)),
+            *values.label_buttons(job, session.enlarged),
+            *self.download_buttons(job, index),
             gr.update(value=command, visible=bool(command)),
         ]
+
+    def download_buttons(self, job: Job | None, index: int) -> list[Any]:
+        return [_button(found) for found in values.downloads(job, index)]
 
 
 def _heading(text: str) -> str:
