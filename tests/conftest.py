@@ -12,6 +12,17 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Mark the cases that take long: see `slow_cases`."""
+    from tests import slow_cases
+
+    names = slow_cases.read()
+    for item in items:
+        if slow_cases.name_of(item.nodeid) in names:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def without_waiting_for_the_disk():
     """No test cuts the power; waiting for the disk after each of many thousand files would take minutes."""

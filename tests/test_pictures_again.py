@@ -22,7 +22,19 @@ def runs(tmp_path_factory):
     def run(sampler, prompts=PROMPTS, *more):
         out = folder / f"{sampler}-{len(prompts)}"
         if not out.exists():
-            words = ("--budget", "30nfe", "--steps", "3", "--seed", "3", "--images", "2", "--out", str(out), *more)
+            words = (
+                "--budget",
+                "30nfe",
+                "--steps",
+                "3",
+                "--seed",
+                "3",
+                "--images",
+                "2",
+                "--out",
+                str(out),
+                *more,
+            )
             assert main(["generate", *prompts, "--sampler", sampler, *words, "--json"]) == 0
         return out
 
