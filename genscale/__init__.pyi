@@ -56,6 +56,7 @@ from .numerics.intervals import Mean as Mean
 from .numerics.noise_sphere import neighbour as neighbour
 from .numerics.noise_sphere import slerp as slerp
 from .pipelines.loading import load_pipeline as load_pipeline
+from .pipelines.remasking_scheduler import RemaskingScheduler as RemaskingScheduler
 from .pipelines.remote_images import remote_images as remote_images
 from .pipelines.scale import Scaled as Scaled
 from .pipelines.scale import scale as scale

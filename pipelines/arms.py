@@ -114,11 +114,19 @@ def _loaded(name: str, dtype: Any, device: str) -> Any:
 def _scheduler(name: str, pipe: Any) -> Any:
     import diffusers
 
-    cls = getattr(diffusers, name, None)
+    from genscale.pipelines import remasking_scheduler
+
+    own = name == "RemaskingScheduler"
+    cls = getattr(remasking_scheduler if own else diffusers, name, None)
     if not name.endswith("Scheduler") or cls is None:
-        known = [n for n in dir(diffusers) if n.endswith("Scheduler")]
+        known = [n for n in dir(diffusers) if n.endswith("Scheduler")] + ["RemaskingScheduler"]
         raise UsageError(
             f"scheduler '{name}' of an arm is unknown{did_you_mean(name, known)}: name one of diffusers."
+        )
+    if own and "mask_token_id" not in pipe.scheduler.config:
+        raise UsageError(
+            f"scheduler {name} of an arm masks tokens again, and {type(pipe.scheduler).__name__} makes no tokens: it "
+            "is for aMUSEd."
         )
     return cls.from_config(pipe.scheduler.config)
 
