@@ -15,12 +15,22 @@ from genscale.media import Media
 from genscale.media_items import TEXT
 from genscale.plugins.limits import shown
 
-_FIELDS = ("frames", "images", "videos")
+_FIELDS, _TEXTS = ("frames", "images", "videos"), "texts"
 
 
 def item_of(output: Any, name: str) -> Tensor | str:
-    """The text of an output that is one (or a list of one), else its pixels."""
-    found = output[0] if isinstance(output, list | tuple) and len(output) == 1 else output
+    """The text of an output that is one (or a list of one, or has one as `.texts`), else its pixels.
+
+    UsageError: it is neither, or there are several texts.
+    """
+    found = output.get(_TEXTS) if isinstance(output, Mapping) else getattr(output, _TEXTS, None)
+    found = output if found is None else found
+    if isinstance(found, list | tuple) and found and all(isinstance(text, str) for text in found):
+        if len(found) > 1:
+            raise UsageError(
+                f"{name} gave {len(found)} texts for one call, and a call is one candidate: let it make one text a call."
+            )
+        found = found[0]
     return found if isinstance(found, str) else pixels_of(output, name)
 
 

@@ -9,6 +9,7 @@ masking them again is `genscale.diffusion.remasking`; this is its place in a pip
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,14 @@ def _scheduler_class() -> Any:
                 )
             remasking_of(self.config)
             self.temperatures = self.timesteps = None
+
+        @classmethod
+        def from_config(cls, config: Any = None, **given: Any) -> Any:
+            """As of diffusers, and with the masking schedule that the inpainting pipeline has put there, which the
+            config still marks as a default, and defaults are not taken over."""
+            if isinstance(config, Mapping) and "masking_schedule" in config:
+                given.setdefault("masking_schedule", config["masking_schedule"])
+            return super().from_config(config, **given)
 
     RemaskingScheduler.__qualname__ = "RemaskingScheduler"
     return RemaskingScheduler

@@ -241,6 +241,15 @@ def test_given_tokens_are_never_masked(order: str) -> None:
     assert any(((b == MASK) & (a != MASK)).any() for a, b in itertools.pairwise(found))
 
 
+def test_the_masking_schedule_of_inpainting_is_taken_over() -> None:
+    from diffusers import AmusedScheduler
+
+    plain = AmusedScheduler(mask_token_id=MASK)
+    plain.register_to_config(masking_schedule="linear")  # as AmusedInpaintPipeline does
+    assert AmusedScheduler.from_config(plain.config).config.masking_schedule == "cosine"
+    assert genscale.RemaskingScheduler.from_config(plain.config).config.masking_schedule == "linear"
+
+
 # ------------------------------------------------------------------------------ in a pipeline
 
 CALL = {"num_inference_steps": 6, "height": 8, "width": 8, "guidance_scale": 3.0}
