@@ -55,6 +55,7 @@ For the steps:
 - `scheduler_levels.py`: noise levels and prediction type of every diffusers scheduler.
 - `solver.py`, `step_signature.py`: the pipeline's scheduler as a function of explicit state, and the names of its
   `step`'s parameters.
+- `remasking_scheduler.py`: a scheduler of aMUSEd that masks committed tokens again.
 - `scheduler_state.py`: what a step leaves on a scheduler, as data, and shown to the loop.
 - `scheduler_walk.py`: steps the scheduler through a run while the probe walks, to find its noise, or why it is refused.
 
@@ -81,6 +82,8 @@ For what is called as a whole (functions, services, pipelines without a loop of 
 - `arms.py`: what an arm changes in a call. `function_arm.py`, `pipeline_arm.py`: how candidates of an arm are made.
 - `black_box_identity.py`: what such a search was asked for.
 - `remote_images.py`, `http_calls.py`: an image service as a function. `token_texts.py`: a token model as one.
+- `equal_candidates.py`: warns of a text model that draws nothing. `block_ensemble.py`: HEX, texts of several block
+  lengths that vote.
 
 Without a search:
 

@@ -15,6 +15,7 @@ from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.black_box_call import BlackBoxCall
 from genscale.pipelines.black_box_identity import FunctionSource
 from genscale.pipelines.black_box_process import call_process, check_finished_only, no_loop
+from genscale.pipelines.equal_candidates import warn_of_equal_candidates
 from genscale.pipelines.function_arm import function_arms
 from genscale.pipelines.generator_call import GeneratorCall
 from genscale.pipelines.generator_signature import Signature, generator_name
@@ -92,7 +93,9 @@ class ScaledGenerator(StandsForPipeline):
             why = no_loop(generator_name(made.pipe))
             raise UsageError(f"mix and guide combine predictions in a denoising loop, and {why}.")
         bound = GeneratorCall(made.pipe, args, kwargs)
-        arms = function_arms(bound, SamplerHooks.of(made.sampler).arms)
+        changes = SamplerHooks.of(made.sampler).arms
+        arms = function_arms(bound, changes)
+        warn_of_equal_candidates(made.pipe, bound.given, changes)
         call = BlackBoxCall(made, FunctionSource(bound), arms)
         check_finished_only(bound.signature.name, made.sampler, call.processes()[0], made.budget, made.roles)
         made.roles.prepare(bound.texts, bound.device)

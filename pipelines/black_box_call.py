@@ -18,7 +18,6 @@ from genscale.engine.archive import Entry
 from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
 from genscale.engine.ledger import Ledger
-from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.media import Media
 from genscale.pipelines.black_box_process import call_process
@@ -67,7 +66,7 @@ class BlackBoxCall:
         self.source, self.arms, self.texts, self.seeds = source, arms, source.texts, source.seeds
         self.results, self.key, self.changed = source.results, source.key, source.changed
         self.at_once = min(settings.batch_size, *(arm.at_once for arm in arms))
-        self.ledger, self.store, self.texts_made = Ledger(), MediaStore(settings.out), False
+        self.ledger, self.store = Ledger(), MediaStore(settings.out)
 
     def processes(self) -> list[dict[str, Any]]:
         process = call_process(self.source.name, tuple(arm.nfe for arm in self.arms), self.at_once)
@@ -77,10 +76,6 @@ class BlackBoxCall:
         return {**self.source.heading(settings, complete), STORED: FOLDER}
 
     def describe(self, settings: SearchSettings, heading: dict[str, Any]) -> RunDescription:
-        if self.texts_made:
-            raise UsageError(
-                "a search over texts has no files of its own: give out=, whose folder has every text."
-            )
         return replace(self.source.describe(settings, heading), store=self.store)
 
     def sizes(self, settings: SearchSettings) -> tuple[int, int | None]:
@@ -96,7 +91,6 @@ class BlackBoxCall:
             made = arm.make(rows)
             engine.ledger.add_seconds("denoise", time.perf_counter() - started)
             faults = {i: fault for i, fault in enumerate(made) if isinstance(fault, tuple)}
-            self.texts_made = self.texts_made or any(isinstance(m, str) for m in made)
             kept = [missing() if isinstance(m, tuple) else self.store.put(m) for m in made]
             return Output(torch.stack(kept), batch.x, arm.nfe * len(rows), faults=faults)
 

@@ -28,7 +28,8 @@ def item_of(output: Any, name: str) -> Tensor | str:
     if isinstance(found, list | tuple) and found and all(isinstance(text, str) for text in found):
         if len(found) > 1:
             raise UsageError(
-                f"{name} gave {len(found)} texts for one call, and a call is one candidate: let it make one text a call."
+                f"{name} gave {len(found)} texts for one call, and a call is one candidate: let it make one text a "
+                "call."
             )
         found = found[0]
     return found if isinstance(found, str) else pixels_of(output, name)

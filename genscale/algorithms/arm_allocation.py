@@ -107,6 +107,20 @@ def even(pulls: Pulls) -> Allocation:
                 yield from pulls.pull(arm, max(n, 1))
 
 
+def in_order(pulls: Pulls) -> Allocation:
+    """As many of each arm: all of the first one, then all of the second, and so on. Of equal candidates the one of the
+    first arm ranks first then. What cannot be divided goes to the last arms. Without any limit: as `even`.
+    """
+    if any(pulls.payable(arm) is None for arm in pulls.arms):
+        yield from even(pulls)
+        return
+    for arm in pulls.arms:
+        left = pulls.payable(arm) or 0
+        n = pulls.payable_each(pulls.affordable(range(arm, len(pulls.arms))), left)
+        if left:
+            yield from pulls.pull(arm, max(n, 1))
+
+
 def rest(pulls: Pulls, arm: int) -> Allocation:
     """All that is left to one arm, in waves."""
     while (left := pulls.payable(arm)) != 0:
@@ -186,6 +200,7 @@ def _drawn(pulls: Pulls, live: Sequence[int], turn: int) -> int:
 
 ALLOCATIONS: dict[str, Callable[[Pulls], Allocation]] = {
     "even": even,
+    "in_order": in_order,
     "halving": halving,
     "thompson": thompson,
 }

@@ -24,9 +24,10 @@ class Arms:
 
     arms: what each configuration changes in the call, such as ({"guidance_scale": 3}, {"guidance_scale": 7,
         "num_inference_steps": 8}); {} is the call as it is. `genscale.pipelines.arms` tells what may be changed.
-    allocate: which arm gets the next candidates. "even": all get as many. "halving": in rounds of equal cost, after
-        each of which only the better half of the arms goes on (sequential halving, Karnin et al. 2013). "thompson": the
-        arm of the best draw from the posterior of its scores.
+    allocate: which arm gets the next candidates. "even": all get as many. "in_order": the same, one arm after the
+        other, by which of equal candidates that of the first arm wins. "halving": in rounds of equal cost, after each
+        of which only the better half of the arms goes on (sequential halving, Karnin et al. 2013). "thompson": the arm
+        of the best draw from the posterior of its scores.
     candidates: how many, all arms together. None: as many as the budget or a stop rule allows (16 without either).
     aim: what an arm is judged by. "best": the expected best of as many candidates as the budget left would buy with it,
         so that a wide spread and a low price count. "mean": its mean score, as in the plain Gaussian Thompson sampling.

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from genscale.call_syntax import parse_call
 from genscale.engine.budget import Budget
+from genscale.engine.ensembles import POINTWISE
 from genscale.errors import UsageError
 from genscale.plugins import options
 from genscale.runs import verifier_specs
@@ -55,8 +56,10 @@ def entries(
             "compare one thing at a time: give --sampler several times, or --verifiers, or --budgets"
             + (f" (not {' and '.join(several)} at once)." if several else ".")
         )
-    if request.ensemble == "rank":
-        raise UsageError("ranks within one run do not compare with another run's: use the weighted ensemble.")
+    if request.ensemble not in POINTWISE:
+        raise UsageError(
+            "ranks and votes within one run do not compare with another run's: use the weighted ensemble."
+        )
     for axis, values in given.items():
         if axis != several[0] and values:
             request = _with(request, axis, values[0])

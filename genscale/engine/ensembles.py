@@ -27,4 +27,20 @@ def mean_rank(raw: Tensor, weights: Tensor) -> Tensor:
     return -(ranks @ weights) / (weights.sum() or 1)  # 0 without verifiers
 
 
-ENSEMBLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"weighted": weighted_sum, "rank": mean_rank}
+def votes(raw: Tensor, weights: Tensor) -> Tensor:
+    """How many of the candidates give the same answer: [n, k], [k] -> [n]. Scores are numbers that stand for answers
+    (`Verifier.gives_answers`); a negative one is no answer, and has no vote. Weights do not count."""
+    if not raw.numel():
+        return torch.zeros(len(raw), dtype=raw.dtype)
+    _, which, counts = torch.unique(raw, dim=0, return_inverse=True, return_counts=True)
+    return torch.where((raw < 0).any(-1), 0, counts[which]).to(raw.dtype)
+
+
+VOTE = "vote"
+ENSEMBLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "weighted": weighted_sum,
+    "rank": mean_rank,
+    VOTE: votes,
+}
+POINTWISE = frozenset({"weighted"})
+"""Those by which a candidate's total does not depend on the other candidates."""

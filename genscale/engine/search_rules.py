@@ -28,8 +28,8 @@ def search_rules(budget: Budget, stop: Stop | None, judge: VerifierSet) -> tuple
     for what, rule in asked.items():
         if rule is not None and not judge.pointwise:
             raise UsageError(
-                f"{what} needs scores that do not depend on the other candidates, as ranks do: use the weighted "
-                "ensemble."
+                f"{what} needs scores that do not depend on the other candidates, as ranks and votes do: use the "
+                "weighted ensemble."
             )
     if budget.probability is not None and not judge.probability:
         raise UsageError(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.engine.ensembles import ENSEMBLES
+from genscale.engine.ensembles import ENSEMBLES, POINTWISE, VOTE
 from genscale.engine.finite_numbers import kind
 from genscale.engine.ledger import Ledger
 from genscale.engine.score_vectors import as_vector, shape_of
@@ -163,7 +163,7 @@ class VerifierSet:
     @property
     def pointwise(self) -> bool:
         """Whether a candidate's total does not depend on the other candidates."""
-        return self.ensemble != "rank"
+        return self.ensemble in POINTWISE
 
     @property
     def probability(self) -> bool:
@@ -229,7 +229,8 @@ class VerifierSet:
             raise UsageError("a gradient needs a verifier's score: name a verifier for the search.")
         if not self.pointwise:
             raise UsageError(
-                "ranks have no gradient: use the weighted ensemble, gradient=none of das and svdd, or another sampler."
+                "ranks and votes have no gradient: use the weighted ensemble, gradient=none of das and svdd, or "
+                "another sampler."
             )
 
     def _columns(
@@ -301,7 +302,21 @@ def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) ->
         return VerifierSet((), ensemble)
     if not isinstance(verifiers, list):
         verifiers = [verifiers]
-    return VerifierSet(tuple(_weighted_verifier(v, timeout) for v in verifiers), ensemble)
+    made = VerifierSet(tuple(_weighted_verifier(v, timeout) for v in verifiers), ensemble)
+    for member in made.members:
+        answers = bool(getattr(member.verifier, "gives_answers", False))
+        if answers and ensemble != VOTE:
+            raise UsageError(
+                f"verifier '{member.name}' gives answers, which are counted: use ensemble='{VOTE}'."
+            )
+        if ensemble == VOTE and not answers:
+            raise UsageError(
+                f"a vote counts equal answers, and verifier '{member.name}' gives scores: use answers, or another "
+                "ensemble."
+            )
+        if ensemble == VOTE and member.weight != 1:
+            raise UsageError(f"a vote has no weights: give verifier '{member.name}' none.")
+    return made
 
 
 def _weighted_verifier(verifier: Any, timeout: float | None) -> WeightedVerifier:

@@ -93,7 +93,7 @@ class Request:
         SEARCH, "NAME", default=(), completes="verifier",
     )  # fmt: skip
     ensemble: str = option(
-        "--ensemble", "How the scores of several verifiers are joined: weighted sum (default) or mean rank.",
+        "--ensemble", "How scores are joined: weighted sum (default), mean rank, or vote, which counts equal answers.",
         SEARCH, "weighted|rank", default="weighted",
     )  # fmt: skip
     budget: str | None = option(
@@ -130,7 +130,8 @@ class Request:
         SEARCH, "CHANGES", default=(),
     )  # fmt: skip
     allocate: str | None = option(
-        "--allocate", "Which arm gets the next candidates: even (default), halving or thompson.", SEARCH, "RULE",
+        "--allocate", "Which arm gets the next candidates: even (default), in_order, halving or thompson.", SEARCH,
+        "RULE",
     )  # fmt: skip
     mix: tuple[str, ...] = option(
         "--mix",
