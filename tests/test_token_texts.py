@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import genscale
+from genscale.cli.app import main
 from genscale.errors import UsageError
 from tests.zoo_parts import clip_tokenizer, t5_tokenizer
 
@@ -79,9 +80,54 @@ def test_texts_are_searched_as_images_are(tmp_path: Path) -> None:
     assert sum(1 for p in (tmp_path / "run" / "media").iterdir() if p.suffix == ".txt") > 9
     again = better.search(["one", "two"], seed=5)
     assert [e.total for e in again.entries] == [e.total for e in out.search.entries]
-    with pytest.raises(UsageError, match="give out="):
-        out.search.save(tmp_path / "saved")
-    assert not (tmp_path / "saved").exists()
+
+
+def odd_words(prompt: str, seed: int) -> str:
+    return f"{prompt}\r\n  {seed % 97}\u2028\ud800 "
+
+
+@pytest.mark.parametrize("write", [words, odd_words])
+def test_a_search_over_texts_is_saved_shown_loaded_and_replayed(
+    write: Any, tmp_path: Path, capsys: Any
+) -> None:
+    answers = genscale.make_verifier("answers")
+    better = genscale.scale(write, "best_of_n", answers, ensemble="vote", candidates=5, keep=5)
+    out = better(["one", "two"], seed=5)
+    folder = out.search.save(tmp_path / "saved")
+    for i in range(2):
+        assert (folder / f"00{i}-best.txt").read_bytes().decode("utf-8", "surrogatepass") == out.texts[i]
+    loaded = genscale.load_result(folder)
+    best = [loaded.ranking(i)[0] for i in range(2)]
+    assert list(loaded.media(best)) == out.texts
+    assert [loaded.total(e) for e in loaded.ranking()] == [out.search.total(e) for e in out.search.ranking()]
+    capsys.readouterr()
+    assert main(["show", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "finished" in said
+    assert "votes" in said  # and not the numbers that stand for the answers
+    assert "e+" not in said
+    assert loaded.table()[0]["votes"] == out.search.total(out.search.ranking()[0])
+    picture, copy = str(folder / "001-best.png"), tmp_path / "again.txt"
+    assert main(["replay", picture]) == 2
+    assert "add --trust-remote-code" in capsys.readouterr().err
+    assert main(["replay", picture, "--trust-remote-code", "--out", str(copy)]) == 0
+    assert "same" in capsys.readouterr().out
+    assert copy.read_bytes() == (folder / "001-best.txt").read_bytes()
+
+
+def test_a_search_over_texts_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
+    run, judge = str(tmp_path / "run"), "tests.test_token_texts:many_letters"
+    call = ["generate", "one", "--model", "tests.test_token_texts:words", "--seed", "5", "--out", run]
+    assert main([*call, "--verifier", "answers", "--ensemble", "vote", "--budget", "4images"]) == 0
+    said = capsys.readouterr().out
+    assert "votes" in said
+    assert "e+" not in said
+    best = (tmp_path / "run" / "best.txt").read_text()
+    assert best.startswith("one ")
+    found = genscale.load_result(run)
+    assert found.media(found.ranking()[:1])[0] == best
+    assert main(["rescore", run, "--verifier", judge]) == 0
+    assert "would win" in capsys.readouterr().out
 
 
 def test_what_wants_pixels_of_texts_is_told() -> None:

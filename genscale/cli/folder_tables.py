@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genscale.cli.summary_tables import LINES, print_dropped
+from genscale.cli.summary_tables import LINES, print_dropped, with_votes
 
 
 def print_run(found: dict[str, Any], console: Console) -> None:
@@ -21,7 +21,7 @@ def print_run(found: dict[str, Any], console: Console) -> None:
     console.print(heading, style="dim", markup=False, highlight=False, soft_wrap=True)
     table = _table(("prompt", "candidates", "NFE", "score", "base", "best"), left=("prompt", "score"))
     for told in found["prompts"][:LINES]:
-        for n, (name, base, best) in enumerate(_scores(told)):
+        for n, (name, base, best) in enumerate(_scores(told, found["ensemble"] == "vote")):
             first = (told["prompt"], str(told["candidates"]), str(told["nfe"])) if n == 0 else ("", "", "")
             table.add_row(Text(first[0]), *first[1:], Text(name), base, Text(best, style="bold"))
     console.print(table)
@@ -65,7 +65,9 @@ def _agreement(told: dict[str, Any]) -> str:
     return f"rank correlation {rank['rho']:.2f}{between} over {rank['prompts']} prompts, {same}"
 
 
-def _scores(told: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _scores(told: dict[str, Any], vote: bool) -> list[tuple[str, str, str]]:
+    if vote:
+        told = {**told, "best": with_votes(told["best"]), "base": with_votes(told["base"] or {})}
     rows = []
     for role, note in (("search", ""), ("select", " (select)"), ("held_out", " (held out)")):
         for name, value in told["best"][role].items():

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genscale.engine.failures import summary
+from genscale.report.prompt_summary import VOTES
 
 LINES = 20  # prompts listed; all of them are in run.json
 
@@ -20,7 +21,7 @@ def print_record(record: dict[str, Any], console: Console) -> None:
     for title in ("prompt", "score", "base", "best"):
         table.add_column(title, justify="right" if title in ("base", "best") else "left")
     for found in record["prompts"][:LINES]:
-        for n, (name, base, best) in enumerate(_scores(found)):
+        for n, (name, base, best) in enumerate(_scores(found, record.get("ensemble") == "vote")):
             table.add_row(Text(found["prompt"] if n == 0 else ""), Text(name), base, Text(best, style="bold"))
     console.print(table)
     if len(record["prompts"]) > LINES:
@@ -138,14 +139,21 @@ def _accepted(prompts: list[dict[str, Any]]) -> str:
     return f"nothing was accepted{which}: no candidate reached {least:.3g}, and this is the best of them"
 
 
+def with_votes(told: dict[str, Any]) -> dict[str, Any]:
+    """A candidate of a vote: its votes in place of the number of its answer."""
+    return {**told, "search": {VOTES: told["total"]}} if told else told
+
+
 def _span(numbers: list[int]) -> str:
     least, most = min(numbers), max(numbers)
     return str(least) if least == most else f"{least} to {most}"
 
 
-def _scores(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(name, base, best) for the score of every verifier."""
+def _scores(found: dict[str, Any], vote: bool) -> list[tuple[str, str, str]]:
+    """(name, base, best) for the score of every verifier. vote: the number of votes in place of answers."""
     best, base = found["best"] or {}, found["base"] or {}
+    if vote:
+        best, base = with_votes(best), with_votes(base)
     rows = []
     for role in ("search", "select", "held_out"):
         for name, value in best.get(role, {}).items():

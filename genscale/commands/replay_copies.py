@@ -95,7 +95,11 @@ def difference(wanted: np.ndarray, made: np.ndarray) -> dict[str, Any]:
     total = wanted.size // (3 if image else 1)
     if wanted.shape != made.shape:
         return {"same": False, "differing": total, "of": total, "largest": None}
-    gap = np.abs(wanted.astype(np.int16) - made.astype(np.int16)) if image else np.abs(wanted - made)
+    gap = (
+        np.abs(wanted.astype(np.int16) - made.astype(np.int16))
+        if wanted.dtype == np.uint8
+        else np.abs(wanted - made)
+    )
     differing = int((gap.max(axis=-1) > 0).sum()) if image else int((wanted != made).sum())
     largest = gap.max(initial=0)
     return {

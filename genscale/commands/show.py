@@ -44,6 +44,7 @@ def show_folder(folder: Path, *, trust: bool = False) -> dict[str, Any]:
         "model": run.request.model,
         "sampler": run.request.sampler,
         "budget": run.request.budget,
+        "ensemble": run.request.ensemble,
         "pool": run.request.pool,
         "prompts": [_prompt_record(i, s, run.prompt_record(i)) for i, s in enumerate(summaries) if s.finals],
         "dropped": [dict(failure) for some in run.dropped for failure in some],

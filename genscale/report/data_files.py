@@ -30,7 +30,7 @@ def ending_of(item: Data) -> str:
 def write_data(path: Path, item: Data, comment: str | None) -> None:
     """comment: text stored in the file; a text file has no place for one."""
     if isinstance(item, str):
-        path.write_text(item, encoding="utf-8")
+        path.write_bytes(_bytes(item))
     elif isinstance(item, Mesh):
         path.write_bytes(glb(item, comment))
     else:
@@ -75,10 +75,15 @@ def read_values(path: Path) -> np.ndarray | None:
 def values_of(item: Data) -> np.ndarray:
     """All numbers of an item, as `read_values` gives them."""
     if isinstance(item, str):
-        return np.frombuffer(item.encode(), dtype=np.uint8)
+        return np.frombuffer(_bytes(item), dtype=np.uint8)
     if isinstance(item, Mesh):
         return np.concatenate([item.vertices.ravel(), item.faces.ravel().astype(np.float32)])
     return item.values
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, also of halves of characters, which token models may give; line ends stay as they are."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def fingerprint(item: Data) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ROWS = 12  # prompts on one contact sheet
 RUNNERS_UP = 3  # beside the base and the best
+VOTES = "votes"  # what ranks under the ensemble "vote", whose scores are only numbers of answers
 FOREIGN_BASE = -1  # place of a base that is not among the finished candidates
 
 
@@ -92,9 +93,16 @@ class PromptSummary:
         return [c for c in (*([] if base is None else [base]), *others) if c.kept]
 
 
-def score_lines(candidate: ScoredCandidate) -> tuple[str, ...]:
-    """One line for each score: `name  value`, with its role where it did not steer the search."""
-    roles = ((candidate.search, ""), (candidate.select, "  (select)"), (candidate.held_out, "  (held out)"))
+def name_of_score(ensemble: str, verifiers: Sequence[str]) -> str:
+    """What the score that ranks is called. verifiers: the names of those that pick the winner."""
+    return VOTES if ensemble == "vote" else "+".join(verifiers)
+
+
+def score_lines(candidate: ScoredCandidate, searched: str = "") -> tuple[str, ...]:
+    """One line for each score: `name  value`, with its role where it did not steer the search. searched: as of the
+    summary; of answers only the votes."""
+    ranks = {VOTES: candidate.total} if searched == VOTES else candidate.search
+    roles = ((ranks, ""), (candidate.select, "  (select)"), (candidate.held_out, "  (held out)"))
     return tuple(f"{name}  {value:.4g}{note}" for scores, note in roles for name, value in scores.items())
 
 
@@ -114,7 +122,7 @@ def sheet_row(
             label = {0: f"base = {best}", None: "base"}.get(rank, f"base ({label})")
         elif summary.base is not None:
             note = f"{candidate.total - summary.base.total:+.3f}"
-        tiles.append(Tile.of(item, label, score_lines(candidate), note, winner=rank == 0))
+        tiles.append(Tile.of(item, label, score_lines(candidate, summary.searched), note, winner=rank == 0))
     return SheetRow(summary.prompt, tuple(tiles))
 
 
@@ -194,6 +202,7 @@ def candidate_records(summary: PromptSummary) -> list[dict[str, Any]]:
                 "candidate": candidate.id,
                 "origin": candidate.origin,
                 "parent": candidate.parent,
+                **({VOTES: candidate.total} if summary.searched == VOTES else {}),
                 **({"total": candidate.total} if len(scores) > 1 else {}),
                 **scores,
                 **{f"{n} (held out)": v for n, v in candidate.held_out.items()},

@@ -15,7 +15,7 @@ from genscale.engine.stopping import Stopped, kl_of_best
 from genscale.media import Media
 from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.population import Population
-from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate, name_of_score
 from genscale.report.search_report import Judges, SearchReport
 from genscale.results.result_copies import deep_copied, pickled_state
 from genscale.results.run_description import RunDescription
@@ -133,7 +133,7 @@ class SearchOutcome(SearchReport[Entry]):
         each = enumerate(zip(search.finals, totals, strict=True))
         finals = tuple(scored_candidate(n, e, t, e.x is not None) for n, (e, t) in each)
         base = next((c for c, e in zip(finals, search.finals, strict=True) if e.candidate.id == OWN), None)
-        judge = "+".join(search.roles.judge.names)
+        judge = name_of_score(search.roles.judge.ensemble, search.roles.judge.names)
         return PromptSummary(search.prompt, judge, finals, base, search.roles.held_out.names, search.spent)
 
     def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genscale.errors import UsageError
-from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate, name_of_score
 from genscale.report.search_report import Judges, SearchReport
 from genscale.runs.saved_run import Decode, Final, SavedRun, decoder_of, read_run
 
@@ -95,8 +95,9 @@ class LoadedResult(SearchReport[Final]):
         return seconds
 
     def summary(self, prompt: int = 0) -> PromptSummary:
-        _, members = self.judges  # under the names that the search had for them
-        return replace(self.run.summary(prompt), searched="+".join(name for name, _ in members))
+        ensemble, members = self.judges  # under the names that the search had for them
+        searched = name_of_score(ensemble, [name for name, _ in members])
+        return replace(self.run.summary(prompt), searched=searched)
 
     def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:
         finals = self.run.finals[prompt]

@@ -19,7 +19,7 @@ from genscale.errors import UsageError
 from genscale.plugins import registry
 from genscale.protocol.interfaces import SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
-from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate, name_of_score
 from genscale.results.search_outcome import scored_candidate
 from genscale.runs import request as requests
 from genscale.runs.complete_request import completed
@@ -79,7 +79,7 @@ class SavedRun:
     @property
     def searched(self) -> str:
         """The score that ranks, by its verifiers."""
-        return "+".join(self.request.select or self.request.verifiers)
+        return name_of_score(self.request.ensemble, self.request.select or self.request.verifiers)
 
     @property
     def missing(self) -> Mapping[str, Sequence[str]]:
