@@ -55,6 +55,8 @@ from .media import Media as Media
 from .numerics.intervals import Mean as Mean
 from .numerics.noise_sphere import neighbour as neighbour
 from .numerics.noise_sphere import slerp as slerp
+from .pipelines.adaptive_blocks import AdaptiveBlocks as AdaptiveBlocks
+from .pipelines.adaptive_blocks import adaptive_blocks as adaptive_blocks
 from .pipelines.block_ensemble import block_ensemble as block_ensemble
 from .pipelines.loading import load_pipeline as load_pipeline
 from .pipelines.remasking_scheduler import RemaskingScheduler as RemaskingScheduler

@@ -83,7 +83,7 @@ For what is called as a whole (functions, services, pipelines without a loop of 
 - `black_box_identity.py`: what such a search was asked for.
 - `remote_images.py`, `http_calls.py`: an image service as a function. `token_texts.py`: a token model as one.
 - `equal_candidates.py`: warns of a text model that draws nothing. `block_ensemble.py`: HEX, texts of several block
-  lengths that vote.
+  lengths that vote. `adaptive_blocks.py`: AdaBlock, blocks that end at delimiters.
 
 Without a search:
 

@@ -7,22 +7,23 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_GREEDY = "LLaDA2Pipeline"
+_GREEDY = {"LLaDA2Pipeline", "AdaptiveBlocks"}
 
 
 def warn_of_equal_candidates(
     function: Any, given: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]
 ) -> None:
     """given: the arguments of the call. arms: what each changes in it; empty without arms."""
-    if _GREEDY not in {cls.__name__ for cls in type(function).__mro__}:
+    if not _GREEDY & {cls.__name__ for cls in type(function).__mro__}:
         return
     defaults = {name: p.default for name, p in inspect.signature(type(function).__call__).parameters.items()}
     for arm in arms or ({},):
         call = {**defaults, **given, **arm}
-        if call["temperature"] == 0 or call["sampling_method"] == "greedy":
+        method = call.get("sampling_method", "multinomial")
+        if call["temperature"] == 0 or method == "greedy":
             warnings.warn(
                 f"{type(function).__name__} draws nothing at temperature={call['temperature']} with "
-                f"sampling_method='{call['sampling_method']}', so all candidates are the same text: give "
+                f"sampling_method='{method}', so all candidates are the same text: give "
                 "temperature=0.9, or another above 0.",
                 stacklevel=5,
             )

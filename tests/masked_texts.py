@@ -26,7 +26,6 @@ class TokenModel(nn.Module):
         super().__init__()
         self.words, self.places = nn.Embedding(WORDS + 1, size), nn.Embedding(256, size)
         self.out, self.sharpness = nn.Linear(size, WORDS), sharpness
-        self.calls = 0
 
     @property
     def device(self) -> torch.device:
@@ -37,7 +36,6 @@ class TokenModel(nn.Module):
         return torch.float32
 
     def forward(self, tokens: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Any:
-        self.calls += 1
         seen = attention_mask[..., None].float()
         hidden = self.words(tokens) + self.places(position_ids)
         mean = (hidden * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True)
