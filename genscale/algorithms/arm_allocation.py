@@ -109,16 +109,15 @@ def even(pulls: Pulls) -> Allocation:
 
 def in_order(pulls: Pulls) -> Allocation:
     """As many of each arm: all of the first one, then all of the second, and so on. Of equal candidates the one of the
-    first arm ranks first then. What cannot be divided goes to the last arms. Without any limit: as `even`.
+    first arm ranks first then. What cannot be divided goes to the last arms, and what these do not use, and all without
+    any limit, as by `even`.
     """
-    if any(pulls.payable(arm) is None for arm in pulls.arms):
-        yield from even(pulls)
-        return
-    for arm in pulls.arms:
-        left = pulls.payable(arm) or 0
-        n = pulls.payable_each(pulls.affordable(range(arm, len(pulls.arms))), left)
-        if left:
+    limited = all(pulls.payable(arm) is not None for arm in pulls.arms)
+    for arm in pulls.arms if limited else ():
+        if left := pulls.payable(arm):
+            n = pulls.payable_each(pulls.affordable(range(arm, len(pulls.arms))), left)
             yield from pulls.pull(arm, max(n, 1))
+    yield from even(pulls)
 
 
 def rest(pulls: Pulls, arm: int) -> Allocation:
