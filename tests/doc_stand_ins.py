@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from tests.image_service import png
+from tests.test_black_box import token_pipeline
 from tests.zoo import ZOO
 from tests.zoo_audio import AUDIO, clap, clap_features, roberta_tokenizer
 from tests.zoo_modular import MODULAR
@@ -37,6 +39,7 @@ SOUNDS = {
     "cvssp/audioldm2-music": "audioldm2",
     "stabilityai/stable-audio-open-1.0": "stable_audio",
 }
+WORDS = GPT2Config(vocab_size=260, n_layer=1, n_head=2, n_embd=16, bos_token_id=0, eos_token_id=1)
 PROMPTS = "a red star left of a blue ring\nthree green circles\n"
 
 
@@ -49,6 +52,9 @@ def furnish(folder: Path) -> None:
     MODULAR["sdxl"].build().save_pretrained(
         str(folder / "path/or/modular-hub-id"), overwrite_modular_index=True
     )
+    token_pipeline().save_pretrained(folder / "amused/amused-512")
+    for part in (GPT2LMHeadModel(WORDS), ByT5Tokenizer(extra_ids=1, mask_token="<extra_id_0>")):
+        part.save_pretrained(folder / "inclusionAI/LLaDA2.1-mini")  # any model that gives logits writes texts
     for name, family in SOUNDS.items():
         AUDIO[family].build().save_pretrained(folder / name)
     _weights(folder)

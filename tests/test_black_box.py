@@ -318,7 +318,7 @@ def token_pipeline() -> Any:
         micro_cond_embed_dim=10, encoder_hidden_size=8, vocab_size=32, codebook_size=8, in_channels=8,
         block_out_channels=8, num_res_blocks=1, downsample=True, upsample=True, block_num_heads=1,
         num_hidden_layers=1, num_attention_heads=1, attention_dropout=0.0, intermediate_size=8,
-        layer_norm_eps=1e-6, ln_elementwise_affine=True,
+        layer_norm_eps=1e-6, ln_elementwise_affine=True, sample_size=8,
     )  # fmt: skip
     vae = VQModel(
         block_out_channels=[8], latent_channels=8, norm_num_groups=8, num_vq_embeddings=8, sample_size=8,
