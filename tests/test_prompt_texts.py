@@ -152,7 +152,15 @@ def test_an_argument_of_the_pipeline_of_that_name_is_its_own() -> None:
 
 
 def test_every_built_in_verifier_says_whether_it_reads_prompts() -> None:
-    blind = {"aesthetic", "clipping", "compressibility", "silence", "dynamic_degree", "temporal_consistency"}
+    blind = {
+        "aesthetic",
+        "clipping",
+        "compressibility",
+        "silence",
+        "answers",
+        "dynamic_degree",
+        "temporal_consistency",
+    }
     for name in genscale.list_verifiers():
         if name not in ("boxes", "calibrated", "frames"):
             assert registry.load("verifier", name).reads_prompts is (name not in blind), name
