@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     RemaskingScheduler: Any
     """aMUSEd's scheduler with tokens that may be masked again: a subclass of `diffusers.AmusedScheduler`.
 
-    Options beside those of aMUSEd: rule, eta, switch and loop, as of `genscale.diffusion.remasking.Remasking`, and order,
-    "confidence" (aMUSEd's own) or "random" (the paper's).
+    Options beside those of aMUSEd: rule, eta, switch and loop, as of `genscale.diffusion.remasking.Remasking`, and
+    order, "confidence" (aMUSEd's own) or "random" (the paper's).
     """
 
 
