@@ -81,7 +81,7 @@ class _Remasking:
         kept = sample.shape[1] * (starting_mask_ratio * self._masked_share(rule, index))  # tokens left masked
         after = (1 - kept / self.free.sum(-1, keepdim=True).clamp(min=1)).clamp(0.0, 1.0).maximum(self.before)
         committed = self.free & ~masked
-        rates = rule.rates(self.before, after, committed, self.psi)
+        rates = rule.rates(self.before, after, committed, masked, self.psi)
         rates = rates * float(rule.is_on(1 - index / len(self.timesteps)))
         ratio, again = starting_mask_ratio, torch.zeros_like(masked)
         last, random = index == len(self.timesteps) - 1, self.config.order == "random"

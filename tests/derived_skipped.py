@@ -10,7 +10,11 @@ def _because(reason: str, names: str) -> dict[str, str]:
 SKIPPED: dict[str, str] = (
     _because("it makes sound", "AceStep AudioLDM2 AudioLDM DanceDiffusion LongCatAudioDiT MusicLDM")
     | _because("it makes sound", "StableAudio StableAudio3 StableAudio3AudioToAudio StableAudio3Inpaint")
-    | _because("it makes text", "DiffusionGemma LLaDA2")
+    | _because("it makes text", "DiffusionGemma")
+    | _because(
+        "it makes text, and is tested beside the table ([masked diffusion](../how-to/masked-diffusion.md))",
+        "LLaDA2",
+    )
     | _because("it makes proteins", "RFD4Proteina")
     | _because("reads guidance_embeds, which its transformer's configuration does not have", "ChromaInpaint")
     | _because("calls encode_prompt with an argument that it does not take", "EasyAnimateControl")

@@ -83,7 +83,7 @@ def sampled(rule: Remasking, alphas: tuple[float, ...], seed: int = 0) -> list[T
         predicted = torch.multinomial(CLEAN[number(tokens)].flatten(0, 1), 1, generator=generator)
         uniform = torch.rand(ROWS, LENGTH, generator=generator, dtype=torch.float64)
         committed = tokens != MASK
-        rates = rule.rates(*ends, committed, psi)
+        rates = rule.rates(*ends, committed, ~committed, psi)
         tokens = remask_step(tokens, predicted.view(ROWS, LENGTH), rates, committed, *ends, MASK, uniform)
         found.append(tokens)
     return found
@@ -144,12 +144,54 @@ def test_a_rate_above_its_bound_is_refused() -> None:
 def test_the_least_sure_tokens_are_masked_again_most_often() -> None:
     before, after = torch.tensor([[0.75]]), torch.tensor([[0.8]])
     committed, psi = torch.tensor([[True, False, True, True]]), torch.tensor([[0.9, 0.0, 0.1, 0.5]])
-    rates = Remasking("conf").rates(before, after, committed, psi)
+    rates = Remasking("conf").rates(before, after, committed, ~committed, psi)
     weights = [math.exp(-0.9), 0.0, math.exp(-0.1), math.exp(-0.5)]
     want = torch.tensor([weights]) / sum(weights)
-    want[0, 1] = 1 / 3  # the mean of the committed ones
-    assert torch.allclose(rates, want * (0.2 / 0.75))
-    assert not Remasking("conf").rates(before, after, committed & False, psi).any()  # nothing is committed
+    assert torch.allclose(rates[committed], want[committed] * (0.2 / 0.75))
+    more = commit_probability(before, after, rates[:, 1:2]) - commit_probability(before, after, before * 0)
+    assert float(more) == pytest.approx(float(rates[committed].sum()))  # as many as are masked again
+    assert not Remasking("conf").rates(before, after, committed & False, ~committed | True, psi).any()
+
+
+def shares_of_conf(of_masked: float) -> list[float]:
+    """How many of 30 tokens are committed on average after each step of "conf", less alpha. of_masked: a factor on the
+    rates of masked tokens; 0 is the paper's."""
+    rows, length, generator = 2000, 30, torch.Generator().manual_seed(1)
+    tokens, psi = torch.full((rows, length), MASK), torch.rand(rows, length, generator=generator)
+    alphas = [i / 15 for i in range(15)]
+    found = []
+    for before, after in itertools.pairwise(alphas):
+        ends = [torch.full((rows, 1), a, dtype=torch.float64) for a in (before, after)]
+        committed = tokens != MASK
+        rates = Remasking("conf").rates(*ends, committed, ~committed, psi)
+        rates = torch.where(committed, rates, of_masked * rates)
+        uniform = torch.rand(rows, length, generator=generator, dtype=torch.float64)
+        tokens = remask_step(tokens, torch.zeros_like(tokens), rates, committed, *ends, MASK, uniform)
+        found.append(float((tokens != MASK).double().mean()) - after)
+    return found
+
+
+def test_by_confidence_the_schedule_holds() -> None:
+    assert max(map(abs, shares_of_conf(1.0))) < 0.01
+    assert min(shares_of_conf(0.0)) < -0.03  # the paper's rule falls behind
+
+
+def test_in_the_loop_alpha_stays() -> None:
+    loop = (0.75, 0.25, 0.5)
+    scheduler = genscale.RemaskingScheduler(
+        mask_token_id=MASK, masking_schedule="linear", rule="cap", eta=0.5, loop=loop
+    )
+    found = stepped(scheduler, torch.full((20, 30), MASK), 8)
+    counts = [(tokens == MASK).sum(-1) for tokens in found]
+    for i, count in enumerate(counts[:-1]):
+        alpha = 1 - Remasking(loop=loop).warped((i + 1) / 8, loop[2])  # of a linear schedule
+        assert bool((count <= math.floor(30 * alpha)).all())
+        assert bool((count >= math.floor(30 * alpha) - 1).all())  # a step commits one more at least
+    assert [int(c[0]) for c in counts[2:6]] == [15] * 4
+    again = [
+        int(((b == MASK) & (a != MASK)).sum()) for a, b in itertools.pairwise(found)
+    ]  # after steps 2 to 8, which begin at 0.875, 0.75, ...
+    assert [n > 0 for n in again] == [False, True, True, True, True, False, False]
 
 
 def test_published_values_and_times() -> None:

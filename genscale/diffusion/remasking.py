@@ -109,20 +109,21 @@ class Remasking:
             return level * progress / on
         return level if progress <= off else level + (1 - level) * (progress - off) / (1 - off)
 
-    def rates(self, before: Tensor, after: Tensor, committed: Tensor, psi: Tensor) -> Tensor:
+    def rates(self, before: Tensor, after: Tensor, committed: Tensor, masked: Tensor, psi: Tensor) -> Tensor:
         """sigma of each token, [n, length]: of a committed one and of a masked one, which is committed accordingly.
 
-        before, after: alpha_t and alpha_s, [n, 1]. committed: bool [n, length]. psi: [n, length], as of "conf"; there a
-        masked token has the mean of the committed ones. The paper leaves these at sigma = 0, by which more tokens stay
-        masked than alpha_s says.
+        before, after: alpha_t and alpha_s, [n, 1]. committed, masked: bool [n, length]. psi: [n, length], as of "conf".
+        There sigma of the masked tokens is such that in each row as many more are committed, on average, as are masked
+        again. The paper leaves it at 0, by which more tokens stay masked than alpha_s says.
         """
         bound = most_remasking(before, after)
         sigma = bound.clamp(max=self.strength) if self.rule == "cap" else self.strength * bound
         if self.rule != "conf":
             return sigma.broadcast_to(committed.shape)
-        weights = (-psi).masked_fill(~committed, -math.inf).softmax(-1).nan_to_num(0.0)
-        mean = 1.0 * committed.any(-1, keepdim=True) / committed.sum(-1, keepdim=True).clamp(min=1)
-        return sigma * torch.where(committed, weights, mean)
+        of_committed = sigma * (-psi).masked_fill(~committed, -math.inf).softmax(-1).nan_to_num(0.0)
+        again = of_committed.sum(-1, keepdim=True) / masked.sum(-1, keepdim=True).clamp(min=1)
+        of_masked = (again * (1 - before) / before.clamp(min=1e-12)).minimum(bound)
+        return torch.where(committed, of_committed, of_masked)
 
 
 def remask_step(
