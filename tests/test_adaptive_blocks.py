@@ -22,7 +22,9 @@ def fresh(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("prompt", ["a", "abc", "a longer prompt"])
+@pytest.mark.parametrize(
+    "prompt", ["abc", *(pytest.param(p, marks=pytest.mark.slow) for p in ("a", "a longer prompt"))]
+)
 @pytest.mark.parametrize(
     "given",
     [

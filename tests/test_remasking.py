@@ -320,9 +320,9 @@ def test_without_remasking_it_is_the_pipeline_bit_for_bit() -> None:
     "given",
     [
         {"eta": 1.0},
-        {"rule": "cap", "eta": 0.3},
         {"order": "random", "eta": 0.7},
-        {"rule": "conf"},
+        pytest.param({"rule": "cap", "eta": 0.3}, marks=pytest.mark.slow),
+        pytest.param({"rule": "conf"}, marks=pytest.mark.slow),
         {"rule": "cap", "eta": 0.2, "loop": (0.55, 0.05, 0.5)},
     ],
 )
@@ -339,6 +339,7 @@ def test_committed_tokens_change_in_a_pipeline(given: dict[str, Any]) -> None:
         assert bool(((early != mask) & (early != found[-1])).any())
 
 
+@pytest.mark.slow
 def test_it_is_searched_and_resumed(tmp_path: Path) -> None:
     pipe = token_pipeline()
     pipe.scheduler = genscale.RemaskingScheduler.from_config(pipe.scheduler.config, eta=0.5)
@@ -359,6 +360,7 @@ def test_it_is_searched_and_resumed(tmp_path: Path) -> None:
     assert len({e.total for e in whole.ranking()}) > 1
 
 
+@pytest.mark.slow
 def test_it_is_an_arm_by_name() -> None:
     pipe = token_pipeline()
     arms = genscale.scale(

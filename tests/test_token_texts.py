@@ -86,7 +86,7 @@ def odd_words(prompt: str, seed: int) -> str:
     return f"{prompt}\r\n  {seed % 97}\u2028\ud800 "
 
 
-@pytest.mark.parametrize("write", [words, odd_words])
+@pytest.mark.parametrize("write", [pytest.param(words, marks=pytest.mark.slow), odd_words])
 def test_a_search_over_texts_is_saved_shown_loaded_and_replayed(
     write: Any, tmp_path: Path, capsys: Any
 ) -> None:
@@ -115,6 +115,7 @@ def test_a_search_over_texts_is_saved_shown_loaded_and_replayed(
     assert copy.read_bytes() == (folder / "001-best.txt").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_search_over_texts_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
     run, judge = str(tmp_path / "run"), "tests.test_token_texts:many_letters"
     call = ["generate", "one", "--model", "tests.test_token_texts:words", "--seed", "5", "--out", run]
