@@ -249,8 +249,8 @@ def test_a_weighted_sum_carries_the_scales() -> None:
     torch.testing.assert_close(weighted_sum(raw, weights), torch.tensor([4.9, 10.1], dtype=torch.float64))
 
 
-def test_a_total_depends_on_the_pool_for_ranks_only() -> None:
-    raw = torch.tensor([[1.0, 5.0], [2.0, 4.0], [3.0, 0.0]], dtype=torch.float64)
+def test_a_total_depends_on_the_pool_for_ranks_and_votes_only() -> None:
+    raw = torch.tensor([[1.0, 5.0], [2.0, 4.0], [3.0, 0.0], [1.0, 5.0]], dtype=torch.float64)
     for ensemble in ENSEMBLES:
         panel = VerifierSet((WeightedVerifier("a", gives(0)), WeightedVerifier("b", gives(0))), ensemble)
         alone = torch.cat([panel.combine(row[None]) for row in raw])
