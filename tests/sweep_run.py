@@ -20,7 +20,7 @@ import genscale
 from genscale.errors import UsageError
 from genscale.media_items import IMAGE, KINDS, MESH, TEXT, VIDEO, Map, Vector
 from genscale.pipelines import scale as scale_module
-from genscale.pipelines.black_box import black_box_of
+from genscale.pipelines.black_box import Generated, black_box_of
 from genscale.pipelines.pipeline_call import PipelineCall
 from tests.derived import Derived, arguments
 
@@ -31,10 +31,10 @@ TOLERANCE = 0.02  # of 255: batches of other sizes round otherwise
 
 
 def brightness(media: Any, texts: Any) -> list[float]:
-    """A verifier: the mean of all pixels, of 255; of the numbers of what has none."""
+    """A verifier: the mean of all pixels, of 255; as much of the sizes of the numbers of what has none."""
     if media.kind in (IMAGE, VIDEO):
         return [float(np.asarray(m[0] if isinstance(m, list) else m, dtype=float).mean()) for m in media]
-    return [float(row.float().mean()) for row in media.tensor]
+    return [255 * float(row.float().abs().mean()) for row in media.tensor]
 
 
 brightness.judges = tuple(k for k in KINDS if k not in (TEXT, MESH))  # type: ignore[attr-defined]
@@ -133,13 +133,18 @@ def first_line(error: BaseException) -> str:
 
 def _one(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> str:
     try:
-        same = pixels(call(genscale.scale(pipe, verifier=brightness, candidates=1), given, seeded))
+        output = call(genscale.scale(pipe, verifier=brightness, candidates=1), given, seeded)
+        same = pixels(output)
     except UsageError:
         raise
     except Exception as error:
         return first_line(error)
-    if same.dtype == np.uint8 != alone.dtype:  # a whole call's output comes as PIL images
-        alone = (alone.clip(0, 1) * 255).round().astype(np.uint8)
+    if isinstance(
+        output, Generated
+    ):  # PIL images, in a list of candidates, whatever the pipeline's output is like
+        same, alone = same.squeeze(), alone.squeeze()
+        if same.dtype == np.uint8 != alone.dtype:
+            alone = (alone.clip(0, 1) * 255).round().astype(np.uint8)
     if same.shape != alone.shape:
         return f"other shape: {same.shape}, not {alone.shape}"
     far = float(np.abs(same.astype(float) - alone.astype(float)).max())
