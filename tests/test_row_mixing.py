@@ -100,7 +100,10 @@ def totals(batch: int, prompt: Any = "a cat", mixing: float = 1.0) -> list[float
     pipe.unet.set_attn_processor(
         {name: MixingAttention(one, mixing) for name, one in pipe.unet.attn_processors.items()}
     )
-    call = ZOO["stable_diffusion"].arguments(1) | {"prompt": prompt, "generator": torch.Generator().manual_seed(1)}
+    call = ZOO["stable_diffusion"].arguments(1) | {
+        "prompt": prompt,
+        "generator": torch.Generator().manual_seed(1),
+    }
     scaled = genscale.scale(pipe, verifier=brightness, candidates=3, batch_size=batch)
     return [entry.total for entry in scaled(**call).search.entries]
 
