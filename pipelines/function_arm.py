@@ -14,9 +14,10 @@ from genscale.engine.failures import CALL
 from genscale.errors import UsageError
 from genscale.pipelines.arms import ArmSettings
 from genscale.pipelines.candidate_randomness import Randomness
-from genscale.pipelines.generated_media import item_of, makes_frames
+from genscale.pipelines.generated_media import item_of
 from genscale.pipelines.generator_call import GeneratorCall
 from genscale.pipelines.generator_signature import Signature
+from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.remote_failures import remote_failure
 from genscale.protocol.particles import Candidate
 
@@ -94,7 +95,12 @@ def _arm(call: GeneratorCall, arm: Mapping[str, Any]) -> FunctionArm:
     for arguments in given:
         if isinstance(arguments.get("prompt"), str):
             arguments["prompt"] = made.prompt(arguments["prompt"])
-    of_frames = all(makes_frames(one, Signature.of(made.function).parameters) for one in given)
     return FunctionArm(
-        made.function, name, tuple(given), call.randomness, made.nfe or 1, made.applied, of_frames
+        made.function,
+        name,
+        tuple(given),
+        call.randomness,
+        made.nfe or 1,
+        made.applied,
+        makes_videos(made.function),
     )

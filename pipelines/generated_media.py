@@ -15,7 +15,6 @@ from genscale.media import Media
 from genscale.media_items import TEXT
 from genscale.plugins.limits import shown
 
-FRAME_COUNTS = ("num_frames", "video_length")
 _FIELDS = ("frames", "images", "videos")
 
 
@@ -26,11 +25,6 @@ def item_of(output: Any, name: str, of_frames: bool = False) -> Tensor | str:
     """
     found = output[0] if isinstance(output, list | tuple) and len(output) == 1 else output
     return found if isinstance(found, str) else pixels_of(output, name, of_frames)
-
-
-def makes_frames(given: Mapping[str, Any], taken: Mapping[str, Any]) -> bool:
-    """Whether a generator's call is one for a video: it is given a number of frames, or takes one."""
-    return any(name in given or name in taken for name in FRAME_COUNTS)
 
 
 def media_of(items: Sequence[Tensor | str], name: str) -> Media:

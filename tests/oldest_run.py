@@ -29,7 +29,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(3)
 
 
-def fault(pipe: Any, given: dict[str, Any]) -> str:
+def fault(pipe: Any, given: dict[str, Any], verifier: Any) -> str:
     """What is wrong with the searches of one pipeline call."""
 
     def call(what: Any) -> Any:
@@ -38,7 +38,7 @@ def fault(pipe: Any, given: dict[str, Any]) -> str:
     own = np.asarray(call(pipe)[0])
     if not np.array_equal(own, np.asarray(call(genscale.scale(pipe, candidates=1))[0])):
         return "one candidate is not the pipeline"
-    search = {"verifier": brightness, "candidates": 3}
+    search = {"verifier": verifier, "candidates": 3}
     three, one = (
         [entry.total for entry in call(genscale.scale(pipe, batch_size=n, **search)).search.entries]
         for n in (3, 1)
@@ -57,19 +57,19 @@ def fault(pipe: Any, given: dict[str, Any]) -> str:
     return "" if again.search.ledger.evaluations == 0 else "the resumed search evaluated again"
 
 
-def pipelines() -> dict[str, Callable[[], tuple[Any, dict[str, Any]]]]:
-    """How to build each pipeline and its call, by name."""
+def pipelines() -> dict[str, Callable[[], tuple[Any, dict[str, Any], Any]]]:
+    """How to build each pipeline, its call, and its verifier, by name."""
 
-    def of_zoo(name: str) -> tuple[Any, dict[str, Any]]:
-        return ZOO[name].build(), ZOO[name].arguments(1) | {"output_type": "np"}
+    def of_zoo(name: str) -> tuple[Any, dict[str, Any], Any]:
+        return ZOO[name].build(), ZOO[name].arguments(1) | {"output_type": "np"}, brightness
 
-    def bundled(name: str) -> tuple[Any, dict[str, Any]]:
+    def bundled(name: str) -> tuple[Any, dict[str, Any], Any]:
         made, size = EMBEDDED[name], EMBEDDED[name].size
         given = {"prompt": "a red circle", "num_inference_steps": 4, "output_type": "np"}
         given |= {"height": size, "width": size}
         if made.frames is not None:
             given |= {"num_frames": made.frames, "max_sequence_length": made.tokens}
-        return genscale.load_pipeline(name), given
+        return genscale.load_pipeline(name), given, made.verifier
 
     made: dict[str, Any] = {name: lambda name=name: bundled(name) for name in EMBEDDED}
     return made | {name: lambda name=name: of_zoo(name) for name in ZOO}
@@ -89,13 +89,13 @@ def main() -> None:
     found: dict[str, str] = {}
     for name, build in pipelines().items():
         try:
-            pipe, given = build()
+            pipe, given, verifier = build()
         except Exception as error:
             if exists(error):
                 found[name] = f"not built: {first_line(error)}"
             continue
         try:
-            found[name] = fault(pipe, given)
+            found[name] = fault(pipe, given, verifier)
         except Exception as error:
             found[name] = first_line(error)
     print(
