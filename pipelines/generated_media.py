@@ -19,10 +19,12 @@ _FIELDS = ("frames", "images", "videos")
 
 
 def item_of(output: Any, name: str, of_frames: bool = False) -> Tensor | str:
-    """The text of an output that is one (or a list of one), else its pixels.
+    """The text of an output that is one (or a list of one, or has one as `.texts`), else its pixels.
 
     of_frames: several images in an output are the frames of a video.
     """
+    texts = getattr(output, "texts", None)
+    output = output if texts is None else texts
     found = output[0] if isinstance(output, list | tuple) and len(output) == 1 else output
     return found if isinstance(found, str) else pixels_of(output, name, of_frames)
 

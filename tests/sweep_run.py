@@ -21,6 +21,7 @@ from genscale.errors import UsageError
 from genscale.media_items import IMAGE, KINDS, MESH, TEXT, VIDEO, Map, Vector
 from genscale.pipelines import scale as scale_module
 from genscale.pipelines.black_box import Generated, black_box_of
+from genscale.pipelines.output_kinds import makes_audio
 from genscale.pipelines.pipeline_call import PipelineCall
 from tests.derived import Derived, arguments
 
@@ -31,13 +32,15 @@ TOLERANCE = 0.02  # of 255: batches of other sizes round otherwise
 
 
 def brightness(media: Any, texts: Any) -> list[float]:
-    """A verifier: the mean of all pixels, of 255; as much of the sizes of the numbers of what has none."""
+    """A verifier: the mean of all pixels, of 255; of other numbers the mean size times 255, of texts a checksum."""
     if media.kind in (IMAGE, VIDEO):
         return [float(np.asarray(m[0] if isinstance(m, list) else m, dtype=float).mean()) for m in media]
+    if media.kind == TEXT:
+        return [float(sum(map(ord, text)) % 256) for text in media]
     return [255 * float(row.float().abs().mean()) for row in media.tensor]
 
 
-brightness.judges = tuple(k for k in KINDS if k not in (TEXT, MESH))  # type: ignore[attr-defined]
+brightness.judges = tuple(k for k in KINDS if k != MESH)  # type: ignore[attr-defined]
 
 
 def call(pipe: Any, given: dict[str, Any], seeded: bool) -> Any:
@@ -48,6 +51,8 @@ def call(pipe: Any, given: dict[str, Any], seeded: bool) -> Any:
 
 def pixels(output: Any) -> np.ndarray:
     """The first thing of a pipeline's output as one array."""
+    if getattr(output, "texts", None) is not None:
+        return np.asarray(output.texts)
     first = next(iter(output.values())) if isinstance(output, dict) else output[0]
     return _stacked(first)
 
@@ -65,7 +70,7 @@ class Found:
     alone: why the pipeline does not run by itself.
     one: how one candidate was not the pipeline; three: how batches of four and one disagreed.
     refused: the sentence of a refusal, of either search.
-    shape: of the pipeline's output. mode: how its latents were evaluated, one of the four above.
+    shape: of the pipeline's output. makes: "sounds" or "texts" where it is one of these. mode: how its latents were evaluated, one of the four above.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Found:
     refused: str = ""
     shape: tuple[int, ...] = ()
     mode: str = ""
+    makes: str = ""
 
     @property
     def searched(self) -> bool:
@@ -90,12 +96,13 @@ def sweep(found: Derived) -> Found:
         alone = pixels(call(pipe, given, seeded))
     except Exception as error:
         return Found(name, alone=first_line(error))
+    makes = "texts" if alone.dtype.kind == "U" else "sounds" if makes_audio(pipe) else ""
     with recorded() as calls:
         try:
             one, three = _one(pipe, given, seeded, alone), _three(pipe, given, seeded)
         except UsageError as error:
-            return Found(name, refused=str(error), shape=alone.shape)
-    return Found(name, "", one, three, "", alone.shape, mode_of(calls))
+            return Found(name, refused=str(error), shape=alone.shape, makes=makes)
+    return Found(name, "", one, three, "", alone.shape, mode_of(calls), makes)
 
 
 @contextmanager
@@ -147,6 +154,8 @@ def _one(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> s
             alone = (alone.clip(0, 1) * 255).round().astype(np.uint8)
     if same.shape != alone.shape:
         return f"other shape: {same.shape}, not {alone.shape}"
+    if same.dtype.kind == "U":
+        return "" if np.array_equal(same, alone) else f"other texts: {same} {alone}"
     far = float(np.abs(same.astype(float) - alone.astype(float)).max())
     return "" if np.array_equal(same, alone) else f"not equal: {far:.3g} apart"
 
