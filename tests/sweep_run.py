@@ -70,7 +70,7 @@ class Found:
     alone: why the pipeline does not run by itself.
     one: how one candidate was not the pipeline; three: how batches of four and one disagreed.
     refused: the sentence of a refusal, of either search.
-    shape: of the pipeline's output. makes: "sounds" or "texts" where it is one of these. mode: how its latents were evaluated, one of the four above.
+    shape: of the output. makes: "sounds", "texts" or "" for all else. mode: how its latents were evaluated, one of the four above.
     """
 
     name: str
