@@ -70,7 +70,8 @@ class Found:
     alone: why the pipeline does not run by itself.
     one: how one candidate was not the pipeline; three: how batches of four and one disagreed.
     refused: the sentence of a refusal, of either search.
-    shape: of the output. makes: "sounds", "texts" or "" for all else. mode: how its latents were evaluated, one of the four above.
+    shape: of the output. makes: "sounds", "texts" or "" for all else.
+    mode: how its latents were evaluated, one of the four above.
     """
 
     name: str
@@ -99,7 +100,7 @@ def sweep(found: Derived) -> Found:
     makes = "texts" if alone.dtype.kind == "U" else "sounds" if makes_audio(pipe) else ""
     with recorded() as calls:
         try:
-            one, three = _one(pipe, given, seeded, alone), _three(pipe, given, seeded)
+            one, three = one_candidate(pipe, given, seeded, alone), _three(pipe, given, seeded)
         except UsageError as error:
             return Found(name, refused=str(error), shape=alone.shape, makes=makes)
     return Found(name, "", one, three, "", alone.shape, mode_of(calls), makes)
@@ -138,7 +139,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def _one(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> str:
+def one_candidate(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> str:
     try:
         output = call(genscale.scale(pipe, verifier=brightness, candidates=1), given, seeded)
         same = pixels(output)
