@@ -52,7 +52,7 @@ def table(found: list[Found]) -> str:
 
 def line(found: Found) -> str:
     """One row of the table."""
-    cells = (f"`{found.name}`", media(found.shape), found.mode or "–", outcome(found))
+    cells = (f"`{found.name}`", found.makes or media(found.shape), found.mode or "–", outcome(found))
     return "| " + " | ".join(cells) + " |"
 
 

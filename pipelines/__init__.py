@@ -36,11 +36,12 @@ Under these lie, for the call of a pipeline:
   latents are made of them.
 - `probed_call.py`, `loop_study.py`, `followed_loop.py`, `followed_call.py`: loops that edit their latents or draw
   noise, followed for each candidate as the pipeline alone runs them.
-- `loop_noise.py`: random draws inside the loop.
+- `loop_noise.py`: random draws inside the loop. `further_loops.py`: pipelines with a loop behind the first.
 - `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
 - `serving_driver.py`, `batch_parts.py`: the `ServingDriver`, and the parts of a batch that it evaluates one after the
   other, such as groups of exactly the call's own rows.
 - `row_lists.py`, `row_evidence.py`: which lists have one entry a row; whether an exception comes from a batch's rows.
+- `row_mixing.py`: models that let the rows of a batch depend on each other, and guidance copies in another order.
 - `failures.py`: what may be concluded from an exception.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
 - `user_callbacks.py`: the user's `callback_on_step_end` and `callback` during a search.

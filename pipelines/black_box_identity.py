@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from genscale.key import Key
-from genscale.pipelines.bound_call import COUNTS
 from genscale.pipelines.call_identity import Parts, heading_of_search
+from genscale.pipelines.call_signature import COUNTS
 from genscale.pipelines.describe_search import Description, is_plain
 from genscale.pipelines.generator_call import GeneratorCall
 from genscale.pipelines.generator_signature import place_of

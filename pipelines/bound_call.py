@@ -11,13 +11,12 @@ from torch import Tensor
 
 from genscale.errors import UsageError, did_you_mean
 from genscale.pipelines.call_limits import check_call
-from genscale.pipelines.call_signature import signature_of
+from genscale.pipelines.call_signature import COUNTS, signature_of
 from genscale.pipelines.image_inputs import first_of_prompts, inputs_of_images
 from genscale.pipelines.modular_inputs import blocks_of, output_of, prompt_of_state
 from genscale.pipelines.prompt_texts import TEXTS, checked_texts, row_texts
 from genscale.storage.identity import identity
 
-COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 PER_PROMPT = ("prompt", "negative_prompt", "class_labels")  # also prompt_2, prompt_3, ...
 CALLBACKS = ("callback_on_step_end", "callback", "callback_steps")
 
@@ -59,6 +58,12 @@ class Arguments:
                 self.results = int(given.get(name) or 1)
                 given[name] = 1
         self.generator = given.get("generator")
+        first = (
+            self.generator[0]
+            if isinstance(self.generator, list | tuple) and self.generator
+            else self.generator
+        )
+        self._first = (first.device, first.get_state()) if isinstance(first, torch.Generator) else None
         self.of_images = inputs_of_images(given, self.results)
         given |= first_of_prompts(self.of_images, self.results)
         # Copies of lists, since some pipelines write into the ones they are given.
@@ -76,10 +81,25 @@ class Arguments:
         """One prompt text for each of the rows that the call makes; empty where none is given."""
         return row_texts(self.prompt_texts, self.given, rows)
 
+    def stand_in(self) -> torch.Generator | None:
+        """In place of the user's generators, which a search must not draw from: a copy of the first at the call.
+
+        None where the user gave none. Some pipelines fail without any.
+        """
+        if self._first is None:
+            return None
+        device, state = self._first
+        made = torch.Generator(device)
+        made.set_state(state)
+        return made
+
     def quiet(self, **changes: Any) -> dict[str, Any]:
-        """The arguments for a call that the user does not see: without callbacks and generator, and with `changes`."""
+        """The arguments for a call that the user does not see: without callbacks, with `changes` and a generator that
+        stands in for the user's."""
         dropped = (*CALLBACKS, "generator")
         kept = {k: v for k, v in self.given.items() if k not in dropped}
+        if self._first is not None:
+            kept["generator"] = self.stand_in()
         return kept | {k: v for k, v in changes.items() if k in self.names}
 
     def extended(
@@ -141,8 +161,8 @@ def entries(value: Any) -> int | None:
 
 def _rows_of(name: str, value: Any, rows: int, order: Sequence[int], per_row: Collection[str]) -> Any:
     """An argument for the rows in this order: picked from one with `rows` rows, or as it is."""
-    if value is None:
-        return None
+    if value is None or isinstance(value, torch.Generator):
+        return value
     if name in per_row or (rows == 1 and not isinstance(value, list | tuple) and entries(value) == 1):
         return [value[i] for i in order] if isinstance(value, list | tuple) else value[list(order)]
     if name + ENTRIES in per_row:

@@ -15,8 +15,8 @@ from torch import nn
 
 from genscale.engine.verifier_roles import WeightedVerifier
 from genscale.errors import UsageError
-from genscale.pipelines.bound_call import COUNTS, PER_PROMPT
-from genscale.pipelines.call_signature import defaults_of
+from genscale.pipelines.bound_call import PER_PROMPT
+from genscale.pipelines.call_signature import COUNTS, defaults_of
 from genscale.pipelines.loading import EMBEDDED, folder_of
 from genscale.pipelines.modular_inputs import all_blocks, blocks_of
 from genscale.pipelines.pipeline_call import PipelineCall

@@ -15,6 +15,9 @@ from genscale.pipelines.modular_inputs import OUTPUT, STATE, blocks_of, input_de
 
 Parameter = inspect.Parameter
 
+COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+"""Names of the argument that says how many images or videos a call makes of each prompt."""
+
 
 @dataclass(frozen=True)
 class CallSignature:

@@ -215,6 +215,8 @@ class Decoder:
             return self._run_followed(self.call.loop, given, latents, prompts, tail_key)
         if prompts == tuple(range(self.call.rows)):
             return self._with_rows(given, latents, tail_key, None)
+        if self.call.probe.layout.joint:
+            return self._own_rows(given, latents, prompts, tail_key)
         arguments, failed = self.call.arguments.given, False
         if not self._row_per_output:
             try:
@@ -239,6 +241,12 @@ class Decoder:
             if not failed and not (may_be_mismatch(error, arguments) and fails_again(error, again)):
                 raise
         # What belongs to just the call's own rows, such as an input image, may be needed for decoding, too.
+        return self._own_rows(given, latents, prompts, tail_key)
+
+    def _own_rows(
+        self, given: dict[str, Any], latents: Tensor, prompts: tuple[int, ...], tail_key: Key | None
+    ) -> Any:
+        """Decode the call's own rows at a time."""
         parts, outputs = own_rows(prompts, self.call.rows), []
         for part in parts:
             output = self._with_rows(given, part.to_call(latents), tail_key, None)

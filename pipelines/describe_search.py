@@ -21,9 +21,9 @@ from genscale.engine.budget import Budget
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
-from genscale.pipelines.bound_call import CALLBACKS, COUNTS, Arguments
+from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.call_identity import model_name
-from genscale.pipelines.call_signature import defaults_of, signature_of
+from genscale.pipelines.call_signature import COUNTS, defaults_of, signature_of
 from genscale.pipelines.loading import EMBEDDED, folder_of, makes_large_items, makes_videos
 from genscale.pipelines.output_kinds import makes_audio
 from genscale.pipelines.pipeline_call import PipelineCall

@@ -17,6 +17,7 @@ from genscale.pipelines.candidate_randomness import Randomness
 from genscale.pipelines.generated_media import item_of
 from genscale.pipelines.generator_call import GeneratorCall
 from genscale.pipelines.generator_signature import Signature
+from genscale.pipelines.loading import makes_videos
 from genscale.pipelines.remote_failures import remote_failure
 from genscale.protocol.particles import Candidate
 
@@ -34,7 +35,7 @@ class FunctionArm:
     """One configuration of a function.
 
     name: of the function. given: the arguments of each prompt's call, without its generator or seed. nfe: what one call
-    counts. around: what holds while it is called.
+    counts. around: what holds while it is called. of_frames: several images that it returns are a video's frames.
     """
 
     function: Callable[..., Any]
@@ -43,6 +44,7 @@ class FunctionArm:
     randomness: Randomness
     nfe: int = 1
     around: Callable[[], AbstractContextManager[None]] = nullcontext
+    of_frames: bool = False
 
     @property
     def at_once(self) -> int:
@@ -72,7 +74,7 @@ class FunctionArm:
             if failed is None:
                 raise
             return CALL, failed
-        return item_of(output, self.name)
+        return item_of(output, self.name, self.of_frames)
 
 
 def function_arms(call: GeneratorCall, arms: Sequence[Mapping[str, Any]]) -> list[FunctionArm]:
@@ -93,4 +95,12 @@ def _arm(call: GeneratorCall, arm: Mapping[str, Any]) -> FunctionArm:
     for arguments in given:
         if isinstance(arguments.get("prompt"), str):
             arguments["prompt"] = made.prompt(arguments["prompt"])
-    return FunctionArm(made.function, name, tuple(given), call.randomness, made.nfe or 1, made.applied)
+    return FunctionArm(
+        made.function,
+        name,
+        tuple(given),
+        call.randomness,
+        made.nfe or 1,
+        made.applied,
+        makes_videos(made.function),
+    )

@@ -18,10 +18,11 @@ from genscale.plugins.limits import shown
 _FIELDS, _TEXTS = ("frames", "images", "videos"), "texts"
 
 
-def item_of(output: Any, name: str) -> Tensor | str:
+def item_of(output: Any, name: str, of_frames: bool = False) -> Tensor | str:
     """The text of an output that is one (or a list of one, or has one as `.texts`), else its pixels.
 
-    UsageError: it is neither, or there are several texts.
+    of_frames: several images in an output are the frames of a video. UsageError: it is neither, or there are several
+    texts.
     """
     found = output.get(_TEXTS) if isinstance(output, Mapping) else getattr(output, _TEXTS, None)
     found = output if found is None else found
@@ -32,7 +33,7 @@ def item_of(output: Any, name: str) -> Tensor | str:
                 "call."
             )
         found = found[0]
-    return found if isinstance(found, str) else pixels_of(output, name)
+    return found if isinstance(found, str) else pixels_of(output, name, of_frames)
 
 
 def media_of(items: Sequence[Tensor | str], name: str) -> Media:
@@ -56,20 +57,23 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[-1]}x{shape[-2]}"
 
 
-def pixels_of(output: Any, name: str) -> Tensor:
+def pixels_of(output: Any, name: str, of_frames: bool = False) -> Tensor:
     """The only image [3, h, w] or video [frames, 3, h, w] of an output: uint8, or float in [0, 1] (NaN may be in it).
 
     output: a PIL image; an array (channels last) or tensor (channels first), uint8 or in [0, 1]; a list of these, which
     is a video where it holds several; or what holds one of these as `.images`, `.frames` or first member.
-    name: of the generator, for messages. UsageError: it is something else, or several images of one prompt.
+    name: of the generator, for messages. of_frames: several images are the frames of a video, whatever the field is
+    called. UsageError: it is something else, or several images of one prompt.
     """
     found, is_video = _member(output)
+    if of_frames and is_video is False:
+        is_video = None
     pixels = _pixels(found, name)
     if is_video and pixels.ndim == 3:
         pixels = pixels[None]
-    if not is_video and pixels.ndim == 4 and len(pixels) == 1:
-        pixels = pixels[0]
     if pixels.ndim == 5 and len(pixels) == 1:
+        pixels = pixels[0]
+    if not is_video and pixels.ndim == 4 and len(pixels) == 1:
         pixels = pixels[0]
     if pixels.ndim == 5 or (pixels.ndim == 4 and is_video is False):
         raise UsageError(

@@ -9,8 +9,9 @@ import torch
 
 from genscale.errors import UsageError
 from genscale.key import Key
-from genscale.pipelines.bound_call import COUNTS, PER_PROMPT
+from genscale.pipelines.bound_call import PER_PROMPT
 from genscale.pipelines.call_limits import check_call
+from genscale.pipelines.call_signature import COUNTS
 from genscale.pipelines.candidate_randomness import Randomness
 from genscale.pipelines.generator_signature import Signature
 

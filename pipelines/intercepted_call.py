@@ -36,9 +36,10 @@ from genscale.pipelines.pipeline_lock import claimed
 from genscale.pipelines.scheduler_proxy import OffGrid, SharedByCopies, StepResult, proxy_of, start_index
 from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
-from genscale.pipelines.watched_models import PlaceholderOutputs, watched
+from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser, watched
 
 BEFORE, LOOP, AFTER = "before", "loop", "after"
+SEVERAL = "it runs more than one loop over scheduler.timesteps"
 
 
 class LeaveLoop(BaseException):
@@ -63,6 +64,7 @@ class LoopDriver(SharedByCopies):
         self.encoder_cache, self.placeholders = encoder_cache, placeholders
         self.phase = BEFORE
         self.index = 0  # step of the grid that the loop is at
+        self._reading_after = False  # after the loop, in a further iteration over the timesteps
         self._in_loop = False  # the loop's iterator is not exhausted, nor given up
         self.stepped = self.any_step = False  # `step` was called in this iteration; in this pipeline call
         self.reads_expected = self.reads_done = 0  # iterations before the loop that only read the timesteps
@@ -96,7 +98,7 @@ class LoopDriver(SharedByCopies):
         return None
 
     def on_draw(self, noise: Tensor) -> None:
-        """Called with the result of every normal draw before the loop."""
+        """Called with a copy of the result of every normal draw before the loop."""
 
     def draw_after_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return None
@@ -117,7 +119,7 @@ class LoopDriver(SharedByCopies):
         raise NotImplementedError
 
     def scheduler_state(self, step: int) -> Mapping[str, Any]:
-        """Attributes that the scheduler would have before this step, had it taken those before itself."""
+        """Attributes that the scheduler would have before this step had it taken the others itself."""
         return {}
 
     # ---- called by the scheduler proxy
@@ -132,7 +134,11 @@ class LoopDriver(SharedByCopies):
         """Iteration over the timesteps: in the loop, one value for each call of `step`."""
         if self.any_step or self.reads_done < self.reads_expected:  # not the loop: the values are only read
             self.reads_done += 1
-            yield from timesteps
+            self._reading_after = self.phase == AFTER
+            try:
+                yield from timesteps
+            finally:
+                self._reading_after = False
             return
         if self._in_loop:  # the loop's own body reads timesteps, such as those that it gives to `add_noise`
             yield from timesteps
@@ -170,7 +176,7 @@ class LoopDriver(SharedByCopies):
     def step(self, call: dict[str, Any]) -> StepResult:
         """`scheduler.step` of the proxy."""
         if self.phase == AFTER:
-            raise UnsupportedLoop("it runs more than one loop over scheduler.timesteps")
+            raise UnsupportedLoop(SEVERAL)
         if self.phase != LOOP:
             raise UnsupportedLoop("it calls scheduler.step outside a loop over scheduler.timesteps")
         if self.stepped:
@@ -216,13 +222,13 @@ class LoopDriver(SharedByCopies):
             interrupt = state.get("_interrupt") or inside.get("_interrupt")
             _replace(state, inside | ({"_interrupt": True} if interrupt else {}))
 
-    # ---- called by the models
-
     def on_model_call(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if self.suspended or threading.get_ident() != self.thread:
             return self._call_outside(name, module, forward, args, kwargs)
         if self.phase == LOOP:
             return self.call_model(name, module, self._without_interception(forward), args, kwargs)
+        if self._reading_after and is_denoiser(name):
+            raise UnsupportedLoop(SEVERAL)
         if self.phase == BEFORE and "vae" not in name and not torch.is_grad_enabled():
             return self.encoder_cache(name, self._without_interception(forward), args, kwargs)
         return forward(*args, **kwargs)

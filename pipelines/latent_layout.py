@@ -17,14 +17,21 @@ class Layout:
 
     Nearly all pipelines step one row for each image or video (1, 1). Some fold the frames of a video into the first
     dimension (inner), some step the latents twice, once for each branch of guidance (copies).
+
+    joint: several rows of one prompt are one candidate, and nothing says in which order those of several candidates
+    would be: a prior steps its negative prompt beside the prompt. The call's own rows are evaluated at a time then.
     """
 
     copies: int = 1
     inner: int = 1
+    joint: bool = False
 
     @staticmethod
-    def of(sample: Tensor, noise: list[Tensor], prompt: Any) -> Layout:
-        """The layout of latents `sample` that were made of the draws `noise`, in a call with these prompts."""
+    def of(sample: Tensor, noise: list[Tensor], prompt: Any, one_each: bool = True) -> Layout:
+        """The layout of latents `sample` that were made of the draws `noise`, in a call with these prompts.
+
+        one_each: the call asks for one image or video of each prompt.
+        """
         rows, prompts = sample.shape[0], len(prompt) if isinstance(prompt, list | tuple) else 0
         for one in noise:
             n = sum(other.shape[0] for other in noise if other.shape[1:] == one.shape[1:])
@@ -35,7 +42,8 @@ class Layout:
                 return Layout(inner=times)
             if one.shape[1:] == sample.shape[1:] and torch.equal(sample, Layout(times).from_rows(sample[:n])):
                 return Layout(copies=times)
-        return Layout()
+        alone = one_each and (isinstance(prompt, str) or prompts == 1)
+        return Layout(inner=rows, joint=True) if alone and rows > 1 else Layout()
 
     def to_rows(self, x: Tensor) -> Tensor:
         """[copies x rows x inner, ...] to [rows, inner, ...]; the copies are equal."""

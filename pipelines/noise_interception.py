@@ -60,7 +60,8 @@ class Intercept(Pausable):
     """While active, `torch.randn` and `randn_like` return `source(j, shape)`, j counting the draws.
 
     source returns a float tensor of that shape on any device, or None for a real draw. on_draw is called with each
-    result. Uniform and integer draws are not intercepted: no latents or scheduler noise are made of them.
+    result, as a copy, since pipelines write conditions into what they drew. Uniform and integer draws are not
+    intercepted: no latents or scheduler noise are made of them.
     """
 
     def __init__(
@@ -80,13 +81,19 @@ class Intercept(Pausable):
         draw = _request(func, args, kwargs)
         given = self.answer(draw)
         self.count += 1
-        result: Tensor = func(*args, **kwargs) if given is None else given.to(draw.device, draw.dtype)
+        result: Tensor = func(*args, **kwargs) if given is None else _copy(given, draw)
         if self.on_draw is not None:
-            self.on_draw(result)
+            self.on_draw(result.detach().clone())
         return result
 
     def answer(self, draw: NormalDraw) -> Tensor | None:
         return self.source(self.count, draw.shape)
+
+
+def _copy(given: Tensor, draw: NormalDraw) -> Tensor:
+    """A result of its own; with a graph `given` itself is not the pipeline's to write into, either."""
+    made = given.to(draw.device, draw.dtype)
+    return made.clone() if made.data_ptr() == given.data_ptr() else made
 
 
 def _request(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NormalDraw:

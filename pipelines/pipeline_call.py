@@ -79,7 +79,7 @@ class PipelineCall:
         self.latents: Tensor = self.probe.latents
         self.rows = self.latents.shape[0]
         # Set when a batch of other rows than the call's fails, and when a call for other rows fails, too.
-        self.row_per_latent = self.own_rows = False
+        self.row_per_latent, self.own_rows = False, self.probe.layout.joint
         self.texts = arguments.texts(self.rows)
         self.mixing = None if mix is None else Mixing(pipe, mix, models or {}, self.texts)
         self.models = DifferentiableModels(pipe, None if self.mixing is None else self.mixing.modules)
@@ -152,7 +152,7 @@ class PipelineCall:
         changed = {k for k, v in given.items() if more and v is not self.arguments.given.get(k)}
         per_row |= {name for name in changed if name + ENTRIES not in per_row}
         if "generator" in (*self.arguments.names, *given):
-            given["generator"] = None
+            given["generator"] = self.arguments.stand_in()
         if composition is not None:
             given = self.arguments.composed(given, len(sources), composition, per_row)
             sources = tuple(sources[i] for i in composition)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from genscale.pipelines.call_signature import COUNTS
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver, intercept
 from genscale.pipelines.latent_layout import Layout
@@ -90,7 +91,8 @@ class Probe(LoopDriver):
             self._compare(call["sample"])
             raise LeaveLoop
         if self.latents is None:
-            self.layout = Layout.of(call["sample"], self._initial_noise(), self.given.get("prompt"))
+            one_each = all(int(self.given.get(name) or 1) == 1 for name in COUNTS)
+            self.layout = Layout.of(call["sample"], self._initial_noise(), self.given.get("prompt"), one_each)
             self.latents = self.layout.to_rows(call["sample"].detach().clone())
             self.own_scheduler = plain_scheduler(self.scheduler)
             self.walk = SchedulerWalk(self.own_scheduler, self.start) if self.whole else None

@@ -88,7 +88,7 @@ class Rehearsal(LoopDriver):
 
     def call_model(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if self.entered:
-            if self.composition is None:
+            if self.composition is None and self.prompts != tuple(range(self.rows)):
                 per_row = partial(self.call.per_row, name)
                 gather = Gather(self.rows, self.prompts, sample_of(args, kwargs), per_row)
                 args = tuple(gather(a, str(i)) for i, a in enumerate(args))

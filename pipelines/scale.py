@@ -25,6 +25,7 @@ from genscale.pipelines.black_box import ScaledGenerator, black_box_of, generate
 from genscale.pipelines.black_box_call import BlackBoxCall
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
+from genscale.pipelines.further_loops import check_further_loops
 from genscale.pipelines.kind_checks import check_kinds, check_kinds_by_decoding
 from genscale.pipelines.mixture_sources import mix_of
 from genscale.pipelines.modular_outputs import StateOutput, with_search
@@ -139,6 +140,7 @@ class Scaled(StandsForPipeline):
         made = self.settings
         call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
         decoder = Decoder(call, with_callback=made.roles.calls > 0)
+        check_further_loops(call, decoder)
         check_kinds_by_decoding(call, decoder, made.roles)
         self._prepare(call)
         return call, decoder

@@ -15,7 +15,8 @@ call a ServingDriver stands behind the pipeline's loop:
 Where the gathering cannot work, `NeedsRowPerLatent` ends the call, and the pipeline is called with the prompts of the
 batch's latents instead of its own (`row_per_latent`). Where that cannot work either, because an input image or a side
 network's output belongs to just the call's own rows, every batch is evaluated in parts that have these rows
-(`own_rows`): whatever else the loop does, it then sees what it sees in the pipeline alone.
+(`own_rows`): whatever else the loop does, it then sees what it sees in the pipeline alone. So it is where a model lets
+the rows of a batch depend on each other (row_mixing.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import torch
 
 from genscale.engine.engine import Engine
+from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
 from genscale.pipelines.followed_call import FollowedCall, lines_of
 from genscale.pipelines.intercepted_call import (
@@ -33,6 +35,7 @@ from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.row_evidence import comes_from_rows, not_in_batches
 from genscale.pipelines.row_gather import NeedsRowPerLatent
 from genscale.pipelines.row_lists import UnclearRows
+from genscale.pipelines.row_mixing import RowsMix
 from genscale.pipelines.serving_driver import ServingDriver
 from genscale.pipelines.user_callbacks import search_callbacks
 from genscale.protocol.batches import Decode
@@ -92,6 +95,8 @@ def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
             call.use_own_rows()
         else:
             call.row_per_latent = True
+    except RowsMix as mixed:
+        _one_row_at_a_time(call, mixed)
     except (KeyboardInterrupt, PipelineInterrupted):
         raise
     except Exception as error:
@@ -101,3 +106,16 @@ def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
             call.row_per_latent = True
         else:
             call.use_own_rows()
+
+
+def _one_row_at_a_time(call: PipelineCall, mixed: RowsMix) -> None:
+    """UsageError: the call has several rows, which depend on each other in the pipeline itself."""
+    if call.rows > 1:
+        raise UsageError(
+            f"{type(call.pipe).__name__} was called with {call.rows} prompts, and its {mixed} lets what it makes for "
+            "one depend on the others: call it with one prompt at a time."
+        )
+    if call.loop is None:
+        call.use_own_rows()
+    else:
+        call.loop.together = False

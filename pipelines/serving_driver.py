@@ -26,6 +26,7 @@ from genscale.pipelines.one_branch import OneBranch
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.row_evidence import FailedCall, sizes_of
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
+from genscale.pipelines.row_mixing import RowsMix, check_rows, interleaved
 from genscale.pipelines.watched_models import is_denoiser, zeros_like
 from genscale.protocol.batches import Batch, Output
 
@@ -68,6 +69,7 @@ class ServingDriver(LoopDriver):
         self._gathered = GatherCache()
         self._one: OneBranch | None = None  # the only branch of guidance that the batch needs
         self.failed: FailedCall | None = None
+        self._order_seen = False  # of the rows that the denoiser is given
         self._called: Counter[str] = Counter()  # calls of each model in this iteration
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
@@ -131,12 +133,29 @@ class ServingDriver(LoopDriver):
             raise
         finally:
             self._called[name] += 1
+        self._check_rows(name, module, forward, args, kwargs, output)
         if is_denoiser(name):
             self.evaluations += rows
         if name not in self.placeholders.recorded:  # without the graph, which must not outlive the batch
             structure = zeros_like(output, rows, rows) if self.needs_graph else output
             self.placeholders.recorded[name] = (structure, rows)
         return output
+
+    def _check_rows(
+        self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """RowsMix: the batch's latents depend on each other here, where candidates must not."""
+        if self.call.own_rows:
+            return
+        n, denoiser = len(self.prompts), is_denoiser(name)
+        if denoiser and n > 1 and not self._order_seen:
+            self._order_seen = True
+            if interleaved(sample_of(args, kwargs), n):
+                raise RowsMix(name)
+        made = check_rows(name, module, forward, args, kwargs, output, n)
+        if denoiser:
+            self.call.ledger.probes += made
+            self.call.ledger.evaluations += made
 
     def _forward(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """The output of the model that the batch names (a mix has several), with a graph if the batch needs one."""

@@ -14,6 +14,7 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
+from tests.derived_parts_audio import SOUNDS
 from tests.derived_parts_cascades import CASCADES
 from tests.derived_parts_codes import CODES
 from tests.derived_parts_editing import EDITING
@@ -43,6 +44,7 @@ RECIPES: dict[str, Recipe] = {
     **WORLDS,
     **SIGHT,
     **SOUND,
+    **SOUNDS,
     **SINGLES,
 }
 NOT_ONES = ("Auto", "Flax", "Onnx")

@@ -7,7 +7,7 @@ from typing import Any
 from tests.derived_parts_cascades import vq
 from tests.derived_parts_worlds import cosmos25
 from tests.derived_recipe import Recipe, picture, recipes
-from tests.zoo_parts import clip, clip_tokenizer, flow, make, qwen_tokenizer, scheduler, vae
+from tests.zoo_parts import clip, clip_tokenizer, flow, language_model, make, qwen_tokenizer, scheduler, vae
 
 
 def _codes() -> dict[str, Any]:
@@ -77,9 +77,29 @@ def _transfer() -> dict[str, Any]:
     return cosmos25(controlnet_block_every_n=1) | {"controlnet": control}
 
 
+def _llada() -> dict[str, Any]:
+    """A language model whose tokens are unmasked a block at a time."""
+    return {
+        "model": language_model("Qwen3ForCausalLM"),
+        "scheduler": scheduler("BlockRefinementScheduler", block_length=8),
+        "tokenizer": qwen_tokenizer(),
+    }
+
+
 SINGLES: dict[str, Recipe] = (
     recipes("VQDiffusion", "", _codes)
     | recipes("OmniGen", "", _omnigen, height=32, width=32)
+    | recipes(
+        "LLaDA2",
+        "",
+        _llada,
+        gen_length=16,
+        num_inference_steps=4,
+        temperature=1.0,
+        mask_token_id=319,
+        editing_threshold=None,
+        use_chat_template=False,
+    )
     | recipes(
         "Cosmos2_5_Transfer", "", _transfer, controls=[picture(16)] * 5, num_frames=5, num_frames_per_chunk=5
     )

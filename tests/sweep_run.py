@@ -20,7 +20,8 @@ import genscale
 from genscale.errors import UsageError
 from genscale.media_items import IMAGE, KINDS, MESH, TEXT, VIDEO, Map, Vector
 from genscale.pipelines import scale as scale_module
-from genscale.pipelines.black_box import black_box_of
+from genscale.pipelines.black_box import Generated, black_box_of
+from genscale.pipelines.output_kinds import makes_audio
 from genscale.pipelines.pipeline_call import PipelineCall
 from tests.derived import Derived, arguments
 
@@ -31,13 +32,15 @@ TOLERANCE = 0.02  # of 255: batches of other sizes round otherwise
 
 
 def brightness(media: Any, texts: Any) -> list[float]:
-    """A verifier: the mean of all pixels, of 255; of the numbers of what has none."""
+    """A verifier: the mean of all pixels, of 255; of other numbers the mean size times 255, of texts a checksum."""
     if media.kind in (IMAGE, VIDEO):
         return [float(np.asarray(m[0] if isinstance(m, list) else m, dtype=float).mean()) for m in media]
-    return [float(row.float().mean()) for row in media.tensor]
+    if media.kind == TEXT:
+        return [float(sum(map(ord, text)) % 256) for text in media]
+    return [255 * float(row.float().abs().mean()) for row in media.tensor]
 
 
-brightness.judges = tuple(k for k in KINDS if k not in (TEXT, MESH))  # type: ignore[attr-defined]
+brightness.judges = tuple(k for k in KINDS if k != MESH)  # type: ignore[attr-defined]
 
 
 def call(pipe: Any, given: dict[str, Any], seeded: bool) -> Any:
@@ -48,6 +51,8 @@ def call(pipe: Any, given: dict[str, Any], seeded: bool) -> Any:
 
 def pixels(output: Any) -> np.ndarray:
     """The first thing of a pipeline's output as one array."""
+    if getattr(output, "texts", None) is not None:
+        return np.asarray(output.texts)
     first = next(iter(output.values())) if isinstance(output, dict) else output[0]
     return _stacked(first)
 
@@ -65,7 +70,8 @@ class Found:
     alone: why the pipeline does not run by itself.
     one: how one candidate was not the pipeline; three: how batches of four and one disagreed.
     refused: the sentence of a refusal, of either search.
-    shape: of the pipeline's output. mode: how its latents were evaluated, one of the four above.
+    shape: of the output. makes: "sounds", "texts" or "" for all else.
+    mode: how its latents were evaluated, one of the four above.
     """
 
     name: str
@@ -75,6 +81,7 @@ class Found:
     refused: str = ""
     shape: tuple[int, ...] = ()
     mode: str = ""
+    makes: str = ""
 
     @property
     def searched(self) -> bool:
@@ -90,12 +97,13 @@ def sweep(found: Derived) -> Found:
         alone = pixels(call(pipe, given, seeded))
     except Exception as error:
         return Found(name, alone=first_line(error))
+    makes = "texts" if alone.dtype.kind == "U" else "sounds" if makes_audio(pipe) else ""
     with recorded() as calls:
         try:
-            one, three = _one(pipe, given, seeded, alone), _three(pipe, given, seeded)
+            one, three = one_candidate(pipe, given, seeded, alone), _three(pipe, given, seeded)
         except UsageError as error:
-            return Found(name, refused=str(error), shape=alone.shape)
-    return Found(name, "", one, three, "", alone.shape, mode_of(calls))
+            return Found(name, refused=str(error), shape=alone.shape, makes=makes)
+    return Found(name, "", one, three, "", alone.shape, mode_of(calls), makes)
 
 
 @contextmanager
@@ -131,17 +139,24 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def _one(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> str:
+def one_candidate(pipe: Any, given: dict[str, Any], seeded: bool, alone: np.ndarray) -> str:
     try:
-        same = pixels(call(genscale.scale(pipe, verifier=brightness, candidates=1), given, seeded))
+        output = call(genscale.scale(pipe, verifier=brightness, candidates=1), given, seeded)
+        same = pixels(output)
     except UsageError:
         raise
     except Exception as error:
         return first_line(error)
-    if same.dtype == np.uint8 != alone.dtype:  # a whole call's output comes as PIL images
-        alone = (alone.clip(0, 1) * 255).round().astype(np.uint8)
+    if isinstance(
+        output, Generated
+    ):  # PIL images, in a list of candidates, whatever the pipeline's output is like
+        same, alone = same.squeeze(), alone.squeeze()
+        if same.dtype == np.uint8 != alone.dtype:
+            alone = (alone.clip(0, 1) * 255).round().astype(np.uint8)
     if same.shape != alone.shape:
         return f"other shape: {same.shape}, not {alone.shape}"
+    if same.dtype.kind == "U":
+        return "" if np.array_equal(same, alone) else f"other texts: {same} {alone}"
     far = float(np.abs(same.astype(float) - alone.astype(float)).max())
     return "" if np.array_equal(same, alone) else f"not equal: {far:.3g} apart"
 

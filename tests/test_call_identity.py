@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +20,7 @@ import genscale
 from genscale.engine.headings import first_difference
 from genscale.errors import UsageError
 from genscale.pipelines.call_identity import archive_heading
-from genscale.storage.identity import NoIdentity, identity
+from genscale.storage.identity import NoIdentity, identity, is_installed
 from tests import zoo
 from tests.quick import quick, third
 
@@ -314,3 +316,24 @@ def test_objects_that_refer_to_each_other_come_to_an_end() -> None:
     assert identity(first) != identity(second)
     with pytest.raises(NoIdentity, match="generator"):
         identity(x for x in [1])
+
+
+def test_compiled_patterns_count_by_what_they_match() -> None:
+    assert identity(re.compile("a+")) == identity(re.compile("a+"))
+    assert len({identity(re.compile(p, f)) for p in ("a+", "b+", b"a+") for f in (0, re.I)}) == 6
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_packages_of_another_folder_are_told_by_what_pip_leaves_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    """As with a virtual environment on top of another, or `pip install --target`."""
+    name = f"elsewhere_{installed}".lower()
+    (tmp_path / name / "inner").mkdir(parents=True)
+    for folder in (tmp_path / name, tmp_path / name / "inner"):
+        (folder / "__init__.py").write_text("def f():\n    return 1\n")
+    if installed:
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module(f"{name}.inner")
+    assert is_installed(name) == is_installed(f"{name}.inner") == installed

@@ -8,6 +8,8 @@ import string
 
 import torch
 
+from tests.zoo_tokenizers import old_transformers, spelling
+
 ALPHABET = string.ascii_lowercase + string.ascii_uppercase + string.digits + string.punctuation
 WAN_VAE = {  # sizes of the autoencoders of Wan and Qwen-Image
     "base_dim": 4,
@@ -85,6 +87,8 @@ def clip_tokenizer():
     from transformers import CLIPTokenizer
 
     pieces = ["<|startoftext|>", "<|endoftext|>", *ALPHABET, *(f"{c}</w>" for c in ALPHABET)]
+    if old_transformers():
+        return spelling(pieces, pieces[1], pieces[1], end=pieces[1], start=pieces[0])
     return CLIPTokenizer(vocab=_numbered(pieces), merges=[], model_max_length=77)
 
 
@@ -93,6 +97,8 @@ def t5_tokenizer():
 
     pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
     pieces += [(piece, -1.0) for piece in "▁" + ALPHABET]
+    if old_transformers():
+        return spelling([piece for piece, _ in pieces], "<unk>", "<pad>", end="</s>")
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=77)
 
 
@@ -101,6 +107,8 @@ def bert_tokenizer():
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = [*special, *ALPHABET, *(f"##{c}" for c in ALPHABET)]
+    if old_transformers():
+        return spelling(pieces, "[UNK]", "[PAD]", end="[SEP]", start="[CLS]")
     return BertTokenizer(vocab=_numbered(pieces), model_max_length=77)
 
 
@@ -108,6 +116,8 @@ def gemma_tokenizer():
     from transformers import GemmaTokenizer
 
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *ALPHABET]
+    if old_transformers():
+        return spelling(pieces, "<unk>", "<pad>", end="<eos>", start="<bos>")
     return GemmaTokenizer(vocab=_numbered(pieces), merges=[], model_max_length=77)
 
 
@@ -117,7 +127,10 @@ def qwen_tokenizer():
     from transformers import Qwen2Tokenizer
 
     pieces = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
-    tokenizer = Qwen2Tokenizer(vocab=_numbered(pieces), merges=[], model_max_length=512)
+    if old_transformers():
+        tokenizer = spelling(pieces, pieces[0], pieces[0], end=pieces[0], length=512)
+    else:
+        tokenizer = Qwen2Tokenizer(vocab=_numbered(pieces), merges=[], model_max_length=512)
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
     )
@@ -190,7 +203,7 @@ def qwen_vl():
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
     return make(
         "Qwen2_5_VLForConditionalGeneration",
-        text_config=_LANGUAGE | {"rope_parameters": rope},
+        text_config=_LANGUAGE | ({"rope_scaling": rope} if old_transformers() else {"rope_parameters": rope}),
         vision_config=vision | {"out_hidden_size": 16},
         **{f"{kind}_token_id": VOCABULARY - 1 for kind in ("image", "video")},
         **{f"vision_{end}_token_id": VOCABULARY - 1 for end in ("start", "end")},

@@ -13,8 +13,7 @@ from genscale.chunks.chunk_source import ChunkSource
 from genscale.chunks.pipeline_chunks import PipelineChunks, last_frame, output_form
 from genscale.chunks.tree_settings import TreeSettings
 from genscale.errors import UsageError
-from genscale.pipelines.bound_call import COUNTS
-from genscale.pipelines.call_signature import call_signature
+from genscale.pipelines.call_signature import COUNTS, call_signature
 from genscale.pipelines.scale import Scaled, scale
 from genscale.plugins.limits import shown
 

@@ -23,8 +23,7 @@ from genscale.engine.budget import Budget
 from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import Roles, VerifierSet
 from genscale.errors import UsageError
-from genscale.pipelines.bound_call import COUNTS
-from genscale.pipelines.call_signature import call_chain, call_signature
+from genscale.pipelines.call_signature import COUNTS, call_chain, call_signature
 from genscale.pipelines.scale import Scaled
 from genscale.results.result import SearchResult
 

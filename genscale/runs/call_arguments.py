@@ -39,7 +39,7 @@ def call_arguments(pipe: Any, request: Request, images: Mapping[str, Any]) -> di
     """The arguments of the pipeline's call. UsageError: it does not take one that the request asks for."""
     import torch
 
-    from genscale.pipelines.bound_call import COUNTS
+    from genscale.pipelines.call_signature import COUNTS
     from genscale.pipelines.generator_signature import generator_name
     from genscale.pipelines.loading import takes
     from genscale.pipelines.modular_blocks import guiders_of

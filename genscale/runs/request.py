@@ -94,7 +94,7 @@ class Request:
     )  # fmt: skip
     ensemble: str = option(
         "--ensemble", "How scores are joined: weighted sum (default), mean rank, or vote, which counts equal answers.",
-        SEARCH, "weighted|rank", default="weighted",
+        SEARCH, "weighted|rank|vote", default="weighted",
     )  # fmt: skip
     budget: str | None = option(
         "--budget",

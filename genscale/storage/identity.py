@@ -17,6 +17,7 @@ import builtins
 import dataclasses
 import functools
 import hashlib
+import re
 import sys
 import sysconfig
 import types
@@ -55,12 +56,22 @@ def is_installed(module: str | None) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:  # built in, unless it was typed into an interpreter or notebook
         return module in sys.builtin_module_names
-    return any(Path(file).is_relative_to(folder) for folder in _installed_folders())
+    if any(Path(file).is_relative_to(folder) for folder in _installed_folders()):
+        return True
+    top = getattr(sys.modules.get(module.partition(".")[0]), "__file__", None) or file
+    folder = Path(top).parent.parent if Path(top).name == "__init__.py" else Path(top).parent
+    return _has_installed(folder)
 
 
 @functools.cache
 def _installed_folders() -> tuple[str, ...]:
     return tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+@functools.cache
+def _has_installed(folder: Path) -> bool:
+    """Whether packages were installed into a folder: that of another environment on the path, or `pip --target`."""
+    return any(folder.glob("*.dist-info"))
 
 
 class _Walk:
@@ -126,6 +137,8 @@ class _Walk:
             self._feed("array", value.dtype, value.shape, np.ascontiguousarray(value).tobytes())
         elif isinstance(value, Image.Image):
             self._feed("image", value.mode, value.size, value.tobytes(), value.getpalette() or "")
+        elif isinstance(value, re.Pattern):
+            self._feed("pattern", type(value.pattern).__name__, value.pattern, value.flags)
         elif isinstance(value, torch.Generator):
             self._feed("generator", value.device.type, bytes(value.get_state().numpy()))
         else:
