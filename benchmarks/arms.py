@@ -18,10 +18,10 @@ import torch
 from common import interval, parser_for, quiet_pipeline
 
 import genscale
-from genscale.algorithms.arm_allocation import ALLOCATIONS
 from genscale.protocol.particles import arm_of
 from genscale.toy.hard_prompts import DEVELOPMENT, REPORT
 
+COMPARED = ("even", "halving", "thompson")  # in_order is even with another order
 CLIP, JUDGE = "shapes_clip", "shapes"
 HALVES = {"report": REPORT, "development": DEVELOPMENT}
 
@@ -74,7 +74,7 @@ def main() -> None:
     pipe, every = quiet_pipeline(asked.model), HALVES[asked.half]
     prompts = [every[i * len(every) // asked.prompts].text for i in range(asked.prompts)]
     arms, budget = arms_of(list(asked.guidance), list(asked.steps)), f"{asked.budget}nfe"
-    runs = {name: {"arms": arms, "allocate": name} for name in ALLOCATIONS}
+    runs = {name: {"arms": arms, "allocate": name} for name in COMPARED}
     runs["thompson of means"] = {"arms": arms, "allocate": "thompson", "aim": "mean"}
     if asked.single:
         runs |= {f"single {json.dumps(arm)}": {"arms": [arm]} for arm in arms}
