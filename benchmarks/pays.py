@@ -2,7 +2,8 @@
 
 Calibrated on the development half of the prompts, measured on the report half, which shares no prompt with it
 (`--prompts hard`: genscale.toy.hard_prompts; `--prompts old`: the fixed list of the shapes world, whose odd members
-calibrate and whose even members report). Every prompt has its own seed. Intervals are 95 %, normal, over prompts, and
+calibrate and whose even members report; `--model shapes-video`: captions of two moving shapes). Every prompt has its
+own seed. Intervals are 95 %, normal, over prompts, and
 those of gains are paired by prompt.
 
     python -m benchmarks.pays --model shapes-flow --steps 4 --json benchmarks/results/pays-flow-4.json
@@ -29,18 +30,41 @@ import torch
 
 import genscale
 from benchmarks.common import interval, parser_for, quiet_pipeline
+from genscale.toy import moving_shapes
 from genscale.toy.hard_prompts import DEVELOPMENT, REPORT
 from genscale.toy.shapes import PROMPTS
+from genscale.verifiers.video_clip import LENGTH
 
 LARGEST = 64
-GUIDANCE = 3.0  # the models' own default on the command line
 SIZES = (1, 4, 16, 64)
 # 5.75 and 31 spend about what best of 4 and best of 16 do.
 IMAGES = (2, 3, 4, 5, 5.75, 6, 8, 12, 16, 28, 31, 64)
 POOLED = (4, 8, 16)
 TIMED = 8  # images of the budget of the accept_reject that is timed
 OTHERS = ("dfs", "smc", "beam", "rollover", "successive_halving")
-CLIP, ATTRIBUTES, JUDGE = "shapes_clip", "shapes_attributes", "shapes"
+PREVIEWS = (0.0, 0.25, 0.5, 0.75)  # as of the command genscale calibrate-verifier
+VIDEO = "shapes-video"
+
+
+@dataclass(frozen=True)
+class World:
+    """What a model is judged by. call: further arguments of its calls."""
+
+    clip: str
+    attributes: str
+    judge: str
+    call: dict[str, Any]
+
+
+# Guidance: the models' own default on the command line.
+IMAGES_WORLD = World("shapes_clip", "shapes_attributes", "shapes", {"guidance_scale": 3.0})
+VIDEO_WORLD = World(
+    "shapes_video_clip", "moving_attributes", "moving_shapes",
+    {
+        "guidance_scale": 2.0, "height": moving_shapes.SIZE, "width": moving_shapes.SIZE,
+        "num_frames": moving_shapes.FRAMES, "max_sequence_length": LENGTH + 3,
+    },
+)  # fmt: skip
 
 
 @dataclass
@@ -53,21 +77,23 @@ class Bench:
     prompts: list[str]
     development: list[str]
     together: int
+    world: World
     rows: list[dict[str, Any]] = field(default_factory=list)
     reliability: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def call(self) -> dict[str, Any]:
-        return {"num_inference_steps": self.steps, "guidance_scale": GUIDANCE}
+        return {"num_inference_steps": self.steps, **self.world.call}
 
     def nfe(self) -> int:
         return genscale.scale(self.pipe, candidates=1).plan(self.prompts[0], **self.call).nfe_per_candidate
 
-    def results(self, scaled: Any, seed: int = 1_000) -> Any:
-        """The result of each group of prompts; prompt i has the seed `seed` + i."""
-        for i in range(0, len(self.prompts), self.together):
-            group = self.prompts[i : i + self.together]
+    def results(self, scaled: Any, seed: int = 1_000, prompts: list[str] | None = None) -> Any:
+        """The result of each group of prompts, those of the report by default; prompt i has the seed `seed` + i."""
+        prompts = self.prompts if prompts is None else prompts
+        for i in range(0, len(prompts), self.together):
+            group = prompts[i : i + self.together]
             generators = [torch.Generator().manual_seed(seed + i + j) for j in range(len(group))]
             yield scaled.search(group, generator=generators, **self.call)
 
@@ -81,6 +107,7 @@ class Bench:
 
     def record(self, options: Any) -> dict[str, Any]:
         about = {"model": self.model, "steps": self.steps, "prompts": options.prompts, "n": len(self.prompts)}
+        about["clip"] = self.world.clip
         return {**about, "reliability": self.reliability, "seconds": self.seconds, "rows": self.rows}
 
 
@@ -102,23 +129,23 @@ class Pool:
 
 def pool_of(bench: Bench, verifiers: dict[str, Any], n: int) -> Pool:
     """One best_of_n, in which each candidate is scored by all of them and the judge; only the first verifier steers."""
-    search = [(v, float(k == 0)) for k, v in enumerate((*verifiers.values(), JUDGE))]
+    search = [(v, float(k == 0)) for k, v in enumerate((*verifiers.values(), bench.world.judge))]
     scaled = genscale.scale(bench.pipe, "best_of_n", search, candidates=n, batch_size=LARGEST)
-    rows: dict[str, list[list[float]]] = {name: [] for name in (*verifiers, JUDGE)}
+    rows: dict[str, list[list[float]]] = {name: [] for name in (*verifiers, bench.world.judge)}
     for result in bench.results(scaled):
         for found in result.searches:
             columns = zip(*(e.scores.values() for e in found.finals), strict=True)
             for name, column in zip(rows, columns, strict=True):
                 rows[name].append(list(column))
     scores = {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}
-    return Pool(scores, scores[JUDGE])
+    return Pool(scores, scores[bench.world.judge])
 
 
 def nested(bench: Bench, pool: Pool, names: tuple[str, ...]) -> None:
     """best_of_n at each N by some of a pool's verifiers."""
     each = bench.nfe()
     for name in names:
-        label = "a perfect verifier" if name == JUDGE else name
+        label = "a perfect verifier" if name == bench.world.judge else name
         for n in (n for n in SIZES[1:] if n <= pool.right.shape[1]):
             bench.add(f"best_of_{n}, {label}", pool.best(name, n), [float(each * n)] * len(bench.prompts))
 
@@ -152,14 +179,20 @@ def accepted_at(right: torch.Tensor, cap: int, each: int, wrong: int) -> tuple[f
 def run(bench: Bench, name: str, sampler: str, verifier: Any, budget: str, **options: Any) -> None:
     """One sampler with a budget: the judge's verdict of each winner, its NFE, and what was accepted."""
     scaled = genscale.scale(
-        bench.pipe, sampler, verifier, held_out=JUDGE, budget=budget, batch_size=LARGEST, **options
+        bench.pipe,
+        sampler,
+        verifier,
+        held_out=bench.world.judge,
+        budget=budget,
+        batch_size=LARGEST,
+        **options,
     )
     right, nfe, accepted = list[float](), list[float](), list[float]()
     start = time.process_time()  # of this process: others on the machine do not count
     for result in bench.results(scaled):
         for i, found in enumerate(result.searches):
             winner = result.ranking(i)[0]
-            right.append(winner.held_out[JUDGE])
+            right.append(winner.held_out[bench.world.judge])
             nfe.append(float(found.spent))
             if found.accepts is not None and winner.total >= found.accepts:
                 accepted.append(right[-1])
@@ -170,27 +203,16 @@ def run(bench: Bench, name: str, sampler: str, verifier: Any, budget: str, **opt
     bench.add(name, right, nfe, seconds=seconds, accepted=accepted, note=note)
 
 
-def calibrated(bench: Bench, members: tuple[str, ...], candidates: int, folder: Path) -> Any:
-    """A verifier that answers P(right), calibrated on the development prompts by the judge."""
-    from genscale.cli.app import main
-
-    words = ["calibrate-verifier", *bench.development, "--model", bench.model, "--judge", JUDGE]
-    words += [
-        "--steps",
-        str(bench.steps),
-        "--guidance",
-        str(GUIDANCE),
-        "--candidates",
-        str(candidates),
-        "--batch-size",
-        str(LARGEST),
-    ]
-    words += [word for member in members for word in ("--verifier", member)]
-    if main([*words, "--seed", "2000", "--out", str(folder)]):
-        raise SystemExit("the verifiers could not be calibrated")
-    from genscale.verifiers.calibrated import Calibrated
-
-    return Calibrated(folder=str(folder))
+def calibrated(bench: Bench, candidates: int, folder: Path) -> Any:
+    """A verifier that answers P(right): both together, calibrated on the development prompts by the judge."""
+    world = bench.world
+    members = [world.clip, world.attributes]
+    scaled = genscale.scale(
+        bench.pipe, "best_of_n", members, select=world.judge, candidates=candidates, previews=PREVIEWS,
+        batch_size=LARGEST,
+    )  # fmt: skip
+    found = list(bench.results(scaled, seed=2_000, prompts=bench.development))
+    return genscale.calibrate_verifier(found, members, judge=world.judge, out=folder, pipe=bench.pipe)
 
 
 def reliability(bench: Bench, pool: Pool, name: str) -> None:
@@ -210,7 +232,7 @@ def reliability(bench: Bench, pool: Pool, name: str) -> None:
 
 def compare(bench: Bench) -> None:
     """The gain of each accept_reject over what it is compared with, paired by prompt."""
-    rivals = [r for r in bench.rows if r["name"].endswith((f", {CLIP}", ", calibrated"))]
+    rivals = [r for r in bench.rows if r["name"].endswith((f", {bench.world.clip}", ", calibrated"))]
     for row in (r for r in bench.rows if r["name"].startswith("accept_reject") and "seconds" in r):
         for rival in rivals:
             mean, half = interval([a - b for a, b in zip(row["right"], rival["right"], strict=True)])
@@ -225,7 +247,7 @@ def main() -> None:
     parser.add_argument("--model", default="shapes-flow")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--prompts", choices=("hard", "old"), default="hard")
-    parser.add_argument("--most", type=int, help="report prompts, at most")
+    parser.add_argument("--most", type=int, help="prompts of each half, at most")
     parser.add_argument("--together", type=int, default=40, help="prompts in one call")
     parser.add_argument(
         "--candidates", type=int, default=16, help="labelled candidates of a development prompt"
@@ -237,12 +259,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    development, report = (
-        (DEVELOPMENT, REPORT) if options.prompts == "hard" else (PROMPTS[1::2], PROMPTS[::2])
-    )
+    development, report = prompts_of(options.model, options.prompts)
     bench = Bench(
         quiet_pipeline(options.model, options.threads), options.model, options.steps,
-        [p.text for p in report][: options.most], [p.text for p in development], options.together,
+        report[: options.most], development[: options.most], options.together,
+        VIDEO_WORLD if options.model == VIDEO else IMAGES_WORLD,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         if options.into:
@@ -255,9 +276,19 @@ def main() -> None:
         options.json.write_text(json.dumps(bench.record(options)) + "\n")
 
 
+def prompts_of(model: str, kind: str) -> tuple[list[str], list[str]]:
+    """Texts that calibrate and texts that are reported, which share none."""
+    if model == VIDEO:
+        pairs: Any = moving_shapes.fresh_prompts(5, 240, "two")
+        halves = pairs[1::2], pairs[::2]
+    else:
+        halves = (DEVELOPMENT, REPORT) if kind == "hard" else (PROMPTS[1::2], PROMPTS[::2])
+    return [p.text for p in halves[0]], [p.text for p in halves[1]]
+
+
 def add_budgets(bench: Bench, options: Any, folder: Path) -> None:
     """Measure further budgets of accept_reject, with the same calibration, and add them to a record."""
-    both = calibrated(bench, (CLIP, ATTRIBUTES), options.candidates, folder)
+    both = calibrated(bench, options.candidates, folder)
     for images in options.images:
         run(
             bench,
@@ -273,10 +304,11 @@ def add_budgets(bench: Bench, options: Any, folder: Path) -> None:
 
 
 def measure(bench: Bench, options: Any, folder: Path) -> None:
-    both = calibrated(bench, (CLIP, ATTRIBUTES), options.candidates, folder)
-    few = pool_of(bench, {ATTRIBUTES: ATTRIBUTES, "calibrated": both}, SIZES[2])
-    bench.add("base", few.best(JUDGE, 1), [float(bench.nfe())] * len(bench.prompts))
-    nested(bench, few, (ATTRIBUTES, "calibrated"))
+    both = calibrated(bench, options.candidates, folder)
+    world = bench.world
+    few = pool_of(bench, {world.attributes: world.attributes, "calibrated": both}, SIZES[2])
+    bench.add("base", few.best(world.judge, 1), [float(bench.nfe())] * len(bench.prompts))
+    nested(bench, few, (world.attributes, "calibrated"))
     reliability(bench, few, "calibrated")
     for images in options.images or IMAGES:
         run(
@@ -286,8 +318,8 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
             both,
             f"{int(images * bench.nfe())}nfe",
         )
-    many = pool_of(bench, {CLIP: CLIP}, LARGEST)
-    nested(bench, many, (CLIP, JUDGE))
+    many = pool_of(bench, {world.clip: world.clip}, LARGEST)
+    nested(bench, many, (world.clip, world.judge))
     ceilings(bench, many)
     timed(bench, both)
     for images in POOLED if options.shared else ():
@@ -308,7 +340,7 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
 def timed(bench: Bench, verifier: Any) -> None:
     """Processor seconds a prompt of best_of_64 by CLIP and of accept_reject, on the first prompts."""
     some = replace(bench, prompts=bench.prompts[: bench.together], rows=[])
-    run(some, "best_of_64", "best_of_n", CLIP, f"{LARGEST}images")
+    run(some, "best_of_64", "best_of_n", bench.world.clip, f"{LARGEST}images")
     run(some, "accept_reject", "accept_reject", verifier, f"{TIMED}images")
     bench.seconds = {row["name"]: row["seconds"] for row in some.rows}
 
