@@ -3,7 +3,7 @@
 A search evaluates latents of several candidates together, which is right only where a model gives each row what it
 would get alone. Nearly all do. Some attend along the first dimension, by an attention layer that takes it for the
 sequence, or normalise over it. Whether a model does is not read from its code but measured: a batch of different rows
-is evaluated, and its first row once more alone. That costs one evaluation, once for each model, and is done only where
+is evaluated, and its first row alone. That costs one evaluation, once for each model, and is done only where
 there is reason to: for layers that work along the first dimension by default, and for code that is neither a model of
 diffusers nor of transformers, which the tests of genscale cover.
 """
@@ -11,12 +11,14 @@ diffusers nor of transformers, which the tests of genscale cover.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
+from genscale.pipelines.failures import MISMATCH
 from genscale.pipelines.row_gather import Gather, NeedsRowPerLatent, rows_of, sample_of
 
 KNOWN = ("torch", "diffusers.models", "transformers", "peft", "accelerate", "genscale")
@@ -31,19 +33,35 @@ class RowsMix(Exception):
     """A model's rows depend on each other; the message names the model."""
 
 
-def check_rows(
-    name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, output: Any, n: int
-) -> int:
-    """See whether the first of `n` latents gets the same alone; rows that were evaluated for that, 0 where known.
+@dataclass(frozen=True)
+class Alone:
+    """What a model makes of the first of `n` latents alone. rows: how many of the model's rows that were."""
 
-    output: of `forward(*args, **kwargs)`, whose rows are ordered [block, latent]. RowsMix: it gets another.
+    module: nn.Module
+    output: Any
+    n: int
+    rows: int
+
+    def compare(self, name: str, output: Any) -> None:
+        """RowsMix: the first of the latents gets another in `output`, of all of them, ordered [block, latent]."""
+        if _apart(list(_tensors(output)), list(_tensors(self.output)), self.n):
+            raise RowsMix(name)
+        _independent.add(self.module)
+
+
+def first_alone(
+    module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, n: int
+) -> Alone | None:
+    """Evaluate the first of `n` latents alone; None where there is no reason to, or its share is not clear.
+
+    Before the model is called for all of them: loops may read what the last call left behind.
     """
     if n < 2 or module in _independent or not suspicious(module):
-        return 0
+        return None
     sample = sample_of(args, kwargs)
     blocks, rest = divmod(rows_of(sample), n)
     if rest:
-        return 0
+        return None
     first = [block * n for block in range(blocks)]
     alone = [sample[i] for i in first] if isinstance(sample, list) else sample[first]
     gather = Gather(n, (0,), alone)
@@ -53,14 +71,10 @@ def check_rows(
 
     try:
         one = [row(a, str(i)) for i, a in enumerate(args)], {k: row(v, k) for k, v in kwargs.items()}
-    except NeedsRowPerLatent:
-        return 0  # it is not known which of its values are the row's
-    with torch.no_grad():
-        found = forward(*one[0], **one[1])
-    if _apart(list(_tensors(output)), list(_tensors(found)), n):
-        raise RowsMix(name)
-    _independent.add(module)
-    return blocks
+        with torch.no_grad():
+            return Alone(module, forward(*one[0], **one[1]), n, blocks)
+    except (NeedsRowPerLatent, *MISMATCH):
+        return None  # it is not known which of its values are the row's
 
 
 def suspicious(module: nn.Module) -> bool:

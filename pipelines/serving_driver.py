@@ -26,7 +26,7 @@ from genscale.pipelines.one_branch import OneBranch
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.row_evidence import FailedCall, sizes_of
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
-from genscale.pipelines.row_mixing import RowsMix, check_rows, interleaved
+from genscale.pipelines.row_mixing import Alone, RowsMix, first_alone, interleaved
 from genscale.pipelines.watched_models import is_denoiser, zeros_like
 from genscale.protocol.batches import Batch, Output
 
@@ -115,6 +115,7 @@ class ServingDriver(LoopDriver):
             gather = Gather(self.rows, self.prompts, sample, per_row)
             args = tuple(self._gathered(gather, name, str(i), a) for i, a in enumerate(args))
             kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
+        alone = None if self._one is not None else self._first_alone(name, module, forward, args, kwargs)
         try:
             if self._one is not None and is_denoiser(name):
                 output, nfe = self._one(
@@ -133,7 +134,8 @@ class ServingDriver(LoopDriver):
             raise
         finally:
             self._called[name] += 1
-        self._check_rows(name, module, forward, args, kwargs, output)
+        if alone is not None:
+            alone.compare(name, output)
         if is_denoiser(name):
             self.evaluations += rows
         if name not in self.placeholders.recorded:  # without the graph, which must not outlive the batch
@@ -141,21 +143,22 @@ class ServingDriver(LoopDriver):
             self.placeholders.recorded[name] = (structure, rows)
         return output
 
-    def _check_rows(
-        self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any, output: Any
-    ) -> None:
-        """RowsMix: the batch's latents depend on each other here, where candidates must not."""
-        if self.call.own_rows:
-            return
+    def _first_alone(
+        self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any
+    ) -> Alone | None:
+        """One latent of the batch alone, where a model may mix them. RowsMix: the loop orders rows otherwise."""
         n, denoiser = len(self.prompts), is_denoiser(name)
-        if denoiser and n > 1 and not self._order_seen:
+        if self.call.own_rows or self.has_model_caches or n < 2:
+            return None
+        if denoiser and not self._order_seen:
             self._order_seen = True
             if interleaved(sample_of(args, kwargs), n):
                 raise RowsMix(name)
-        made = check_rows(name, module, forward, args, kwargs, output, n)
-        if denoiser:
-            self.call.ledger.probes += made
-            self.call.ledger.evaluations += made
+        alone = first_alone(module, forward, args, kwargs, n)
+        if denoiser and alone is not None:
+            self.call.ledger.probes += alone.rows
+            self.call.ledger.evaluations += alone.rows
+        return alone
 
     def _forward(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """The output of the model that the batch names (a mix has several), with a graph if the batch needs one."""

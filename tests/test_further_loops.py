@@ -41,6 +41,7 @@ def test_loops_are_counted_and_not_steps() -> None:
         assert not steps_in_several_loops(getattr(diffusers, name))
 
 
+@pytest.mark.slow
 def test_a_second_loop_is_found_before_anything_is_written(tmp_path: Path) -> None:
     found = derived()["StableDiffusionPix2PixZeroPipeline"]
     pipe, given, scores = found.build(), arguments(found), []

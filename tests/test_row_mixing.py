@@ -13,7 +13,7 @@ from genscale.errors import UsageError
 from genscale.pipelines import row_mixing
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.noise_interception import Intercept
-from genscale.pipelines.row_mixing import RowsMix, check_rows, interleaved, suspicious
+from genscale.pipelines.row_mixing import RowsMix, first_alone, interleaved, suspicious
 from tests.sweep_run import brightness
 from tests.zoo import ZOO
 
@@ -49,21 +49,26 @@ def rows(n: int, blocks: int = 1) -> Tensor:
 def test_independent_rows_are_measured_once(module: nn.Module, blocks: int) -> None:
     row_mixing._independent.discard(module)
     sample = rows(3, blocks)
-    assert check_rows("unet", module, module, (sample,), {}, module(sample), 3) == blocks
-    assert check_rows("unet", module, module, (sample,), {}, module(sample), 3) == 0
+    alone = first_alone(module, module, (sample,), {}, 3)
+    assert alone is not None
+    assert alone.rows == blocks
+    alone.compare("unet", module(sample))
+    assert first_alone(module, module, (sample,), {}, 3) is None
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_attention_along_the_rows_is_found(blocks: int) -> None:
     """The broken twin of the model above."""
     module, sample = Attends(along_rows=True), rows(3, blocks)
+    alone = first_alone(module, module, (sample,), {}, 3)
+    assert alone is not None
     with pytest.raises(RowsMix, match="unet"):
-        check_rows("unet", module, module, (sample,), {}, module(sample), 3)
+        alone.compare("unet", module(sample))
 
 
 def test_one_row_needs_no_measurement() -> None:
     module, sample = Attends(along_rows=True), rows(1)
-    assert check_rows("unet", module, module, (sample,), {}, module(sample), 1) == 0
+    assert first_alone(module, module, (sample,), {}, 1) is None
 
 
 def test_batch_statistics_are_a_reason_to_measure_and_stored_ones_are_not() -> None:
