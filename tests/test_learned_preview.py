@@ -99,6 +99,7 @@ class Brightness:
         return (answers - wanted).square().mean()
 
 
+@pytest.mark.slow
 def test_a_tuned_copy_comes_near_the_best_predictor_of_the_frozen_network() -> None:
     """Previews are the finished pictures in noise of the same strength: the best answer is linear in them."""
     g = np.random.default_rng(5)
