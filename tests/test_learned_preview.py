@@ -177,6 +177,13 @@ def test_it_is_named_and_the_same_from_everywhere(folder: Path, monkeypatch: pyt
         assert verifier_specs.anchored(spec) == f"learned_preview:{folder}"
 
 
+def test_a_calibration_keeps_to_the_content(folder: Path) -> None:
+    verifier = LearnedPreview(str(folder))
+    assert LearnedPreview(str(folder), **verifier.pinned).identity == verifier.identity
+    with pytest.raises(UsageError, match="holds another learned preview than the one that was calibrated"):
+        LearnedPreview(str(folder), digest="0")
+
+
 def test_a_changed_verifier_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Compressibility.__call__
     monkeypatch.setattr(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genscale.engine.ledger import Ledger
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.verifiers.learned_preview_file import IMAGES, Learned, PreviewLevel, read
 from genscale.verifiers.reference_images import Check, panel
@@ -39,13 +40,20 @@ class LearnedPreview:
     kind of prompts, as many steps. It gives no gradients. On the command line also `learned_preview:DIR`.
 
     folder: what `genscale train-preview` wrote.
+    digest: of its content, as a calibration keeps it; another content is refused. None, the default, takes any.
     """
 
     folder: str
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", os.path.abspath(os.path.expanduser(self.folder)))
         self._panel  # noqa: B018  what cannot be used is refused here
+        if self.digest not in (None, self._read[1]):
+            raise UsageError(
+                f"'{self.folder}' holds another learned preview than the one that was calibrated: restore it, or "
+                "run genscale calibrate-verifier again."
+            )
 
     @cached_property
     def name(self) -> str:
@@ -56,6 +64,11 @@ class LearnedPreview:
     def identity(self) -> str:
         """Runs are the same where the content of the folder is, wherever it lies."""
         return f"learned preview {self._read[1]}"
+
+    @property
+    def pinned(self) -> dict[str, Any]:
+        """Options by which a calibration keeps to this content."""
+        return {"digest": self._read[1]}
 
     @property
     def known(self) -> Learned:

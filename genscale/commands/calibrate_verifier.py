@@ -143,6 +143,8 @@ def _members(specs: Sequence[str]) -> list[Member]:
             raise UsageError(f"'{spec}' is calibrated already: name its verifiers.")
         if specs.count(spec) > 1:
             raise UsageError(f"verifier '{spec}' is named twice: name it once.")
+        [(verifier, _)] = verifier_specs.weighted_verifiers([spec])
+        options |= getattr(verifier, "pinned", {})
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
         found.append(Member(name, plain, (), 0.0))
     return found

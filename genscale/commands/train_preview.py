@@ -88,7 +88,7 @@ def train_preview(
     member = _member(spec, tune)
     runs = [read_previews(folder) for folder in folders]
     gathered = Gathered(runs, tune, trust)
-    with RunFolder.for_calibration(out, FILE) as folder:
+    with RunFolder.for_calibration(out, FILE, "learned preview") as folder:
         first = next(iter(gathered.media(None)))[1]
         if first.kind not in (IMAGE, VIDEO):
             raise UsageError(
