@@ -30,7 +30,7 @@ from genscale.numerics.rank_correlation import agreement
 from genscale.runs import verifier_specs
 from genscale.toy.hard_prompts import DEVELOPMENT, REPORT
 
-SAMPLERS = ("accept_reject", "smc")
+SAMPLERS, WORDS = ("accept_reject", "smc"), ("own", "learned")
 
 
 def genscale_command(*words: object) -> None:
@@ -103,42 +103,46 @@ def main() -> None:
         candidates(options, known, specs, 3000, folder / "known")
         candidates(options, report, specs, 4000, folder / "report")
         rows = agreements(folder / "report", names)
-        for word, spec in zip(("own", "learned"), specs, strict=True):
+        for word, spec in zip(WORDS, specs, strict=True):
             genscale_command(
                 "calibrate-verifier", "--runs", folder / "known", "--verifier", spec, "--judge", JUDGE,
                 "--out", folder / word,
             )  # fmt: skip
+        gains: list[dict[str, Any]] = []
+        for images in options.images:
             for sampler in SAMPLERS:
-                for images in options.images:
-                    verifier = verifier_specs.weighted_verifiers([f"calibrated:{folder / word}"])[0][0]
+                for word in WORDS:
+                    [(verifier, _)] = verifier_specs.weighted_verifiers([f"calibrated:{folder / word}"])
                     run(bench, f"{sampler}, {images} images, {word}", sampler, verifier, f"{images}images")
-    gains = compared(bench, options.images)
+                gains.append(compared(bench, sampler, images))
+                save(options, bench, rows, gains)
+
+
+def save(options: Any, bench: Bench, agreement: list[dict[str, Any]], gains: list[dict[str, Any]]) -> None:
+    """Write what is there, after each comparison."""
     if options.json:
         about = {
             "model": options.model,
             "steps": options.steps,
-            "n": len(report),
-            "verifier": options.verifier,
+            "n": len(bench.prompts),
+            "most": options.most,
         }
+        about |= {"candidates": options.candidates, "verifier": options.verifier}
         about["learned"] = json.loads((options.learned / "preview.json").read_text())["about"]
-        options.json.write_text(
-            json.dumps({**about, "agreement": rows, "gains": gains, "rows": bench.rows}) + "\n"
-        )
+        found = {**about, "agreement": agreement, "gains": gains, "rows": bench.rows}
+        options.json.write_text(json.dumps(found) + "\n")
 
 
-def compared(bench: Bench, budgets: list[int]) -> list[dict[str, Any]]:
+def compared(bench: Bench, sampler: str, images: int) -> dict[str, Any]:
     """The gain of the learned preview over the own one: right images and NFE, paired by prompt."""
-    by_name, found = {row["name"]: row for row in bench.rows}, []
-    for sampler in SAMPLERS:
-        for images in budgets:
-            own, learned = (by_name[f"{sampler}, {images} images, {word}"] for word in ("own", "learned"))
-            told = {"sampler": sampler, "images": images}
-            for what in ("right", "nfe"):
-                differences = [a - b for a, b in zip(learned[what], own[what], strict=True)]
-                told[what], told[f"{what}_half"] = interval(differences)
-            found.append(told)
-            print(told, flush=True)
-    return found
+    by_name = {row["name"]: row for row in bench.rows}
+    own, learned = (by_name[f"{sampler}, {images} images, {word}"] for word in WORDS)
+    told: dict[str, Any] = {"sampler": sampler, "images": images}
+    for what in ("right", "nfe"):
+        differences = [a - b for a, b in zip(learned[what], own[what], strict=True)]
+        told[what], told[f"{what}_half"] = interval(differences)
+    print(told, flush=True)
+    return told
 
 
 if __name__ == "__main__":
