@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.learned_previews_page import page
 from genscale.commands.train_preview import Head
 from genscale.commands.tune_previews import Tuning
 from genscale.errors import UsageError
@@ -25,6 +26,7 @@ from genscale.verifiers.compressibility import Compressibility
 from genscale.verifiers.learned_preview import LearnedPreview
 from genscale.verifiers.learned_preview_file import FILE, IMAGES, WEIGHTS, Learned, PreviewLevel, write
 from genscale.verifiers.reference_images import eight_bit, with_references
+from tests.doc_blocks import ROOT
 
 embedded = pytest.mark.skipif(not folder_of("shapes-flow").is_dir(), reason="the toy model is not there")
 
@@ -268,3 +270,21 @@ def test_what_cannot_be_learned_from_is_refused(genscale: Any, tmp_path: Path) -
         code, _, err = genscale("train-preview", *given, "--out", tmp_path / "out")
         assert (code, why in err) == (2, True), err
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- what was measured
+
+
+def test_the_tables_in_the_docs_are_those_of_the_results() -> None:
+    text = (ROOT / "docs" / "explanation" / "what-pays.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "benchmarks" / "results" / "learned-previews-flow-4.json").read_text())
+    assert page([record]) in text
+    for gain in record["gains"]:
+        own, learned = (
+            row
+            for word in ("own", "learned")
+            for row in record["rows"]
+            if row["name"] == f"{gain['sampler']}, {gain['images']} images, {word}"
+        )
+        difference = np.subtract(learned["right"], own["right"])
+        assert (gain["right"], len(difference)) == (pytest.approx(difference.mean()), record["n"])
