@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TRAIN = """
 Examples:
 
-  genscale train-preview runs/many --verifier shapes_clip --out runs/early
+  genscale train-preview runs/p/candidates --verifier shapes_clip --out runs/early
 
   genscale generate "a red star" --verifier learned_preview:runs/early
 
