@@ -354,6 +354,10 @@ calibrate-verifier STAR "a blue ring" "a red ring" "a blue star" --judge shapes 
 calibrate-verifier STAR "a blue ring" "a red ring" "a blue star" --judge nope
 calibrate-verifier STAR "a blue ring" "a red ring" "a blue star" --judge shapes --candidates x
 calibrate-verifier STAR "a blue ring" "a red ring" "a blue star" --judge shapes --previews 2
+train-preview {dir} --verifier shapes_clip
+train-preview {long} --verifier shapes_clip
+train-preview {dir} --verifier nope
+train-preview {dir} --verifier shapes_clip --tune x
 calibrate-verifier --runs {dir} --judge shapes
 calibrate-verifier --runs {long} --judge shapes
 score {dir}/p.txt

@@ -146,7 +146,11 @@ def test_defaults_are_the_models(queue: JobQueue) -> None:
 
 
 def test_verifiers_that_need_more_than_a_name_are_not_offered(queue: JobQueue) -> None:
-    assert set(registry.found("verifier")) - set(queue.offer.verifiers) == {"boxes", "calibrated"}
+    assert set(registry.found("verifier")) - set(queue.offer.verifiers) == {
+        "boxes",
+        "calibrated",
+        "learned_preview",
+    }
 
 
 # ---------------------------------------------------------------- a search

@@ -270,4 +270,5 @@ def test_the_commands_are_all_there() -> None:
         "samplers",
         "calibrate-steps",
         "calibrate-verifier",
+        "train-preview",
     } <= names

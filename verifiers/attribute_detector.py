@@ -115,13 +115,34 @@ def detections(detector: Detector, pixels: Tensor, batch_size: int) -> list[list
     device = detector.head.weight.device
     found: list[list[Detection]] = []
     for part in torch.split(pixels, batch_size):
-        part = part.to(device, torch.float32)
-        if part.shape[-2:] != (SIZE, SIZE):
-            smaller = part.shape[-1] < SIZE
-            part = nn.functional.interpolate(part, (SIZE, SIZE), mode="bilinear" if smaller else "area")
-        answers = detector(part.clamp(0, 1).contiguous(memory_format=torch.channels_last))
+        part = resized(part.to(device, torch.float32))
+        answers = detector(part.contiguous(memory_format=torch.channels_last))
         found += [_joined(answer) for answer in answers.double().cpu()]
     return found
+
+
+def resized(pixels: Tensor) -> Tensor:
+    """Pixels [n, 3, h, w] as the detector takes them: [n, 3, SIZE, SIZE] in [0, 1]."""
+    if pixels.shape[-2:] != (SIZE, SIZE):
+        smaller = pixels.shape[-1] < SIZE
+        pixels = nn.functional.interpolate(pixels, (SIZE, SIZE), mode="bilinear" if smaller else "area")
+    return pixels.clamp(0, 1)
+
+
+def soft_loss(answers: Tensor, wanted: Tensor) -> Tensor:
+    """The training loss of answers [n, CHANNELS, CELLS, CELLS], the labels being other answers.
+
+    Kind, colour and offset count as much as the labels are sure of an object there.
+    """
+    there, offset, kind, colour = torch.split(answers, Detector.SPLIT, 1)
+    sure, place, kinds, colours = torch.split(wanted, Detector.SPLIT, 1)
+    sure = sure.sigmoid()
+    each = sure[:, 0] / (sure.sum() + 1e-3)
+    of_kind = nn.functional.cross_entropy(kind, kinds.softmax(1), reduction="none")
+    of_colour = nn.functional.cross_entropy(colour, colours.softmax(1), reduction="none")
+    rest = of_kind + 0.7 * of_colour + (offset - place).abs().mean(1)
+    loss: Tensor = 10 * nn.functional.binary_cross_entropy_with_logits(there, sure) + (each * rest).sum()
+    return loss
 
 
 def _joined(answer: Tensor) -> list[Detection]:

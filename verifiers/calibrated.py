@@ -7,22 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from genscale.engine.ledger import Ledger
-from genscale.engine.tensor_files import load_tensors
-from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
-from genscale.errors import UsageError
+from genscale.engine.verifier_roles import VerifierSet
 from genscale.media import Media
-from genscale.plugins import options, registry
 from genscale.protocol.calibration import Calibration
-from genscale.results.verifier_calibration import Member, VerifierCalibration
+from genscale.results.verifier_calibration import VerifierCalibration
 from genscale.results.verifier_calibration_file import IMAGES, read
-
-CHANGED = 0.05  # standard deviations by which a reference score may differ: dtypes and devices do less
+from genscale.verifiers.reference_images import Check, panel
 
 
 @dataclass(frozen=True)
@@ -98,30 +94,15 @@ class Calibrated:
 
     def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
         """Prepare the verifiers, and see that they are still those that were calibrated. UsageError: one is not."""
-        reference, path = self.known.reference, Path(self.folder) / IMAGES
-        self._panel.prepare([*prompts, *reference.prompts], device)
-        if device in self._checked or not reference.prompts:
+        known = self.known
+        self._panel.prepare([*prompts, *known.reference.prompts], device)
+        if device in self._checked or not known.reference.prompts:
             return
-        try:
-            pixels = load_tensors(path, reference.digest, ("pixels",))["pixels"]
-        except UsageError:
-            raise UsageError(
-                f"the reference images '{path}' are missing or damaged: restore them, or calibrate again."
-            ) from None
-        media = Media(pixels.to(device).float() / 255)
-        labels = [f"reference image {i} of '{self.folder}'" for i in range(len(pixels))]
-        now = self._panel.score(media, reference.prompts, labels, Ledger()).T.tolist()
-        for member, scores in zip(self.known.members, now, strict=True):
-            self._refuse_change(member, scores)
+        check = Check(
+            self.folder, IMAGES, known.members, known.reference, "calibrated", "genscale calibrate-verifier"
+        )
+        check.refuse_change(self._panel, device)
         self._checked.add(device)
-
-    def _refuse_change(self, member: Member, now: Sequence[float]) -> None:
-        for before, score in zip(member.references, now, strict=True):
-            if abs(score - before) > CHANGED * member.spread + 1e-6:
-                raise UsageError(
-                    f"verifier '{member.verifier}' has changed since it was calibrated in '{self.folder}' (it scores a "
-                    f"reference image {score:.4g}, then {before:.4g}): run genscale calibrate-verifier again."
-                )
 
     @cached_property
     def _checked(self) -> set[torch.device]:
@@ -134,21 +115,3 @@ class Calibrated:
     @cached_property
     def _panel(self) -> VerifierSet:
         return panel(self.known.members, self.known.frames)
-
-
-def panel(members: Sequence[Member], frames: int | None) -> VerifierSet:
-    """The verifiers of a calibration. frames: of a video, that a verifier of images scores."""
-    made = [_member(m) for m in members]
-    if frames is not None:
-        of_frames = registry.load("verifier", "frames")
-        made = [v if getattr(v, "judges_videos", False) else of_frames(v, k=frames) for v in made]
-    weighted = (
-        WeightedVerifier(f"{i} {m.verifier}", v) for i, (m, v) in enumerate(zip(members, made, strict=True))
-    )
-    return VerifierSet(tuple(weighted))
-
-
-def _member(member: Member) -> Any:
-    cls = registry.load("verifier", member.verifier)
-    values = options.typed("verifier", member.verifier, cls, member.options)
-    return registry.make("verifier", member.verifier, values)

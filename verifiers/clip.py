@@ -13,6 +13,7 @@ from torch import Tensor
 
 import genscale
 from genscale.errors import UsageError
+from genscale.media import Media
 from genscale.toy.shapes import GROUND
 from genscale.verifiers.checkpoints import check_pairs, check_settings
 from genscale.verifiers.clip_checkpoints import BACKENDS, towers
@@ -73,6 +74,15 @@ class Clip(LoadedPerDevice[Towers], Differentiable):
         embeddings = torch.cat([tower.images(some) for some in torch.split(flat, self.batch_size)])
         return embeddings.reshape(*pixels.shape[:-3], -1)
 
+    def preview_features(self, media: Media, prompts: Sequence[str]) -> Tensor:
+        """What a learned preview reads [n, 1 + 3 width]: the cosine, both embeddings, and their product."""
+        with torch.no_grad():
+            seen = self.embed(media.pixels)
+            seen = seen.mean(1) if seen.ndim > 2 else seen
+            named = self._model(media.pixels.device).texts(prompts).to(seen.device)
+            product = seen * named
+            return torch.cat([product.sum(1, keepdim=True), seen, named, product], dim=1)
+
     def scale(self, device: torch.device) -> Tensor:
         """The factor, exp(logit_scale), by which the checkpoint multiplies its cosines."""
         scale: Tensor = self._model(device).module.get_parameter("logit_scale").float().exp()
@@ -108,6 +118,10 @@ class ShapesClip(ModelSettings, Differentiable):
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         return self._clip.score_tensor(pixels, prompts)
+
+    def preview_features(self, media: Media, prompts: Sequence[str]) -> Tensor:
+        """As those of `Clip`."""
+        return self._clip.preview_features(media, prompts)
 
     def load(self, device: str | torch.device = "cpu") -> None:
         """Load the model now, for images on `device`."""

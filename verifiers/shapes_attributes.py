@@ -16,7 +16,8 @@ from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.toy.captions import RELATIONS, Requirement, parse
 from genscale.toy.shapes import MARGIN
-from genscale.verifiers.attribute_detector import Detection, detections
+from genscale.verifiers.attribute_detector import Detection, Detector, detections, resized, soft_loss
+from genscale.verifiers.attribute_features import features
 from genscale.verifiers.by_detector import ByDetector
 
 SLACK = (
@@ -108,12 +109,46 @@ class ShapesAttributes(ByDetector):
 
     def __call__(self, media: Sequence[Any], prompts: Sequence[str]) -> Tensor:
         """P(right) [n], float32, of `n` images (a Media, or PIL images of one size) with as many captions."""
-        wanted = [parse(prompt) for prompt in prompts]
+        wanted, (device, found) = [parse(prompt) for prompt in prompts], self._found(media)
+        scores = [probability(some, requirement) for some, requirement in zip(found, wanted, strict=True)]
+        return torch.tensor(scores, dtype=torch.float32, device=device)
+
+    def _found(
+        self, media: Sequence[Any], network: Detector | None = None
+    ) -> tuple[torch.device, list[list[Detection]]]:
+        """The device of the images, and what is in each. network: in place of its own."""
         pixels = pixels_of(media)
         if pixels.ndim != 4:
             raise UsageError(
                 "shapes_attributes scores images and was given videos: use moving_attributes for those."
             )
-        found = detections(self._model(pixels.device), pixels, self.batch_size)
-        scores = [probability(some, requirement) for some, requirement in zip(found, wanted, strict=True)]
-        return torch.tensor(scores, dtype=torch.float32, device=pixels.device)
+        own = self._model(pixels.device) if network is None else network
+        return pixels.device, detections(own, pixels, self.batch_size)
+
+    # ---------------------------------------------------------------- learned previews
+
+    def preview_network(self, device: torch.device) -> Detector:
+        """Its network, frozen, of which a learned preview tunes copies."""
+        return self._model(device)
+
+    def preview_answers(self, network: Detector, pixels: Tensor) -> Tensor:
+        """What a copy of its network answers of pixels [n, 3, h, w] in [0, 1]; keeps the graph to the weights."""
+        answers: Tensor = network(resized(pixels).contiguous(memory_format=torch.channels_last))
+        return answers
+
+    def preview_loss(self, answers: Tensor, wanted: Tensor) -> Tensor:
+        """How far answers [n, ...] are from those of the finished images: the loss of its training, with soft labels.
+
+        Kinds, colours and places count where the finished image has an object.
+        """
+        return soft_loss(answers, wanted)
+
+    def preview_features(
+        self, media: Sequence[Any], prompts: Sequence[str], network: Detector | None = None
+    ) -> Tensor:
+        """What a learned preview reads [n, F], by `attribute_features.NAMES`. network: a tuned copy of its own."""
+        rows = [
+            features(some, wanted, probability(some, wanted))
+            for some, wanted in zip(self._found(media, network)[1], map(parse, prompts), strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.float64)

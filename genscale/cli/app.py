@@ -18,6 +18,7 @@ from genscale.cli import (
     folders,
     generate,
     lists,
+    train_preview,
     video,
 )
 from genscale.cli.commands import Command, explained
@@ -38,6 +39,7 @@ NEED_WORDS = (
     "rescore",
     "calibrate-steps",
     "calibrate-verifier",
+    "train-preview",
 )
 """Commands that print their help when nothing follows their name."""
 
@@ -107,6 +109,7 @@ _command(files.score, epilog=files.SCORE)
 _command(files.replay, epilog=files.REPLAY)
 _command(calibrate.calibrate_steps, "calibrate-steps", epilog=calibrate.CALIBRATE)
 _command(calibrate_verifier.calibrate_verifier, "calibrate-verifier", epilog=calibrate_verifier.CALIBRATE)
+_command(train_preview.train_preview, "train-preview", epilog=train_preview.TRAIN)
 _command(lists.samplers)
 _command(lists.verifiers)
 _command(lists.models)

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from genscale.commands.labelled_runs import ScoredRun, Where, judged, labelled, read_labels, read_scored
-from genscale.engine.ledger import Ledger
 from genscale.engine.tensor_files import save_tensors
 from genscale.errors import UsageError
 from genscale.media import Media
@@ -38,7 +36,7 @@ from genscale.runs.progress import Display
 from genscale.runs.request import Request, load_folder
 from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import Decode, SavedRun, decoder_of
-from genscale.verifiers.calibrated import panel
+from genscale.verifiers.reference_images import eight_bit, panel, with_references
 
 PLOT, CANDIDATES = "reliability.png", "candidates"
 
@@ -109,7 +107,7 @@ def calibrate_verifier(
     labelling.check(makes=not runs)
     request = replace(request, verifiers=_verifiers(request, runs))
     members = _members(request.verifiers)
-    names = [verifier_specs.unweighted(spec) for spec in request.verifiers]
+    names = [verifier_specs.scored_as(spec) for spec in request.verifiers]
     labelling.check_judge(names)
     if not runs and len(set(request.prompts)) < FEWEST_PROMPTS:
         raise UsageError(
@@ -140,11 +138,13 @@ def _verifiers(request: Request, runs: Sequence[Path]) -> tuple[str, ...]:
 def _members(specs: Sequence[str]) -> list[Member]:
     found = []
     for spec in specs:
-        name, options = verifier_specs.plugin_of(spec)
+        name, options = verifier_specs.plugin_of(verifier_specs.anchored(spec))
         if name == verifier_specs.CALIBRATED:
             raise UsageError(f"'{spec}' is calibrated already: name its verifiers.")
         if specs.count(spec) > 1:
             raise UsageError(f"verifier '{spec}' is named twice: name it once.")
+        [(verifier, _)] = verifier_specs.weighted_verifiers([spec])
+        options |= getattr(verifier, "pinned", {})
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
         found.append(Member(name, plain, (), 0.0))
     return found
@@ -189,18 +189,16 @@ def _calibrated(
             f"verifiers of {plural(media.kind)} cannot be calibrated: calibrate those of images or videos."
         )
     is_video = request.frames is not None if media is None else media.is_video
-    frames, digest, scores = request.per_frame if is_video else None, "", np.zeros((0, len(members)))
+    frames, digest = request.per_frame if is_video else None, ""
+    made = tuple(replace(m, spread=float(np.std(given.finals[:, k]))) for k, m in enumerate(members))
     if media is not None:
-        pixels = (media.pixels.cpu() * 255).round().to(torch.uint8)
+        pixels, again = eight_bit(media)
         saved: dict[str, str] = {}
         folder.write(IMAGES, lambda path: saved.update(digest=save_tensors(path, {"pixels": pixels})))
-        digest, labels_of = saved["digest"], [f"reference image {i}" for i in range(len(texts))]
-        again = Media(pixels.to(media.pixels.device).float() / 255)
-        scores = panel(members, frames).score(again, texts, labels_of, Ledger()).numpy()
-    made = tuple(
-        replace(m, references=tuple(scores[:, k].tolist()), spread=float(np.std(given.finals[:, k])))
-        for k, m in enumerate(members)
-    )
+        digest, made = (
+            saved["digest"],
+            with_references(members, panel(members, frames), again, texts, given.finals),
+        )
     about = {
         "model": request.model,
         "labels": labelling.judge or "file",

@@ -110,7 +110,7 @@ def _verdict(
                 "candidates": each,
             }
         )
-    told = asdict(agreement(early, late))  # type: ignore[arg-type]
+    told = asdict(agreement(early, late))
     same = sum(p["winner"]["candidate"] == p["would_win"]["candidate"] for p in prompts)
     return {"verifier": name, "rank_correlation": told, "same_winner": same, "prompts": prompts}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ class Agreement:
     left_out: int
 
 
-def agreement(early: Scores, final: Scores) -> Agreement:
+def agreement(early: Scores | Sequence[Scores], final: Scores | Sequence[Scores]) -> Agreement:
     """The agreement of scores [candidates] of each prompt. early, final: one array of scores per prompt."""
     pairs = [(a, b) for a, b in zip(early, final, strict=True) if np.ptp(a) > 0 and np.ptp(b) > 0]
     left_out = len(early) - len(pairs)

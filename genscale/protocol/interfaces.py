@@ -285,6 +285,9 @@ class Verifier(Protocol):
         thresholds.
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]; of other kinds
         `media.data`), for gradients.
+    `preview_features(media, prompts)`: numbers [n, F] from which the final score of previews is learned, the first
+        being the score; `preview_network`, `preview_answers`, `preview_loss`: its network, for tuning copies of it
+        (docs/how-to/learned-previews.md).
     `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
         times, 3 by default), and not waited for when the budget's seconds end.
     `timeout`: seconds that a call may take.

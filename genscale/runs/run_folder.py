@@ -46,17 +46,16 @@ class RunFolder(OutputFolder):
 
     @staticmethod
     @contextmanager
-    def for_calibration(out: Path | None, file: str) -> Iterator[RunFolder]:
+    def for_calibration(out: Path | None, file: str, what: str = "calibration") -> Iterator[RunFolder]:
         """A claimed folder, abandoned where the block raises, and released after it.
 
-        file: written last, so that a folder that has it is complete. UsageError: the folder has it already.
+        file: written last, so that a folder that has it is complete; it holds a `what`. UsageError: the folder has it
+        already.
         """
         folder = RunFolder.claimed(out)
         try:
             if folder.held(file):
-                raise UsageError(
-                    f"'{folder.path}' holds a calibration already: choose another folder with --out."
-                )
+                raise UsageError(f"'{folder.path}' holds a {what} already: choose another folder with --out.")
             yield folder
         except BaseException:
             folder.abandon()

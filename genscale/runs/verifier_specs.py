@@ -4,6 +4,7 @@ clip                                   a registered verifier
 clip:2                                 with weight 2
 "clip(model=ViT-L-14,device=cpu):2"    with options of its own
 calibrated:DIR                         verifiers that were calibrated, by the folder of their calibration
+learned_preview:DIR                    a verifier whose previews were learned, by the folder of what was learned
 package.module:judge                   any callable that can be imported, also from the working folder
 """
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _FORM = re.compile(r"(?P<call>[\w.\-]+(?::[A-Za-z_][\w.]*)?(?:\(.*\))?)(?::(?P<weight>[-+.\deE]+))?")
 
 CALIBRATED = "calibrated"
+FOLDERS = (CALIBRATED, "learned_preview")
+"""Verifiers that are read from a folder, which is their first option."""
 
 
 def weighted_verifiers(specs: Sequence[str]) -> list[tuple[Any, float]]:
@@ -94,15 +97,21 @@ def _guard(spec: Any) -> Any:
 
 
 def anchored(spec: str) -> str:
-    """The spec with the folder of a calibration absolute, so that it means the same from every working folder."""
-    if not spec.strip().startswith(CALIBRATED):
+    """The spec with the folder of what was learned absolute, so that it means the same from every working folder."""
+    if not spec.strip().startswith(FOLDERS):
         return spec
     call, weight = _parts(spec)
-    folder = options.pairs(call.settings()).get("folder") if call.name == CALIBRATED else None
+    folder = options.pairs(call.settings()).get("folder") if call.name in FOLDERS else None
     if folder is None:
         return spec
     moved = os.path.abspath(os.path.expanduser(folder))
-    return f"{CALIBRATED}:{moved}" if weight == 1 else f"{CALIBRATED}(folder={moved}):{weight:g}"
+    return f"{call.name}:{moved}" if weight == 1 else f"{call.name}(folder={moved}):{weight:g}"
+
+
+def scored_as(spec: str) -> str:
+    """The name under which the scores of a verifier are stored."""
+    call, _ = _parts(spec)
+    return str(_member(spec)[0].name) if call.name in FOLDERS and call.text is not None else _name_of(call)
 
 
 def plugin_of(spec: str) -> tuple[str, dict[str, Any]]:
@@ -117,14 +126,14 @@ def plugin_of(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def _name_of(call: Call) -> str:
-    """The name under which its scores are stored."""
+    """The verifier as it is named."""
     return call.name if call.text is None else f"{call.name}({call.text})"
 
 
 def _parts(spec: str) -> tuple[Call, float]:
     kind, _, folder = spec.strip().partition(":")
-    if kind == CALIBRATED and folder:
-        return Call(CALIBRATED, f"folder={folder}", (("folder", folder),)), 1.0
+    if kind in FOLDERS and folder:
+        return Call(kind, f"folder={folder}", (("folder", folder),)), 1.0
     match = _FORM.fullmatch(spec.strip())
     try:
         weight = float(match["weight"] or 1) if match else 1.0
@@ -168,7 +177,7 @@ def _member(spec: str) -> tuple[Any, float]:
     cls = registry.load("verifier", call.name)
     values = options.typed("verifier", call.name, cls, options.pairs(call.settings()))
     made = registry.make("verifier", call.name, values)
-    return Named(made.name if call.name == CALIBRATED else _name_of(call), made), weight
+    return Named(made.name if call.name in FOLDERS else _name_of(call), made), weight
 
 
 def _imported(name: str) -> Any:
