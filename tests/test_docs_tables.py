@@ -76,7 +76,9 @@ def test_no_placeholder_is_left() -> None:
 MEASURED = (
     "docs/explanation/measured.md",
     "genscale/engine/stopping.py",
-    *(f"docs/how-to/{name}.md" for name in ("image-to-video", "long-videos")),  # with tables of their own
+    *(
+        f"docs/how-to/{name}.md" for name in ("any-generator", "image-to-video", "long-videos")
+    ),  # with tables of their own
     "docs/explanation/what-pays.md",
     *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.stem != "index"),
 )
@@ -97,6 +99,18 @@ def intervals(text: str) -> set[tuple[float, float]]:
 def test_numbers_that_a_guide_quotes_are_in_a_measured_table(page: Path) -> None:
     measured = set[tuple[float, float]]().union(*(intervals((ROOT / name).read_text()) for name in MEASURED))
     assert intervals(page.read_text()) <= measured
+
+
+def test_the_table_of_arms_is_that_of_the_results() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "arms-flow.json").read_text())["rows"]
+    found = {
+        (round(abs(v[0]), 3), round(v[1], 3)) for row in rows for v in row.values() if isinstance(v, list)
+    }
+    page = (ROOT / "docs" / "how-to" / "any-generator.md").read_text()
+    assert (
+        len(intervals(page)) == 3 * 2 + 4
+    )  # two gains of three allocations, and what the judge says of all four
+    assert intervals(page) <= found
 
 
 def test_intervals_are_read() -> None:
