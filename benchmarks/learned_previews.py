@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import interval, parser_for, quiet_pipeline
-from benchmarks.pays import GUIDANCE, JUDGE, LARGEST, Bench, run
+from benchmarks.pays import IMAGES_WORLD, LARGEST, Bench, run
 from genscale.commands.labelled_runs import read_scored
 from genscale.numerics.probability_curve import auc
 from genscale.numerics.rank_correlation import agreement
 from genscale.runs import verifier_specs
 from genscale.toy.hard_prompts import DEVELOPMENT, REPORT
 
+JUDGE, GUIDANCE = IMAGES_WORLD.judge, IMAGES_WORLD.call["guidance_scale"]
 SAMPLERS, WORDS = ("accept_reject", "smc"), ("own", "learned")
 
 
@@ -95,7 +96,8 @@ def main() -> None:
     specs = [options.verifier, f"learned_preview:{options.learned}"]
     names = [verifier_specs.scored_as(spec) for spec in specs]
     bench = Bench(
-        quiet_pipeline(options.model, options.threads), options.model, options.steps, report, [], options.together
+        quiet_pipeline(options.model, options.threads), options.model, options.steps, report, [], options.together,
+        IMAGES_WORLD,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

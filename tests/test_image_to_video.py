@@ -30,12 +30,6 @@ REFUSED = {
     "LTX2ImageToVideoPipeline": COPY,  # its sound has a scheduler of its own
     "SkyReelsV2DiffusionForcingImageToVideoPipeline": COPY,
 }
-# Their tiny parts give candidates of equal brightness, so that nothing here would tell two of them apart.
-EQUAL = {
-    "LTX2ImageToVideoPipeline",
-    "SanaImageToVideoPipeline",
-    "SkyReelsV2DiffusionForcingImageToVideoPipeline",
-}
 
 
 def of_zoo(name: str) -> tuple[Any, dict[str, Any]]:
@@ -79,9 +73,7 @@ def test_three_samplers_on_an_image_to_video_pipeline(name: str) -> None:
             continue
         entries = search(pipe, given, sampler).entries
         assert len(entries) >= 2
-        assert (len({entry.total for entry in entries}) >= 2) == (
-            name not in EQUAL
-        )  # they are different videos
+        assert len({entry.total for entry in entries}) >= 2  # they are different videos
 
 
 def test_the_families_are_found() -> None:

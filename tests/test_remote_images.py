@@ -47,7 +47,7 @@ def test_a_search_on_a_service_is_that_of_the_function_behind_it() -> None:
         found = search(service, at_once=3, size="8x8")
     assert totals(found) == local()
     assert 1 < service.most <= 3
-    assert service.bodies[0] == {"model": "stub", "size": "8x8", "prompt": "a", "n": 1, "seed": 100}
+    assert {"model": "stub", "size": "8x8", "prompt": "a", "n": 1, "seed": 100} in service.bodies
     with serving(lambda seed, before: "url") as service:
         assert totals(search(service)) == local()
 
