@@ -200,7 +200,7 @@ def test_labels_are_given_shown_and_downloaded(tab: Tab, tmp_path: Path) -> None
         page.wait_for_selector(f"#{button}:not([disabled])")
         page.click(f"#{button}")
         page.wait_for_function(f"document.querySelector('#gallery').innerText.includes('{sign}')")
-        page.keyboard.press("Escape")
+        page.click("#gallery button[aria-label='Close']")
         page.wait_for_selector(f"#{button}[disabled]")
     with page.expect_download() as waiting:
         page.click("#downloads >> text=Labels")
