@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,17 +10,16 @@ import torch
 
 from tests.derived_parts_editing import latents
 from tests.derived_parts_texts import roberta_config, xlm_tokenizer
-from tests.derived_recipe import Parts, Recipe, clip_processor, clip_vision, mask, picture, recipes
-from tests.zoo_parts import clip, clip_tokenizer, enliven, make, scheduler, stable, vae
-from tests.zoo_unets import unet
+from tests.derived_recipe import Parts, Recipe, clip_processor, mask, picture, recipes
+from tests.zoo_configs import TWO_LEVELS
+from tests.zoo_parts import clip, clip_tokenizer, clip_vision, enliven, make, scheduler, stable, vae
+from tests.zoo_unets import kandinsky_unet, unet
 
 PIXELS = {
+    **TWO_LEVELS,
     "sample_size": 16,
-    "block_out_channels": (8, 16),
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
     "attention_head_dim": 4,
 }
 SMALL_3D = {
@@ -112,18 +112,7 @@ def _first_kandinsky() -> dict[str, Any]:
 
     torch.manual_seed(0)
     config = MCLIPConfig(transformerDimSize=16, imageDimSize=16, **roberta_config())
-    net = unet(
-        out_channels=8,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        resnet_time_scale_shift="scale_shift",
-        encoder_hid_dim=16,
-        encoder_hid_dim_type="text_image_proj",
-        addition_embed_type="text_image",
-        cross_attention_dim=16,
-        attention_head_dim=4,
-    )
+    net = kandinsky_unet("text_image", cross_attention_dim=16)
     return {"text_encoder": MultilingualCLIP(config).eval(), "tokenizer": xlm_tokenizer(), "unet": net}
 
 
@@ -145,6 +134,10 @@ def _second_inpainting() -> dict[str, Any]:
 
 def _combined(parts: Parts = dict) -> dict[str, Any]:
     return parts() | prior_parts("prior_")
+
+
+def _staged(decoder: Parts, prior: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return decoder() | prior("prior_")
 
 
 def _cascade_unet(conditioning: int = 8, **config: Any) -> Any:
@@ -286,7 +279,7 @@ CASCADES: dict[str, Recipe] = (
     | recipes(
         "StableCascadeCombined",
         "",
-        lambda: _cascade_decoder() | _cascade_prior("prior_"),
+        partial(_staged, _cascade_decoder, _cascade_prior),
         height=84,
         width=84,
         **FEW,
@@ -296,7 +289,7 @@ CASCADES: dict[str, Recipe] = (
     | recipes(
         "WuerstchenCombined",
         "",
-        lambda: _wuerstchen_decoder() | _wuerstchen_prior("prior_"),
+        partial(_staged, _wuerstchen_decoder, _wuerstchen_prior),
         height=128,
         width=128,
         **FEW,
