@@ -132,11 +132,7 @@ def _second_inpainting() -> dict[str, Any]:
     return _inpainting({"unet": ZOO["kandinsky"].build().unet})
 
 
-def _combined(parts: Parts = dict) -> dict[str, Any]:
-    return parts() | prior_parts("prior_")
-
-
-def _staged(decoder: Parts, prior: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def _combined(decoder: Parts = dict, prior: Callable[[str], dict[str, Any]] = prior_parts) -> dict[str, Any]:
     return decoder() | prior("prior_")
 
 
@@ -225,6 +221,7 @@ def _wuerstchen_decoder() -> dict[str, Any]:
 
 
 EMBEDS = {"image_embeds": latents(1, 16), "negative_image_embeds": -latents(1, 16)}
+SIDES = {"height": 84, "width": 84}
 FEW = {"prior_num_inference_steps": 2}
 CASCADES: dict[str, Recipe] = (
     recipes("DDPM", "", partial(pixels, "DDPMScheduler"))
@@ -274,22 +271,17 @@ CASCADES: dict[str, Recipe] = (
         **FEW,
     )
     | recipes("KandinskyPrior KandinskyV22Prior KandinskyV22PriorEmb2Emb", "", prior_parts)
-    | recipes("StableCascadePrior", "", _cascade_prior, height=84, width=84)
+    | recipes("StableCascadePrior", "", _cascade_prior, **SIDES)
     | recipes("StableCascadeDecoder", "", _cascade_decoder, image_embeddings=latents(1, 4, 2, 2))
     | recipes(
-        "StableCascadeCombined",
-        "",
-        partial(_staged, _cascade_decoder, _cascade_prior),
-        height=84,
-        width=84,
-        **FEW,
+        "StableCascadeCombined", "", partial(_combined, _cascade_decoder, _cascade_prior), **SIDES, **FEW
     )
-    | recipes("WuerstchenPrior", "", _wuerstchen_prior, height=84, width=84)
+    | recipes("WuerstchenPrior", "", _wuerstchen_prior, **SIDES)
     | recipes("WuerstchenDecoder", "", _wuerstchen_decoder, image_embeddings=latents(1, 4, 3, 3))
     | recipes(
         "WuerstchenCombined",
         "",
-        partial(_staged, _wuerstchen_decoder, _wuerstchen_prior),
+        partial(_combined, _wuerstchen_decoder, _wuerstchen_prior),
         height=128,
         width=128,
         **FEW,

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from tests import zoo_configs
 from tests.derived_parts_texts import qwen_vision, qwen_vision_processor
 from tests.derived_recipe import LEFT_OUT, Recipe, recipes, siglip_processor
 from tests.zoo_configs import FOUR, HEADS
-from tests.zoo_configs import sana as sana_sizes
 from tests.zoo_parts import (
     clip,
     clip_tokenizer,
@@ -171,14 +171,12 @@ def _kandinsky5(image: bool = False, cond: bool = False) -> dict[str, Any]:
 def _easy(channels: int = 4) -> dict[str, Any]:
     net = make(
         "EasyAnimateTransformer3DModel",
+        **FOUR | {"in_channels": channels},
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=channels,
-        out_channels=4,
         patch_size=2,
         sample_width=8,
         sample_height=8,
-        num_layers=1,
         mmdit_layers=1,
         time_embed_dim=8,
         text_embed_dim=16,
@@ -225,7 +223,7 @@ def _motif() -> dict[str, Any]:
 
 
 def _sana_video() -> dict[str, Any]:
-    net = make("SanaVideoTransformer3DModel", **sana_sizes(head=12), rope_max_seq_len=32)
+    net = make("SanaVideoTransformer3DModel", **zoo_configs.sana(head=12), rope_max_seq_len=32)
     return {"transformer": net, "vae": wan().vae, "scheduler": sana().scheduler}
 
 

@@ -1,7 +1,7 @@
 """Diffusion transformers for images, for `zoo`."""
 
+from tests import zoo_configs
 from tests.zoo_configs import AXES, FLUX, FOUR, HEADS, HUNYUAN_DIT, QWEN, SD3
-from tests.zoo_configs import sana as sana_sizes
 from tests.zoo_parts import (
     WAN_VAE,
     clip,
@@ -131,7 +131,7 @@ def sana():
         "SanaPipeline",
         **language_parts("Gemma2Model", layers=1),
         vae=autoencoder,
-        transformer=make("SanaTransformer2DModel", **sana_sizes()),
+        transformer=make("SanaTransformer2DModel", **zoo_configs.sana()),
         scheduler=scheduler(
             "DPMSolverMultistepScheduler",
             flow_shift=3.0,
