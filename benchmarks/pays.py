@@ -22,6 +22,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -286,17 +287,17 @@ def prompts_of(model: str, kind: str) -> tuple[list[str], list[str]]:
     return [p.text for p in halves[0]], [p.text for p in halves[1]]
 
 
+def accept_reject(bench: Bench, verifier: Any, budgets: Sequence[float]) -> None:
+    """Runs of accept_reject; a budget is the cost of so many images, which need not be a whole number."""
+    for images in budgets:
+        budget = f"{int(images * bench.nfe())}nfe"
+        run(bench, f"accept_reject, {images:g} images", "accept_reject", verifier, budget)
+
+
 def add_budgets(bench: Bench, options: Any, folder: Path) -> None:
     """Measure further budgets of accept_reject, with the same calibration, and add them to a record."""
     both = calibrated(bench, options.candidates, folder)
-    for images in options.images:
-        run(
-            bench,
-            f"accept_reject, {images:g} images",
-            "accept_reject",
-            both,
-            f"{int(images * bench.nfe())}nfe",
-        )
+    accept_reject(bench, both, options.images)
     record = json.loads(options.into.read_text())
     names = {row["name"] for row in bench.rows}
     record["rows"] = [row for row in record["rows"] if row["name"] not in names] + bench.rows
@@ -310,14 +311,7 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
     bench.add("base", few.best(world.judge, 1), [float(bench.nfe())] * len(bench.prompts))
     nested(bench, few, (world.attributes, "calibrated"))
     reliability(bench, few, "calibrated")
-    for images in options.images or IMAGES:
-        run(
-            bench,
-            f"accept_reject, {images:g} images",
-            "accept_reject",
-            both,
-            f"{int(images * bench.nfe())}nfe",
-        )
+    accept_reject(bench, both, options.images or IMAGES)
     many = pool_of(bench, {world.clip: world.clip}, LARGEST)
     nested(bench, many, (world.clip, world.judge))
     ceilings(bench, many)

@@ -63,3 +63,17 @@ def genscale(capsys):
         return code, shown.out, shown.err
 
     return run
+
+
+@pytest.fixture
+def refused(genscale):
+    """Run a command that is refused before it prints anything, in one sentence: what it says."""
+
+    def run(*words):
+        code, out, err = genscale(*words)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("genscale: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run

@@ -8,7 +8,8 @@ import torch
 
 from tests.derived_recipe import Recipe, recipes
 from tests.zoo_audio import AUDIO, RATE, oobleck
-from tests.zoo_parts import enliven, flow, gemma_tokenizer, language_model, make, scheduler
+from tests.zoo_configs import UNET_OF_SOUNDS
+from tests.zoo_parts import enliven, flow, gemma_tokenizer, language_model, language_parts, make, scheduler
 
 SECONDS = 0.064
 
@@ -24,14 +25,7 @@ def _ldm() -> dict[str, Any]:
     parts = _of("audioldm2")
     net = make(
         "UNet2DConditionModel",
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=8,
-        sample_size=32,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **UNET_OF_SOUNDS,
         cross_attention_dim=(8, 16),
         class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=16,
@@ -71,8 +65,7 @@ def _stable_audio_3() -> dict[str, Any]:
             dim_heads=8,
             sampling_rate=RATE,
         ),
-        "text_encoder": language_model("Gemma2Model"),
-        "tokenizer": gemma_tokenizer(),
+        **language_parts("Gemma2Model"),
         "duration_embedder": StableAudio3DurationEmbedder(output_dim=16, fourier_dim=8).eval(),
         "transformer": make(
             "StableAudio3DiTModel",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,17 +10,16 @@ import torch
 
 from tests.derived_parts_editing import latents
 from tests.derived_parts_texts import roberta_config, xlm_tokenizer
-from tests.derived_recipe import Parts, Recipe, clip_processor, clip_vision, mask, picture, recipes
-from tests.zoo_parts import clip, clip_tokenizer, enliven, make, scheduler, stable, vae
-from tests.zoo_unets import unet
+from tests.derived_recipe import Parts, Recipe, clip_processor, mask, picture, recipes
+from tests.zoo_configs import TWO_LEVELS
+from tests.zoo_parts import clip, clip_tokenizer, clip_vision, enliven, make, scheduler, stable, vae
+from tests.zoo_unets import kandinsky_unet, unet
 
 PIXELS = {
+    **TWO_LEVELS,
     "sample_size": 16,
-    "block_out_channels": (8, 16),
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
     "attention_head_dim": 4,
 }
 SMALL_3D = {
@@ -112,18 +112,7 @@ def _first_kandinsky() -> dict[str, Any]:
 
     torch.manual_seed(0)
     config = MCLIPConfig(transformerDimSize=16, imageDimSize=16, **roberta_config())
-    net = unet(
-        out_channels=8,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        resnet_time_scale_shift="scale_shift",
-        encoder_hid_dim=16,
-        encoder_hid_dim_type="text_image_proj",
-        addition_embed_type="text_image",
-        cross_attention_dim=16,
-        attention_head_dim=4,
-    )
+    net = kandinsky_unet("text_image", cross_attention_dim=16)
     return {"text_encoder": MultilingualCLIP(config).eval(), "tokenizer": xlm_tokenizer(), "unet": net}
 
 
@@ -143,8 +132,8 @@ def _second_inpainting() -> dict[str, Any]:
     return _inpainting({"unet": ZOO["kandinsky"].build().unet})
 
 
-def _combined(parts: Parts = dict) -> dict[str, Any]:
-    return parts() | prior_parts("prior_")
+def _combined(decoder: Parts = dict, prior: Callable[[str], dict[str, Any]] = prior_parts) -> dict[str, Any]:
+    return decoder() | prior("prior_")
 
 
 def _cascade_unet(conditioning: int = 8, **config: Any) -> Any:
@@ -232,6 +221,7 @@ def _wuerstchen_decoder() -> dict[str, Any]:
 
 
 EMBEDS = {"image_embeds": latents(1, 16), "negative_image_embeds": -latents(1, 16)}
+SIDES = {"height": 84, "width": 84}
 FEW = {"prior_num_inference_steps": 2}
 CASCADES: dict[str, Recipe] = (
     recipes("DDPM", "", partial(pixels, "DDPMScheduler"))
@@ -281,22 +271,17 @@ CASCADES: dict[str, Recipe] = (
         **FEW,
     )
     | recipes("KandinskyPrior KandinskyV22Prior KandinskyV22PriorEmb2Emb", "", prior_parts)
-    | recipes("StableCascadePrior", "", _cascade_prior, height=84, width=84)
+    | recipes("StableCascadePrior", "", _cascade_prior, **SIDES)
     | recipes("StableCascadeDecoder", "", _cascade_decoder, image_embeddings=latents(1, 4, 2, 2))
     | recipes(
-        "StableCascadeCombined",
-        "",
-        lambda: _cascade_decoder() | _cascade_prior("prior_"),
-        height=84,
-        width=84,
-        **FEW,
+        "StableCascadeCombined", "", partial(_combined, _cascade_decoder, _cascade_prior), **SIDES, **FEW
     )
-    | recipes("WuerstchenPrior", "", _wuerstchen_prior, height=84, width=84)
+    | recipes("WuerstchenPrior", "", _wuerstchen_prior, **SIDES)
     | recipes("WuerstchenDecoder", "", _wuerstchen_decoder, image_embeddings=latents(1, 4, 3, 3))
     | recipes(
         "WuerstchenCombined",
         "",
-        lambda: _wuerstchen_decoder() | _wuerstchen_prior("prior_"),
+        partial(_combined, _wuerstchen_decoder, _wuerstchen_prior),
         height=128,
         width=128,
         **FEW,

@@ -5,26 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from tests.derived_parts_cascades import vq
-from tests.derived_parts_texts import byte_tokenizer, qwen_vision, vision_tokenizer
+from tests.derived_parts_texts import byte_tokenizer, vision_parts
 from tests.derived_recipe import Recipe, recipes
+from tests.zoo_configs import HUNYUAN
 from tests.zoo_parts import clip, clip_tokenizer, flow, make, scheduler, t5
-from tests.zoo_transformers import HEADS
 
-HUNYUAN = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "num_refiner_layers": 1,
-    "text_embed_dim": 16,
-    "rope_axes_dim": (4, 4),
-    "guidance_embeds": True,
-    **HEADS,
-}
+GUIDED = HUNYUAN | {"rope_axes_dim": (4, 4), "guidance_embeds": True}
 
 
 def _hunyuan_image() -> dict[str, Any]:
-    net = make("HunyuanImageTransformer2DModel", **HUNYUAN, text_embed_2_dim=16)
+    net = make("HunyuanImageTransformer2DModel", **GUIDED, text_embed_2_dim=16)
     autoencoder = make(
         "AutoencoderKLHunyuanImage",
         in_channels=3,
@@ -40,8 +30,7 @@ def _hunyuan_image() -> dict[str, Any]:
         "transformer": net,
         "vae": autoencoder,
         "scheduler": flow(),
-        "text_encoder": qwen_vision(),
-        "tokenizer": vision_tokenizer(),
+        **vision_parts(),
         "text_encoder_2": t5(),
         "tokenizer_2": byte_tokenizer(),
         "guider": None,
@@ -52,7 +41,7 @@ def _hunyuan_image() -> dict[str, Any]:
 def _refiner() -> dict[str, Any]:
     net = make(
         "HunyuanImageTransformer2DModel",
-        **HUNYUAN
+        **GUIDED
         | {"in_channels": 16, "out_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (2, 2, 4)},
     )
     autoencoder = make(

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from tests.derived_recipe import Recipe, clip_processor, clip_vision, mask, picture, recipes
-from tests.zoo_parts import clip, clip_tokenizer, make, scheduler, stable, vae
+from tests.derived_recipe import Recipe, clip_processor, mask, picture, recipes
+from tests.zoo_configs import vision
+from tests.zoo_parts import clip, clip_tokenizer, clip_vision, make, scheduler, stable, vae
 from tests.zoo_unets import XL, unet
 
 
@@ -118,15 +119,7 @@ def _example() -> dict[str, Any]:
     from diffusers.pipelines.deprecated.paint_by_example import PaintByExampleImageEncoder
     from transformers import CLIPVisionConfig
 
-    config = CLIPVisionConfig(
-        hidden_size=8,
-        projection_dim=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=8,
-    )
+    config = CLIPVisionConfig(**vision(8, layers=1), projection_dim=8)
     torch.manual_seed(0)
     encoder = PaintByExampleImageEncoder(config, proj_size=8).eval()
     return {**wide(9), "image_encoder": encoder, "feature_extractor": clip_processor()}

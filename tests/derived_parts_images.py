@@ -6,59 +6,22 @@ from functools import partial
 from typing import Any
 
 from tests.derived_recipe import LEFT_OUT, Recipe, picture, recipes, siglip_processor, siglip_vision
+from tests.zoo_configs import FLUX, HUNYUAN_DIT, QWEN, SD3, sana
 from tests.zoo_parts import make, scheduler, shifted_vae
-from tests.zoo_transformers import AXES, HEADS
 
-FLUX = {
-    "in_channels": 16,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "joint_attention_dim": 16,
-    "pooled_projection_dim": 8,
-    "axes_dims_rope": AXES,
-    "guidance_embeds": True,
-    **HEADS,
-}
-SD3 = {
-    "sample_size": 8,
-    "patch_size": 1,
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 2,
-    "joint_attention_dim": 16,
-    "caption_projection_dim": 16,
-    "pooled_projection_dim": 16,
-    **HEADS,
-}
-QWEN = {
-    "in_channels": 16,
-    "out_channels": 4,
-    "num_layers": 1,
-    "joint_attention_dim": 16,
-    "axes_dims_rope": AXES,
-    **HEADS,
-}
-SANA = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "num_cross_attention_heads": 2,
-    "cross_attention_head_dim": 8,
-    "cross_attention_dim": 16,
-    "caption_channels": 16,
-    "sample_size": 8,
-    **HEADS,
-}
+GUIDED = FLUX | {"pooled_projection_dim": 8, "guidance_embeds": True}
 
 
 def flux(channels: int) -> dict[str, Any]:
     return {
-        "transformer": make("FluxTransformer2DModel", **FLUX | {"in_channels": channels, "out_channels": 16})
+        "transformer": make(
+            "FluxTransformer2DModel", **GUIDED | {"in_channels": channels, "out_channels": 16}
+        )
     }
 
 
 def _flux_control(**more: Any) -> dict[str, Any]:
-    return {"controlnet": make("FluxControlNetModel", **FLUX | more)}
+    return {"controlnet": make("FluxControlNetModel", **GUIDED | more)}
 
 
 def _redux() -> dict[str, Any]:
@@ -81,19 +44,7 @@ def _sd3_inpaint() -> dict[str, Any]:
 
 
 def _hunyuan_control() -> dict[str, Any]:
-    made = make(
-        "HunyuanDiT2DControlNetModel",
-        in_channels=4,
-        patch_size=2,
-        sample_size=8,
-        hidden_size=16,
-        transformer_num_layers=2,
-        mlp_ratio=1.0,
-        cross_attention_dim=16,
-        cross_attention_dim_t5=16,
-        pooled_projection_dim=16,
-        **HEADS,
-    )
+    made = make("HunyuanDiT2DControlNetModel", **HUNYUAN_DIT, transformer_num_layers=2)
     return {"controlnet": made}
 
 
@@ -102,13 +53,13 @@ def _qwen_control(**more: Any) -> dict[str, Any]:
 
 
 def _sana_control() -> dict[str, Any]:
-    transformer = make("SanaTransformer2DModel", **SANA | {"num_layers": 2})
-    return {"controlnet": make("SanaControlNetModel", **SANA), "transformer": transformer}
+    transformer = make("SanaTransformer2DModel", **sana() | {"num_layers": 2})
+    return {"controlnet": make("SanaControlNetModel", **sana()), "transformer": transformer}
 
 
 def _sprint() -> dict[str, Any]:
     transformer = make(
-        "SanaTransformer2DModel", **SANA, guidance_embeds=True, qk_norm="rms_norm_across_heads"
+        "SanaTransformer2DModel", **sana(), guidance_embeds=True, qk_norm="rms_norm_across_heads"
     )
     return {"transformer": transformer, "scheduler": scheduler("SCMScheduler")}
 

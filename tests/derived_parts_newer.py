@@ -5,30 +5,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.derived_parts_texts import gemma_encoder, qwen_vision, vision_tokenizer
+from tests.derived_parts_texts import gemma_encoder, vision_parts
 from tests.derived_recipe import Recipe, recipes
+from tests.zoo_configs import AXES, FLUX, FOUR, HEADS
 from tests.zoo_parts import (
     WAN_VAE,
     flow,
     gemma_tokenizer,
-    language_model,
+    language_parts,
     make,
-    qwen_tokenizer,
     scheduler,
     shifted_vae,
     text_parts,
     vae,
 )
-from tests.zoo_transformers import AXES, HEADS
-
-FLUX_LIKE = {
-    "in_channels": 16,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "joint_attention_dim": 16,
-    "axes_dims_rope": AXES,
-    **HEADS,
-}
 
 
 def _dit() -> dict[str, Any]:
@@ -53,15 +43,12 @@ def _lumina() -> dict[str, Any]:
         "transformer": transformer,
         "vae": vae(levels=3),
         "scheduler": flow(),
-        "text_encoder": language_model("Gemma2Model"),
-        "tokenizer": gemma_tokenizer(),
+        **language_parts("Gemma2Model"),
     }
 
 
 COG = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
+    **FOUR,
     "text_embed_dim": 16,
     "time_embed_dim": 16,
     "condition_dim": 8,
@@ -87,25 +74,23 @@ def _cogview4(channels: int = 4) -> dict[str, Any]:
         "transformer": transformer,
         "vae": vae(),
         "scheduler": flow(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75),
-        "text_encoder": language_model("GlmModel"),
-        "tokenizer": qwen_tokenizer(),
+        **language_parts("GlmModel"),
     }
 
 
 def _ovis() -> dict[str, Any]:
     return {
-        "transformer": make("OvisImageTransformer2DModel", out_channels=16, **FLUX_LIKE),
+        "transformer": make("OvisImageTransformer2DModel", out_channels=16, **FLUX),
         "vae": shifted_vae(),
         "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": language_model("Qwen3Model"),
-        "tokenizer": qwen_tokenizer(),
+        **language_parts("Qwen3Model"),
     }
 
 
 def _bria() -> dict[str, Any]:
     return {
         "transformer": make(
-            "BriaTransformer2DModel", pooled_projection_dim=None, guidance_embeds=False, **FLUX_LIKE
+            "BriaTransformer2DModel", pooled_projection_dim=None, guidance_embeds=False, **FLUX
         ),
         "vae": vae(levels=4),
         "scheduler": flow(use_dynamic_shifting=True),
@@ -116,7 +101,7 @@ def _bria() -> dict[str, Any]:
 def _fibo() -> dict[str, Any]:
     net = make(
         "BriaFiboTransformer2DModel",
-        **FLUX_LIKE | {"in_channels": 4, "joint_attention_dim": 32},
+        **FLUX | {"in_channels": 4, "joint_attention_dim": 32},
         text_encoder_dim=16,
     )
     autoencoder = make(
@@ -127,24 +112,23 @@ def _fibo() -> dict[str, Any]:
         "transformer": net,
         "vae": autoencoder,
         "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": language_model("SmolLM3ForCausalLM"),
-        "tokenizer": qwen_tokenizer(),
+        **language_parts("SmolLM3ForCausalLM"),
     }
 
 
+PRX = {
+    "context_in_dim": 16,
+    "hidden_size": 16,
+    "mlp_ratio": 1.0,
+    "num_heads": 2,
+    "depth": 1,
+    "axes_dim": [4, 4],
+}
+
+
 def _prx(name: str = "T5GemmaEncoder") -> dict[str, Any]:
-    net = make(
-        "PRXTransformer2DModel",
-        in_channels=4,
-        context_in_dim=16,
-        hidden_size=16,
-        mlp_ratio=1.0,
-        num_heads=2,
-        depth=1,
-        axes_dim=[4, 4],
-    )
     return {
-        "transformer": net,
+        "transformer": make("PRXTransformer2DModel", in_channels=4, **PRX),
         "vae": shifted_vae(),
         "scheduler": flow(),
         "text_encoder": gemma_encoder(name),
@@ -153,22 +137,10 @@ def _prx(name: str = "T5GemmaEncoder") -> dict[str, Any]:
 
 
 def _prx_pixel() -> dict[str, Any]:
-    net = make(
-        "PRXTransformer2DModel",
-        in_channels=3,
-        context_in_dim=16,
-        hidden_size=16,
-        mlp_ratio=1.0,
-        num_heads=2,
-        depth=1,
-        axes_dim=[4, 4],
-        bottleneck_size=8,
-    )
     return {
-        "transformer": net,
+        "transformer": make("PRXTransformer2DModel", in_channels=3, bottleneck_size=8, **PRX),
         "scheduler": flow(),
-        "text_encoder": language_model("Qwen3Model"),
-        "tokenizer": qwen_tokenizer(),
+        **language_parts("Qwen3Model"),
         "prompt_max_tokens": 32,
     }
 
@@ -196,8 +168,7 @@ def _krea2() -> dict[str, Any]:
         "transformer": net,
         "vae": make("AutoencoderKLQwenImage", **WAN_VAE),
         "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": qwen_vision("Qwen3VLModel"),
-        "tokenizer": vision_tokenizer(),
+        **vision_parts("Qwen3VLModel"),
         "text_encoder_select_layers": (0, 1),
     }
 
@@ -218,8 +189,7 @@ def _ernie() -> dict[str, Any]:
         "transformer": net,
         "vae": vae(name="AutoencoderKLFlux2"),
         "scheduler": flow(),
-        "text_encoder": language_model("Qwen3Model"),
-        "tokenizer": qwen_tokenizer(),
+        **language_parts("Qwen3Model"),
     }
 
 
@@ -239,8 +209,7 @@ def _ideogram() -> dict[str, Any]:
         "unconditional_transformer": make("Ideogram4Transformer2DModel", seed=1, **config),
         "vae": vae(name="AutoencoderKLFlux2"),
         "scheduler": flow(),
-        "text_encoder": qwen_vision("Qwen3VLModel", layers=36),  # the pipeline reads 13 of 36
-        "tokenizer": vision_tokenizer(),
+        **vision_parts("Qwen3VLModel", layers=36),  # the pipeline reads 13 of 36
     }
 
 

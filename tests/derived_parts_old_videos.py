@@ -8,8 +8,9 @@ import torch
 
 from tests.derived_parts_cascades import BLOCKS_3D, SMALL_3D, pixels, prior, unclip
 from tests.derived_parts_editing import seeing
-from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, clip_vision, recipes
-from tests.zoo_parts import clip, clip_tokenizer, enliven, make, stable, vae
+from tests.derived_recipe import LEFT_OUT, Recipe, clip_processor, recipes
+from tests.zoo_configs import CROSS_FIRST_2D, RESAMPLING
+from tests.zoo_parts import clip, clip_tokenizer, clip_vision, enliven, make, stable, vae
 from tests.zoo_unets import SMALL, unet
 
 
@@ -58,16 +59,7 @@ def _unclip_decoder() -> dict[str, Any]:
 
     torch.manual_seed(0)
     size = {"clip_embeddings_dim": 16, "time_embed_dim": 32, "cross_attention_dim": 8}
-    net = unet(
-        in_channels=3,
-        out_channels=6,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type="identity",
-        attention_head_dim=4,
-    )
+    net = unet(in_channels=3, out_channels=6, **RESAMPLING, class_embed_type="identity")
     upscale = {"in_channels": 6, "out_channels": 3, "sample_size": 32}
     steps = {"variance_type": "learned_range", "prediction_type": "epsilon", "num_train_timesteps": 1000}
     return {
@@ -94,12 +86,8 @@ def _versatile(encoder: str = "CLIPTextModelWithProjection") -> dict[str, Any]:
         "up_block_types": ("UpBlockFlat", "CrossAttnUpBlockFlat"),
         "sample_size": 8,
     }
-    crossed = {
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    }
     return {
-        "image_unet": unet(**crossed),
+        "image_unet": unet(**CROSS_FIRST_2D),
         "text_unet": enliven(UNetFlatConditionModel(**flat)).eval(),
         "text_encoder": clip(projection=True),
         "tokenizer": clip_tokenizer(),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.derived_parts_images import QWEN
-from tests.derived_parts_texts import qwen_vision, qwen_vision_processor, vision_tokenizer
+from tests.derived_parts_texts import qwen_vision, qwen_vision_processor, vision_parts, vision_tokenizer
 from tests.derived_recipe import LEFT_OUT, Recipe, recipes
+from tests.zoo_configs import AXES, FLUX, QWEN
 from tests.zoo_parts import WAN_VAE, flow, make, shifted_vae, vae
-from tests.zoo_transformers import AXES, HEADS
 
 AREA = 32 * 32  # of a picture that is edited, where the pipelines have 1024 x 1024
 
@@ -33,8 +32,7 @@ def _edit(file: str, **config: Any) -> dict[str, Any]:
     _small_areas(f"qwenimage.pipeline_qwenimage_{file}")
     return {
         "transformer": make("QwenImageTransformer2DModel", **QWEN | config),
-        "text_encoder": qwen_vision(),
-        "tokenizer": vision_tokenizer(),
+        **vision_parts(),
         "processor": qwen_vision_processor(),
     }
 
@@ -42,23 +40,20 @@ def _edit(file: str, **config: Any) -> dict[str, Any]:
 def _longcat(file: str = "") -> dict[str, Any]:
     if file:
         _small_areas(f"longcat_image.{file}")
-    net = make(
-        "LongCatImageTransformer2DModel",
-        in_channels=64,
-        num_layers=1,
-        num_single_layers=1,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=AXES,
-        **HEADS,
-    )
+    net = make("LongCatImageTransformer2DModel", **FLUX | {"in_channels": 64}, pooled_projection_dim=16)
     return {
         "transformer": net,
         "vae": shifted_vae(latent=16),
         "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": qwen_vision(),
-        "tokenizer": vision_tokenizer(),
+        **vision_parts(),
         "text_processor": qwen_vision_processor(),
+    }
+
+
+def _seeing3(layers: int = 2) -> dict[str, Any]:
+    return {
+        "text_encoder": qwen_vision("Qwen3VLForConditionalGeneration", layers),
+        "processor": qwen_vision_processor("Qwen3VLProcessor", 16),
     }
 
 
@@ -86,32 +81,25 @@ def _dreamlite() -> dict[str, Any]:
         "unet": net,
         "vae": tiny,
         "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": qwen_vision("Qwen3VLForConditionalGeneration"),
+        **_seeing3(),
         "tokenizer": vision_tokenizer(),
-        "processor": qwen_vision_processor("Qwen3VLProcessor", 16),
     }
 
 
 def _nucleus() -> dict[str, Any]:
     net = make(
         "NucleusMoEImageTransformer2DModel",
-        in_channels=16,
-        out_channels=4,
-        num_layers=1,
-        joint_attention_dim=16,
-        axes_dims_rope=AXES,
+        **QWEN,
         mlp_ratio=1.0,
         num_experts=2,
         moe_intermediate_dim=16,
         capacity_factors=[2.0],
-        **HEADS,
     )
     return {
         "transformer": net,
         "vae": make("AutoencoderKLQwenImage", **WAN_VAE),
         "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": qwen_vision("Qwen3VLForConditionalGeneration"),
-        "processor": qwen_vision_processor("Qwen3VLProcessor", 16),
+        **_seeing3(),
     }
 
 
@@ -139,8 +127,7 @@ def _fibo2() -> dict[str, Any]:
         "transformer": net,
         "vae": vae(name="AutoencoderKLFlux2"),
         "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": qwen_vision("Qwen3VLForConditionalGeneration", layers=36),
-        "processor": qwen_vision_processor("Qwen3VLProcessor", 16),
+        **_seeing3(layers=36),
     }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tests.derived_recipe import Recipe, recipes
-from tests.zoo_parts import enliven, flow, gemma_tokenizer, language_model, make
+from tests.zoo_configs import FOUR, HEADS
+from tests.zoo_parts import enliven, flow, language_parts, make
 
 
 def _ltx2() -> dict[str, Any]:
@@ -14,10 +15,8 @@ def _ltx2() -> dict[str, Any]:
 
     net = make(
         "LTX2VideoTransformer3DModel",
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
+        **FOUR,
+        **HEADS,
         cross_attention_dim=16,
         vae_scale_factors=(1, 4, 4),
         audio_in_channels=8,
@@ -25,7 +24,6 @@ def _ltx2() -> dict[str, Any]:
         audio_num_attention_heads=2,
         audio_attention_head_dim=4,
         audio_cross_attention_dim=8,
-        num_layers=1,
         caption_channels=16,
         rope_double_precision=False,
     )
@@ -78,8 +76,7 @@ def _ltx2() -> dict[str, Any]:
         "transformer": net,
         "vae": video,
         "audio_vae": sound,
-        "text_encoder": language_model("Gemma2Model"),
-        "tokenizer": gemma_tokenizer(),
+        **language_parts("Gemma2Model"),
         "connectors": enliven(connectors).eval(),
         "vocoder": enliven(vocoder).eval(),
         "scheduler": flow(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.zoo_parts import ALPHABET, VOCABULARY, make, qwen_tokenizer
+from tests.zoo_parts import ALPHABET, LANGUAGE, QWEN_VISION, ROPE, VOCABULARY, make, qwen_tokenizer
 
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
@@ -84,24 +84,14 @@ def _video_processor(name: str) -> Any:
 
 def qwen_vision(name: str = "Qwen2_5_VLForConditionalGeneration", layers: int = 2) -> Any:
     """A Qwen that reads text and pictures, for `qwen_vision_processor`."""
-    text = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 1024,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
-    }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
-    if "3" in name:
-        vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
-    return make(name, text_config=text, vision_config=vision, **_mark_ids())
+    text = LANGUAGE | {"num_hidden_layers": layers, "rope_parameters": dict(ROPE)}
+    deep = {"deepstack_visual_indexes": [0], "num_position_embeddings": 16} if "3" in name else {}
+    return make(name, text_config=text, vision_config=QWEN_VISION | deep, **_mark_ids())
+
+
+def vision_parts(name: str = "Qwen2_5_VLForConditionalGeneration", layers: int = 2) -> dict[str, Any]:
+    """`qwen_vision` and `vision_tokenizer`, under the names of a pipeline's components."""
+    return {"text_encoder": qwen_vision(name, layers), "tokenizer": vision_tokenizer()}
 
 
 def gemma_encoder(name: str = "T5GemmaEncoder", size: int = 16) -> Any:

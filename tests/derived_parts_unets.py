@@ -9,14 +9,11 @@ from tests.derived_recipe import (
     picture,
     recipes,
 )
+from tests.zoo_configs import CROSS_FIRST_2D, RESAMPLING
 from tests.zoo_parts import make, scheduler, t5, t5_tokenizer
 from tests.zoo_unets import SMALL, XL, unet
 
 HINT = {"conditioning_embedding_out_channels": (8, 16)}
-CROSS_FIRST = {
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-}
 
 
 def controlnet(config: dict[str, Any] = SMALL) -> dict[str, Any]:
@@ -46,7 +43,7 @@ def _xs(config: dict[str, Any]) -> dict[str, Any]:
 
 def _adapter(config: dict[str, Any]) -> dict[str, Any]:
     made = make("T2IAdapter", channels=[8, 16], num_res_blocks=1, downscale_factor=2)
-    return {"unet": unet(**config | CROSS_FIRST), "adapter": made}
+    return {"unet": unet(**config | CROSS_FIRST_2D), "adapter": made}
 
 
 def _sparse() -> dict[str, Any]:
@@ -65,16 +62,7 @@ def _xl_motion() -> dict[str, Any]:
 
 def _pixel_unet(channels: int = 3, **more: Any) -> Any:
     return unet(
-        in_channels=channels,
-        out_channels=6,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        resnet_time_scale_shift="scale_shift",
-        encoder_hid_dim=16,
-        attention_head_dim=4,
-        sample_size=16,
-        **more,
+        in_channels=channels, out_channels=6, **RESAMPLING, encoder_hid_dim=16, sample_size=16, **more
     )
 
 

@@ -10,39 +10,28 @@ from tests.derived_recipe import (
     LEFT_OUT,
     Recipe,
     clip_processor,
-    clip_vision,
     mask,
     picture,
     recipes,
     siglip_processor,
     siglip_vision,
 )
-from tests.zoo_parts import WAN_VAE, flow, language_model, make, qwen_tokenizer, scheduler, t5
-from tests.zoo_videos import HEADS, wan_transformer
+from tests.zoo_configs import COGVIDEOX, HEADS, HUNYUAN_VIDEO, WAN, vision
+from tests.zoo_parts import (
+    ROPE,
+    WAN_VAE,
+    clip_vision,
+    flow,
+    language_parts,
+    make,
+    qwen_tokenizer,
+    scheduler,
+    t5,
+)
+from tests.zoo_videos import wan_transformer
 
-WAN = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "text_dim": 16,
-    "freq_dim": 16,
-    "ffn_dim": 16,
-}
 UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 IMAGE = 257  # the first mark after the bytes
-HUNYUAN = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "num_refiner_layers": 1,
-    "text_embed_dim": 16,
-    "pooled_projection_dim": 8,
-    "rope_axes_dim": (2, 2, 4),
-    **HEADS,
-}
 
 
 def _seeing() -> dict[str, Any]:
@@ -115,32 +104,19 @@ def _helios(**plan: Any) -> dict[str, Any]:
 
 
 def _cogvideox(channels: int = 8) -> dict[str, Any]:
-    transformer = make(
-        "CogVideoXTransformer3DModel",
-        in_channels=channels,
-        out_channels=4,
-        time_embed_dim=8,
-        text_embed_dim=16,
-        num_layers=1,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        max_text_seq_length=32,
-        use_rotary_positional_embeddings=True,
-        num_attention_heads=2,
-        attention_head_dim=16,
-    )
-    return {"transformer": transformer}
+    rotary = {"in_channels": channels, "attention_head_dim": 16, "use_rotary_positional_embeddings": True}
+    return {"transformer": make("CogVideoXTransformer3DModel", **COGVIDEOX | rotary)}
 
 
 def _hunyuan(**config: Any) -> dict[str, Any]:
-    return {"transformer": make("HunyuanVideoTransformer3DModel", **HUNYUAN | {"patch_size": 1} | config)}
+    net = make("HunyuanVideoTransformer3DModel", **HUNYUAN_VIDEO | {"patch_size": 1} | config)
+    return {"transformer": net}
 
 
 def _framepack() -> dict[str, Any]:
     net = make(
         "HunyuanVideoFramepackTransformer3DModel",
-        **HUNYUAN,
+        **HUNYUAN_VIDEO,
         image_condition_type="latent_concat",
         has_image_proj=True,
         image_proj_dim=16,
@@ -160,16 +136,7 @@ def _llava() -> dict[str, Any]:
         "num_attention_heads": 2,
         "max_position_embeddings": 1024,
     }
-    seen = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 16,
-        "patch_size": 8,
-        "projection_dim": 16,
-    }
+    seen = vision() | {"model_type": "clip_vision_model", "intermediate_size": 16, "projection_dim": 16}
     encoder = make(
         "LlavaForConditionalGeneration", text_config=text, vision_config=seen, image_token_id=IMAGE
     )
@@ -205,12 +172,10 @@ def _hunyuan15(task: str) -> dict[str, Any]:
         spatial_compression_ratio=4,
         temporal_compression_ratio=4,
     )
-    text = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}}
     return {
         "transformer": net,
         "vae": autoencoder,
-        "text_encoder": language_model("Qwen2_5_VLTextModel", **text),
-        "tokenizer": qwen_tokenizer(),
+        **language_parts("Qwen2_5_VLTextModel", rope_parameters=dict(ROPE)),
         "text_encoder_2": t5(),
         "tokenizer_2": byte_tokenizer(),
         "guider": ClassifierFreeGuidance(guidance_scale=3.0),

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
+from tests import zoo_configs
 from tests.derived_parts_texts import qwen_vision, qwen_vision_processor
 from tests.derived_recipe import LEFT_OUT, Recipe, recipes, siglip_processor
+from tests.zoo_configs import FOUR, HEADS
 from tests.zoo_parts import (
     clip,
     clip_tokenizer,
     flow,
-    gemma_tokenizer,
-    language_model,
+    language_parts,
     make,
     qwen_tokenizer,
     scheduler,
@@ -23,7 +24,7 @@ from tests.zoo_parts import (
     vae,
 )
 from tests.zoo_transformers import sana
-from tests.zoo_videos import HEADS, hunyuan_video, wan
+from tests.zoo_videos import hunyuan_video, wan
 
 TEXT_VIDEO = {"attention_head_dim": 12, "num_attention_heads": 2}
 
@@ -92,11 +93,9 @@ def _safe() -> Any:
 
 
 COSMOS = {
-    "in_channels": 4,
-    "out_channels": 4,
+    **FOUR,
     "num_attention_heads": 2,
     "attention_head_dim": 16,
-    "num_layers": 1,
     "mlp_ratio": 1.0,
     "text_embed_dim": 16,
     "adaln_lora_dim": 4,
@@ -172,14 +171,12 @@ def _kandinsky5(image: bool = False, cond: bool = False) -> dict[str, Any]:
 def _easy(channels: int = 4) -> dict[str, Any]:
     net = make(
         "EasyAnimateTransformer3DModel",
+        **FOUR | {"in_channels": channels},
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=channels,
-        out_channels=4,
         patch_size=2,
         sample_width=8,
         sample_height=8,
-        num_layers=1,
         mmdit_layers=1,
         time_embed_dim=8,
         text_embed_dim=16,
@@ -218,8 +215,7 @@ def _motif() -> dict[str, Any]:
     return {
         "transformer": net,
         "vae": wan().vae,
-        "text_encoder": language_model("Gemma2Model"),
-        "tokenizer": gemma_tokenizer(),
+        **language_parts("Gemma2Model"),
         "scheduler": flow(),
         "guider": ClassifierFreeGuidance(guidance_scale=3.0),
         "feature_extractor": siglip_processor(),
@@ -227,20 +223,7 @@ def _motif() -> dict[str, Any]:
 
 
 def _sana_video() -> dict[str, Any]:
-    net = make(
-        "SanaVideoTransformer3DModel",
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=12,
-        cross_attention_dim=24,
-        caption_channels=16,
-        sample_size=8,
-        rope_max_seq_len=32,
-    )
+    net = make("SanaVideoTransformer3DModel", **zoo_configs.sana(head=12), rope_max_seq_len=32)
     return {"transformer": net, "vae": wan().vae, "scheduler": sana().scheduler}
 
 

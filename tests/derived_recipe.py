@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tests.zoo import images, masks
+from tests.zoo_configs import vision
 from tests.zoo_parts import make
 
 Parts = Callable[[], dict[str, Any]]
@@ -53,21 +54,8 @@ def mask(size: int) -> Image.Image:
     return Image.fromarray((masks(1, size)[0, 0].numpy() * 255).astype(np.uint8))
 
 
-def clip_vision(name: str = "CLIPVisionModelWithProjection", size: int = 16, image: int = 16) -> Any:
-    """A CLIP image encoder of 8 x 8 patches, for `clip_processor`."""
-    return make(
-        name,
-        hidden_size=size,
-        projection_dim=size,
-        intermediate_size=2 * size,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=image,
-        patch_size=8,
-    )
-
-
 def clip_processor(image: int = 16) -> Any:
+    """For `clip_vision`."""
     from transformers import CLIPImageProcessor
 
     return CLIPImageProcessor(size={"shortest_edge": image}, crop_size={"height": image, "width": image})
@@ -75,15 +63,7 @@ def clip_processor(image: int = 16) -> Any:
 
 def siglip_vision(size: int = 16, image: int = 16) -> Any:
     """A SigLIP image encoder of 8 x 8 patches, for `siglip_processor`."""
-    return make(
-        "SiglipVisionModel",
-        hidden_size=size,
-        intermediate_size=2 * size,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=image,
-        patch_size=8,
-    )
+    return make("SiglipVisionModel", **vision(size, image, layers=1))
 
 
 def siglip_processor(image: int = 16) -> Any:

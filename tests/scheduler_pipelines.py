@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
+from tests.zoo_configs import TWO_LEVELS
 from tests.zoo_parts import make, pipeline, scheduler
 
 
@@ -55,12 +56,10 @@ class PlainLoopPipeline(DiffusionPipeline):
 
 def unet2d(**config: Any) -> Any:
     small = {
+        **TWO_LEVELS,
         "sample_size": 8,
-        "block_out_channels": (8, 16),
         "down_block_types": ("DownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "UpBlock2D"),
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
     }
     return make("UNet2DModel", **small | config)
 

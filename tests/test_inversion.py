@@ -17,8 +17,9 @@ from genscale.samplers.best_of_n import BestOfN
 from tests.test_passthrough import TOLERANCE, Collect, equal, pixels
 from tests.test_scale import arguments, brightness, seeded
 from tests.zoo import ZOO, image_arguments, images
+from tests.zoo_configs import AXES, HEADS
 from tests.zoo_parts import clip, clip_tokenizer, make, pipeline, stable, vae
-from tests.zoo_transformers import AXES, HEADS, flux, sd3
+from tests.zoo_transformers import flux, sd3
 
 
 def solved(pipe: Any, call: Any, n: int, batch_size: int) -> list[Tensor]:

@@ -25,7 +25,7 @@ from genscale.samplers.best_of_n import BestOfN
 from tests.analytic import SAMPLERS, Run, first_coordinate, run
 from tests.quick import third
 from tests.shared_budget import Discrete, best_allocation, greedy, known, sequential
-from tests.test_resume import batches, content, killed_search, search
+from tests.test_resume import check_killed
 
 ASKING = [name for name, sampler in SAMPLERS.items() if SamplerHooks.of(sampler).asks]
 STEPS = 6  # NFE of a candidate on the bed
@@ -501,19 +501,8 @@ def test_every_prompt_gets_its_results_before_others_get_more() -> None:
 @pytest.mark.parametrize("name", third(ASKING))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_kill_and_resume(tmp_path: Path, name: str) -> None:
-    torch.set_num_threads(1)
-    settings, rng = {"prompts": 3, "pool": True, "budget": Budget(nfe=60)}, random.Random(name)
-    whole = search(name, tmp_path / "whole", tmp_path / "log", **settings)
-    interrupted, steps = 0, len(batches(tmp_path / "log"))
-    for k in range(3):
-        folder, log = tmp_path / f"killed {k}", tmp_path / f"log {k}"
-        interrupted += killed_search(name, folder, log, rng.uniform(0, steps), **settings)
-        resumed = search(name, folder, log, **settings)
-        for a, b in zip(resumed.searches, whole.searches, strict=True):
-            assert (a.spent, a.calls, a.allowance) == (b.spent, b.calls, b.allowance)
-            assert [(e.candidate, e.total) for e in a.finals] == [(e.candidate, e.total) for e in b.finals]
-        assert content(folder) == content(tmp_path / "whole")
-    assert interrupted > 0
+    settings: dict[str, Any] = {"prompts": 3, "pool": True, "budget": Budget(nfe=60)}
+    check_killed(name, tmp_path, 3, ("spent", "calls", "allowance"), **settings)
 
 
 # ---------------------------------------------------------------- worth

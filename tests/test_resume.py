@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -126,24 +127,33 @@ def test_kill_and_resume(tmp_path: Path, name: str, prompts: int) -> None:
     assert interrupted > 0
 
 
-@pytest.mark.parametrize("name", ["best_of_n until the budget ends", "zero_order", "smc"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_killed_search_stops_where_a_rule_says_so(tmp_path: Path, name: str) -> None:
+def check_killed(name: str, where: Path, kills: int, same: Sequence[str], **settings: Any) -> Any:
+    """What a search finds in one go. Killed and resumed, so many times, it finds the same and writes the same.
+
+    same: attributes of each prompt's search that are compared beside its candidates.
+    """
     torch.set_num_threads(1)
-    settings: dict[str, Any] = {"budget": None, "stop": "patience:6,gain:0.01", "prompts": 2}
     rng, interrupted = random.Random(name), 0
-    whole = search(name, tmp_path / "whole", tmp_path / "log", **settings)
-    steps = len(batches(tmp_path / "log"))
-    assert all(s.stopped for s in whole.searches)
-    for k in range(4):
-        folder, log = tmp_path / f"killed {k}", tmp_path / f"log {k}"
+    whole = search(name, where / "whole", where / "log", **settings)
+    steps = len(batches(where / "log"))
+    for k in range(kills):
+        folder, log = where / f"killed {k}", where / f"log {k}"
         interrupted += killed_search(name, folder, log, rng.uniform(0, steps), **settings)
         resumed = search(name, folder, log, **settings)
         for a, b in zip(resumed.searches, whole.searches, strict=True):
-            assert (a.stopped, a.spent, a.calls) == (b.stopped, b.spent, b.calls)
+            assert [getattr(a, it) for it in same] == [getattr(b, it) for it in same]
             assert [(e.candidate, e.total) for e in a.finals] == [(e.candidate, e.total) for e in b.finals]
-        assert content(folder) == content(tmp_path / "whole")
+        assert content(folder) == content(where / "whole")
     assert interrupted > 0
+    return whole
+
+
+@pytest.mark.parametrize("name", ["best_of_n until the budget ends", "zero_order", "smc"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_killed_search_stops_where_a_rule_says_so(tmp_path: Path, name: str) -> None:
+    settings: dict[str, Any] = {"budget": None, "stop": "patience:6,gain:0.01", "prompts": 2}
+    whole = check_killed(name, tmp_path, 4, ("stopped", "spent", "calls"), **settings)
+    assert all(s.stopped for s in whole.searches)
 
 
 def tensors(folder: Path, name: str) -> dict[str, bytes]:

@@ -16,36 +16,24 @@ from genscale.errors import UsageError
 from tests.zoo_parts import clip_tokenizer, t5_tokenizer
 
 
+def random_model(cls: Any, tokenizer: Any, **config: Any) -> Any:
+    """With the same random weights every time, and its tokenizer."""
+    torch.manual_seed(0)
+    return cls(cls.config_class(vocab_size=len(tokenizer), **config)).eval(), tokenizer
+
+
 @functools.cache
 def decoder() -> Any:
-    torch.manual_seed(0)
-    tokenizer = clip_tokenizer()
-    config = transformers.GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=64,
-        n_embd=16,
-        n_layer=1,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return transformers.GPT2LMHeadModel(config).eval(), tokenizer
+    sizes = {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 1}
+    return random_model(transformers.GPT2LMHeadModel, clip_tokenizer(), **sizes, **ends)
 
 
 @functools.cache
 def translator() -> Any:
-    torch.manual_seed(0)
-    tokenizer = t5_tokenizer()
-    config = transformers.T5Config(
-        vocab_size=len(tokenizer),
-        d_model=16,
-        d_kv=8,
-        d_ff=16,
-        num_layers=1,
-        num_heads=2,
-        decoder_start_token_id=0,
-    )
-    return transformers.T5ForConditionalGeneration(config).eval(), tokenizer
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    start = {"decoder_start_token_id": 0}
+    return random_model(transformers.T5ForConditionalGeneration, t5_tokenizer(), **sizes, **start)
 
 
 def many_letters(media: Any, prompts: Any) -> list[float]:

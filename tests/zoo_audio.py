@@ -6,6 +6,7 @@ fraction of a second long.
 
 import warnings
 
+from tests.zoo_configs import UNET_OF_SOUNDS
 from tests.zoo_parts import ALPHABET, dim, make, pipeline, scheduler, stable, t5, t5_tokenizer
 
 RATE = 8000  # samples a second of Stable Audio here
@@ -100,18 +101,7 @@ def audioldm2(**more):
             "AudioLDM2ProjectionModel", text_encoder_dim=16, text_encoder_1_dim=16, langauge_model_dim=16
         ),
         "language_model": _language_model(),
-        "unet": make(
-            "AudioLDM2UNet2DConditionModel",
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=8,
-            sample_size=32,
-            in_channels=4,
-            out_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=(16, 16),
-        ),
+        "unet": make("AudioLDM2UNet2DConditionModel", **UNET_OF_SOUNDS, cross_attention_dim=(16, 16)),
         "scheduler": stable(clip_sample=False, set_alpha_to_one=False),
         "vocoder": _vocoder(),
     }

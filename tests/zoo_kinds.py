@@ -1,7 +1,7 @@
 """Families for `zoo` that make neither images, videos nor sound: depth, normals, embeddings."""
 
 from tests.zoo import images
-from tests.zoo_parts import clip, clip_tokenizer, make, pipeline, stable, text_parts, vae
+from tests.zoo_parts import clip, clip_tokenizer, clip_vision, make, pipeline, stable, text_parts, vae
 from tests.zoo_unets import unet
 
 
@@ -56,22 +56,12 @@ def prior(size=8):
         num_layers=1,
         num_embeddings=77,
     )
-    vision = make(
-        "CLIPVisionModelWithProjection",
-        hidden_size=size,
-        image_size=16,
-        projection_dim=size,
-        intermediate_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        patch_size=8,
-    )
     from transformers import CLIPImageProcessor
 
     return pipeline(
         "KandinskyV22PriorPipeline",
         prior=network,
-        image_encoder=vision,
+        image_encoder=clip_vision(size=size, layers=1),
         text_encoder=clip(size, projection=True),
         tokenizer=clip_tokenizer(),
         scheduler=make_unclip(),

@@ -8,6 +8,7 @@ import string
 
 import torch
 
+from tests.zoo_configs import vision
 from tests.zoo_tokenizers import old_transformers, spelling
 
 ALPHABET = string.ascii_lowercase + string.ascii_uppercase + string.digits + string.punctuation
@@ -21,6 +22,21 @@ WAN_VAE = {  # sizes of the autoencoders of Wan and Qwen-Image
     "latents_std": [1.5, 1.2, 0.9, 1.1],
 }
 VOCABULARY = 320  # rows in the embedding of a language model: every tokenizer below needs fewer
+LANGUAGE = {  # sizes of a decoder-only language model
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 1024,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}  # of a Qwen that sees
+QWEN_VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
 
 
 def make(name, seed=0, **config):
@@ -194,35 +210,26 @@ def bert(size=16):
 
 def language_model(name, layers=2, **more):
     """A decoder-only language model of the Llama kind with a hidden size of 16."""
-    return make(name, **_LANGUAGE | {"num_hidden_layers": layers} | more)
+    return make(name, **LANGUAGE | {"num_hidden_layers": layers} | more)
 
 
 def qwen_vl():
     """Qwen2.5-VL, of which the pipelines use the text part."""
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
     return make(
         "Qwen2_5_VLForConditionalGeneration",
-        text_config=_LANGUAGE | ({"rope_scaling": rope} if old_transformers() else {"rope_parameters": rope}),
-        vision_config=vision | {"out_hidden_size": 16},
+        text_config=LANGUAGE | {"rope_scaling" if old_transformers() else "rope_parameters": dict(ROPE)},
+        vision_config=QWEN_VISION,
         **{f"{kind}_token_id": VOCABULARY - 1 for kind in ("image", "video")},
         **{f"vision_{end}_token_id": VOCABULARY - 1 for end in ("start", "end")},
     )
 
 
-_LANGUAGE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 1024,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
+# Image encoder
+
+
+def clip_vision(name="CLIPVisionModelWithProjection", size=16, image=16, layers=2):
+    """A CLIP image encoder of 8 x 8 patches."""
+    return make(name, **vision(size, image, layers), projection_dim=size)
 
 
 # Image autoencoder
@@ -253,3 +260,9 @@ def text_parts(kind, suffix=""):
     encoder = {"clip": clip, "t5": t5, "bert": bert}[kind]
     tokenizer = {"clip": clip_tokenizer, "t5": t5_tokenizer, "bert": bert_tokenizer}[kind]
     return {f"text_encoder{suffix}": encoder(), f"tokenizer{suffix}": tokenizer()}
+
+
+def language_parts(name, suffix="", **config):
+    """A language model and its tokenizer (Gemma's or Qwen's), under the names of a pipeline's components."""
+    tokenizer = gemma_tokenizer if name.startswith("Gemma") else qwen_tokenizer
+    return {f"text_encoder{suffix}": language_model(name, **config), f"tokenizer{suffix}": tokenizer()}

@@ -1,12 +1,13 @@
 """Diffusion transformers for images, for `zoo`."""
 
+from tests import zoo_configs
+from tests.zoo_configs import AXES, FLUX, FOUR, HEADS, HUNYUAN_DIT, QWEN, SD3
 from tests.zoo_parts import (
     WAN_VAE,
     clip,
     clip_tokenizer,
     flow,
-    gemma_tokenizer,
-    language_model,
+    language_parts,
     make,
     pipeline,
     qwen_tokenizer,
@@ -20,27 +21,10 @@ from tests.zoo_parts import (
     vae,
 )
 
-HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
-AXES = (2, 2, 4)
-
 
 def sd3():
-    transformer = make(
-        "SD3Transformer2DModel",
-        sample_size=8,
-        patch_size=1,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        joint_attention_dim=16,
-        caption_projection_dim=16,
-        pooled_projection_dim=16,
-        **HEADS,
-    )
     return pipeline(
-        "StableDiffusion3Pipeline",
-        transformer=transformer,
-        **sd3_parts(),
+        "StableDiffusion3Pipeline", transformer=make("SD3Transformer2DModel", **SD3), **sd3_parts()
     )
 
 
@@ -60,15 +44,10 @@ def sd3_parts():
 def flux(name="FluxPipeline", in_channels=16, guidance_embeds=True):
     transformer = make(
         "FluxTransformer2DModel",
-        in_channels=in_channels,
+        **FLUX | {"in_channels": in_channels},
         out_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        joint_attention_dim=16,
         pooled_projection_dim=8,
-        axes_dims_rope=AXES,
         guidance_embeds=guidance_embeds,
-        **HEADS,
     )
     return pipeline(
         name,
@@ -86,15 +65,10 @@ def flux_parts():
 def chroma():
     transformer = make(
         "ChromaTransformer2DModel",
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        joint_attention_dim=16,
-        axes_dims_rope=AXES,
+        **FLUX,
         approximator_num_channels=16,
         approximator_hidden_dim=16,
         approximator_layers=1,
-        **HEADS,
     )
     return pipeline(
         "ChromaPipeline",
@@ -124,24 +98,11 @@ def pixart_sigma():
 
 
 def hunyuan_dit():
-    transformer = make(
-        "HunyuanDiT2DModel",
-        in_channels=4,
-        patch_size=2,
-        sample_size=8,
-        hidden_size=16,
-        num_layers=2,
-        mlp_ratio=1.0,
-        cross_attention_dim=16,
-        cross_attention_dim_t5=16,
-        pooled_projection_dim=16,
-        **HEADS,
-    )
     return pipeline(
         "HunyuanDiTPipeline",
         vae=vae(),
         **text_parts("bert"),
-        transformer=transformer,
+        transformer=make("HunyuanDiT2DModel", **HUNYUAN_DIT, num_layers=2),
         scheduler=scheduler("DDPMScheduler", beta_end=0.02, prediction_type="v_prediction"),
         safety_checker=None,
         feature_extractor=None,
@@ -151,18 +112,6 @@ def hunyuan_dit():
 
 
 def sana():
-    transformer = make(
-        "SanaTransformer2DModel",
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-        sample_size=8,
-        **HEADS,
-    )
     autoencoder = make(
         "AutoencoderDC",
         latent_channels=4,
@@ -180,10 +129,9 @@ def sana():
     )
     return pipeline(
         "SanaPipeline",
-        tokenizer=gemma_tokenizer(),
-        text_encoder=language_model("Gemma2Model", layers=1),
+        **language_parts("Gemma2Model", layers=1),
         vae=autoencoder,
-        transformer=transformer,
+        transformer=make("SanaTransformer2DModel", **zoo_configs.sana()),
         scheduler=scheduler(
             "DPMSolverMultistepScheduler",
             flow_shift=3.0,
@@ -213,8 +161,7 @@ def lumina2():
         transformer=transformer,
         scheduler=flow(shift=6.0),
         vae=shifted_vae(levels=4),
-        text_encoder=language_model("Gemma2Model"),
-        tokenizer=gemma_tokenizer(),
+        **language_parts("Gemma2Model"),
     )
 
 
@@ -240,26 +187,13 @@ def auraflow():
 
 
 def qwen_image():
-    transformer = make(
-        "QwenImageTransformer2DModel",
-        in_channels=16,
-        out_channels=4,
-        num_layers=1,
-        joint_attention_dim=16,
-        axes_dims_rope=AXES,
-        **HEADS,
-    )
-    autoencoder = make(
-        "AutoencoderKLQwenImage",
-        **WAN_VAE,
-    )
     pipe = pipeline(
         "QwenImagePipeline",
         scheduler=flow(use_dynamic_shifting=True),
-        vae=autoencoder,
+        vae=make("AutoencoderKLQwenImage", **WAN_VAE),
         text_encoder=qwen_vl(),
         tokenizer=qwen_tokenizer(),
-        transformer=transformer,
+        transformer=make("QwenImageTransformer2DModel", **QWEN),
     )
     pipe.prompt_template_encode = "<|im_start|>{}<|im_end|>"  # its own is 200 letters long
     pipe.prompt_template_encode_start_idx = 1
@@ -283,8 +217,7 @@ def z_image():
         "ZImagePipeline",
         scheduler=flow(shift=3.0),
         vae=shifted_vae(),
-        text_encoder=language_model("Qwen3Model"),
-        tokenizer=qwen_tokenizer(),
+        **language_parts("Qwen3Model"),
         transformer=transformer,
     )
 
@@ -292,21 +225,15 @@ def z_image():
 def flux2(name="Flux2Pipeline", guidance_embeds=True):
     transformer = make(
         "Flux2Transformer2DModel",
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        joint_attention_dim=16,
+        **FLUX | {"axes_dims_rope": (2, 2, 2, 2)},
         timestep_guidance_channels=16,
-        axes_dims_rope=(2, 2, 2, 2),
         guidance_embeds=guidance_embeds,
-        **HEADS,
     )
     return pipeline(
         name,
         scheduler=flow(shift=3.0, use_dynamic_shifting=True),
         vae=vae(name="AutoencoderKLFlux2"),
-        text_encoder=language_model("Qwen3ForCausalLM"),
-        tokenizer=qwen_tokenizer(),
+        **language_parts("Qwen3ForCausalLM"),
         transformer=transformer,
     )
 
@@ -314,10 +241,8 @@ def flux2(name="Flux2Pipeline", guidance_embeds=True):
 def hidream():
     transformer = make(
         "HiDreamImageTransformer2DModel",
+        **FOUR,
         patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
         num_single_layers=1,
         caption_channels=[16, 16],
         text_emb_dim=16,
@@ -331,8 +256,7 @@ def hidream():
     pipe = pipeline(
         "HiDreamImagePipeline",
         **sd3_parts(),
-        text_encoder_4=language_model("LlamaForCausalLM", attn_implementation="eager"),
-        tokenizer_4=qwen_tokenizer(),
+        **language_parts("LlamaForCausalLM", "_4", attn_implementation="eager"),
         transformer=transformer,
     )
     pipe.default_sample_size = 8  # it scales every size to this area

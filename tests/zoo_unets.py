@@ -1,12 +1,11 @@
 """UNet families for `zoo`: Stable Diffusion and its kin, Kandinsky, AnimateDiff."""
 
+from tests.zoo_configs import CROSS_2D, RESAMPLING, TWO_LEVELS
 from tests.zoo_parts import clip, clip_tokenizer, dim, make, pipeline, stable, text_parts, vae
 
 SMALL = {
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
+    **TWO_LEVELS,
+    "down_block_types": CROSS_2D["down_block_types"],
     "attention_head_dim": 2,
     "cross_attention_dim": 8,
 }
@@ -17,12 +16,11 @@ XL = SMALL | {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 56,
 }
-UP = ("CrossAttnUpBlock2D", "UpBlock2D")
 
 
 def unet(**config):
     """A UNet of two levels, of the Stable Diffusion kind unless told otherwise."""
-    default = SMALL | {"sample_size": 8, "up_block_types": UP}
+    default = SMALL | {"sample_size": 8, **CROSS_2D}
     return make("UNet2DConditionModel", **default | config)
 
 
@@ -87,19 +85,15 @@ def animatediff():
 
 
 def kandinsky():
-    decoder = unet(
-        out_channels=8,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        resnet_time_scale_shift="scale_shift",
-        encoder_hid_dim=16,
-        encoder_hid_dim_type="image_proj",
-        addition_embed_type="image",
-        attention_head_dim=4,
-    )
+    decoder = kandinsky_unet("image")
     schedule = stable(beta_schedule="linear", clip_sample=False, set_alpha_to_one=False)
     return pipeline("KandinskyV22Pipeline", unet=decoder, scheduler=schedule, movq=_movq())
+
+
+def kandinsky_unet(told, **config):
+    """A UNet of the first two Kandinskys. told: "image", or "text_image": what the embeddings come from."""
+    config |= {"encoder_hid_dim": 16, "encoder_hid_dim_type": f"{told}_proj", "addition_embed_type": told}
+    return unet(out_channels=8, **RESAMPLING, **config)
 
 
 def kandinsky3():

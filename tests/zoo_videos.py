@@ -1,20 +1,18 @@
 """Video families for `zoo`."""
 
+from tests.zoo_configs import COGVIDEOX, FOUR, HEADS, HUNYUAN_VIDEO, WAN
 from tests.zoo_parts import (
     WAN_VAE,
     dim,
     flow,
-    language_model,
+    language_parts,
     make,
     pipeline,
-    qwen_tokenizer,
     scheduler,
     t5,
     t5_tokenizer,
     text_parts,
 )
-
-HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
 
 
 def wan(name="WanPipeline", in_channels=4, **more):
@@ -35,18 +33,7 @@ def wan(name="WanPipeline", in_channels=4, **more):
 
 
 def wan_transformer(**config):
-    default = {
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 1,
-        "num_attention_heads": 2,
-        "attention_head_dim": 12,
-        "text_dim": 16,
-        "freq_dim": 16,
-        "ffn_dim": 16,
-        "rope_max_seq_len": 32,
-    }
-    return make("WanTransformer3DModel", **default | config)
+    return make("WanTransformer3DModel", **WAN | {"rope_max_seq_len": 32} | config)
 
 
 def wan22():
@@ -59,13 +46,7 @@ def wan_i2v():
 
 def ltx(name="LTXPipeline"):
     transformer = make(
-        "LTXVideoTransformer3DModel",
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        cross_attention_dim=16,
-        caption_channels=16,
-        **HEADS,
+        "LTXVideoTransformer3DModel", **FOUR, cross_attention_dim=16, caption_channels=16, **HEADS
     )
     autoencoder = make(
         "AutoencoderKLLTXVideo",
@@ -93,19 +74,6 @@ def ltx(name="LTXPipeline"):
 
 
 def cogvideox():
-    transformer = make(
-        "CogVideoXTransformer3DModel",
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=8,
-        text_embed_dim=16,
-        num_layers=1,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        max_text_seq_length=32,
-        **HEADS,
-    )
     autoencoder = make(
         "AutoencoderKLCogVideoX",
         down_block_types=("CogVideoXDownBlock3D",) * 4,
@@ -121,7 +89,7 @@ def cogvideox():
         "CogVideoXPipeline",
         **text_parts("t5"),
         vae=autoencoder,
-        transformer=transformer,
+        transformer=make("CogVideoXTransformer3DModel", **COGVIDEOX),
         scheduler=scheduler(
             "CogVideoXDDIMScheduler", prediction_type="v_prediction", rescale_betas_zero_snr=True
         ),
@@ -157,19 +125,6 @@ def mochi():
 
 
 def hunyuan_video():
-    transformer = make(
-        "HunyuanVideoTransformer3DModel",
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        patch_size=1,
-        text_embed_dim=16,
-        pooled_projection_dim=8,
-        rope_axes_dim=(2, 2, 4),
-        **HEADS,
-    )
     autoencoder = make(
         "AutoencoderKLHunyuanVideo",
         latent_channels=4,
@@ -181,9 +136,8 @@ def hunyuan_video():
     )
     return pipeline(
         "HunyuanVideoPipeline",
-        text_encoder=language_model("LlamaModel", layers=3),
-        tokenizer=qwen_tokenizer(),
-        transformer=transformer,
+        **language_parts("LlamaModel", layers=3),
+        transformer=make("HunyuanVideoTransformer3DModel", **HUNYUAN_VIDEO, patch_size=1),
         vae=autoencoder,
         scheduler=flow(shift=7.0),
         **text_parts("clip", "_2"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +76,20 @@ def _from_hub(verifier: str, repository: str, file: str, advice: str) -> Path:
         except Exception as error:
             reason = type(error).__name__
     raise UsageError(f"the weights of {verifier} cannot be fetched ({reason} at {repository}): {advice}.")
+
+
+def whole(cls: Any, where: str, name: str, kind: str, advice: str, **options: Any) -> Any:
+    """A model of transformers, whose loader fills in what a checkpoint lacks with random weights.
+
+    cls: has `from_pretrained`, which gets `where` and the options. name: of the checkpoint, in an error. kind: what it
+    should be, such as CLIP. UsageError: some of its weights are missing.
+    """
+    module, report = cls.from_pretrained(where, output_loading_info=True, **options)
+    if missing := [*report["missing_keys"], *report["mismatched_keys"]]:
+        raise UsageError(
+            f"'{name}' is not a whole {kind}: {len(missing)} of its weights are missing: {advice}."
+        )
+    return module
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

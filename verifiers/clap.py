@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.media_items import AUDIO
-from genscale.verifiers.checkpoints import refusing
+from genscale.verifiers.checkpoints import refusing, whole
 from genscale.verifiers.differentiable import LoadedPerDevice, ModelSettings
 
 REPOSITORY = "laion/clap-htsat-unfused"
@@ -137,11 +137,7 @@ def _load(checkpoint: str, device: torch.device, dtype: torch.dtype) -> _Towers:
     if not folder.is_dir() and (folder.is_absolute() or checkpoint.startswith((".", "~"))):
         raise UsageError(f"there is no folder '{checkpoint}' for clap: give a folder or a Hugging Face id.")
     with refusing(f"CLAP '{checkpoint}'", ADVICE):
-        module, report = ClapModel.from_pretrained(where, output_loading_info=True)
-        if missing := [*report["missing_keys"], *report["mismatched_keys"]]:
-            raise UsageError(
-                f"'{checkpoint}' is not a whole CLAP: {len(missing)} of its weights are missing: {ADVICE}."
-            )
+        module = whole(ClapModel, where, checkpoint, "CLAP", ADVICE)
         features = AutoFeatureExtractor.from_pretrained(where)
         tokenizer = AutoTokenizer.from_pretrained(where)
     return _Towers(

@@ -13,7 +13,7 @@ from torch import Tensor
 from genscale.errors import UsageError, did_you_mean
 from genscale.quiet_libraries import quietly
 from genscale.safe_json import read_json
-from genscale.verifiers.checkpoints import refusing
+from genscale.verifiers.checkpoints import refusing, whole
 from genscale.verifiers.clip_image import from_open_clip, from_transformers
 from genscale.verifiers.clip_towers import Towers
 
@@ -71,11 +71,7 @@ def _transformers(model: str, processor: str | None) -> Towers:
         "fetch it where there is a network, or give a CLIPModel's folder, or hf-hub:NAME if it is open_clip's"
     )
     with refusing(f"CLIP '{model}'", advice):
-        module, report = CLIPModel.from_pretrained(where, output_loading_info=True)
-        if missing := [*report["missing_keys"], *report["mismatched_keys"]]:
-            raise UsageError(
-                f"'{model}' is not a whole CLIP: {len(missing)} of its weights are missing: {advice}."
-            )
+        module = whole(CLIPModel, where, model, "CLIP", advice)
         tokenizer = AutoTokenizer.from_pretrained(words)
         prepare = from_transformers(CLIPImageProcessor.from_pretrained(words))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,14 @@ from genscale.engine.tensor_files import load_tensors, save_tensors
 from genscale.errors import UsageError
 from genscale.numerics.ridge import Linear
 from genscale.results.verifier_calibration import Member, Reference
-from genscale.safe_json import read_bytes
-from genscale.storage import typed_json
+from genscale.results.verifier_calibration_file import (
+    MemberEntry,
+    ReferenceEntry,
+    at_least_one,
+    member_of,
+    reference_of,
+)
+from genscale.storage.marked_json import MarkedJson
 
 FILE, WEIGHTS, IMAGES = "preview.json", "preview.safetensors", "reference.safetensors"
 
@@ -50,33 +55,18 @@ class Learned:
         return min(range(len(self.levels)), key=lambda i: abs(self.levels[i].progress - progress))
 
 
-class _Member(TypedDict):
-    verifier: str
-    options: dict[str, Any]
-    references: list[float]
-    spread: float
-
-
-def _some(values: list[Any]) -> bool:
-    return len(values) > 0
-
-
-class _Reference(TypedDict):
-    digest: str
-    prompts: list[str]
-
-
 class _File(TypedDict):
     learned: Literal["preview"]
-    member: _Member
-    levels: Annotated[list[float], _some]
+    member: MemberEntry
+    levels: Annotated[list[float], at_least_one]
     weights: str
-    reference: _Reference
+    reference: ReferenceEntry
     steps: Annotated[int, bool]
     frames: int | None
     about: dict[str, Any]
 
 
+KIND = MarkedJson(FILE, ("learned", "preview"), _File, "learned preview", "it holds none", "train-preview")
 Write = Callable[[str, Callable[[Path], Any]], Any]
 """(name, what writes the file at a path); see `genscale.runs.run_folder.RunFolder.write`."""
 
@@ -106,18 +96,7 @@ def write(found: Learned, writer: Write) -> None:
 
 def read(folder: Path) -> tuple[Learned, str]:
     """What `write` wrote into a folder, and the digest of its content. UsageError: it holds something else."""
-    hint = "`genscale train-preview` writes them"
-    path = folder / FILE
-    if not folder.is_dir():
-        raise UsageError(f"'{folder}' is not the folder of a learned preview: {hint}.")
-    data = read_bytes(path, f"learned preview '{path}'")
-    try:
-        found = typed_json.parse(data)
-        if not isinstance(found, dict) or found.get("learned") != "preview":
-            raise ValueError("it holds none")
-        typed_json.check(found, _File)
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"'{path}' is no learned preview ({error}): {hint}.") from None
+    found, digest = KIND.read(folder)
     try:
         tensors = load_tensors(folder / WEIGHTS, found["weights"])
     except UsageError:
@@ -125,10 +104,8 @@ def read(folder: Path) -> tuple[Learned, str]:
             f"the weights '{folder / WEIGHTS}' are missing or damaged: restore them, or run "
             "genscale train-preview again."
         ) from None
-    try:
-        return _made(found, tensors), hashlib.blake2b(data, digest_size=16).hexdigest()
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"'{path}' is no learned preview ({error}): {hint}.") from None
+    with KIND.checking(folder):
+        return _made(found, tensors), digest
 
 
 def _made(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learned:
@@ -136,9 +113,7 @@ def _made(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learned:
     progress = data["levels"]
     if progress != sorted({p for p in progress if 0 < p < 1}):
         raise ValueError("its levels are no increasing shares of a run")
-    m = data["member"]
-    member = Member(m["verifier"], m["options"], tuple(m["references"]), m["spread"])
-    reference = Reference(data["reference"]["digest"], tuple(data["reference"]["prompts"]))
+    member, reference = member_of(data["member"]), reference_of(data["reference"])
     if len(member.references) != len(reference.prompts):
         raise ValueError("its references do not belong to its verifier")
     levels = []

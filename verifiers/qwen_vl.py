@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genscale.errors import UsageError
-from genscale.verifiers.checkpoints import is_path, refusing
+from genscale.verifiers.checkpoints import is_path, refusing, whole
 from genscale.verifiers.qwen_image import Patches, from_processor
 
 REMEMBERED = 4096  # questions whose tokens are kept
@@ -127,15 +127,6 @@ def _load(checkpoint: str, max_pixels: int | None, dtype: torch.dtype) -> QwenVl
         if not all(hasattr(images, part) for part in ("patch_size", "merge_size", "temporal_patch_size")):
             raise UsageError(f"'{checkpoint}' does not prepare images as a Qwen-VL does: give a Qwen-VL.")
         patches = from_processor(images, max_pixels)
-        module, report = AutoModelForImageTextToText.from_pretrained(
-            where,
-            torch_dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    if missing := [*report["missing_keys"], *report["mismatched_keys"]]:
-        raise UsageError(
-            f"'{checkpoint}' is not a whole Qwen-VL: {len(missing)} of its weights are missing: {advice}."
-        )
+        safe = {"trust_remote_code": False, "use_safetensors": True, "torch_dtype": dtype}
+        module = whole(AutoModelForImageTextToText, where, checkpoint, "Qwen-VL", advice, **safe)
     return QwenVl(module, processor, patches)

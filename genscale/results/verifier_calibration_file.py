@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 
-from genscale.errors import UsageError
 from genscale.numerics.log_odds import LogOdds
 from genscale.numerics.probability_curve import ProbabilityCurve
 from genscale.protocol.calibration import Calibration
 from genscale.results.verifier_calibration import Level, Member, Reference, VerifierCalibration
-from genscale.safe_json import read_bytes
-from genscale.storage import typed_json
+from genscale.storage.marked_json import MarkedJson
 from genscale.storage.typed_json import Count
 
 FILE, IMAGES = "calibration.json", "reference.safetensors"
 
 
-class _Member(TypedDict):
+class MemberEntry(TypedDict):
     verifier: str
     options: dict[str, Any]
     references: list[float]
@@ -49,25 +46,36 @@ class _Table(TypedDict):
     prompts: list[Count]
 
 
-class _Reference(TypedDict):
+class ReferenceEntry(TypedDict):
     digest: str
     prompts: list[str]
 
 
-def _some(values: list[Any]) -> bool:
+def at_least_one(values: list[Any]) -> bool:
     return len(values) > 0
 
 
 class _File(TypedDict):
     calibrates: Literal["verifiers"]
-    members: Annotated[list[_Member], _some]
+    members: Annotated[list[MemberEntry], at_least_one]
     frames: int | None
     steps: Annotated[int, bool]
-    levels: Annotated[list[_Level], _some]
-    reference: _Reference
+    levels: Annotated[list[_Level], at_least_one]
+    reference: ReferenceEntry
     prompts: list[str]
     table: _Table
     about: dict[str, Any]
+
+
+KIND = MarkedJson(
+    FILE,
+    ("calibrates", "verifiers"),
+    _File,
+    "calibration of verifiers",
+    unmarked="it calibrates no verifiers",
+    command="calibrate-verifier",
+    label="calibration",
+)
 
 
 def read(folder: Path) -> tuple[VerifierCalibration, str]:
@@ -75,26 +83,22 @@ def read(folder: Path) -> tuple[VerifierCalibration, str]:
 
     UsageError: the folder holds no such calibration, or it was damaged.
     """
-    hint = "`genscale calibrate-verifier` writes them"
-    path = folder / FILE
-    if not folder.is_dir():
-        raise UsageError(f"'{folder}' is not the folder of a calibration of verifiers: {hint}.")
-    data = read_bytes(path, f"calibration '{path}'")
-    try:
-        found = typed_json.parse(data)
-        if not isinstance(found, dict) or found.get("calibrates") != "verifiers":
-            raise ValueError("it calibrates no verifiers")
-        typed_json.check(found, _File)
-        return _made(found), hashlib.blake2b(data, digest_size=16).hexdigest()
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"'{path}' is no calibration of verifiers ({error}): {hint}.") from None
+    found, digest = KIND.read(folder)
+    with KIND.checking(folder):
+        return _made(found), digest
+
+
+def member_of(entry: MemberEntry) -> Member:
+    return Member(entry["verifier"], entry["options"], tuple(entry["references"]), entry["spread"])
+
+
+def reference_of(entry: ReferenceEntry) -> Reference:
+    return Reference(entry["digest"], tuple(entry["prompts"]))
 
 
 def _made(data: Mapping[str, Any]) -> VerifierCalibration:
     """ValueError: the parts do not belong together."""
-    members = tuple(
-        Member(m["verifier"], m["options"], tuple(m["references"]), m["spread"]) for m in data["members"]
-    )
+    members = tuple(map(member_of, data["members"]))
     levels = tuple(
         Level(
             v["progress"],
@@ -107,10 +111,7 @@ def _made(data: Mapping[str, Any]) -> VerifierCalibration:
         for v in data["levels"]
     )
     progress = [v.progress for v in levels]
-    table, reference = (
-        data["table"],
-        Reference(data["reference"]["digest"], tuple(data["reference"]["prompts"])),
-    )
+    table, reference = data["table"], reference_of(data["reference"])
     n, k = len(table["finals"]), len(members)
     of_members = all(len(v.curves) == len(v.combination.weights) == k for v in levels)
     alike = all(len(m.references) == len(reference.prompts) for m in members)
