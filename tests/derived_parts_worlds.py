@@ -232,7 +232,10 @@ def _sana_images() -> dict[str, Any]:
 
 
 INSTRUCTED = {"complex_human_instruction": None, "frames": 5, "use_resolution_binning": False}
-FILM = {"video": torch.rand(1, 3, 5, 32, 32), "mask_video": torch.ones(1, 1, 5, 32, 32)}
+FILM = {
+    "video": torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0)),
+    "mask_video": torch.ones(1, 1, 5, 32, 32),
+}
 WORLDS: dict[str, Recipe] = (
     recipes("Allegro", "", _allegro, height=32, width=32, num_frames=8, clean_caption=False)
     | recipes("Latte", "", _latte, video_length=3, clean_caption=False)
