@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from genscale.engine.ensembles import VOTE
 from genscale.errors import UsageError
 from genscale.pipelines.black_box import ScaledGenerator
 from genscale.pipelines.scale import Scaled, scale
@@ -60,7 +61,7 @@ def block_ensemble(
         pipe,
         "arms",
         registry.make("verifier", "answers", {"read": read}),
-        ensemble="vote",
+        ensemble=VOTE,
         arms=[{"block_length": n, **hot} for n in lengths],
         allocate="in_order",
         candidates=len(lengths) * seeds,

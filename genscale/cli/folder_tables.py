@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genscale.cli.summary_tables import LINES, print_dropped, with_votes
+from genscale.engine.ensembles import VOTE
 
 
 def print_run(found: dict[str, Any], console: Console) -> None:
@@ -21,7 +22,7 @@ def print_run(found: dict[str, Any], console: Console) -> None:
     console.print(heading, style="dim", markup=False, highlight=False, soft_wrap=True)
     table = _table(("prompt", "candidates", "NFE", "score", "base", "best"), left=("prompt", "score"))
     for told in found["prompts"][:LINES]:
-        for n, (name, base, best) in enumerate(_scores(told, found["ensemble"] == "vote")):
+        for n, (name, base, best) in enumerate(_scores(told, found["ensemble"] == VOTE)):
             first = (told["prompt"], str(told["candidates"]), str(told["nfe"])) if n == 0 else ("", "", "")
             table.add_row(Text(first[0]), *first[1:], Text(name), base, Text(best, style="bold"))
     console.print(table)

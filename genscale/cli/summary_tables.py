@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from genscale.engine.ensembles import VOTE
 from genscale.engine.failures import summary
 from genscale.report.prompt_summary import VOTES
 
@@ -21,7 +22,7 @@ def print_record(record: dict[str, Any], console: Console) -> None:
     for title in ("prompt", "score", "base", "best"):
         table.add_column(title, justify="right" if title in ("base", "best") else "left")
     for found in record["prompts"][:LINES]:
-        for n, (name, base, best) in enumerate(_scores(found, record.get("ensemble") == "vote")):
+        for n, (name, base, best) in enumerate(_scores(found, record.get("ensemble") == VOTE)):
             table.add_row(Text(found["prompt"] if n == 0 else ""), Text(name), base, Text(best, style="bold"))
     console.print(table)
     if len(record["prompts"]) > LINES:

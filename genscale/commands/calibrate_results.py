@@ -40,7 +40,7 @@ def calibrate_verifier(
     runs: folders of runs, or results of searches. They must be of best_of_n without pruning,
     searched with `verifiers`; with `previews=` previews are calibrated, too. The prompts together must be at least 4,
     better 30 or more.
-    verifiers: names as on the command line ("shapes_clip"), combined to one probability. None: those of the runs.
+    verifiers: names as on the command line ("shapes_clip"), combined to one probability. None given: those of the runs.
     judge: the name of the verifier that labels; right is a score of `right_at` or more, by default 0.5.
     labels: a CSV file of your own in place of a judge (columns image,label or prompt,candidate,label, and run, counted
     from 0, where there are several).

@@ -145,8 +145,7 @@ def _members(specs: Sequence[str]) -> list[Member]:
             raise UsageError(f"verifier '{spec}' is named twice: name it once.")
         [(verifier, _)] = verifier_specs.weighted_verifiers([spec])
         options |= getattr(verifier, "pinned", {})
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
-        found.append(Member(name, plain, (), 0.0))
+        found.append(Member.unscored(name, options))
     return found
 
 

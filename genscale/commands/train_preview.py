@@ -127,8 +127,7 @@ def _member(spec: str, tune: int) -> Member:
     [(verifier, _)] = verifier_specs.weighted_verifiers([spec])
     if tune and not hasattr(verifier, "preview_network"):
         raise UsageError(f"verifier '{name}' offers no network to tune: leave --tune out.")
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
-    return Member(name, plain, (), 0.0)
+    return Member.unscored(name, options)
 
 
 def _finals(gathered: Gathered, judges: VerifierSet, display: Display) -> tuple[Array, list[Media]]:

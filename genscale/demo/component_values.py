@@ -65,8 +65,9 @@ def _caption(row: CandidateRow, place: int, right: bool | None) -> str:
 
 def label_buttons(job: Job | None, key: str | None) -> list[dict[str, Any]]:
     """Updates of the two buttons that label the open image: they work where it is of a finished candidate."""
-    given = None if job is None else job.labelled(key)
-    works = job is not None and job.finished(key) is not None
+    where = None if job is None or key is None else job.finished(key)
+    given = None if job is None or where is None else job.labels.of(*where)
+    works = where is not None
     return [
         gr.update(interactive=works, variant="primary" if given is right else "secondary")
         for right in (True, False)

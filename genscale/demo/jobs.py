@@ -88,11 +88,6 @@ class Job:
         shown = (self.watch.shown(prompt).finals for prompt in range(len(self.request.prompts)))
         return next(((p, r.id) for p, finals in enumerate(shown) for r in finals if r.image == key), None)
 
-    def labelled(self, key: str | None) -> bool | None:
-        """Whether the candidate with this image was called right; None: it has no label."""
-        where = self.finished(key)
-        return None if where is None else self.labels.of(*where)
-
     def label(self, key: str | None, right: bool) -> None:
         """Call the finished candidate with this image right or wrong; a preview has no label."""
         if (where := self.finished(key)) is None:

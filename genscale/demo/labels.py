@@ -18,9 +18,6 @@ class Labels:
         self._folder: Path | None = None
         self._lock = threading.Lock()  # the page labels while the thread of the search ends it
 
-    def __len__(self) -> int:
-        return len(self._right)
-
     def of(self, prompt: int, candidate: int) -> bool | None:
         return self._right.get((prompt, candidate))
 

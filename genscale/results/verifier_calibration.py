@@ -89,6 +89,11 @@ class Member:
     references: tuple[float, ...]
     spread: float
 
+    @staticmethod
+    def unscored(name: str, options: Mapping[str, Any]) -> Member:
+        """One that has scored nothing yet, with its options as JSON has them."""
+        return Member(name, {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}, (), 0.0)
+
 
 @dataclass(frozen=True)
 class Reference:
