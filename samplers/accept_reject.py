@@ -49,8 +49,8 @@ class AcceptReject:
     checks: fractions of the run, in [0, 1), at which the clean estimate of the state is scored; 0 is pure noise. By
         default those at which the calibration's previews tell something; without one 0.6 (ours), since the P of
         earlier previews means little.
-    mean_nfe: wanted mean NFE of a prompt. Then the thresholds are those with the most right images at this mean, and p
-        is not used. It needs a calibration.
+    mean_nfe: wanted mean NFE of a prompt. Then the thresholds, and the most that one prompt may spend, are those with
+        the most right images at this mean, and p is not used. It needs a calibration.
     back: share of the run that a rejected path is sent back by, at least; 1, the default, is fresh noise. On the
         bundled models at 4 steps smaller shares gained nothing (ours).
     backtracks: how often one path may be sent back before it begins with fresh noise. 4 by default, as `dfs`.

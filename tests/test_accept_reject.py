@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genscale.algorithms.acceptance import Thresholds
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.verifier_roles import Roles, VerifierSet, WeightedVerifier
@@ -90,6 +91,21 @@ def test_one_is_finished_though_all_are_rejected(back: float, wave: int, limit: 
     assert same.total == max(e.total for e in previews) or limit - made.searches[0].spent < 3
     assert made.searches[0].accepted is None
     assert limit - made.searches[0].spent < STEPS + 3
+
+
+@pytest.mark.parametrize("wave", [1, 3])
+@pytest.mark.parametrize("limit", [2, 6, 11, 12, 17, 40])
+def test_a_prompt_spends_no_more_than_its_thresholds_allow(
+    limit: int, wave: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image at least; what is left does not pay for another path and the end of the best rejected one."""
+    found = Thresholds(((3, 9.0),), 9.0, most=float(limit))
+    monkeypatch.setattr(AcceptReject, "thresholds", lambda *_: found)
+    made = run(AcceptReject(accept=9.0, wave=wave), budget=Budget(nfe=200), steps=STEPS)
+    assert len(made.searches[0].finals) == 1
+    most = max(limit, STEPS)
+    assert made.searches[0].spent <= most
+    assert most - made.searches[0].spent < STEPS + 3
 
 
 @pytest.mark.parametrize("pool", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor
 
 from genscale.algorithms import acceptance
-from genscale.algorithms.acceptance import LEAST, Table, chosen, columns_at, informative
+from genscale.algorithms.acceptance import (
+    _ACCEPTS,
+    _STRICTNESS,
+    LEAST,
+    Table,
+    chosen,
+    columns_at,
+    informative,
+)
 from genscale.numerics.renewal import Paths, follow, outcome
 from genscale.protocol.calibration import Calibration
 
@@ -135,6 +144,40 @@ def test_a_mean_cost_buys_as_much_accuracy_as_it_pays_for() -> None:
         outcomes.append(found.expected.overall)
     assert outcomes == sorted(outcomes)
     assert outcomes[0] < outcomes[-1]
+
+
+def hopeless(share: float) -> Table:
+    """A table with so many prompts that are never right; a prompt may spend 64 images."""
+    made = known(40, 8)
+    lost = made.prompts < 40 * share
+    return table_of(
+        replace(made, finals=torch.where(lost, 0.01, made.finals), right=torch.where(lost, 0.0, made.right)),
+        64.0 * COSTS[-1],
+    )
+
+
+@pytest.mark.parametrize("wanted", [12.0, 20.0, 40.0])
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_a_mean_cost_chooses_what_a_prompt_may_spend(share: float, wanted: float) -> None:
+    """By brute force over all limits, and above what one fixed limit has, of which hopeless prompts use up the mean."""
+    table = hopeless(share)
+
+    def best(caps: tuple[float, ...]) -> float:
+        judged = (
+            table.outcome(table.paths(rejects, accept), accept, most)
+            for rejects in map(table.rejects, _STRICTNESS)
+            for accept in _ACCEPTS
+            for most in caps
+        )
+        return max(o.overall for o in judged if o.cost <= wanted and o.accepted >= LEAST)
+
+    found = chosen(table, mean_nfe=wanted)
+    assert found is not None
+    assert found.expected is not None
+    assert found.expected.overall == pytest.approx(best(table.caps()), abs=5e-3)  # without idle previews
+    assert found.expected.cost > 0.6 * wanted
+    if share:
+        assert found.expected.overall > best((table.most,)) + 0.02
 
 
 def test_a_given_accept_is_kept() -> None:

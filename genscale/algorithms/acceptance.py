@@ -23,6 +23,7 @@ SKILL = 0.02  # share of the labels' variance that a preview must explain to be 
 IDLE = 0.02  # a preview that rejects a smaller share of the paths that reach it is not scored (ours)
 _STRICTNESS = (0.0, *torch.logspace(-2, 0.6, 16, dtype=torch.float64).tolist())  # (NFE of a path) / worth
 _ACCEPTS = (0.99, *(i / 50 for i in range(49, -1, -1)))  # thresholds for finished candidates that are tried
+_IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # that a prompt may spend, where mean_nfe chooses how many
 PRIOR_PATHS = 2.0  # paths that the calibration's prompts count in a prompt's share of accepted paths (ours)
 
 
@@ -31,12 +32,13 @@ class Thresholds:
     """rejects: (step, least score of a preview there), by step. accept: least score of a finished candidate.
 
     expected: on the calibration's table, with the thresholds of a prompt's first path; None where there was no table to
-    judge by.
+    judge by. most: NFE that a prompt may spend; None: what the budget allows.
     """
 
     rejects: tuple[tuple[int, float], ...]
     accept: float
     expected: Outcome | None = None
+    most: float | None = None
 
     def after(self, lost: int) -> tuple[tuple[int, float], ...]:
         """The rejects of a prompt that has lost so many paths.
@@ -74,10 +76,23 @@ class Table:
 
     def judged(self, rejects: Tensor, accept: float) -> Outcome:
         """What a search with these thresholds [k] is expected to give."""
+        return self.outcome(self.paths(rejects, accept), accept)
+
+    def paths(self, rejects: Tensor, accept: float) -> Paths:
+        """What these thresholds make of the labelled candidates."""
         known = self.calibration
         costs = torch.tensor(self.costs, dtype=torch.float64)
         cost, accepted = follow(self.previews, known.finals.double(), rejects, torch.tensor(accept), costs)
-        return outcome(Paths(cost, accepted, known.right.double(), self.prompts), self.most, unknown=accept)
+        return Paths(cost, accepted, known.right.double(), self.prompts)
+
+    def outcome(self, paths: Paths, accept: float, most: float | None = None) -> Outcome:
+        """The expectations of such paths. most: NFE that a prompt may spend, the table's own by default."""
+        return outcome(paths, self.most if most is None else most, unknown=accept)
+
+    def caps(self) -> tuple[float, ...]:
+        """NFE that a prompt may spend: whole images, up to the table's own limit."""
+        each = self.costs[-1]
+        return (*(float(each * n) for n in _IMAGES if each * n < self.most), self.most)
 
     def without_previews(self) -> Table:
         """The same where only finished candidates are judged."""
@@ -109,15 +124,17 @@ def columns_at(calibration: Calibration, shares: Mapping[int, float], only: Sequ
 def chosen(
     table: Table, p: float | None = None, mean_nfe: float | None = None, accept: float | None = None
 ) -> Thresholds | None:
-    """The thresholds that spend least for a wanted accuracy `p`, or that are most often right for a mean NFE.
+    """The thresholds that spend least for a wanted accuracy `p`, or that are most often right for a mean NFE, for which
+    the most that a prompt may spend is chosen, too.
 
     accept: a threshold for finished candidates that is given. Where no threshold reaches `p` on the table, it is `p`.
     None: the table has too few accepted candidates.
     """
+    if mean_nfe is not None:
+        return _within_mean(table, mean_nfe)
     tried = []
-    wanted = p if accept is None and mean_nfe is None else None
-    for strictness in _STRICTNESS if table.steps else (0.0,):
-        rejects = table.rejects(strictness)
+    wanted = p if accept is None else None
+    for rejects in _tried_rejects(table):
         found = ((a, table.judged(rejects, a)) for a in (_ACCEPTS if accept is None else (accept,)))
         found = ((a, expected) for a, expected in found if expected.accepted >= LEAST)
         tried += [
@@ -125,12 +142,41 @@ def chosen(
         ]
     if not tried:  # where an accuracy is wanted, none is known to reach it: what the verifier says decides
         return None if wanted is None else chosen(table, accept=wanted)
-    if mean_nfe is not None:
-        within = [t for t in tried if t[2].cost <= mean_nfe] or [min(tried, key=lambda t: t[2].cost)]
-        best = max(within, key=lambda t: (t[2].overall, -t[2].cost))
-    else:
-        best = min(tried, key=lambda t: (t[2].cost, -t[2].accuracy))
-    return _without_idle(table, *best[:2])
+    return _without_idle(table, *min(tried, key=lambda t: (t[2].cost, -t[2].accuracy))[:2])
+
+
+def _tried_rejects(table: Table) -> list[Tensor]:
+    return [table.rejects(strictness) for strictness in (_STRICTNESS if table.steps else (0.0,))]
+
+
+def _within_mean(table: Table, mean_nfe: float) -> Thresholds | None:
+    """The thresholds that are most often right for a mean NFE, and what a prompt may spend.
+
+    A prompt for which nothing is accepted spends all that it may, so few such prompts can use up the mean: each pair of
+    thresholds gets the largest limit of a prompt that keeps to it. A larger limit is never less often right.
+    """
+    tried: list[tuple[Tensor, float, float, Outcome]] = []
+    caps = table.caps()
+    for rejects in _tried_rejects(table):
+        for accept in _ACCEPTS:
+            paths = table.paths(rejects, accept)
+            if int(paths.accepted.sum()) < LEAST:
+                continue
+            expected = table.outcome(paths, accept, caps[0])
+            low, high = 0, len(caps)  # the cost rises with the limit
+            while high - low > 1:
+                middle = (low + high) // 2
+                more = table.outcome(paths, accept, caps[middle])
+                if more.cost <= mean_nfe:
+                    low, expected = middle, more
+                else:
+                    high = middle
+            tried.append((rejects, accept, caps[low], expected))
+    if not tried:
+        return None
+    kept = [t for t in tried if t[-1].cost <= mean_nfe] or [min(tried, key=lambda t: t[-1].cost)]
+    rejects, accept, most, _ = max(kept, key=lambda t: (t[-1].overall, -t[-1].cost))
+    return replace(_without_idle(replace(table, most=most), rejects, accept), most=most)
 
 
 def _accurate(found: Iterable[tuple[float, Outcome]], p: float) -> list[tuple[float, Outcome]]:

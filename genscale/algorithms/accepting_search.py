@@ -66,6 +66,7 @@ class AcceptingSearch(Numbered):
         super().__init__()
         self.process, self.key, self.thresholds, self.attempts = process, key, thresholds, attempts
         self.begun = self.in_vain = self.done = 0  # in_vain: since a candidate was finished
+        self.spent = 0  # NFE
         self.accepted, self.wanted = 0, process.results
         self.sent_back: list[Group] = []
         self.rejected: list[Rejected] = []  # the best, and the last
@@ -116,6 +117,7 @@ class AcceptingSearch(Numbered):
         if self.missing > 0 and self.rejected:
             return None
         # What is left of the verifier calls may pay for finished candidates, though not for their checks.
+        most = most if self.missing > 0 else self._below_limit(0, None, most, 0)
         n = self._affordable(0, None, most, checked=False)
         return self._begin(Group(self._fresh(n), None, 0, checked=False)) if n > 0 else None
 
@@ -132,7 +134,18 @@ class AcceptingSearch(Numbered):
             most = yield Ask(process.nfe(step, None, kernel), process.calls(checks, 1), most, keep)
         except BudgetExhausted:
             return 0
-        return self._affordable(step, kernel, most, checked)
+        return min(self._affordable(step, kernel, most, checked), self._below_limit(step, kernel, most, keep))
+
+    def _below_limit(self, step: int, kernel: Kernel | None, most: int, keep: int) -> int:
+        """How many paths from a step the thresholds' own limit of a prompt pays for; one always, if nothing was drawn.
+
+        keep: NFE that finishing the best rejected path takes.
+        """
+        limit = self.thresholds.most
+        if limit is None or not self.begun:
+            return most if limit is None else min(most, max(1, int(limit) // self.process.nfe()))
+        each = self.process.nfe(step, None, kernel)
+        return min(most, max(0, int(limit) - self.spent - keep) // each)
 
     def _checks_after(self, step: int) -> int:
         return sum(s > step for s, _ in self.thresholds.rejects)
@@ -161,7 +174,7 @@ class AcceptingSearch(Numbered):
         for step, least in rejects if group.checked else ():
             if step <= particles.step:
                 continue
-            particles = yield Solve(particles, step, group.kernel)
+            particles = yield from self._solve(particles, step, group.kernel)
             scores: Scores = yield Score(particles)
             totals, alive = scores.total, torch.zeros(len(scores), dtype=torch.bool)
             alive[scores.alive] = True
@@ -174,12 +187,19 @@ class AcceptingSearch(Numbered):
         yield from self._finish(particles, group.kernel)
 
     def _finish(self, particles: Particles, kernel: Kernel | None) -> Generator[Query, Any, None]:
-        finished = yield Solve(particles, None, kernel)
+        finished = yield from self._solve(particles, None, kernel)
         scores: Scores = yield Score(finished)
         if scores.alive:
             self.done += len(scores.alive)
             self.in_vain = 0
         self.accepted += int((scores.total[scores.alive] >= self.thresholds.accept).sum())
+
+    def _solve(
+        self, particles: Particles, stop: int | None, kernel: Kernel | None
+    ) -> Generator[Query, Any, Particles]:
+        self.spent += len(particles) * self.process.nfe(particles.step, stop, kernel)
+        solved: Particles = yield Solve(particles, stop, kernel)
+        return solved
 
     def _reject(self, particles: Particles, group: Group, totals: torch.Tensor, rows: list[int]) -> None:
         """Keep the best of the rejected paths and the last, and send the paths back where that is asked for."""
