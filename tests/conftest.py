@@ -12,10 +12,28 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--part", metavar="K/N", help="run the k-th of n parts of the cases of each test")
+
+
+def pytest_configure(config):
+    from tests import case_parts
+
+    try:
+        config.part = config.option.part and case_parts.read(config.option.part)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items):
-    """Mark the cases that take long: see `slow_cases`."""
-    from tests import slow_cases
+def pytest_collection_modifyitems(config, items):
+    """Mark the cases that take long (see `slow_cases`), and leave out those of other parts (see `case_parts`)."""
+    from tests import case_parts, slow_cases
+
+    if config.part:
+        names = case_parts.chosen((item.nodeid for item in items), *config.part)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in names])
+        items[:] = [item for item in items if item.nodeid in names]
 
     names = slow_cases.read()
     for item in items:

@@ -4,8 +4,9 @@
     python -m tests.slow_cases default.xml --share 0.7
 
 `--share` of the measured seconds stays in the default run: all cases shorter than some limit, and of every test its
-shortest case, up to eight times that limit. Other cases become slow, beside those marked so in the code; CI runs them.
-A case that no report names stays as it is; `--share 1` with a report of the slow run brings its cases back.
+shortest case, up to eight times that limit. Other cases become slow, beside those marked so in the code; CI runs them
+in parts (`case_parts`). A case that no report names stays as it is; `--share 1` with a report of the slow run brings
+its cases back.
 """
 
 from __future__ import annotations
