@@ -22,7 +22,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Bench:
     rows: list[dict[str, Any]] = field(default_factory=list)
     reliability: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    keep: Callable[[], None] = lambda: None  # writes what was measured so far; a run takes an hour
 
     @property
     def call(self) -> dict[str, Any]:
@@ -100,6 +101,7 @@ class Bench:
 
     def add(self, name: str, right: list[float], nfe: list[float], **more: Any) -> None:
         self.rows.append({"name": name, "right": right, "nfe": nfe, **more})
+        self.keep()
         mean, half = interval(right)
         print(
             f"{name:40s} {statistics.fmean(nfe):7.1f} NFE  judge {mean:.3f} ± {half:.3f}  {more.get('note', '')}",
@@ -270,11 +272,16 @@ def main() -> None:
         if options.into:
             add_budgets(bench, options, Path(folder) / "calibration")
             return
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            bench.keep = lambda: write(options.json, bench.record(options))
         measure(bench, options, Path(folder) / "calibration")
+        bench.keep()
     compare(bench)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(bench.record(options)) + "\n")
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record) + "\n")
 
 
 def prompts_of(model: str, kind: str) -> tuple[list[str], list[str]]:
@@ -301,7 +308,7 @@ def add_budgets(bench: Bench, options: Any, folder: Path) -> None:
     record = json.loads(options.into.read_text())
     names = {row["name"] for row in bench.rows}
     record["rows"] = [row for row in record["rows"] if row["name"] not in names] + bench.rows
-    options.into.write_text(json.dumps(record) + "\n")
+    write(options.into, record)
 
 
 def measure(bench: Bench, options: Any, folder: Path) -> None:

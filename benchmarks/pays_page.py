@@ -15,6 +15,7 @@ from benchmarks.common import interval, parser_for
 from benchmarks.pays import LARGEST, SIZES
 
 BEGIN, END = "<!-- begin: measured -->", "<!-- end: measured -->"
+ACROSS = 3  # panels
 Row = dict[str, Any]
 
 
@@ -135,8 +136,13 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
     """A panel a file: the judge against NFE a prompt."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(records), 4.2), dpi=110, layout="constrained")
-    for panel, record in zip(figure.subplots(1, len(records), squeeze=False)[0], records, strict=True):
+    across = min(len(records), ACROSS)
+    down = -(-len(records) // across)
+    figure = Figure(figsize=(5.2 * across, 3.8 * down + 0.4), dpi=110, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    for panel in panels[len(records) :]:
+        panel.set_axis_off()
+    for panel, record in zip(panels, records, strict=False):
         for label, wanted in CURVES.items():
             rows = sorted(
                 (statistics.fmean(r["nfe"]), *interval(r["right"]))
