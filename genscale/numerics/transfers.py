@@ -27,7 +27,7 @@ def run_of(rows: Sequence[int]) -> slice | None:
     return slice(rows[0], rows[-1] + 1)
 
 
-def rows_of(x: Tensor, rows: slice | Sequence[int]) -> Tensor:
+def take_rows(x: Tensor, rows: slice | Sequence[int]) -> Tensor:
     """Rows of x [n, ...]. A slice gives a view. A list gives the whole of x, if it names all rows in order, else a copy
     in memory of its own, so that few rows do not hold those of all. IndexError: there is no such row."""
     if isinstance(rows, slice):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genscale.numerics.transfers import rows_of
+from genscale.numerics.transfers import take_rows
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Prediction:
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Prediction:
         rows = rows if isinstance(rows, slice) else list(rows)
-        rate = None if self.rate is None else rows_of(self.rate, rows)
-        return Prediction(rows_of(self.x0, rows), rows_of(self.eps, rows), rate)
+        rate = None if self.rate is None else take_rows(self.rate, rows)
+        return Prediction(take_rows(self.x0, rows), take_rows(self.eps, rows), rate)
 
     @staticmethod
     def cat(parts: Sequence[Prediction]) -> Prediction:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genscale.key import Key
-from genscale.numerics.transfers import rows_of
+from genscale.numerics.transfers import take_rows
 
 OWN = 0  # id of the pipeline's own result: its initial latents, stepped by its scheduler
 
@@ -88,7 +88,7 @@ class Memory:
     rest: Mapping[str, Any]
 
     def take(self, rows: slice | Sequence[int]) -> Memory:
-        return Memory({k: rows_of(v, rows) for k, v in self.rows.items()}, self.rest)
+        return Memory({k: take_rows(v, rows) for k, v in self.rows.items()}, self.rest)
 
     @staticmethod
     def alike(a: Memory | None, b: Memory | None) -> bool:
@@ -140,10 +140,10 @@ class Particles:
         chosen = range(len(self))[rows] if isinstance(rows, slice) else list(rows)
         return replace(
             self,
-            x=rows_of(self.x, rows if isinstance(rows, slice) else chosen),
+            x=take_rows(self.x, rows if isinstance(rows, slice) else chosen),
             candidates=tuple(self.candidates[i] for i in chosen),
             memory=None if self.memory is None else self.memory.take(rows),
-            x0=None if self.x0 is None else rows_of(self.x0, rows),
+            x0=None if self.x0 is None else take_rows(self.x0, rows),
         )
 
     @staticmethod
