@@ -128,7 +128,9 @@ class ModelBatches:
         if search.process.origins is not None and search.process.origins.from_the_start:
             return False
         if until is None:
-            found = self.archive.predicted(search.index, candidate, particles.step, search.branch, device)
+            found = self.archive.predicted(
+                search.index, particles[row : row + 1], search.process.predict, search.branch
+            )
         else:
             found = self.archive.solved(search.index, candidate, until, device)
         if found is None:
@@ -221,7 +223,7 @@ class ModelBatches:
         if part.until is None:
             prediction = replace(process.predict(part.particles, value, x), rate=rate)
             search.failures.trace.note(part.particles.candidates, part.particles.step, value, prediction.x0)
-            self.archive.add_predicted(search.index, part.particles, prediction, part.branch)
+            self.archive.add_predicted(search.index, part.particles, value, x, rate, part.branch)
             for i, row in enumerate(part.rows):
                 search.finish(row, prediction, i)
             return
