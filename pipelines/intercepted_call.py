@@ -36,12 +36,7 @@ from genscale.pipelines.pipeline_lock import claimed
 from genscale.pipelines.scheduler_proxy import OffGrid, SharedByCopies, StepResult, proxy_of, start_index
 from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
-from genscale.pipelines.watched_models import (
-    PlaceholderOutputs,
-    is_denoiser,
-    reset_model_caches,
-    watched,
-)
+from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser, reset_model_caches, watched
 
 BEFORE, LOOP, AFTER = "before", "loop", "after"
 SEVERAL = "it runs more than one loop over scheduler.timesteps"
