@@ -69,7 +69,7 @@ class LoopDriver(SharedByCopies):
         self.stepped = self.any_step = False  # `step` was called in this iteration; in this pipeline call
         self.reads_expected = self.reads_done = 0  # iterations before the loop that only read the timesteps
         self.off_grid: OffGrid | None = None  # the noise level to show to the loop instead of the grid's
-        self.start = 0  # the scheduler's index of the loop's first timestep
+        self.start, self.start_known = 0, False  # the scheduler's index of the loop's first timestep
         self.timesteps: Tensor | None = None
         self.scheduler: Any = None
         self.pipe: Any = None
@@ -255,7 +255,8 @@ class LoopDriver(SharedByCopies):
     def _enter_loop(self, timesteps: Tensor, index: int) -> None:
         self.stop_drawing()
         if self.phase == BEFORE:
-            self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
+            if not self.start_known:
+                self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
             self._shown = ShownState(self.scheduler)
             self._show_state(index)
         self.phase, self.index, self.stepped, self.timesteps = LOOP, index, False, timesteps

@@ -48,6 +48,7 @@ class ServingDriver(LoopDriver):
         self.models_switched = nullcontext() if self.mixing is None else RLock()
         self.exchange, self.rows, self.composition = exchange, len(sources), composition
         self.reads_expected = call.probe.reads_expected
+        self.start, self.start_known = call.probe.start, True  # comparing timesteps would wait for the device
         self.followed = followed
         if followed is None:
             self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)
