@@ -49,6 +49,10 @@ class Key:
         """Standard normal numbers, float32, on the CPU."""
         return torch.from_numpy(self._generator().standard_normal(shape, dtype=np.float32))
 
+    def normal_into(self, out: Tensor) -> None:
+        """Write `normal(out.shape)` into a contiguous float32 tensor on the CPU."""
+        self._generator().standard_normal(out=out.numpy(), dtype=np.float32)
+
     def uniform(self, n: int) -> Tensor:
         """`n` numbers in [0, 1), float64, on the CPU."""
         return torch.from_numpy(self._generator().random(n))

@@ -64,6 +64,7 @@ class Media(Sequence["Item"]):
         if kind is None:
             kind = VIDEO if isinstance(data, Tensor) and data.ndim == 5 else IMAGE
         self._data, self.kind, self.sampling_rate = data, kind, sampling_rate
+        self.finite: list[bool] | None = None  # by item, where whoever made them knows it
         _check(data, kind, sampling_rate)
 
     @property
@@ -73,7 +74,7 @@ class Media(Sequence["Item"]):
 
     @data.setter
     def data(self, value: Data) -> None:
-        self._data = value
+        self._data, self.finite = value, None
         if self.kind in (IMAGE, VIDEO):
             self.kind = VIDEO if isinstance(value, Tensor) and value.ndim == 5 else IMAGE
 
@@ -119,7 +120,9 @@ class Media(Sequence["Item"]):
     def rows(self, places: Sequence[int]) -> Media:
         """The items at these places, in this order."""
         data = self._data
-        return self.with_data(data[list(places)] if isinstance(data, Tensor) else _some(data, places))
+        if isinstance(data, Tensor):  # no index: the host would wait for its copy to the device
+            return self.with_data(torch.stack([data[i] for i in places]) if places else data[:0])
+        return self.with_data(_some(data, places))
 
     def copied(self) -> Media:
         """The same without a graph, in memory of its own."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genscale.numerics.transfers import take_rows
+
 
 @dataclass(frozen=True)
 class Part:
@@ -24,7 +26,7 @@ class Part:
         """The latents of this part, in the order of the call; x: those of the batch [n, *latent]."""
         if self.rows == tuple(range(x.shape[0])) and self.order is None:
             return x
-        return x[list(self.in_call)]
+        return take_rows(x, self.in_call)
 
     @property
     def in_call(self) -> tuple[int, ...]:
@@ -44,7 +46,7 @@ class Part:
         """What was asked for, in the order of `rows`; x: a result with one row for each latent in the call."""
         if self.order is None:
             return x[: self.wanted] if self.wanted < len(self.rows) else x
-        return x[self.places]
+        return take_rows(x, self.places)
 
     def evaluations(self, made: int) -> int:
         """NFE of what was asked for, where the whole call made `made`."""
@@ -86,4 +88,4 @@ def in_batch_order(parts: list[Part], results: list[Tensor]) -> Tensor:
     """Results of the parts [wanted, ...] as those of the batch."""
     joined = results[0] if len(results) == 1 else torch.cat(results)
     order = batch_order(parts)
-    return joined if order == list(range(len(order))) else joined[order]
+    return take_rows(joined, order)

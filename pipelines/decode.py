@@ -46,6 +46,7 @@ class DecodingDriver(LoopDriver):
         super().__init__(call.encoder_cache, call.placeholders)
         self.probe, self.latents, self.tail_key = call.probe, latents, tail_key
         self.reads_expected = call.probe.reads_expected
+        self.start, self.start_known = call.probe.start, True  # comparing timesteps would wait for the device
         self.order = call.solver.orders.get(len(call.probe.evaluations))
         self.followed, self.on_the_way = followed, False  # on the way to the last step, through earlier ones
         if followed is None:

@@ -13,17 +13,22 @@ from torch import Tensor
 
 Forward = Callable[..., Any]
 
+MOST_ENCODED = 2**28  # bytes of encoded input images that a search remembers
+
 
 class EncoderCache:
     """Outputs of the prompt and image encoders, by the content of their arguments.
 
-    prompts: results of the pipeline's `encode_prompt`. device: the pipeline's execution device, once looked up.
-    loop_modules: namespaces of the modules whose code runs the loop, once a probe has seen them. guiders: what stands
-    for guiders of a modular pipeline, by component name.
+    A search calls its pipeline again for each group of candidates that is decoded, and the pipeline encodes prompts,
+    input images and masks anew in every call.
+
+    latents: what autoencoders made of input images. prompts: results of the pipeline's `encode_prompt`. device: the
+    pipeline's execution device, once looked up. loop_modules: namespaces of the modules whose code runs the loop, once
+    a probe has seen them. guiders: what stands for guiders of a modular pipeline, by component name.
     """
 
     def __init__(self) -> None:
-        self.prompts, self._outputs = PromptCache(), Remembered()
+        self.prompts, self._outputs, self.latents = PromptCache(), Remembered(), Remembered(MOST_ENCODED)
         self.device: list[Any] = []
         self.loop_modules: list[dict[str, Any]] = []
         self.guiders: dict[str, Any] = {}
@@ -34,6 +39,27 @@ class EncoderCache:
         if found is None:
             found = forward(*args, **kwargs)
             self._outputs.keep(key, found)
+        return found
+
+    def encode(
+        self,
+        name: str,
+        encode: Forward,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        draws: Callable[[], int],
+    ) -> Any:
+        """What an autoencoder makes of an input image; a distribution of latents, from which the pipeline draws itself.
+
+        draws: how many random draws were made so far. What an `encode` drew itself is not remembered.
+        """
+        key = self.latents.key(name, args, kwargs)
+        found = self.latents.get(key)
+        if found is None:
+            before = draws()
+            found = encode(*args, **kwargs)
+            if draws() == before:
+                self.latents.keep(key, found)
         return found
 
 
@@ -71,9 +97,13 @@ class Remembered:
     """Results of calls by the content of their arguments, reused only while none of their tensors was written to.
 
     Lists and dictionaries are handed out as copies, since pipelines write into those they are given.
+
+    most: bytes of all results together, at most; those that were kept first are dropped for later ones. None: all are
+    kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
         self._known: dict[tuple[str, str], tuple[Any, list[tuple[Tensor, int]]]] = {}
 
     @staticmethod
@@ -90,6 +120,11 @@ class Remembered:
         made = list(_tensors(result))
         if key is not None and not any(t.is_inference() for t in made):  # these have no version
             self._known[key] = (_copied(result), [(t, t._version) for t in made])
+            while self.most is not None and len(self._known) > 1 and self._bytes() > self.most:
+                del self._known[next(iter(self._known))]
+
+    def _bytes(self) -> int:
+        return sum(t.nbytes for _, tensors in self._known.values() for t, _ in tensors)
 
 
 def _hashable(value: Any) -> bool:
@@ -110,7 +145,7 @@ def _copied(result: Any) -> Any:
         for name, value in result.items():
             made[name] = _copied(value)
         return made
-    return result
+    return copy.copy(result) if _is_distribution(result) else result
 
 
 def _tensors(result: Any) -> Iterator[Tensor]:
@@ -119,6 +154,15 @@ def _tensors(result: Any) -> Iterator[Tensor]:
     elif isinstance(result, list | tuple | dict):
         for part in result.values() if isinstance(result, dict) else result:
             yield from _tensors(part)
+    elif _is_distribution(result):
+        yield from _tensors(vars(result))
+
+
+def _is_distribution(value: Any) -> bool:
+    """Whether it is what an autoencoder of diffusers encodes to: mean and std, from which latents are drawn."""
+    return all(callable(getattr(value, name, None)) for name in ("sample", "mode")) and hasattr(
+        value, "__dict__"
+    )
 
 
 def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:

@@ -36,7 +36,7 @@ from genscale.pipelines.pipeline_lock import claimed
 from genscale.pipelines.scheduler_proxy import OffGrid, SharedByCopies, StepResult, proxy_of, start_index
 from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
-from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser, watched
+from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser, reset_model_caches, watched
 
 BEFORE, LOOP, AFTER = "before", "loop", "after"
 SEVERAL = "it runs more than one loop over scheduler.timesteps"
@@ -69,7 +69,7 @@ class LoopDriver(SharedByCopies):
         self.stepped = self.any_step = False  # `step` was called in this iteration; in this pipeline call
         self.reads_expected = self.reads_done = 0  # iterations before the loop that only read the timesteps
         self.off_grid: OffGrid | None = None  # the noise level to show to the loop instead of the grid's
-        self.start = 0  # the scheduler's index of the loop's first timestep
+        self.start, self.start_known = 0, False  # the scheduler's index of the loop's first timestep
         self.timesteps: Tensor | None = None
         self.scheduler: Any = None
         self.pipe: Any = None
@@ -233,6 +233,13 @@ class LoopDriver(SharedByCopies):
             return self.encoder_cache(name, self._without_interception(forward), args, kwargs)
         return forward(*args, **kwargs)
 
+    def on_encode(self, name: str, module: nn.Module, encode: Any, args: Any, kwargs: Any) -> Any:
+        """An autoencoder's `encode`: the same input image has the same latents in every call of a search."""
+        noise, apart = self._noise, self.suspended or threading.get_ident() != self.thread
+        if apart or self.phase != BEFORE or torch.is_grad_enabled() or not isinstance(noise, Intercept):
+            return encode(*args, **kwargs)
+        return self.encoder_cache.encode(name, encode, args, kwargs, lambda: noise.count)
+
     def _call_outside(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """A call of the model that is not the loop's: a verifier's, or one of another thread."""
         if getattr(module, "is_cache_enabled", False):
@@ -248,7 +255,8 @@ class LoopDriver(SharedByCopies):
     def _enter_loop(self, timesteps: Tensor, index: int) -> None:
         self.stop_drawing()
         if self.phase == BEFORE:
-            self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
+            if not self.start_known:
+                self.start = start_index(timesteps, self.scheduler.__dict__["_timesteps"])
             self._shown = ShownState(self.scheduler)
             self._show_state(index)
         self.phase, self.index, self.stepped, self.timesteps = LOOP, index, False, timesteps
@@ -320,7 +328,7 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         driver.scheduler = proxy_of(pipe, driver)
         pipe.__dict__["scheduler"] = driver.scheduler
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
-        stack.enter_context(watched(dict(pipe.components), driver.on_model_call))
+        stack.enter_context(watched(dict(pipe.components), driver.on_model_call, driver.on_encode))
         if hasattr(pipe, "encode_prompt"):
             pipe.__dict__["encode_prompt"] = driver.encoder_cache.prompts.before(
                 pipe, lambda: driver.phase == BEFORE and not torch.is_grad_enabled()
@@ -334,14 +342,6 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
             return run(**{k: list(v) if type(v) is list else v for k, v in arguments.items()})
         except LeaveLoop:
             return None
-
-
-def reset_model_caches(pipe: Any) -> bool:
-    """Reset what cached models (`enable_cache`) keep from step to step; whether there are any."""
-    cached = [m for m in pipe.components.values() if getattr(m, "is_cache_enabled", False)]
-    for model in cached:
-        model._reset_stateful_cache()
-    return bool(cached)
 
 
 def _replace(state: dict[str, Any], content: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.numerics.transfers import take_rows
 from genscale.protocol.particles import Memory
 
 
@@ -61,7 +62,7 @@ class Layout:
         """The memory of some latents [rows, inner, ...] (None: of all) as that of [copies x rows x inner, ...]."""
         if part is None:
             return Memory({k: self.from_rows(v) for k, v in memory.rows.items()}, memory.rest)
-        return Memory({k: self.from_rows(v[list(part)]) for k, v in memory.rows.items()}, memory.rest)
+        return Memory({k: self.from_rows(take_rows(v, part)) for k, v in memory.rows.items()}, memory.rest)
 
 
 def as_own_latents(x: Tensor, own: Tensor | None, order: tuple[int, ...] | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genscale.engine.finite_numbers import finite_rows
 from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.media_items import AUDIO, DEPTH, EMBEDDING, LATENT, MESH, NORMALS, TEXT, Mesh
@@ -52,9 +53,14 @@ def as_media(output: Any, pipe: Any) -> Media:
         return Media(pixels, DEPTH)
     if NORMALS in kinds and _of_unit_length(pixels):
         return Media(pixels, NORMALS)
-    if pixels.is_floating_point() and _outside(pixels).item():
+    if not pixels.is_floating_point():
+        return Media(_three_channels(pixels))
+    outside, *finite = torch.cat([_outside(pixels)[None], finite_rows(pixels)]).tolist()  # read together
+    if outside:
         raise NotPixels("a pipeline returned pixels outside [0, 1]")
-    return Media(_three_channels(pixels))
+    media = Media(_three_channels(pixels))
+    media.finite = finite
+    return media
 
 
 def items_of(output: Any, pipe: Any) -> Sequence[Any]:

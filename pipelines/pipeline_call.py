@@ -84,7 +84,8 @@ class PipelineCall:
         self.mixing = None if mix is None else Mixing(pipe, mix, models or {}, self.texts)
         self.models = DifferentiableModels(pipe, None if self.mixing is None else self.mixing.modules)
         self.seeds = root_seeds(arguments.generator, self.latents)
-        self.solver = SchedulerSolver(self.probe.own_scheduler, self.probe.start)
+        known = None if self.probe.walk is None else self.probe.walk.solver.timesteps
+        self.solver = SchedulerSolver(self.probe.own_scheduler, self.probe.start, known)
         own = self.images or self.probe
         self.noise = PipelineNoise(own.step_draws(), len(self._own_latents), own.layout)
         self.loop: FollowedLoop | None = None

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from genscale.numerics.transfers import take_rows
 
 _SAMPLE = ("hidden_states", "sample", "x", "latents", "model_input")
 _POSITIONS = ("img_ids", "txt_ids", "rotary")  # tables of positions, the same for every row
@@ -48,16 +49,24 @@ class GatherCache:
 
     def __call__(self, gather: Gather, module: str, name: str, value: Any) -> Any:
         """`gather(value, name)`, or its earlier result if nothing that it depends on has changed."""
+        if type(value) is dict:  # SDXL's added conditions: a new dictionary of the same tensors at every step
+            return {k: self._inner(gather, module, name, k, v) for k, v in value.items()}
+        return self._gathered(gather, module, name, name, value)
+
+    def _inner(self, gather: Gather, module: str, name: str, key: Any, value: Any) -> Any:
+        return self._gathered(gather, module, f"{name}[{key!r}]", str(key), value)
+
+    def _gathered(self, gather: Gather, module: str, slot: str, name: str, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.is_inference():  # inference tensors have no version counter
             return gather(value, name)
-        old, made, state = self._slots.get((module, name), (None, None, ()))
+        old, made, state = self._slots.get((module, slot), (None, None, ()))
         if old is value and made is not None and state == (gather.state, value._version, made._version):
             return made
         made = gather(value, name)
         if made is value or made.is_inference() or made.requires_grad:  # a graph must not outlive its batch
-            self._slots.pop((module, name), None)
+            self._slots.pop((module, slot), None)
         else:
-            self._slots[module, name] = (value, made, (gather.state, value._version, made._version))
+            self._slots[module, slot] = (value, made, (gather.state, value._version, made._version))
         return made
 
 
@@ -82,7 +91,7 @@ class Gather:
             raise NeedsRowPerLatent
         self.blocks = rows_of(sample) // self.n
         self.sizes = () if isinstance(sample, list) else tuple(sample.shape[1:])
-        self.prompts = torch.tensor(prompts)
+        self.prompts = prompts
         self.state = (rows, prompts, self.blocks, self.sizes)  # all that its results depend on
 
     def __call__(self, value: Any, name: str = "") -> Any:
@@ -93,7 +102,7 @@ class Gather:
         if isinstance(value, dict):
             return {k: self(v, str(k)) for k, v in value.items()}
         if isinstance(value, list) and self._is_row_list(value, name):
-            return [value[i] for i in self._index(self.blocks if len(value) != self.rows else 1, 1).tolist()]
+            return [value[i] for i in self._index(self.blocks if len(value) != self.rows else 1, 1)]
         if isinstance(value, list | tuple) and type(value) in (list, tuple):
             return type(value)(self(v, name + "[]") for v in value)
         return value
@@ -118,11 +127,11 @@ class Gather:
         if size == self.n * self.blocks and not (name.startswith("encoder") and self._folds(value)):
             return value  # computed from the latents: already one row a latent
         if size == wanted:
-            return value[self._index(self.blocks, 1).to(value.device)]
+            return take_rows(value, self._index(self.blocks, 1))
         if size == self.rows and self.rows > 1:
-            return value[self._index(1, 1).to(value.device)]
+            return take_rows(value, self._index(1, 1))
         if self._folds(value):
-            return value[self._index(self.blocks, size // wanted).to(value.device)]
+            return take_rows(value, self._index(self.blocks, size // wanted))
         return value
 
     def _folds(self, value: Tensor) -> bool:
@@ -130,7 +139,11 @@ class Gather:
         inner, rest = divmod(value.shape[0], self.rows * self.blocks)
         return value.ndim >= 3 and rest == 0 and inner > 1 and inner in self.sizes
 
-    def _index(self, blocks: int, inner: int) -> Tensor:
+    def _index(self, blocks: int, inner: int) -> list[int]:
         """Source row of each gathered row; rows are ordered [block, row, inner]."""
-        rows = torch.arange(blocks)[:, None] * self.rows + self.prompts[None, :]
-        return (rows.reshape(-1, 1) * inner + torch.arange(inner)).reshape(-1)
+        return [
+            (block * self.rows + prompt) * inner + i
+            for block in range(blocks)
+            for prompt in self.prompts
+            for i in range(inner)
+        ]

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,13 @@ from genscale.protocol.particles import Memory
 MAX_STORED = 4096  # largest number of elements in a tensor of the memory that is not one row a particle
 
 
-def memory_of(after: Any, before: Any, x: Tensor) -> Memory:
-    """All attributes of scheduler `after` that are not those of `before`. x: [n, *latent], the latents it stepped.
+Numbers = Callable[[Tensor], Any]
+
+
+def memory_of(after: Any, before: Any, x: Tensor, numbers: Numbers = Tensor.tolist) -> Memory:
+    """All attributes of scheduler `after` that are not those of `before`.
+
+    x: [n, *latent], the latents it stepped. numbers: reads a small tensor as `Tensor.tolist` does.
 
     UsageError: an attribute is neither a number, a text, a tensor, nor a list or dictionary of these.
     """
@@ -31,7 +36,7 @@ def memory_of(after: Any, before: Any, x: Tensor) -> Memory:
         if value is was or (isinstance(value, int | float | str) and value == was):
             continue
         try:
-            rest[name] = _encode(value, name, x, rows)
+            rest[name] = _encode(value, name, x, rows, numbers)
         except TypeError as error:
             raise NoLoop(
                 f"{type(before).__name__} keeps {error} in its attribute '{name}' from step to step, which cannot be "
@@ -79,7 +84,7 @@ class ShownState:
         self.names |= shown.keys()
 
 
-def _encode(value: Any, name: str, x: Tensor, rows: dict[str, Tensor]) -> Any:
+def _encode(value: Any, name: str, x: Tensor, rows: dict[str, Tensor], numbers: Numbers) -> Any:
     """A value as JSON; tensors with one row a particle go into `rows`. TypeError: it cannot be."""
     if isinstance(value, Tensor):
         if value.ndim == x.ndim and value.shape[0] == x.shape[0] and value.shape[2:] == x.shape[2:]:
@@ -87,11 +92,11 @@ def _encode(value: Any, name: str, x: Tensor, rows: dict[str, Tensor]) -> Any:
             return {"row": name}
         if value.numel() > MAX_STORED:
             raise TypeError(f"a tensor of shape {list(value.shape)}, which has not one row a particle,")
-        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+        return {"tensor": numbers(value), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, list | tuple):
-        return {"list": [_encode(v, f"{name}.{i}", x, rows) for i, v in enumerate(value)]}
+        return {"list": [_encode(v, f"{name}.{i}", x, rows, numbers) for i, v in enumerate(value)]}
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
-        return {"dict": {k: _encode(v, f"{name}.{k}", x, rows) for k, v in value.items()}}
+        return {"dict": {k: _encode(v, f"{name}.{k}", x, rows, numbers) for k, v in value.items()}}
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):

@@ -140,9 +140,11 @@ def run_search(host: Host, settings: SearchSettings, claim: Claim) -> SearchResu
         )
         stopped = host.serve(engine, settings)
     finally:
-        if heading is not None:
-            archive.add_state(host.changed(heading, settings))
-        archive.close()
+        try:
+            if heading is not None:
+                archive.add_state(host.changed(heading, settings))
+        finally:
+            archive.close()
     return _result(host, settings, searches, archive, stopped, heading)
 
 

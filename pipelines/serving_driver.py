@@ -16,18 +16,14 @@ from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
 from genscale.pipelines.batch_parts import Part, in_batch_order, own_rows, whole_or_split
 from genscale.pipelines.followed_call import FollowedCall
-from genscale.pipelines.intercepted_call import (
-    LeaveLoop,
-    LoopDriver,
-    reset_model_caches,
-)
+from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
 from genscale.pipelines.latent_layout import as_own_latents
 from genscale.pipelines.one_branch import OneBranch
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.row_evidence import FailedCall, sizes_of
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
 from genscale.pipelines.row_mixing import Alone, RowsMix, first_alone, interleaved
-from genscale.pipelines.watched_models import is_denoiser, zeros_like
+from genscale.pipelines.watched_models import is_denoiser, reset_model_caches, zeros_like
 from genscale.protocol.batches import Batch, Output
 
 
@@ -52,6 +48,7 @@ class ServingDriver(LoopDriver):
         self.models_switched = nullcontext() if self.mixing is None else RLock()
         self.exchange, self.rows, self.composition = exchange, len(sources), composition
         self.reads_expected = call.probe.reads_expected
+        self.start, self.start_known = call.probe.start, True  # comparing timesteps would wait for the device
         self.followed = followed
         if followed is None:
             self.replay = call.probe.replay_for(None if sources == tuple(range(call.rows)) else sources)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,15 +32,17 @@ class SchedulerSolver:
     scheduler: the pipeline's, after it has set its timesteps; never changed. start: index of the loop's first timestep
     among the scheduler's (image-to-image skips some). call: the arguments of the pipeline's latest `step` call by name,
     such as timestep and eta. stepped: the latents that were computed since the list was cleared. orders: how the
-    latents that were stepped to each step lie in memory, as `Tensor.dim_order` says.
+    latents that were stepped to each step lie in memory, as `Tensor.dim_order` says. timesteps: that of the loop at
+    each step, as numbers, as far as they are known.
     """
 
-    def __init__(self, scheduler: Any, start: int) -> None:
+    def __init__(self, scheduler: Any, start: int, timesteps: dict[int, Any] | None = None) -> None:
         self.scheduler = scheduler
         self.start = start
         self.call: dict[str, Any] = {}
         self.stepped: list[Tensor] = []
         self.orders: dict[int, tuple[int, ...]] = {}
+        self.timesteps: dict[int, Any] = {} if timesteps is None else timesteps
         self.signature = step_signature(type(scheduler))  # type: ignore[arg-type]
 
     def step(
@@ -51,10 +54,19 @@ class SchedulerSolver:
             x, carried = self.call_step(
                 scheduler, call, output, particles.x, {} if memory is None else memory.rows
             )
-        made = memory_of(scheduler, self.scheduler, particles.x)
+        made = memory_of(scheduler, self.scheduler, particles.x, partial(self._numbers, particles.step))
         self.stepped.append(x)
         self.orders[particles.step + 1] = x.dim_order()
         return x, replace(made, rows={**made.rows, **carried})
+
+    def _numbers(self, step: int, value: Tensor) -> Any:
+        """A small tensor as numbers. Those of the step's timestep are read once a search, while the loop is probed:
+        reading them again would wait for the accelerator at every step."""
+        if value.device.type == "cpu" or value is not self.call.get("timestep"):
+            return value.tolist()
+        if step not in self.timesteps:
+            self.timesteps[step] = value.tolist()
+        return self.timesteps[step]
 
     def call_step(
         self, scheduler: Any, call: dict[str, Any], output: Tensor, x: Tensor, history: Any

@@ -17,10 +17,11 @@ Watch = Callable[[str, nn.Module, Forward, tuple[Any, ...], dict[str, Any]], Any
 
 
 @contextmanager
-def watched(components: dict[str, Any], watch: Watch) -> Iterator[None]:
+def watched(components: dict[str, Any], watch: Watch, watch_encode: Watch | None = None) -> Iterator[None]:
     """Route the forward of every model among the components through `watch`; undone at the end.
 
-    Of a compiled model the compiled call is routed, so that nothing of a search is compiled into it.
+    watch_encode: the same for the `encode` of autoencoders. Of a compiled model the compiled call is routed, so that
+    nothing of a search is compiled into it.
     """
     saved: list[tuple[nn.Module, str, Any]] = []
     missing = object()
@@ -34,6 +35,12 @@ def watched(components: dict[str, Any], watch: Watch) -> Iterator[None]:
             attribute = "forward" if compiled is None else "_compiled_call_impl"
             saved.append((module, attribute, module.__dict__.get(attribute, missing)))
             module.__dict__[attribute] = _route(name, module, compiled or module.forward, watch)
+            if watch_encode is not None and all(
+                callable(getattr(module, m, None)) for m in ("encode", "decode")
+            ):
+                saved.append((module, "encode", module.__dict__.get("encode", missing)))
+                encode: Any = module.encode
+                module.__dict__["encode"] = _route(name, module, encode, watch_encode)
         yield
     finally:
         for module, attribute, before in reversed(saved):
@@ -54,6 +61,14 @@ def _route(name: str, module: nn.Module, forward: Forward, watch: Watch) -> Forw
 def is_denoiser(name: str) -> bool:
     """Whether a component that the loop calls is a denoiser: its rows count as NFE."""
     return not any(word in name for word in ("controlnet", "adapter", "vae", "encoder"))
+
+
+def reset_model_caches(pipe: Any) -> bool:
+    """Reset what cached models (`enable_cache`) keep from step to step; whether there are any."""
+    cached = [m for m in pipe.components.values() if getattr(m, "is_cache_enabled", False)]
+    for model in cached:
+        model._reset_stateful_cache()
+    return bool(cached)
 
 
 class PlaceholderOutputs:

@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import genscale
 from genscale.pipelines.device_cache import cached_device
-from genscale.pipelines.encoder_cache import PromptCache
+from genscale.pipelines.encoder_cache import EncoderCache, PromptCache, Remembered
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.row_gather import Gather, GatherCache
+from tests.quick import quick
+from tests.zoo import ZOO
 
 
 class Pipe:
@@ -113,3 +116,73 @@ def test_a_paused_intercept_hears_nothing_and_goes_on() -> None:
         with Intercept(lambda j, shape: None), intercept.paused():  # another mode lies on top
             torch.randn(1)
     assert len(heard) == 3
+
+
+class Distribution:
+    """As an autoencoder's encode returns it, in a dictionary that pipelines read by attribute."""
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean
+
+    def sample(self) -> Tensor:
+        return self.mean + torch.randn(self.mean.shape)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+
+@pytest.mark.parametrize("spoil", ["nothing", "written", "image", "drawn"])
+def test_an_image_is_encoded_once_by_its_content(spoil: str) -> None:
+    memo, calls, draws = EncoderCache(), [], [0]
+
+    def encode(image: Tensor) -> dict[str, Any]:
+        calls.append(image)
+        draws[0] += spoil == "drawn"
+        return {"latent_dist": Distribution(2 * image)}
+
+    def encoded(image: Tensor) -> Any:
+        return memo.encode("vae", encode, (image,), {}, lambda: draws[0])["latent_dist"]
+
+    first = encoded(torch.ones(2, 3))
+    if spoil == "written":
+        first.mean.zero_()
+    image = torch.full((2, 3), 3.0 if spoil == "image" else 1.0)
+    again = encoded(image)
+    assert torch.equal(again.mode(), 2 * image)
+    assert len(calls) == (1 if spoil == "nothing" else 2)
+    assert again is not first
+
+
+def test_few_bytes_of_encoded_images_are_remembered() -> None:
+    memo = Remembered(most=100)
+    for i in range(5):
+        memo.keep(memo.key("vae", (i,), {}), torch.zeros(10))
+    kept = [memo.get(memo.key("vae", (i,), {})) is not None for i in range(5)]
+    assert kept == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("name", quick(["sd_inpaint", "flux_fill", "wan_i2v"], ["sd_inpaint"]))
+def test_a_search_encodes_its_images_as_often_as_the_pipeline_alone(
+    name: str, remembered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decodes one by one, so six times. Its twin, which remembers nothing, encodes for each of them."""
+    entry = ZOO[name]
+    pipe, calls = entry.build(), []
+    encode = type(pipe.vae).encode
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return encode(*args, **kwargs)
+
+    monkeypatch.setattr(type(pipe.vae), "encode", counted)
+    if not remembered:
+        monkeypatch.setattr(Remembered, "keep", lambda *args: None)
+    arguments = entry.arguments(1) | {"num_inference_steps": 2, "output_type": "pt"}
+    pipe(**arguments, generator=torch.Generator().manual_seed(0))
+    alone = len(calls)
+    scaled = genscale.scale(
+        pipe, candidates=5, batch_size=5, decode_batch=1, verifier=lambda media, prompts: [0.0] * len(media)
+    )
+    scaled(**arguments, generator=torch.Generator().manual_seed(0))
+    assert (len(calls) - alone <= alone) == remembered

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.engine.archive_writer import GIVEN, SEEN, ArchiveWriter, Pending, Rows
 from genscale.engine.failures import ArchivedFailures, Failure
 from genscale.engine.finite_numbers import all_finite
 from genscale.engine.headings import STATE, refuse_another
 from genscale.engine.journal import Journal, read_records, writing
 from genscale.engine.recipes import candidate_of as candidate_of
 from genscale.engine.recipes import recipe as recipe
-from genscale.engine.tensor_files import load_tensors, save_tensors
+from genscale.engine.tensor_files import load_tensors
 from genscale.errors import UsageError
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.particles import Candidate, Memory, Particles
-from genscale.storage.durable_files import remove_partial_files, sync_folder
+from genscale.storage.durable_files import remove_partial_files
 from genscale.storage.folder_lock import FolderLock
 
 FILE = "archive.jsonl"
+
+Predict = Callable[[Particles, Tensor, Tensor], Prediction]
+"""(particles, the model's output, the latents that it saw) -> the estimates."""
 
 
 @dataclass
@@ -81,7 +85,7 @@ class Archive:
         self._scored: dict[tuple[int, int, int], Entry] = {}
         self._failed = ArchivedFailures()
         self._latents: set[tuple[int, int, int]] = set()
-        self._journal: Journal | None = None
+        self._writer: ArchiveWriter | None = None
         self._lock: FolderLock | None = None
         if folder is not None:
             self._open(folder, json.loads(json.dumps(dict(heading or {}))))
@@ -102,9 +106,10 @@ class Archive:
                     self._read(records, heading)
                 latents.mkdir(exist_ok=True)
                 remove_partial_files(latents)
-                self._journal = Journal(path)
+                self._writer = ArchiveWriter(folder, Journal(path))
             if not records:
-                self._write([{"kind": "run", **heading}])
+                self._write({"kind": "run", **heading})
+                self.settle()
         except BaseException:
             self.close()
             raise
@@ -157,20 +162,15 @@ class Archive:
 
     def add_solved(self, prompt: int, particles: Particles) -> None:
         """Store each row of solved particles, if there is a folder."""
-        if self.folder is None:
+        if self._writer is None:
             return
-        made = []
-        for i, candidate in enumerate(particles.candidates):
-            row = particles[[i]]
-            tensors = {"x": row.x}
-            if row.x0 is not None:
-                tensors["x0"] = row.x0
-            if row.memory is not None:
-                tensors |= {f"memory.{k}": v for k, v in row.memory.rows.items()}
-            memory = None if row.memory is None else dict(row.memory.rest)
-            name = f"{prompt}-{candidate.id}-{row.step}"
-            made.append(self._saved("solve", name, prompt, candidate, row.step, tensors, {"memory": memory}))
-        self._write(made)
+        tensors = {"x": particles.x}
+        if particles.x0 is not None:
+            tensors["x0"] = particles.x0
+        if particles.memory is not None:
+            tensors |= {f"memory.{k}": v for k, v in particles.memory.rows.items()}
+        memory = None if particles.memory is None else dict(particles.memory.rest)
+        self._save("solve", prompt, particles.candidates, particles.step, tensors, "", {"memory": memory})
 
     def add_latents(self, prompt: int, candidate: Candidate, step: int, x: Tensor) -> None:
         """Store clean latents [*latent], to be decoded later.
@@ -180,39 +180,38 @@ class Archive:
         where = (prompt, candidate.id, step)
         if where not in self._solved and where not in self._latents:
             self._latents.add(where)
-            name = "-".join(map(str, where))
-            self._write([self._saved("latents", name, prompt, candidate, step, {"x": x[None]})])
+            self._save("latents", prompt, (candidate,), step, {"x": x[None]})
 
     def predicted(
-        self,
-        prompt: int,
-        candidate: Candidate,
-        step: int,
-        branch: str | None = None,
-        device: torch.device | None = None,
+        self, prompt: int, particles: Particles, predict: Predict, branch: str | None = None
     ) -> Prediction | None:
-        """The stored answer of a Denoise (one row); None if there is none."""
+        """The stored answer of a Denoise of one row; None if there is none. predict: as of a process."""
+        candidate, step, device = particles.candidates[0], particles.step, particles.x.device
         tensors = self._stored(self._predicted.get((prompt, candidate.id, step, branch or "")), candidate)
         if tensors is None:
             return None
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return Prediction(moved["x0"], moved["eps"], moved.get("rate"))
+        rate = moved.get("rate")
+        if "x0" in moved:  # earlier versions stored both estimates
+            return Prediction(moved["x0"], moved["eps"], rate)
+        return replace(predict(particles, moved["value"], moved.get(SEEN, particles.x)), rate=rate)
 
     def add_predicted(
-        self, prompt: int, particles: Particles, prediction: Prediction, branch: str | None = None
-    ) -> None:
-        """Store each row of a prediction, if there is a folder."""
-        if self.folder is None:
+        self, prompt: int, particles: Particles, value: Tensor, x: Tensor, rate: Tensor | None = None,
+        branch: str | None = None,
+    ) -> None:  # fmt: skip
+        """Store each row of a model's output, from which the prediction follows, if there is a folder.
+
+        value: the output [n, ...]. x: [n, *latent], the latents that the call saw. rate: see Prediction.
+        """
+        if self._writer is None:
             return
-        step, made = particles.step, []
-        for i, candidate in enumerate(particles.candidates):
-            tensors = {"x0": prediction.x0[[i]], "eps": prediction.eps[[i]]}
-            if prediction.rate is not None:
-                tensors["rate"] = prediction.rate[[i]]
-            name = f"{prompt}-{candidate.id}-{step}-predicted" + (f"-{branch}" if branch else "")
-            more = {"branch": branch} if branch else None
-            made.append(self._saved("predict", name, prompt, candidate, step, tensors, more))
-        self._write(made)
+        tensors = {"value": value, SEEN: x, GIVEN: particles.x}
+        if rate is not None:
+            tensors["rate"] = rate
+        suffix = "-predicted" + (f"-{branch}" if branch else "")
+        more = {"branch": branch} if branch else None
+        self._save("predict", prompt, particles.candidates, particles.step, tensors, suffix, more)
 
     @property
     def has_gradients(self) -> bool:
@@ -258,9 +257,8 @@ class Archive:
             del tensors["x0"]
         if graded.scores is not None:
             tensors["raw"] = graded.scores.raw
-        name = f"{prompt}-{candidate.id}-{step}-gradient-{asked}"
         more = {"asked": asked, "nfe": nfe}
-        self._write([self._saved("gradient", name, prompt, candidate, step, tensors, more)])
+        self._save("gradient", prompt, (candidate,), step, tensors, f"-gradient-{asked}", more, whole=True)
 
     def _stored(self, record: dict[str, Any] | None, candidate: Candidate) -> dict[str, Tensor] | None:
         """The tensors of a record; None if it describes another candidate: under another budget ids may be reused."""
@@ -271,27 +269,36 @@ class Archive:
         tensors = load_tensors(self.folder / record["file"], record.get("digest"))
         return tensors if all_finite(tensors) else None  # early versions stored such latents
 
-    def _saved(
+    def _save(
         self,
         kind: str,
-        name: str,
         prompt: int,
-        candidate: Candidate,
+        candidates: Sequence[Candidate],
         step: int,
         tensors: Mapping[str, Tensor],
+        suffix: str = "",
         more: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any] | None:
-        """Write the tensors to a file; its record, which is written next. None: they are not finite, and no answer."""
-        assert self.folder is not None
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        if not all_finite(tensors):
-            return None
-        file = f"latents/{name}.safetensors"
-        with writing(self.folder):
-            digest = save_tensors(self.folder / file, tensors)
-        record = {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step}
-        record |= {"file": file, "digest": digest}
-        return record | dict(more or {}) | {"seconds": round(self.seconds, 4)}
+        whole: bool = False,
+    ) -> None:
+        """Have the rows of tensors written, a file each, and a record of each. whole: all rows are one candidate's.
+
+        Rows that are not finite are no answer and are not written.
+        """
+        if self._writer is None:
+            return
+        rows, tail = Rows(tensors), dict(more or {}) | {"seconds": round(self.seconds, 4)}
+        self._writer.add(
+            [
+                Pending(
+                    {"kind": kind, "prompt": prompt, **recipe(candidate), "step": step},
+                    tail,
+                    f"{prompt}-{candidate.id}-{step}{suffix}",
+                    rows,
+                    None if whole else i,
+                )
+                for i, candidate in enumerate(candidates)
+            ]
+        )
 
     def scored(self, prompt: int, candidate: Candidate, step: int) -> Entry | None:
         entry = self._scored.get((prompt, candidate.id, step))
@@ -301,35 +308,39 @@ class Archive:
         """Add an entry to the run. fresh: also write it; entries that were read from disk are there already."""
         self.entries.append(entry)
         if fresh:
-            self._write([entry.as_dict()])
+            self._write(entry.as_dict())
 
     def failed(self, prompt: int, candidate: Candidate, step: int, gradient: bool = False) -> Failure | None:
         """Why the run before it was resumed dropped a candidate at a step (gradient: for its gradient), if it did."""
         return self._failed.of(prompt, candidate, step, gradient)
 
     def add_failure(self, failure: Failure) -> None:
-        self._write([failure.as_record()])
+        self._write(failure.as_record())
 
     def add_state(self, identity: Mapping[str, str]) -> None:
         """Write parts of the heading's identity that the run itself has changed; none where there are none."""
         if identity:
-            self._write([{"kind": STATE, "identity": dict(identity)}])
+            self._write({"kind": STATE, "identity": dict(identity)})
 
-    def _write(self, given: Iterable[Mapping[str, Any] | None]) -> None:
-        records = [record for record in given if record is not None]
-        if records and self._journal is not None and self.folder is not None:
-            with writing(self.folder):
-                if any("file" in record for record in records):
-                    sync_folder(self.folder / "latents")  # their names are on the disk before their lines
-                self._journal.write(records)
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.add([Pending(record)])
+
+    def settle(self) -> None:
+        """Wait until everything that was added is on the disk. UsageError: it cannot be written."""
+        if self._writer is not None:
+            self._writer.settle()
 
     def close(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Write what is left, and give the folder free. UsageError: it cannot be written."""
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
 
 def read_archive(folder: Path) -> list[dict[str, Any]]:

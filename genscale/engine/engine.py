@@ -40,6 +40,9 @@ class Engine:
     batch_size: latents (rows) in one model call, at most; halved when memory runs out.
     decode_batch: latents decoded and scored together, at most; None is batch_size.
     purse: of the searches, if they share a budget.
+    overlapping: whether what a batch gave may still be on its way to the disk while the next batch is evaluated; a
+        killed run then repeats two batches instead of one. None: where the latents are not on the CPU, since only there
+        the host has time meanwhile.
     halt: asked before every batch, may be answered by another thread. After its first True nothing new begins, and as
         soon as every prompt has as many candidates, finished or dropped, as the call returns, `run` raises
         KeyboardInterrupt, as after Ctrl-C.
@@ -59,6 +62,7 @@ class Engine:
         on_event: Callable[[Event], None] = lambda event: None,
         halt: Callable[[], bool] = lambda: False,
         purse: Purse | None = None,
+        overlapping: bool | None = None,
     ) -> None:
         self._purse = purse
         self.searches, self.roles, self.ledger, self.halt = list(searches), roles, ledger, halt
@@ -66,6 +70,8 @@ class Engine:
         self._model = ModelBatches(self.capacity)
         self._gradients = GradientBatches(roles.search, decode, self.capacity)
         self._scoring = Scoring(roles, decode, self.capacity)
+        devices = {search.process.prior.own.device.type for search in self.searches}
+        self.overlapping = devices != {"cpu"} if overlapping is None else overlapping
         for search in self.searches:
             search.time_left = self.capacity.evaluations_left
 
@@ -78,8 +84,11 @@ class Engine:
             left = self._model.evaluations_left()
             if self._model.drop_late(left):
                 continue
+            if not self.overlapping:
+                self.capacity.archive.settle()
             if self._model.waiting:
                 output = yield self._model.next_batch(left)
+                self.capacity.archive.settle()
                 self._model.absorb(output)
             elif self._gradients.waiting:
                 yield from self._gradients.run()

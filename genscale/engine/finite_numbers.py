@@ -37,7 +37,8 @@ def media_faults(media: Media) -> dict[int, str]:
     """What is not finite in the rows that have such numbers. Texts are always finite."""
     data = media.data
     if isinstance(data, Tensor):
-        return {i: kind_in(data[i]) for i, fine in enumerate(finite_rows(data).tolist()) if not fine}
+        finite = finite_rows(data).tolist() if media.finite is None else media.finite
+        return {i: kind_in(data[i]) for i, fine in enumerate(finite) if not fine}
     meshes = {i: torch.from_numpy(item.vertices) for i, item in enumerate(data) if isinstance(item, Mesh)}
     return {i: kind_in(x) for i, x in meshes.items() if not x.isfinite().all()}
 

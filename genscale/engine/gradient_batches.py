@@ -337,7 +337,7 @@ def _zeroed(values: Tensor, rows: Tensor | None, dim: int) -> Tensor:
 
 def _memory(part: QueryRows) -> Memory | None:
     memory = part.query.particles.memory
-    return None if memory is None else memory.take(torch.tensor(part.rows))
+    return None if memory is None else memory.take(part.rows)
 
 
 def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int) -> Tensor:

@@ -68,7 +68,7 @@ class ModelRows:
         return self.call == other.call and Memory.alike(self.memory, other.memory)
 
     def split(self, n: int) -> tuple[ModelRows, ModelRows]:
-        """The first n rows, and the others."""
+        """The first n rows, and the others, as views."""
         return (
             replace(self, rows=self.rows[:n], particles=self.particles[:n]),
             replace(self, rows=self.rows[n:], particles=self.particles[n:]),
@@ -128,7 +128,9 @@ class ModelBatches:
         if search.process.origins is not None and search.process.origins.from_the_start:
             return False
         if until is None:
-            found = self.archive.predicted(search.index, candidate, particles.step, search.branch, device)
+            found = self.archive.predicted(
+                search.index, particles[row : row + 1], search.process.predict, search.branch
+            )
         else:
             found = self.archive.solved(search.index, candidate, until, device)
         if found is None:
@@ -162,14 +164,16 @@ class ModelBatches:
             if not part.begun and part.until is not None and part.price * n > max(left, 0):
                 n = max(int(left // part.price), 1 if part.required else 0)
             n = min(n, places)
+            if n == 0:
+                rest.append(part)
+                continue
             if n < len(part.rows):
                 part, tail = part.split(n)
                 rest.append(tail)
-            if n > 0:
-                left -= 0 if part.begun else part.price * n
-                part.begun = True
-                self.evaluated.append(part)
-                places -= n
+            left -= 0 if part.begun else part.price * n
+            part.begun = True
+            self.evaluated.append(part)
+            places -= n
         self.waiting = rest
         return self._as_batch()
 
@@ -181,6 +185,9 @@ class ModelBatches:
     def _as_batch(self) -> Batch:
         parts = self.evaluated
         inputs = [part.search.process.model_input(part.particles, part.kernel) for part in parts]
+        for part in parts:
+            if part.until is not None:
+                part.search.process.expect(part.particles, part.kernel)
         first, time = parts[0], inputs[0][1]
         return Batch(
             inputs[0][0] if len(parts) == 1 else torch.cat([x for x, _ in inputs]),
@@ -216,9 +223,9 @@ class ModelBatches:
         if part.until is None:
             prediction = replace(process.predict(part.particles, value, x), rate=rate)
             search.failures.trace.note(part.particles.candidates, part.particles.step, value, prediction.x0)
-            self.archive.add_predicted(search.index, part.particles, prediction, part.branch)
+            self.archive.add_predicted(search.index, part.particles, value, x, rate, part.branch)
             for i, row in enumerate(part.rows):
-                search.finish(row, prediction[[i]])
+                search.finish(row, prediction, i)
             return
         preview = part.particles.step + 1 == part.until < process.steps
         before = part.particles
@@ -229,4 +236,4 @@ class ModelBatches:
             return
         self.archive.add_solved(search.index, part.particles)
         for i, row in enumerate(part.rows):
-            search.finish(row, part.particles[[i]])
+            search.finish(row, part.particles, i)

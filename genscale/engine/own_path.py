@@ -9,12 +9,14 @@ So a result with id 0 is always the pipeline's own, whatever a sampler does or f
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from genscale.numerics.transfers import HostCopy
 from genscale.protocol.particles import OWN, Candidate, Particles, off_own_path
 
 
@@ -27,7 +29,7 @@ class OwnPath:
     """
 
     def __init__(self) -> None:
-        self._states: dict[int, bytes] = {}  # step: digest of the latents there
+        self._states: dict[int, _State] = {}  # by step
         self._changed: dict[
             tuple[int, bytes], str
         ] = {}  # (step, digest of other latents): what they are called
@@ -35,9 +37,9 @@ class OwnPath:
 
     def record(self, particles: Particles) -> Particles:
         """Remember the latents of candidate 0 as the pipeline's own at this step."""
-        for x, candidate in zip(particles.x, particles.candidates, strict=True):
+        for row, candidate in enumerate(particles.candidates):
             if candidate.id == OWN:
-                self._states[particles.step] = _digest(x)
+                self._states[particles.step] = _State(particles.x, row)
         return particles
 
     def leave(
@@ -52,7 +54,13 @@ class OwnPath:
             return particles
         candidates = list(particles.candidates)
         for i, candidate in enumerate(candidates):
-            if candidate.id != OWN or (digest := _digest(particles.x[i])) == self._states.get(particles.step):
+            if candidate.id != OWN:
+                continue
+            own = self._states.get(particles.step)
+            if own is not None and own.is_row(particles.x, i):
+                continue
+            digest = _digest(particles.x[i].cpu())
+            if own is not None and digest == own.digest:
                 continue
             how = self._changed.setdefault((particles.step, digest), f"change {len(self._changed)}")
             candidates[i] = self._other(candidate, particles.step, how, "branch")
@@ -66,7 +74,34 @@ class OwnPath:
         return self._left[departure]
 
 
+class _State:
+    """The latents of candidate 0 at a step, as bytes; nothing waits for the accelerator to know them.
+
+    x: [n, *latent], which is not kept: of the row only a copy on the host, until its digest is asked for.
+    """
+
+    def __init__(self, x: Tensor, row: int) -> None:
+        self._tensor, self._row = weakref.ref(x), row
+        self._version = None if x.is_inference() else x._version
+        self._copy: HostCopy | None = HostCopy(x[row])
+        self._digest = b""
+        if x.device.type == "cpu":  # the copy is the tensor itself, which may be written to
+            self.digest  # noqa: B018
+
+    @property
+    def digest(self) -> bytes:
+        if self._copy is not None:
+            self._digest, self._copy = _digest(self._copy.get()), None
+        return self._digest
+
+    def is_row(self, x: Tensor, row: int) -> bool:
+        """Whether this is that row of the very tensor, and nothing was written to it since."""
+        same = self._tensor() is x and self._row == row and self._version is not None
+        return same and x._version == self._version
+
+
 def _digest(x: Tensor) -> bytes:
-    """Digest of the bytes of latents [*latent]: equal only where they are the same bit for bit, NaN included."""
-    raw = x.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+    """Digest of the bytes of latents [*latent] on the CPU: equal only where they are the same bit for bit, NaN
+    included."""
+    raw = x.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.blake2b(raw.tobytes(), digest_size=16).digest()

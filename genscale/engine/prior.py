@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from genscale.engine.noise_ahead import NoiseAhead
+from genscale.numerics.transfers import to_device
 from genscale.protocol.particles import OWN, Candidate
 
 
@@ -41,10 +44,21 @@ class Prior:
 
     def noise_behind(self, latents: Tensor) -> Tensor:
         """The noise of which these initial latents [*latent] are made, float32, on the CPU."""
-        scale, offset = self.scale.float().cpu(), self.offset.float().cpu()
+        offset, scale = (constant.float() for constant in self.on_host)
         return torch.where(scale == 0, 0.0, (latents.float().cpu() - offset) / scale)
 
     def latents(self, noise: Tensor) -> Tensor:
         """[n, *latent] noise on the CPU to initial latents in the pipeline's dtype, on its device."""
-        x = self.offset.cpu() + self.scale.cpu() * noise.to(self.scale.dtype)
-        return x.to(self.own.device, self.own.dtype)
+        offset, scale = self.on_host
+        x = offset + scale * noise.to(scale.dtype)
+        return to_device(x.to(self.own.dtype), self.own.device)
+
+    @cached_property
+    def noise(self) -> NoiseAhead:
+        """Noise in the shape of the latents."""
+        return NoiseAhead(tuple(self.own.shape), self.own.device)
+
+    @cached_property
+    def on_host(self) -> tuple[Tensor, Tensor]:
+        """Offset and scale, copied to the host once."""
+        return self.offset.cpu(), self.scale.cpu()

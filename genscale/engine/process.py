@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from genscale.diffusion.kernels import Kernel, Transition, ddim_step
@@ -20,8 +20,8 @@ from genscale.engine.origins import Origins
 from genscale.engine.own_path import OwnPath
 from genscale.engine.prior import Prior
 from genscale.engine.search_view import SearchView
+from genscale.engine.step_noise import StepNoise, kernel_key, start_key
 from genscale.errors import UsageError
-from genscale.key import Key
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Solver
 from genscale.protocol.particles import OWN, Candidate, Particles, arm_of
@@ -172,13 +172,13 @@ class PromptProcess(SearchView):
     def noise(self, candidate: Candidate) -> Tensor:
         if (latents := self.prior.given(candidate)) is not None:
             return self.prior.noise_behind(latents)
-        return Key(candidate.key).fold("start").normal(tuple(self.prior.own.shape))
+        return start_key(candidate).normal(tuple(self.prior.own.shape))
 
     def injected(self, candidate: Candidate, step: int) -> Tensor:
-        return Key(candidate.key).fold("kernel", step).normal(tuple(self.prior.own.shape))
+        return kernel_key(candidate, step).normal(tuple(self.prior.own.shape))
 
     def to_noise(self, gradient: Tensor) -> Tensor:
-        return gradient.cpu().float() * self._at_first_level(self.prior.scale.float().cpu())
+        return gradient.cpu().float() * self._at_first_level(self.prior.on_host[1].float())
 
     def start(self, candidates: Sequence[Candidate], noise: Tensor | None = None) -> Particles:
         if noise is not None:
@@ -191,11 +191,12 @@ class PromptProcess(SearchView):
         ):
             raise UsageError(self.prior.refusal)
         check_memory(len(candidates), self.prior.own)
-        rows = [
-            self.prior.latents(self.noise(c) if noise is None else noise[i]) if x is None else x
-            for i, (c, x) in enumerate(zip(candidates, given, strict=True))
-        ]
-        return self.own_path.record(Particles(self._at_first_level(torch.stack(rows)), 0, tuple(candidates)))
+        if noise is None:
+            paid = (self.nfe_left or 0) // max(self.nfe(), 1)
+            x = self.draws.initial(candidates, given, paid)
+        else:
+            x = self.prior.latents(noise)
+        return self.own_path.record(Particles(self._at_first_level(x), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
         """Initial latents [n, *latent] of the pipeline's first noise level, rescaled to the first level of this grid.
@@ -214,12 +215,8 @@ class PromptProcess(SearchView):
 
     def renoise(self, particles: Particles, step: int, candidates: Sequence[Candidate]) -> Particles:
         candidates = self.own_path.leave(candidates, step, "renoise", "renoised")
-        noise = torch.stack(
-            [Key(c.key).fold("renoise", step).normal(tuple(self.prior.own.shape)) for c in candidates]
-        )
-        x = self.schedule.renoise(particles.x.float(), particles.step, step, noise.to(particles.x.device)).to(
-            particles.x.dtype
-        )
+        noise = self.draws.of_renoising(candidates, step, particles.x.device)
+        x = self.schedule.renoise(particles.x.float(), particles.step, step, noise).to(particles.x.dtype)
         return Particles(x, step, tuple(replace(c, step=step) for c in candidates))
 
     # ---- model calls and steps
@@ -258,8 +255,7 @@ class PromptProcess(SearchView):
         seen = replace(particles, x=x)
 
         def draw(j: int) -> Tensor:
-            noises = [self._step_noise(c, particles.step, j) for c in particles.candidates]
-            return torch.stack([noise.to(x.device) for noise in noises])
+            return self.draws.of_solver(particles.candidates, particles.step, j, x.device)
 
         new, memory = self.solver.step(seen, output, draw)
         x0 = None
@@ -307,17 +303,21 @@ class PromptProcess(SearchView):
         noise = lambda: self._noise(particles)  # noqa: E731
         return kernel_steps.step(self.schedule, particles, prediction, kernel, noise, preview)
 
+    @cached_property
+    def draws(self) -> StepNoise:
+        return StepNoise(self.prior, self.own_draw, self.further_draw)
+
+    def expect(self, particles: Particles, kernel: Kernel | None) -> None:
+        """The model is called at these particles: have the noise of the step behind it made meanwhile."""
+        step, candidates = particles.step, particles.candidates
+        if kernel is None:
+            self.draws.expect(candidates, step, kernel=False)
+        elif not kernel.deterministic and particles.inner == 0 and 0 < step < self.steps - 1:
+            self.draws.expect(candidates, step, kernel=True)
+
     def _noise(self, particles: Particles) -> Tensor:
         """The noise of a kernel's transition [n, *latent], from the candidates' own keys."""
-        noises = [self.injected(c, particles.step) for c in particles.candidates]
-        return torch.stack(noises).to(particles.x.device)
-
-    def _step_noise(self, candidate: Candidate, step: int, draw: int) -> Tensor:
-        if candidate.id == OWN and self.own_draw is not None:
-            return self.own_draw(step, draw)
-        if self.further_draw is not None and self.prior.given(candidate) is not None:
-            return self.further_draw(candidate.id, step, draw)
-        return Key(candidate.key).fold("step", step, draw).normal(tuple(self.prior.own.shape))
+        return self.draws.of_kernel(particles.candidates, particles.step, particles.x.device)
 
 
 def _as_seen(state: Tensor, seen: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from genscale.engine.verifier_calls import Left
 from genscale.engine.verifier_roles import Roles, VerifierSet
 from genscale.errors import BudgetExhausted
 from genscale.media import Media
+from genscale.numerics.transfers import HostCopy, take_rows
 from genscale.protocol.answers import Scores
 from genscale.protocol.batches import Decode
 from genscale.protocol.particles import OWN, Candidate
@@ -170,20 +171,45 @@ class Scoring:
         return True
 
     def _decode(self, batch: ScoreBatch) -> None:
-        """Decode the jobs whose latents are finite, if there is a verifier."""
+        """Decode the jobs whose latents are finite, if there is a verifier.
+
+        Whether they are is not waited for where that would leave the accelerator idle: all are decoded there, and those
+        that are not finite are dropped afterwards.
+        """
         latents = torch.stack([job.latents for job in batch.jobs])
-        finite = finite_rows(latents).tolist()
-        batch.faults |= {k: _of_latents(job, latents[k]) for k, job in enumerate(batch.jobs) if not finite[k]}
+        finite = HostCopy(finite_rows(latents))
+        if latents.device.type == "cpu" or not self.roles.judging:
+            self._drop_latents(batch, latents, finite)
         rows = batch.alive
         if not self.roles.judging or not rows:
             return
-        some = latents if len(rows) == len(latents) else latents[rows]
-        with self.ledger.clock("decode"):
-            media = self.decode(some, tuple(batch.jobs[k].search.index for k in rows))
-        self.ledger.decodes += len(rows)
+        try:
+            media = self._decoded(batch, latents, rows)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception:
+            if not self._drop_latents(batch, latents, finite):
+                raise
+            rows = batch.alive  # those that are not finite may have been what failed
+            if not rows:
+                return
+            media = self._decoded(batch, latents, rows)
         check_judges(self.roles, {media.kind})
         batch.decoded, batch.media = rows, media
-        batch.faults |= {rows[i]: ("decoder", what) for i, what in media_faults(media).items()}
+        faults = {rows[i]: ("decoder", what) for i, what in media_faults(media).items()}
+        self._drop_latents(batch, latents, finite)
+        batch.faults |= {k: fault for k, fault in faults.items() if k not in batch.faults}
+        self.ledger.decodes += sum(batch.faults.get(k, ("decoder",))[0] == "decoder" for k in rows)
+
+    def _drop_latents(self, batch: ScoreBatch, latents: Tensor, finite: HostCopy) -> bool:
+        """Drop the jobs whose latents are not finite, unless they are dropped already; whether there were any."""
+        lost = [k for k, fine in enumerate(finite.get().tolist()) if not fine and k not in batch.faults]
+        batch.faults |= {k: _of_latents(batch.jobs[k], latents[k]) for k in lost}
+        return bool(lost)
+
+    def _decoded(self, batch: ScoreBatch, latents: Tensor, rows: Sequence[int]) -> Media:
+        with self.ledger.clock("decode"):
+            return self.decode(take_rows(latents, rows), tuple(batch.jobs[k].search.index for k in rows))
 
     def _ask(self, batch: ScoreBatch, left: Left) -> None:
         """Ask the search verifiers about all jobs, and the select verifiers about the final ones.

@@ -10,6 +10,7 @@ import torch
 
 from genscale.diffusion.kernels import Kernel
 from genscale.engine.allowance import Allowance
+from genscale.engine.answer_rows import Answer, AnswerRows
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.failures import HOPELESS, Failure, Failures
@@ -71,7 +72,7 @@ class Search:
     population: Population | None = None
     ranks: Ranking = field(init=False)
     _checked: int = 0
-    _answers: list[Particles | Prediction | Graded | None] | None = None
+    _answers: AnswerRows | None = None
     _own: OwnIds = field(init=False)
 
     def __post_init__(self) -> None:
@@ -238,25 +239,27 @@ class Search:
 
     @property
     def complete(self) -> bool:
-        return self._answers is not None and all(a is not None for a in self._answers)
+        return self._answers is not None and self._answers.complete
 
     def admit(self, rows: int) -> None:
         """Begin the answer of the present query, of so many rows."""
-        self._answers = [None] * rows
+        self._answers = AnswerRows(rows)
 
-    def finish(self, row: int, answer: Particles | Prediction | Graded) -> None:
+    def finish(self, row: int, answer: Answer, at: int = 0) -> None:
+        """Row `row` of the present query is row `at` of this answer."""
         assert self._answers is not None
-        self._answers[row] = answer
+        self._answers.put(row, answer, at)
 
     def forget(self, rows: Sequence[int]) -> None:
         """Drop these rows, and all after the first of them, from the answer: no time is left for them."""
         assert self._answers is not None
-        del self._answers[min(rows, default=len(self._answers)) :]
+        self._answers.forget(rows)
 
     @property
     def arrived(self) -> list[Particles]:
         """The rows of a Solve that have reached its end, while others are under way."""
-        return [a for a in self._answers or () if isinstance(a, Particles)]
+        parts = [] if self._answers is None else self._answers.parts()
+        return [part for part in parts if isinstance(part, Particles)]
 
     def continue_with(self, generator: Generator[Query, Any, Population | None], query: Query | None) -> None:
         """Let another generator, which waits with `query`, go on in place of the sampler."""
@@ -264,8 +267,8 @@ class Search:
 
     def answer(self) -> None:
         """Send the sampler the complete answer of its Solve, Denoise or Gradient."""
-        answers, query = self._answers, self.query
-        assert answers is not None
+        assert self._answers is not None
+        answers, query = self._answers.parts(), self.query
         if not answers:
             self.throw(BudgetExhausted())
         elif isinstance(query, Solve):
@@ -273,8 +276,7 @@ class Search:
         elif isinstance(query, Gradient):
             self.send(Graded.cat([a for a in answers if isinstance(a, Graded)]))
         else:
-            parts = [a for a in answers if isinstance(a, Prediction)]
-            self.send(Prediction.cat(parts))
+            self.send(Prediction.cat([a for a in answers if isinstance(a, Prediction)]))
 
     @property
     def particles(self) -> Particles:

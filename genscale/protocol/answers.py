@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genscale.numerics.transfers import take_rows
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -25,14 +27,14 @@ class Prediction:
         return self.x0.shape[0]
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Prediction:
-        i = rows if isinstance(rows, slice) else torch.as_tensor(list(rows), device=self.x0.device)
-        rate = self.rate
-        if rate is not None:
-            rate = rate[i if isinstance(i, slice) else i.to(rate.device)]
-        return Prediction(self.x0[i], self.eps[i], rate)
+        rows = rows if isinstance(rows, slice) else list(rows)
+        rate = None if self.rate is None else take_rows(self.rate, rows)
+        return Prediction(take_rows(self.x0, rows), take_rows(self.eps, rows), rate)
 
     @staticmethod
     def cat(parts: Sequence[Prediction]) -> Prediction:
+        if len(parts) == 1:
+            return parts[0]
         rates = [p.rate for p in parts if p.rate is not None]
         return Prediction(
             torch.cat([p.x0 for p in parts]),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genscale.key import Key
+from genscale.numerics.transfers import take_rows
 
 OWN = 0  # id of the pipeline's own result: its initial latents, stepped by its scheduler
 
@@ -86,8 +87,8 @@ class Memory:
     rows: Mapping[str, Tensor]
     rest: Mapping[str, Any]
 
-    def take(self, index: Tensor) -> Memory:
-        return Memory({k: v[index.to(v.device)] for k, v in self.rows.items()}, self.rest)
+    def take(self, rows: slice | Sequence[int]) -> Memory:
+        return Memory({k: take_rows(v, rows) for k, v in self.rows.items()}, self.rest)
 
     @staticmethod
     def alike(a: Memory | None, b: Memory | None) -> bool:
@@ -135,14 +136,14 @@ class Particles:
         return replace(self, x=self.x.to(device), memory=memory, x0=x0)
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Particles:
-        chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
-        index = torch.as_tensor(list(chosen), dtype=torch.long)
+        """A slice gives views, a list copies of the rows."""
+        chosen = range(len(self))[rows] if isinstance(rows, slice) else list(rows)
         return replace(
             self,
-            x=self.x[index.to(self.x.device)],
+            x=take_rows(self.x, rows if isinstance(rows, slice) else chosen),
             candidates=tuple(self.candidates[i] for i in chosen),
-            memory=None if self.memory is None else self.memory.take(index),
-            x0=None if self.x0 is None else self.x0[index.to(self.x0.device)],
+            memory=None if self.memory is None else self.memory.take(rows),
+            x0=None if self.x0 is None else take_rows(self.x0, rows),
         )
 
     @staticmethod
