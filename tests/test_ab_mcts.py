@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
+from genscale.algorithms.ready_children import ReadyChildren
 from genscale.algorithms.search_tree import Node, Tree
 from genscale.algorithms.tree_policies import Thompson
 from genscale.engine.budget import Budget
@@ -168,14 +169,15 @@ def test_wider_as_often_as_the_beliefs_say(
 def test_children_are_picked_as_often_as_the_beliefs_say() -> None:
     tree, root = node_with([0.5, 0.45], [0.9, 0.2])
     p = beats(PRIOR.given(tally([0.5, 0.9, 0.2])), PRIOR.given(tally([0.45])))
-    n = 4000
-    picked = sum(Thompson(PRIOR).pick(root.children, tree, Key((i,))) is root.children[0] for i in range(n))
+    n, ready = 4000, ReadyChildren(root.children)
+    picked = sum(Thompson(PRIOR).pick(ready, tree, Key((i,))) is root.children[0] for i in range(n))
     assert abs(picked / n - p) < 4 * math.sqrt(p * (1 - p) / n)
     # Visits under way make surer: the law changes as if they had come out as expected.
     root.children[1].visits += 5
+    ready.change(1)
     sure = beats(PRIOR.given(tally([0.5, 0.9, 0.2])), PRIOR.given(tally([0.45])).expecting(5))
     assert abs(sure - p) > 8 * math.sqrt(p * (1 - p) / n)
-    picked = sum(Thompson(PRIOR).pick(root.children, tree, Key((i,))) is root.children[0] for i in range(n))
+    picked = sum(Thompson(PRIOR).pick(ready, tree, Key((i,))) is root.children[0] for i in range(n))
     assert abs(picked / n - sure) < 4 * math.sqrt(sure * (1 - sure) / n)
 
 

@@ -8,6 +8,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -179,14 +180,12 @@ def test_soft_mean_is_stable() -> None:
 
 
 def test_uct_prefers_the_rarely_visited_among_equals() -> None:
-    nodes = [Node(0, visits=5), Node(0, visits=1)]
-    value = dict.fromkeys(nodes, 0.5)
-    assert uct(nodes, value, 1.0, 0.0, 1.0) is nodes[1]
-    value[nodes[0]] = 1.0
-    assert uct(nodes, value, 0.0, 0.0, 1.0) is nodes[0]
-    loud = {n: 1000 * v for n, v in value.items()}
+    visits, value = np.array([5.0, 1.0]), np.array([0.5, 0.5])
+    assert uct(value, visits, 1.0, 0.0, 1.0) == 1
+    value[0] = 1.0
+    assert uct(value, visits, 0.0, 0.0, 1.0) == 0
     for bonus in (0.1, 0.3, 1.0):  # the unit of rewards does not matter
-        assert uct(nodes, value, bonus, 0.0, 1.0) is uct(nodes, loud, bonus, 0.0, 1000.0)
+        assert uct(value, visits, bonus, 0.0, 1.0) == uct(1000 * value, visits, bonus, 0.0, 1000.0)
 
 
 def test_boltzmann_limits() -> None:

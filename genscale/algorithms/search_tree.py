@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from genscale.algorithms.ready_children import Numbers, ReadyChildren
 from genscale.key import Key
 from genscale.numerics.thompson import Tally
 
@@ -24,6 +27,8 @@ class Node:
     visits: number of rollouts through the node, unfinished ones included. reward: score of a finished sample. state:
     data of the search. seen: statistics of the rewards of all finished rollouts through the node. fresh: of those that
     created a child of it. again: of those that continued through an existing child.
+    A `Tree` keeps up: worths, the values of the children that have one, in their order; ready, the children that a
+    descent may go on to; rank and place, where the node is in these lists of its parent.
     """
 
     level: int
@@ -36,6 +41,10 @@ class Node:
     seen: Tally = field(default_factory=Tally)
     fresh: Tally = field(default_factory=Tally)
     again: Tally = field(default_factory=Tally)
+    worths: list[float] = field(default_factory=list)
+    ready: ReadyChildren = field(default_factory=ReadyChildren)
+    rank: int | None = None
+    place: int | None = None
 
     def path(self) -> Iterator[Node]:
         """This node and its ancestors, up to the root."""
@@ -114,11 +123,38 @@ class Tree:
         child: Node | None = None
         for node in leaf.path():
             if child is not None:
-                below = [self.value[c] for c in node.children if c in self.value]
-                self.value[node] = soft_mean(below, self.strength)
+                _note_worth(node, child, self.value[child])
+                self.value[node] = soft_mean(node.worths, self.strength)
                 (node.fresh if child.seen.count == 1 else node.again).add(reward)
             node.seen.add(reward)
+            _changed(node)
             child = node
+
+    def visit(self, node: Node, times: int = 1) -> None:
+        """Count a rollout through a node and its ancestors."""
+        for passed in node.path():
+            passed.visits += times
+            _changed(passed)
+
+    def open(self, node: Node) -> None:
+        """Let descents go on to a node, whose state is known from here on."""
+        parent = node.parent
+        if parent is None or node.place is not None:
+            return
+        place = len(parent.ready) - _behind(parent, node, lambda c: c.place is not None)
+        parent.ready.insert(place, node)
+        _number_from(parent, place)
+
+    def cut(self, node: Node) -> None:
+        """Take a node without a finished sample out of the children of its parent."""
+        parent = node.parent
+        if parent is None:
+            return
+        parent.children.remove(node)
+        if node.place is not None:
+            parent.ready.pop(node.place)
+            _number_from(parent, node.place)
+            node.place = None
 
     def remove(self, leaf: Node) -> None:
         """Take out a rollout whose sample failed, with the states that only it has passed through."""
@@ -127,16 +163,53 @@ class Tree:
             child.parent is not None and child.parent.parent is not None and len(child.parent.children) == 1
         ):
             child = child.parent
-        node = child.parent
-        assert node is not None
-        node.children.remove(child)
-        for passed in node.path():
-            passed.visits -= 1
+        assert child.parent is not None
+        self.cut(child)
+        self.visit(child.parent, -1)
 
     def retune(self, strength: float) -> None:
         """Recompute all values with another strength."""
         self.strength = strength
         self.value = values(self.root, strength)
+        for node in self.root.nodes():
+            valued = [c for c in node.children if c in self.value]
+            node.worths = [self.value[c] for c in valued]
+            for rank, child in enumerate(valued):
+                child.rank = rank
+            node.ready.change_all()
+
+
+def _note_worth(parent: Node, child: Node, worth: float) -> None:
+    """Enter the value of a child into its parent's list, at its place in the order of the children."""
+    if child.rank is not None:
+        parent.worths[child.rank] = worth
+        return
+    rank = len(parent.worths) - _behind(parent, child, lambda c: c.rank is not None)
+    parent.worths.insert(rank, worth)
+    for later in parent.children if rank + 1 < len(parent.worths) else ():
+        if later.rank is not None and later.rank >= rank:
+            later.rank += 1
+    child.rank = rank
+
+
+def _behind(parent: Node, child: Node, counts: Callable[[Node], bool]) -> int:
+    """How many of the later children count. A new child is among the last ones, so this takes few steps."""
+    found = 0
+    for other in reversed(parent.children):
+        if other is child:
+            break
+        found += counts(other)
+    return found
+
+
+def _number_from(parent: Node, place: int) -> None:
+    for i, node in enumerate(parent.ready.nodes[place:], place):
+        node.place = i
+
+
+def _changed(node: Node) -> None:
+    if node.place is not None and node.parent is not None:
+        node.parent.ready.change(node.place)
 
 
 def soft_mean(rewards: Sequence[float], strength: float) -> float:
@@ -164,19 +237,16 @@ def boltzmann(nodes: Sequence[Node], value: dict[Node, float], strength: float, 
     return nodes[-1]
 
 
-def uct(nodes: Sequence[Node], value: dict[Node, float], bonus: float, low: float, high: float) -> Node:
-    """The child with the largest v + bonus sqrt(log N_parent / N_child) (Kocsis & Szepesvari 2006).
+def uct(value: Numbers, visits: Numbers, bonus: float, low: float, high: float) -> int:
+    """The first child with the largest v + bonus sqrt(log N_parent / N_child) (Kocsis & Szepesvari 2006).
 
-    Values are first normalised so that `low` is 0 and `high` is 1, because the bonus is added to them.
+    value, visits: of each child [n]; NaN is a child without a value, which counts as `high`. Values are normalised so
+    that `low` is 0 and `high` is 1, because the bonus is added to them.
     """
     spread = high - low if high > low else 1.0
-    total = math.log(max(sum(n.visits for n in nodes), 2))
-
-    def bound(node: Node) -> float:
-        worth = (value.get(node, high) - low) / spread
-        return worth + bonus * math.sqrt(total / max(node.visits, 1))
-
-    return max(nodes, key=bound)
+    total = math.log(max(visits.sum(), 2))
+    worth = (np.where(np.isnan(value), high, value) - low) / spread
+    return int((worth + bonus * np.sqrt(total / np.maximum(visits, 1))).argmax())
 
 
 def draw(root: Node, strength: float, key: Key) -> Node | None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from genscale.algorithms.ready_children import ReadyChildren
 from genscale.algorithms.search_tree import Node, Tree, Widening, boltzmann, uct
 from genscale.key import Key
-from genscale.numerics.thompson import Belief, Tally
+from genscale.numerics.thompson import Belief, Tally, largest_draw
 
 # (factor, power) by name. With "paper" the first 36 rollouts are best of N; with "practical" only the first 2 are.
 WIDENINGS = {"practical": (1.0, 0.5), "paper": (2.0, 0.8)}
 
 
 class Select(Protocol):
-    def pick(self, ready: Sequence[Node], tree: Tree, key: Key) -> Node:
+    def pick(self, ready: ReadyChildren, tree: Tree, key: Key) -> Node:
         """One of `ready`, the children of a node whose states are known."""
 
 
@@ -28,14 +29,16 @@ class Widen(Protocol):
 class Uct:
     explore: float
 
-    def pick(self, ready: Sequence[Node], tree: Tree, key: Key) -> Node:
-        return uct(ready, tree.value, self.explore, tree.median, tree.high)
+    def pick(self, ready: ReadyChildren, tree: Tree, key: Key) -> Node:
+        known = ready.numbers(lambda c: (tree.value.get(c, math.nan), c.visits))
+        chosen: Node = ready.nodes[uct(known[:, 0], known[:, 1], self.explore, tree.median, tree.high)]
+        return chosen
 
 
 @dataclass(frozen=True)
 class Sample:
-    def pick(self, ready: Sequence[Node], tree: Tree, key: Key) -> Node:
-        return boltzmann(ready, tree.value, tree.strength, float(key.uniform(1)))
+    def pick(self, ready: ReadyChildren, tree: Tree, key: Key) -> Node:
+        return boltzmann(ready.nodes, tree.value, tree.strength, float(key.uniform(1)))
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,20 @@ class Thompson:
 
     def wider(self, node: Node, tree: Tree, key: Key) -> bool:
         u = key.fold("widen").uniform(2).tolist()
-        unborn = sum(not c.seen.count for c in node.children)
+        unborn = len(node.children) - len(node.worths)
         others = node.visits - node.seen.count - unborn
         new, on = (self.belief(node.fresh, unborn, tree), self.belief(node.again, others, tree))
         return new.draw(u[0]) >= on.draw(u[1])
 
-    def pick(self, ready: Sequence[Node], tree: Tree, key: Key) -> Node:
-        u = key.fold("pick").uniform(len(ready)).tolist()
-        draws = [
-            self.belief(c.seen, c.visits - c.seen.count, tree).draw(x) for c, x in zip(ready, u, strict=True)
-        ]
-        return ready[draws.index(max(draws))]
+    def pick(self, ready: ReadyChildren, tree: Tree, key: Key) -> Node:
+        def numbers(c: Node) -> tuple[float, ...]:
+            belief = self.belief(c.seen, c.visits - c.seen.count, tree)
+            return belief.m, math.sqrt(belief.tau2 / belief.kappa), belief.nu
+
+        known = ready.numbers(numbers, stamp=(tree.low, tree.high))
+        u = key.fold("pick").uniform(len(ready)).numpy()
+        chosen: Node = ready.nodes[largest_draw(known[:, 0], known[:, 1], known[:, 2], u)]
+        return chosen
 
     def belief(self, seen: Tally, under_way: int, tree: Tree) -> Belief:
         spread = tree.high - tree.low or 1.0

@@ -194,8 +194,7 @@ class Growth(Numbered):
             if (nfe is not None and price > nfe) or (calls is not None and judged > calls):
                 break
             nfe, calls = nfe if nfe is None else nfe - price, calls if calls is None else calls - judged
-            for visited in node.path():
-                visited.visits += 1
+            self.tree.visit(node)
             child = Node(node.level + 1, node, visits=1)
             node.children.append(child)
             starts.append(child)
@@ -206,12 +205,11 @@ class Growth(Numbered):
         tree, last = self.tree, len(self.steps)
         node = tree.root
         while node.level < last:
-            ready = [c for c in node.children if c.state is not None and c.level < last]
             own = key.fold(node.level + 1)
             widen = self.widen_root if node is tree.root else self.widen
-            if not ready or widen.wider(node, tree, own):
+            if not node.ready or widen.wider(node, tree, own):
                 break
-            node = self.select.pick(ready, tree, own)
+            node = self.select.pick(node.ready, tree, own)
         return node
 
     def _price(self, node: Node) -> int:
@@ -241,6 +239,7 @@ class Growth(Numbered):
             for i, node in enumerate(live):
                 node.state = TreeState(replace(particles[[i]], x0=None), prediction[[i]])
                 node.label = particles.candidates[i].id
+                self.tree.open(node)
             live = [self._descendant(n) for n in live]
         born = [n for n in starts if n.level == len(steps)]
         particles = yield from self._reach(len(steps), live, born)
@@ -301,8 +300,7 @@ class Growth(Numbered):
     def _drop(self, live: list[Node], n: int) -> None:
         """Remove rollouts that a budget cut off from the tree."""
         for node in live[n:]:
-            if node.parent is not None:
-                node.parent.children.remove(node)
+            self.tree.cut(node)
         del live[n:]
 
     # ---------------------------------------------------------------- answers

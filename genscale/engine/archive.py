@@ -44,7 +44,7 @@ class Entry:
     prompt: its index. step: of the process. final: whether the latents were clean; a preview cannot win.
     scores: raw scores, by search verifier; select, held_out and guard: those of the other roles. total: the combined
     search score; None under a rank ensemble. nfe: spent by the prompt's search when it was scored. seconds: since the
-    run began. x: clean latents [*latent], where they are kept.
+    run began. x: clean latents [*latent], where they are kept; never of a preview.
     """
 
     prompt: int

@@ -133,6 +133,7 @@ class ModelBatches:
             )
         else:
             found = self.archive.solved(search.index, candidate, until, device)
+            found = None if found is None else search.process.arrived(found)
         if found is None:
             return False
         search.finish(row, found)
@@ -234,6 +235,7 @@ class ModelBatches:
         if part.particles.step < part.until:
             self.waiting.append(part)
             return
+        part.particles = process.arrived(part.particles)
         self.archive.add_solved(search.index, part.particles)
         for i, row in enumerate(part.rows):
             search.finish(row, part.particles, i)

@@ -263,6 +263,11 @@ class PromptProcess(SearchView):
             x0 = self.view.clean_and_noise(particles.step, output, x)[0]
         return Particles(new, particles.step + 1, particles.candidates, memory, x0)
 
+    def arrived(self, particles: Particles) -> Particles:
+        """The particles, at the clean end without the solver's memory: no step follows."""
+        ended = particles.step == self.steps and particles.memory is not None
+        return replace(particles, memory=None) if ended else particles
+
     def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
         """The clean and noise estimates that follow from a model output [n, ...] at the latents `x`."""
         return Prediction(*self._view().clean_and_noise(particles.step, output, _as_seen(particles.x, x)))

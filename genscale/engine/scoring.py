@@ -138,7 +138,7 @@ class Scoring:
         if known is not None:
             return known
         entry = self.archive.scored(search.index, candidate, step)
-        if entry is not None:
+        if entry is not None and entry.final:
             entry.x = particles.x[row]
         return entry
 
@@ -247,7 +247,7 @@ class Scoring:
             select=select,
             nfe=job.search.spent,
             seconds=round(self.archive.seconds, 4),
-            x=particles.x[job.row],
+            x=particles.x[job.row] if job.final else None,
         )
 
     def _score_leader(self, job: ScoreJob, entry: Entry, media: Media) -> None:

@@ -305,6 +305,8 @@ class Search:
         self.failures.in_a_row = 0
         self.finished += 1
         self.ranks.add(entry)
+        if entry.x is not None:
+            entry.x = entry.x.clone()  # a view would hold the latents of all rows that were scored together
 
     @property
     def missing(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 
@@ -62,3 +64,39 @@ class Belief:
         """A draw of the mean, as the quantile at u in (0, 1): Student's t with nu degrees of freedom, location m and
         squared scale tau2 / kappa."""
         return self.m + math.sqrt(self.tau2 / self.kappa) * float(special.stdtrit(self.nu, u))
+
+
+FIRST = 8
+"""Draws that are made before the others are compared with the largest of them."""
+
+
+def largest_draw(
+    m: NDArray[np.float64], scale: NDArray[np.float64], nu: NDArray[np.float64], u: NDArray[np.float64]
+) -> int:
+    """The index of the largest of n draws m + scale t(nu, u), as `Belief.draw` makes them; of equals the first.
+
+    m, scale, nu, u: [n]; u in [0, 1). Quantiles of Student's t cost a microsecond each, so only those are computed that
+    an upper bound does not rule out: above the median they fall with nu, and for 1, 2 and 4 degrees of freedom they
+    have closed forms (Shaw 2006, "Sampling Student's T distribution", section 2).
+    """
+    if len(m) <= FIRST:
+        rows = np.arange(len(m))
+    else:
+        most = m + scale * _bound(nu, u) + 1e-12 * np.abs(m)
+        first = np.argpartition(most, -FIRST)[-FIRST:]
+        least = (m[first] + scale[first] * special.stdtrit(nu[first], u[first])).max()
+        rows = np.flatnonzero(most >= least)
+    return int(rows[(m[rows] + scale[rows] * special.stdtrit(nu[rows], u[rows])).argmax()])
+
+
+def _bound(nu: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At least the quantile at u of Student's t with nu degrees of freedom, rounding included."""
+    half = np.maximum(u, 0.5)  # below the median 0 is a bound
+    a = 4 * half * (1 - half)
+    with np.errstate(divide="ignore"):
+        two = (2 * half - 1) * np.sqrt(2 / a)
+        root = np.sqrt(np.minimum(a, 1))
+        four = 2 * np.sqrt(np.maximum(np.cos(np.arccos(root) / 3) / root - 1, 0))
+        one = 1 / np.tan(np.pi * (1 - half))
+    found = np.select([nu >= 4, nu >= 2, nu >= 1], [four, two, one], np.inf)
+    return np.where(u > 0, found * (1 + 1e-6) + 1e-6, np.inf)  # at 0 SciPy gives either infinity
