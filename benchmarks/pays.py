@@ -40,6 +40,7 @@ LARGEST = 64
 SIZES = (1, 4, 16, 64)
 # 5.75 and 31 spend about what best of 4 and best of 16 do.
 IMAGES = (2, 3, 4, 5, 5.75, 6, 8, 12, 16, 28, 31, 64)
+MEANS = (4, 16)
 POOLED = (4, 8, 16)
 TIMED = 8  # images of the budget of the accept_reject that is timed
 OTHERS = ("dfs", "smc", "beam", "rollover", "successive_halving")
@@ -256,6 +257,7 @@ def main() -> None:
         "--candidates", type=int, default=16, help="labelled candidates of a development prompt"
     )
     parser.add_argument("--images", type=float, nargs="+", help="budgets of accept_reject, in images")
+    parser.add_argument("--means", type=float, nargs="+", help="wanted means of accept_reject, in images")
     parser.add_argument("--into", type=Path, help="only these budgets, added to the rows of this file")
     parser.add_argument("--shared", action="store_true", help="also budgets that all prompts share")
     parser.add_argument("--others", action="store_true", help="also other samplers with the same verifier")
@@ -301,10 +303,18 @@ def accept_reject(bench: Bench, verifier: Any, budgets: Sequence[float]) -> None
         run(bench, f"accept_reject, {images:g} images", "accept_reject", verifier, budget)
 
 
+def with_means(bench: Bench, verifier: Any, means: Sequence[float]) -> None:
+    """accept_reject with the mean NFE that is wanted; a prompt may spend as much as best_of_64."""
+    for images in means:
+        name, mean = f"accept_reject, mean of {images:g} images", images * bench.nfe()
+        run(bench, name, "accept_reject", verifier, f"{LARGEST}images", mean_nfe=mean)
+
+
 def add_budgets(bench: Bench, options: Any, folder: Path) -> None:
     """Measure further budgets of accept_reject, with the same calibration, and add them to a record."""
     both = calibrated(bench, options.candidates, folder)
-    accept_reject(bench, both, options.images)
+    accept_reject(bench, both, options.images or ())
+    with_means(bench, both, options.means or ())
     record = json.loads(options.into.read_text())
     names = {row["name"] for row in bench.rows}
     record["rows"] = [row for row in record["rows"] if row["name"] not in names] + bench.rows
@@ -319,6 +329,7 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
     nested(bench, few, (world.attributes, "calibrated"))
     reliability(bench, few, "calibrated")
     accept_reject(bench, both, options.images or IMAGES)
+    with_means(bench, both, options.means or MEANS)
     many = pool_of(bench, {world.clip: world.clip}, LARGEST)
     nested(bench, many, (world.clip, world.judge))
     ceilings(bench, many)
