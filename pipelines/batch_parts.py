@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,20 @@ def whole_or_split(prompts: tuple[int, ...], ambiguous: bool) -> list[Part]:
     n = len(prompts)
     rows = tuple(range(n))
     return [Part(rows[:-1], n - 1), Part(rows[-1:], 1)] if ambiguous else [Part(rows, n)]
+
+
+def grouped(
+    groups: list[list[int]], prompts: tuple[int, ...], parts: Callable[[tuple[int, ...]], list[Part]]
+) -> list[Part]:
+    """The parts of a batch whose groups of latents cannot be evaluated together.
+
+    groups: places in the batch. parts: of the prompts of one group.
+    """
+    return [
+        Part(tuple(group[i] for i in part.rows), part.wanted, part.order)
+        for group in groups
+        for part in parts(tuple(prompts[i] for i in group))
+    ]
 
 
 def own_rows(prompts: tuple[int, ...], rows: int) -> list[Part]:

@@ -29,6 +29,7 @@ from genscale.errors import UsageError
 from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.loop_noise import Draw, LoopIntercept, Place, place_of
+from genscale.pipelines.model_caches import ModelCaches, caches_of
 from genscale.pipelines.modular_blocks import caller_of
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.own_thread import Hold, held
@@ -75,7 +76,8 @@ class LoopDriver(SharedByCopies):
         self.pipe: Any = None
         self.pipe_state: dict[str, Any] = {}  # the pipeline's attributes before the call
         self.suspended = False  # the pipeline is as it was before the call, for a while
-        self.has_model_caches = self.caches_disturbed = False
+        self.caches = ModelCaches({})
+        self._caches_lent = False  # a verifier has used the cached models
         self.thread = threading.get_ident()  # the only one whose model calls are the loop's
         self.hold: Hold | None = None
         # Held while this search has switched its models to others, which calls of other threads must not see.
@@ -214,11 +216,14 @@ class LoopDriver(SharedByCopies):
         """
         inside, state = dict(self.pipe.__dict__), self.pipe.__dict__
         _replace(state, self.pipe_state | {k: False for k in ("_interrupt",) if k in inside})
-        self.suspended = True
+        self.suspended, self._caches_lent = True, False
+        self.caches.empty_rows()  # a verifier finds nothing of the search in them
         try:
             yield
         finally:
             self.suspended = False
+            if self._caches_lent:
+                self.caches.reset()
             interrupt = state.get("_interrupt") or inside.get("_interrupt")
             _replace(state, inside | ({"_interrupt": True} if interrupt else {}))
 
@@ -242,13 +247,15 @@ class LoopDriver(SharedByCopies):
 
     def _call_outside(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """A call of the model that is not the loop's: a verifier's, or one of another thread."""
-        if getattr(module, "is_cache_enabled", False):
+        if name in self.caches.models():
             if not self.suspended:
                 raise UsageError(
-                    f"the pipeline's {name} keeps outputs from step to step (enable_cache), and a search uses it: "
+                    f"the pipeline's {name} keeps outputs from step to step (a cache), and a search uses it: "
                     "call it when that has ended."
                 )
-            self.caches_disturbed = True
+            if not self._caches_lent:
+                self.caches.forget_texts()
+            self._caches_lent = True
         with self.models_switched:
             return forward(*args, **kwargs)
 
@@ -318,9 +325,10 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         pipe, driver.hold = stack.enter_context(held(pipe))
         driver.pipe, driver.pipe_state = pipe, dict(pipe.__dict__)
         # An earlier call may have been left inside its loop; this one may be, too.
-        driver.has_model_caches = reset_model_caches(pipe)
-        if driver.has_model_caches and driver.hold is not None:
-            stack.callback(reset_model_caches, pipe)
+        driver.caches = caches_of(pipe)
+        driver.caches.reset()
+        if driver.hold is not None:
+            stack.callback(driver.caches.reset)
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         # Restores what a call leaves on the pipeline: guidance scale, step counts, the scheduler.
         stack.callback(_replace, pipe.__dict__, driver.pipe_state)

@@ -19,6 +19,7 @@ from genscale.errors import NoLoop, UsageError
 from genscale.key import Key
 from genscale.pipelines.bound_call import CALLBACKS, ENTRIES, Arguments, root_seeds
 from genscale.pipelines.branches import Branches, BranchProbe, identify_branches
+from genscale.pipelines.cache_work import CacheWork
 from genscale.pipelines.differentiable_models import DifferentiableModels
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.followed_loop import FollowedLoop
@@ -27,6 +28,7 @@ from genscale.pipelines.initial_latents import find_prior
 from genscale.pipelines.intercepted_call import LoopDriver, UnsupportedLoop, intercept
 from genscale.pipelines.loop_noise import global_states, restore_global
 from genscale.pipelines.mixture_sources import Mixing
+from genscale.pipelines.model_caches import caches_of
 from genscale.pipelines.modular_blocks import block_modules, guiders_for
 from genscale.pipelines.noise_interception import Draws, Replay, joined
 from genscale.pipelines.pipeline_noise import PipelineNoise, generator_states, restore_generators
@@ -51,6 +53,7 @@ class PipelineCall:
     row's keys. solver: the pipeline's scheduler as a function of explicit state.
     row_per_latent: the pipeline must be called with one row for each latent of a batch, instead of one for each prompt.
     own_rows: latents are evaluated in groups of exactly the call's own rows; found out while serving, as that is.
+    caches: of the pipeline's models. cache_work: what they spared.
     loop: how to follow a loop that edits its latents or draws noise; None where it does neither.
     """
 
@@ -59,6 +62,7 @@ class PipelineCall:
     ) -> None:
         check_pipeline(pipe)
         self.pipe, self.arguments = pipe, arguments
+        self.caches, self.cache_work = caches_of(pipe), CacheWork()
         self.encoder_cache, self.ledger = EncoderCache(), Ledger()
         self.placeholders = PlaceholderOutputs(self.ledger)
         self.encoder_cache.loop_modules = [*modules_of_call(type(pipe)), *block_modules(pipe)]
@@ -79,7 +83,9 @@ class PipelineCall:
         self.latents: Tensor = self.probe.latents
         self.rows = self.latents.shape[0]
         # Set when a batch of other rows than the call's fails, and when a call for other rows fails, too.
-        self.row_per_latent, self.own_rows = False, self.probe.layout.joint
+        self.row_per_latent, self.own_rows = False, False
+        if self.probe.layout.joint:
+            self.use_own_rows()
         self.texts = arguments.texts(self.rows)
         self.mixing = None if mix is None else Mixing(pipe, mix, models or {}, self.texts)
         self.models = DifferentiableModels(pipe, None if self.mixing is None else self.mixing.modules)
@@ -126,7 +132,13 @@ class PipelineCall:
         return names
 
     def use_own_rows(self) -> None:
-        """From now on evaluate the call's own rows at a time."""
+        """From now on evaluate the call's own rows at a time. UsageError: a cache would decide about them together."""
+        if self.rows > 1 and self.caches.apart:
+            raise UsageError(
+                f"{type(self.pipe).__name__} was called with {self.rows} prompts, which it evaluates together, and a "
+                "cache of its model decides about all of them at once: call it with one prompt at a time, or disable "
+                "the cache."
+            )
         self.row_per_latent, self.own_rows = False, True
 
     def latents_of(self, rows: tuple[int, ...]) -> Tensor:
@@ -295,6 +307,7 @@ class PipelineCall:
             "off_grid": self.off_grid(),
             "own_restarts": restarts(self.solver.scheduler),
             "of_branch": self.branch_nfe,
+            "remembers": bool(self.caches),
             "mix": None if self.mixing is None else self.mixing.mix,
             "restarts": tuple(i for i in range(steps) if (start + i) % 2 == 0) if order == 2 else (),
         }

@@ -55,6 +55,8 @@ def serve(call: PipelineCall, engine: Engine, decode_drafts: Decode, with_rates:
         while not exchange.closed and exchange.error is None:
             if call.loop is not None and not call.loop.fits_one_call(lines_of(call.loop, engine)):
                 exchange.one_by_one()
+            if call.caches and call.row_per_latent and engine.batch_size > 1:
+                exchange.one_by_one()  # rows that differ in what caches hold could not be told apart
             _serve_once(call, exchange)
         if exchange.error is not None:
             raise exchange.error
@@ -83,7 +85,8 @@ def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
     driver, answered = ServingDriver(call, exchange, sources, composition, followed), exchange.answered
     given |= search_callbacks(call.arguments, driver)
     try:
-        intercept(call.pipe, given, driver)
+        with call.cache_work.watching(call.caches):
+            intercept(call.pipe, given, driver)
         if not exchange.closed and exchange.error is None and exchange.answered == answered:
             raise call.unsupported("its loop ends before a batch was evaluated")
     except torch.cuda.OutOfMemoryError as error:

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
-from genscale.pipelines.batch_parts import Part, in_batch_order, own_rows, whole_or_split
+from genscale.pipelines.batch_parts import (
+    Part,
+    batch_order,
+    grouped,
+    in_batch_order,
+    own_rows,
+    whole_or_split,
+)
+from genscale.pipelines.cache_rows import RowCacheState
 from genscale.pipelines.followed_call import FollowedCall
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
 from genscale.pipelines.latent_layout import as_own_latents
@@ -68,6 +76,8 @@ class ServingDriver(LoopDriver):
         self.failed: FailedCall | None = None
         self._order_seen = False  # of the rows that the denoiser is given
         self._called: Counter[str] = Counter()  # calls of each model in this iteration
+        self._blocks: dict[str, int] = {}  # guidance copies of the latents in the last call of each model
+        self.spared = 0.0  # of the part's NFE so far, how much work the model's caches spared
 
     def draw_before_loop(self, j: int, shape: tuple[int, ...]) -> Tensor | None:
         return self.replay(j, shape)
@@ -78,7 +88,6 @@ class ServingDriver(LoopDriver):
 
     def next_batch(self, output: Output | None) -> Batch:
         """The first batch (output None), or the one that follows this output. LeaveLoop: there is none."""
-        self.call.solver.stepped.clear()
         with self.pipeline_restored():
             return self.exchange.next_batch(output)
 
@@ -107,12 +116,15 @@ class ServingDriver(LoopDriver):
             return self.placeholders.get(name, module, forward, args, kwargs)
         sample = sample_of(args, kwargs)
         rows = rows_of(sample)
+        self._blocks[name] = max(1, rows // (len(self.prompts) * self.probe.layout.inner))
         if self.prompts != tuple(range(self.rows)) and self.composition is None:
             per_row = partial(self.call.per_row, name)
             gather = Gather(self.rows, self.prompts, sample, per_row)
             args = tuple(self._gathered(gather, name, str(i), a) for i, a in enumerate(args))
             kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
+        self.caches.meet(kwargs)
         alone = None if self._one is not None else self._first_alone(name, module, forward, args, kwargs)
+        evaluate = partial(self._forward, name, module, forward, args, kwargs)
         try:
             if self._one is not None and is_denoiser(name):
                 output, nfe = self._one(
@@ -124,10 +136,9 @@ class ServingDriver(LoopDriver):
                 )
                 self.evaluations += nfe
                 return output
-            output = self._forward(name, module, forward, args, kwargs)
+            output, spared = self.call.cache_work.call(name, module, len(self.prompts), evaluate)
         except Exception as error:
-            again = partial(self._forward, name, module, forward, args, kwargs)
-            self.failed = FailedCall(error, name, self._called[name], sizes_of((args, kwargs)), again)
+            self.failed = FailedCall(error, name, self._called[name], sizes_of((args, kwargs)), evaluate)
             raise
         finally:
             self._called[name] += 1
@@ -135,6 +146,7 @@ class ServingDriver(LoopDriver):
             alone.compare(name, output)
         if is_denoiser(name):
             self.evaluations += rows
+            self.spared += rows * spared
         if name not in self.placeholders.recorded:  # without the graph, which must not outlive the batch
             structure = zeros_like(output, rows, rows) if self.needs_graph else output
             self.placeholders.recorded[name] = (structure, rows)
@@ -145,7 +157,7 @@ class ServingDriver(LoopDriver):
     ) -> Alone | None:
         """One latent of the batch alone, where a model may mix them. RowsMix: the loop orders rows otherwise."""
         n, denoiser = len(self.prompts), is_denoiser(name)
-        if self.call.own_rows or self.has_model_caches or n < 2:
+        if self.call.own_rows or self.caches or n < 2:
             return None
         if denoiser and not self._order_seen:
             self._order_seen = True
@@ -241,8 +253,6 @@ class ServingDriver(LoopDriver):
         """Begin a batch; the latents of its first part, as `step` returns them."""
         if self.composition is not None and batch.prompts != self.composition:
             raise NeedsRowPerLatent
-        if not self._continues(batch) or batch.branch is not None or self.mixing is not None:
-            reset_model_caches(self.pipe)
         self.warm_up, self._batch = False, batch
         self._one = None if batch.branch is None else OneBranch(self.call.branches(), batch.branch)
         if self._one is not None and self.followed is not None and not self._one.branches.together:
@@ -256,39 +266,56 @@ class ServingDriver(LoopDriver):
             latents, self.prompts = next(self._parts)
             return self.probe.layout.from_rows(latents)
 
-    def _continues(self, batch: Batch) -> bool:
-        """Whether the batch is exactly what the last one was stepped to: then model caches stay valid."""
-        stepped, disturbed = self.call.solver.stepped, self.caches_disturbed
-        self.caches_disturbed = False
-        if disturbed or not stepped or sum(len(x) for x in stepped) != len(batch.x):
-            return False
-        return not self.has_model_caches or torch.equal(batch.x, _join(stepped))
-
     def _in_parts(
         self, batch: Batch
     ) -> Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output]:
-        """Evaluate a batch in one part, or in two if it has as many rows as the call but other prompts.
+        """Evaluate a batch in one part, or in several (`_parts_of`)."""
+        nfe, skipped, kept = 0, 0.0, self._kept(batch)
+        parts, after = self._parts_of(batch, kept), list[RowCacheState]()
+        values, samples = [], []
+        for part in parts:
+            self._part, self.evaluations, self.spared = part, 0, 0.0
+            own = self.call.own_rows
+            prompts = tuple(range(self.rows)) if own else tuple(batch.prompts[i] for i in part.rows)
+            before = [kept[i] for i in part.in_call] if kept else []
+            self.caches.load(before or [None] * len(prompts), prompts)
+            value, x = yield as_own_latents(part.to_call(batch.x), self.probe.latents), prompts
+            values.append(part.from_call(value))
+            # A copy: some loops write the next latents into the tensor of which this is a view.
+            samples.append(part.from_call(x).clone() if len(parts) > 1 else part.from_call(x))
+            nfe += part.evaluations(self.evaluations)
+            skipped += self.spared * part.wanted / len(part.rows)
+            if kept:
+                if before[0] is None:
+                    self.caches.begun_at(batch.step)
+                left = self.caches.read(len(prompts), self._blocks)
+                after += [left[i] for i in part.places]
+        value, x = in_batch_order(parts, values), in_batch_order(parts, samples)
+        states = tuple(after[i] for i in batch_order(parts)) if kept else ()
+        return Output(value, x, nfe, caches=states, skipped=skipped)
+
+    def _kept(self, batch: Batch) -> tuple[RowCacheState | None, ...]:
+        """What the model's caches hold for each row of a batch; (): they begin empty and nothing of them is kept.
+
+        So it is for calls that are not those of the pipeline's own run: at other noise levels, of one branch of
+        guidance, of a mix.
+        """
+        plain = batch.branch is None and batch.time is None and self.mixing is None
+        return (batch.caches or (None,) * len(batch.prompts)) if self.caches and plain else ()
+
+    def _parts_of(self, batch: Batch, kept: tuple[RowCacheState | None, ...]) -> list[Part]:
+        """Rows of which the model's caches hold unlike states are apart."""
+        if not kept:
+            return self._of_group(batch.prompts)
+        return grouped(self.caches.groups(kept), batch.prompts, self._of_group)
+
+    def _of_group(self, prompts: tuple[int, ...]) -> list[Part]:
+        """One part, or two if there are as many rows as in the call but other prompts.
 
         With equal counts, conditioning (to be gathered) and what the loop made of the latents (to be left alone)
         look the same.
         """
-        n, nfe = len(batch.prompts), 0
-        ambiguous = n == self.rows and batch.prompts != tuple(range(n)) and self.composition is None
-        own = self.call.own_rows
-        parts = own_rows(batch.prompts, self.rows) if own else whole_or_split(batch.prompts, ambiguous)
-        values, samples = [], []
-        for part in parts:
-            if len(parts) > 1:
-                reset_model_caches(self.pipe)
-            self._part, self.evaluations = part, 0
-            prompts = tuple(range(self.rows)) if own else tuple(batch.prompts[i] for i in part.rows)
-            value, x = yield as_own_latents(part.to_call(batch.x), self.probe.latents), prompts
-            values.append(part.from_call(value))
-            # A copy: some loops write the next latents into the tensor of which this is a view.
-            samples.append(part.from_call(x).clone() if len(parts) > 1 else x)
-            nfe += part.evaluations(self.evaluations)
-        return Output(in_batch_order(parts, values), in_batch_order(parts, samples), nfe)
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.call.own_rows:
+            return own_rows(prompts, self.rows)
+        own = len(prompts) != self.rows or prompts == tuple(range(self.rows))
+        return whole_or_split(prompts, not own and self.composition is None)

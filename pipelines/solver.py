@@ -31,16 +31,14 @@ class SchedulerSolver:
 
     scheduler: the pipeline's, after it has set its timesteps; never changed. start: index of the loop's first timestep
     among the scheduler's (image-to-image skips some). call: the arguments of the pipeline's latest `step` call by name,
-    such as timestep and eta. stepped: the latents that were computed since the list was cleared. orders: how the
-    latents that were stepped to each step lie in memory, as `Tensor.dim_order` says. timesteps: that of the loop at
-    each step, as numbers, as far as they are known.
+    such as timestep and eta. orders: how the latents that were stepped to each step lie in memory, as
+    `Tensor.dim_order` says. timesteps: that of the loop at each step, as numbers, as far as they are known.
     """
 
     def __init__(self, scheduler: Any, start: int, timesteps: dict[int, Any] | None = None) -> None:
         self.scheduler = scheduler
         self.start = start
         self.call: dict[str, Any] = {}
-        self.stepped: list[Tensor] = []
         self.orders: dict[int, tuple[int, ...]] = {}
         self.timesteps: dict[int, Any] = {} if timesteps is None else timesteps
         self.signature = step_signature(type(scheduler))  # type: ignore[arg-type]
@@ -55,7 +53,6 @@ class SchedulerSolver:
                 scheduler, call, output, particles.x, {} if memory is None else memory.rows
             )
         made = memory_of(scheduler, self.scheduler, particles.x, partial(self._numbers, particles.step))
-        self.stepped.append(x)
         self.orders[particles.step + 1] = x.dim_order()
         return x, replace(made, rows={**made.rows, **carried})
 

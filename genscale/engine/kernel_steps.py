@@ -30,7 +30,8 @@ def jump(
 ) -> Particles:
     """The particles after a transition to step `until`. noise: [n, *latent], asked for where it has a std above 0."""
     x = made.mean if made.std == 0 else made.sample(noise())
-    return Particles(x, until, particles.candidates, None, x0)
+    caches = particles.stepped_caches if until == particles.step + 1 else ()
+    return Particles(x, until, particles.candidates, None, x0, caches=caches)
 
 
 def step(
@@ -59,8 +60,9 @@ def step(
         bar = particles.memory.rows["bar"]
     bar = kernel.advance(particles.inner, x, bar, x0, start, stop)
     if particles.inner + 1 == kernel.calls(start):
-        return Particles(bar, at + 1, particles.candidates, None, shown)
-    return Particles(x, at, particles.candidates, Memory({"bar": bar}, {}), shown, particles.inner + 1)
+        return Particles(bar, at + 1, particles.candidates, None, shown, caches=particles.stepped_caches)
+    memory, inner = Memory({"bar": bar}, {}), particles.inner + 1
+    return Particles(x, at, particles.candidates, memory, shown, inner, particles.caches)
 
 
 def inner_input(

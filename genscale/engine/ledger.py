@@ -19,6 +19,7 @@ class Ledger:
 
     evaluations: rows through the denoiser; with classifier-free guidance a step counts 2. Recomputed calls of
         checkpointing count too.
+    skipped: of these evaluations, how much work caches of the model spared (docs/how-to/compile-and-caches.md).
     probes: evaluations, among these, that were needed to find out how the pipeline behaves.
     backwards: rows of the denoiser in backward passes.
     decodes: images or videos decoded.
@@ -27,6 +28,7 @@ class Ledger:
     """
 
     evaluations: int = 0
+    skipped: float = 0.0
     probes: int = 0
     backwards: int = 0
     decodes: int = 0
@@ -56,6 +58,7 @@ class Ledger:
     def as_dict(self) -> dict[str, Any]:
         return {
             "evaluations": self.evaluations,
+            "skipped": round(self.skipped, 3),
             "probes": self.probes,
             "backwards": self.backwards,
             "decodes": self.decodes,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +69,14 @@ class ModelRows:
         """Whether one model call can evaluate both: a pipeline's loop may ask its scheduler, which has one state."""
         return self.call == other.call and Memory.alike(self.memory, other.memory)
 
+    def keep_caches(self, after: Sequence[Any]) -> None:
+        """Note what the model's caches hold after a call, also on what the sampler has: it may step that itself."""
+        asked = self.search.particles.caches if self.until is None else None
+        for i, state in enumerate(after):
+            self.particles.caches[i].after = state
+            if asked is not None:
+                asked[self.rows[i]].after = state
+
     def split(self, n: int) -> tuple[ModelRows, ModelRows]:
         """The first n rows, and the others, as views."""
         return (
@@ -125,7 +135,10 @@ class ModelBatches:
             search.finish(row, replace(particles[[row]], step=until))
             search.spent += search.price
             return True
-        if search.process.origins is not None and search.process.origins.from_the_start:
+        process = search.process
+        if process.origins is not None and process.origins.from_the_start:
+            return False
+        if process.remembers and until != process.steps:  # what the model's caches held is not in the archive
             return False
         if until is None:
             found = self.archive.predicted(
@@ -197,6 +210,7 @@ class ModelBatches:
             time,
             first.branch,
             memory=Memory.cat([part.memory for part in parts]),
+            caches=tuple(cache.before for part in parts for cache in part.particles.caches),
         )
 
     def absorb(self, output: Output) -> None:
@@ -204,10 +218,12 @@ class ModelBatches:
         parts, self.evaluated, at = self.evaluated, [], 0
         total = sum(len(part.rows) for part in parts)
         self.ledger.evaluations += output.evaluations
+        self.ledger.skipped += output.skipped
         with self.ledger.clock("step"):
             for part in parts:
                 n = len(part.rows)
                 part.search.spent += output.evaluations * n // total
+                part.keep_caches(output.caches[at : at + n])
                 rate = None if output.rate is None else output.rate[at : at + n].detach()
                 for i in range(n):
                     if (fault := output.faults.get(at + i)) is not None:

@@ -49,7 +49,7 @@ class PromptProcess(SearchView):
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
     arms: NFE of a whole candidate of each configuration of the call; empty where there is only one.
-    together: see Process.
+    together: see Process. remembers: the model has caches, so no state of an earlier run can be continued.
     The other fields are those of SearchView.
     """
 
@@ -71,6 +71,7 @@ class PromptProcess(SearchView):
     origins: Origins | None = field(default=None, compare=False)
     arms: tuple[int, ...] = ()
     together: int | None = None
+    remembers: bool = False
 
     @property
     def steps(self) -> int:
@@ -261,7 +262,8 @@ class PromptProcess(SearchView):
         x0 = None
         if preview and isinstance(self.view, View):
             x0 = self.view.clean_and_noise(particles.step, output, x)[0]
-        return Particles(new, particles.step + 1, particles.candidates, memory, x0)
+        caches = particles.stepped_caches
+        return Particles(new, particles.step + 1, particles.candidates, memory, x0, caches=caches)
 
     def arrived(self, particles: Particles) -> Particles:
         """The particles, at the clean end without the solver's memory: no step follows."""

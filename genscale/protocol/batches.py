@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class Batch:
     grad: bool = False  # keep the graph from x to the output
     checkpoint: bool = False  # keep only x, and recompute the call in the backward pass
     memory: Memory | None = None  # of the solver, for each row; None where a kernel made the last step
+    caches: tuple[Any, ...] = ()  # of each row, what the model's caches hold (RowCache.before); (): nothing
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Output:
     rate: Tensor | None = None  # [n] float64, see Prediction
     faults: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     """row: (where, what), as of a Failure, of rows that could not be evaluated; their candidates are dropped."""
+    caches: tuple[
+        Any, ...
+    ] = ()  # of each row, what the model's caches hold now; (): this call leaves them alone
+    skipped: float = 0.0  # of the evaluations, how much work caches spared
 
 
 Decode = Callable[[Tensor, tuple[int, ...]], Media]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genscale.key import Key
 from genscale.numerics.transfers import take_rows
+from genscale.protocol.row_caches import RowCache
 
 OWN = 0  # id of the pipeline's own result: its initial latents, stepped by its scheduler
 
@@ -116,6 +117,7 @@ class Particles:
     x0: [n, *latent], the clean estimate of the last model call, which saw the state before the last step; None before
         the first call, and where it was not kept.
     inner: model calls made of a transition that takes several (GLASS); the memory then holds its inner latents.
+    caches: what caches of the model hold for each row; each Particles has its own, and begins with none.
     """
 
     x: Tensor
@@ -124,9 +126,19 @@ class Particles:
     memory: Memory | None = None
     x0: Tensor | None = None
     inner: int = 0
+    caches: tuple[RowCache, ...] = field(default=(), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        given = self.caches if len(self.caches) == len(self) else [RowCache() for _ in self.candidates]
+        object.__setattr__(self, "caches", tuple(cache.copy() for cache in given))
 
     def __len__(self) -> int:
         return len(self.candidates)
+
+    @property
+    def stepped_caches(self) -> tuple[RowCache, ...]:
+        """The caches of these rows after the step that follows their model call."""
+        return tuple(cache.stepped() for cache in self.caches)
 
     def to(self, device: torch.device) -> Particles:
         memory = self.memory
@@ -144,6 +156,7 @@ class Particles:
             candidates=tuple(self.candidates[i] for i in chosen),
             memory=None if self.memory is None else self.memory.take(rows),
             x0=None if self.x0 is None else take_rows(self.x0, rows),
+            caches=tuple(self.caches[i] for i in chosen),
         )
 
     @staticmethod
@@ -173,4 +186,5 @@ def cat(parts: Sequence[Particles]) -> Particles:
         memory=Memory.cat([p.memory for p in parts]),
         x0=torch.cat(estimates) if len(estimates) == len(parts) else None,
         inner=first.inner,
+        caches=tuple(cache for p in parts for cache in p.caches),
     )

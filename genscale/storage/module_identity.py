@@ -4,7 +4,8 @@ Of every weight and persistent buffer: name, type, shape and two checksums of al
 its columns, so that exchanged values are noticed as well. They are computed where the weights are, at the speed of
 reading them once or twice; the numbers of all weights are copied to the CPU together. Of every submodule: its class,
 its plain public attributes (such as the scale of an adapter) and the adapters of PEFT that are active or merged.
-Not counted are methods replaced on an instance and hooks: offloading, compiling and watching a model need them.
+Of the hooks, those of caches count (`enable_cache`). Others do not, nor methods replaced on an instance: offloading,
+compiling and watching a model need them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _IGNORED = (
 
 def described_module(module: nn.Module) -> dict[str, Any]:
     """Its weights, settings and configuration, as plain values. Two that are equal compute the same."""
+    caches = _caches(module)
     return {
+        **({"caches": caches} if caches else {}),
         "weights": _weights(module),
         "settings": {_plain_name(name): _settings(part) for name, part in module.named_modules()},
         "config": _config(module),
@@ -41,6 +44,23 @@ def _plain_name(name: str) -> str:
 def _config(module: nn.Module) -> dict[str, Any]:
     config = getattr(module, "config", None)  # of diffusers
     return _plain_part(dict(config)) if isinstance(config, Mapping) else {}
+
+
+def _caches(module: nn.Module) -> list[str]:
+    """Hooks of diffusers that reuse parts of earlier outputs, with their settings."""
+    found = set()
+    for part in module.modules():
+        hooks = getattr(part.__dict__.get("_diffusers_hook"), "hooks", {})
+        for hook in hooks.values():
+            if getattr(hook, "_is_stateful", False):
+                settings = {**vars(hook), **getattr(getattr(hook, "config", None), "__dict__", {})}
+                found.add(f"{type(hook).__qualname__} {_numbers(settings)}")
+    return sorted(found)
+
+
+def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in settings.items()}
+    return {k: v for k, v in sorted(flat.items()) if not k.startswith("_") and _is_plain(v)}
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
