@@ -10,6 +10,7 @@ from torch import Tensor
 from genscale.engine.engine import Engine
 from genscale.engine.mixture_batches import Mixer
 from genscale.errors import UsageError
+from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.intercepted_call import LeaveLoop
 from genscale.protocol.batches import Batch, Output
 
@@ -22,14 +23,22 @@ class BatchExchange:
     them as its own.
 
     prepare: makes the pipeline's models differentiable, before the first batch with a graph. mixer: turns each batch of
-    the engine into one for each prediction of a mix, and their outputs into one.
+    the engine into one for each prediction of a mix, and their outputs into one. pad: how batches are filled up
+    (batch_padding.py).
 
     batch: the batch to evaluate. answered: how many were. closed: the engine has ended. error: what the engine raised.
     left: the batch's latents where the user's callback interrupted the pipeline, with what the loop and the callback
     made of them.
     """
 
-    def __init__(self, engine: Engine, prepare: Callable[[], None], mixer: Mixer | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        prepare: Callable[[], None],
+        mixer: Mixer | None = None,
+        pad: str = AS_THEY_ARE,
+    ) -> None:
+        self.pad = pad
         self.engine, self.loop, self.prepare, self.mixer = engine, engine.run(), prepare, mixer
         self.batch: Batch | None = None
         self.error: BaseException | None = None

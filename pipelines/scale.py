@@ -21,6 +21,7 @@ from genscale.engine.search_rules import guard_set
 from genscale.engine.stopping import Stop, StopRule
 from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import NoLoop, UsageError, did_you_mean
+from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.black_box import ScaledGenerator, black_box_of, generated, is_black_box
 from genscale.pipelines.black_box_call import BlackBoxCall
 from genscale.pipelines.bound_call import Arguments
@@ -157,7 +158,7 @@ def scale(
     stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
-    halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None,
+    halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
     verifier_timeout: float | None = None, pool: bool = False, components: Any = None, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
@@ -176,7 +177,8 @@ def scale(
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
         joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
         budget comes first.
-    batch_size: latents through the model at once; halved when accelerator memory runs out.
+    batch_size: latents through the model at once; halved when memory runs out. pad_batches: "full" fills calls up to
+        it, "buckets" to powers of two, for compiled models.
     decode_batch: latents decoded and scored at once; None is batch_size for images, and 1 for videos, so that no more
         than one is held as pixels. If given, it also holds for the results; else the pipeline decodes them at once.
     out: folder for the archive; a call with the same arguments resumes what is there. keep: how many of the best
@@ -187,8 +189,7 @@ def scale(
         `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)",
         "cfg++(0.6)", "apg(guidance_scale=7.5)".
     models: pipelines or modules that share the latent space, under the names that the mix uses.
-    halt: called before every batch; once it returns True the search ends, as soon as every prompt has a finished
-        candidate, as an interrupt ends it.
+    halt: called before every batch; once it returns True the search ends as by an interrupt, when all have a candidate.
     busy: while another thread searches with this pipeline or its models: "wait", or "refuse" with a UsageError.
     verifier_timeout: seconds that one call of a verifier may take, where it has no `timeout` itself; VerifierError
         after that (docs/verifiers.md). None: no limit.
@@ -198,7 +199,7 @@ def scale(
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
-        models=models, mix=mix, pool=pool, busy=busy,
+        models=models, mix=mix, pool=pool, busy=busy, pad_batches=pad_batches,
     )  # fmt: skip
     inner = pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe
     pipe = with_components(inner, components)
@@ -208,7 +209,7 @@ def scale(
         pipe, _sampler(pipe, sampler, options, roles), roles, Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
-        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy, pool,
+        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy, pool, pad_batches,
     )  # fmt: skip
     return ScaledGenerator(made) if is_black_box(pipe) else Scaled(made)
 

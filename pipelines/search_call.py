@@ -100,7 +100,8 @@ class PipelineHost:
         return rows if loop is None else loop.batch_size(rows), together
 
     def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
-        return serve(self.call, engine, self.decoder.drafts().media, settings.needs("mix"))
+        drafts, rates = self.decoder.drafts().media, settings.needs("mix")
+        return serve(self.call, engine, drafts, rates, settings.pad_batches)
 
     def media(self, entries: Sequence[Entry]) -> Media:
         return cat_media([part.media(*chosen) for part, chosen in _by_decoder(self.decoder, entries)])

@@ -13,6 +13,7 @@ from genscale.engine.events import Event
 from genscale.engine.pool import check_pool
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
+from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.pipeline_lock import WAIT
 from genscale.protocol.interfaces import Sampler, SamplerHooks
 
@@ -45,6 +46,7 @@ class SearchSettings:
     mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
     busy: str = WAIT
     pool: bool = False
+    pad_batches: str = AS_THEY_ARE
     line: tuple[int | str, ...] = ()  # more of the path of every key, where one seed serves several searches
 
     def __post_init__(self) -> None:

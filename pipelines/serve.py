@@ -26,6 +26,7 @@ import torch
 from genscale.engine.engine import Engine
 from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
+from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.followed_call import FollowedCall, lines_of
 from genscale.pipelines.intercepted_call import (
     PipelineInterrupted,
@@ -41,17 +42,23 @@ from genscale.pipelines.user_callbacks import search_callbacks
 from genscale.protocol.batches import Decode
 
 
-def serve(call: PipelineCall, engine: Engine, decode_drafts: Decode, with_rates: bool = False) -> str | None:
+def serve(
+    call: PipelineCall,
+    engine: Engine,
+    decode_drafts: Decode,
+    with_rates: bool = False,
+    pad: str = AS_THEY_ARE,
+) -> str | None:
     """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did.
 
     decode_drafts: of latents that were under way when the user's callback interrupted the pipeline. with_rates:
-    predictions of a mix carry the rate of the Feynman-Kac corrector.
+    predictions of a mix carry the rate of the Feynman-Kac corrector. pad: how batches are filled up.
     """
     try:
         mixer = None
         if call.mixing is not None:
             mixer = call.mixing.mixer(call.view(), len(call.probe.evaluations), with_rates)
-        exchange = BatchExchange(engine, call.models.prepare, mixer)
+        exchange = BatchExchange(engine, call.models.prepare, mixer, pad)
         while not exchange.closed and exchange.error is None:
             if call.loop is not None and not call.loop.fits_one_call(lines_of(call.loop, engine)):
                 exchange.one_by_one()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
+from genscale.pipelines.batch_padding import padded_size
 from genscale.pipelines.batch_parts import (
     Part,
     batch_order,
@@ -147,9 +148,9 @@ class ServingDriver(LoopDriver):
         if is_denoiser(name):
             self.evaluations += rows
             self.spared += rows * spared
-        if name not in self.placeholders.recorded:  # without the graph, which must not outlive the batch
-            structure = zeros_like(output, rows, rows) if self.needs_graph else output
-            self.placeholders.recorded[name] = (structure, rows)
+        if name not in self.placeholders.recorded:
+            # Zeros: an autograd graph, or memory that a CUDA graph writes into again, must not outlive the batch.
+            self.placeholders.recorded[name] = (zeros_like(output, rows, rows), rows)
         return output
 
     def _first_alone(
@@ -310,12 +311,20 @@ class ServingDriver(LoopDriver):
         return grouped(self.caches.groups(kept), batch.prompts, self._of_group)
 
     def _of_group(self, prompts: tuple[int, ...]) -> list[Part]:
-        """One part, or two if there are as many rows as in the call but other prompts.
+        """One part, filled up if so asked, or two if there are as many rows as in the call but other prompts.
 
         With equal counts, conditioning (to be gathered) and what the loop made of the latents (to be left alone)
         look the same.
         """
         if self.call.own_rows:
             return own_rows(prompts, self.rows)
-        own = len(prompts) != self.rows or prompts == tuple(range(self.rows))
-        return whole_or_split(prompts, not own and self.composition is None)
+        n, own = len(prompts), tuple(range(self.rows))
+        if self.composition is not None:
+            return whole_or_split(prompts, False)
+        size = n
+        if not self.caches.apart and not self.needs_graph:
+            most = self.exchange.engine.batch_size
+            size = padded_size(n, most, self.exchange.pad, lambda m: m != self.rows or prompts == own)
+        if size > n:
+            return [Part((*range(n), *(0,) * (size - n)), n)]
+        return whole_or_split(prompts, n == self.rows and prompts != own)

@@ -9,6 +9,7 @@ from typing import Any
 
 from genscale.diffusion.mixtures import Mix
 from genscale.errors import NoLoop, UsageError
+from genscale.pipelines.batch_padding import WAYS
 from genscale.pipelines.modular_inputs import blocks_of
 from genscale.pipelines.pipeline_lock import REFUSE, WAIT
 from genscale.plugins import limits
@@ -28,6 +29,7 @@ def check_settings(
     mix: Any,
     pool: Any,
     busy: Any,
+    pad_batches: Any,
 ) -> None:
     """UsageError for a setting of another type or out of range; they are explained at `genscale.scale`."""
     for name, value in (("batch_size", batch_size), ("keep", keep), ("decode_batch", decode_batch)):
@@ -37,6 +39,8 @@ def check_settings(
             raise UsageError(f"{name}={shown(value)} must be a whole number, {COUNT}.")
     if busy not in (WAIT, REFUSE):
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
+    if pad_batches not in WAYS:
+        raise UsageError(f"pad_batches={shown(pad_batches)} is unknown: give {', '.join(map(repr, WAYS))}.")
     if not isinstance(pool, bool):
         raise UsageError(f"pool={shown(pool)} must be True or False.")
     if busy not in (WAIT, REFUSE):

@@ -44,9 +44,7 @@ def largest(a: dict[int, Tensor], b: dict[int, Tensor]) -> float:
     return max(float((a[i] - b[i]).abs().max()) for i in a)
 
 
-@pytest.mark.parametrize(
-    ("family", "cache"), quick(PAIRS, [("flux", "first_block"), ("wan", "taylor_seer")], sets=True)
-)
+@pytest.mark.parametrize(("family", "cache"), quick(PAIRS, [("flux", "first_block")], sets=True))
 def test_candidates_do_not_depend_on_the_batch_size(family: str, cache: str) -> None:
     """And candidate 0 is the pipeline alone with the same cache, bit for bit."""
     pipe = cached(family, cache)
@@ -128,7 +126,7 @@ BRANCHING = [(*pair, sampler) for pair in PAIRS for sampler in ("smc", "beam", "
 
 @pytest.mark.parametrize(
     ("family", "cache", "sampler"),
-    quick(BRANCHING, [("flux", "first_block", "smc"), ("flux", "mag", "beam")], sets=True),
+    quick(BRANCHING, [("flux", "taylor_seer", "beam")], sets=True),
 )
 def test_a_line_of_candidates_is_what_it_is_alone(
     family: str, cache: str, sampler: str, monkeypatch: pytest.MonkeyPatch
@@ -147,6 +145,7 @@ def test_states_of_other_rows_are_noticed(cache: str, monkeypatch: pytest.Monkey
 # ---------------------------------------------------------------- resume, verifiers, refusals
 
 
+@pytest.mark.slow
 def test_a_resumed_search_finds_the_same(tmp_path: Any) -> None:
     """What caches held is not in the archive: what is not finished is computed again."""
     pipe, calls = cached("flux", "first_block"), []
@@ -170,6 +169,7 @@ def test_a_resumed_search_finds_the_same(tmp_path: Any) -> None:
     assert largest(finals(found), finals(wanted)) == 0
 
 
+@pytest.mark.slow
 def test_another_cache_is_another_search(tmp_path: Any) -> None:
     pipe = cached("flux", "first_block")
     given = {"candidates": 2, "out": tmp_path}
@@ -180,6 +180,7 @@ def test_another_cache_is_another_search(tmp_path: Any) -> None:
         genscale.scale(pipe, "best_of_n", brightness, **given).search(**call_of("flux"))
 
 
+@pytest.mark.slow
 def test_a_verifier_uses_the_cached_pipeline() -> None:
     pipe = cached("flux", "taylor_seer")
     wanted, found = np.asarray(pipe(**call_of("flux", 7))[0]), []
@@ -197,6 +198,7 @@ def test_a_verifier_uses_the_cached_pipeline() -> None:
     assert largest(plain, finals(result)) == 0
 
 
+@pytest.mark.slow
 def test_several_prompts_are_decided_on_one_by_one() -> None:
     pipe = cached("flux", "first_block")
     prompts = ["a red ball", "a blue box on a table"]

@@ -266,9 +266,8 @@ class PromptProcess(SearchView):
         return Particles(new, particles.step + 1, particles.candidates, memory, x0, caches=caches)
 
     def arrived(self, particles: Particles) -> Particles:
-        """The particles, at the clean end without the solver's memory: no step follows."""
-        ended = particles.step == self.steps and particles.memory is not None
-        return replace(particles, memory=None) if ended else particles
+        """The particles, at the clean end without the memory of solver and caches: no step follows."""
+        return replace(particles, memory=None, caches=()) if particles.step == self.steps else particles
 
     def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
         """The clean and noise estimates that follow from a model output [n, ...] at the latents `x`."""

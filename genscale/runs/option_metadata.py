@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.pipelines.batch_padding import WAYS
 from genscale.plugins import limits
 from genscale.plugins.limits import Limits, shown
 from genscale.safe_json import parse_json
@@ -110,6 +111,7 @@ COUNT, SIDE, STEPS, FRAMES = (within(r) for r in (limits.COUNT, limits.SIDE, lim
 GUIDANCE = within(limits.GUIDANCE)
 RATE = (limits.RATE.admits, "must be above 0 (0.1 at least), and 240 at most")
 SECONDS = within(limits.SECONDS)
+PADDING = (WAYS.__contains__, f"must be one of {', '.join(WAYS)}")
 SEED = (limits.SEED.admits, "must be 0 or more, and below 2**64")
 
 

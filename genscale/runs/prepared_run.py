@@ -170,6 +170,7 @@ class PreparedRun:
             pool=self.pool,
             batch_size=request.batch_size,
             decode_batch=request.decode_batch,
+            pad_batches=request.pad_batches,
             out=out,
             keep=max(request.images, KEPT),
             mix=request.mix or None,

@@ -19,6 +19,7 @@ from genscale.runs.option_metadata import (
     GUIDANCE,
     IMAGE,
     MODEL,
+    PADDING,
     RATE,
     RUN,
     SEARCH,
@@ -218,6 +219,10 @@ class Request:
     )  # fmt: skip
     compile: bool = option(
         "--compile", "Compile the denoiser with torch.compile.", MODEL, default=False, execution=True,
+    )  # fmt: skip
+    pad_batches: str = option(
+        "--pad-batches", "Fill denoiser calls up, for graphs of one shape: no, full or buckets (powers of two).",
+        RUN, "HOW", default="no", check=PADDING, execution=True,
     )  # fmt: skip
     vae_tiling: bool = option(
         "--vae-tiling", "Decode in tiles (videos also in groups of frames), to save memory.", MODEL, default=False,
