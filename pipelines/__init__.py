@@ -40,6 +40,9 @@ Under these lie, for the call of a pipeline:
 - `latent_layout.py`, `row_gather.py`: rows of the latents, and conditioning gathered to the latents of a batch.
 - `serving_driver.py`, `batch_parts.py`: the `ServingDriver`, and the parts of a batch that it evaluates one after the
   other, such as groups of exactly the call's own rows.
+- `batch_padding.py`: numbers of latents in a call, for graphs of one shape.
+- `model_caches.py`, `cache_rows.py`, `cache_work.py`: what caches of diffusers hold for each row, and how much work
+  they spared.
 - `row_lists.py`, `row_evidence.py`: which lists have one entry a row; whether an exception comes from a batch's rows.
 - `row_mixing.py`: models that let the rows of a batch depend on each other, and guidance copies in another order.
 - `failures.py`: what may be concluded from an exception.
