@@ -37,7 +37,7 @@ from genscale.pipelines.pipeline_lock import claimed
 from genscale.pipelines.scheduler_proxy import OffGrid, SharedByCopies, StepResult, proxy_of, start_index
 from genscale.pipelines.scheduler_state import ShownState
 from genscale.pipelines.step_numbering import enumerate_by_step, numbered
-from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser, reset_model_caches, watched
+from genscale.pipelines.watched_models import PlaceholderOutputs, is_denoiser, watched
 
 BEFORE, LOOP, AFTER = "before", "loop", "after"
 SEVERAL = "it runs more than one loop over scheduler.timesteps"
@@ -77,7 +77,6 @@ class LoopDriver(SharedByCopies):
         self.pipe_state: dict[str, Any] = {}  # the pipeline's attributes before the call
         self.suspended = False  # the pipeline is as it was before the call, for a while
         self.caches = ModelCaches({})
-        self._caches_lent = False  # a verifier has used the cached models
         self.thread = threading.get_ident()  # the only one whose model calls are the loop's
         self.hold: Hold | None = None
         # Held while this search has switched its models to others, which calls of other threads must not see.
@@ -216,14 +215,13 @@ class LoopDriver(SharedByCopies):
         """
         inside, state = dict(self.pipe.__dict__), self.pipe.__dict__
         _replace(state, self.pipe_state | {k: False for k in ("_interrupt",) if k in inside})
-        self.suspended, self._caches_lent = True, False
-        self.caches.empty_rows()  # a verifier finds nothing of the search in them
+        self.suspended = True
+        self.caches.lend()
         try:
             yield
         finally:
             self.suspended = False
-            if self._caches_lent:
-                self.caches.reset()
+            self.caches.take_back()
             interrupt = state.get("_interrupt") or inside.get("_interrupt")
             _replace(state, inside | ({"_interrupt": True} if interrupt else {}))
 
@@ -247,15 +245,7 @@ class LoopDriver(SharedByCopies):
 
     def _call_outside(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """A call of the model that is not the loop's: a verifier's, or one of another thread."""
-        if name in self.caches.models():
-            if not self.suspended:
-                raise UsageError(
-                    f"the pipeline's {name} keeps outputs from step to step (a cache), and a search uses it: "
-                    "call it when that has ended."
-                )
-            if not self._caches_lent:
-                self.caches.forget_texts()
-            self._caches_lent = True
+        self.caches.called_outside(name)
         with self.models_switched:
             return forward(*args, **kwargs)
 

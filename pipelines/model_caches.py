@@ -91,6 +91,7 @@ class ModelCaches:
         self.apart = any(slot.kind not in BY_STEP for slot in self.slots)
         self._texts: dict[int, Any] = {}
         self._prompts: tuple[int, ...] | None = None
+        self._lent = self._used = False  # to a verifier; by it
 
     def __bool__(self) -> bool:
         return bool(self._hooks)
@@ -131,6 +132,29 @@ class ModelCaches:
             hook.reset_state(module)
         self._texts.clear()
         self._prompts = None
+
+    def lend(self) -> None:
+        """A verifier may use the models, and finds nothing of the search in them."""
+        self.empty_rows()
+        self._lent, self._used = True, False
+
+    def called_outside(self, name: str) -> None:
+        """A model is called, and not by the loop of the search. UsageError: by another thread, and it has a cache."""
+        if name not in self.models():
+            return
+        if not self._lent:
+            raise UsageError(
+                f"the pipeline's {name} keeps outputs from step to step (a cache), and a search uses it: call it when "
+                "that has ended."
+            )
+        if not self._used:
+            self.forget_texts()
+        self._used = True
+
+    def take_back(self) -> None:
+        if self._used:
+            self.reset()
+        self._lent = self._used = False
 
     def groups(self, rows: Sequence[RowCacheState | None]) -> list[list[int]]:
         """Which rows can share a model call, in the order of their first; None: a row of which nothing is kept."""

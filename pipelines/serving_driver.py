@@ -32,7 +32,7 @@ from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.row_evidence import FailedCall, sizes_of
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
 from genscale.pipelines.row_mixing import Alone, RowsMix, first_alone, interleaved
-from genscale.pipelines.watched_models import is_denoiser, reset_model_caches, zeros_like
+from genscale.pipelines.watched_models import is_denoiser, zeros_like
 from genscale.protocol.batches import Batch, Output
 
 

@@ -63,14 +63,6 @@ def is_denoiser(name: str) -> bool:
     return not any(word in name for word in ("controlnet", "adapter", "vae", "encoder"))
 
 
-def reset_model_caches(pipe: Any) -> bool:
-    """Reset what cached models (`enable_cache`) keep from step to step; whether there are any."""
-    cached = [m for m in pipe.components.values() if getattr(m, "is_cache_enabled", False)]
-    for model in cached:
-        model._reset_stateful_cache()
-    return bool(cached)
-
-
 class PlaceholderOutputs:
     """Outputs for models that are skipped in a pass of the loop: zeros in the structure of a real output.
 
