@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genscale.errors import UsageError
 from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.loop_noise import Draw, LoopIntercept, Place, place_of
