@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genscale.diffusion.mixtures import Mix
+from genscale.engine.holding import DEVICE, HOST, PLACES
 from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.modular_inputs import blocks_of
 from genscale.pipelines.pipeline_lock import REFUSE, WAIT
@@ -28,6 +29,7 @@ def check_settings(
     mix: Any,
     pool: Any,
     busy: Any,
+    hold: Any,
 ) -> None:
     """UsageError for a setting of another type or out of range; they are explained at `genscale.scale`."""
     for name, value in (("batch_size", batch_size), ("keep", keep), ("decode_batch", decode_batch)):
@@ -37,10 +39,10 @@ def check_settings(
             raise UsageError(f"{name}={shown(value)} must be a whole number, {COUNT}.")
     if busy not in (WAIT, REFUSE):
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
+    if hold not in PLACES:
+        raise UsageError(f"hold={shown(hold)} is unknown: give '{DEVICE}' or '{HOST}'.")
     if not isinstance(pool, bool):
         raise UsageError(f"pool={shown(pool)} must be True or False.")
-    if busy not in (WAIT, REFUSE):
-        raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     if out is not None:
         _check_folder(out)
     for name, function in (("on_event", on_event), ("halt", halt)):

@@ -15,6 +15,7 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine import kernel_steps
 from genscale.engine.grid import Place, restart_grid, timed_grid
+from genscale.engine.holding import DEVICE, Holding
 from genscale.engine.memory_check import check_memory
 from genscale.engine.origins import Origins
 from genscale.engine.own_path import OwnPath
@@ -49,7 +50,7 @@ class PromptProcess(SearchView):
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
     arms: NFE of a whole candidate of each configuration of the call; empty where there is only one.
-    together: see Process.
+    together: see Process. hold: where latents wait between model calls, one of `holding.PLACES`.
     The other fields are those of SearchView.
     """
 
@@ -71,6 +72,7 @@ class PromptProcess(SearchView):
     origins: Origins | None = field(default=None, compare=False)
     arms: tuple[int, ...] = ()
     together: int | None = None
+    hold: str = DEVICE
 
     @property
     def steps(self) -> int:
@@ -87,6 +89,10 @@ class PromptProcess(SearchView):
     @property
     def schedule(self) -> NoiseSchedule:
         return self._view().schedule
+
+    @property
+    def holding(self) -> Holding:
+        return Holding(self.hold, self.prior.own.device)
 
     def weight_sum(self, step: int) -> float | None:
         weights = self.mix_weights(step)
@@ -193,9 +199,9 @@ class PromptProcess(SearchView):
         check_memory(len(candidates), self.prior.own)
         if noise is None:
             paid = (self.nfe_left or 0) // max(self.nfe(), 1)
-            x = self.draws.initial(candidates, given, paid)
+            x = self.draws.initial(candidates, given, paid, self.holding)
         else:
-            x = self.prior.latents(noise)
+            x = self.prior.latents(noise, self.holding)
         return self.own_path.record(Particles(self._at_first_level(x), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
@@ -264,9 +270,9 @@ class PromptProcess(SearchView):
         return Particles(new, particles.step + 1, particles.candidates, memory, x0)
 
     def arrived(self, particles: Particles) -> Particles:
-        """The particles, at the clean end without the solver's memory: no step follows."""
+        """The particles where they wait; at the clean end without the solver's memory, since no step follows."""
         ended = particles.step == self.steps and particles.memory is not None
-        return replace(particles, memory=None) if ended else particles
+        return self.holding.aside(replace(particles, memory=None) if ended else particles)
 
     def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
         """The clean and noise estimates that follow from a model output [n, ...] at the latents `x`."""

@@ -170,6 +170,7 @@ class PreparedRun:
             pool=self.pool,
             batch_size=request.batch_size,
             decode_batch=request.decode_batch,
+            hold=request.hold,
             out=out,
             keep=max(request.images, KEPT),
             mix=request.mix or None,
