@@ -15,6 +15,7 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine import kernel_steps
 from genscale.engine.grid import Place, restart_grid, timed_grid
+from genscale.engine.holding import DEVICE, Holding
 from genscale.engine.memory_check import check_memory
 from genscale.engine.origins import Origins
 from genscale.engine.own_path import OwnPath
@@ -24,8 +25,10 @@ from genscale.engine.step_noise import StepNoise, kernel_key, start_key
 from genscale.errors import UsageError
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Solver
-from genscale.protocol.particles import OWN, Candidate, Particles, arm_of
+from genscale.protocol.particles import OWN, Candidate, Particles, arm_of, cat
 from genscale.protocol.queries import BACKWARD
+
+TOGETHER = 16  # rows that are moved together
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class PromptProcess(SearchView):
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
     arms: NFE of a whole candidate of each configuration of the call; empty where there is only one.
     together: see Process. remembers: the model has caches, so no state of an earlier run can be continued.
+    hold: where latents wait between model calls, one of `holding.PLACES`.
     The other fields are those of SearchView.
     """
 
@@ -72,6 +76,7 @@ class PromptProcess(SearchView):
     arms: tuple[int, ...] = ()
     together: int | None = None
     remembers: bool = False
+    hold: str = DEVICE
 
     @property
     def steps(self) -> int:
@@ -88,6 +93,10 @@ class PromptProcess(SearchView):
     @property
     def schedule(self) -> NoiseSchedule:
         return self._view().schedule
+
+    @property
+    def holding(self) -> Holding:
+        return Holding(self.hold, self.prior.own.device)
 
     def weight_sum(self, step: int) -> float | None:
         weights = self.mix_weights(step)
@@ -194,9 +203,9 @@ class PromptProcess(SearchView):
         check_memory(len(candidates), self.prior.own)
         if noise is None:
             paid = (self.nfe_left or 0) // max(self.nfe(), 1)
-            x = self.draws.initial(candidates, given, paid)
+            x = self.draws.initial(candidates, given, paid, self.holding)
         else:
-            x = self.prior.latents(noise)
+            x = self.prior.latents(noise, self.holding)
         return self.own_path.record(Particles(self._at_first_level(x), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
@@ -266,15 +275,18 @@ class PromptProcess(SearchView):
         return Particles(new, particles.step + 1, particles.candidates, memory, x0, caches=caches)
 
     def arrived(self, particles: Particles) -> Particles:
-        """The particles, at the clean end without the memory of solver and caches: no step follows."""
-        return replace(particles, memory=None, caches=()) if particles.step == self.steps else particles
+        """The particles where they wait; at the clean end without the memory of solver and caches: no step follows."""
+        ended = particles.step == self.steps
+        return self.holding.aside(replace(particles, memory=None, caches=()) if ended else particles)
 
     def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
         """The clean and noise estimates that follow from a model output [n, ...] at the latents `x`."""
         return Prediction(*self._view().clean_and_noise(particles.step, output, _as_seen(particles.x, x)))
 
     def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
-        return self._step(self.off_path(particles, repr(kernel)), prediction, kernel, preview=False)
+        particles = self.off_path(particles, repr(kernel))
+        parts = [slice(i, i + TOGETHER) for i in range(0, len(particles), TOGETHER)]  # for less work space
+        return cat([self._step(particles[s], prediction[s], kernel, preview=False) for s in parts])
 
     def off_path(self, particles: Particles, how: str) -> Particles:
         """The particles, candidate 0 with a new id: at this step they leave the pipeline's own path."""
