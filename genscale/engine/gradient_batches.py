@@ -8,8 +8,7 @@ detached leaves, so that their activations are not all in memory together.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
 
 import torch
 from torch import Tensor
@@ -19,56 +18,15 @@ from genscale.engine.events import Denoised, Differentiated
 from genscale.engine.failures import GRADIENT
 from genscale.engine.finite_numbers import finite_rows
 from genscale.engine.gradient_checks import digest, kind_of
+from genscale.engine.gradient_rows import Group, QueryRows, gradient_query
 from genscale.engine.search import Search
-from genscale.engine.unrolled_calls import Unroll, pulled_back
+from genscale.engine.unrolled_calls import pulled_back
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import BudgetExhausted, UsageError
-from genscale.numerics.transfers import to_device
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.batches import Batch, Decode, Output
-from genscale.protocol.particles import Candidate, Memory, Particles
+from genscale.protocol.particles import Memory
 from genscale.protocol.queries import Gradient
-
-
-@dataclass(frozen=True)
-class QueryRows:
-    """Rows of one search's Gradient."""
-
-    search: Search
-    rows: tuple[int, ...]
-
-    @property
-    def query(self) -> Gradient:
-        return _query(self.search)
-
-
-class Group:
-    """Rows of queries of one kind, between their first model call and the end of their backward pass."""
-
-    def __init__(self, parts: list[QueryRows]) -> None:
-        self.parts = parts
-        self.jobs = [(p.search, row) for p in parts for row in p.rows]
-        self.prompts = tuple(s.index for s, _ in self.jobs)
-        queries, process = [p.query for p in parts], parts[0].search.process
-        self.query = queries[0]
-        x = torch.cat([q.particles.x[list(p.rows)] for q, p in zip(queries, parts, strict=True)])
-        self.pull = None if self.query.pull is None else _rows([q.pull for q in queries], parts, 0)
-        noises = None if self.query.noises is None else _rows([q.noises for q in queries], parts, 1)
-        memory = Memory.cat([_memory(p) for p in parts])
-        candidates = tuple(self.candidate(i) for i in range(len(x)))
-        particles = Particles(x, self.query.particles.step, candidates, memory)
-        self.unroll = Unroll(process, self.query, process.holding.beside_model(particles), noises)
-
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-    def candidate(self, i: int) -> Candidate:
-        search, row = self.jobs[i]
-        return search.particles.candidates[row]
-
-    def label(self, i: int) -> str:
-        search, row = self.jobs[i]
-        return search.label(row)
 
 
 class GradientBatches:
@@ -89,7 +47,7 @@ class GradientBatches:
 
     def admit(self, search: Search) -> None:
         """Queue the rows of a search's query; answer it now if the archive or the budget already decide the answer."""
-        query = _query(search)
+        query = gradient_query(search)
         if query.pull is None:
             self.verifiers.check_differentiable()
         rows = search.affordable()
@@ -196,7 +154,7 @@ class GradientBatches:
             if faults[i]:
                 self.capacity.drop(search, group.candidate(i), GRADIENT, faults[i])
             elif self.archive.folder is not None:
-                query = _query(search)
+                query = gradient_query(search)
                 self.archive.add_graded(
                     search.index,
                     group.candidate(i),
@@ -324,29 +282,9 @@ class GradientBatches:
         return True
 
 
-def _query(search: Search) -> Gradient:
-    assert isinstance(search.query, Gradient)
-    return search.query
-
-
 def _zeroed(values: Tensor, rows: Tensor | None, dim: int) -> Tensor:
     """The values with zeros where `rows` (bool [n], along a dimension) say so."""
     if rows is None:
         return values
     shape = [-1 if d == dim else 1 for d in range(values.ndim)]
     return values.masked_fill(rows.to(values.device).view(shape), 0)
-
-
-def _memory(part: QueryRows) -> Memory | None:
-    memory = part.query.particles.memory
-    return None if memory is None else memory.take(part.rows)
-
-
-def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int) -> Tensor:
-    """The parts' rows of a tensor of each query, joined along `dim`."""
-    picked = []
-    for tensor, part in zip(tensors, parts, strict=True):
-        assert tensor is not None
-        rows = to_device(torch.tensor(part.rows), tensor.device)
-        picked.append(tensor.index_select(dim, rows))
-    return parts[0].search.process.holding.beside_model(torch.cat(picked, dim))
