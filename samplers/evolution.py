@@ -23,6 +23,7 @@ from genscale.diffusion.kernels import Kernel, Own, parse
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.noise_sphere import mix
+from genscale.numerics.transfers import to_device
 from genscale.protocol.answers import Prediction, Scores
 from genscale.protocol.interfaces import Process
 from genscale.protocol.particles import Candidate, Particles, cat, draw
@@ -293,7 +294,7 @@ class _Run(Numbered):
         prediction = Prediction(torch.cat([p.x0 for p in parts]), torch.cat([p.eps for p in parts]))
         shape = prediction.eps.shape[1:]
         z = torch.stack([Key(c.key).fold("mutation").normal(tuple(shape)) for c in copies.candidates])
-        z = z.to(prediction.eps)
+        z = to_device(z.to(prediction.eps.dtype), prediction.eps.device)
         if self.spec.mutation_rule == "exchange":
             sigma = self.process.schedule.level(copies.step).sigma
             return replace(copies, x=exchanged(copies.x, prediction, sigma, self.spec.mutation, z))

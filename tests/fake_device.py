@@ -123,8 +123,8 @@ class Waits:
 
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
-        self.steps: list[dict[Wait, int]] = []
-        self.scorings: list[dict[Wait, int]] = []
+        self.steps: list[Counter[Wait]] = []
+        self.scorings: list[Counter[Wait]] = []
         self._before: Counter[Wait] | None = None
         self._scored = False
 
@@ -134,7 +134,8 @@ class Waits:
             return
         now = Counter(self.device.waits)
         if self._before is not None:
-            ours = {w: n for w, n in (now - self._before).items() if w[1] and not w[2].startswith(_ANSWERS)}
+            new = now - self._before
+            ours = Counter({w: n for w, n in new.items() if w[1] and not w[2].startswith(_ANSWERS)})
             (self.scorings if self._scored else self.steps).append(ours)
         self._before, self._scored = now, False
 

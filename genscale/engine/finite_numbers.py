@@ -51,20 +51,19 @@ def all_finite(tensors: Mapping[str, Tensor]) -> bool:
 class FiniteTrace:
     """Which model outputs and latents of the candidates under way were finite, for one search.
 
-    The notes are flags on the device. Reading them waits for the accelerator, so that is done only for a candidate that
-    has failed.
+    The notes are numbers on the device. Reading them waits for the accelerator, so that is done only for a candidate
+    that has failed.
     """
 
     def __init__(self) -> None:
-        self._notes: dict[
-            int, list[tuple[int, int, Tensor]]
-        ] = {}  # candidate: (step, row, flags bool [2, n])
+        self._notes: dict[int, list[tuple[int, int, Tensor, Tensor]]] = {}
+        """candidate: (step, row, largest magnitudes [n] of the model's output, and of the latents)"""
 
     def note(self, candidates: Sequence[Candidate], step: int, output: Tensor, x: Tensor) -> None:
         """After a step: the model's output [n, ...] and the new latents [n, *latent]."""
-        flags = torch.stack([finite_rows(output), finite_rows(x)])
+        largest = _largest(output), _largest(x)
         for row, candidate in enumerate(candidates):
-            self._notes.setdefault(candidate.id, []).append((step, row, flags))
+            self._notes.setdefault(candidate.id, []).append((step, row, *largest))
         while len(self._notes) > MOST_TRACED:
             del self._notes[next(iter(self._notes))]
 
@@ -74,10 +73,15 @@ class FiniteTrace:
 
     def first(self, candidate: Candidate) -> tuple[str, int] | None:
         """("denoiser" or "scheduler", step) where a candidate stopped being finite; None if that was not noted."""
-        for step, row, flags in self._notes.get(candidate.id, ()):
-            output, x = flags[:, row].tolist()
-            if not output:
+        for step, row, output, x in self._notes.get(candidate.id, ()):
+            if not output[row].isfinite():
                 return "denoiser", step
-            if not x:
+            if not x[row].isfinite():
                 return "scheduler", step
         return None
+
+
+def _largest(values: Tensor) -> Tensor:
+    """[n]: the largest magnitude of each row of values [n, ...]; NaN where one is NaN. Cheaper than `finite_rows`."""
+    rows = values.detach().flatten(1)
+    return rows.abs().amax(1) if rows.is_floating_point() and rows.shape[1] else rows.new_zeros(len(rows))

@@ -23,6 +23,7 @@ from genscale.engine.search import Search
 from genscale.engine.unrolled_calls import Unroll, pulled_back
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.errors import BudgetExhausted, UsageError
+from genscale.numerics.transfers import to_device
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.batches import Batch, Decode, Output
 from genscale.protocol.particles import Candidate, Memory, Particles
@@ -345,5 +346,6 @@ def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int
     picked = []
     for tensor, part in zip(tensors, parts, strict=True):
         assert tensor is not None
-        picked.append(tensor.index_select(dim, torch.tensor(part.rows, device=tensor.device)))
+        rows = to_device(torch.tensor(part.rows), tensor.device)
+        picked.append(tensor.index_select(dim, rows))
     return torch.cat(picked, dim)
