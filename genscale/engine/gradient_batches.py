@@ -346,6 +346,5 @@ def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int
     picked = []
     for tensor, part in zip(tensors, parts, strict=True):
         assert tensor is not None
-        rows = to_device(torch.tensor(part.rows), tensor.device)
-        picked.append(tensor.index_select(dim, rows))
+        picked.append(tensor.index_select(dim, to_device(torch.tensor(part.rows), tensor.device)))
     return torch.cat(picked, dim)
