@@ -15,7 +15,6 @@ from genscale.numerics import transfers
 from genscale.pipelines import row_gather
 from genscale.pipelines.solver import SchedulerSolver
 from tests.fake_device import DEVICE, Waits, fake_device
-from tests.quick import quick
 from tests.zoo import ZOO, with_scheduler
 
 BEST = (
@@ -53,7 +52,8 @@ def waits_of(name: str, sampler: str, scheduler: str = "", **settings: Any) -> W
     return waits
 
 
-@pytest.mark.parametrize("case", quick(BEST, BEST[:1]))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BEST)
 def test_a_step_of_best_of_n_waits_for_nothing(case: str) -> None:
     waits = waits_of(*case.split())
     assert len(waits.steps) == 7  # eight model calls, and scores at the end

@@ -13,7 +13,6 @@ from genscale.pipelines.device_cache import cached_device
 from genscale.pipelines.encoder_cache import EncoderCache, PromptCache, Remembered
 from genscale.pipelines.noise_interception import Intercept
 from genscale.pipelines.row_gather import Gather, GatherCache
-from tests.quick import quick
 from tests.zoo import ZOO
 
 
@@ -161,8 +160,9 @@ def test_few_bytes_of_encoded_images_are_remembered() -> None:
     assert kept == [False, False, False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remembered", [True, False])
-@pytest.mark.parametrize("name", quick(["sd_inpaint", "flux_fill", "wan_i2v"], ["sd_inpaint"]))
+@pytest.mark.parametrize("name", ["sd_inpaint", "flux_fill", "wan_i2v"])
 def test_a_search_encodes_its_images_as_often_as_the_pipeline_alone(
     name: str, remembered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
