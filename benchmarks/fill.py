@@ -36,7 +36,8 @@ from genscale.protocol.particles import Particles
 
 DIM = 4
 SAMPLERS = (
-    "best_of_n", "smc", "beam", "zero_order", "search_over_paths", "evolution", "dts_star", "ab_mcts", "rollover", "dfs",
+    "best_of_n", "smc", "beam", "zero_order", "search_over_paths", "evolution", "dts_star", "ab_mcts", "rollover",
+    "dfs",
 )  # fmt: skip
 
 
