@@ -85,6 +85,7 @@ SAMPLERS: dict[str, Any] = {
     "successive_halving": SuccessiveHalving(9),
     "successive_halving, until the budget ends": SuccessiveHalving(rungs=(0.2, 0.7), survivors=0.3),
     "zero_order": ZeroOrder(),
+    "zero_order, three rounds ahead": ZeroOrder(neighbours=3, ahead=3, patience=2),
     "zero_order of 2 rounds": ZeroOrder(neighbours=3, rounds=2, patience=2),
     "annealing": Annealing(),
     "annealing of 3 rounds": Annealing(proposals=3, turn=0.3, temperature=1.0, final=0.1, rounds=3),
