@@ -197,7 +197,7 @@ class Seen:
 
     def mixed(self) -> int:
         """How many held several steps; forgets them."""
-        found = sum(batch.steps is not None for batch in self.batches)
+        found = sum(len(set(batch.steps or ())) > 1 for batch in self.batches)
         self.batches.clear()
         return found
 
@@ -205,8 +205,8 @@ class Seen:
 def totals(pipe: Any, family: str, sampler: str, **options: Any) -> list[list[tuple[int, float]]]:
     call = options.pop("call", {})
     scaled = genscale.scale(pipe, sampler, fine, batch_size=8, **options)
-    arguments = ZOO[family].arguments(2) | {"output_type": "np", "num_inference_steps": 5} | call
-    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    arguments = ZOO[family].arguments(4) | {"output_type": "np", "num_inference_steps": 5} | call
+    generators = [torch.Generator().manual_seed(i) for i in range(4)]
     found = scaled(**arguments | {"generator": generators}).search
     return [[(e.candidate.id, float(e.total)) for e in s.finals] for s in found.searches]
 
@@ -232,12 +232,14 @@ def apart_and_mixed(
 
 
 FAMILIES = ("stable_diffusion", "sdxl", "sd3", "flux", "wan")
-MORE = ("z_image", "lumina2", "qwen_image", "pixart_sigma", "ltx", "flux_true_cfg", "sdxl_controlnet")
+MORE = ("lumina2", "qwen_image", "pixart_sigma", "ltx", "flux_true_cfg", "sdxl_controlnet")
 
 
 @pytest.mark.parametrize("family", quick((*FAMILIES, *MORE), ("flux",)))
 def test_a_pipeline_finds_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    apart, mixed, count = apart_and_mixed(monkeypatch, ZOO[family].build(), family, "dfs", paths=6)
+    apart, mixed, count = apart_and_mixed(
+        monkeypatch, ZOO[family].build(), family, "dfs", paths=6, quantile=0.7
+    )
     assert count > 0
     assert gap(apart, mixed) < TOLERANCE
 
@@ -253,7 +255,9 @@ SCHEDULERS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize(("sampler", "options"), [("dfs", {"paths": 6}), ("zero_order", {"rounds": 2})])
+@pytest.mark.parametrize(
+    ("sampler", "options"), [("dfs", {"paths": 6, "quantile": 0.7}), ("zero_order", {"rounds": 2})]
+)
 def test_schedulers_that_scale_and_remember(
     scheduler: str, sampler: str, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +283,7 @@ def test_rows_with_what_belongs_to_others_are_seen(what: str, monkeypatch: pytes
     pipe = with_scheduler(
         ZOO["stable_diffusion"].build(), "DDIMScheduler" if what == "calls" else "EulerDiscreteScheduler"
     )
-    apart, mixed, count = apart_and_mixed(monkeypatch, pipe, "stable_diffusion", "dfs", paths=6)
+    apart, mixed, count = apart_and_mixed(monkeypatch, pipe, "stable_diffusion", "dfs", paths=6, quantile=0.7)
     assert count > 0
     assert gap(apart, mixed) > TOLERANCE
 
@@ -297,9 +301,12 @@ def test_a_callback_keeps_steps_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_two_experts_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["wan22", "z_image"])
+def test_two_experts_and_loops_of_their_own_rows_stay_apart(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = Seen(monkeypatch)
-    totals(ZOO["wan22"].build(), "wan22", "dfs", paths=5)
+    totals(ZOO[family].build(), family, "dfs", paths=5)
     assert not seen.mixed()
 
 
