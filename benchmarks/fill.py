@@ -7,12 +7,14 @@ the calls and the fill where a call holds rows of one step only, and where each 
 
     python -m benchmarks.fill                        # 16 prompts, batches of 32; one prompt, batches of 16
     python -m benchmarks.fill --sampler dfs --steps 8
+    python -m benchmarks.fill --in-flight            # one prompt: larger waves, and what they cost in score
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,7 @@ from genscale.media import Media
 from genscale.plugins import registry
 from genscale.protocol.batches import Batch, Output
 from genscale.protocol.particles import Particles
+from genscale.toy import analytic
 
 DIM = 4
 SAMPLERS = (
@@ -99,6 +102,29 @@ def filled(sampler: Any, prompts: int, batch: int, steps: int, nfe: int, mixed: 
     return Filled(len(rows), sum(rows) / (batch * len(rows)), len(scorings))
 
 
+def in_flight(steps: int = 8, nfe: int = 200, runs: int = 100) -> None:
+    """Print the fill of one prompt in batches of 16, and the best score against that of the default, paired, with 95 %
+    intervals, on a mixture of three normal distributions whose first coordinate is the score."""
+    means = torch.tensor([[2.0, 0.0, 0.0], [-2.0, 1.0, 0.0], [0.0, -2.0, 1.0]])
+    model, score = analytic.Mixture(means, 0.3), analytic.coordinate(0)
+    print("| sampler | option | fill | mean best score | against the first |\n|---|---|---|---|---|")
+    for name, option, values in (("dts_star", "wave", (8, 16, 32)), ("zero_order", "ahead", (1, 4))):
+        before: list[float] = []
+        for value in values:
+            sampler = registry.make("sampler", name, {option: value})
+            found = analytic.search(sampler, model, score, steps=steps, budget=f"{nfe}nfe", runs=runs)
+            best = [float(entry.total) for s in found.searches if (entry := s.best()) is not None]
+            before = before or best
+            gaps = [b - a for a, b in zip(before, best, strict=True)]
+            half = 1.96 * statistics.stdev(gaps) / len(gaps) ** 0.5
+            fill = filled(sampler, 1, 16, steps, nfe, True).fill
+            print(
+                f"| {name} | {option}={value} | {fill:.2f} | {statistics.mean(best):.3f} "
+                f"| {statistics.mean(gaps):+.3f} ± {half:.3f} |",
+                flush=True,
+            )
+
+
 def first_coordinate(media: Media, prompts: Any) -> torch.Tensor:
     """A verifier that costs nothing."""
     return media.pixels[:, 0, 0, 0].double()
@@ -112,7 +138,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, action="append", help="of the run; 8 and 20 by default")
     parser.add_argument("--nfe", type=int, default=200, help="budget of every prompt")
     parser.add_argument("--json", action="store_true", help="one line of JSON a case, instead of a table")
+    parser.add_argument("--in-flight", action="store_true", help="the table of larger waves on one prompt")
     options = parser.parse_args()
+    if options.in_flight:
+        return in_flight()
     if not options.json:
         print("| sampler | prompts | batch | steps | calls | fill | calls, mixed | fill, mixed |")
         print("|---|---|---|---|---|---|---|---|")
