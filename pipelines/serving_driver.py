@@ -130,8 +130,8 @@ class ServingDriver(LoopDriver):
             kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
         self.caches.meet(kwargs)
         if self._row_steps is not None:
-            place, ledger = (name, self._called[name]), self.call.ledger
-            args, kwargs = self._row_steps.given(place, module, forward, args, kwargs, ledger)
+            given = self._row_steps.given
+            args, kwargs = given((name, self._called[name]), module, forward, args, kwargs, self.call.ledger)
         alone = None if self._one is not None else self._first_alone(name, module, forward, args, kwargs)
         evaluate = partial(self._forward, name, module, forward, args, kwargs)
         try:
@@ -343,8 +343,7 @@ class ServingDriver(LoopDriver):
 
     @property
     def _steps(self) -> Steps:
-        assert self.exchange.steps is not None, "a batch of several steps that were not studied"
-        return self.exchange.steps
+        return self.exchange.steps or Steps()
 
     def _set_row_steps(self, at: tuple[int, ...] | None, part: Part) -> None:
         self._row_steps = None if at is None else RowSteps(self._steps, tuple(at[i] for i in part.rows))
