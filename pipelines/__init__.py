@@ -45,6 +45,7 @@ Under these lie, for the call of a pipeline:
   they spared.
 - `row_lists.py`, `row_evidence.py`: which lists have one entry a row; whether an exception comes from a batch's rows.
 - `row_mixing.py`: models that let the rows of a batch depend on each other, and guidance copies in another order.
+- `step_study.py`, `mixed_steps.py`: whether rows of different steps may share a batch, and what each of them gets.
 - `failures.py`: what may be concluded from an exception.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
 - `user_callbacks.py`: the user's `callback_on_step_end` and `callback` during a search.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from genscale.engine.mixture_batches import Mixer
 from genscale.errors import UsageError
 from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.intercepted_call import LeaveLoop
+from genscale.pipelines.step_study import Steps
 from genscale.protocol.batches import Batch, Output
 
 
@@ -27,6 +29,7 @@ class BatchExchange:
     (batch_padding.py).
 
     batch: the batch to evaluate. answered: how many were. closed: the engine has ended. error: what the engine raised.
+    studied: whether it is known if batches may hold rows of different steps. steps: what these need, if so.
     left: the batch's latents where the user's callback interrupted the pipeline, with what the loop and the callback
     made of them.
     """
@@ -44,6 +47,7 @@ class BatchExchange:
         self.error: BaseException | None = None
         self.closed, self.answered = False, 0
         self.left: Tensor | None = None
+        self.studied, self.steps = mixer is not None, cast("Steps | None", None)
         self._started = 0.0  # when the batch was handed out
         self._advance(self._first)
 
@@ -85,6 +89,13 @@ class BatchExchange:
         """Replace the batch by one of one latent; so are all that follow."""
         batch = self.engine.one_by_one()
         self.batch = batch if self.mixer is None else self.mixer.open(batch)
+
+    def mix_steps(self, steps: Steps | None) -> None:
+        """Let batches hold rows of different steps; None: not any more, and an open one that does is replaced."""
+        self.studied, self.steps = True, steps
+        batch = self.engine.mix_steps(steps is not None)
+        if batch is not None:
+            self.batch = batch
 
     def halve(self, error: Exception) -> None:
         """After the accelerator's memory ran out: replace the batch by a smaller one."""

@@ -69,6 +69,7 @@ class LoopDriver(SharedByCopies):
         self.stepped = self.any_step = False  # `step` was called in this iteration; in this pipeline call
         self.reads_expected = self.reads_done = 0  # iterations before the loop that only read the timesteps
         self.off_grid: OffGrid | None = None  # the noise level to show to the loop instead of the grid's
+        self.scale_rows: Any = None  # a ScaleRows, in place of the scheduler's `scale_model_input`
         self.start, self.start_known = 0, False  # the scheduler's index of the loop's first timestep
         self.timesteps: Tensor | None = None
         self.scheduler: Any = None

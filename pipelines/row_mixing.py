@@ -10,7 +10,7 @@ diffusers nor of transformers, which the tests of genscale cover.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -44,7 +44,7 @@ class Alone:
 
     def compare(self, name: str, output: Any) -> None:
         """RowsMix: the first of the latents gets another in `output`, of all of them, ordered [block, latent]."""
-        if _apart(list(_tensors(output)), list(_tensors(self.output)), self.n):
+        if _apart(tensors_of(output), tensors_of(self.output), self.n):
             raise RowsMix(name)
         _independent.add(self.module)
 
@@ -111,15 +111,22 @@ def _known(cls: type[Any]) -> bool:
     return any(cls.__module__ == name or cls.__module__.startswith(name + ".") for name in KNOWN)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors of a model's output, in order."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _tensors(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _tensors(one)
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for one in inner for tensor in tensors_of(one)]
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether numbers of a model differ by rounding only; those that are not floating-point numbers always do."""
+    if not a.is_floating_point() or not b.numel():
+        return True
+    half = a.dtype in (torch.float16, torch.bfloat16)
+    a, b = a.detach().float(), b.detach().float()
+    allowed = (HALF if half else TOLERANCE) * float(b.abs().max().clamp(min=1e-12))
+    return float((a - b).abs().max()) <= allowed
 
 
 def _apart(whole: list[Tensor], alone: list[Tensor], n: int) -> bool:
@@ -130,10 +137,6 @@ def _apart(whole: list[Tensor], alone: list[Tensor], n: int) -> bool:
     for a, b in zip(whole, alone, strict=False):
         if a.ndim and a.shape != b.shape and a.shape[0] == b.shape[0] * n:
             a = a[torch.arange(b.shape[0], device=a.device) * n]
-        if a.shape != b.shape or not a.is_floating_point():
-            continue
-        a, b, half = a.detach().float(), b.detach().float(), a.dtype in (torch.float16, torch.bfloat16)
-        allowed = (HALF if half else TOLERANCE) * float(b.abs().max().clamp(min=1e-12)) if b.numel() else 0.0
-        if b.numel() and float((a - b).abs().max()) > allowed:
+        if a.shape == b.shape and not close(a, b):
             return True
     return False

@@ -6,7 +6,8 @@ sets what the steps before it would have left on it (scheduler_state.py). Only t
 
 - `timesteps` is a tensor whose iteration is decided by the driver (timesteps.py);
 - `step` passes its arguments to the driver and returns the driver's latents, instead of computing a step;
-- `scale_model_input` scales for the noise level that the driver is at, if that is none of the scheduler's.
+- `scale_model_input` scales for the noise level that the driver is at, if that is none of the scheduler's, or as the
+  driver does it.
 
 Its class equals the scheduler's own by `==`.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +37,10 @@ class OffGrid:
     kappa: float
 
 
+ScaleRows = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+"""(proxy, latents, further arguments by position and by name of `scale_model_input`) -> scaled latents."""
+
+
 class SharedByCopies:
     """An object that a deep copy shares: a loop may copy its scheduler, whose proxy holds the driver."""
 
@@ -45,6 +50,7 @@ class SharedByCopies:
 
 class SchedulerDriver(TimestepDriver, Protocol):
     off_grid: OffGrid | None
+    scale_rows: ScaleRows | None
 
     def step(self, call: dict[str, Any]) -> Any: ...
     def position(self) -> int | None: ...
@@ -124,6 +130,11 @@ def _subclass(cls: type) -> type:
 
         @functools.wraps(cls.scale_model_input)
         def scale_model_input(self: Any, *args: Any, **kwargs: Any) -> Any:
+            own = self.__dict__["_driver"].scale_rows
+            if own is not None:
+                named = dict(kwargs)
+                sample = args[0] if args else named.pop("sample")
+                return own(self, sample, args[1:], named)
             with _level(self, self.__dict__["_driver"].position(), self.__dict__["_driver"].off_grid):
                 return cls.scale_model_input(self, *args, **kwargs)  # type: ignore[attr-defined]
 

@@ -17,6 +17,9 @@ batch's latents instead of its own (`row_per_latent`). Where that cannot work ei
 network's output belongs to just the call's own rows, every batch is evaluated in parts that have these rows
 (`own_rows`): whatever else the loop does, it then sees what it sees in the pipeline alone. So it is where a model lets
 the rows of a batch depend on each other (row_mixing.py).
+
+A batch holds rows of one step. Rows of other steps fill it up where the loop and its models allow that
+(mixed_steps.py).
 """
 
 from __future__ import annotations
@@ -32,12 +35,14 @@ from genscale.pipelines.intercepted_call import (
     PipelineInterrupted,
     intercept,
 )
+from genscale.pipelines.mixed_steps import StepsStayApart
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.row_evidence import comes_from_rows, not_in_batches
 from genscale.pipelines.row_gather import NeedsRowPerLatent
 from genscale.pipelines.row_lists import UnclearRows
 from genscale.pipelines.row_mixing import RowsMix
 from genscale.pipelines.serving_driver import ServingDriver
+from genscale.pipelines.step_study import refusal, study_steps
 from genscale.pipelines.user_callbacks import search_callbacks
 from genscale.protocol.batches import Decode
 
@@ -64,6 +69,10 @@ def serve(
                 exchange.one_by_one()
             if call.caches and call.row_per_latent and engine.batch_size > 1:
                 exchange.one_by_one()  # rows that differ in what caches hold could not be told apart
+            if engine.could_mix and not exchange.studied:
+                exchange.mix_steps(study_steps(call))
+            if exchange.steps is not None and refusal(call) is not None:
+                exchange.mix_steps(None)
             _serve_once(call, exchange)
         if exchange.error is not None:
             raise exchange.error
@@ -105,6 +114,8 @@ def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
             call.use_own_rows()
         else:
             call.row_per_latent = True
+    except StepsStayApart:
+        exchange.mix_steps(None)
     except RowsMix as mixed:
         _one_row_at_a_time(call, mixed)
     except (KeyboardInterrupt, PipelineInterrupted):

@@ -27,11 +27,13 @@ from genscale.pipelines.cache_rows import RowCacheState
 from genscale.pipelines.followed_call import FollowedCall
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver
 from genscale.pipelines.latent_layout import as_own_latents
+from genscale.pipelines.mixed_steps import RowSteps
 from genscale.pipelines.one_branch import OneBranch
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.row_evidence import FailedCall, sizes_of
 from genscale.pipelines.row_gather import Gather, GatherCache, NeedsRowPerLatent, rows_of, sample_of
 from genscale.pipelines.row_mixing import Alone, RowsMix, first_alone, interleaved
+from genscale.pipelines.step_study import Steps
 from genscale.pipelines.watched_models import is_denoiser, zeros_like
 from genscale.protocol.batches import Batch, Output
 
@@ -75,6 +77,9 @@ class ServingDriver(LoopDriver):
         self._gathered = GatherCache()
         self._one: OneBranch | None = None  # the only branch of guidance that the batch needs
         self.failed: FailedCall | None = None
+        self._row_steps: RowSteps | None = (
+            None  # of the part under evaluation, where its rows have steps of their own
+        )
         self._order_seen = False  # of the rows that the denoiser is given
         self._called: Counter[str] = Counter()  # calls of each model in this iteration
         self._blocks: dict[str, int] = {}  # guidance copies of the latents in the last call of each model
@@ -124,6 +129,9 @@ class ServingDriver(LoopDriver):
             args = tuple(self._gathered(gather, name, str(i), a) for i, a in enumerate(args))
             kwargs = {k: self._gathered(gather, name, k, v) for k, v in kwargs.items()}
         self.caches.meet(kwargs)
+        if self._row_steps is not None:
+            given = self._row_steps.given
+            args, kwargs = given((name, self._called[name]), module, forward, args, kwargs, self.call.ledger)
         alone = None if self._one is not None else self._first_alone(name, module, forward, args, kwargs)
         evaluate = partial(self._forward, name, module, forward, args, kwargs)
         try:
@@ -206,6 +214,8 @@ class ServingDriver(LoopDriver):
         if isinstance(answer, Tensor):
             return answer, self.index
         batch = self._batch = self.next_batch(answer)
+        if self.exchange.engine.could_mix and not self.exchange.studied:
+            raise LeaveLoop
         self.jumped = batch.step != self.index + 1
         if self.composition is not None and batch.prompts != self.composition:
             raise NeedsRowPerLatent
@@ -262,6 +272,7 @@ class ServingDriver(LoopDriver):
                 "after the other: they cannot be evaluated alone."
             )
         self.off_grid = None if batch.time is None else self.call.level_of(batch.time)
+        self.call.solver.calls = None if batch.steps is None else self._steps.calls
         self._parts = self._in_parts(batch)
         with torch.set_grad_enabled(batch.grad):
             latents, self.prompts = next(self._parts)
@@ -276,6 +287,7 @@ class ServingDriver(LoopDriver):
         values, samples = [], []
         for part in parts:
             self._part, self.evaluations, self.spared = part, 0, 0.0
+            self._set_row_steps(batch.steps, part)
             own = self.call.own_rows
             prompts = tuple(range(self.rows)) if own else tuple(batch.prompts[i] for i in part.rows)
             before = [kept[i] for i in part.in_call] if kept else []
@@ -328,3 +340,11 @@ class ServingDriver(LoopDriver):
         if size > n:
             return [Part((*range(n), *(0,) * (size - n)), n)]
         return whole_or_split(prompts, n == self.rows and prompts != own)
+
+    @property
+    def _steps(self) -> Steps:
+        return self.exchange.steps or Steps()
+
+    def _set_row_steps(self, at: tuple[int, ...] | None, part: Part) -> None:
+        self._row_steps = None if at is None else RowSteps(self._steps, tuple(at[i] for i in part.rows))
+        self.scale_rows = None if self._row_steps is None else self._row_steps.scaled

@@ -8,7 +8,7 @@ to particles, which can be pruned, branched and stored, with every scheduler cla
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -33,14 +33,16 @@ class SchedulerSolver:
 
     scheduler: the pipeline's, after it has set its timesteps; never changed. start: index of the loop's first timestep
     among the scheduler's (image-to-image skips some). call: the arguments of the pipeline's latest `step` call by name,
-    such as timestep and eta. orders: how the latents that were stepped to each step lie in memory, as
-    `Tensor.dim_order` says. timesteps: that of the loop at each step, as numbers, as far as they are known.
+    such as timestep and eta. calls: those of each step, while the latest call was for latents of several steps; None
+    elsewhere. orders: how the latents that were stepped to each step lie in memory, as `Tensor.dim_order` says.
+    timesteps: that of the loop at each step, as numbers, as far as they are known.
     """
 
     def __init__(self, scheduler: Any, start: int, timesteps: dict[int, Any] | None = None) -> None:
         self.scheduler = scheduler
         self.start = start
         self.call: dict[str, Any] = {}
+        self.calls: Sequence[dict[str, Any]] | None = None
         self.orders: dict[int, tuple[int, ...]] = {}
         self.timesteps: dict[int, Any] = {} if timesteps is None else timesteps
         self.signature = step_signature(type(scheduler))  # type: ignore[arg-type]
@@ -55,20 +57,26 @@ class SchedulerSolver:
         self, particles: Particles, output: Tensor, draw: Callable[[int], Tensor]
     ) -> tuple[Tensor, Memory | None]:
         scheduler, memory = self._restore(particles), particles.memory
-        call = self.call | ({"generator": None} if "generator" in self.signature.names else {})
+        call = self.call if self.calls is None else self.calls[particles.step]
+        call = call | ({"generator": None} if "generator" in self.signature.names else {})
         with _KeyedNoise(draw):
             x, carried = self.call_step(
                 scheduler, call, output, particles.x, {} if memory is None else memory.rows
             )
-        made = memory_of(scheduler, self.scheduler, particles.x, partial(self._numbers, particles.step))
+        made = memory_of(
+            scheduler,
+            self.scheduler,
+            particles.x,
+            partial(self._numbers, particles.step, call.get("timestep")),
+        )
         # `dim_order` says the same of contiguous tensors, and takes a third of a small step.
         self.orders[particles.step + 1] = tuple(range(x.ndim)) if x.is_contiguous() else x.dim_order()
         return x, replace(made, rows={**made.rows, **carried})
 
-    def _numbers(self, step: int, value: Tensor) -> Any:
+    def _numbers(self, step: int, timestep: Any, value: Tensor) -> Any:
         """A small tensor as numbers. Those of the step's timestep are read once a search, while the loop is probed:
         reading them again would wait for the accelerator at every step."""
-        if value.device.type == "cpu" or value is not self.call.get("timestep"):
+        if value.device.type == "cpu" or value is not timestep:
             return value.tolist()
         if step not in self.timesteps:
             self.timesteps[step] = value.tolist()

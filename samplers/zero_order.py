@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 
@@ -23,7 +23,7 @@ from genscale.key import Key
 from genscale.numerics.noise_sphere import neighbour
 from genscale.protocol.answers import Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import Candidate, draw
+from genscale.protocol.particles import Candidate, cat, draw
 from genscale.protocol.queries import Query, Score, Solve
 
 
@@ -37,6 +37,9 @@ class ZeroOrder:
     rounds: rounds after the first candidate. None, the default, continues until the budget ends the search (4 rounds
         without a budget).
     patience: rounds without progress before a restart. 1 by default.
+    ahead: rounds that are proposed from the same pivot and evaluated together, then judged one after the other; the
+        first of them together with the pivot. More of them fill the batch of a single prompt, but the later ones do not
+        yet know what the earlier ones found. 1 by default, as published.
 
     A restart draws `neighbours` fresh noises, and the best of them is the next pivot. Every round therefore costs the
     same.
@@ -48,37 +51,46 @@ class ZeroOrder:
     cosine: float = 0.95
     rounds: int | None = None
     patience: int = 1
+    ahead: int = 1
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
     size_option: ClassVar[str] = "neighbours"
 
     def __post_init__(self) -> None:
-        check_options(self, neighbours=1, patience=1, rounds=0)
+        check_options(self, neighbours=1, patience=1, rounds=0, ahead=1)
         if not -1 <= self.cosine <= 1:
             raise UsageError(f"cosine={self.cosine} must be between -1 and 1.")
 
     def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
-        pivot = draw(key, 0)
-        noise = process.noise(pivot)  # [*latent]
-        finished = yield Solve(process.start([pivot]))
-        best: Scores = yield Score(finished)
-        rounds, failures, done = rounds_of(process, self.rounds), 0, 0
-        while rounds is None or done < rounds:
-            restart = failures >= self.patience or not best.alive
-            ids = range(1 + done * self.neighbours, 1 + (done + 1) * self.neighbours)
+        pivot, rounds, failures, done = draw(key, 0), rounds_of(process, self.rounds), 0, 0
+        noise, best = process.noise(pivot), cast("Scores | None", None)  # [*latent]
+        while best is None or rounds is None or done < rounds:
+            restart = best is not None and (failures >= self.patience or not best.alive)
+            ahead = self.ahead - (best is None)  # the first query holds the pivot, too
+            ahead = ahead if rounds is None else min(ahead, rounds - done)
+            ids = range(1 + done * self.neighbours, 1 + (done + ahead) * self.neighbours)
             candidates = [draw(key, i) if restart else self._near(key, i, pivot) for i in ids]
-            fresh = torch.stack([process.noise(c) for c in candidates])  # [neighbours, *latent]
-            if not restart:
-                fresh = neighbour(noise.expand_as(fresh), self.cosine, fresh)
-            finished = yield Solve(process.start(candidates, fresh))
+            starts = [process.start([pivot])] if best is None else []
+            if candidates:
+                fresh = torch.stack([process.noise(c) for c in candidates])  # [ahead * neighbours, *latent]
+                if not restart:
+                    fresh = neighbour(noise.expand_as(fresh), self.cosine, fresh)
+                starts.append(process.start(candidates, fresh))
+            finished = yield Solve(cat(starts))
             scores: Scores = yield Score(finished)
-            # The pivot comes first and stays where scores are equal, so only a strictly better one replaces it.
-            pool = scores if restart else Scores.cat([best, scores])
-            winner = pool.best() - (0 if restart else 1)
-            failures = failures + 1 if winner < 0 else 0
-            if winner >= 0:
-                pivot, noise, best = candidates[winner], fresh[winner], scores[winner : winner + 1]
-            done += 1
+            if best is None:
+                best, scores = scores[:1], scores[1:]
+            # One round after the other, as if the later ones had been proposed after the earlier ones were judged.
+            for first in range(0, len(scores), self.neighbours):
+                own_round = scores[first : first + self.neighbours]
+                # The pivot comes first and stays where scores are equal, so only a strictly better one replaces it.
+                pool = own_round if restart else Scores.cat([best, own_round])
+                winner = pool.best() - (0 if restart else 1)
+                failures, restart = failures + 1 if winner < 0 else 0, False
+                if winner >= 0:
+                    pivot, noise = candidates[first + winner], fresh[first + winner]
+                    best = own_round[winner : winner + 1]
+            done += ahead
 
     def _near(self, key: Key, i: int, pivot: Candidate) -> Candidate:
         return Candidate(

@@ -85,6 +85,7 @@ SAMPLERS: dict[str, Any] = {
     "successive_halving": SuccessiveHalving(9),
     "successive_halving, until the budget ends": SuccessiveHalving(rungs=(0.2, 0.7), survivors=0.3),
     "zero_order": ZeroOrder(),
+    "zero_order, three rounds ahead": ZeroOrder(neighbours=3, ahead=3, patience=2),
     "zero_order of 2 rounds": ZeroOrder(neighbours=3, rounds=2, patience=2),
     "annealing": Annealing(),
     "annealing of 3 rounds": Annealing(proposals=3, turn=0.3, temperature=1.0, final=0.1, rounds=3),
@@ -282,6 +283,9 @@ def process_of(
 
 def answered(mixture: Mixture, batch: Batch, times: Sequence[float]) -> Tensor:
     """The model's answer, with its graph and a checkpoint as the batch asks."""
+    if batch.steps is not None:
+        rows = zip(batch.x.split(1), batch.steps, strict=True)
+        return torch.cat([mixture.velocity(x, times[step]) for x, step in rows])
     t = times[batch.step] if batch.time is None else batch.time
     with torch.set_grad_enabled(batch.grad):
         if batch.checkpoint:
@@ -347,6 +351,7 @@ def run(
     pool: bool = False,
     gains: Gains | None = None,
     together: int = TOGETHER,
+    mix_steps: bool = False,
 ) -> Run:
     """Run a sampler for `prompts` prompts on the mixture.
 
@@ -356,6 +361,7 @@ def run(
     more: parts of the process that differ from the bed's. mixture: another model than the bed's; dim: of its latents.
     mix: of predictions; the sources' models and branches are answered by `models`, or by `mixture`. A sampler that
     needs one is given MIX. pool: the prompts share their budgets; gains, together: of the Purse.
+    mix_steps: batches may hold rows of different steps.
     A prompt's noise depends on its number and the seed alone.
     """
     budget, mixture = budget or Budget(), mixture or Mixture()
@@ -393,6 +399,8 @@ def run(
         searches, roles, decode or pictures, budget=budget, archive=archive, ledger=ledger,
         batch_size=batch_size, on_event=on_event, purse=Purse(searches, gains, together) if pool else None,
     )  # fmt: skip
+
+    engine.mix_steps(mix_steps)
 
     def evaluate(batch: Batch) -> Output:
         if fits is not None and len(batch.prompts) > fits:

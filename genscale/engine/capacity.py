@@ -26,6 +26,8 @@ class Capacity:
 
     batch_size: latents (rows) in one model call, at most; halved when memory runs out. decode_batch: latents decoded
     and scored together, at most; None is batch_size. halted: the user asked to stop, so no evaluation is left.
+    mixed: whether one model call may hold rows of different steps; whoever evaluates the batches sets it. could_mix:
+    a call had places left that rows of other steps would have filled.
     """
 
     budget: Budget
@@ -35,6 +37,8 @@ class Capacity:
     decode_batch: int | None = None
     on_event: Callable[[Event], None] = lambda event: None
     halted: bool = False
+    mixed: bool = False
+    could_mix: bool = False
 
     @property
     def decoded_together(self) -> int:

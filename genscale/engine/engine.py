@@ -86,6 +86,8 @@ class Engine:
                 continue
             if not self.overlapping:
                 self.capacity.archive.settle()
+            if self._model.short and self._scoring.run(self.searches):
+                continue
             if self._model.waiting:
                 output = yield self._model.next_batch(left)
                 self.capacity.archive.settle()
@@ -125,6 +127,16 @@ class Engine:
     def batch_size(self) -> int:
         """Rows in one model call, at most."""
         return self.capacity.batch_size
+
+    @property
+    def could_mix(self) -> bool:
+        """Whether a model call had places left that rows of other steps would have filled."""
+        return self.capacity.could_mix
+
+    def mix_steps(self, allowed: bool) -> Batch | None:
+        """Whether one model call may hold rows of different steps; another batch in place of an open one that does."""
+        self.capacity.mixed = allowed
+        return None if allowed or not self._model.mixed else self._model.again()
 
     @property
     def evaluated(self) -> list[tuple[int, Candidate]]:

@@ -1,4 +1,12 @@
-"""Answers to Solve and Denoise: which rows share a model call, and the step that follows it."""
+"""Answers to Solve and Denoise: which rows share a model call, and the step that follows it.
+
+A batch begins with the rows that are furthest along the run, all at one step. Where the model takes a step for each row
+(`Capacity.mixed`), rows of other steps fill the places that are left: first those of the prompts that have spent least,
+so that all prompts end together, and of these the noisiest, which have the longest way. Then scores are asked for as
+soon as the waiting rows do not fill a batch, since what is scored comes back with new rows; where a batch holds one
+step only, that would tear apart the prompts that are at the same step. Which rows share a call decides nothing but
+rounding: each row is stepped with the rows of its own query.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +69,11 @@ class ModelRows:
         return self.price * len(self.rows) if self.begun or self.until is None else 0
 
     @property
+    def place(self) -> int:
+        """The pipeline's step of the next model call."""
+        return self.search.process.place(self.particles.step)
+
+    @property
     def memory(self) -> Memory | None:
         """What the solver remembers of these rows."""
         return None if self.particles.inner else self.particles.memory
@@ -76,6 +89,31 @@ class ModelRows:
             self.particles.caches[i].after = state
             if asked is not None:
                 asked[self.rows[i]].after = state
+
+    def mixes_with(self, other: ModelRows) -> bool:
+        """Whether one model call can evaluate both, though they are at different steps, if it takes a step for each
+        row.
+
+        Not between levels of the grid, nor for one branch of guidance; nor where a row costs more at one of the steps.
+        """
+        return self._on_grid and other._on_grid and self._kind == other._kind
+
+    def turn(self, first: ModelRows) -> tuple[bool, int, int, int]:
+        """Their turn in a batch of mixed steps that begins with `first`; the lowest come first."""
+        others = not self.goes_with(first)
+        return others, self.search.spent * others, self.particles.step * others, self.search.index * others
+
+    @property
+    def _on_grid(self) -> bool:
+        process, step = self.search.process, self.particles.step
+        between = process.places is not None and process.places[step].time is not None
+        return not (between or self.particles.inner or self.branch)
+
+    @property
+    def _kind(self) -> tuple[int, int]:
+        """(arm, NFE of one model call)."""
+        evaluations = self.search.process.evaluations[self.particles.step]
+        return arm_of(self.particles.candidates[0]), evaluations
 
     def split(self, n: int) -> tuple[ModelRows, ModelRows]:
         """The first n rows, and the others, as views."""
@@ -96,6 +134,19 @@ class ModelBatches:
     def evaluations_left(self) -> float:
         """Evaluations that fit into the time left beside those that are committed."""
         return self.capacity.evaluations_left(sum(part.committed for part in self.waiting))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the open batch holds rows of different steps, or rows whose solvers remember different things."""
+        return any(not part.goes_with(self.evaluated[0]) for part in self.evaluated)
+
+    @property
+    def short(self) -> bool:
+        """Whether the waiting rows could share one batch of mixed steps and leave places in it."""
+        if not self.capacity.mixed or not self.waiting:
+            return False
+        rows, first = sum(len(part.rows) for part in self.waiting), self.waiting[0]
+        return rows < self.capacity.rows_in_a_call and all(part.mixes_with(first) for part in self.waiting)
 
     # ---------------------------------------------------------------- admission
 
@@ -170,11 +221,13 @@ class ModelBatches:
 
         With a budget of seconds no more rows begin than `left` evaluations allow.
         """
-        places = self.capacity.rows_in_a_call
+        places, mixed = self.capacity.rows_in_a_call, self.capacity.mixed
         first = max(self.waiting, key=lambda part: part.call)
         self.evaluated, rest = [], []
-        for part in self.waiting:
-            n = len(part.rows) if part.goes_with(first) else 0
+        waiting = sorted(self.waiting, key=lambda part: part.turn(first)) if mixed else self.waiting
+        for part in waiting:
+            joins = part.goes_with(first) or (mixed and part.mixes_with(first))
+            n = len(part.rows) if joins else 0
             if not part.begun and part.until is not None and part.price * n > max(left, 0):
                 n = max(int(left // part.price), 1 if part.required else 0)
             n = min(n, places)
@@ -189,6 +242,8 @@ class ModelBatches:
             self.evaluated.append(part)
             places -= n
         self.waiting = rest
+        if places and not mixed:
+            self.capacity.could_mix |= any(part.mixes_with(first) for part in rest)
         return self._as_batch()
 
     def again(self) -> Batch:
@@ -205,14 +260,17 @@ class ModelBatches:
             if part.until is not None:
                 part.search.process.expect(part.particles, part.kernel)
         first, time = parts[0], inputs[0][1]
+        memories = [part.memory for part in parts]
+        alike = not self.mixed
         return Batch(
             inputs[0][0] if len(parts) == 1 else torch.cat([x for x, _ in inputs]),
-            first.search.process.place(first.particles.step),
+            first.place,
             tuple(part.search.index for part in parts for _ in part.rows),
             time,
             first.branch,
-            memory=Memory.cat([part.memory for part in parts]),
+            memory=Memory.cat(memories) if alike else None,
             caches=tuple(cache.before for part in parts for cache in part.particles.caches),
+            steps=None if alike else tuple(part.place for part in parts for _ in part.rows),
         )
 
     def absorb(self, output: Output) -> None:

@@ -14,7 +14,11 @@ from genscale.protocol.particles import Memory
 
 @dataclass(frozen=True)
 class Batch:
-    """One model call: rows of any prompts, all at one step."""
+    """One model call: rows of any prompts, all at one step, or each at a step of its own.
+
+    steps: the step of each row, where they or the solvers' memories differ; `step` is then that of the first row. Such
+    a batch has neither time, branch, model, graph nor memory.
+    """
 
     x: Tensor  # [n, *latent]
     step: int
@@ -26,6 +30,7 @@ class Batch:
     checkpoint: bool = False  # keep only x, and recompute the call in the backward pass
     memory: Memory | None = None  # of the solver, for each row; None where a kernel made the last step
     caches: tuple[Any, ...] = ()  # of each row, what the model's caches hold (RowCache.before); (): nothing
+    steps: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
