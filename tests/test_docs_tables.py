@@ -80,6 +80,7 @@ MEASURED = (
         f"docs/how-to/{name}.md" for name in ("any-generator", "image-to-video", "long-videos")
     ),  # with tables of their own
     "docs/explanation/what-pays.md",
+    "docs/explanation/performance.md",
     *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.stem != "index"),
 )
 GUIDES = [

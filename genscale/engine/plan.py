@@ -33,6 +33,8 @@ class Plan:
     keeps_own: whether the pipeline's own candidate is finished however low it scores; False also where only seconds, a
         target or a stop rule end the run, since it is not known then.
     pool: whether the prompts share their budgets; nfe, verifier_calls and candidates are then means over the prompts.
+    drafts, nfe_per_draft: how many candidates are drafted, and the NFE of a draft; None without drafts. nfe and
+        verifier_calls hold both.
     """
 
     steps: int
@@ -45,6 +47,8 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     keeps_own: bool = False
     pool: bool = False
+    drafts: int | None = None
+    nfe_per_draft: int | None = None
 
 
 def plan(
