@@ -58,6 +58,7 @@ from .numerics.noise_sphere import slerp as slerp
 from .pipelines.adaptive_blocks import AdaptiveBlocks as AdaptiveBlocks
 from .pipelines.adaptive_blocks import adaptive_blocks as adaptive_blocks
 from .pipelines.block_ensemble import block_ensemble as block_ensemble
+from .pipelines.draft import Draft as Draft
 from .pipelines.loading import load_pipeline as load_pipeline
 from .pipelines.remasking_scheduler import RemaskingScheduler as RemaskingScheduler
 from .pipelines.remote_images import remote_images as remote_images

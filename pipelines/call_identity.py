@@ -58,6 +58,7 @@ def heading_of_search(settings: SearchSettings) -> dict[str, Any]:
         "options": registry.described(settings.sampler),
         "verifiers": verifiers,
         "ensemble": settings.roles.judge.ensemble,
+        "draft": None,  # of a search with drafts: how they are made
         "limits": {
             "budget": str(settings.budget),
             "stop": None if settings.stop is None else str(settings.stop),

@@ -24,6 +24,7 @@ from genscale.errors import UsageError
 from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.call_identity import model_name
 from genscale.pipelines.call_signature import COUNTS, defaults_of, signature_of
+from genscale.pipelines.draft import Draft
 from genscale.pipelines.loading import EMBEDDED, folder_of, makes_large_items, makes_videos
 from genscale.pipelines.output_kinds import makes_audio
 from genscale.pipelines.pipeline_call import PipelineCall
@@ -120,6 +121,8 @@ class Description:
         self.add_limits(scaled.budget, scaled.stop)
         if scaled.pool:
             self.fields["pool"] = True
+        if scaled.draft is not None:
+            self.add_draft(scaled.draft)
         self.add_mix(scaled.mix_given, scaled.models)
         self.fields["batch_size"] = scaled.batch_size
         if scaled.decode_batch is not None:
@@ -188,6 +191,12 @@ class Description:
             self.fields["stop"] = str(stop)
         else:
             self.missing_search.append("its stop rule, which is an object of Python")
+
+    def add_draft(self, draft: Draft) -> None:
+        if draft.text is None:
+            self.missing_search.append("its draft, which holds an object of Python")
+        else:
+            self.fields["draft"] = draft.text
 
     def add_mix(self, given: Mapping[str, Any], models: Mapping[str, Any]) -> None:
         for name, value in given.items():

@@ -27,6 +27,14 @@ from genscale.pipelines.black_box import ScaledGenerator, black_box_of, generate
 from genscale.pipelines.black_box_call import BlackBoxCall
 from genscale.pipelines.bound_call import Arguments
 from genscale.pipelines.decode import Decoder
+from genscale.pipelines.draft import Draft
+from genscale.pipelines.drafted_search import (
+    DraftedHost,
+    drafted_host,
+    noise_states,
+    plan_drafted,
+    run_drafted,
+)
 from genscale.pipelines.further_loops import check_further_loops
 from genscale.pipelines.kind_checks import check_kinds, check_kinds_by_decoding
 from genscale.pipelines.mixture_sources import mix_of
@@ -88,7 +96,7 @@ class Scaled(StandsForPipeline):
         with self._claimed() as claim:
 
             def found(host: PipelineHost | BlackBoxCall) -> SearchResult:
-                return run_search(host, self.settings, claim)
+                return self._found(claim, host)
 
             return self._or_whole(args, kwargs, found, lambda whole: whole.search(*args, **kwargs))
 
@@ -98,12 +106,24 @@ class Scaled(StandsForPipeline):
             return self._or_whole(
                 args,
                 kwargs,
-                lambda host: plan_of(host, self.settings),
+                self._planned,
                 lambda whole: whole.plan(*args, **kwargs),
             )
 
+    def _planned(self, host: PipelineHost | BlackBoxCall) -> Plan:
+        return (
+            plan_drafted(host, self.settings)
+            if isinstance(host, DraftedHost)
+            else plan_of(host, self.settings)
+        )
+
+    def _found(self, claim: Claim, host: PipelineHost | BlackBoxCall) -> SearchResult:
+        if isinstance(host, DraftedHost):
+            return run_drafted(host, self.settings, claim)
+        return run_search(host, self.settings, claim)
+
     def _output(self, claim: Claim, host: PipelineHost | BlackBoxCall) -> Any:
-        result = run_search(host, self.settings, claim)
+        result = self._found(claim, host)
         if isinstance(host, BlackBoxCall):
             return generated(host, result)
         output = finish_best(host.call, self.settings, host.decoder, result)
@@ -121,19 +141,27 @@ class Scaled(StandsForPipeline):
         try:
             return owned(self._host(args, kwargs))
         except NoLoop as error:
+            if self.settings.draft is not None:
+                raise  # a call as a whole has no steps to draft with
             restore_generators(kwargs.get("generator"), state)  # the probe may have drawn from it
             return whole(black_box_of(self.settings, error))
 
     def _claimed(self) -> AbstractContextManager[Claim]:
         made = self.settings
         others = [arm["model"] for arm in SamplerHooks.of(made.sampler).arms if callable(arm.get("model"))]
+        drafted = () if made.draft is None else (made.draft.model, made.draft.decoder)
+        others += [part for part in drafted if callable(part)]
         return claimed(made.pipe, [*made.models.values(), *others], made.busy)
 
     def _host(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PipelineHost | BlackBoxCall:
         made, arms = self.settings, SamplerHooks.of(self.settings.sampler).arms
         check_kinds(made.pipe, made.roles)
         if not arms:
-            return PipelineHost(*self._probed(args, kwargs))
+            states = None if made.draft is None else noise_states(made.pipe, kwargs.get("generator"))
+            call, decoder = self._probed(args, kwargs)
+            if states is None:
+                return PipelineHost(call, decoder)
+            return drafted_host(made, args, kwargs, call, decoder, states)
         ways = pipeline_arms(made, args, kwargs, arms)
         self._prepare(ways[0].call)
         return BlackBoxCall(made, PipelineSource(ways[0]), ways)
@@ -161,6 +189,7 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
     verifier_timeout: float | None = None, pool: bool = False, components: Any = None, hold: str = DEVICE,
+    draft: Draft | str | None = None,
     **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
@@ -199,24 +228,37 @@ def scale(
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
     hold: where latents wait between model calls: "device", beside the model, or "host", in the memory of the CPU, so
         that a population of any size takes as much of the accelerator's memory as one batch.
+    draft: how to make candidates cheaper while searching: a genscale.Draft, or its text, such as "steps=6,keep=2".
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
         models=models, mix=mix, pool=pool, busy=busy, pad_batches=pad_batches, hold=hold,
     )  # fmt: skip
-    inner = pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe
-    pipe = with_components(inner, components)
+    pipe = with_components(_inner(pipe), components)
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
-    made = SearchSettings(
+    return _searching(SearchSettings(
         pipe, _sampler(pipe, sampler, options, roles), roles, Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
-        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None},
-        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches,
-    )  # fmt: skip
-    return ScaledGenerator(made) if is_black_box(pipe) else Scaled(made)
+        {n: v for n, v in (("mix", mix), ("guide", guide)) if v is not None},
+        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches, draft=Draft.of(draft),
+    ))  # fmt: skip
+
+
+def _inner(pipe: Any) -> Any:
+    return pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe
+
+
+def _searching(made: SearchSettings) -> Scaled | ScaledGenerator:
+    if not is_black_box(made.pipe):
+        return Scaled(made)
+    if made.draft is not None:
+        raise UsageError(
+            "a draft needs a diffusers pipeline: what is called as a whole has no steps to leave out."
+        )
+    return ScaledGenerator(made)
 
 
 def _sampler(pipe: Any, sampler: Any, given: dict[str, Any], roles: Roles) -> Sampler:

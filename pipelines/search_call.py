@@ -6,7 +6,7 @@ What the search runs on is a `Host`: a call of a pipeline here, of any other gen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 from typing import Any, Protocol
@@ -111,7 +111,20 @@ class PipelineHost:
         return describe_search(settings, self.call, heading)
 
 
-def run_search(host: Host, settings: SearchSettings, claim: Claim) -> SearchResult:
+@dataclass(frozen=True)
+class Part:
+    """What a search is a part of, where it is one.
+
+    asked: the settings of the whole, under which it is archived and described. spent: (NFE, verifier calls) of each
+    prompt before. seconds: of the run before.
+    """
+
+    asked: SearchSettings
+    spent: Sequence[tuple[int, int]]
+    seconds: float
+
+
+def run_search(host: Host, settings: SearchSettings, claim: Claim, part: Part | None = None) -> SearchResult:
     """Search. claim: what it holds; lent to others while a verifier is called.
 
     UsageError, before anything is spent or written, for what cannot be done. AllCandidatesFailed, at the end, if every
@@ -121,11 +134,12 @@ def run_search(host: Host, settings: SearchSettings, claim: Claim) -> SearchResu
     settings = replace(settings, budget=settings.budget.resolved(sum(processes[0]["evaluations"])))
     check_search(settings, processes)
     check_choice(settings.sampler, processes[0], settings.budget, settings.roles, host.results, settings.stop)
-    searches = _open_searches(host, settings, processes)
+    searches = _open_searches(host, settings, processes, part)
+    asked = settings if part is None else part.asked
     # After everything that may be refused: a refusal leaves no folder.
-    heading = None if settings.out is None else host.heading(settings)
+    heading = None if settings.out is None else host.heading(asked)
     batch_size, decode_batch = host.sizes(settings)
-    archive = Archive(settings.out, heading)
+    archive = Archive(settings.out, heading, before=0.0 if part is None else part.seconds)
     try:
         engine = Engine(
             searches,
@@ -144,10 +158,10 @@ def run_search(host: Host, settings: SearchSettings, claim: Claim) -> SearchResu
     finally:
         try:
             if heading is not None:
-                archive.add_state(host.changed(heading, settings))
+                archive.add_state(host.changed(heading, asked))
         finally:
             archive.close()
-    return _result(host, settings, searches, archive, stopped, heading)
+    return _result(host, replace(asked, budget=settings.budget), searches, archive, stopped, heading)
 
 
 def plan_of(host: Host, settings: SearchSettings) -> Plan:
@@ -235,8 +249,10 @@ def check_search(settings: SearchSettings, processes: list[dict[str, Any]]) -> N
         raise UsageError(view)
 
 
-def _open_searches(host: Host, settings: SearchSettings, processes: list[dict[str, Any]]) -> list[Search]:
-    return [
+def _open_searches(
+    host: Host, settings: SearchSettings, processes: list[dict[str, Any]], part: Part | None
+) -> list[Search]:
+    opened = [
         Search.open(
             row,
             text,
@@ -253,6 +269,10 @@ def _open_searches(host: Host, settings: SearchSettings, processes: list[dict[st
         )
         for row, (text, process) in enumerate(zip(host.texts, processes, strict=True))
     ]
+    if part is not None:
+        for search, spent in zip(opened, part.spent, strict=True):
+            search.spent, search.calls = spent
+    return opened
 
 
 def best_with_latents(search: Search, count: int) -> list[Entry]:

@@ -14,7 +14,9 @@ from genscale.engine.holding import DEVICE
 from genscale.engine.pool import check_pool
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
+from genscale.errors import UsageError
 from genscale.pipelines.batch_padding import AS_THEY_ARE
+from genscale.pipelines.draft import Draft
 from genscale.pipelines.pipeline_lock import WAIT
 from genscale.protocol.interfaces import Sampler, SamplerHooks
 
@@ -49,11 +51,24 @@ class SearchSettings:
     hold: str = DEVICE
     pool: bool = False
     pad_batches: str = AS_THEY_ARE
+    draft: Draft | None = None
     line: tuple[int | str, ...] = ()  # more of the path of every key, where one seed serves several searches
 
     def __post_init__(self) -> None:
         if self.pool:
             check_pool(self.sampler, self.budget, self.roles)
+        if self.draft is not None:
+            self._check_draft()
+
+    def _check_draft(self) -> None:
+        if self.pool:
+            raise UsageError("drafts and a pooled budget do not go together: give draft= or pool=, not both.")
+        if SamplerHooks.of(self.sampler).arms:
+            raise UsageError("drafts and arms do not go together: give draft= or arms, not both.")
+        if not self.roles.judge.members:
+            raise UsageError(
+                "a draft is chosen by its score, and no verifier was given: give one, or leave draft= away."
+            )
 
     def needs(self, what: str) -> bool:
         """Whether the sampler says that it needs "schedule", "mix", ... (protocol/interfaces.py)."""

@@ -17,7 +17,7 @@ _PLAIN = (str, int, float, bool)
 
 def arms_of(texts: Sequence[str]) -> tuple[dict[str, Any], ...]:
     """What each arm changes. UsageError: one cannot be read."""
-    return tuple(_arm(text) for text in texts)
+    return tuple(pairs_of(text, "--arm", "guidance=7,steps=8") for text in texts)
 
 
 def text_of(arm: Mapping[str, Any]) -> str | None:
@@ -27,13 +27,17 @@ def text_of(arm: Mapping[str, Any]) -> str | None:
     return ",".join(f"{name}={value}" for name, value in arm.items())
 
 
-def _arm(text: str) -> dict[str, Any]:
+def pairs_of(text: str, option: str, example: str) -> dict[str, Any]:
+    """The values by name of a text such as "guidance=7,steps=8". UsageError: it cannot be read, and how it is written.
+
+    option, example: for that message.
+    """
     found: dict[str, Any] = {}
     for part in re.split(r",\s*(?=\w+\s*=)", text.strip()) if text.strip() else ():
         name, equals, value = part.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name.isidentifier() or name in found:
-            raise UsageError(f"--arm '{text}' cannot be read: write --arm guidance=7,steps=8.")
+            raise UsageError(f"{option} '{text}' cannot be read: write {option} {example}.")
         found[name] = _value(name, value.strip())
     return found
 

@@ -18,6 +18,8 @@ Examples:
 
   genscale calibrate-steps --prompts prompts.txt --model owner/name --verifier clip --steps 28 --out runs/calibrated
 
+  genscale calibrate-steps "a red star" "two blue rings" --candidates 8 --draft steps=6 --draft guidance=1
+
 Then: `genscale generate ... --calibration runs/calibrated`.
 """
 
@@ -43,6 +45,20 @@ def calibrate_steps(
             help="Mean rank correlation from which on previews are trusted.", rich_help_panel=SEARCH
         ),
     ] = 0.5,
+    draft: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A way to draft candidates, such as 'steps=6'; measured on the same candidates. Repeatable.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            help="How often the draft of the best candidate may be beyond the margin of a draft.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = 0.1,
     **given: Any,
 ) -> int:
     """Measure from which step on scores of previews predict those of the finished images."""
@@ -54,7 +70,9 @@ def calibrate_steps(
     as_json = given["as_json"]
     request = Request(prompts=prompts_of(given["words"] or [], given["prompts"]), **request_fields(given))
     with plain_warnings():
-        folder, found = calibrate(request, candidates, threshold, given["out"], Display(quiet=as_json))
+        folder, found = calibrate(
+            request, candidates, threshold, given["out"], Display(quiet=as_json), draft or (), alpha
+        )
     if as_json:
         print_json({"folder": str(folder), **found.as_dict()})
     else:

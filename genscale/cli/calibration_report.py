@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -29,8 +31,35 @@ def print_calibration(found: Calibration, folder: Path, console: Console) -> Non
     if left_out:
         console.print(f"left out, all their scores being equal: up to {left_out} prompts a step", style="dim")
     console.print(Text(recommendation(found)))
+    if drafts := found.about.get("drafts"):
+        _print_drafts(drafts, console)
     for name in ("calibration.json", "calibration.png"):
         console.print(f"{folder}/{name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_drafts(drafts: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What each draft costs and keeps, and how to use it with the compute of half as many candidates."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    for title in (
+        "draft",
+        "cost",
+        "mean rho",
+        "kept of the gain, by keep",
+        "margin",
+        "with half the compute",
+    ):
+        table.add_column(title, justify="left")
+    for draft in drafts:
+        shares = ", ".join(f"{keep}: {share:.2f}" for keep, share in draft["kept"].items())
+        best = draft["recommended"]
+        advice = (
+            f"{best['candidates']} drafts, keep {best['keep']}: {best['share']:.2f} (without: {best['without']:.2f})"
+            if best
+            else "no room for a draft"
+        )
+        margin = "none" if draft["margin"] is None else f"{draft['margin']:.3g}"
+        table.add_row(draft["draft"], f"{draft['cost']:.2f}", _number(draft["rho"]), shares, margin, advice)
+    console.print(table)
 
 
 def _cells(level: CalibratedStep) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         else ""
     )
     unknown = "until --stop or the budget ends it" if plan["stop"] else "until the budget ends"
+    drafts = unknown if plan["drafts"] is None else plan["drafts"]
     rows = {
         "model": plan["model"],
         "sampler": " ".join(f"{v}" if k == "name" else f"{k}={v}" for k, v in plan["sampler"].items()),
@@ -82,6 +83,11 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         "prompts": plan["prompts"],
         "steps": plan["steps"],
         "NFE a candidate": plan["nfe_per_candidate"],
+        **(
+            {"draft": plan["draft"], "drafts": drafts, "NFE a draft": plan["nfe_per_draft"]}
+            if plan["draft"]
+            else {}
+        ),
         **({"of these the base": f"up to {plan['nfe_of_base']}"} if plan["nfe_of_base"] else {}),
         "NFE a prompt, mean" if plan["pool"] else "NFE a prompt": unknown
         if plan["nfe_per_prompt"] is None

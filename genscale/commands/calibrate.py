@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genscale.engine.events import Event, Scored
+from genscale.numerics.conformal import conformal_quantile
+from genscale.pipelines.draft import Draft
 from genscale.results import calibration, calibration_plot
 from genscale.results.calibration import Calibration, Previews
+from genscale.results.draft_calibration import ALPHA, MeasuredDraft, totals
 from genscale.results.result import SearchResult
 from genscale.results.run_files import versions
 from genscale.runs.complete_request import NONE
@@ -16,23 +20,49 @@ from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
+from genscale.samplers.best_of_n import BestOfN
 
 PLOT = "calibration.png"
 
 
 def calibrate(
-    request: Request, candidates: int, threshold: float, out: Path | None, display: Display
+    request: Request,
+    candidates: int,
+    threshold: float,
+    out: Path | None,
+    display: Display,
+    drafts: Sequence[str] = (),
+    alpha: float = ALPHA,
 ) -> tuple[Path, Calibration]:
-    """Measure, and write calibration.json and calibration.png in a folder (a fresh one by default)."""
+    """Measure, and write calibration.json and calibration.png in a folder (a fresh one by default).
+
+    drafts: ways to draft the same candidates, which are measured, too. alpha: of their margins.
+    """
+    wanted = [replace(Draft.parse(text), keep=1, margin=None) for text in drafts]
+    conformal_quantile([], alpha)  # refuses an alpha before anything is spent
     run = PreparedRun.of(replace(request, held_out=NONE).seeded())
     run = replace(run, sampler=Previews(candidates))
     Calibration((), threshold)  # refuses a threshold before anything is spent
     with RunFolder.for_calibration(out, calibration.FILE) as folder:
         result = _search(run, display)
-        found = Calibration.of(result, threshold, _about(run.request, candidates, result))
+        about = _about(run.request, candidates, result)
+        if wanted:
+            about["drafts"] = [_drafted(run, draft, result, alpha, display).as_dict() for draft in wanted]
+        found = Calibration.of(result, threshold, about)
         folder.write(PLOT, lambda path: calibration_plot.plot(found, path))
         folder.write(calibration.FILE, found.save)
     return folder.path, found
+
+
+def _drafted(
+    run: PreparedRun, draft: Draft, full: SearchResult, alpha: float, display: Display
+) -> MeasuredDraft:
+    """The candidates of a calibration once more, drafted."""
+    count = len(full.searches[0].finals)
+    found = _search(replace(run, sampler=BestOfN(count), draft=draft), display)
+    assert found.drafts is not None
+    cost = draft.cost * found.drafts.base_nfe / found.base_nfe
+    return MeasuredDraft.of(str(draft), cost, totals(found.drafts), totals(full), alpha)
 
 
 def _search(run: PreparedRun, display: Display) -> SearchResult:

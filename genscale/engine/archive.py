@@ -69,16 +69,18 @@ class Entry:
 class Archive:
     """The entries of a run; with a folder also on disk, so that the run can resume.
 
-    heading: the request (prompts, model, sampler, seed, ...). A folder with another heading is refused.
+    heading: the request (prompts, model, sampler, seed, ...). Another is refused. before: seconds of the run so far.
     entries: all scores, in the order in which they were entered. earlier_seconds, earlier_evaluations: seconds and NFE
     of the run before it was resumed, up to its last record.
     """
 
-    def __init__(self, folder: Path | None = None, heading: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, heading: Mapping[str, Any] | None = None, before: float = 0.0
+    ) -> None:
         self.entries: list[Entry] = []
         self.folder = folder
-        self.earlier_seconds, self.earlier_evaluations = 0.0, 0
-        self._started = time.monotonic()
+        self.earlier_seconds, self.earlier_evaluations = before, 0
+        self._started = time.monotonic() - before
         self._solved: dict[tuple[int, int, int], dict[str, Any]] = {}
         self._predicted: dict[tuple[int, int, int, str], dict[str, Any]] = {}
         self._graded: dict[tuple[int, int, int, str], dict[str, Any]] = {}

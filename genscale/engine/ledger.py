@@ -55,6 +55,18 @@ class Ledger:
     def count_scores(self, verifier: str, n: int) -> None:
         self.verifier_calls[verifier] = self.verifier_calls.get(verifier, 0) + n
 
+    def add(self, other: Ledger) -> None:
+        """Take in the counts of another part of the run."""
+        self.evaluations += other.evaluations
+        self.skipped += other.skipped
+        self.probes += other.probes
+        self.backwards += other.backwards
+        self.decodes += other.decodes
+        for verifier, n in other.verifier_calls.items():
+            self.count_scores(verifier, n)
+        for kind, seconds in other.seconds.items():
+            self.add_seconds(kind, seconds)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "evaluations": self.evaluations,

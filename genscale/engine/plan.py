@@ -35,6 +35,8 @@ class Plan:
         target or a stop rule end the run, since it is not known then.
     held: the latents that the search of a prompt holds at its peak; None where nothing was counted.
     pool: whether the prompts share their budgets; nfe, verifier_calls and candidates are then means over the prompts.
+    drafts, nfe_per_draft: how many candidates are drafted, and the NFE of a draft; None without drafts. nfe and
+        verifier_calls hold both.
     """
 
     steps: int
@@ -47,6 +49,8 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     keeps_own: bool = False
     pool: bool = False
+    drafts: int | None = None
+    nfe_per_draft: int | None = None
     held: HeldLatents | None = field(default=None, compare=False)
 
 

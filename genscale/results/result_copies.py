@@ -29,8 +29,10 @@ def pickled_state(result: dict[str, Any]) -> dict[str, Any]:
 
 def deep_copied(result: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
     """The fields of a deep copy of a SearchOutcome, which shares what decodes, steps and scores."""
+    drafts = result["drafts"]
     shared: list[Any] = [result["decode"], result["describe"]]
-    for search in result["searches"]:
+    shared += [] if drafts is None else [drafts.decode, drafts.describe]
+    for search in (*result["searches"], *(() if drafts is None else drafts.searches)):
         shared += [search.generator, search.process, search.roles, search.rules]
     memo |= {id(part): part for part in shared}
     return {name: copy.deepcopy(value, memo) for name, value in result.items()}

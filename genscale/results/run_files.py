@@ -204,7 +204,16 @@ def prompt_record(found: FoundPrompt) -> dict[str, Any]:
         **({} if accepted is None else {"accepted": accepted}),
         "curve": result.curve(i),
         **weighted,
+        **({} if result.drafts is None else {"drafts": _drafts(result.drafts, i)}),
     }
+
+
+def _drafts(drafts: SearchOutcome, prompt: int) -> dict[str, Any]:
+    """What run.json says of the drafts of a prompt: their cost, and their totals by candidate, best first."""
+    ranking, search = drafts.ranking(prompt), drafts.searches[prompt]
+    totals = search.totals(ranking)
+    scored = [[e.candidate.id, total] for e, total in zip(ranking, totals, strict=True)]
+    return {"finished": len(ranking), "nfe": search.spent, "verifier_calls": search.calls, "totals": scored}
 
 
 def _record(

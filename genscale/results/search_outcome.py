@@ -27,7 +27,8 @@ class SearchOutcome(SearchReport[Entry]):
 
     entries: everything that was scored, previews included, in order. stopped: why the run ended before its
     samplers did ("interrupted"), None otherwise. seed: root of every key of the run. describe: what the search was
-    asked for, for files; None where it was not made by `genscale.scale`.
+    asked for, for files; None where it was not made by `genscale.scale`. drafts: the search of the drafts, of which the
+    candidates here are the best, made in full; None without drafts.
     """
 
     searches: tuple[Search, ...]
@@ -38,6 +39,7 @@ class SearchOutcome(SearchReport[Entry]):
     decode: Callable[[Sequence[Entry]], Media]
     stopped: str | None = None
     describe: Callable[[], RunDescription] | None = field(default=None, compare=False)
+    drafts: SearchOutcome | None = None
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class PreparedRun:
     images: dict[str, Any]
     load: Callable[[], Any]
     pool: bool = False
+    draft: Any = None
 
     @staticmethod
     def of(request: Request) -> PreparedRun:
@@ -61,6 +62,7 @@ class PreparedRun:
             budget=None if request.budget is None else Budget.parse(request.budget),
             stop=verifier_specs.with_guards(Stop.of(request.stop)),
             pool=request.pool,
+            draft=_draft(request),
         )
 
     @staticmethod
@@ -102,8 +104,8 @@ class PreparedRun:
     def pipeline_alone(self) -> PreparedRun:
         """The same with a single candidate, the pipeline's own."""
         one = registry.make("sampler", "best_of_n", {"candidates": 1})
-        request = replace(self.request, images=1, arm=(), allocate=None)
-        return replace(self, request=request, sampler=one, budget=None, stop=None, pool=False)
+        request = replace(self.request, images=1, arm=(), allocate=None, draft=None)
+        return replace(self, request=request, sampler=one, budget=None, stop=None, pool=False, draft=None)
 
     def call(self) -> dict[str, Any]:
         """The keyword arguments of the pipeline's call, with a generator that is fresh each time."""
@@ -168,6 +170,7 @@ class PreparedRun:
             budget=self.budget,
             stop=stop,
             pool=self.pool,
+            draft=self.draft,
             batch_size=request.batch_size,
             decode_batch=request.decode_batch,
             pad_batches=request.pad_batches,
@@ -180,6 +183,15 @@ class PreparedRun:
             on_event=on_event,
             halt=halt,
         )
+
+
+def _draft(request: Request) -> Any:
+    """UsageError: it cannot be read."""
+    if request.draft is None:
+        return None
+    from genscale.pipelines.draft import Draft
+
+    return Draft.parse(request.draft)
 
 
 def _sampler(request: Request) -> Any:

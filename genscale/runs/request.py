@@ -119,6 +119,12 @@ class Request:
         "(--wave 4).",
         SEARCH, "RULES",
     )  # fmt: skip
+    draft: str | None = option(
+        "--draft",
+        "A cheaper way to make candidates while searching, such as 'steps=6,keep=2' or 'model=NAME,keep=4'; the best "
+        "`keep` (4) are then made in full from the same noise, and the best of these wins. The budget pays for both.",
+        SEARCH, "CHANGES",
+    )  # fmt: skip
     boxes: str | None = option(
         "--boxes",
         "What should be where: a JSON file of texts with boxes or masks. The verifiers score these regions as well.",

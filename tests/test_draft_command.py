@@ -1,0 +1,122 @@
+"""Drafts on the command line: planned, recorded, resumed, made again, calibrated and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genscale.key import Key
+from genscale.results.draft_calibration import MeasuredDraft, kept_share, recommend
+from genscale.runs.request import load_folder
+from tests.test_cli import NFE, STEPS, generate, record, tiny  # noqa: F401 - fixtures
+
+DRAFT = ("--draft", "steps=1,keep=2")
+
+
+@pytest.mark.slow
+def test_a_run_with_drafts_is_planned_recorded_and_made_again(
+    generate: Any,  # noqa: F811
+    genscale: Any,
+    tiny: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    options = ("--budget", f"{6 * NFE}nfe", "--seed", 1)
+    code, _, wrong = generate("a dog", *DRAFT, *options, "--out", out)
+    assert code == 0, wrong
+    made = record(out)
+    assert made["request"]["draft"] == "steps=1,keep=2"
+    assert load_folder(out).draft == "steps=1,keep=2"
+    [found] = made["prompts"]
+    drafts = found["drafts"]
+    assert found["finished"] == 2
+    assert found["nfe"] == 2 * drafts["finished"] + 2 * NFE
+    assert found["nfe"] + NFE <= 6 * NFE  # beside the base, which the drafts may drop
+    assert found["best"]["candidate"] in [i for i, _ in drafts["totals"][:2]]
+    same = ("--model", tiny, "--verifier", "compressibility", "--steps", STEPS, "--size", "16x16", "--json")
+    _, said, _ = genscale("plan", "a dog", *DRAFT, *options, *same)
+    plan = json.loads(said)
+    assert (plan["draft"], plan["drafts"], plan["nfe_per_draft"]) == ("steps=1,keep=2", drafts["finished"], 2)
+    assert plan["nfe_per_prompt"] == found["nfe"] + NFE
+    assert generate("a dog", *DRAFT, *options, "--out", out)[0] == 0  # nothing is left to do
+    assert record(out)["ledger"]["evaluations"] - record(out)["ledger"]["probes"] <= NFE  # but the base
+    code, said, wrong = genscale("replay", out / "best.png")
+    assert (code, "the same pixels" in said) == (0, True), said + wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("steps=x", "no whole number"), ("stepz=1", "stepz"), ("keep=2", "changes nothing")]
+)
+def test_a_bad_draft_is_refused_in_a_sentence(text: str, why: str, generate: Any) -> None:  # noqa: F811
+    code, _, wrong = generate("a dog", "--draft", text)
+    assert code == 2
+    assert why in " ".join(wrong.split())
+
+
+@pytest.mark.slow
+def test_drafts_are_calibrated(genscale: Any, tiny: Path, tmp_path: Path) -> None:  # noqa: F811
+    same = (
+        "--model",
+        tiny,
+        "--verifier",
+        "compressibility",
+        "--steps",
+        STEPS,
+        "--size",
+        "16x16",
+        "--seed",
+        1,
+    )
+    lossless = ("--draft", f"steps={STEPS}", "--draft", "steps=1")
+    code, said, wrong = genscale(
+        "calibrate-steps",
+        "a dog",
+        "a ring",
+        "--candidates",
+        4,
+        *lossless,
+        "--alpha",
+        0.4,
+        *same,
+        "--out",
+        tmp_path / "c",
+    )
+    assert code == 0, wrong
+    whole, short = json.loads((tmp_path / "c" / "calibration.json").read_text())["drafts"]
+    assert (whole["cost"], short["cost"]) == (1.0, pytest.approx(1 / STEPS))
+    assert whole["rho"] == pytest.approx(1)
+    assert whole["kept"]["1"] == pytest.approx(1)
+    assert whole["margin"] == 0
+    assert short["kept"]["4"] == pytest.approx(1)
+    assert f"steps={STEPS}" in said
+
+
+# ------------------------------------------------------------------------------ what is recommended
+
+
+def test_the_recommendation_is_the_best_that_the_budget_pays_for() -> None:
+    finals = Key((3,)).normal((20, 8)).double().numpy()
+    drafts = finals + 0.5 * Key((4,)).normal((20, 8)).double().numpy()
+    found = recommend(drafts, finals, 0.25, 4)
+    assert found is not None
+    assert found.candidates * 0.25 + found.keep <= 4
+    shares = [kept_share(drafts, finals, min(8, int((4 - m) / 0.25)), m) for m in (1, 2, 3)]
+    assert found.share == pytest.approx(max(shares))
+    assert found.without < found.share < 1
+    useless = Key((5,)).normal((20, 8)).double().numpy()
+    worse = recommend(useless, finals, 0.25, 4)
+    assert worse is not None
+    assert worse.share < worse.without  # a draft that knows nothing loses to fewer candidates
+
+
+def test_lossless_drafts_keep_all_and_few_prompts_give_no_margin() -> None:
+    finals = Key((3,)).normal((3, 8)).double().numpy()
+    found = MeasuredDraft.of("steps=1", 1.0, finals, finals, 0.1)
+    assert found.kept["1"] == pytest.approx(1)
+    assert found.margin is None
+    assert np.isclose(found.rho or 0, 1)
+    assert recommend(finals, finals, 1.0, 0) is None
