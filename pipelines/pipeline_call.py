@@ -40,7 +40,7 @@ from genscale.pipelines.scheduler_proxy import OffGrid
 from genscale.pipelines.settings_checks import check_pipeline
 from genscale.pipelines.solver import SchedulerSolver, restarts
 from genscale.pipelines.step_numbering import modules_of_call
-from genscale.pipelines.watched_models import PlaceholderOutputs
+from genscale.pipelines.watched_models import PlaceholderOutputs, is_compiled
 
 
 class PipelineCall:
@@ -53,7 +53,7 @@ class PipelineCall:
     row's keys. solver: the pipeline's scheduler as a function of explicit state.
     row_per_latent: the pipeline must be called with one row for each latent of a batch, instead of one for each prompt.
     own_rows: latents are evaluated in groups of exactly the call's own rows; found out while serving, as that is.
-    caches: of the pipeline's models. cache_work: what they spared.
+    compiled: a model is, as a whole or in parts. caches: of the pipeline's models. cache_work: what they spared.
     loop: how to follow a loop that edits its latents or draws noise; None where it does neither.
     """
 
@@ -63,6 +63,7 @@ class PipelineCall:
         check_pipeline(pipe)
         self.pipe, self.arguments = pipe, arguments
         self.caches, self.cache_work = caches_of(pipe), CacheWork()
+        self.compiled = any(is_compiled(m) for m in pipe.components.values())
         self.encoder_cache, self.ledger = EncoderCache(), Ledger()
         self.placeholders = PlaceholderOutputs(self.ledger)
         self.encoder_cache.loop_modules = [*modules_of_call(type(pipe)), *block_modules(pipe)]

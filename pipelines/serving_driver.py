@@ -292,7 +292,12 @@ class ServingDriver(LoopDriver):
             prompts = tuple(range(self.rows)) if own else tuple(batch.prompts[i] for i in part.rows)
             before = [kept[i] for i in part.in_call] if kept else []
             self.caches.load(before or [None] * len(prompts), prompts)
-            value, x = yield as_own_latents(part.to_call(batch.x), self.probe.latents), prompts
+            latents = part.to_call(batch.x)
+            if latents._base is not None and self.call.compiled:
+                latents = (
+                    latents.clone()
+                )  # PyTorch compiles again for views, and for each place they begin at
+            value, x = yield as_own_latents(latents, self.probe.latents), prompts
             values.append(part.from_call(value))
             # A copy: some loops write the next latents into the tensor of which this is a view.
             samples.append(part.from_call(x).clone() if len(parts) > 1 else part.from_call(x))

@@ -58,6 +58,12 @@ def _route(name: str, module: nn.Module, forward: Forward, watch: Watch) -> Forw
     return routed
 
 
+def is_compiled(model: Any) -> bool:
+    """Whether torch.compile was called for a model or a part of it."""
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    return any(p.__dict__.get("_compiled_call_impl") or "_orig_mod" in p._modules for p in parts)
+
+
 def is_denoiser(name: str) -> bool:
     """Whether a component that the loop calls is a denoiser: its rows count as NFE."""
     return not any(word in name for word in ("controlnet", "adapter", "vae", "encoder"))
