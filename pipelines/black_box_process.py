@@ -16,6 +16,7 @@ from torch import Tensor
 
 from genscale.engine.budget import Budget
 from genscale.engine.plan import simulate
+from genscale.engine.holding import Holding
 from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles

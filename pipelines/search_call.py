@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from genscale.engine import holding
 from genscale.engine.archive import Archive, Entry
 from genscale.engine.choice_check import check_choice
 from genscale.engine.drafts import is_draft
@@ -208,7 +209,8 @@ def _by_decoder(
     parts = []
     for drafts, group in groupby(entries, is_draft):
         some = list(group)
-        latents = torch.stack([e.x for e in some if e.x is not None])
+        kept = torch.stack([e.x for e in some if e.x is not None])
+        latents = holding.to_model(kept, decoder.call.latents.device)
         parts.append((decoder.drafts() if drafts else decoder, (latents, tuple(e.prompt for e in some))))
     return parts
 
@@ -244,6 +246,7 @@ def _open_searches(host: Host, settings: SearchSettings, processes: list[dict[st
             results=host.results,
             stop=settings.stop,
             pool=settings.pool,
+            hold=settings.hold,
             **process,
         )
         for row, (text, process) in enumerate(zip(host.texts, processes, strict=True))

@@ -10,6 +10,7 @@ from typing import Any
 from genscale.diffusion.mixtures import Mix
 from genscale.engine.budget import Budget
 from genscale.engine.events import Event
+from genscale.engine.holding import DEVICE
 from genscale.engine.pool import check_pool
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
@@ -45,6 +46,7 @@ class SearchSettings:
     halt: Callable[[], bool] = never
     mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
     busy: str = WAIT
+    hold: str = DEVICE
     pool: bool = False
     pad_batches: str = AS_THEY_ARE
     line: tuple[int | str, ...] = ()  # more of the path of every key, where one seed serves several searches

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genscale.diffusion.mixtures import Mix
+from genscale.engine.holding import DEVICE, HOST, PLACES
 from genscale.errors import NoLoop, UsageError
 from genscale.pipelines.batch_padding import WAYS
 from genscale.pipelines.modular_inputs import blocks_of
@@ -30,6 +31,7 @@ def check_settings(
     pool: Any,
     busy: Any,
     pad_batches: Any,
+    hold: Any,
 ) -> None:
     """UsageError for a setting of another type or out of range; they are explained at `genscale.scale`."""
     for name, value in (("batch_size", batch_size), ("keep", keep), ("decode_batch", decode_batch)):
@@ -41,10 +43,10 @@ def check_settings(
         raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     if pad_batches not in WAYS:
         raise UsageError(f"pad_batches={shown(pad_batches)} is unknown: give {', '.join(map(repr, WAYS))}.")
+    if hold not in PLACES:
+        raise UsageError(f"hold={shown(hold)} is unknown: give '{DEVICE}' or '{HOST}'.")
     if not isinstance(pool, bool):
         raise UsageError(f"pool={shown(pool)} must be True or False.")
-    if busy not in (WAIT, REFUSE):
-        raise UsageError(f"busy={busy!r} is unknown: give '{WAIT}' or '{REFUSE}'.")
     if out is not None:
         _check_folder(out)
     for name, function in (("on_event", on_event), ("halt", halt)):

@@ -74,6 +74,7 @@ def _under_way(search: Search, model: ModelBatches, left: Tensor | None) -> list
             found.append(replace(part.particles, x=x))
         at += n
     found += [part.particles for part in model.waiting if part.search is search]
+    found = [search.process.holding.aside(p) for p in found]
     return (found + search.arrived) or [search.particles]
 
 

@@ -56,7 +56,7 @@ class Group:
         memory = Memory.cat([_memory(p) for p in parts])
         candidates = tuple(self.candidate(i) for i in range(len(x)))
         particles = Particles(x, self.query.particles.step, candidates, memory)
-        self.unroll = Unroll(process, self.query, particles, noises)
+        self.unroll = Unroll(process, self.query, process.holding.beside_model(particles), noises)
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -184,6 +184,7 @@ class GradientBatches:
         """Run the backward pass and answer the rows; False if memory ran out and fewer must be tried."""
         try:
             graded, faults = self._graded(group)
+            graded = group.jobs[0][0].process.holding.aside(graded)
         except torch.cuda.OutOfMemoryError as error:
             advice = "a smaller size, a verifier on another device, or gradients through the decoder only"
             self.capacity.shrink(len(group), "the gradient", advice, error)
@@ -346,4 +347,4 @@ def _rows(tensors: Sequence[Tensor | None], parts: Sequence[QueryRows], dim: int
     for tensor, part in zip(tensors, parts, strict=True):
         assert tensor is not None
         picked.append(tensor.index_select(dim, torch.tensor(part.rows, device=tensor.device)))
-    return torch.cat(picked, dim)
+    return parts[0].search.process.holding.beside_model(torch.cat(picked, dim))

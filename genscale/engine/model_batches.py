@@ -198,6 +198,8 @@ class ModelBatches:
 
     def _as_batch(self) -> Batch:
         parts = self.evaluated
+        for part in parts:
+            part.particles = part.search.process.holding.beside_model(part.particles)
         inputs = [part.search.process.model_input(part.particles, part.kernel) for part in parts]
         for part in parts:
             if part.until is not None:
@@ -241,6 +243,7 @@ class ModelBatches:
             prediction = replace(process.predict(part.particles, value, x), rate=rate)
             search.failures.trace.note(part.particles.candidates, part.particles.step, value, prediction.x0)
             self.archive.add_predicted(search.index, part.particles, value, x, rate, part.branch)
+            prediction = process.holding.aside(prediction)
             for i, row in enumerate(part.rows):
                 search.finish(row, prediction, i)
             return

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from genscale.engine.holding import HOST, Holding
 from genscale.engine.noise_ahead import NoiseAhead
 from genscale.numerics.transfers import to_device
 from genscale.protocol.particles import OWN, Candidate
@@ -47,10 +48,13 @@ class Prior:
         offset, scale = (constant.float() for constant in self.on_host)
         return torch.where(scale == 0, 0.0, (latents.float().cpu() - offset) / scale)
 
-    def latents(self, noise: Tensor) -> Tensor:
-        """[n, *latent] noise on the CPU to initial latents in the pipeline's dtype, on its device."""
+    def latents(self, noise: Tensor, holding: Holding | None = None) -> Tensor:
+        """[n, *latent] noise on the CPU to initial latents in the pipeline's dtype, where they wait; None: on its
+        device."""
         offset, scale = self.on_host
         x = offset + scale * noise.to(scale.dtype)
+        if holding is not None and holding.place == HOST:
+            return holding.aside(x.to(self.own.dtype))
         return to_device(x.to(self.own.dtype), self.own.device)
 
     @cached_property

@@ -15,6 +15,7 @@ from genscale.diffusion.noise_schedule import NoiseSchedule
 from genscale.diffusion.prediction import View
 from genscale.engine import kernel_steps
 from genscale.engine.grid import Place, restart_grid, timed_grid
+from genscale.engine.holding import DEVICE, Holding
 from genscale.engine.memory_check import check_memory
 from genscale.engine.origins import Origins
 from genscale.engine.own_path import OwnPath
@@ -49,7 +50,8 @@ class PromptProcess(SearchView):
     own_path: which latents are the pipeline's own, and the ids of what leaves them.
     origins: learns where candidates begin, for pipelines whose loop must know it; None for others.
     arms: NFE of a whole candidate of each configuration of the call; empty where there is only one.
-    together: see Process. remembers: the model has caches, so no state of an earlier run can be continued.
+    together: see Process. remembers: the model has caches, so no state of an earlier run can be continued. hold: where
+        latents wait between model calls, one of `holding.PLACES`.
     The other fields are those of SearchView.
     """
 
@@ -72,6 +74,7 @@ class PromptProcess(SearchView):
     arms: tuple[int, ...] = ()
     together: int | None = None
     remembers: bool = False
+    hold: str = DEVICE
 
     @property
     def steps(self) -> int:
@@ -88,6 +91,10 @@ class PromptProcess(SearchView):
     @property
     def schedule(self) -> NoiseSchedule:
         return self._view().schedule
+
+    @property
+    def holding(self) -> Holding:
+        return Holding(self.hold, self.prior.own.device)
 
     def weight_sum(self, step: int) -> float | None:
         weights = self.mix_weights(step)
@@ -194,9 +201,9 @@ class PromptProcess(SearchView):
         check_memory(len(candidates), self.prior.own)
         if noise is None:
             paid = (self.nfe_left or 0) // max(self.nfe(), 1)
-            x = self.draws.initial(candidates, given, paid)
+            x = self.draws.initial(candidates, given, paid, self.holding)
         else:
-            x = self.prior.latents(noise)
+            x = self.prior.latents(noise, self.holding)
         return self.own_path.record(Particles(self._at_first_level(x), 0, tuple(candidates)))
 
     def _at_first_level(self, x: Tensor) -> Tensor:
@@ -266,8 +273,9 @@ class PromptProcess(SearchView):
         return Particles(new, particles.step + 1, particles.candidates, memory, x0, caches=caches)
 
     def arrived(self, particles: Particles) -> Particles:
-        """The particles, at the clean end without the memory of solver and caches: no step follows."""
-        return replace(particles, memory=None, caches=()) if particles.step == self.steps else particles
+        """The particles where they wait; at the clean end without the memory of solver and caches: no step follows."""
+        ended = particles.step == self.steps
+        return self.holding.aside(replace(particles, memory=None, caches=()) if ended else particles)
 
     def predict(self, particles: Particles, output: Tensor, x: Tensor) -> Prediction:
         """The clean and noise estimates that follow from a model output [n, ...] at the latents `x`."""

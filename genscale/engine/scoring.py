@@ -176,7 +176,8 @@ class Scoring:
         Whether they are is not waited for where that would leave the accelerator idle: all are decoded there, and those
         that are not finite are dropped afterwards.
         """
-        latents = torch.stack([job.latents for job in batch.jobs])
+        waiting = torch.stack([job.latents for job in batch.jobs])
+        latents = batch.jobs[0].search.process.holding.beside_model(waiting)
         finite = HostCopy(finite_rows(latents))
         if latents.device.type == "cpu" or not self.roles.judging:
             self._drop_latents(batch, latents, finite)

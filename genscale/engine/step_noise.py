@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from genscale.engine.holding import Holding
 from genscale.engine.prior import Prior
 from genscale.key import Key
 from genscale.numerics.transfers import to_device
@@ -40,16 +41,21 @@ class StepNoise:
         self._draws = 0  # that a step of the pipeline's scheduler asks for, as far as is known
 
     def initial(
-        self, candidates: Sequence[Candidate], given: Sequence[Tensor | None], still_paid: int
+        self,
+        candidates: Sequence[Candidate],
+        given: Sequence[Tensor | None],
+        still_paid: int,
+        holding: Holding,
     ) -> Tensor:
         """Initial latents [n, *latent]: those that the call gives, the others from the candidates' keys.
 
         still_paid: how many further candidates the budget pays for; the next ones are likely to be asked for.
         """
+        given = [None if x is None else holding.aside(x) for x in given]
         drawn = [c for c, x in zip(candidates, given, strict=True) if x is None]
         if not drawn:
             return torch.stack([x for x in given if x is not None])
-        made = self.prior.latents(self.prior.noise.stack([start_key(c) for c in drawn]))
+        made = self.prior.latents(self.prior.noise.stack([start_key(c) for c in drawn]), holding)
         last = drawn[-1]
         if last.origin == "prior":
             following = range(last.id + 1, last.id + 1 + min(len(candidates), still_paid))

@@ -171,6 +171,7 @@ class PreparedRun:
             batch_size=request.batch_size,
             decode_batch=request.decode_batch,
             pad_batches=request.pad_batches,
+            hold=request.hold,
             out=out,
             keep=max(request.images, KEPT),
             mix=request.mix or None,

@@ -205,6 +205,10 @@ class Request:
         "--decode-batch", "Most images decoded and scored at once (as --batch-size; videos: 1).",
         RUN, check=COUNT, execution=True,
     )  # fmt: skip
+    hold: str = option(
+        "--hold", "Where latents wait between model calls: device or host.", RUN, "PLACE", default="device",
+        execution=True,
+    )  # fmt: skip
     device_map: str | None = option(
         "--device-map", "Spread the pipeline over the accelerators: balanced; or a device to load it onto.",
         MODEL, "MAP", execution=True,

@@ -26,6 +26,7 @@ from genscale.engine.archive import Archive, Entry
 from genscale.engine.budget import Budget
 from genscale.engine.drive import drive
 from genscale.engine.engine import Engine
+from genscale.engine.holding import DEVICE
 from genscale.engine.ledger import Ledger
 from genscale.engine.prior import Prior
 from genscale.engine.search import Search
@@ -122,11 +123,12 @@ def search(
     seed: int = 0,
     batch_size: int = 256,
     keep: int = 1,
+    hold: str = DEVICE,
 ) -> SearchResult:
     """Independent runs of a sampler on a model. Each is one prompt of the result and has the whole budget.
 
-    verifier, held_out, keep: as for `genscale.scale`. One row through the model is 1 NFE. UsageError: as for `scale`,
-    and where a sampler asks for branches of guidance, which these models do not have.
+    verifier, held_out, keep, hold: as for `genscale.scale`. One row through the model is 1 NFE. UsageError: as for
+    `scale`, and where a sampler asks for branches of guidance, which these models do not have.
     """
     if steps < 1 or runs < 1:
         raise UsageError(f"steps={steps} and runs={runs} must be at least 1.")
@@ -135,7 +137,9 @@ def search(
     budget = Budget.of(budget).resolved(steps)
     keys = [Key.from_seed(seed).fold("prompt", i) for i in range(runs)]
     searches = [
-        Search.open(i, f"run {i}", sampler, key, budget, roles, keep=keep, **_process(model, steps, key))
+        Search.open(
+            i, f"run {i}", sampler, key, budget, roles, keep=keep, hold=hold, **_process(model, steps, key)
+        )
         for i, key in enumerate(keys)
     ]
     archive, ledger = Archive(), Ledger()

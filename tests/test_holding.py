@@ -1,0 +1,111 @@
+"""hold="host": the same results, and a population of any size in the accelerator's memory of one batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import genscale
+from benchmarks.two_places import HOST, MODEL, TwoPlaces
+from genscale.engine.holding import Holding
+from genscale.errors import UsageError
+from genscale.samplers.beam import Beam
+from genscale.samplers.best_of_n import BestOfN
+from genscale.samplers.dts_star import DtsStar
+from genscale.samplers.evolution import Evolution
+from genscale.samplers.smc import Smc
+from genscale.samplers.svdd import Svdd
+from genscale.toy import analytic
+from tests.analytic import SAMPLERS, run
+from tests.zoo import ZOO
+
+DIM = 128
+SIZES = {
+    "smc": Smc,
+    "best_of_n": BestOfN,
+    "svdd": lambda n: Svdd(children=n),
+    "beam": Beam,
+    "dts_star": DtsStar,
+    "evolution": lambda n: Evolution(start=n),
+}
+
+
+def peak(sampler: Any, hold: str = "host") -> float:
+    """The most latents on the accelerator, in float32."""
+    with TwoPlaces() as memory:
+        analytic.search(
+            sampler, analytic.gaussian(DIM), analytic.coordinate(0), batch_size=8, hold=hold, steps=6
+        )
+        assert (memory.peak[HOST] > 0) == (hold == "host")
+    return memory.peak[MODEL] / 4 / DIM
+
+
+@pytest.mark.parametrize(
+    "name", ["smc", *(pytest.param(n, marks=pytest.mark.slow) for n in SIZES if n != "smc")]
+)
+def test_a_population_of_any_size_in_the_memory_of_one_batch(name: str) -> None:
+    few, many = (peak(SIZES[name](n)) for n in (8, 32))
+    assert few > 8
+    assert many <= 1.05 * few
+
+
+def test_a_search_that_leaves_predictions_beside_the_model_would_be_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aside = Holding.aside
+    monkeypatch.setattr(
+        Holding, "aside", lambda self, rows: rows if hasattr(rows, "eps") else aside(self, rows)
+    )
+    assert peak(Smc(32)) > 1.5 * peak(Smc(8))
+
+
+def found(sampler: Any, hold: str = "device", **options: Any) -> Any:
+    """What a search enters, and where the batches of the model lay."""
+    places = set()
+    with TwoPlaces() as memory:
+        made = run(
+            sampler, prompts=2, more={"hold": hold}, budget=genscale.Budget(nfe=100),
+            on_batch=lambda batch, rows: places.add(memory.place(batch.x)), **options,
+        )  # fmt: skip
+    return [(e.prompt, e.candidate, e.step, e.scores, e.nfe) for e in made.archive.entries], places
+
+
+SOME = ("smc",)
+
+
+@pytest.mark.parametrize(
+    "name", [*SOME, *(pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS if n not in SOME)]
+)
+def test_every_sampler_finds_the_same_with_its_latents_on_the_host(name: str) -> None:
+    held, places = found(SAMPLERS[name], "host")
+    assert places <= {MODEL}
+    assert held == found(SAMPLERS[name])[0]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_on_the_host_is_the_same(tmp_path: Path) -> None:
+    first, again = (found(Smc(6), "host", folder=tmp_path)[0] for _ in range(2))
+    assert again == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["best_of_n", "smc"])
+def test_a_pipeline_gives_the_same_images(sampler: str) -> None:
+    call = ZOO["flux"].arguments(1) | {"output_type": "pt", "num_inference_steps": 4}
+    images = []
+    for hold in ("device", "host"):
+        scaled = genscale.scale(
+            ZOO["flux"].build(), sampler, lambda media, prompts: media.pixels.double().flatten(1).mean(1),
+            candidates=6, batch_size=4, hold=hold,
+        )  # fmt: skip
+        with TwoPlaces():
+            images.append(scaled(**call, generator=torch.Generator().manual_seed(0)).images)
+    assert torch.equal(*images)
+
+
+def test_a_place_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="hold='disk' is unknown: give 'device' or 'host'"):
+        genscale.scale(object(), "smc", lambda media, prompts: 0.0, hold="disk")
