@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from genscale.engine.budget import Budget
-from genscale.engine.plan import simulate
 from genscale.engine.holding import Holding
+from genscale.engine.plan import simulate
 from genscale.engine.prior import Prior
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import Roles
@@ -51,7 +51,7 @@ class CallPrior(Prior):
     def noise_behind(self, latents: Tensor) -> NoReturn:
         raise UsageError(f"{self.why}.")
 
-    def latents(self, noise: Tensor) -> NoReturn:
+    def latents(self, noise: Tensor, holding: Holding | None = None) -> NoReturn:
         raise UsageError(f"{self.why}.")
 
 
