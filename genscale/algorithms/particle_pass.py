@@ -124,9 +124,10 @@ class Pass(Numbered):
             prediction = yield Denoise(asked)
             asked = asked[: len(prediction)]
             scores = yield Score(replace(asked, x0=prediction.x0))
-        asked, prediction, totals = asked[: len(scores)], prediction[: len(scores)], scores.total
+        asked, totals = replace(asked, x0=None)[: len(scores)], scores.total
+        prediction = prediction[: len(scores)]
         if held is not None:
-            asked = cat([held.particles, replace(asked, x0=None)])
+            asked = cat([held.particles, asked])
             prediction = Prediction.cat([held.prediction, prediction])
             totals = torch.cat([torch.tensor([held.total], dtype=totals.dtype), totals])
         pool.shorten(len(asked))
@@ -135,8 +136,7 @@ class Pass(Numbered):
             self.unit = unit_of(totals, self.spec.scale)
         pool.rewards = joined(pool.rewards, totals / self.unit)
         if self.record:
-            bare = replace(asked, x0=None)
-            states = [ScoredState(bare[[i]], prediction[[i]], float(t)) for i, t in enumerate(totals)]
+            states = [ScoredState(asked[[i]], prediction[[i]], float(t)) for i, t in enumerate(totals)]
             pool.paths = [(*path, state) for path, state in zip(pool.paths, states, strict=True)]
         return pool, prediction
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from genscale.protocol.answers import Graded, Prediction
-from genscale.protocol.particles import Particles
+from genscale.protocol.particles import Particles, cat
 
 Answer = Particles | Prediction | Graded
 
@@ -47,3 +47,14 @@ class AnswerRows:
             else:
                 found.append((answer, at, at + 1))
         return [a if (start, stop) == (0, len(a)) else a[start:stop] for a, start, stop in found]
+
+    def joined(self) -> Answer | None:
+        """The whole answer; None if it has no row."""
+        parts = self.parts()
+        if not parts:
+            return None
+        if isinstance(parts[0], Particles):
+            return cat([a for a in parts if isinstance(a, Particles)])
+        if isinstance(parts[0], Graded):
+            return Graded.cat([a for a in parts if isinstance(a, Graded)])
+        return Prediction.cat([a for a in parts if isinstance(a, Prediction)])

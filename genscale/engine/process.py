@@ -25,8 +25,10 @@ from genscale.engine.step_noise import StepNoise, kernel_key, start_key
 from genscale.errors import UsageError
 from genscale.protocol.answers import Prediction
 from genscale.protocol.interfaces import Solver
-from genscale.protocol.particles import OWN, Candidate, Particles, arm_of
+from genscale.protocol.particles import OWN, Candidate, Particles, arm_of, cat
 from genscale.protocol.queries import BACKWARD
+
+TOGETHER = 16  # rows that are moved together
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,9 @@ class PromptProcess(SearchView):
         return Prediction(*self._view().clean_and_noise(particles.step, output, _as_seen(particles.x, x)))
 
     def move(self, particles: Particles, prediction: Prediction, kernel: Kernel) -> Particles:
-        return self._step(self.off_path(particles, repr(kernel)), prediction, kernel, preview=False)
+        particles = self.off_path(particles, repr(kernel))
+        parts = [slice(i, i + TOGETHER) for i in range(0, len(particles), TOGETHER)]  # for less work space
+        return cat([self._step(particles[s], prediction[s], kernel, preview=False) for s in parts])
 
     def off_path(self, particles: Particles, how: str) -> Particles:
         """The particles, candidate 0 with a new id: at this step they leave the pipeline's own path."""

@@ -26,7 +26,7 @@ from genscale.errors import BudgetExhausted
 from genscale.key import Key
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Sampler, SamplerHooks
-from genscale.protocol.particles import Particles, cat
+from genscale.protocol.particles import Particles
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Ask, Denoise, Gradient, Query, Score, Solve
 
@@ -134,6 +134,7 @@ class Search:
 
     def _move(self, go: Callable[[], Query]) -> None:
         """Advance the sampler to its next query. It computes without gradients, whatever the mode of the caller."""
+        self.query, self._answers, self.entries = None, None, []  # frees their latents
         try:
             with torch.no_grad():
                 query = go()
@@ -268,15 +269,8 @@ class Search:
     def answer(self) -> None:
         """Send the sampler the complete answer of its Solve, Denoise or Gradient."""
         assert self._answers is not None
-        answers, query = self._answers.parts(), self.query
-        if not answers:
-            self.throw(BudgetExhausted())
-        elif isinstance(query, Solve):
-            self.send(cat([a for a in answers if isinstance(a, Particles)]))
-        elif isinstance(query, Gradient):
-            self.send(Graded.cat([a for a in answers if isinstance(a, Graded)]))
-        else:
-            self.send(Prediction.cat([a for a in answers if isinstance(a, Prediction)]))
+        whole = self._answers.joined()
+        self.throw(BudgetExhausted()) if whole is None else self.send(whole)
 
     @property
     def particles(self) -> Particles:
