@@ -163,6 +163,8 @@ def plan_of(host: Host, settings: SearchSettings) -> Plan:
         len(host.texts),
         settings.stop,
         host.results,
+        settings.keep,
+        host.sizes(settings)[0],
     )
     return replace(found, pool=settings.pool)
 

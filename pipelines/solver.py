@@ -25,6 +25,8 @@ from genscale.protocol.particles import Memory, Particles
 # CogVideoX's DPM scheduler keeps its history in the pipeline: an argument that is fed from an output.
 CARRIED = {"old_pred_original_sample": 1}
 
+MULTISTEP = {"PNDMScheduler": 6, "LMSDiscreteScheduler": 5, "IPNDMScheduler": 4}  # without a solver_order
+
 
 class SchedulerSolver:
     """Steps copies of a scheduler (implements `protocol.Solver`).
@@ -42,6 +44,12 @@ class SchedulerSolver:
         self.orders: dict[int, tuple[int, ...]] = {}
         self.timesteps: dict[int, Any] = {} if timesteps is None else timesteps
         self.signature = step_signature(type(scheduler))  # type: ignore[arg-type]
+
+    @property
+    def remembers(self) -> int:
+        """Latents that the scheduler keeps of each row between steps, at most; 0 for one-step methods."""
+        order = self.scheduler.config.get("solver_order", 0)
+        return order + 1 if order else MULTISTEP.get(type(self.scheduler).__name__, 0)
 
     def step(
         self, particles: Particles, output: Tensor, draw: Callable[[int], Tensor]

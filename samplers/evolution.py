@@ -74,6 +74,7 @@ class Evolution:
     kernel: str | Kernel = "ddim(1)"
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
+    keeps_states: ClassVar[bool] = True
     size_option: ClassVar[str] = "start"
 
     def __post_init__(self) -> None:

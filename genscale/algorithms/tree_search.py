@@ -84,6 +84,7 @@ class TreeSearch:
 
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "schedule"})
     size_option: ClassVar[str] = "rollouts"
+    keeps_states: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self, rollouts=1, wave=1)

@@ -87,6 +87,9 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         if plan["nfe_per_prompt"] is None
         else f"{most}{plan['nfe_per_prompt']}",
         "NFE in all": unknown if plan["nfe"] is None else f"{most}{plan['nfe']}",
+        "latents held": unknown
+        if plan["bytes_held"] is None
+        else f"at most {plan['bytes_held'] / 2**20:.2f} MB",
     }
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
     for name, value in rows.items():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from genscale.engine.budget import Budget
+from genscale.engine.held_latents import HeldLatents
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import Roles
@@ -32,6 +33,7 @@ class Plan:
     prompts: how many. budget: with `images` resolved to NFE.
     keeps_own: whether the pipeline's own candidate is finished however low it scores; False also where only seconds, a
         target or a stop rule end the run, since it is not known then.
+    held: the latents that the search of a prompt holds at its peak; None where nothing was counted.
     pool: whether the prompts share their budgets; nfe, verifier_calls and candidates are then means over the prompts.
     """
 
@@ -45,16 +47,17 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     keeps_own: bool = False
     pool: bool = False
+    held: HeldLatents | None = field(default=None, compare=False)
 
 
 def plan(
     sampler: Sampler, process: dict[str, Any], budget: Budget, roles: Roles, prompts: int, stop: Stop | None = None,
-    results: int = 1,
+    results: int = 1, keep: int = 1, batch_size: int = 16,
 ) -> Plan:  # fmt: skip
     """Run the sampler without a model and count its queries, as if all scores were equal.
 
     That is exact for samplers whose cost does not depend on scores; for others (`rollover`) it is their cost when no
-    score improves. results: how many candidates the call returns.
+    score improves. results: how many candidates the call returns. keep, batch_size: as in `genscale.scale`.
     """
 
     def opened() -> Search:
@@ -64,9 +67,12 @@ def plan(
     seen = search.process
     cost = SamplerHooks.of(sampler).cost(seen)
     endless = cost is None and seen.open_ended and seen.nfe_left is None and seen.calls_left is None
+    held = HeldLatents(4 * seen.prior.own.numel(), batch_size, getattr(seen.solver, "remembers", 0))
+    held.keeps_states = SamplerHooks.of(sampler).keeps_states
     if not endless:
-        for _ in simulate(search):
+        for _ in simulate(search, held=held):
             pass
+        held.kept = min(max(keep, results) + 1, search.finished)
     return Plan(
         seen.steps,
         seen.nfe(),
@@ -77,6 +83,7 @@ def plan(
         prompts,
         search.budget,
         not endless and _finishes_own(opened()),
+        held=None if endless else held,
     )
 
 
@@ -89,16 +96,18 @@ def _finishes_own(search: Search) -> bool:
     return False
 
 
-def simulate(search: Search, lag: float = 0.0) -> Iterator[bool]:
+def simulate(search: Search, lag: float = 0.0, held: HeldLatents | None = None) -> Iterator[bool]:
     """Run the search with made-up answers, counting. Yields at every Score whether it is one of previews.
 
-    lag: how much worse candidate 0 scores than the others, which score alike.
+    lag: how much worse candidate 0 scores than the others, which score alike. held: counts the latents.
     """
     verifiers, steps = search.roles.search, search.process.steps
     worse = torch.tensor([math.copysign(lag, -member.weight) for member in verifiers.members]).double()
     while search.query is not None:
         rows, until, particles = search.affordable(), search.until, search.particles
         some = particles[:rows]
+        if held is not None:
+            held.asked(search.query, len(some))
         if until == particles.step:
             search.send(particles)
         elif rows == 0:

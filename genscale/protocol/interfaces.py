@@ -240,6 +240,8 @@ class SamplerHooks:
         `nfe_left` before. Only then prompts can share a budget (`pool`).
     arms: configurations of the call that its candidates are made with, `details["arm"]` of each says which
         (genscale.algorithms.arms). All candidates of a query have one arm.
+    keeps_states: whether `search` keeps states with their predictions, to continue from them later. A plan then counts
+        them among the latents that are held.
     """
 
     needs: frozenset[str] = frozenset()
@@ -250,6 +252,7 @@ class SamplerHooks:
     previews_at: str = ""
     asks: bool = False
     arms: tuple[Any, ...] = ()
+    keeps_states: bool = False
 
     @staticmethod
     def of(sampler: object) -> SamplerHooks:

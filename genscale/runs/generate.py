@@ -43,6 +43,7 @@ def plan(run: PreparedRun, display: Display) -> dict[str, Any]:
         "nfe_of_base": both.base_nfe,
         "nfe_per_prompt": both.nfe,
         "nfe": None if both.nfe is None else both.nfe * found.prompts,
+        "bytes_held": None if found.held is None else found.held.bytes * found.prompts,
     }
 
 
