@@ -46,9 +46,9 @@ class SearchSettings:
     halt: Callable[[], bool] = never
     mix_given: Mapping[str, Any] = field(default_factory=dict)  # mix= and guide= as they were given
     busy: str = WAIT
-    hold: str = DEVICE
     pool: bool = False
     pad_batches: str = AS_THEY_ARE
+    hold: str = DEVICE
     line: tuple[int | str, ...] = ()  # more of the path of every key, where one seed serves several searches
 
     def __post_init__(self) -> None:
