@@ -156,12 +156,11 @@ class Scaled(StandsForPipeline):
 def scale(
     pipe: Any, sampler: str | Sampler = AUTO, verifier: Any = None, *, select: Any = None, held_out: Any = None,
     ensemble: str = "weighted", budget: Budget | str | None = None, decode_batch: int | None = None,
-    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16,
+    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16, hold: str = DEVICE,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
-    verifier_timeout: float | None = None, pool: bool = False, components: Any = None, hold: str = DEVICE,
-    **options: Any,
+    verifier_timeout: float | None = None, pool: bool = False, components: Any = None, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -197,24 +196,23 @@ def scale(
         after that (docs/verifiers.md). None: no limit.
     pool: one budget for all prompts: "4images" of 10 prompts are 40 images, which go where they are expected to gain
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
-    hold: where latents wait between model calls: "device", beside the model, or "host", in the memory of the CPU, so
-        that a population of any size takes as much of the accelerator's memory as one batch.
+    hold: where latents wait between model calls: on the "device", or on the "host" (docs/how-to/memory.md).
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
         models=models, mix=mix, pool=pool, busy=busy, pad_batches=pad_batches, hold=hold,
     )  # fmt: skip
-    inner = pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe
-    pipe = with_components(inner, components)
+    pipe = with_components(
+        pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe, components
+    )
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
     made = SearchSettings(
         pipe, _sampler(pipe, sampler, options, roles), roles, Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
-        {name: value for name, value in (("mix", mix), ("guide", guide)) if value is not None}, busy, pool, pad_batches,
-        hold=hold,
+        {k: v for k, v in (("mix", mix), ("guide", guide)) if v is not None}, busy, pool, pad_batches, hold,
     )  # fmt: skip
     return ScaledGenerator(made) if is_black_box(pipe) else Scaled(made)
 
