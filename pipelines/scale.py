@@ -179,7 +179,7 @@ def scale(
         joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
         budget comes first.
     batch_size: latents through the model at once; halved when memory runs out. pad_batches: "full" fills calls up to
-        it, "buckets" to powers of two, for compiled models.
+        it, "buckets" to powers of two, for compiled models. hold: where others wait, "device" or "host".
     decode_batch: latents decoded and scored at once; None is batch_size for images, and 1 for videos, so that no more
         than one is held as pixels. If given, it also holds for the results; else the pipeline decodes them at once.
     out: folder for the archive; a call with the same arguments resumes what is there. keep: how many of the best
@@ -196,16 +196,14 @@ def scale(
         after that (docs/verifiers.md). None: no limit.
     pool: one budget for all prompts: "4images" of 10 prompts are 40 images, which go where they are expected to gain
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
-    hold: where latents wait between model calls: on the "device", or on the "host" (docs/how-to/memory.md).
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
         models=models, mix=mix, pool=pool, busy=busy, pad_batches=pad_batches, hold=hold,
     )  # fmt: skip
-    pipe = with_components(
-        pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe, components
-    )
+    inner = pipe.settings.pipe if type(pipe) in (Scaled, ScaledGenerator) else pipe
+    pipe = with_components(inner, components)
     rules = Stop.of(stop)
     roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
     made = SearchSettings(
