@@ -189,8 +189,7 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
     verifier_timeout: float | None = None, pool: bool = False, components: Any = None, hold: str = DEVICE,
-    draft: Draft | str | None = None,
-    **options: Any,
+    draft: Draft | str | None = None, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -201,8 +200,7 @@ def scale(
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
         (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
         None only where nothing is chosen: one candidate, or as many candidates as images.
-    select: what picks the winner, if not the same.
-    held_out: a second score that the search never sees; it only measures. report: its former name.
+    select: what picks the winner, if not the same. held_out: a score that only measures (report: its former name).
     budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s" or
         "480nfe,60s"; all but seconds are per prompt.
     stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
@@ -222,12 +220,10 @@ def scale(
     models: pipelines or modules that share the latent space, under the names that the mix uses.
     halt: called before every batch; once it returns True the search ends as by an interrupt, when all have a candidate.
     busy: while another thread searches with this pipeline or its models: "wait", or "refuse" with a UsageError.
-    verifier_timeout: seconds that one call of a verifier may take, where it has no `timeout` itself; VerifierError
-        after that (docs/verifiers.md). None: no limit.
+    verifier_timeout: seconds that a call of a verifier without a `timeout` of its own may take, else a VerifierError.
     pool: one budget for all prompts: "4images" of 10 prompts are 40 images, which go where they are expected to gain
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
-    hold: where latents wait between model calls: "device", beside the model, or "host", in the memory of the CPU, so
-        that a population of any size takes as much of the accelerator's memory as one batch.
+    hold: where latents wait between model calls: "device", or "host" (the CPU's memory, for large populations).
     draft: how to make candidates cheaper while searching: a genscale.Draft, or its text, such as "steps=6,keep=2".
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """

@@ -7,8 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin
+from typing import Any, ClassVar
 
 from genscale.errors import UsageError
 from genscale.plugins import limits, options, registry
@@ -301,7 +300,7 @@ def from_dict(data: Any, source: str) -> Request:
         given = dict(with_present_names(data))
         if given["prompts"]:
             for name, value in given.items():
-                typed_json.check(value, _stored(types[name]), f"its {name}")
+                typed_json.check(value, typed_json.json_type(types[name]), f"its {name}")
             made = Request(**{name: options.convert(v, types[name]) for name, v in given.items()})
             for name, how in checks:
                 value = getattr(made, name)
@@ -319,16 +318,6 @@ def from_dict(data: Any, source: str) -> Request:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         why = str(error) or "a value is of the wrong type"
     raise UsageError(f"'{source}' holds no request that this version of genscale can read: {why}.")
-
-
-def _stored(hint: Any) -> Any:
-    """The type that JSON has in the place of a field's."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        return Union[tuple(_stored(part) for part in get_args(hint))]  # noqa: UP007 - of types found at run time
-    if origin is tuple:
-        return list[str]
-    return dict[str, Any] if origin is Mapping else hint
 
 
 def load_folder(folder: Path) -> Request:

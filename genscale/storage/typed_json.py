@@ -10,7 +10,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -155,3 +155,13 @@ def _in_words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, args))
     return words.get(origin or hint, "an object")
+
+
+def json_type(hint: Any) -> Any:
+    """The type that JSON has in the place of a field's."""
+    origin = get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(json_type(part) for part in get_args(hint))]  # noqa: UP007 - of types found at run time
+    if origin is tuple:
+        return list[str]
+    return dict[str, Any] if origin is Mapping else hint
