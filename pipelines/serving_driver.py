@@ -77,9 +77,7 @@ class ServingDriver(LoopDriver):
         self._gathered = GatherCache()
         self._one: OneBranch | None = None  # the only branch of guidance that the batch needs
         self.failed: FailedCall | None = None
-        self._row_steps: RowSteps | None = (
-            None  # of the part under evaluation, where its rows have steps of their own
-        )
+        self._row_steps: RowSteps | None = None  # of the part under evaluation, where each row has its own
         self._order_seen = False  # of the rows that the denoiser is given
         self._called: Counter[str] = Counter()  # calls of each model in this iteration
         self._blocks: dict[str, int] = {}  # guidance copies of the latents in the last call of each model
@@ -137,12 +135,9 @@ class ServingDriver(LoopDriver):
         try:
             if self._one is not None and is_denoiser(name):
                 output, nfe = self._one(
-                    len(self.prompts),
-                    args,
-                    kwargs,
-                    lambda args, kwargs: self._forward(name, module, forward, args, kwargs),
-                    lambda: self.placeholders.get(name, module, forward, args, kwargs),
-                )
+                    len(self.prompts), args, kwargs, partial(self._forward, name, module, forward),
+                    partial(self.placeholders.get, name, module, forward, args, kwargs),
+                )  # fmt: skip
                 self.evaluations += nfe
                 return output
             output, spared = self.call.cache_work.call(name, module, len(self.prompts), evaluate)
@@ -293,10 +288,10 @@ class ServingDriver(LoopDriver):
             before = [kept[i] for i in part.in_call] if kept else []
             self.caches.load(before or [None] * len(prompts), prompts)
             latents = part.to_call(batch.x)
-            if latents._base is not None and self.call.compiled:
-                latents = (
-                    latents.clone()
-                )  # PyTorch compiles again for views, and for each place they begin at
+            if (
+                latents._base is not None and self.call.compiled
+            ):  # views, and where they begin, make other graphs
+                latents = latents.clone()
             value, x = yield as_own_latents(latents, self.probe.latents), prompts
             values.append(part.from_call(value))
             # A copy: some loops write the next latents into the tensor of which this is a view.

@@ -84,7 +84,7 @@ def refusal(call: PipelineCall) -> str | None:
         return "the loop takes just the call's own rows"
     if any(call.arguments.given.get(name) is not None for name in CALLBACKS[:2]):
         return "the call has a callback, which is given one step"
-    if any(getattr(m, "is_cache_enabled", False) for m in call.pipe.components.values()):
+    if call.caches:
         return "a model keeps outputs from step to step"
     if call.placeholders.evaluate:
         return "the loop reads more of the denoiser than its output"
