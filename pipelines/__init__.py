@@ -77,6 +77,10 @@ For guidance, mixes and gradients:
 - `guiders.py`: the guidance rules of `diffusers.guiders` as a mix.
 - `differentiable_models.py`: frozen weights and checkpointed calls, while gradients are taken.
 
+Candidates that are made with a cheaper call while searching:
+
+- `draft.py`: `Draft`, what the cheaper call is. `drafted_search.py`: the search over drafts, and the best in full.
+
 For what is called as a whole (functions, services, pipelines without a loop of their own), and for arms:
 
 - `black_box.py`: `ScaledGenerator`, what `scale` makes of it. `black_box_call.py`: what its search runs on, with the

@@ -64,6 +64,7 @@ class LoopDriver:
 
     def __init__(self, off_grid: OffGrid | None) -> None:
         self.off_grid = off_grid
+        self.scale_rows = None
 
     def position(self) -> int:
         return 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
 
 import diffusers
 import pytest
@@ -58,14 +57,10 @@ def test_the_page_has_every_class_and_no_empty_promise() -> None:
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_cell_finds_a_silent_difference(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken twin: candidate 0 with noise of its own key, as all others have."""
-    from genscale.engine.process import PromptProcess
-    from genscale.key import Key
-
-    def keyed(self: Any, candidate: Any, step: int, draw: int) -> Any:
-        return Key(candidate.key).fold("step", step, draw).normal(tuple(self.prior.own.shape))
+    from genscale.engine.step_noise import StepNoise
 
     if broken:
-        monkeypatch.setattr(PromptProcess, "_step_noise", keyed)
+        monkeypatch.setattr(StepNoise, "_own", lambda *_: None)
     cls, loop = schedulers()["EulerAncestralDiscreteScheduler"], LOOPS[0]
     assert "noise" in inspect.getsource(cls.step)
     if broken:

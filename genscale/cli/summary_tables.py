@@ -95,7 +95,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         "NFE in all": unknown if plan["nfe"] is None else f"{most}{plan['nfe']}",
         "latents held": unknown
         if plan["bytes_held"] is None
-        else f"at most {plan['bytes_held'] / 2**20:.2f} MB",
+        else f"up to {plan['bytes_held'] / 2**20:.2f} MB",
     }
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
     for name, value in rows.items():

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,10 @@ class NoiseAhead:
         self.taken = 0  # rows that were ready, or under way, when they were asked for
         self._made: dict[Key, Future[Tensor]] = {}
         self._most = max(1, MOST_AHEAD // max(1, 4 * torch.Size(shape).numel()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copies: what is under way in the thread is made again when it is asked for."""
+        return self.__dict__ | {"_made": {}}
 
     def expect(self, keys: Sequence[Key]) -> None:
         """These will be asked for next. What was expected longest ago and not asked for is dropped for them."""

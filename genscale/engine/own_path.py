@@ -12,6 +12,7 @@ import hashlib
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,10 +95,24 @@ class _State:
             self._digest, self._copy = _digest(self._copy.get()), None
         return self._digest
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copies, which have no use for the tensor itself."""
+        return {
+            "_digest": self.digest,
+            "_copy": None,
+            "_tensor": _nothing,
+            "_row": self._row,
+            "_version": None,
+        }
+
     def is_row(self, x: Tensor, row: int) -> bool:
         """Whether this is that row of the very tensor, and nothing was written to it since."""
         same = self._tensor() is x and self._row == row and self._version is not None
         return same and x._version == self._version
+
+
+def _nothing() -> None:
+    """Stands for the reference to a tensor that is gone."""
 
 
 def _digest(x: Tensor) -> bytes:
