@@ -159,8 +159,18 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
         panel.set(xscale="log", xlabel="NFE a prompt", ylabel="right, by the held-out judge")
         panel.set_title(f"{record['model']}, {record['steps']} steps, {record['prompts']} prompts")
         panel.grid(alpha=0.3)
+    shown = {}
+    for panel in panels:  # not every curve is in every panel
+        handles, labels = panel.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    named = [label for label in CURVES if label in shown]
     figure.legend(
-        *panel.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+        [shown[label] for label in named],
+        named,
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8,
+        frameon=False,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
