@@ -85,19 +85,23 @@ class DecodingDriver(LoopDriver):
 class Decoder:
     """Decodes latents of one pipeline call.
 
-    with_callback: images for the verifiers are made with the user's callback, as the final output is. of_drafts: the
-    latents are those of an interrupted run, which neither the loop nor the callback change any more.
+    with_callback: images for the verifiers are made with the user's callback, as the final output is. of_unfinished:
+    the latents are those of an interrupted run, which neither the loop nor the callback change any more.
     """
 
-    def __init__(self, call: PipelineCall, with_callback: bool = False, of_drafts: bool = False) -> None:
-        self.call, self.with_callback, self.of_drafts = call, with_callback and not of_drafts, of_drafts
+    def __init__(self, call: PipelineCall, with_callback: bool = False, of_unfinished: bool = False) -> None:
+        self.call, self.with_callback, self.of_unfinished = (
+            call,
+            with_callback and not of_unfinished,
+            of_unfinished,
+        )
         self._pixel_type = "pt"
         self._row_per_output = False  # set when decoding other rows than the call's fails
         self._began = False  # whether the last pipeline call came to its loop
 
-    def drafts(self) -> Decoder:
-        """The decoder of drafts of the same call."""
-        return Decoder(self.call, of_drafts=True)
+    def for_unfinished(self) -> Decoder:
+        """The decoder of candidates that an interrupt left unfinished."""
+        return Decoder(self.call, of_unfinished=True)
 
     def media(self, latents: Tensor, prompts: tuple[int, ...]) -> Media:
         """Pixels of clean latents [n, *latent]; with an autograd graph if the latents have one.
@@ -191,7 +195,7 @@ class Decoder:
         is called for the last step and may change the latents: the search left the loop inside that step.
         """
         given = self.call.arguments.given
-        if self.of_drafts:
+        if self.of_unfinished:
             given = {k: v for k, v in given.items() if k not in CALLBACKS}
         if at_once is None or at_once >= len(prompts):
             try:
@@ -291,7 +295,7 @@ class Decoder:
             if isinstance(made.get("generator"), list | tuple) and not loop.all_own(lines):
                 made["generator"] = None
             made = loop.arguments(made, lines)
-            if self.of_drafts and "callback_on_step_end" in call.arguments.names:
+            if self.of_unfinished and "callback_on_step_end" in call.arguments.names:
                 made["callback_on_step_end"] = _unchanged(call, some)
             driver = DecodingDriver(call, some, tail_key, composition, FollowedCall(loop, lines, composition))
             if not call.probe.callback_edits:  # else the steps before the last need them again

@@ -83,7 +83,7 @@ class PipelineArm:
             batch_size=size,
         )  # fmt: skip
         with self.arm.applied():
-            if serve(self.call, engine, self.decoder.drafts().media) is not None:
+            if serve(self.call, engine, self.decoder.for_unfinished().media) is not None:
                 raise KeyboardInterrupt
             return self._decoded(rows, {s.index: s for s in searches})
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from genscale.engine import holding
 from genscale.engine.archive import Archive, Entry
 from genscale.engine.choice_check import check_choice
-from genscale.engine.drafts import is_draft
 from genscale.engine.engine import Engine
 from genscale.engine.failures import all_failed
 from genscale.engine.ledger import Ledger
 from genscale.engine.plan import Plan, plan
 from genscale.engine.pool import Purse
 from genscale.engine.search import Search
+from genscale.engine.unfinished import is_unfinished
 from genscale.errors import AllCandidatesFailed, UsageError, quoted
 from genscale.key import Key
 from genscale.media import Media, cat_media
@@ -101,8 +101,8 @@ class PipelineHost:
         return rows if loop is None else loop.batch_size(rows), together
 
     def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
-        drafts, rates = self.decoder.drafts().media, settings.needs("mix")
-        return serve(self.call, engine, drafts, rates, settings.pad_batches)
+        unfinished, rates = self.decoder.for_unfinished().media, settings.needs("mix")
+        return serve(self.call, engine, unfinished, rates, settings.pad_batches)
 
     def media(self, entries: Sequence[Entry]) -> Media:
         return cat_media([part.media(*chosen) for part, chosen in _by_decoder(self.decoder, entries)])
@@ -221,13 +221,15 @@ def finish_best(call: PipelineCall, settings: SearchSettings, decoder: Decoder, 
 def _by_decoder(
     decoder: Decoder, entries: Sequence[Entry]
 ) -> list[tuple[Decoder, tuple[Tensor, tuple[int, ...]]]]:
-    """The entries in order, as latents and prompts: those that follow each other and are all drafts, or all not."""
+    """The entries in order, as latents and prompts: those that follow each other and are all finished, or all not."""
     parts = []
-    for drafts, group in groupby(entries, is_draft):
+    for unfinished, group in groupby(entries, is_unfinished):
         some = list(group)
         kept = torch.stack([e.x for e in some if e.x is not None])
         latents = holding.to_model(kept, decoder.call.latents.device)
-        parts.append((decoder.drafts() if drafts else decoder, (latents, tuple(e.prompt for e in some))))
+        parts.append(
+            (decoder.for_unfinished() if unfinished else decoder, (latents, tuple(e.prompt for e in some)))
+        )
     return parts
 
 

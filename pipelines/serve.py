@@ -50,13 +50,13 @@ from genscale.protocol.batches import Decode
 def serve(
     call: PipelineCall,
     engine: Engine,
-    decode_drafts: Decode,
+    decode_unfinished: Decode,
     with_rates: bool = False,
     pad: str = AS_THEY_ARE,
 ) -> str | None:
     """Run the engine to its end inside the pipeline's loop; why it stopped early, if it did.
 
-    decode_drafts: of latents that were under way when the user's callback interrupted the pipeline. with_rates:
+    decode_unfinished: of latents that were under way when the user's callback interrupted the pipeline. with_rates:
     predictions of a mix carry the rate of the Feynman-Kac corrector. pad: how batches are filled up.
     """
     try:
@@ -77,7 +77,7 @@ def serve(
         if exchange.error is not None:
             raise exchange.error
     except PipelineInterrupted:
-        engine.finish_drafts(decode_drafts, exchange.left)
+        engine.finish_unfinished(decode_unfinished, exchange.left)
         return "interrupted"
     except KeyboardInterrupt:
         return engine.interrupted()

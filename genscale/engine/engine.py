@@ -20,7 +20,6 @@ from torch import Tensor
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
 from genscale.engine.capacity import Capacity
-from genscale.engine.drafts import DraftScoring, finish_drafts
 from genscale.engine.events import Event
 from genscale.engine.gradient_batches import GradientBatches
 from genscale.engine.ledger import Ledger
@@ -28,6 +27,7 @@ from genscale.engine.model_batches import ModelBatches
 from genscale.engine.pool import Purse
 from genscale.engine.scoring import Scoring
 from genscale.engine.search import Search
+from genscale.engine.unfinished import UnfinishedScoring, finish_unfinished
 from genscale.engine.verifier_roles import Roles
 from genscale.protocol.batches import Batch, Decode, Output
 from genscale.protocol.particles import Candidate
@@ -97,13 +97,14 @@ class Engine:
             elif not self._scoring.run(self.searches) and not (self._purse and self._purse.round()):
                 return
 
-    def finish_drafts(self, decode: Decode, left: Tensor | None = None) -> None:
+    def finish_unfinished(self, decode: Decode, left: Tensor | None = None) -> None:
         """End all searches after an interrupt inside the pipeline's loop: what is under way is scored as it is.
 
-        decode: of drafts. left: [n, *latent], what the loop made of the open batch's latents; None: nothing.
+        decode: of unfinished candidates. left: [n, *latent], what the loop made of the open batch's latents; None:
+        nothing.
         """
-        scoring = DraftScoring(self.roles, decode, self.capacity)
-        finish_drafts(self.searches, self._model, scoring, left)
+        scoring = UnfinishedScoring(self.roles, decode, self.capacity)
+        finish_unfinished(self.searches, self._model, scoring, left)
 
     def halve(self, rows: int) -> Batch | None:
         """After memory ran out on a batch of `rows`: a smaller batch instead of it, or None if it was one row."""

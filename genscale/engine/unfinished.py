@@ -18,16 +18,16 @@ from genscale.protocol.particles import Particles, cat
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Ask, Query, Score
 
-DRAFT = "draft"
-"""Among a candidate's details: the step that its latents had reached."""
+REACHED = "draft"
+"""Among an unfinished candidate's details, by the name that users read there: the step its latents had reached."""
 
 
-def is_draft(entry: Entry) -> bool:
-    return DRAFT in entry.candidate.details
+def is_unfinished(entry: Entry) -> bool:
+    return REACHED in entry.candidate.details
 
 
-class DraftScoring(Scoring):
-    """Scores drafts as results. They are not written to the archive: a resumed run finishes these candidates."""
+class UnfinishedScoring(Scoring):
+    """Scores unfinished candidates as results. The archive does not get them: a resumed run finishes them."""
 
     def _recall(self, search: Search, row: int) -> Entry | None:
         return None
@@ -36,22 +36,22 @@ class DraftScoring(Scoring):
         super()._enter(job, entry, False, media)
 
 
-def finish_drafts(
+def finish_unfinished(
     searches: Sequence[Search], model: ModelBatches, scoring: Scoring, left: Tensor | None = None
 ) -> None:
     """End every search with the latents under way as further candidates, after those that were finished.
 
     left: [n, *latent], what the pipeline's loop made of the open batch's latents; None: the batch's own. Of a prompt
-    whose candidates have all not begun, the initial latents of one of them are the draft.
+    whose candidates have all not begun, the initial latents of one of them are taken.
     """
     for search in searches:
         while isinstance(search.query, Ask):  # nothing is under way; it may still finish what it keeps
             search.throw(BudgetExhausted())
         if search.query is None:
             continue
-        drafts = _under_way(search, model, left)
-        begun = [p for p in drafts if p.step > 0]
-        chosen = begun or ([] if search.finals else [drafts[0][:1]])
+        found = _under_way(search, model, left)
+        begun = [p for p in found if p.step > 0]
+        chosen = begun or ([] if search.finals else [found[0][:1]])
         ended = _ended()
         next(ended)
         if chosen:
@@ -82,7 +82,7 @@ def _as_result(particles: Particles, steps: int) -> Particles:
     if particles.step == steps:
         return replace(particles, memory=None, x0=None)
     candidates = tuple(
-        replace(c, details={**c.details, DRAFT: float(particles.step)}) for c in particles.candidates
+        replace(c, details={**c.details, REACHED: float(particles.step)}) for c in particles.candidates
     )
     return Particles(particles.x, steps, candidates)
 
