@@ -37,36 +37,40 @@ class ArmSettings:
 
     @staticmethod
     def of(
-        function: Any, arm: Mapping[str, Any], takes: Callable[[Any, str], bool], names: Any = ()
+        function: Any,
+        arm: Mapping[str, Any],
+        takes: Callable[[Any, str], bool],
+        names: Any = (),
+        of: str = "an arm",
     ) -> ArmSettings:
         """UsageError: the arm changes what cannot be changed. takes: whether a function takes an argument.
 
-        names: known arguments, for "did you mean".
+        names: known arguments, for "did you mean". of: what this is, for messages.
         """
         function = _model(arm.get("model"), function)
         changes = {_long(k, function, takes): v for k, v in arm.items() if k not in _OWN}
         for name in changes:
             if name in _NOT_CHANGED:
                 raise UsageError(
-                    f"an arm cannot change {name}: it is what makes one candidate differ from another."
+                    f"{of} cannot change {name}: it is what makes one candidate differ from another."
                 )
             if not takes(function, name):
                 raise UsageError(
-                    f"an arm changes '{name}', which the call does not take{did_you_mean(name, (*names, *_OWN))}."
+                    f"{of} changes '{name}', which the call does not take{did_you_mean(name, (*names, *_OWN))}."
                 )
         text, scale, nfe = arm.get("prompt"), arm.get("lora_scale"), arm.get("nfe")
         if text is not None and (not isinstance(text, str) or text.count("{}") > 1):
             raise UsageError(
-                f"the prompt of an arm, {shown(text)}, must be a text with one {{}} for the call's own."
+                f"the prompt of {of}, {shown(text)}, must be a text with one {{}} for the call's own."
             )
         if nfe is not None and not (isinstance(nfe, int) and nfe > 0):
-            raise UsageError(f"nfe={shown(nfe)} of an arm must be a whole number above 0.")
+            raise UsageError(f"nfe={shown(nfe)} of {of} must be a whole number above 0.")
         if scale is not None and not hasattr(function, "set_adapters"):
-            raise UsageError("lora_scale of an arm needs a pipeline with LoRAs, and this one takes none.")
+            raise UsageError(f"lora_scale of {of} needs a pipeline with LoRAs, and this one takes none.")
         scheduler = arm.get("scheduler")
         if scheduler is not None and not hasattr(function, "scheduler"):
-            raise UsageError("scheduler of an arm needs a pipeline with a scheduler, and this one has none.")
-        scheduler = _scheduler(scheduler, function) if isinstance(scheduler, str) else scheduler
+            raise UsageError(f"scheduler of {of} needs a pipeline with a scheduler, and this one has none.")
+        scheduler = _scheduler(scheduler, function, of) if isinstance(scheduler, str) else scheduler
         return ArmSettings(function, changes, text, scheduler, scale, nfe)
 
     def prompt(self, text: str) -> str:
@@ -111,7 +115,7 @@ def _loaded(name: str, dtype: Any, device: str) -> Any:
     return pipe
 
 
-def _scheduler(name: str, pipe: Any) -> Any:
+def _scheduler(name: str, pipe: Any, of: str) -> Any:
     import diffusers
 
     from genscale.pipelines import remasking_scheduler
@@ -121,11 +125,11 @@ def _scheduler(name: str, pipe: Any) -> Any:
     if not name.endswith("Scheduler") or cls is None:
         known = [n for n in dir(diffusers) if n.endswith("Scheduler")] + ["RemaskingScheduler"]
         raise UsageError(
-            f"scheduler '{name}' of an arm is unknown{did_you_mean(name, known)}: name one of diffusers."
+            f"scheduler '{name}' of {of} is unknown{did_you_mean(name, known)}: name one of diffusers."
         )
     if own and "mask_token_id" not in pipe.scheduler.config:
         raise UsageError(
-            f"scheduler {name} of an arm masks tokens again, and {type(pipe.scheduler).__name__} makes no tokens: it "
+            f"scheduler {name} of {of} masks tokens again, and {type(pipe.scheduler).__name__} makes no tokens: it "
             "is for aMUSEd."
         )
     return cls.from_config(pipe.scheduler.config)

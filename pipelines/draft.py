@@ -66,7 +66,7 @@ class Draft:
         cheaper = (self.steps, self.guidance, self.model, self.scheduler, self.decoder, self.cache)
         if all(part is None for part in cheaper) and not self.changes:
             raise UsageError(
-                f"a draft that changes nothing is as dear as a candidate: give one such as '{FORM}'."
+                f"a draft that changes nothing costs as much as a candidate: give a cheaper one, such as '{FORM}'."
             )
 
     @staticmethod
@@ -107,6 +107,12 @@ class Draft:
         ]
         return None if any(x is not None for x in objects) else text_of(self._given())
 
+    @property
+    def way(self) -> str:
+        """How a draft is made, without how many are kept: the same text, less `keep` and `margin`."""
+        made = {name: value for name, value in self._given().items() if name not in ("keep", "margin")}
+        return ",".join(f"{name}={_short(value)}" for name, value in made.items())
+
     def _given(self) -> dict[str, Any]:
         """The fields that are not at their default, `keep` always, and the changes."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "changes"}
@@ -129,11 +135,12 @@ class Draft:
                     f"a draft cannot change {name}: its prompt is that of the call, and what it counts is `cost`."
                 )
             if name not in taken and name != "lora_scale":
-                known = [f.name for f in fields(self)]
+                known = [f.name for f in fields(self) if f.name != "changes"]
                 raise UsageError(
-                    f"a draft changes '{name}', which the call does not take{did_you_mean(name, (*taken, *known))}."
+                    f"a draft changes '{name}', which the call does not take{did_you_mean(name, (*taken, *known))}: "
+                    f"give an argument of the call, or one of {', '.join(known)}."
                 )
-        return ArmSettings.of(pipe, changes, lambda function, name: name in takes(function), taken)
+        return ArmSettings.of(pipe, changes, lambda function, name: name in takes(function), taken, "a draft")
 
     @contextmanager
     def applied(self, arm: ArmSettings) -> Iterator[None]:

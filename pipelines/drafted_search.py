@@ -8,8 +8,8 @@ call from that noise, bit for bit what the pipeline alone gives, and these alone
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from genscale.algorithms.draft_recipes import Commit, Noted, Recipe, Recipes
 from genscale.engine.budget import Budget
+from genscale.engine.events import Denoised, Differentiated, Event, Scored
 from genscale.engine.plan import Plan, simulate
 from genscale.engine.search import Search
 from genscale.engine.verifier_roles import VerifierSet
@@ -137,6 +138,26 @@ def restore_noise(pipe: Any, generator: Any, states: tuple[Any, Any]) -> None:
     restore_global(states[1], torch.device(getattr(pipe, "device", "cpu")))
 
 
+@dataclass
+class _Told:
+    """The events of both searches as those of one: NFE are of the whole, and drafts are marked."""
+
+    tell: Callable[[Event], None]
+    cost: float
+    drafts: int = field(default=0, init=False)  # NFE
+
+    def of_drafts(self, event: Event) -> None:
+        if isinstance(event, Denoised | Differentiated):
+            self.drafts = math.ceil(self.cost * event.evaluations)
+            event = replace(event, evaluations=self.drafts)
+        self.tell(replace(event, draft=True) if isinstance(event, Scored) else event)
+
+    def of_candidates(self, event: Event) -> None:
+        if isinstance(event, Denoised | Differentiated):
+            event = replace(event, evaluations=self.drafts + event.evaluations)
+        self.tell(event)
+
+
 def run_drafted(host: DraftedHost, settings: SearchSettings, claim: Claim) -> SearchResult:
     """Search the drafts, make the best in full; the result has the drafts as `.drafts`.
 
@@ -146,9 +167,10 @@ def run_drafted(host: DraftedHost, settings: SearchSettings, claim: Claim) -> Se
     draft, drafts = host.drafts.draft, host.drafts
     whole, ours = _budgets(host, settings)
     recorded: Recorded = {}
+    told = _Told(settings.on_event, draft.cost)
     with drafts.applied():
-        asked = drafts.settings(settings, ours)
-        _check_recipes(host, asked)
+        asked = replace(drafts.settings(settings, ours), on_event=told.of_drafts)
+        _check_drafts(host, asked)
         part = Part(asked, [(0, 0)] * len(drafts.texts), 0.0)
         try:
             found = run_search(drafts, replace(asked, sampler=Noted(settings.sampler, recorded)), claim, part)
@@ -159,7 +181,9 @@ def run_drafted(host: DraftedHost, settings: SearchSettings, claim: Claim) -> Se
     keys = [host.key(row).fold(*settings.line).path for row in range(len(host.texts))]
     chosen = {key: _best(draft, found, row, recorded[key]) for row, key in enumerate(keys)}
     spent = [(math.ceil(draft.cost * s.spent), s.calls) for s in found.searches]
-    commit = replace(settings, sampler=Commit(draft.keep, chosen), budget=whole, stop=None)
+    commit = replace(
+        settings, sampler=Commit(draft.keep, chosen), budget=whole, stop=None, on_event=told.of_candidates
+    )
     seconds = max((e.seconds for e in found.entries), default=0.0)
     result = run_search(host, commit, claim, Part(settings, spent, seconds))
     host.ledger.add(drafts.ledger)
@@ -184,10 +208,11 @@ def _not_again(sampler: str) -> UsageError:
     )
 
 
-def _check_recipes(host: DraftedHost, asked: SearchSettings) -> None:
-    """UsageError: the sampler, run without a model as for a plan, finishes candidates that cannot be made again."""
+def _check_drafts(host: DraftedHost, asked: SearchSettings) -> None:
+    """UsageError: the sampler, run without a model as for a plan, finishes candidates that cannot be made again, or
+    fewer than are to be kept."""
     recorded: Recorded = {}
-    key = Key((0,))
+    key, name = Key((0,)), registry.name_of("sampler", type(asked.sampler))
     search = Search.open(
         0, "", Noted(asked.sampler, recorded), key, asked.budget, asked.roles, results=host.drafts.results,
         stop=asked.stop, **host.drafts.processes()[0],
@@ -195,18 +220,29 @@ def _check_recipes(host: DraftedHost, asked: SearchSettings) -> None:
     for is_preview in islice(simulate(search), LOOKED_AT):
         some = search.particles.candidates[: search.affordable()]
         if not is_preview and any(recorded[key.path].of(c) is None for c in some):
-            raise _not_again(registry.name_of("sampler", type(asked.sampler)))
+            raise _not_again(name)
+    keep, decided = host.drafts.draft.keep, not hasattr(asked.sampler, "accepts")  # else by scores
+    if decided and search.query is None and search.finished < keep:
+        raise UsageError(
+            f"keep={keep} of the draft is more than what {name} would draft of a prompt, {search.finished}: "
+            "keep fewer, or allow more candidates or a larger budget."
+        )
 
 
 def _budgets(host: DraftedHost, settings: SearchSettings) -> tuple[Budget, Budget]:
     """The budget of the whole search, and the drafts' part of it: what `keep` whole candidates leave.
 
-    UsageError: they leave not enough for one draft.
+    UsageError: they leave not enough for one draft, or a draft costs more than a candidate.
     """
     draft = host.drafts.draft
     each, drafted = (sum(h.processes()[0]["evaluations"]) for h in (host, host.drafts))
     whole = settings.budget.resolved(each)
     nfe, calls = whole.nfe, whole.verifier_calls
+    if draft.cost * drafted > each:
+        raise UsageError(
+            f"one draft would take {math.ceil(draft.cost * drafted)} NFE, more than the {each} of a candidate in full: "
+            "give a cheaper draft, such as one of fewer steps."
+        )
     if nfe is not None:
         nfe = math.floor((nfe - draft.keep * each) / draft.cost)
         if nfe < drafted:
@@ -230,7 +266,7 @@ def plan_drafted(host: DraftedHost, settings: SearchSettings) -> Plan:
     """What the search would cost, drafts included; `drafts` is how many are made. UsageError: it cannot be made."""
     whole, ours = _budgets(host, settings)
     draft, asked = host.drafts.draft, host.drafts.settings(settings, ours)
-    _check_recipes(host, asked)
+    _check_drafts(host, asked)
     first = plan_of(host.drafts, asked)
     then = plan_of(host, replace(settings, sampler=Commit(draft.keep, {}), budget=whole, stop=None))
     made = then.candidates if first.candidates is None else min(draft.keep, first.candidates)
@@ -250,4 +286,7 @@ def plan_drafted(host: DraftedHost, settings: SearchSettings) -> Plan:
         keeps_own=False,
         drafts=first.candidates,
         nfe_per_draft=first.nfe_per_candidate,
+        held=max(
+            (p.held for p in (first, then) if p.held is not None), key=lambda held: held.bytes, default=None
+        ),
     )

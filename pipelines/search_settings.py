@@ -67,7 +67,7 @@ class SearchSettings:
             raise UsageError("drafts and arms do not go together: give draft= or arms, not both.")
         if not self.roles.judge.members:
             raise UsageError(
-                "a draft is chosen by its score, and no verifier was given: give one, or leave draft= away."
+                "a draft is chosen by its score, and no verifier was given: give one, or leave draft= out."
             )
 
     def needs(self, what: str) -> bool:

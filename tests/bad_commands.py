@@ -387,6 +387,15 @@ demo --max-nfe 0
 demo --size 0x0
 demo --frames 1000000000
 demo --out {long} --size 1
+generate STAR --hold disk
+generate STAR --pad-batches 8
+generate STAR --draft steps
+generate STAR --draft steps=2,keep=0
+generate STAR --draft steps=2,keep=9 --candidates 4
+generate STAR --draft steps=99,keep=2 --steps 8
+generate STAR --draft steps=7 --sampler smc --steps 8
+calibrate-steps STAR --draft stepz=1
+calibrate-steps STAR --draft steps=1 --alpha 1
 generate STAR --out {long}
 generate STAR --out {dir}/p.txt
 generate STAR --out {dir}/p.txt/x

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import genscale
+from genscale.engine.events import Denoised, Scored
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.numerics.conformal import conformal_quantile
@@ -151,6 +152,26 @@ def test_a_margin_drops_drafts_far_below_the_best() -> None:
     assert len(ids(search(draft=Draft(steps=1, keep=6, margin=0)))) == 1
 
 
+def test_a_plan_holds_the_latents_of_the_drafts_too() -> None:
+    few, many = (
+        genscale.scale(PIPE, "best_of_n", brightness, draft="steps=1,keep=2", candidates=n).plan(**CALL)
+        for n in (3, 40)
+    )
+    alone = genscale.scale(PIPE, "best_of_n", brightness, candidates=40).plan(**CALL)
+    assert few.held.bytes < many.held.bytes
+    assert many.held.population == alone.held.population
+
+
+def test_events_tell_drafts_from_candidates_and_count_both() -> None:
+    events: list[Any] = []
+    result = search(draft=Draft(steps=1, keep=2, cost=0.5), on_event=events.append)
+    scored = [e for e in events if isinstance(e, Scored)]
+    assert [e.draft for e in scored] == [True] * 6 + [False] * 2
+    spent = [e.evaluations for e in events if isinstance(e, Denoised)]
+    assert spent == sorted(spent)
+    assert spent[-1] == result.searches[0].spent == 6 + 2 * EACH
+
+
 # ------------------------------------------------------------------------------ resuming and recording
 
 
@@ -242,9 +263,10 @@ def test_a_draft_is_text_and_back(text: str) -> None:
         ("steps=1,keep=0", "keep=0"),
         ("steps=1.5", "no whole number"),
         ("steps", "cannot be read"),
+        ("steps=1,steps=2", "each NAME=VALUE once"),
         ("steps=1,cost=-1", "cost=-1"),
         ("steps=1,margin=-1", "margin=-1"),
-        ("stepz=1", "stepz"),
+        ("stepz=1", "did you mean 'steps'.*give an argument"),
         ("prompt=a dog", "cannot change prompt"),
         ("decoder=tiny", "object of Python"),
     ],
@@ -264,6 +286,11 @@ def test_bad_drafts_are_refused_in_a_sentence(text: str, why: str) -> None:
         ({"sampler": "evolution"}, "starting noise"),
         ({"sampler": "smc", "draft": Draft(6), "call": CALL | {"num_inference_steps": 8}}, "starting noise"),
         ({"call": CALL | {"num_images_per_prompt": 3}}, "keep as many"),
+        ({"candidates": 1}, "keep fewer"),
+        ({"draft": "steps=1,keep=7"}, "would draft of a prompt, 6"),
+        ({"draft": f"steps={STEPS + 1},keep=2"}, "cheaper draft"),
+        ({"draft": Draft(steps=1, cost=2 * STEPS)}, "cheaper draft"),
+        ({"draft": "steps=1,scheduler=EulerDiscretScheduler"}, "of a draft is unknown"),
         ({"draft": Draft(model=ZOO["flux"].build())}, "same noise"),
     ],
 )

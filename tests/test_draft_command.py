@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genscale.cli.summary_tables import _drafted
 from genscale.key import Key
 from genscale.results.draft_calibration import MeasuredDraft, kept_share, recommend
 from genscale.runs.request import load_folder
@@ -57,6 +58,30 @@ def test_a_bad_draft_is_refused_in_a_sentence(text: str, why: str, generate: Any
     assert why in " ".join(wrong.split())
 
 
+def test_a_calibration_refuses_a_draft_before_it_makes_anything(
+    genscale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: Any) -> Any:
+        raise AssertionError("something was generated")
+
+    monkeypatch.setattr("genscale.commands.calibrate._search", search)
+    given = ("a red star", "--steps", 2, "--candidates", 4, "--draft", "steps=1", "--draft", "stepz=1")
+    code, _, wrong = genscale("calibrate-steps", *given, "--out", tmp_path / "c")
+    assert (code, "stepz" in wrong) == (2, True), wrong
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("drafts", "said"), [([4, 4], "4 drafts a prompt (8 NFE)"), ([3, 4], "3 to 4 drafts")]
+)
+def test_a_summary_says_how_many_drafts_there_were(drafts: list[int], said: str) -> None:
+    prompts = [{"finished": 2, "drafts": {"finished": n, "nfe": 2 * n}} for n in drafts]
+    text = _drafted(prompts)
+    assert text.startswith(said)
+    assert text.endswith("2 made in full")
+    assert _drafted([{"finished": 2}]) == ""
+
+
 @pytest.mark.slow
 def test_drafts_are_calibrated(genscale: Any, tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     same = (
@@ -92,6 +117,7 @@ def test_drafts_are_calibrated(genscale: Any, tiny: Path, tmp_path: Path) -> Non
     assert whole["kept"]["1"] == pytest.approx(1)
     assert whole["margin"] == 0
     assert short["kept"]["4"] == pytest.approx(1)
+    assert [whole["draft"], short["draft"]] == [f"steps={STEPS}", "steps=1"]
     assert f"steps={STEPS}" in said
 
 

@@ -59,6 +59,16 @@ def test_previews_are_not_candidates_that_are_done() -> None:
     assert tally.text().startswith("0/4 candidates")
 
 
+def test_drafts_are_counted_apart_and_their_best_is_called_so() -> None:
+    tally = Tally(nfe=80, candidates=2, clock=Clock())
+    drafts = [Scored(e, e, SEEN, draft=True) for e in (entry(number=0, total=0.9), entry(number=1))]  # type: ignore[arg-type]
+    for event in drafts:
+        tally.add(event)
+    assert (tally.text(), tally.best_text()) == ("2 drafts, 0/2 candidates, 0 s so far", "best draft 0.5")
+    tally.add(scored(entry(number=1, total=0.4)))
+    assert (tally.text(), tally.best_text()) == ("2 drafts, 1/2 candidates, 0 s so far", "best 0.4")
+
+
 def test_fast_models_are_told_by_the_second() -> None:
     clock = Clock()
     tally = Tally(nfe=400, candidates=100, each=4, clock=clock)

@@ -37,7 +37,9 @@ def pairs_of(text: str, option: str, example: str) -> dict[str, Any]:
         name, equals, value = part.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name.isidentifier() or name in found:
-            raise UsageError(f"{option} '{text}' cannot be read: write {option} {example}.")
+            raise UsageError(
+                f"{option} '{text}' cannot be read: give each NAME=VALUE once, such as {example}."
+            )
         found[name] = _value(name, value.strip())
     return found
 

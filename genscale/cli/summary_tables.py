@@ -33,6 +33,8 @@ def print_record(record: dict[str, Any], console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    if told := _drafted(record["prompts"]):
+        console.print(told, style="dim", highlight=False)
     if record.get("pool"):
         span = _span([found["nfe"] for found in record["prompts"]])
         console.print(f"shared by the prompts: {span} NFE each", style="dim", highlight=False)
@@ -88,10 +90,10 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
             if plan["draft"]
             else {}
         ),
-        **({"of these the base": f"up to {plan['nfe_of_base']}"} if plan["nfe_of_base"] else {}),
         "NFE a prompt, mean" if plan["pool"] else "NFE a prompt": unknown
         if plan["nfe_per_prompt"] is None
         else f"{most}{plan['nfe_per_prompt']}",
+        **({"of these the base": f"up to {plan['nfe_of_base']}"} if plan["nfe_of_base"] else {}),
         "NFE in all": unknown if plan["nfe"] is None else f"{most}{plan['nfe']}",
         "latents held": unknown
         if plan["bytes_held"] is None
@@ -136,6 +138,16 @@ def _stops(prompts: list[dict[str, Any]]) -> str:
     which = "" if len(prompts) == 1 else f" {len(ended)} of {len(prompts)} prompts"
     rest = "" if after == finished else f", {finished} with those in flight"
     return f"{rules} stopped{which} after {after} candidates{rest}"
+
+
+def _drafted(prompts: list[dict[str, Any]]) -> str:
+    """How many drafts were made, and how many of them in full."""
+    made = [p for p in prompts if p.get("drafts")]
+    if not made:
+        return ""
+    drafts, nfe = (_span([p["drafts"][name] for p in made]) for name in ("finished", "nfe"))
+    each = "" if len(prompts) == 1 else " a prompt"
+    return f"{drafts} drafts{each} ({nfe} NFE), of which {_span([p['finished'] for p in made])} made in full"
 
 
 def _accepted(prompts: list[dict[str, Any]]) -> str:

@@ -43,6 +43,8 @@ def calibrate(
     run = PreparedRun.of(replace(request, held_out=NONE).seeded())
     run = replace(run, sampler=Previews(candidates))
     Calibration((), threshold)  # refuses a threshold before anything is spent
+    for draft in wanted:
+        _drafting(run, draft, candidates).plan()  # refuses a draft before anything is spent
     with RunFolder.for_calibration(out, calibration.FILE) as folder:
         result = _search(run, display)
         about = _about(run.request, candidates, result)
@@ -59,10 +61,14 @@ def _drafted(
 ) -> MeasuredDraft:
     """The candidates of a calibration once more, drafted."""
     count = len(full.searches[0].finals)
-    found = _search(replace(run, sampler=BestOfN(count), draft=draft), display)
+    found = _search(_drafting(run, draft, count), display)
     assert found.drafts is not None
     cost = draft.cost * found.drafts.base_nfe / found.base_nfe
-    return MeasuredDraft.of(str(draft), cost, totals(found.drafts), totals(full), alpha)
+    return MeasuredDraft.of(draft.way, cost, totals(found.drafts), totals(full), alpha)
+
+
+def _drafting(run: PreparedRun, draft: Draft, candidates: int) -> PreparedRun:
+    return replace(run, sampler=BestOfN(candidates), draft=draft)
 
 
 def _search(run: PreparedRun, display: Display) -> SearchResult:

@@ -37,12 +37,14 @@ class Differentiated:
 class Scored:
     """A candidate was scored. best: the best finished candidate of its prompt, None before the first.
 
-    media: the image or video that was scored; None if the score comes from the archive of a resumed run.
+    media: the image or video that was scored; None if the score comes from the archive of a resumed run. draft: whether
+    it is a draft (`draft=` of a search); best is then the best draft.
     """
 
     entry: Entry
     best: Entry | None
     media: Media | None = None
+    draft: bool = False
 
 
 @dataclass(frozen=True)

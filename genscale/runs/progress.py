@@ -46,7 +46,8 @@ class Tally:
     ) -> None:
         self.nfe, self.prompts, self.candidates, self.seconds = nfe, prompts, candidates, seconds
         self.each = each
-        self.best: dict[int, Entry] = {}
+        self.best: dict[int, Entry] = {}  # of drafts, until a candidate is finished
+        self.drafts = 0
         self._clock, self._started = clock, clock()
         self._evaluations = 0
         self._finished: dict[int, int] = {}
@@ -61,7 +62,9 @@ class Tally:
         prompt = event.entry.prompt
         if event.media is None:  # restored from the archive
             self._resumed[prompt] = max(self._resumed.get(prompt, 0), event.entry.nfe)
-        if event.entry.final:
+        if event.entry.final and event.draft:
+            self.drafts += 1
+        elif event.entry.final:
             self._finished[prompt] = self._finished.get(prompt, 0) + 1
         fresh = event.best is not None and self.best.get(prompt) is not event.best
         if event.best is not None:
@@ -76,6 +79,7 @@ class Tally:
     def text(self) -> str:
         """Candidates and prompts done, speed, and time left: "12/64 candidates, 1/4 prompts, 3.1/s, 42 s left"."""
         finished = sum(self._finished.values())
+        drafts = [f"{self.drafts} draft" + ("" if self.drafts == 1 else "s")] if self.drafts else []
         if self.candidates is None:
             parts = [f"{finished} candidate" + ("" if finished == 1 else "s")] if finished else []
         else:
@@ -86,13 +90,14 @@ class Tally:
         left = self._left(elapsed)
         parts.append(self._speed(elapsed))
         parts.append(f"{elapsed_text(elapsed)} so far" if left is None else f"{elapsed_text(left)} left")
-        return ", ".join(part for part in parts if part)
+        return ", ".join(part for part in drafts + parts if part)
 
     def best_text(self) -> str:
         totals = [best.total for best in self.best.values() if best.total is not None]
         if not totals:
             return ""
-        name = "best" if self.prompts == 1 else f"mean best of {len(totals)}/{self.prompts}"
+        what = "best draft" if self.drafts and not self._finished else "best"
+        name = what if self.prompts == 1 else f"mean {what} of {len(totals)}/{self.prompts}"
         return f"{name} {sum(totals) / len(totals):.4g}"
 
     def _speed(self, elapsed: float) -> str:
@@ -193,4 +198,5 @@ class Display:
         prompts = self._tally.prompts
         where = f"prompt {event.entry.prompt + 1}/{prompts}  " if prompts > 1 else ""
         score = "" if best.total is None else f"  score {best.total:.4g}"
-        self.say(f"{where}{event.entry.nfe} NFE  new best: candidate {best.candidate.id}{score}")
+        what = "new best draft" if event.draft else "new best"
+        self.say(f"{where}{event.entry.nfe} NFE  {what}: candidate {best.candidate.id}{score}")

@@ -19,6 +19,7 @@ from genscale.runs.option_metadata import (
     IMAGE,
     MODEL,
     PADDING,
+    PLACE,
     RATE,
     RUN,
     SEARCH,
@@ -212,7 +213,7 @@ class Request:
     )  # fmt: skip
     hold: str = option(
         "--hold", "Where latents wait between model calls: device or host.", RUN, "PLACE", default="device",
-        execution=True,
+        check=PLACE, execution=True,
     )  # fmt: skip
     device_map: str | None = option(
         "--device-map", "Spread the pipeline over the accelerators: balanced; or a device to load it onto.",
