@@ -10,8 +10,9 @@ import torch
 
 import genscale
 from benchmarks.two_places import HOST, MODEL, TwoPlaces
-from genscale.engine.holding import Holding
+from genscale.engine.holding import PLACES, Holding
 from genscale.errors import UsageError
+from genscale.runs import option_metadata
 from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dts_star import DtsStar
@@ -104,6 +105,10 @@ def test_a_pipeline_gives_the_same_images(sampler: str) -> None:
         with TwoPlaces():
             images.append(scaled(**call, generator=torch.Generator().manual_seed(0)).images)
     assert torch.equal(*images)
+
+
+def test_the_command_line_knows_the_same_places() -> None:
+    assert option_metadata.PLACES == PLACES
 
 
 def test_a_place_that_is_none_is_refused() -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from genscale.engine.holding import PLACES
 from genscale.errors import UsageError
 from genscale.pipelines.batch_padding import WAYS
 from genscale.plugins import limits
@@ -113,6 +112,7 @@ GUIDANCE = within(limits.GUIDANCE)
 RATE = (limits.RATE.admits, "must be above 0 (0.1 at least), and 240 at most")
 SECONDS = within(limits.SECONDS)
 PADDING = (WAYS.__contains__, f"must be one of {', '.join(WAYS)}")
+PLACES = ("device", "host")  # those of genscale.engine.holding, which imports torch
 PLACE = (PLACES.__contains__, f"must be {' or '.join(PLACES)}")
 SEED = (limits.SEED.admits, "must be 0 or more, and below 2**64")
 
