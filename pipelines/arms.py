@@ -144,7 +144,7 @@ def _weights(pipe: Any) -> dict[str, float]:
     """The active LoRAs of a pipeline and their scales."""
     names = pipe.get_active_adapters()
     if not names:
-        raise UsageError("lora_scale of an arm needs a LoRA, and none is loaded.")
+        raise UsageError("lora_scale needs a LoRA, and none is loaded: load one, or leave lora_scale out.")
     scales: dict[str, float] = {}
     for module in pipe.components.values():
         for part in module.modules() if hasattr(module, "modules") else ():

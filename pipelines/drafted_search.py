@@ -286,7 +286,7 @@ def plan_drafted(host: DraftedHost, settings: SearchSettings) -> Plan:
         keeps_own=False,
         drafts=first.candidates,
         nfe_per_draft=first.nfe_per_candidate,
-        held=max(
-            (p.held for p in (first, then) if p.held is not None), key=lambda held: held.bytes, default=None
-        ),
+        held=None
+        if first.held is None
+        else max(first.held, then.held or first.held, key=lambda held: held.bytes),
     )

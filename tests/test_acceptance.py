@@ -185,6 +185,9 @@ def test_a_given_accept_is_kept() -> None:
     assert found is not None
     assert found.accept == 0.5
     assert found.rejects
+    within = chosen(table_of(known()), mean_nfe=30.0, accept=0.5)  # a target of the budget
+    assert within is not None
+    assert within.accept == 0.5
 
 
 def test_few_accepted_candidates_choose_nothing() -> None:

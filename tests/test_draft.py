@@ -160,6 +160,8 @@ def test_a_plan_holds_the_latents_of_the_drafts_too() -> None:
     alone = genscale.scale(PIPE, "best_of_n", brightness, candidates=40).plan(**CALL)
     assert few.held.bytes < many.held.bytes
     assert many.held.population == alone.held.population
+    endless = genscale.scale(PIPE, "best_of_n", brightness, draft="steps=1,keep=2", budget="9s").plan(**CALL)
+    assert endless.held is None
 
 
 def test_events_tell_drafts_from_candidates_and_count_both() -> None:

@@ -131,7 +131,7 @@ def chosen(
     None: the table has too few accepted candidates.
     """
     if mean_nfe is not None:
-        return _within_mean(table, mean_nfe)
+        return _within_mean(table, mean_nfe, _ACCEPTS if accept is None else (accept,))
     tried = []
     wanted = p if accept is None else None
     for rejects in _tried_rejects(table):
@@ -149,16 +149,17 @@ def _tried_rejects(table: Table) -> list[Tensor]:
     return [table.rejects(strictness) for strictness in (_STRICTNESS if table.steps else (0.0,))]
 
 
-def _within_mean(table: Table, mean_nfe: float) -> Thresholds | None:
+def _within_mean(table: Table, mean_nfe: float, accepts: Sequence[float]) -> Thresholds | None:
     """The thresholds that are most often right for a mean NFE, and what a prompt may spend.
 
     A prompt for which nothing is accepted spends all that it may, so few such prompts can use up the mean: each pair of
     thresholds gets the largest limit of a prompt that keeps to it. A larger limit is never less often right.
+    accepts: the thresholds for finished candidates that are tried.
     """
     tried: list[tuple[Tensor, float, float, Outcome]] = []
     caps = table.caps()
     for rejects in _tried_rejects(table):
-        for accept in _ACCEPTS:
+        for accept in accepts:
             paths = table.paths(rejects, accept)
             if int(paths.accepted.sum()) < LEAST:
                 continue

@@ -212,8 +212,8 @@ class Request:
         RUN, check=COUNT, execution=True,
     )  # fmt: skip
     hold: str = option(
-        "--hold", "Where latents wait between model calls: device or host.", RUN, "PLACE", default="device",
-        check=PLACE, execution=True,
+        "--hold", "Where latents wait between model calls: device (beside the model) or host (the CPU's memory).",
+        RUN, "PLACE", default="device", check=PLACE, execution=True,
     )  # fmt: skip
     device_map: str | None = option(
         "--device-map", "Spread the pipeline over the accelerators: balanced; or a device to load it onto.",
