@@ -18,9 +18,11 @@ import torch
 from genscale.algorithms.arm_texts import text_of
 from genscale.algorithms.arms import Arms
 from genscale.engine.budget import Budget
+from genscale.engine.holding import DEVICE
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
+from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.call_identity import model_name
 from genscale.pipelines.call_signature import COUNTS, defaults_of, signature_of
@@ -127,6 +129,10 @@ class Description:
         self.fields["batch_size"] = scaled.batch_size
         if scaled.decode_batch is not None:
             self.fields["decode_batch"] = scaled.decode_batch
+        if scaled.hold != DEVICE:
+            self.fields["hold"] = scaled.hold
+        if scaled.pad_batches != AS_THEY_ARE:
+            self.fields["pad_batches"] = scaled.pad_batches
 
     def add_sampler(self, sampler: Any) -> None:
         if isinstance(sampler, Arms):

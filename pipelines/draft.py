@@ -63,11 +63,27 @@ class Draft:
         if self.margin is not None:
             _check_number("margin", self.margin, fits=lambda x: x >= 0, range_="0 or more")
         _check_number("cost", self.cost, fits=lambda x: 0 < x < math.inf, range_="above 0")
+        self._check_parts()
         cheaper = (self.steps, self.guidance, self.model, self.scheduler, self.decoder, self.cache)
         if all(part is None for part in cheaper) and not self.changes:
             raise UsageError(
                 f"a draft that changes nothing costs as much as a candidate: give a cheaper one, such as '{FORM}'."
             )
+
+    def _check_parts(self) -> None:
+        named = isinstance(self.model, str), isinstance(self.scheduler, str)
+        for name, fits, wanted in (
+            ("model", named[0] or callable(self.model), "a pipeline or the name of one"),
+            (
+                "scheduler",
+                named[1] or hasattr(self.scheduler, "set_timesteps"),
+                "a scheduler or the name of its class",
+            ),
+            ("decoder", hasattr(self.decoder, "decode"), "an autoencoder, such as an AutoencoderTiny"),
+            ("changes", isinstance(self.changes, Mapping), "a mapping of arguments of the call"),
+        ):
+            if not fits and getattr(self, name) is not None:
+                raise UsageError(f"{name}={shown(getattr(self, name))} of a draft is not {wanted}: give one.")
 
     @staticmethod
     def of(given: Any) -> Draft | None:
@@ -151,7 +167,7 @@ class Draft:
             if self.decoder is not None:
                 if getattr(pipe, "vae", None) is None:
                     raise UsageError(
-                        f"a draft's decoder takes the place of a vae, and {type(pipe).__name__} has none."
+                        f"a draft's decoder takes the place of a vae, and {type(pipe).__name__} has none: leave it out."
                     )
                 stack.enter_context(_replaced(pipe, "vae", self.decoder))
             if self.cache is not None:
@@ -196,13 +212,19 @@ def _cached(pipe: Any, config: Any) -> Iterator[None]:
     denoiser: Any = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     if not hasattr(denoiser, "enable_cache"):
         raise UsageError(
-            f"a draft's cache needs a denoiser with enable_cache, and {type(pipe).__name__} has none."
+            f"a draft's cache needs a denoiser with enable_cache, and {type(pipe).__name__} has none: leave it out."
         )
     if denoiser.is_cache_enabled:
         raise UsageError(
             "the denoiser has a cache already: disable it, so that only drafts are made with one."
         )
-    denoiser.enable_cache(config)
+    try:
+        denoiser.enable_cache(config)
+    except ValueError as error:  # no configuration, or not for this model
+        raise UsageError(
+            f"cache={shown(config)} of a draft is refused ({error}): give a configuration of diffusers, such as "
+            "FirstBlockCacheConfig."
+        ) from error
     try:
         yield
     finally:

@@ -252,7 +252,7 @@ def _searching(made: SearchSettings) -> Scaled | ScaledGenerator:
         return Scaled(made)
     if made.draft is not None:
         raise UsageError(
-            "a draft needs a diffusers pipeline: what is called as a whole has no steps to leave out."
+            "a draft needs a diffusers pipeline: what is called as a whole has no steps to leave out, so give no draft."
         )
     return ScaledGenerator(made)
 

@@ -278,6 +278,27 @@ def test_bad_drafts_are_refused_in_a_sentence(text: str, why: str) -> None:
         search(draft=text)
 
 
+@pytest.mark.parametrize("name", ["model", "scheduler", "decoder", "changes"])
+def test_parts_of_another_type_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}=3 of a draft is not"):
+        Draft(**{name: 3})  # type: ignore[arg-type]
+
+
+def test_what_is_no_cache_is_refused_in_a_sentence() -> None:
+    flux = ZOO["flux"]
+    with pytest.raises(UsageError, match="cache=3 of a draft is refused"):
+        search(pipe=flux.build(), call=flux.arguments(1), draft=Draft(cache=3))
+
+
+def test_a_saved_search_names_where_latents_wait_and_how_batches_are_filled_up() -> None:
+    def request(**more: Any) -> Any:
+        return search(candidates=1, draft=None, **more).describe().request
+
+    assert not {"hold", "pad_batches"} & set(request())
+    given = {"hold": "host", "pad_batches": "full"}
+    assert given.items() <= request(**given).items()
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
