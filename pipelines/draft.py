@@ -40,7 +40,7 @@ class Draft:
     cost: NFE that a budget counts for one evaluation of the drafts' denoiser, in evaluations of the pipeline's own;
         1 by default, also for another model, whose cost is not known.
 
-    UsageError: a field is out of range, or nothing would be cheaper.
+    UsageError: a field is of another type or out of range, or nothing would be cheaper.
     """
 
     steps: int | None = None

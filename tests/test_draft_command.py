@@ -45,6 +45,7 @@ def test_a_run_with_drafts_is_planned_recorded_and_made_again(
     assert plan["nfe_per_prompt"] == found["nfe"] + NFE
     assert generate("a dog", *DRAFT, *options, "--out", out)[0] == 0  # nothing is left to do
     assert record(out)["ledger"]["evaluations"] - record(out)["ledger"]["probes"] <= NFE  # but the base
+    assert "best_of_n · draft steps=1,keep=2 · seed 1" in genscale("show", out)[1]
     code, said, wrong = genscale("replay", out / "best.png")
     assert (code, "the same pixels" in said) == (0, True), said + wrong
 

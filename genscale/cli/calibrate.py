@@ -55,13 +55,13 @@ def calibrate_steps(
     alpha: Annotated[
         float,
         typer.Option(
-            help="How often the draft of the best candidate may be beyond the margin of a draft.",
+            help="With --draft: how probable it may be that the draft of the best candidate is beyond the margin.",
             rich_help_panel=SEARCH,
         ),
     ] = 0.1,
     **given: Any,
 ) -> int:
-    """Measure from which step on scores of previews predict those of the finished images."""
+    """Measure from which step on scores of previews predict those of the finished images, and what drafts keep."""
     from genscale.cli import calibration_report
     from genscale.commands.calibrate import calibrate
     from genscale.runs.progress import Display, plain_warnings

@@ -18,7 +18,8 @@ def print_run(found: dict[str, Any], console: Console) -> None:
     state = (
         "finished" if found["finished"] else f"not finished: genscale resume {found['folder']} continues it"
     )
-    heading = f"{found['model']} · {found['sampler']} · seed {found['seed']} · {state}"
+    draft = f" · draft {found['draft']}" if found["draft"] else ""
+    heading = f"{found['model']} · {found['sampler']}{draft} · seed {found['seed']} · {state}"
     console.print(heading, style="dim", markup=False, highlight=False, soft_wrap=True)
     table = _table(("prompt", "candidates", "NFE", "score", "base", "best"), left=("prompt", "score"))
     for told in found["prompts"][:LINES]:

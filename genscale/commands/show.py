@@ -46,6 +46,7 @@ def show_folder(folder: Path, *, trust: bool = False) -> dict[str, Any]:
         "budget": run.request.budget,
         "ensemble": run.request.ensemble,
         "pool": run.request.pool,
+        "draft": run.request.draft,
         "prompts": [_prompt_record(i, s, run.prompt_record(i)) for i, s in enumerate(summaries) if s.finals],
         "dropped": [dict(failure) for some in run.dropped for failure in some],
         "without_candidate": [s.prompt for s in summaries if not s.finals],
@@ -88,4 +89,5 @@ def _rows(run: SavedRun, summaries: list[PromptSummary], trust: bool) -> list[Sh
 
 
 def _title(run: SavedRun) -> str:
-    return f"{short_model_name(run.request.model)} · {run.request.sampler} · seed {run.request.seed}"
+    draft = f" · draft {run.request.draft}" if run.request.draft else ""
+    return f"{short_model_name(run.request.model)} · {run.request.sampler}{draft} · seed {run.request.seed}"
