@@ -97,10 +97,13 @@ class BatchExchange:
         if batch is not None:
             self.batch = batch
 
-    def halve(self, error: Exception) -> None:
-        """After the accelerator's memory ran out: replace the batch by a smaller one."""
+    def halve(self, error: Exception, filled_up: int = 0) -> None:
+        """After the accelerator's memory ran out: replace the batch by a smaller one.
+
+        filled_up: latents of the model call, if it was filled up (batch_padding.py).
+        """
         assert self.batch is not None
-        smaller = self.engine.halve(len(self.batch.prompts))
+        smaller = self.engine.halve(max(len(self.batch.prompts), filled_up))
         if smaller is None:
             raise UsageError(
                 f"one latent does not fit into the accelerator's memory ({str(error).splitlines()[0]}): "

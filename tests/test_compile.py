@@ -161,6 +161,25 @@ def test_a_static_graph_is_compiled_once(graphs: list[Any]) -> None:
     assert len(graphs) > 1
 
 
+@pytest.mark.parametrize("candidates", [1, 5])
+def test_memory_that_a_filled_up_batch_lacks_is_had_by_filling_up_less(candidates: int) -> None:
+    """Though the batch itself may hold one latent only."""
+    pipe, sizes = ZOO["flux"].build(), list[int]()
+    plain = pipe.transformer.forward
+
+    @functools.wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["hidden_states"]))
+        if sizes[-1] > 5:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return plain(*args, **kwargs)
+
+    pipe.transformer.forward = forward
+    pixels(pipe, "flux", candidates=candidates, batch_size=16, pad_batches="full")
+    assert sizes[:3] == [16, 8, 4]
+    assert set(sizes[2:]) == {4}
+
+
 def test_sizes() -> None:
     def never_five(n: int) -> bool:
         return n != 5

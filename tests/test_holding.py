@@ -11,6 +11,7 @@ import torch
 import genscale
 from benchmarks.two_places import HOST, MODEL, TwoPlaces
 from genscale.engine.holding import Holding
+from genscale.engine.model_batches import ModelBatches
 from genscale.errors import UsageError
 from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
@@ -60,6 +61,28 @@ def test_a_search_that_leaves_predictions_beside_the_model_would_be_seen(
         Holding, "aside", lambda self, rows: rows if hasattr(rows, "eps") else aside(self, rows)
     )
     assert peak(Smc(32)) > 1.5 * peak(Smc(8))
+
+
+@pytest.mark.parametrize(("name", "fits"), [("evolution", None), ("smc", 3)], ids=["mixed", "halved"])
+def test_rows_that_an_open_batch_left_wait_on_the_host(
+    name: str, fits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows whose run goes on after others' (mixed steps), and those that did not fit into memory."""
+    waited, next_batch = list[str](), ModelBatches.next_batch
+
+    def noting(batches: ModelBatches, left: float) -> Any:
+        made = next_batch(batches, left)
+        waited.extend(memory.place(part.particles.x) for part in batches.waiting if part.begun)
+        return made
+
+    monkeypatch.setattr(ModelBatches, "next_batch", noting)
+    with TwoPlaces() as memory:
+        run(
+            SAMPLERS[name], prompts=4, more={"hold": "host"}, budget=genscale.Budget(nfe=48), batch_size=5,
+            mix_steps=True, fits=fits,
+        )  # fmt: skip
+    assert waited
+    assert set(waited) == {HOST}
 
 
 def found(sampler: Any, hold: str = "device", **options: Any) -> Any:

@@ -242,6 +242,9 @@ class ModelBatches:
             self.evaluated.append(part)
             places -= n
         self.waiting = rest
+        for part in rest:
+            if part.begun:  # in a batch that was beside the model
+                part.particles = part.search.process.holding.aside(part.particles)
         if places and not mixed:
             self.capacity.could_mix |= any(part.mixes_with(first) for part in rest)
         return self._as_batch()
