@@ -10,6 +10,7 @@ import torch
 
 import genscale
 from benchmarks.two_places import HOST, MODEL, TwoPlaces
+from genscale.diffusion.prediction import View
 from genscale.engine.holding import Holding
 from genscale.engine.model_batches import ModelBatches
 from genscale.errors import UsageError
@@ -106,6 +107,26 @@ def test_every_sampler_finds_the_same_with_its_latents_on_the_host(name: str) ->
     held, places = found(SAMPLERS[name], "host")
     assert places <= {MODEL}
     assert held == found(SAMPLERS[name])[0]
+
+
+def test_a_resumed_run_takes_estimates_from_stored_outputs_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they were taken before: another device rounds differently."""
+    places, clean_and_noise = list[str](), View.clean_and_noise
+
+    def noting(view: View, step: int, output: torch.Tensor, x: torch.Tensor) -> Any:
+        places.append(memory.place(x))
+        return clean_and_noise(view, step, output, x)
+
+    monkeypatch.setattr(View, "clean_and_noise", noting)
+    for evaluated in (True, False):
+        with TwoPlaces() as memory:
+            made = run(
+                Smc(4), more={"hold": "host"}, budget=genscale.Budget(nfe=24), folder=tmp_path / "run"
+            )  # fmt: skip
+        assert bool(made.batches) == evaluated
+        assert {places.pop() for _ in tuple(places)} == {MODEL}
 
 
 @pytest.mark.slow

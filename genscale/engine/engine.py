@@ -121,6 +121,8 @@ class Engine:
         """An interrupt ends the search with the best so far. KeyboardInterrupt: a prompt has no candidate yet."""
         if not all(search.finals or search.dropped for search in self.searches):
             raise KeyboardInterrupt
+        for search in self.searches:
+            search.process.prior.noise.forget()
         return "interrupted"
 
     @property
