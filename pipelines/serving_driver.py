@@ -303,7 +303,7 @@ class ServingDriver(LoopDriver):
             if kept:
                 if before[0] is None:
                     self.caches.begun_at(batch.step)
-                left = self.caches.read(len(prompts), self._blocks)
+                left = self.caches.read(len(prompts), self._blocks, self.exchange.engine.on_host)
                 after += [left[i] for i in part.places]
         value, x = in_batch_order(parts, values), in_batch_order(parts, samples)
         states = tuple(after[i] for i in batch_order(parts)) if kept else ()

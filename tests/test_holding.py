@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import genscale
 from benchmarks.two_places import HOST, MODEL, TwoPlaces
@@ -14,6 +15,7 @@ from genscale.diffusion.prediction import View
 from genscale.engine.holding import Holding
 from genscale.engine.model_batches import ModelBatches
 from genscale.errors import UsageError
+from genscale.pipelines.cache_rows import CacheRows
 from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.dts_star import DtsStar
@@ -22,6 +24,7 @@ from genscale.samplers.smc import Smc
 from genscale.samplers.svdd import Svdd
 from genscale.toy import analytic
 from tests.analytic import SAMPLERS, run
+from tests.cached_models import cached
 from tests.zoo import ZOO
 
 DIM = 128
@@ -148,6 +151,31 @@ def test_a_pipeline_gives_the_same_images(sampler: str) -> None:
         with TwoPlaces():
             images.append(scaled(**call, generator=torch.Generator().manual_seed(0)).images)
     assert torch.equal(*images)
+
+
+def test_what_caches_hold_waits_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is beside the model when the model is called: an operation on tensors of both places is an error."""
+    read, places = CacheRows.of, {}
+    call = ZOO["flux"].arguments(1) | {"num_inference_steps": 4}
+
+    def noting(*args: Any) -> CacheRows:
+        made = read(*args)
+        tensors = [v for v in tree_leaves(list(made.slots.values())) if hasattr(v, "by_row")]
+        places[hold] = places.get(hold, set()) | {memory.place(v.tensor) for v in tensors}
+        return made
+
+    monkeypatch.setattr(CacheRows, "of", staticmethod(noting))
+    found = []
+    for hold in ("device", "host"):
+        scaled = genscale.scale(
+            cached("flux", "taylor_seer"), "smc", lambda media, prompts: media.pixels.double().flatten(1).mean(1),
+            particles=4, batch_size=3, hold=hold,
+        )  # fmt: skip
+        with TwoPlaces() as memory:
+            found.append(scaled(**call, generator=torch.Generator().manual_seed(0), output_type="pt").images)
+    assert torch.equal(*found)
+    assert places["host"] == {HOST}
+    assert HOST not in places["device"]
 
 
 def test_a_place_that_is_none_is_refused() -> None:

@@ -23,6 +23,7 @@ from genscale.engine.capacity import Capacity
 from genscale.engine.drafts import DraftScoring, finish_drafts
 from genscale.engine.events import Event
 from genscale.engine.gradient_batches import GradientBatches
+from genscale.engine.holding import HOST
 from genscale.engine.ledger import Ledger
 from genscale.engine.model_batches import ModelBatches
 from genscale.engine.pool import Purse
@@ -129,6 +130,11 @@ class Engine:
     def batch_size(self) -> int:
         """Rows in one model call, at most."""
         return self.capacity.batch_size
+
+    @property
+    def on_host(self) -> bool:
+        """Whether what belongs to rows waits in the memory of the host."""
+        return self.searches[0].process.hold == HOST
 
     @property
     def could_mix(self) -> bool:
