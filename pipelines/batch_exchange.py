@@ -93,6 +93,8 @@ class BatchExchange:
     def mix_steps(self, steps: Steps | None) -> None:
         """Let batches hold rows of different steps; None: not any more, and an open one that does is replaced."""
         self.studied, self.steps = True, steps
+        if steps is not None:
+            steps.one_size = self.pad != AS_THEY_ARE
         batch = self.engine.mix_steps(steps is not None)
         if batch is not None:
             self.batch = batch
