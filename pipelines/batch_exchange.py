@@ -93,14 +93,19 @@ class BatchExchange:
     def mix_steps(self, steps: Steps | None) -> None:
         """Let batches hold rows of different steps; None: not any more, and an open one that does is replaced."""
         self.studied, self.steps = True, steps
+        if steps is not None:
+            steps.one_size = self.pad != AS_THEY_ARE
         batch = self.engine.mix_steps(steps is not None)
         if batch is not None:
             self.batch = batch
 
-    def halve(self, error: Exception) -> None:
-        """After the accelerator's memory ran out: replace the batch by a smaller one."""
+    def halve(self, error: Exception, filled_up: int = 0) -> None:
+        """After the accelerator's memory ran out: replace the batch by a smaller one.
+
+        filled_up: latents of the model call, if it was filled up (batch_padding.py).
+        """
         assert self.batch is not None
-        smaller = self.engine.halve(len(self.batch.prompts))
+        smaller = self.engine.halve(max(len(self.batch.prompts), filled_up))
         if smaller is None:
             raise UsageError(
                 f"one latent does not fit into the accelerator's memory ({str(error).splitlines()[0]}): "

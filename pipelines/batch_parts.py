@@ -11,6 +11,10 @@ from torch import Tensor
 from genscale.numerics.transfers import take_rows
 
 
+class OneAtATime(Exception):
+    """A callback edits latents between the parts of a batch: batches must have one latent, and so one part."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Latents of a batch that go through the denoiser together.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from genscale.engine import holding
 from genscale.errors import UsageError
 
 State = tuple[type, dict[str, Any]]  # class of a state object, and its attributes
@@ -38,11 +39,16 @@ class CacheRows:
     kind: Hashable
 
     @staticmethod
-    def of(states: Mapping[tuple[int, str], Any], n: int, blocks: Mapping[tuple[int, str], int]) -> CacheRows:
+    def of(
+        states: Mapping[tuple[int, str], Any],
+        n: int,
+        blocks: Mapping[tuple[int, str], int],
+        on_host: bool = False,
+    ) -> CacheRows:
         """Read state objects after a call of `n` latents.
 
-        blocks: how many guidance copies of the latents each slot's tensors hold, as [block, row]. UsageError: a tensor
-        has no rows to take apart.
+        blocks: how many guidance copies of the latents each slot's tensors hold, as [block, row]. on_host: keep what
+        has rows in the memory of the host. UsageError: a tensor has no rows to take apart.
         """
         slots: Slots = {}
         for key, state in states.items():
@@ -51,7 +57,7 @@ class CacheRows:
                 if name in ROW_COUNTS and isinstance(value, int):
                     found[name] = _Count(value / n)
                 else:
-                    found[name] = _read(value, n, blocks.get(key, 1))
+                    found[name] = _read(value, n, blocks.get(key, 1), on_host)
             slots[key] = (type(state), found)
         kind = tuple(
             (key, cls, _kind(found)) for key, (cls, found) in sorted(slots.items(), key=lambda s: s[0])
@@ -73,11 +79,12 @@ def joined(rows: Sequence[RowCacheState]) -> Slots:
 
 @dataclass(frozen=True, eq=False)
 class _RowTensor:
-    """[blocks x rows x inner, ...]"""
+    """[blocks x rows x inner, ...]; device: the model's, where the cache needs it."""
 
     tensor: Tensor
     blocks: int
     inner: int
+    device: torch.device
 
     def by_row(self) -> Tensor:
         """[blocks, rows, inner, ...]; a view where it can be one."""
@@ -99,14 +106,15 @@ class _Shape:
     others: tuple[int, ...]
 
 
-def _read(value: Any, n: int, blocks: int) -> Any:
+def _read(value: Any, n: int, blocks: int, on_host: bool) -> Any:
     if isinstance(value, Tensor):
         if value.ndim == 0:
             return value.clone()  # caches multiply into their accumulators
         for copies in (blocks, 1):
             inner, rest = divmod(value.shape[0], copies * n)
             if rest == 0:
-                return _RowTensor(value, copies, inner)
+                kept = holding.to_host(value) if on_host else value
+                return _RowTensor(kept, copies, inner, value.device)
         raise UsageError(
             f"a cache of the model keeps a tensor of shape {list(value.shape)} for {n} candidates, which cannot be "
             "taken apart by candidate: search with batch_size=1, or disable the cache."
@@ -114,9 +122,9 @@ def _read(value: Any, n: int, blocks: int) -> Any:
     if isinstance(value, torch.Size):
         return _Shape(value[0] / n, tuple(value[1:]))
     if isinstance(value, list | tuple):
-        return type(value)(_read(v, n, blocks) for v in value)
+        return type(value)(_read(v, n, blocks, on_host) for v in value)
     if isinstance(value, dict):
-        return {k: _read(v, n, blocks) for k, v in value.items()}
+        return {k: _read(v, n, blocks, on_host) for k, v in value.items()}
     return value
 
 
@@ -142,18 +150,18 @@ def _join(parts: Sequence[_RowTensor], rows: Sequence[RowCacheState]) -> Tensor:
     if all(row.call is call for row in rows):
         index = [row.place for row in rows]
         if index == list(range(call.n)):
-            return first.tensor
+            return holding.to_model(first.tensor, first.device)
         made = first.by_row()[:, index]
     else:
         made = torch.cat([p.by_row()[:, r.place : r.place + 1] for p, r in zip(parts, rows, strict=True)], 1)
-    return made.flatten(0, 2)
+    return holding.to_model(made.flatten(0, 2), first.device)
 
 
 def _kind(value: Any) -> Hashable:
     """What must be equal for two rows to be in one call."""
     if isinstance(value, _RowTensor):
         shape = tuple(value.tensor.shape[1:])
-        return ("rows", value.blocks, value.inner, shape, value.tensor.dtype, value.tensor.device)
+        return ("rows", value.blocks, value.inner, shape, value.tensor.dtype, value.device)
     if isinstance(value, Tensor):
         return ("number", float(value))
     if isinstance(value, list | tuple):

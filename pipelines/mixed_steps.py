@@ -8,7 +8,8 @@ How such a batch is served, in the loop of a pipeline that works on one step at 
 2. The loop runs at the step of the batch's first row. `scale_model_input` scales each row as the scheduler does at the
    row's own step, and the models' timesteps are replaced by one for each row, read off the study.
 3. Before the first such batch each denoiser is measured: two of its rows at the first and the last timestep of the run,
-   together and each alone, must agree to rounding (`takes_a_step_a_row`). A model that takes one timestep for all rows,
+   together and each alone, must agree to rounding (`_takes_a_step_a_row`). Where batches are filled up for graphs of
+   one shape, so are these calls. A model that takes one timestep for all rows,
    or fails, ends mixed batches for this call. What was found about a model is kept for later calls.
 4. Each query's rows are then stepped by copies of the scheduler at their own step, with the arguments that the loop
    gives to `scheduler.step` there.
@@ -97,7 +98,10 @@ class RowSteps:
         return rows
 
     def _takes_a_step_a_row(self, place: Place, forward: Forward, args: Any, kwargs: Any) -> tuple[bool, int]:
-        """Whether two rows at the first and the last step get together what they get alone, and the rows evaluated."""
+        """Whether two rows at the first and the last step get together what they get alone, and the rows evaluated.
+
+        In calls of one size: what they get where all rows are at their step.
+        """
         n, last, rows = len(self.at), len(self.steps.calls) - 1, 0
         timesteps = self.steps.timesteps[place]
 
@@ -107,9 +111,14 @@ class RowSteps:
             rows += rows_of(sample_of(*given))
             return tensors_of(forward(*given[0], **given[1]))
 
-        pair = (0, n - 1)
+        pair, everything = (0, n - 1), tuple(range(n))
         try:
             with torch.no_grad():
+                if self.steps.one_size and not isinstance(sample_of(args, kwargs), list):
+                    uniform = [evaluated(everything, (s,) * n) for s in (0, last)]
+                    both = evaluated(everything, (*(0,) * (n - 1), last))
+                    found = zip(pair, uniform, strict=True)
+                    return all(same_place(both, one, i, n) for i, one in found), rows
                 alone = [evaluated((i,), (s,)) for i, s in zip(pair, (0, last), strict=True)]
                 both = evaluated(pair, (0, last))
         except torch.cuda.OutOfMemoryError:
@@ -161,3 +170,13 @@ def same_row(both: list[Tensor], alone: list[Tensor], i: int) -> bool:
         if a.shape != b.shape or not close(a, b):
             return False
     return True
+
+
+def same_place(one: list[Tensor], other: list[Tensor], i: int, n: int) -> bool:
+    """Whether latent i of n has the same in two outputs, ordered [guidance, latent], to rounding."""
+    if len(one) != len(other) or not one:
+        return False
+    return all(
+        a.shape == b.shape and close(*((a[i::n], b[i::n]) if a.ndim and len(a) % n == 0 else (a, b)))
+        for a, b in zip(one, other, strict=True)
+    )

@@ -176,14 +176,17 @@ class ModelCaches:
             for (number, name), (cls, attributes) in joined(known).items():
                 self.slots[number].fill(name, cls, attributes)
 
-    def read(self, n: int, blocks: Mapping[str, int]) -> tuple[RowCacheState, ...]:
-        """What the caches hold for each of the `n` latents of the last call. blocks: guidance copies, by model."""
+    def read(self, n: int, blocks: Mapping[str, int], on_host: bool = False) -> tuple[RowCacheState, ...]:
+        """What the caches hold for each of the `n` latents of the last call. blocks: guidance copies, by model.
+
+        on_host: as of `CacheRows.of`.
+        """
         states, copies = {}, {}
         for number, slot in enumerate(self.slots):
             for name, state in slot.states().items():
                 states[number, name] = state
                 copies[number, name] = 1 if slot.one_branch else blocks.get(slot.model, 1)
-        return CacheRows.of(states, n, copies).rows()
+        return CacheRows.of(states, n, copies, on_host).rows()
 
     def begun_at(self, step: int) -> None:
         """Tell caches that were empty before the last call which step of the run it was.

@@ -30,6 +30,7 @@ from genscale.engine.engine import Engine
 from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
 from genscale.pipelines.batch_padding import AS_THEY_ARE
+from genscale.pipelines.batch_parts import OneAtATime
 from genscale.pipelines.followed_call import FollowedCall, lines_of
 from genscale.pipelines.intercepted_call import (
     PipelineInterrupted,
@@ -106,7 +107,7 @@ def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
         if not exchange.closed and exchange.error is None and exchange.answered == answered:
             raise call.unsupported("its loop ends before a batch was evaluated")
     except torch.cuda.OutOfMemoryError as error:
-        exchange.halve(error)
+        exchange.halve(error, 0 if call.own_rows else len(driver.prompts))
     except NeedsRowPerLatent:
         if call.own_rows or (composition is not None and exchange.answered == answered):
             if call.own_rows or call.loop is not None:
@@ -116,6 +117,8 @@ def _serve_once(call: PipelineCall, exchange: BatchExchange) -> None:
             call.row_per_latent = True
     except StepsStayApart:
         exchange.mix_steps(None)
+    except OneAtATime:
+        exchange.one_by_one()
     except RowsMix as mixed:
         _one_row_at_a_time(call, mixed)
     except (KeyboardInterrupt, PipelineInterrupted):

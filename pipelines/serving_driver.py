@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from genscale.errors import UsageError
 from genscale.pipelines.batch_exchange import BatchExchange
-from genscale.pipelines.batch_padding import padded_size
+from genscale.pipelines.batch_padding import AS_THEY_ARE, padded_size
 from genscale.pipelines.batch_parts import (
+    OneAtATime,
     Part,
     batch_order,
     grouped,
@@ -78,7 +79,7 @@ class ServingDriver(LoopDriver):
         self._one: OneBranch | None = None  # the only branch of guidance that the batch needs
         self.failed: FailedCall | None = None
         self._row_steps: RowSteps | None = None  # of the part under evaluation, where each row has its own
-        self._order_seen = False  # of the rows that the denoiser is given
+        self._order_seen = self._parted = False  # of the denoiser's rows; the batch has several parts
         self._called: Counter[str] = Counter()  # calls of each model in this iteration
         self._blocks: dict[str, int] = {}  # guidance copies of the latents in the last call of each model
         self.spared = 0.0  # of the part's NFE so far, how much work the model's caches spared
@@ -248,7 +249,10 @@ class ServingDriver(LoopDriver):
     def end_of_step(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """What `callback_on_step_end` returns. One that changes later steps allows no jump but in a new call."""
         if getattr(self.pipe, "_interrupt", False):
-            self.exchange.left = None if self.jumped else self.probe.layout.to_rows(tensors["latents"])
+            left = None if self.jumped or self._parted else self.probe.layout.to_rows(tensors["latents"])
+            self.exchange.left = left if left is None or self._part is None else self._part.from_call(left)
+        elif self._parted and self.probe.callback_edits:  # it sees parts after the first a step too early
+            raise OneAtATime
         if self.jumped and self.probe.callback_edits:
             raise LeaveLoop
         return tensors if self.followed is None else self.followed.at_step_end(tensors)
@@ -277,9 +281,9 @@ class ServingDriver(LoopDriver):
         self, batch: Batch
     ) -> Generator[tuple[Tensor, tuple[int, ...]], tuple[Tensor, Tensor], Output]:
         """Evaluate a batch in one part, or in several (`_parts_of`)."""
-        nfe, skipped, kept = 0, 0.0, self._kept(batch)
+        kept, nfe, skipped, values, samples = self._kept(batch), 0, 0.0, [], []
         parts, after = self._parts_of(batch, kept), list[RowCacheState]()
-        values, samples = [], []
+        self._parted = len(parts) > 1
         for part in parts:
             self._part, self.evaluations, self.spared = part, 0, 0.0
             self._set_row_steps(batch.steps, part)
@@ -288,10 +292,8 @@ class ServingDriver(LoopDriver):
             before = [kept[i] for i in part.in_call] if kept else []
             self.caches.load(before or [None] * len(prompts), prompts)
             latents = part.to_call(batch.x)
-            if (
-                latents._base is not None and self.call.compiled
-            ):  # views, and where they begin, make other graphs
-                latents = latents.clone()
+            if latents._base is not None and self.call.compiled:
+                latents = latents.clone()  # views, and where they begin, make other graphs
             value, x = yield as_own_latents(latents, self.probe.latents), prompts
             values.append(part.from_call(value))
             # A copy: some loops write the next latents into the tensor of which this is a view.
@@ -301,7 +303,7 @@ class ServingDriver(LoopDriver):
             if kept:
                 if before[0] is None:
                     self.caches.begun_at(batch.step)
-                left = self.caches.read(len(prompts), self._blocks)
+                left = self.caches.read(len(prompts), self._blocks, self.exchange.engine.on_host)
                 after += [left[i] for i in part.places]
         value, x = in_batch_order(parts, values), in_batch_order(parts, samples)
         states = tuple(after[i] for i in batch_order(parts)) if kept else ()
@@ -330,13 +332,11 @@ class ServingDriver(LoopDriver):
         """
         if self.call.own_rows:
             return own_rows(prompts, self.rows)
-        n, own = len(prompts), tuple(range(self.rows))
+        n, own, most = len(prompts), tuple(range(self.rows)), self.exchange.engine.batch_size
         if self.composition is not None:
             return whole_or_split(prompts, False)
-        size = n
-        if not self.caches.apart and not self.needs_graph:
-            most = self.exchange.engine.batch_size
-            size = padded_size(n, most, self.exchange.pad, lambda m: m != self.rows or prompts == own)
+        pad = AS_THEY_ARE if self.caches.apart or self.needs_graph else self.exchange.pad
+        size = padded_size(n, most, pad, lambda m: m != self.rows or prompts == own)
         if size > n:
             return [Part((*range(n), *(0,) * (size - n)), n)]
         return whole_or_split(prompts, n == self.rows and prompts != own)

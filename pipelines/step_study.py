@@ -49,12 +49,14 @@ class Steps:
 
     timesteps: of each model call. calls: the arguments of `scheduler.step` at every step, without output and latents.
     scaling: (a copy of the scheduler before the step, the further arguments of `scale_model_input`) at every step;
-    empty if it is not called.
+    empty if it is not called. one_size: models are measured by calls of as many rows as the batch has, since each other
+    number may cost another graph.
     """
 
     timesteps: dict[Place, Timesteps] = field(default_factory=dict)
     calls: list[dict[str, Any]] = field(default_factory=list)
     scaling: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    one_size: bool = False
 
 
 def study_steps(call: PipelineCall) -> Steps | None:

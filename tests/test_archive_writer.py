@@ -115,6 +115,30 @@ def test_a_prediction_is_stored_as_the_models_output(tmp_path: Path, edited: boo
     assert set(load_file(file)) == ({"value", "x"} if edited else {"value"})
 
 
+def test_gradients_do_not_run_ahead_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one group gave is written before the next is answered, though the thread writes only when waited for."""
+    go, waited, made = held(monkeypatch), list[int](), Engine.__init__
+    add, settle = archive_writer.ArchiveWriter.add, archive_writer.ArchiveWriter.settle
+
+    def overlapping(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs | {"overlapping": True})
+
+    def noting(self: Any, records: Any) -> None:
+        add(self, records)
+        waited.append(len(self._waiting))
+
+    def settling(self: Any) -> None:
+        go.set()
+        settle(self)
+        go.clear()
+
+    monkeypatch.setattr(Engine, "__init__", overlapping)
+    monkeypatch.setattr(archive_writer.ArchiveWriter, "add", noting)
+    monkeypatch.setattr(archive_writer.ArchiveWriter, "settle", settling)
+    run(SAMPLERS["ditto2 until the budget ends"], budget=Budget(nfe=120), folder=tmp_path, batch_size=4)
+    assert 0 < max(waited) <= 8
+
+
 @pytest.mark.parametrize("name", ["best_of_n", "smc"])
 def test_a_search_that_overlaps_its_writing_finds_and_writes_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -142,6 +142,57 @@ def test_states_of_other_rows_are_noticed(cache: str, monkeypatch: pytest.Monkey
     assert lineages_alone(cached("flux", cache), "flux", "smc", monkeypatch) > FAR
 
 
+# ---------------------------------------------------------------- callbacks between rows that are apart
+
+
+def test_a_callback_that_edits_latents_does_so_after_each_rows_own_step() -> None:
+    """Not to the row that is evaluated next in the same step."""
+
+    def halves(pipe: Any, i: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"latents": 0.5 * tensors["latents"]} if i == 1 else {}
+
+    pipe, plain = (
+        cached("flux", "first_block"),
+        finals(search(cached("flux", "first_block"), "flux", 4, candidates=3)),
+    )
+    alone, together = (
+        finals(
+            genscale.scale(pipe, "best_of_n", brightness, candidates=3, batch_size=n, keep=8).search(
+                **call_of("flux", callback_on_step_end=halves)
+            )
+        )
+        for n in (1, 4)
+    )
+    assert largest(alone, together) < CLOSE
+    assert all(float((alone[i] - plain[i]).abs().max()) > FAR for i in alone)
+
+
+def test_an_interrupt_between_rows_that_are_apart_leaves_the_draft_of_each() -> None:
+    def stops(at: int) -> Any:
+        def callback(pipe: Any, i: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            pipe._interrupt = i == at
+            return {}
+
+        return callback
+
+    def drafts(batch_size: int, at: int) -> Any:
+        scaled = genscale.scale(
+            cached("flux", "first_block"),
+            "best_of_n",
+            brightness,
+            candidates=3,
+            batch_size=batch_size,
+            keep=8,
+        )
+        return scaled.search(**call_of("flux", callback_on_step_end=stops(at)))
+
+    found = drafts(4, at=2)  # when one row has made its third step, and two have not
+    assert found.stopped == "interrupted"
+    assert [e.candidate.details["draft"] for e in found.searches[0].finals] == [2, 2, 2]
+    assert torch.equal(finals(found)[0], finals(drafts(1, at=1))[0])
+    assert not torch.equal(finals(found)[0], finals(found)[1])
+
+
 # ---------------------------------------------------------------- resume, verifiers, refusals
 
 

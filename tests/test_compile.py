@@ -15,6 +15,9 @@ from torch import nn
 import genscale
 from genscale import UsageError
 from genscale.pipelines.batch_padding import padded_size
+from genscale.pipelines.mixed_steps import RowSteps, StepsStayApart
+from genscale.pipelines.serving_driver import ServingDriver
+from genscale.pipelines.step_study import Steps
 from tests.quick import quick
 from tests.zoo import ZOO
 
@@ -159,6 +162,73 @@ def test_a_static_graph_is_compiled_once(graphs: list[Any]) -> None:
     assert len(graphs) == 1
     pixels(pipe, "flux", candidates=7, batch_size=4)
     assert len(graphs) > 1
+
+
+@pytest.mark.parametrize("candidates", [1, 5])
+def test_memory_that_a_filled_up_batch_lacks_is_had_by_filling_up_less(candidates: int) -> None:
+    """Though the batch itself may hold one latent only."""
+    pipe, sizes = ZOO["flux"].build(), list[int]()
+    plain = pipe.transformer.forward
+
+    @functools.wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["hidden_states"]))
+        if sizes[-1] > 5:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return plain(*args, **kwargs)
+
+    pipe.transformer.forward = forward
+    pixels(pipe, "flux", candidates=candidates, batch_size=16, pad_batches="full")
+    assert sizes[:3] == [16, 8, 4]
+    assert set(sizes[2:]) == {4}
+
+
+class Shifted(nn.Module):
+    """x t, by the timestep of each row or of the first."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.first, self.sizes = first, list[int]()
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        return x * (t[:1] if self.first else t).reshape(-1, 1)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_model_is_measured_for_mixed_steps_by_calls_of_the_batchs_size(first: bool) -> None:
+    place, model = ("denoiser", 0), Shifted(first)
+    steps = Steps({place: {"1": (torch.tensor([900.0, 500.0, 100.0]), 2)}}, [{}, {}, {}], one_size=True)
+    rows, x = (
+        RowSteps(steps, (2, 0, 1, 2)),
+        torch.arange(1.0, 9.0).reshape(8, 1),
+    )  # [2 guidance copies x 4, 1]
+    given = (x, torch.full((8,), 500.0))
+    if first:
+        with pytest.raises(StepsStayApart):
+            rows.check(place, model, model, given, {})
+    else:
+        assert rows.check(place, model, model, given, {}) == 24
+    assert model.sizes == [8, 8, 8]
+
+
+@pytest.mark.slow
+def test_a_static_graph_is_compiled_once_for_mixed_steps(graphs: list[Any]) -> None:
+    pipe, count, opened = ZOO["flux"].build(), 0, ServingDriver._open
+    compile_as("module.compile", pipe, backend=counting(graphs), dynamic=False)
+
+    def noting(driver: Any, batch: Any) -> Any:
+        nonlocal count
+        count += batch.steps is not None
+        return opened(driver, batch)
+
+    given = ZOO["flux"].arguments(4) | {"num_inference_steps": 5, "output_type": "np"}
+    scaled = genscale.scale(pipe, "dfs", brightness, paths=6, quantile=0.7, batch_size=8, pad_batches="full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ServingDriver, "_open", noting)
+        scaled(**given, generator=[torch.Generator().manual_seed(i) for i in range(4)])
+    assert count > 0
+    assert len(graphs) == 1
 
 
 def test_sizes() -> None:

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import genscale
 from benchmarks.two_places import HOST, MODEL, TwoPlaces
+from genscale.diffusion.prediction import View
 from genscale.engine.holding import PLACES, Holding
+from genscale.engine.model_batches import ModelBatches
 from genscale.errors import UsageError
+from genscale.pipelines.cache_rows import CacheRows
 from genscale.runs import option_metadata
 from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
@@ -21,6 +25,7 @@ from genscale.samplers.smc import Smc
 from genscale.samplers.svdd import Svdd
 from genscale.toy import analytic
 from tests.analytic import SAMPLERS, run
+from tests.cached_models import cached
 from tests.zoo import ZOO
 
 DIM = 128
@@ -63,6 +68,28 @@ def test_a_search_that_leaves_predictions_beside_the_model_would_be_seen(
     assert peak(Smc(32)) > 1.5 * peak(Smc(8))
 
 
+@pytest.mark.parametrize(("name", "fits"), [("evolution", None), ("smc", 3)], ids=["mixed", "halved"])
+def test_rows_that_an_open_batch_left_wait_on_the_host(
+    name: str, fits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows whose run goes on after others' (mixed steps), and those that did not fit into memory."""
+    waited, next_batch = list[str](), ModelBatches.next_batch
+
+    def noting(batches: ModelBatches, left: float) -> Any:
+        made = next_batch(batches, left)
+        waited.extend(memory.place(part.particles.x) for part in batches.waiting if part.begun)
+        return made
+
+    monkeypatch.setattr(ModelBatches, "next_batch", noting)
+    with TwoPlaces() as memory:
+        run(
+            SAMPLERS[name], prompts=4, more={"hold": "host"}, budget=genscale.Budget(nfe=48), batch_size=5,
+            mix_steps=True, fits=fits,
+        )  # fmt: skip
+    assert waited
+    assert set(waited) == {HOST}
+
+
 def found(sampler: Any, hold: str = "device", **options: Any) -> Any:
     """What a search enters, and where the batches of the model lay."""
     places = set()
@@ -84,6 +111,26 @@ def test_every_sampler_finds_the_same_with_its_latents_on_the_host(name: str) ->
     held, places = found(SAMPLERS[name], "host")
     assert places <= {MODEL}
     assert held == found(SAMPLERS[name])[0]
+
+
+def test_a_resumed_run_takes_estimates_from_stored_outputs_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they were taken before: another device rounds differently."""
+    places, clean_and_noise = list[str](), View.clean_and_noise
+
+    def noting(view: View, step: int, output: torch.Tensor, x: torch.Tensor) -> Any:
+        places.append(memory.place(x))
+        return clean_and_noise(view, step, output, x)
+
+    monkeypatch.setattr(View, "clean_and_noise", noting)
+    for evaluated in (True, False):
+        with TwoPlaces() as memory:
+            made = run(
+                Smc(4), more={"hold": "host"}, budget=genscale.Budget(nfe=24), folder=tmp_path / "run"
+            )  # fmt: skip
+        assert bool(made.batches) == evaluated
+        assert {places.pop() for _ in tuple(places)} == {MODEL}
 
 
 @pytest.mark.slow
@@ -109,6 +156,31 @@ def test_a_pipeline_gives_the_same_images(sampler: str) -> None:
 
 def test_the_command_line_knows_the_same_places() -> None:
     assert option_metadata.PLACES == PLACES
+
+
+def test_what_caches_hold_waits_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is beside the model when the model is called: an operation on tensors of both places is an error."""
+    read, places = CacheRows.of, {}
+    call = ZOO["flux"].arguments(1) | {"num_inference_steps": 4}
+
+    def noting(*args: Any) -> CacheRows:
+        made = read(*args)
+        tensors = [v for v in tree_leaves(list(made.slots.values())) if hasattr(v, "by_row")]
+        places[hold] = places.get(hold, set()) | {memory.place(v.tensor) for v in tensors}
+        return made
+
+    monkeypatch.setattr(CacheRows, "of", staticmethod(noting))
+    found = []
+    for hold in ("device", "host"):
+        scaled = genscale.scale(
+            cached("flux", "taylor_seer"), "smc", lambda media, prompts: media.pixels.double().flatten(1).mean(1),
+            particles=4, batch_size=3, hold=hold,
+        )  # fmt: skip
+        with TwoPlaces() as memory:
+            found.append(scaled(**call, generator=torch.Generator().manual_seed(0), output_type="pt").images)
+    assert torch.equal(*found)
+    assert places["host"] == {HOST}
+    assert HOST not in places["device"]
 
 
 def test_a_place_that_is_none_is_refused() -> None:

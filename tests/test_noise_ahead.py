@@ -55,6 +55,37 @@ def test_a_search_takes_what_it_expected(name: str, ahead: bool, monkeypatch: py
     assert (sum(m.taken for m in made) > 0) == ahead
 
 
+def test_no_noise_is_made_for_candidates_that_are_not_paid_and_none_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin, expect, stack = NoiseAhead.__init__, NoiseAhead.expect, NoiseAhead.stack
+    expected, asked, made = set[Key](), set[Key](), list[NoiseAhead]()
+
+    def begun(self: Any, shape: Any, device: Any) -> None:
+        begin(self, shape, device, True)
+        made.append(self)
+
+    def noting(self: Any, keys: Any) -> None:
+        expected.update(keys)
+        expect(self, keys)
+
+    def stacked(self: Any, keys: Any) -> torch.Tensor:
+        asked.update(keys)
+        return stack(self, keys)
+
+    for name, method in (("__init__", begun), ("expect", noting), ("stack", stacked)):
+        monkeypatch.setattr(NoiseAhead, name, method)
+    run(
+        SAMPLERS["best_of_n"], budget=Budget(nfe=48)
+    )  # of 8 candidates, which are all that the budget pays for
+    assert expected <= asked
+    run(SAMPLERS["best_of_n until the budget ends"], budget=Budget(nfe=120))
+    assert expected
+    assert expected <= asked
+    run(SAMPLERS["svdd"], budget=Budget(nfe=48), churn=0.3)
+    assert not any(m._made for m in made[1:])
+
+
 def test_rows_that_follow_each_other_are_no_index_copies() -> None:
     x = torch.arange(12.0).reshape(6, 2)
     assert take_rows(x, range(6)) is x

@@ -22,6 +22,7 @@ from genscale.engine.budget import Budget
 from genscale.engine.capacity import Capacity
 from genscale.engine.events import Event
 from genscale.engine.gradient_batches import GradientBatches
+from genscale.engine.holding import HOST
 from genscale.engine.ledger import Ledger
 from genscale.engine.model_batches import ModelBatches
 from genscale.engine.pool import Purse
@@ -122,12 +123,19 @@ class Engine:
         """An interrupt ends the search with the best so far. KeyboardInterrupt: a prompt has no candidate yet."""
         if not all(search.finals or search.dropped for search in self.searches):
             raise KeyboardInterrupt
+        for search in self.searches:
+            search.process.prior.noise.forget()
         return "interrupted"
 
     @property
     def batch_size(self) -> int:
         """Rows in one model call, at most."""
         return self.capacity.batch_size
+
+    @property
+    def on_host(self) -> bool:
+        """Whether what belongs to rows waits in the memory of the host."""
+        return self.searches[0].process.hold == HOST
 
     @property
     def could_mix(self) -> bool:

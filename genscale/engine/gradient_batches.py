@@ -70,6 +70,7 @@ class GradientBatches:
         batch = group.unroll.batch(group.prompts)
         while True:
             output = yield batch
+            self.archive.settle()
             group = self.under_way  # `again` may have made it smaller
             self.ledger.evaluations += output.evaluations
             with self.ledger.clock("step"):

@@ -191,10 +191,10 @@ class ModelBatches:
             return False
         if process.remembers and until != process.steps:  # what the model's caches held is not in the archive
             return False
-        if until is None:
-            found = self.archive.predicted(
-                search.index, particles[row : row + 1], search.process.predict, search.branch
-            )
+        if until is None:  # computed where it was before, so that it is the same bit for bit
+            one = process.holding.beside_model(particles[row : row + 1])
+            found = self.archive.predicted(search.index, one, process.predict, search.branch)
+            found = None if found is None else process.holding.aside(found)
         else:
             found = self.archive.solved(search.index, candidate, until, device)
             found = None if found is None else search.process.arrived(found)
@@ -242,6 +242,9 @@ class ModelBatches:
             self.evaluated.append(part)
             places -= n
         self.waiting = rest
+        for part in rest:
+            if part.begun:  # in a batch that was beside the model
+                part.particles = part.search.process.holding.aside(part.particles)
         if places and not mixed:
             self.capacity.could_mix |= any(part.mixes_with(first) for part in rest)
         return self._as_batch()

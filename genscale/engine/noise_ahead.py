@@ -45,6 +45,11 @@ class NoiseAhead:
         """For pickle and copies: what is under way in the thread is made again when it is asked for."""
         return self.__dict__ | {"_made": {}}
 
+    def forget(self) -> None:
+        """Nothing more will be asked for: drop what is ready, and what waits for the thread."""
+        while self._made:
+            self._made.popitem()[1].cancel()
+
     def expect(self, keys: Sequence[Key]) -> None:
         """These will be asked for next. What was expected longest ago and not asked for is dropped for them."""
         if not self.ahead:

@@ -202,8 +202,8 @@ class PromptProcess(SearchView):
             raise UsageError(self.prior.refusal)
         check_memory(len(candidates), self.prior.own)
         if noise is None:
-            paid = (self.nfe_left or 0) // max(self.nfe(), 1)
-            x = self.draws.initial(candidates, given, paid, self.holding)
+            further = (self.nfe_left or 0) // max(self.nfe(), 1) - len(candidates)  # these are not paid yet
+            x = self.draws.initial(candidates, given, max(further, 0), self.holding)
         else:
             x = self.prior.latents(noise, self.holding)
         return self.own_path.record(Particles(self._at_first_level(x), 0, tuple(candidates)))

@@ -154,6 +154,8 @@ class Search:
                 query = self._own.of_query(query)
                 if self.process.origins is not None:
                     self.process.origins.meet(query.particles, isinstance(query, Score))
+        else:
+            self.process.prior.noise.forget()
         self.query, self._answers, self.entries = query, None, []
 
     # ---------------------------------------------------------------- the budget's side
