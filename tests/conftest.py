@@ -1,6 +1,8 @@
 """Set-up of all tests."""
 
 import os
+import sys
+import traceback
 
 # No test may reach a model hub, nor wait for one; read when the libraries are imported, also by started processes.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -39,6 +41,31 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if slow_cases.name_of(item.nodeid) in names:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run a test that is marked `own_process` in a fork: once a process has compiled, its own forks (test_resume)
+    cannot take gradients any more."""
+    if pyfuncitem.get_closest_marker("own_process") is None or not hasattr(os, "fork"):
+        return None
+    child = os.fork()
+    if child == 0:
+        failed = 1
+        try:
+            names = pyfuncitem._fixtureinfo.argnames
+            pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+            failed = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(failed)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, (
+        "it failed in a process of its own: see stderr"
+    )
+    return True
 
 
 @pytest.fixture(scope="session", autouse=True)

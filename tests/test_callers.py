@@ -284,6 +284,7 @@ def test_a_plain_call_waits_while_the_search_has_changed_its_models() -> None:
         assert np.allclose(picture, plain, atol=1e-4)
 
 
+@pytest.mark.own_process
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_model_is_shared_by_a_search_and_other_calls() -> None:
     """Nothing of the search is compiled into it; fullgraph: nothing breaks the graph."""

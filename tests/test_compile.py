@@ -21,7 +21,7 @@ from genscale.pipelines.step_study import Steps
 from tests.quick import quick
 from tests.zoo import ZOO
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.own_process]
 BLOCKS = {"flux": 2, "stable_diffusion": 1, "wan": 1}  # classes of repeated blocks
 
 
