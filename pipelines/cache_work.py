@@ -89,7 +89,8 @@ class CacheWork:
         halves = type(hook).__module__ == HALVES_CALLS
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            self._ran.append((key, _rows((*args, *kwargs.values())) if halves else 0))
+            rows = _rows((*args, *kwargs.values())) if halves else 0
+            self._ran.append((key, rows))
             if self._counter is None or self._measured is None:
                 return plain(*args, **kwargs)
             before = self._counter.get_total_flops()
@@ -97,15 +98,12 @@ class CacheWork:
             result = plain(*args, **kwargs)
             whole = float(self._counter.get_total_flops() - before)
             self._measured.alone[key] = whole - self._inside.pop()
-            self._measured.rows[key] = self._ran_rows(key)
+            self._measured.rows[key] = rows
             if self._inside:
                 self._inside[-1] += whole
             return result
 
         return run
-
-    def _ran_rows(self, key: int) -> int:
-        return next(rows for ran, rows in reversed(self._ran) if ran == key)
 
 
 def _rows(values: tuple[Any, ...]) -> int:
