@@ -25,6 +25,7 @@ from torch import nn
 
 from genscale.errors import UsageError
 from genscale.pipelines.cache_rows import CacheRows, RowCacheState, joined
+from genscale.pipelines.watched_models import is_compiled
 
 BY_STEP = frozenset(
     {
@@ -104,12 +105,9 @@ class ModelCaches:
         """(model, hook) of all hooks by which these caches skip modules; none of a compiled model."""
         kinds = {type(hook).__module__ for _, _, hook in self._hooks}
         for name, model in self._models.items():
-            parts = list(model.modules())
-            if name not in self.models() or any(p.__dict__.get("_compiled_call_impl") for p in parts):
+            if name not in self.models() or is_compiled(model):
                 continue
-            for part in parts:
-                if "_orig_mod" in part._modules:  # of torch.compile(module)
-                    break
+            for part in model.modules():
                 for hook in _registered(part):
                     known = type(hook).__module__ in kinds and hasattr(hook, "new_forward")
                     if known and getattr(hook.fn_ref, "original_forward", None) is not None:
