@@ -35,9 +35,7 @@ class CacheWork:
 
     def __init__(self) -> None:
         self._costs: dict[str, _Costs] = {}
-        self._inside: list[
-            float
-        ] = []  # operations of the modules inside those that are running, innermost last
+        self._inside: list[float] = []  # operations of what is inside the running modules, innermost last
         self._ran: list[tuple[int, int]] = []  # (module, rows it was given), of the present call
         self._counter: Any = None  # while a first call is counted
         self._measured: _Costs | None = None
