@@ -19,7 +19,10 @@ CUTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"(\d+)nfe", lambda m: f"{affordable(int(m[1]))}nfe"),
     (r"(nfe=)(\d+)", lambda m: f"{m[1]}{affordable(int(m[2]))}"),
     (r"(candidates=|particles=)(\d+)", lambda m: f"{m[1]}{min(4, int(m[2]))}"),
-    (r"(\bsteps=)(\d+)", lambda m: f"{m[1]}{min(2, int(m[2]))}"),  # of a draft: fewer than the 4 that are added below
+    (
+        r"(\bsteps=)(\d+)",
+        lambda m: f"{m[1]}{min(2, int(m[2]))}",
+    ),  # of a draft: fewer than the 4 that are added below
     (r"(num_inference_steps(?:=|\": ))(\d+)", lambda m: f"{m[1]}{min(8, int(m[2]))}"),
     (r"(audio_(?:length|end)_in_s=)([\d.]+)", lambda m: f"{m[1]}{min(0.064, float(m[2]))}"),
     (r"(\.to\(\s*)\"cuda\"", lambda m: f'{m[1]}"cpu"'),

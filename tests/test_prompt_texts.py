@@ -154,12 +154,16 @@ def test_an_argument_of_the_pipeline_of_that_name_is_its_own() -> None:
 def test_every_built_in_verifier_says_whether_it_reads_prompts() -> None:
     blind = {
         "aesthetic",
+        "background_consistency",
         "clipping",
         "compressibility",
         "silence",
         "answers",
         "dynamic_degree",
+        "subject_consistency",
         "temporal_consistency",
+        "temporal_flickering",
+        "warp_error",
     }
     for name in genscale.list_verifiers():
         if name not in ("boxes", "calibrated", "frames", "learned_preview"):

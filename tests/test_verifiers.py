@@ -505,8 +505,17 @@ def test_shapes_clip_is_a_clip_of_the_package(
 @pytest.mark.parametrize(
     "name",
     [
-        *("aesthetic", "clip", "compressibility", "dynamic_degree", "frames", "hps", "image_reward"),
-        *("pickscore", "shapes_clip", "temporal_consistency", "vqa_score"),
+        *(
+            "aesthetic",
+            "background_consistency",
+            "clip",
+            "compressibility",
+            "dynamic_degree",
+            "frames",
+            "hps",
+        ),
+        *("image_reward", "pickscore", "shapes_clip", "subject_consistency", "temporal_consistency"),
+        *("temporal_flickering", "vqa_score", "warp_error"),
     ],
 )
 def test_verifiers_are_found_by_name_and_load_nothing_before_use(name: str) -> None:

@@ -88,20 +88,21 @@ class Preparation:
 
 
 def from_transformers(processor: Any) -> Preparation:
-    """The preparation of a transformers CLIPImageProcessor."""
-    size, crop, plain = processor.size, processor.crop_size, not processor.do_normalize
+    """The preparation of a transformers image processor that resizes, cuts and normalises, as CLIP's does."""
+    size, plain = processor.size, not processor.do_normalize
+    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None  # ViT's has neither
     edge = size.get("shortest_edge")
     box = (edge, edge) if edge else (size.get("height"), size.get("width"))
     if not processor.do_resize or None in box:
-        raise UsageError("the checkpoint's preprocessor resizes to no fixed size: give a CLIP checkpoint.")
+        raise UsageError("the checkpoint's preprocessor resizes to no fixed size: give another checkpoint.")
     return Preparation(
-        size=(crop["height"], crop["width"]) if processor.do_center_crop else box,
+        size=(crop["height"], crop["width"]) if crop else box,
         box=box,
         mean=(0.0,) * 3 if plain else tuple(processor.image_mean),
         std=(1.0,) * 3 if plain else tuple(processor.image_std),
         fit="shortest" if edge else "squash",
         interpolation=RESAMPLE.get(int(processor.resample), str(processor.resample)),
-        cut=bool(processor.do_center_crop),
+        cut=bool(crop),
         rounds=False,
     )
 
