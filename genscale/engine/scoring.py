@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
@@ -17,14 +17,12 @@ from genscale.engine.archive import Entry
 from genscale.engine.capacity import Capacity
 from genscale.engine.events import Scored
 from genscale.engine.failures import Failure
-from genscale.engine.finite_numbers import finite_rows, kind_in, media_faults
-from genscale.engine.judged_kinds import check_judges
+from genscale.engine.judging import LATENTS, Judged, Judging, Unjudged
 from genscale.engine.search import Search
 from genscale.engine.verifier_calls import Left
 from genscale.engine.verifier_roles import Roles, VerifierSet
 from genscale.errors import BudgetExhausted
 from genscale.media import Media
-from genscale.numerics.transfers import HostCopy, take_rows
 from genscale.protocol.answers import Scores
 from genscale.protocol.batches import Decode
 from genscale.protocol.particles import OWN, Candidate
@@ -68,39 +66,18 @@ class ScoreJob:
             raise ValueError("particles before their first step have no clean estimate to score: Solve first")
         return particles.x0[self.row].to(particles.x.dtype)
 
-
-@dataclass
-class ScoreBatch:
-    """Jobs that are decoded and scored together. The other fields are by index of the job.
-
-    faults: (where, what) of those that are dropped. decoded: those that are decoded, in the order of `media`.
-    raw: scores of the search verifiers [verifiers]. select: of the select verifiers, by name.
-    """
-
-    jobs: list[ScoreJob]
-    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
-    decoded: list[int] = field(default_factory=list)
-    media: Media | None = None
-    raw: dict[int, Tensor] = field(default_factory=dict)
-    select: dict[int, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def alive(self) -> list[int]:
-        return [k for k in range(len(self.jobs)) if k not in self.faults]
-
-    def images(self, some: Sequence[int]) -> Media | None:
-        """Those of some jobs; None if nothing is decoded."""
-        if self.media is None or list(some) == self.decoded:
-            return self.media
-        places = [self.decoded.index(k) for k in some]
-        return self.media[places[0] : places[0] + 1] if len(places) == 1 else self.media.rows(places)
+    def fault(self, where: str, what: str) -> tuple[str, str]:
+        """Where it stopped being finite, if that was noted while its latents were made, and what it holds."""
+        found = self.search.failures.trace.first(self.candidate) if where == LATENTS else None
+        return (where, what) if found is None else (found[0], f"{what} at step {found[1]}")
 
 
 class Scoring:
     """Decodes and scores for all searches; all that wait for scores are served together."""
 
     def __init__(self, roles: Roles, decode: Decode, capacity: Capacity) -> None:
-        self.roles, self.decode, self.capacity = roles, decode, capacity
+        self.roles, self.capacity = roles, capacity
+        self.judging = Judging(roles, decode, capacity.ledger)
         self.archive, self.ledger, self.on_event = capacity.archive, capacity.ledger, capacity.on_event
 
     def run(self, searches: Sequence[Search]) -> bool:
@@ -147,94 +124,31 @@ class Scoring:
 
         Known entries between them are entered too, so that entries keep the order of the jobs, which decides ties.
         """
-        batch = ScoreBatch([jobs[i] for i in fresh])
+        batch = [jobs[i] for i in fresh]
         try:
-            self._decode(batch)
-            self._ask(batch, self.capacity.patience(searches))
+            found = self._judged(batch, self.capacity.patience(searches))
         except torch.cuda.OutOfMemoryError as error:
             advice = "offloading, a smaller size, or a verifier on another device"
             self.capacity.shrink_decoding(len(fresh), "decoding and scoring", advice, error)
             return False
         done = 0
-        for k, job in enumerate(batch.jobs):
+        for k, job in enumerate(batch):
             self._enter_known(jobs[done : fresh[k]])
             done = fresh[k] + 1
-            if k in batch.faults:
-                where, what = batch.faults[k]
+            if k in found.faults:
+                where, what = job.fault(*found.faults[k])
                 failure = self.capacity.drop(job.search, job.candidate, where, what, job.final)
                 self._enter_failure(job, failure)
                 continue
-            entry, own_media = self._entry(job, batch.raw[k], batch.select.get(k, {})), batch.images([k])
+            entry, own_media = self._entry(job, found.raw[k], found.select.get(k, {})), found.images([k])
             if own_media is not None:
                 self._score_leader(job, entry, own_media)
             self._enter(job, entry, fresh=True, media=own_media)
         return True
 
-    def _decode(self, batch: ScoreBatch) -> None:
-        """Decode the jobs whose latents are finite, if there is a verifier.
-
-        Whether they are is not waited for where that would leave the accelerator idle: all are decoded there, and those
-        that are not finite are dropped afterwards.
-        """
-        waiting = torch.stack([job.latents for job in batch.jobs])
-        latents = batch.jobs[0].search.process.holding.beside_model(waiting)
-        finite = HostCopy(finite_rows(latents))
-        if latents.device.type == "cpu" or not self.roles.judging:
-            self._drop_latents(batch, latents, finite)
-        rows = batch.alive
-        if not self.roles.judging or not rows:
-            return
-        try:
-            media = self._decoded(batch, latents, rows)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception:
-            if not self._drop_latents(batch, latents, finite):
-                raise
-            rows = batch.alive  # those that are not finite may have been what failed
-            if not rows:
-                return
-            media = self._decoded(batch, latents, rows)
-        check_judges(self.roles, {media.kind})
-        batch.decoded, batch.media = rows, media
-        faults = {rows[i]: ("decoder", what) for i, what in media_faults(media).items()}
-        self._drop_latents(batch, latents, finite)
-        batch.faults |= {k: fault for k, fault in faults.items() if k not in batch.faults}
-        self.ledger.decodes += sum(batch.faults.get(k, ("decoder",))[0] == "decoder" for k in rows)
-
-    def _drop_latents(self, batch: ScoreBatch, latents: Tensor, finite: HostCopy) -> bool:
-        """Drop the jobs whose latents are not finite, unless they are dropped already; whether there were any."""
-        lost = [k for k, fine in enumerate(finite.get().tolist()) if not fine and k not in batch.faults]
-        batch.faults |= {k: _of_latents(batch.jobs[k], latents[k]) for k in lost}
-        return bool(lost)
-
-    def _decoded(self, batch: ScoreBatch, latents: Tensor, rows: Sequence[int]) -> Media:
-        with self.ledger.clock("decode"):
-            return self.decode(take_rows(latents, rows), tuple(batch.jobs[k].search.index for k in rows))
-
-    def _ask(self, batch: ScoreBatch, left: Left) -> None:
-        """Ask the search verifiers about all jobs, and the select verifiers about the final ones.
-
-        Without any verifier nothing is decoded, and all candidates are equal.
-        """
-        batch.raw = {k: torch.zeros(0, dtype=torch.float64) for k in batch.alive}
-        for verifiers, final in ((self.roles.search, False), (self.roles.select, True)):
-            rows = [k for k in batch.alive if batch.jobs[k].final or not final]
-            media = batch.images(rows)
-            if not rows or not verifiers.members or media is None:
-                continue
-            texts, labels = zip(
-                *((batch.jobs[k].search.prompt, batch.jobs[k].label) for k in rows), strict=True
-            )
-            progress = None if final else [batch.jobs[k].progress for k in rows]
-            scores = verifiers.raw_scores(media, texts, labels, self.ledger, left, progress)
-            for k, raw in zip(rows, scores, strict=True):
-                if (fault := verifiers.fault(raw)) is not None:
-                    batch.faults[k] = fault
-                elif final:
-                    batch.select[k] = verifiers.named(raw)
-                else:
-                    batch.raw[k] = raw
+    def _judged(self, batch: Sequence[ScoreJob], left: Left) -> Judged:
+        """Decode and score the jobs together."""
+        return self.judging(unjudged(batch), left)
 
     def _entry(self, job: ScoreJob, raw: Tensor, select: dict[str, float]) -> Entry:
         particles, verifiers = job.search.particles, self.roles.search
@@ -312,7 +226,14 @@ class Scoring:
         )
 
 
-def _of_latents(job: ScoreJob, latents: Tensor) -> tuple[str, str]:
-    """What made latents [*latent] that are not finite, and what they hold."""
-    found, what = job.search.failures.trace.first(job.candidate), kind_in(latents)
-    return ("latents", what) if found is None else (found[0], f"{what} at step {found[1]}")
+def unjudged(jobs: Sequence[ScoreJob]) -> Unjudged:
+    """What is to be decoded and scored, with its latents beside the model."""
+    latents = torch.stack([job.latents for job in jobs])
+    return Unjudged(
+        jobs[0].search.process.holding.beside_model(latents),
+        tuple(job.search.index for job in jobs),
+        tuple(job.search.prompt for job in jobs),
+        tuple(job.label for job in jobs),
+        tuple(job.final for job in jobs),
+        tuple(job.progress for job in jobs),
+    )
