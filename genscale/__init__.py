@@ -6,7 +6,8 @@
 
 The public names, all importable from here; everything else in the package is private and may change:
 
-Scaling     scale, Scaled, SearchBlock, load_pipeline, remote_images, token_texts, Arms, Budget, Draft
+Scaling     scale, Scaled, SearchBlock, load_pipeline, remote_images, token_texts, Arms, Budget, Draft,
+            Processes
 Masked      RemaskingScheduler, block_ensemble, adaptive_blocks, AdaptiveBlocks
 Long videos tree_of_frames, TreeOfFrames, ChunkedVideo, ChunkTree
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation

@@ -100,3 +100,4 @@ from .verifiers.boxes import Boxes as Boxes
 from .verifiers.regions import Box as Box
 
 __version__: str
+from .workers.processes import Processes as Processes

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Generator
+from typing import Protocol, cast
 
 from torch import Tensor
 
-from genscale.engine.engine import Engine
+from genscale.engine.ledger import Ledger
 from genscale.engine.mixture_batches import Mixer
 from genscale.errors import UsageError
 from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.intercepted_call import LeaveLoop
 from genscale.pipelines.step_study import Steps
-from genscale.protocol.batches import Batch, Output
+from genscale.protocol.batches import Batch, Decode, Output
+from genscale.protocol.particles import Candidate
+
+
+class BatchSource(Protocol):
+    """Who has the batches that a pipeline's loop evaluates: an Engine, or in a worker process a TaskedEngine."""
+
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def on_host(self) -> bool: ...
+    @property
+    def could_mix(self) -> bool: ...
+    @property
+    def evaluated(self) -> list[tuple[int, Candidate]]: ...
+    def run(self) -> Generator[Batch, Output, None]: ...
+    def halve(self, rows: int) -> Batch | None: ...
+    def one_by_one(self) -> Batch: ...
+    def mix_steps(self, allowed: bool) -> Batch | None: ...
+    def finish_unfinished(self, decode: Decode, left: Tensor | None = None) -> None: ...
+    def interrupted(self) -> str: ...
 
 
 class BatchExchange:
@@ -36,7 +58,7 @@ class BatchExchange:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: BatchSource,
         prepare: Callable[[], None],
         mixer: Mixer | None = None,
         pad: str = AS_THEY_ARE,

@@ -62,6 +62,8 @@ class BlackBoxCall:
     arms: how a candidate of each configuration is made; at least one.
     """
 
+    engine: type[Engine] = Engine
+
     def __init__(self, settings: SearchSettings, source: Source, arms: Sequence[Arm]) -> None:
         self.source, self.arms, self.texts, self.seeds = source, arms, source.texts, source.seeds
         self.results, self.key, self.changed = source.results, source.key, source.changed

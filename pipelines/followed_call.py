@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from genscale.engine.engine import Engine
+from genscale.pipelines.batch_exchange import BatchSource
 from genscale.pipelines.followed_loop import FollowedLoop, Line
 from genscale.pipelines.loop_noise import Draw, Place
 from genscale.protocol.batches import Batch
@@ -67,7 +67,7 @@ class FollowedCall:
         self.path = self.loop.path(self.lines, steps, latents)
         return 0
 
-    def goes_on(self, batch: Batch, jumped: bool, engine: Engine) -> bool:
+    def goes_on(self, batch: Batch, jumped: bool, engine: BatchSource) -> bool:
         """Whether the loop can go from the last batch to this one. jumped: it is not at the next step."""
         if batch.prompts != self.composition or lines_of(self.loop, engine) != self.lines:
             return False
@@ -77,6 +77,6 @@ class FollowedCall:
         return True
 
 
-def lines_of(loop: FollowedLoop, engine: Engine) -> tuple[Line, ...]:
+def lines_of(loop: FollowedLoop, engine: BatchSource) -> tuple[Line, ...]:
     """The candidates of the rows of the engine's open batch."""
     return tuple(loop.line(prompt, candidate) for prompt, candidate in engine.evaluated)

@@ -49,6 +49,7 @@ from genscale.pipelines.scaled_attributes import StandsForPipeline
 from genscale.pipelines.search_call import PipelineHost, finish_best, plan_of, run_search
 from genscale.pipelines.search_settings import SearchSettings, ignore, never
 from genscale.pipelines.settings_checks import check_sampler, check_settings
+from genscale.pipelines.spread_host import Executor, SpreadHost, as_given, check_spread, executor_of
 from genscale.plugins import registry
 from genscale.plugins.automatic import AUTO, OTHERWISE, sampler_for
 from genscale.plugins.options import check_automatic
@@ -158,7 +159,10 @@ class Scaled(StandsForPipeline):
         check_kinds(made.pipe, made.roles)
         if not arms:
             states = None if made.draft is None else noise_states(made.pipe, kwargs.get("generator"))
+            given = None if made.executor is None else as_given(made.pipe, args, kwargs)
             call, decoder = self._probed(args, kwargs)
+            if given is not None:
+                return SpreadHost(call, decoder, made.executor, given)
             if states is None:
                 return PipelineHost(call, decoder)
             return drafted_host(made, args, kwargs, call, decoder, states)
@@ -189,7 +193,7 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
     verifier_timeout: float | None = None, pool: bool = False, components: Any = None, hold: str = DEVICE,
-    draft: Draft | str | None = None, **options: Any,
+    draft: Draft | str | None = None, executor: Executor | str | None = None, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -225,6 +229,8 @@ def scale(
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
     hold: where latents wait between model calls: "device", or "host" (the CPU's memory, for large populations).
     draft: how to make candidates cheaper while searching: a genscale.Draft, or its text, such as "steps=6,keep=2".
+    executor: who evaluates, decodes and scores: None or "local", this process; "processes:4" or genscale.Processes(4),
+        worker processes, each with a copy of the pipeline and of the verifiers.
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
@@ -239,7 +245,7 @@ def scale(
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
         {n: v for n, v in (("mix", mix), ("guide", guide)) if v is not None},
-        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches, draft=Draft.of(draft),
+        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches, draft=Draft.of(draft), executor=executor_of(executor),
     ))  # fmt: skip
 
 
@@ -248,6 +254,8 @@ def _inner(pipe: Any) -> Any:
 
 
 def _searching(made: SearchSettings) -> Scaled | ScaledGenerator:
+    if made.executor is not None:
+        check_spread(made)
     if not is_black_box(made.pipe):
         return Scaled(made)
     if made.draft is not None:

@@ -45,8 +45,11 @@ class Host(Protocol):
     """What a search runs on.
 
     texts: the prompt of each row. seeds: that of each row's keys. results: how many candidates a prompt returns.
+    engine: what runs the searches.
     """
 
+    @property
+    def engine(self) -> type[Engine]: ...
     @property
     def texts(self) -> list[str]: ...
     @property
@@ -80,6 +83,8 @@ class Host(Protocol):
 
 class PipelineHost:
     """A call of a pipeline, evaluated in the pipeline's own loop."""
+
+    engine: type[Engine] = Engine
 
     def __init__(self, call: PipelineCall, decoder: Decoder) -> None:
         self.call, self.decoder = call, decoder
@@ -141,7 +146,7 @@ def run_search(host: Host, settings: SearchSettings, claim: Claim, part: Part | 
     batch_size, decode_batch = host.sizes(settings)
     archive = Archive(settings.out, heading, before=0.0 if part is None else part.seconds)
     try:
-        engine = Engine(
+        engine = host.engine(
             searches,
             lending(settings.roles, claim),
             host.decode,

@@ -26,9 +26,8 @@ from __future__ import annotations
 
 import torch
 
-from genscale.engine.engine import Engine
 from genscale.errors import UsageError
-from genscale.pipelines.batch_exchange import BatchExchange
+from genscale.pipelines.batch_exchange import BatchExchange, BatchSource
 from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.batch_parts import OneAtATime
 from genscale.pipelines.followed_call import FollowedCall, lines_of
@@ -50,7 +49,7 @@ from genscale.protocol.batches import Decode
 
 def serve(
     call: PipelineCall,
-    engine: Engine,
+    engine: BatchSource,
     decode_unfinished: Decode,
     with_rates: bool = False,
     pad: str = AS_THEY_ARE,

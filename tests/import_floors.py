@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("media", "safe_json"),
     ("numerics", "diffusion", "plugins", "storage"),
     ("protocol", "report"),
-    ("algorithms", "engine"),
+    ("algorithms", "engine", "workers"),
     ("results", "samplers"),
     ("pipelines", "toy"),
     ("chunks", "runs", "verifiers"),

@@ -6,7 +6,7 @@ It knows nothing of searches, so that it can be done in another process than the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from genscale.engine.judged_kinds import check_judges
 from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_calls import Left, unlimited
 from genscale.engine.verifier_roles import Roles
-from genscale.media import Media
+from genscale.media import Media, cat_media
 from genscale.numerics.transfers import HostCopy, take_rows
 from genscale.protocol.batches import Decode
 
@@ -43,6 +43,14 @@ class Unjudged:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def to(self, device: torch.device) -> Unjudged:
+        return replace(self, latents=self.latents.to(device))
+
+    def split(self, size: int) -> list[Unjudged]:
+        """Parts of at most `size` candidates, in order."""
+        parts = [slice(start, start + size) for start in range(0, len(self), size)]
+        return [Unjudged(*(getattr(self, f.name)[part] for f in fields(self))) for part in parts]
+
 
 @dataclass
 class Judged:
@@ -57,6 +65,20 @@ class Judged:
     media: Media | None = None
     raw: dict[int, Tensor] = field(default_factory=dict)
     select: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @staticmethod
+    def cat(parts: Sequence[tuple[int, Judged]]) -> Judged:
+        """What was found of all candidates. parts: (how many candidates, what was found of them), in order."""
+        whole, at = Judged(), 0
+        for n, part in parts:
+            whole.faults |= {at + k: fault for k, fault in part.faults.items()}
+            whole.decoded += [at + k for k in part.decoded]
+            whole.raw |= {at + k: raw for k, raw in part.raw.items()}
+            whole.select |= {at + k: scores for k, scores in part.select.items()}
+            at += n
+        media = [part.media for _, part in parts if part.media is not None]
+        whole.media = cat_media(media) if media else None
+        return whole
 
     def images(self, some: Sequence[int]) -> Media | None:
         """Those of some candidates; None if nothing is decoded."""

@@ -10,6 +10,7 @@ rounding: each row is stepped with the rows of its own query.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -216,12 +217,13 @@ class ModelBatches:
 
     # ---------------------------------------------------------------- batches
 
-    def next_batch(self, left: float) -> Batch:
+    def next_batch(self, left: float, most: float = math.inf) -> Batch:
         """The rows that are furthest along the run, in the order of prompts and candidates, up to the batch size.
 
-        With a budget of seconds no more rows begin than `left` evaluations allow.
+        With a budget of seconds no more rows begin than `left` evaluations allow. most: rows, where not all may share
+        one call.
         """
-        places, mixed = self.capacity.rows_in_a_call, self.capacity.mixed
+        places, mixed = int(min(self.capacity.rows_in_a_call, most)), self.capacity.mixed
         first = max(self.waiting, key=lambda part: part.call)
         self.evaluated, rest = [], []
         waiting = sorted(self.waiting, key=lambda part: part.turn(first)) if mixed else self.waiting

@@ -91,6 +91,9 @@ class Memory:
     def take(self, rows: slice | Sequence[int]) -> Memory:
         return Memory({k: take_rows(v, rows) for k, v in self.rows.items()}, self.rest)
 
+    def to(self, device: torch.device) -> Memory:
+        return Memory({k: v.to(device) for k, v in self.rows.items()}, self.rest)
+
     @staticmethod
     def alike(a: Memory | None, b: Memory | None) -> bool:
         """Whether two memories differ in their rows only."""
@@ -141,9 +144,7 @@ class Particles:
         return tuple(cache.stepped() for cache in self.caches)
 
     def to(self, device: torch.device) -> Particles:
-        memory = self.memory
-        if memory is not None:
-            memory = replace(memory, rows={k: v.to(device) for k, v in memory.rows.items()})
+        memory = None if self.memory is None else self.memory.to(device)
         x0 = None if self.x0 is None else self.x0.to(device)
         return replace(self, x=self.x.to(device), memory=memory, x0=x0)
 
