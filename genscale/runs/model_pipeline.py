@@ -11,7 +11,7 @@ from genscale.runs.option_metadata import options_of
 from genscale.runs.request import Request
 
 # Fields of the request that say how its model is loaded, under the names that `load_pipeline` has for them.
-_LOADING = (
+LOADING = (
     *("dtype", "device", "offload", "attention", "compile", "lora", "variant", "revision"),
     *("trust_remote_code", "device_map", "vae_tiling", "vae_slicing"),
 )
@@ -34,7 +34,7 @@ def load_model(request: Request, images: Collection[str] = ()) -> Any:
     for library in (diffusers, transformers):  # hides the bars of loading weights; those of downloads stay
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-    given = {name: getattr(request, name) for name in _LOADING}
+    given = {name: getattr(request, name) for name in LOADING}
     pipe = load_pipeline(request.model, **given, images=[name for name in images if name != "control_image"])
     if request.clips and not makes_videos(pipe):
         made = "audio: use `genscale audio`" if makes_audio(pipe) else "images: use `genscale generate`"
@@ -54,7 +54,7 @@ def load_model(request: Request, images: Collection[str] = ()) -> Any:
 def _generator(request: Request) -> Any:
     """A function of a module, as it is. UsageError: an option says how a pipeline is loaded."""
     known, plain = options_of(Request), Request()
-    for name in _LOADING:
+    for name in LOADING:
         if getattr(request, name) != getattr(plain, name):
             raise UsageError(
                 f"{known[name].flag} says how a pipeline is loaded, and '{request.model}' is code of a module: leave "

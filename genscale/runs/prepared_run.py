@@ -19,6 +19,7 @@ from genscale.runs.call_arguments import call_arguments, input_images
 from genscale.runs.complete_request import NONE, check, completed
 from genscale.runs.model_pipeline import load_model
 from genscale.runs.request import Request
+from genscale.runs.workers import workers_of
 
 KEPT = 4  # candidates whose latents stay in memory: the best and the runners-up of a contact sheet
 
@@ -175,6 +176,7 @@ class PreparedRun:
             decode_batch=request.decode_batch,
             pad_batches=request.pad_batches,
             hold=request.hold,
+            executor=workers_of(request, tuple(self.images)),
             out=out,
             keep=max(request.images, KEPT),
             mix=request.mix or None,

@@ -215,6 +215,10 @@ class Request:
         "--hold", "Where latents wait between model calls: device (beside the model) or host (the CPU's memory).",
         RUN, "PLACE", default="device", check=PLACE, execution=True,
     )  # fmt: skip
+    workers: int = option(
+        "--workers", "Processes that share the work, each with a copy of the model and the verifiers (1: this one).",
+        RUN, default=1, check=COUNT, execution=True,
+    )  # fmt: skip
     device_map: str | None = option(
         "--device-map", "Spread the pipeline over the accelerators: balanced; or a device to load it onto.",
         MODEL, "MAP", execution=True,

@@ -120,7 +120,7 @@ class Processes:
 
     def crew(self, pipe: Any) -> Crew:
         """The workers, with this pipeline. UsageError: it cannot be sent."""
-        if self._crew is not None and self._of is not pipe:
+        if self._crew is not None and self._of is not pipe and self.load is None:
             self.close()
         if self._crew is None:
             self._recipe(pipe)  # refused here, before anything is spent
