@@ -81,6 +81,10 @@ Candidates that are made with a cheaper call while searching:
 
 - `draft.py`: `Draft`, what the cheaper call is. `drafted_search.py`: the search over drafts, and the best in full.
 
+Searches whose work is done by worker processes (`genscale.workers`):
+
+- `spread_host.py`: executors, what cannot be spread, and the driver's side. `worker.py`: the worker's side.
+
 For what is called as a whole (functions, services, pipelines without a loop of their own), and for arms:
 
 - `black_box.py`: `ScaledGenerator`, what `scale` makes of it. `black_box_call.py`: what its search runs on, with the
