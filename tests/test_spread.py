@@ -192,18 +192,29 @@ def test_what_a_verifier_raises_in_a_worker_is_told_as_in_one_process(pipe: Any,
         scaled.search(PROMPTS, generator=seeded(), **CALL)
 
 
+def brightness(media: Media, prompts: Any) -> torch.Tensor:
+    return media.pixels.mean((1, 2, 3))
+
+
 def test_candidates_that_are_not_finite_are_dropped_as_in_one_process(pipe: Any, workers: Any) -> None:
-    def judge(media: Media, prompts: Any) -> Any:
-        bright = media.pixels.mean((1, 2, 3))
-        return torch.where(bright > 0.86, float("nan"), bright)
+    plain = genscale.scale(pipe, "best_of_n", brightness, **SEARCH).search(
+        PROMPTS, generator=seeded(), **CALL
+    )
+    seen = [sorted(e.scores["brightness"] for e in search.finals) for search in plain.searches]
+    limits = {prompt: (some[2] + some[3]) / 2 for prompt, some in zip(PROMPTS, seen, strict=True)}
+
+    def judge(media: Media, prompts: Any) -> torch.Tensor:
+        bright = brightness(media, prompts)
+        return torch.where(bright > torch.tensor([limits[p] for p in prompts]), float("nan"), bright)
 
     results = [
-        genscale.scale(pipe, "best_of_n", judge, executor=executor, budget="8images", batch_size=3).search(
+        genscale.scale(pipe, "best_of_n", judge, executor=executor, **SEARCH).search(
             PROMPTS, generator=seeded(), **CALL
         )
         for executor in (None, workers)
     ]
     dropped = [[[f.candidate.id for f in search.dropped] for search in result.searches] for result in results]
+    assert [len(some) for some in dropped[0]] == [2, 2]
     assert dropped[0] == dropped[1]
     assert_same(*results)
 
