@@ -150,6 +150,7 @@ class Scaled(StandsForPipeline):
         made = self.settings
         others = [arm["model"] for arm in SamplerHooks.of(made.sampler).arms if callable(arm.get("model"))]
         drafted = () if made.draft is None else (made.draft.model, made.draft.decoder)
+        others += [made.preview] if callable(made.preview) else []
         others += [part for part in drafted if callable(part)]
         return claimed(made.pipe, [*made.models.values(), *others], made.busy)
 
@@ -189,7 +190,7 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
     verifier_timeout: float | None = None, pool: bool = False, components: Any = None, hold: str = DEVICE,
-    draft: Draft | str | None = None, **options: Any,
+    draft: Draft | str | None = None, preview: Any = False, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -225,11 +226,13 @@ def scale(
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
     hold: where latents wait between model calls: "device", or "host" (the CPU's memory, for large populations).
     draft: how to make candidates cheaper while searching: a genscale.Draft, or its text, such as "steps=6,keep=2".
+    preview: show candidates under way, by `genscale.engine.events.Estimated`, until the first are scored: True, or a
+        small autoencoder to decode them with, such as an AutoencoderTiny.
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
-        models=models, mix=mix, pool=pool, busy=busy, pad_batches=pad_batches, hold=hold,
+        models=models, mix=mix, pool=pool, busy=busy, pad_batches=pad_batches, hold=hold, preview=preview,
     )  # fmt: skip
     pipe = with_components(_inner(pipe), components)
     rules = Stop.of(stop)
@@ -239,7 +242,7 @@ def scale(
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
         {n: v for n, v in (("mix", mix), ("guide", guide)) if v is not None},
-        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches, draft=Draft.of(draft),
+        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches, draft=Draft.of(draft), preview=preview,
     ))  # fmt: skip
 
 

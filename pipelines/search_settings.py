@@ -52,6 +52,7 @@ class SearchSettings:
     pool: bool = False
     pad_batches: str = AS_THEY_ARE
     draft: Draft | None = None
+    preview: Any = False
     line: tuple[int | str, ...] = ()  # more of the path of every key, where one seed serves several searches
 
     def __post_init__(self) -> None:
