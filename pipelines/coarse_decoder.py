@@ -30,7 +30,9 @@ Decode = Callable[..., Any]
 def decoders_of(components: Mapping[str, Any]) -> list[nn.Module]:
     """The autoencoders among a pipeline's components."""
     models = {id(m): m for m in components.values() if isinstance(m, nn.Module)}
-    return [m for m in models.values() if all(callable(getattr(m, name, None)) for name in ("encode", "decode"))]
+    return [
+        m for m in models.values() if all(callable(getattr(m, name, None)) for name in ("encode", "decode"))
+    ]
 
 
 class CoarseDecoder:
@@ -131,7 +133,10 @@ class _Learned:
 
 def _pixels_within(latents: Tensor, pixels: Tensor) -> int:
     """How many pixels of a picture each place of the latents gets along a side."""
-    side, most = max(latents.shape[-2:]), min(p // q for p, q in zip(pixels.shape[-2:], latents.shape[-2:], strict=True))
+    side, most = (
+        max(latents.shape[-2:]),
+        min(p // q for p, q in zip(pixels.shape[-2:], latents.shape[-2:], strict=True)),
+    )
     return max(1, min(-(-SIDE // side), most))
 
 

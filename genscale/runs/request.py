@@ -250,6 +250,11 @@ class Request:
     trust_remote_code: bool = option(
         "--trust-remote-code", "Run Python code that comes with the model.", MODEL, default=False, execution=True,
     )  # fmt: skip
+    preview: bool = option(
+        "--preview/--no-preview",
+        "While nothing is scored yet, show coarse pictures of the candidates under way in the folder's preview.png (no).",
+        RUN, default=False, execution=True,
+    )  # fmt: skip
     metadata: bool = option(
         "--metadata/--no-metadata", "Write into the image files how they were made (yes).",
         RUN, default=True, execution=True,
