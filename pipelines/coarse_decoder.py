@@ -81,7 +81,8 @@ class CoarseDecoder:
     def _replaced(self, make: Callable[[nn.Module, Decode], Decode]) -> Iterator[None]:
         before = [(model, model.__dict__.get("decode")) for model in self.models]
         for model in self.models:
-            model.__dict__["decode"] = make(model, model.decode)
+            decode: Any = model.decode
+            model.__dict__["decode"] = make(model, decode)
         try:
             yield
         finally:

@@ -81,7 +81,7 @@ class Seen:
 
     @property
     def tiles(self) -> tuple[Tile, ...]:
-        """The rows of the gallery, best first; previews after finished ones; where nothing is scored those under way."""
+        """The rows of the gallery, best first; then previews; where nothing is scored those under way."""
         return (*self.finals[:MOST], *self.previews)[:MOST] or self.under_way[-MOST:]
 
 
@@ -189,10 +189,8 @@ class Watch(Display):
 
     def _wanted(self) -> set[str]:
         """The keys of images that the gallery and the pair show."""
-        rows = (
-            r for s in self._seen for r in (*s.finals[:MOST], *s.previews.values(), *s.under_way.values())
-        )
-        wanted = {r.image for r in rows}
+        wanted = {r.image for s in self._seen for r in (*s.finals[:MOST], *s.previews.values())}
+        wanted |= {r.image for s in self._seen for r in s.under_way.values()}
         return wanted | {s.base.image for s in self._seen if s.base is not None}
 
     def _thin(self, late: int) -> None:

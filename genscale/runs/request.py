@@ -252,7 +252,7 @@ class Request:
     )  # fmt: skip
     preview: bool = option(
         "--preview/--no-preview",
-        "While nothing is scored yet, show coarse pictures of the candidates under way in the folder's preview.png (no).",
+        "Until something is scored, show coarse pictures of the candidates under way: preview.png in the folder (no).",
         RUN, default=False, execution=True,
     )  # fmt: skip
     metadata: bool = option(
