@@ -146,7 +146,7 @@ class Display:
         self._tally = Tally()
         self._bar: Progress | None = None
         self._task: Any = None
-        self._preview = ""  # where candidates under way are shown
+        self._preview: Path | None = None  # where candidates under way are shown
 
     def say(self, text: str) -> None:
         """A line for people, on stderr."""
@@ -186,14 +186,17 @@ class Display:
 
     def previewed(self, path: Path) -> None:
         """Candidates under way are shown in this file."""
-        if not self._preview and self._bar is None:
+        if self._preview is None and self._bar is None:
             self.say(f"candidates under way: {path}")
-        self._preview = f"; under way: {path}"
+        self._preview = path
+
+    def preview_text(self) -> str:
+        return "" if self._preview is None else f"; under way: {self._preview}"
 
     def __call__(self, event: Event) -> None:
         fresh = self._tally.add(event)
         if isinstance(event, Scored):
-            self._preview = ""
+            self._preview = None
         if isinstance(event, BatchHalved):
             what = "images decoded together" if event.decoding else "batches"
             self.say(f"memory ran out: {what} of at most {event.batch_size} from now on")
@@ -203,7 +206,7 @@ class Display:
             self._bar.update(
                 self._task,
                 completed=self._tally.done,
-                left=self._tally.text() + self._preview,
+                left=self._tally.text() + self.preview_text(),
                 best=self._tally.best_text(),
             )
         elif fresh and isinstance(event, Scored) and event.best is not None:
