@@ -21,6 +21,7 @@ from genscale.numerics.affine_map import AffineMap
 POINTS = 4096  # of one decoding, at most, evenly spaced
 DECODINGS = 8  # that are learned from, the first ones
 ENOUGH = 8  # points for each weight of a colour
+PENALTY = 0.02  # where points are fewer (ours: on clips of shapes-video it explained most)
 SEVERAL = 2  # decodings, at least: one may be of nearly one colour
 SIDE = 64  # pixels of the longest side of a picture, at least, if the decoder's own has as many
 
@@ -103,8 +104,11 @@ class _Learned:
 
     @property
     def enough(self) -> bool:
-        points = sum(len(x) for x, _ in self._points)
-        return self.decodings >= SEVERAL and points >= ENOUGH * (self._points[0][0].shape[1] + 1)
+        return self.decodings >= SEVERAL and not self._few
+
+    @property
+    def _few(self) -> bool:
+        return sum(len(x) for x, _ in self._points) < ENOUGH * (self._points[0][0].shape[1] + 1)
 
     def see(self, latents: Tensor, made: Any) -> None:
         """Learn from one decoding. ValueError: it did not make an image or video of each row of latents."""
@@ -127,7 +131,8 @@ class _Learned:
         from diffusers.models.autoencoders.vae import DecoderOutput
 
         if self._map is None:
-            self._map = AffineMap.fitted(*(torch.cat(part) for part in zip(*self._points, strict=True)))
+            given, wanted = (torch.cat(part) for part in zip(*self._points, strict=True))
+            self._map = AffineMap.fitted(given, wanted, PENALTY if self._few else 0.0)
         made = pixel_shuffle(self._map(latents).movedim(1, -3), self._within).movedim(-3, 1).to(self._dtype)
         return (made,) if self._as_tuple else DecoderOutput(sample=made)
 

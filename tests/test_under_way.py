@@ -77,6 +77,17 @@ def test_the_map_is_numpys_least_squares(rank: int) -> None:
     np.testing.assert_allclose(found(x.T[None])[0].T.numpy(), ones @ wanted, atol=1e-5)
 
 
+def test_a_penalty_is_that_of_ridge_regression() -> None:
+    """By the normal equations of centred data, for several targets and fewer points than channels."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((6, 9), (6, 2)))
+    found = AffineMap.fitted(x + 5, y, penalty=0.3)
+    a, b = (v.numpy() - v.numpy().mean(0) for v in (x, y))
+    wanted = np.linalg.solve(a.T @ a + 0.3 * 6 * a.var(0).mean() * np.eye(9), a.T @ b)
+    np.testing.assert_allclose(found.weights.numpy(), wanted, atol=1e-6)
+    np.testing.assert_allclose(found((x + 5).T[None])[0].mean(1).numpy(), y.mean(0).numpy(), atol=1e-5)
+
+
 class LinearDecoder(nn.Module):
     """Each place of the latents becomes a square of one colour, an affine function of its channels; in time as a causal
     decoder, the first frame one frame and the others two. bent: it is not affine."""
