@@ -14,7 +14,7 @@ Verifiers   calibrate_verifier
 Results     SearchResult, load_result, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
 Stopping    Patience, MarginalGain, AdaptiveN, Guard, Target, Stop, StopRule
 Errors      UsageError, VerifierError, AllCandidatesFailed, BudgetExhausted
-Events      Event, Denoised, Differentiated, Scored, Dropped, Failure, BatchHalved
+Events      Event, Denoised, Differentiated, Scored, Estimated, Dropped, Failure, BatchHalved
 Interfaces  Sampler, SamplerHooks, Verifier, Process, Calibration
 Queries     Query, Solve, Denoise, Score, Gradient, Ask
 Answers     Particles, Prediction, Scores, Graded
