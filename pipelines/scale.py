@@ -226,8 +226,7 @@ def scale(
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
     hold: where latents wait between model calls: "device", or "host" (the CPU's memory, for large populations).
     draft: how to make candidates cheaper while searching: a genscale.Draft, or its text, such as "steps=6,keep=2".
-    preview: show candidates under way, by `genscale.engine.events.Estimated`, until the first are scored: True, or a
-        small autoencoder to decode them with, such as an AutoencoderTiny.
+    preview: tell of candidates under way (Estimated): True, or an AutoencoderTiny that makes the pictures.
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
