@@ -209,8 +209,7 @@ def scale(
         budget comes first.
     batch_size: latents through the model at once; halved when memory runs out. pad_batches: "full" fills calls up to
         it, "buckets" to powers of two, for compiled models.
-    decode_batch: latents decoded and scored at once; None is batch_size for images, and 1 for videos, so that no more
-        than one is held as pixels. If given, it also holds for the results; else the pipeline decodes them at once.
+    decode_batch: latents decoded at once; None: batch_size of images, 1 of videos, and the results all together.
     out: folder for the archive; a call with the same arguments resumes what is there. keep: how many of the best
         candidates keep their latents, for `result.search.media`. on_event: called with every progress event.
     mix: predictions to combine at every model call (genscale.diffusion.mixtures): a Mix such as `rlg("base", 1.6)`, or
