@@ -30,6 +30,7 @@ from genscale.runs.option_metadata import (
     Option,
     option,
     options_of,
+    read_draft,
     read_names,
     read_object,
     read_size,
@@ -122,8 +123,9 @@ class Request:
     draft: str | None = option(
         "--draft",
         "A cheaper way to make candidates while searching, such as 'steps=6,keep=2' or 'model=NAME,keep=4'; the best "
-        "`keep` (4) are then made in full from the same noise, and the best of these wins. The budget pays for both.",
-        SEARCH, "CHANGES",
+        "`keep` (4) are then made in full from the same noise, and the best of these wins. The budget pays for both. "
+        "none: no drafts, such as of --from.",
+        SEARCH, "CHANGES", read=read_draft,
     )  # fmt: skip
     boxes: str | None = option(
         "--boxes",
