@@ -6,8 +6,8 @@
 
 The public names, all importable from here; everything else in the package is private and may change:
 
-Scaling     scale, Scaled, SearchBlock, load_pipeline, remote_images, token_texts, Arms, Budget, Draft,
-            Processes
+Scaling     scale, Scaled, SearchBlock, load_pipeline, remote_images, token_texts, Arms, Budget, Draft
+Workers     Processes
 Masked      RemaskingScheduler, block_ensemble, adaptive_blocks, AdaptiveBlocks
 Long videos tree_of_frames, TreeOfFrames, ChunkedVideo, ChunkTree
 Plug-ins    list_samplers, list_verifiers, make_sampler, make_verifier, citation
@@ -15,7 +15,7 @@ Verifiers   calibrate_verifier
 Results     SearchResult, load_result, Entry, Population, Ledger, Plan, compare, SideBySide, Mean, Media
 Stopping    Patience, MarginalGain, AdaptiveN, Guard, Target, Stop, StopRule
 Errors      UsageError, VerifierError, AllCandidatesFailed, BudgetExhausted
-Events      Event, Denoised, Differentiated, Scored, Dropped, Failure, BatchHalved
+Events      Event, Denoised, Differentiated, Scored, Estimated, Dropped, Failure, BatchHalved
 Interfaces  Sampler, SamplerHooks, Verifier, Process, Calibration
 Queries     Query, Solve, Denoise, Score, Gradient, Ask
 Answers     Particles, Prediction, Scores, Graded

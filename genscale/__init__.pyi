@@ -34,6 +34,7 @@ from .engine.events import BatchHalved as BatchHalved
 from .engine.events import Denoised as Denoised
 from .engine.events import Differentiated as Differentiated
 from .engine.events import Dropped as Dropped
+from .engine.events import Estimated as Estimated
 from .engine.events import Event as Event
 from .engine.events import Scored as Scored
 from .engine.failures import Failure as Failure

@@ -17,11 +17,15 @@ from functools import lru_cache
 from typing import Any
 
 from genscale.errors import UsageError, did_you_mean
+from genscale.pipelines.call_signature import COUNTS
 from genscale.plugins.limits import shown
 
 _SHORT = {"guidance": "guidance_scale", "steps": "num_inference_steps", "negative": "negative_prompt"}
 _OWN = ("model", "scheduler", "lora_scale", "prompt", "nfe")
-_NOT_CHANGED = ("generator", "seed", "latents", "num_images_per_prompt", "num_videos_per_prompt")
+_NOT_CHANGED = {
+    **dict.fromkeys(("generator", "seed", "latents"), "it is what makes one candidate differ from another"),
+    **dict.fromkeys(COUNTS, "it is how many of the best the call returns, so give it to the call"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,7 @@ class ArmSettings:
         changes = {_long(k, function, takes): v for k, v in arm.items() if k not in _OWN}
         for name in changes:
             if name in _NOT_CHANGED:
-                raise UsageError(
-                    f"{of} cannot change {name}: it is what makes one candidate differ from another."
-                )
+                raise UsageError(f"{of} cannot change {name}: {_NOT_CHANGED[name]}.")
             if not takes(function, name):
                 raise UsageError(
                     f"{of} changes '{name}', which the call does not take{did_you_mean(name, (*names, *_OWN))}."

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
 
+from genscale.engine.holding import DEVICE
 from genscale.engine.plan import Plan
 from genscale.errors import NoLoop, UsageError
+from genscale.pipelines.batch_padding import AS_THEY_ARE
 from genscale.pipelines.black_box_call import BlackBoxCall
 from genscale.pipelines.black_box_identity import FunctionSource
 from genscale.pipelines.black_box_process import call_process, check_finished_only, no_loop
@@ -89,6 +91,7 @@ class ScaledGenerator(StandsForPipeline):
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BlackBoxCall:
         made = self.settings
+        _check_batches(made)
         if made.mix is not None:
             why = no_loop(generator_name(made.pipe))
             raise UsageError(f"mix and guide combine predictions in a denoising loop, and {why}.")
@@ -100,6 +103,20 @@ class ScaledGenerator(StandsForPipeline):
         check_finished_only(bound.signature.name, made.sampler, call.processes()[0], made.budget, made.roles)
         made.roles.prepare(bound.texts, bound.device)
         return call
+
+
+def _check_batches(settings: SearchSettings) -> None:
+    """UsageError: a setting is about batches of latents."""
+    for name, value, usual in (
+        ("hold", settings.hold, DEVICE),
+        ("pad_batches", settings.pad_batches, AS_THEY_ARE),
+    ):
+        if value != usual:
+            called = generator_name(settings.pipe)
+            raise UsageError(
+                f"{name}='{value}' is about latents between the calls of a denoiser, and {called} is called as a "
+                f"whole: leave {name} out."
+            )
 
 
 def generated(call: BlackBoxCall, result: SearchResult) -> Generated:

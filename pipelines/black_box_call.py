@@ -84,6 +84,9 @@ class BlackBoxCall:
         """A kill loses what is being called, so no more is called than runs at once."""
         return self.at_once, settings.decode_batch
 
+    def previews(self, settings: SearchSettings) -> None:
+        """None: a call as a whole has nothing to show before it is over."""
+
     def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
         def evaluate(batch: Batch) -> Output:
             self._forget(engine)

@@ -84,6 +84,9 @@ class DraftHost(PipelineHost):
             out=None if asked.out is None else Path(asked.out) / FOLDER,
             keep=1,
             draft=None,
+            preview=asked.preview
+            if self.draft.decoder is None or asked.preview is not True
+            else self.draft.decoder,
         )
 
     def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
@@ -182,7 +185,12 @@ def run_drafted(host: DraftedHost, settings: SearchSettings, claim: Claim) -> Se
     chosen = {key: _best(draft, found, row, recorded[key]) for row, key in enumerate(keys)}
     spent = [(math.ceil(draft.cost * s.spent), s.calls) for s in found.searches]
     commit = replace(
-        settings, sampler=Commit(draft.keep, chosen), budget=whole, stop=None, on_event=told.of_candidates
+        settings,
+        sampler=Commit(draft.keep, chosen),
+        budget=whole,
+        stop=None,
+        on_event=told.of_candidates,
+        preview=False,  # there are pictures of drafts by now
     )
     seconds = max((e.seconds for e in found.entries), default=0.0)
     result = run_search(host, commit, claim, Part(settings, spent, seconds))

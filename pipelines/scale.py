@@ -151,6 +151,7 @@ class Scaled(StandsForPipeline):
         made = self.settings
         others = [arm["model"] for arm in SamplerHooks.of(made.sampler).arms if callable(arm.get("model"))]
         drafted = () if made.draft is None else (made.draft.model, made.draft.decoder)
+        others += [made.preview] if callable(made.preview) else []
         others += [part for part in drafted if callable(part)]
         return claimed(made.pipe, [*made.models.values(), *others], made.busy)
 
@@ -193,7 +194,7 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
     verifier_timeout: float | None = None, pool: bool = False, components: Any = None, hold: str = DEVICE,
-    draft: Draft | str | None = None, executor: Executor | str | None = None, **options: Any,
+    draft: Draft | str | None = None, preview: Any = False, executor: Executor | str | None = None, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -212,8 +213,7 @@ def scale(
         budget comes first.
     batch_size: latents through the model at once; halved when memory runs out. pad_batches: "full" fills calls up to
         it, "buckets" to powers of two, for compiled models.
-    decode_batch: latents decoded and scored at once; None is batch_size for images, and 1 for videos, so that no more
-        than one is held as pixels. If given, it also holds for the results; else the pipeline decodes them at once.
+    decode_batch: latents decoded at once; None: batch_size of images, 1 of videos, and the results all together.
     out: folder for the archive; a call with the same arguments resumes what is there. keep: how many of the best
         candidates keep their latents, for `result.search.media`. on_event: called with every progress event.
     mix: predictions to combine at every model call (genscale.diffusion.mixtures): a Mix such as `rlg("base", 1.6)`, or
@@ -229,13 +229,13 @@ def scale(
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
     hold: where latents wait between model calls: "device", or "host" (the CPU's memory, for large populations).
     draft: how to make candidates cheaper while searching: a genscale.Draft, or its text, such as "steps=6,keep=2".
-    executor: who evaluates, decodes and scores: None or "local", this process; "processes:4" or genscale.Processes(4),
-        worker processes, each with a copy of the pipeline and of the verifiers.
+    preview: tell of candidates under way (Estimated): True, or an AutoencoderTiny that makes the pictures.
+    executor: who evaluates, decodes and scores: "local", or worker processes, "processes:4" or genscale.Processes(4).
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
         batch_size=batch_size, keep=keep, decode_batch=decode_batch, out=out, on_event=on_event, halt=halt,
-        models=models, mix=mix, pool=pool, busy=busy, pad_batches=pad_batches, hold=hold,
+        models=models, mix=mix, pool=pool, busy=busy, pad_batches=pad_batches, hold=hold, preview=preview,
     )  # fmt: skip
     pipe = with_components(_inner(pipe), components)
     rules = Stop.of(stop)
@@ -245,7 +245,8 @@ def scale(
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
         mix_of(mix, guide), dict(models or {}), halt or never,
         {n: v for n, v in (("mix", mix), ("guide", guide)) if v is not None},
-        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches, draft=Draft.of(draft), executor=executor_of(executor),
+        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches, preview=preview,
+        draft=Draft.of(draft), executor=executor_of(executor),
     ))  # fmt: skip
 
 

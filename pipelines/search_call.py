@@ -35,6 +35,7 @@ from genscale.pipelines.loading import makes_large_items
 from genscale.pipelines.output_media import join_outputs
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import Claim
+from genscale.pipelines.preview_pictures import PreviewPictures
 from genscale.pipelines.search_settings import SearchSettings
 from genscale.pipelines.serve import serve
 from genscale.results.result import SearchResult
@@ -72,6 +73,9 @@ class Host(Protocol):
         """Rows evaluated at once, and rows decoded at once (None: as many)."""
 
     def decode(self, latents: Tensor, prompts: tuple[int, ...]) -> Media: ...
+    def previews(self, settings: SearchSettings) -> PreviewPictures | None:
+        """What shows candidates under way; None: nothing does."""
+
     def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
         """Run the engine to its end; why it stopped early, if it did."""
 
@@ -104,6 +108,12 @@ class PipelineHost:
         loop, rows = self.call.loop, settings.batch_size
         together = settings.decode_batch or (1 if makes_large_items(self.call.pipe) else None)
         return rows if loop is None else loop.batch_size(rows), together
+
+    def previews(self, settings: SearchSettings) -> PreviewPictures | None:
+        if settings.preview is False:
+            return None
+        small = None if settings.preview is True else settings.preview
+        return PreviewPictures(self.call, self.decode, small, self.ledger)
 
     def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
         unfinished, rates = self.decoder.for_unfinished().media, settings.needs("mix")
@@ -144,12 +154,13 @@ def run_search(host: Host, settings: SearchSettings, claim: Claim, part: Part | 
     # After everything that may be refused: a refusal leaves no folder.
     heading = None if settings.out is None else host.heading(asked)
     batch_size, decode_batch = host.sizes(settings)
+    previews = host.previews(settings)
     archive = Archive(settings.out, heading, before=0.0 if part is None else part.seconds)
     try:
         engine = host.engine(
             searches,
             lending(settings.roles, claim),
-            host.decode,
+            host.decode if previews is None else previews.decode,
             budget=settings.budget,
             archive=archive,
             ledger=host.ledger,
@@ -158,6 +169,7 @@ def run_search(host: Host, settings: SearchSettings, claim: Claim, part: Part | 
             on_event=settings.on_event,
             halt=settings.halt,
             purse=Purse(searches) if settings.pool else None,
+            picture=None if previews is None else previews.picture,
         )
         stopped = host.serve(engine, settings)
     finally:

@@ -53,6 +53,7 @@ class SearchSettings:
     pad_batches: str = AS_THEY_ARE
     draft: Draft | None = None
     executor: Any = None  # of pipelines.spread_host; None: this process
+    preview: Any = False
     line: tuple[int | str, ...] = ()  # more of the path of every key, where one seed serves several searches
 
     def __post_init__(self) -> None:

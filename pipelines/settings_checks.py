@@ -32,6 +32,7 @@ def check_settings(
     busy: Any,
     pad_batches: Any,
     hold: Any,
+    preview: Any,
 ) -> None:
     """UsageError for a setting of another type or out of range; they are explained at `genscale.scale`."""
     for name, value in (("batch_size", batch_size), ("keep", keep), ("decode_batch", decode_batch)):
@@ -45,6 +46,10 @@ def check_settings(
         raise UsageError(f"pad_batches={shown(pad_batches)} is unknown: give {', '.join(map(repr, WAYS))}.")
     if hold not in PLACES:
         raise UsageError(f"hold={shown(hold)} is unknown: give '{DEVICE}' or '{HOST}'.")
+    if not isinstance(preview, bool) and not hasattr(preview, "decode"):
+        raise UsageError(
+            f"preview={shown(preview)} must be True, False, or a small autoencoder, such as an AutoencoderTiny."
+        )
     if not isinstance(pool, bool):
         raise UsageError(f"pool={shown(pool)} must be True or False.")
     if out is not None:

@@ -354,7 +354,11 @@ def test_arms_of_a_function() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"generator": None}, "cannot change generator"),
+        ({"generator": None}, "cannot change generator: it is what makes one candidate differ from another."),
+        (
+            {"num_images_per_prompt": 2},
+            "cannot change num_images_per_prompt: it is how many of the best the call",
+        ),
         ({"gian": 3}, "did you mean 'gain'"),
         ({"prompt": 3}, "must be a text"),
         ({"nfe": 0}, "whole number above 0"),

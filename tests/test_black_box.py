@@ -33,6 +33,15 @@ def same(a: Image.Image, b: Image.Image) -> bool:
 # ------------------------------------------------------------------------------ candidates
 
 
+@pytest.mark.parametrize(("setting", "value"), [("hold", "host"), ("pad_batches", "full")])
+def test_settings_of_batches_are_refused(setting: str, value: str) -> None:
+    scaled = genscale.scale(noise, candidates=2, verifier=brightness, **{setting: value})
+    with pytest.raises(UsageError, match=f"{setting}='{value}' is about latents .* leave {setting} out"):
+        scaled("a", generator=fresh())
+    with pytest.raises(UsageError, match="is called as a whole"):
+        scaled.plan("a", generator=fresh())
+
+
 def test_one_candidate_is_the_plain_call() -> None:
     assert same(genscale.scale(noise, candidates=1)("a", generator=fresh()).images[0], noise("a", fresh()))
     assert same(genscale.scale(seeded, candidates=1)("a", seed=9).images[0], seeded("a", 9))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from genscale.cli.app import main
@@ -32,8 +33,11 @@ from genscale.demo.labels import Labels
 from genscale.demo.live_curve import LiveCurve
 from genscale.demo.live_view import MOST, CandidateRow, Seen, Watch
 from genscale.demo.sampler_words import sampler_choices
+from genscale.engine.events import Estimated
 from genscale.errors import UsageError
+from genscale.media import Media
 from genscale.plugins import registry
+from genscale.protocol.particles import Candidate
 from genscale.runs import request
 from genscale.runs.complete_request import completed
 from genscale.runs.file_metadata import read_metadata
@@ -182,6 +186,38 @@ def test_the_gallery_grows_best_first(queue: JobQueue) -> None:
     assert end.base is not None
     assert end.base.total == job.record["prompts"][0]["base"]["total"]
     assert job.watch.nfe == job.watch.planned == 640
+
+
+@pytest.mark.parametrize("previews", [True, False])
+def test_candidates_are_seen_before_they_are_scored(tmp_path: Path, monkeypatch: Any, previews: bool) -> None:
+    seen, listen = list[Any](), Watch.__call__
+
+    def look(self: Watch, event: Any) -> None:
+        listen(self, event)
+        now = self.shown(0)
+        seen.append((now, self.images.keys() >= {row.image for row in now.under_way}))
+
+    monkeypatch.setattr(Watch, "__call__", look)
+    made = JobQueue(offer(MODELS, Limits()), tmp_path / "demo", previews=previews)
+    job = done(made.submit(made.session("a"), form()))
+    made.close()
+    under_way = [now for now, _ in seen if now.under_way]
+    assert all(there for _, there in seen)
+    assert bool(under_way) == previews
+    assert all(now.tiles == now.under_way and not now.finals for now in under_way)
+    assert job.watch.shown(0).under_way == ()
+    assert (job.watch.nfe, job.record is not None and "preview" in job.record["request"]) == (64, False)
+
+
+def test_what_is_under_way_has_its_steps_below_and_no_label() -> None:
+    watch = Watch(1, estimates=True)
+    job = Job(Request(prompts=("a",)), Path("nowhere"), watch)
+    media = Media(torch.rand(2, 3, 8, 8))
+    watch(Estimated(media, (0, 0), (Candidate(0, "own"), Candidate(1, "prior")), (2, 2), 8))
+    assert [item["caption"] for item in component_values.gallery(job, 0)] == ["2/8", "2/8"]
+    key = component_values.gallery_rows(job, 0)[1].image
+    assert job.finished(key) is None
+    assert "2 under way" in html.count(job, 0)
 
 
 def test_particles_are_seen_on_the_way(queue: JobQueue) -> None:

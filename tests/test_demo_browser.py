@@ -139,6 +139,19 @@ def test_the_gallery_fills_and_stop_keeps_the_best(tab: Tab, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_candidates_under_way_come_first(tab: Tab) -> None:
+    tab.fill(nfe=640)
+    tab.search()
+    tab.page.wait_for_function("document.querySelector('#gallery').innerText.includes('5/20')")
+    assert "Nothing is scored yet" in tab.page.inner_text("#count")
+    assert tab.page.locator("#gallery .thumbnail-lg").count() == 16
+    assert "Done" in tab.until_over()
+    assert "/20" not in tab.page.inner_text("#gallery")
+    assert tab.page.locator("#gallery .thumbnail-lg").count() == 16
+    assert tab.broken_pictures() == []
+
+
+@pytest.mark.slow
 def test_a_finished_search(tab: Tab, tmp_path: Path) -> None:
     tab.page.click("text=Steps, guidance, seed")
     tab.page.fill("#steps textarea", "10")

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from genscale.cli.request_options import request_fields
 from genscale.cli.summary_tables import _drafted
 from genscale.key import Key
 from genscale.results.draft_calibration import MeasuredDraft, kept_share, recommend
-from genscale.runs.request import load_folder
+from genscale.runs.request import Request, load_folder
 from tests.test_cli import NFE, STEPS, generate, record, tiny  # noqa: F401 - fixtures
 
 DRAFT = ("--draft", "steps=1,keep=2")
+
+
+def test_a_draft_that_a_file_brings_can_be_left_out() -> None:
+    assert request_fields({"draft": "steps=1,keep=2"}) == {"draft": "steps=1,keep=2"}
+    drafted = Request(prompts=("a dog",), draft="steps=1,keep=2")
+    assert replace(drafted, **request_fields({"draft": " None"})).draft is None
+    assert replace(drafted, **request_fields({"draft": None})).draft == drafted.draft
 
 
 @pytest.mark.slow
@@ -46,6 +55,8 @@ def test_a_run_with_drafts_is_planned_recorded_and_made_again(
     assert generate("a dog", *DRAFT, *options, "--out", out)[0] == 0  # nothing is left to do
     assert record(out)["ledger"]["evaluations"] - record(out)["ledger"]["probes"] <= NFE  # but the base
     assert "best_of_n · draft steps=1,keep=2 · seed 1" in genscale("show", out)[1]
+    _, said, _ = genscale("plan", "--from", out / "best.png", "--draft", "none", "--json")
+    assert json.loads(said)["draft"] is None
     code, said, wrong = genscale("replay", out / "best.png")
     assert (code, "the same pixels" in said) == (0, True), said + wrong
 

@@ -66,7 +66,14 @@ def test_files_and_functions_are_short(path: Path) -> None:
     functions = (
         n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
     )
-    assert [f.name for f in functions if f.end_lineno - f.lineno >= 60] == []
+    assert [f.name for f in functions if lines_of_code(f) > 60] == []
+
+
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without the docstring, which is as long as there is something to say."""
+    first = function.body[0]
+    told = isinstance(first, ast.Expr) and ast.get_docstring(function) is not None
+    return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if told else 0)
 
 
 def test_every_folder_has_a_floor() -> None:

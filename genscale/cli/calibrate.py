@@ -28,7 +28,8 @@ CANDIDATES = (
     options.extra("prompts"),
     options.of_request("verifiers"),
     options.of_request(
-        panels=(IMAGE, MODEL, RUN), without=("images", "image", "mask_image", "control_image", "metadata")
+        panels=(IMAGE, MODEL, RUN),
+        without=("images", "image", "mask_image", "control_image", "preview", "metadata"),
     ),
     options.extra("token", "out"),
 )

@@ -60,6 +60,12 @@ def demo(
             "--download/--no-download", help="Let verifiers that a client chooses download their weights."
         ),
     ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview/--no-preview", help="Show coarse pictures of candidates before the first are scored."
+        ),
+    ] = True,
     **given: Any,
 ) -> int:
     """Search in a browser: choose prompt, sampler, verifiers and budget, and watch the candidates appear."""
@@ -78,7 +84,8 @@ def demo(
     with TemporaryDirectory(prefix="genscale-demo-") as passing:
         folder = Path(passing) if out is None else out.expanduser()
         advice = "" if download else NO_DOWNLOADS
-        queue = JobQueue(app.offer(models, Limits(nfe=max_nfe)), folder, advice, keep=out is not None)
+        offered = app.offer(models, Limits(nfe=max_nfe))
+        queue = JobQueue(offered, folder, advice, keep=out is not None, previews=preview)
         _writable(folder)
         queue.load(list(models)[: len(model or ())])
         app.serve(queue, host, port, open_page=open_, as_json=given["as_json"], offline=not download)

@@ -42,12 +42,12 @@ SEARCH = (
     options.extra("prompts"),
     options.of_request("sampler"),
     options.extra("search_size", "set_", "calibration"),
-    options.of_request(without=("metadata",)),
+    options.of_request(without=("metadata", "preview")),
     options.extra("token", "from_"),
 )
 """Options of every command that searches."""
 
-WRITE = options.of_request("metadata"), options.extra("out", "dry_run")
+WRITE = options.of_request("preview", "metadata"), options.extra("out", "dry_run")
 
 
 @options.takes(*SEARCH, *WRITE, words=True)

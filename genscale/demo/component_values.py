@@ -17,7 +17,7 @@ import gradio as gr
 from genscale.demo.html import VIDEOS, held_out_names, link, prompt_record
 from genscale.demo.jobs import Job
 from genscale.demo.labels import FILE as LABELS
-from genscale.demo.live_view import CandidateRow
+from genscale.demo.live_view import CandidateRow, Tile, UnderWay
 from genscale.demo.number_format import number, short
 
 BEST_FILES = 4  # at most so many files of the best candidate have a button
@@ -41,13 +41,15 @@ def gallery(job: Job | None, index: int, large: str | None = None) -> list[dict[
     return [
         {
             "image": file(job, row.image + (LARGE if row.image == large else SMALL)),
-            "caption": _caption(row, place, job.labels.of(index, row.id)),
+            "caption": _caption(
+                row, place, None if isinstance(row, UnderWay) else job.labels.of(index, row.id)
+            ),
         }
         for place, row in enumerate(gallery_rows(job, index), 1)
     ]
 
 
-def gallery_rows(job: Job, index: int) -> list[CandidateRow]:
+def gallery_rows(job: Job, index: int) -> list[Tile]:
     return [row for row in job.watch.shown(index).tiles if row.image in job.watch.images]
 
 
@@ -57,7 +59,9 @@ def image_key(address: Any) -> str:
     return name.removesuffix(SMALL).removesuffix(LARGE)
 
 
-def _caption(row: CandidateRow, place: int, right: bool | None) -> str:
+def _caption(row: Tile, place: int, right: bool | None) -> str:
+    if isinstance(row, UnderWay):
+        return f"{row.done}/{row.steps}"
     start = "≈" if not row.final else "base" if row.own else f"{place}."
     label = "" if right is None or not row.final else " ✓" if right else " ✗"
     return f"{start} {number(row.total)}{label}"

@@ -178,6 +178,11 @@ def count(job: Job | None, index: int) -> str:
         if job.stage != jobs.SEARCHING:
             return _note("No image is decoded yet.")
         return _note(f"No image is decoded yet: {_spent(watch)}{_time_left(watch)}.")
+    if not seen.finals and not seen.previews:
+        return _note(
+            f"Nothing is scored yet: {_spent(watch)}{_time_left(watch)}. {len(seen.tiles)} under way, as the model "
+            "expects them to become after so many of their steps (coarse)."
+        )
     shown = len(seen.finals[: len(seen.tiles)])
     text = f"{seen.finished} finished" + (f", the best {shown} shown" if shown < seen.finished else "")
     if seen.previews:

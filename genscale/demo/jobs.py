@@ -124,11 +124,14 @@ class JobQueue:
     """Takes forms, runs their searches one after the other in its own thread, and keeps the latest results.
 
     advice: a note for a search that fails because weights are missing. keep: folders of searches stay; else they are
-    removed an hour after their page was closed, when more than KEPT have followed, and by `close`.
+    removed an hour after their page was closed, when more than KEPT have followed, and by `close`. previews: whether
+    candidates are shown before they are scored.
     """
 
-    def __init__(self, offer: Offer, out: Path, advice: str = "", keep: bool = False) -> None:
-        self.offer, self.out, self.advice = offer, out, advice
+    def __init__(
+        self, offer: Offer, out: Path, advice: str = "", keep: bool = False, previews: bool = True
+    ) -> None:
+        self.offer, self.out, self.advice, self.previews = offer, out, advice, previews
         self.presence, self.folders = Presence(), SearchFolders(keep)
         self._worker = ThreadPoolExecutor(1, "genscale-demo")  # one thread: in order of submission
         self._line: list[Job] = []  # the running search and the waiting ones
@@ -183,7 +186,7 @@ class JobQueue:
             for old in self._jobs.values():
                 if old.over:
                     old.watch.settle()
-            folder, watch = RunFolder.fresh(self.out / session.id), Watch(len(request.prompts))
+            folder, watch = RunFolder.fresh(self.out / session.id), Watch(len(request.prompts), self.previews)
             job = Job(request, folder, watch, session.name)
             session.job, session.index, session.enlarged = job, 0, None
             self._line.append(job)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from genscale.engine.events import BatchHalved, Denoised, Differentiated, Dropped, Event, Scored
+from genscale.engine.events import BatchHalved, Denoised, Differentiated, Dropped, Estimated, Event, Scored
 from genscale.protocol.particles import OWN
 from genscale.report import item_pictures
 from genscale.runs.progress import Display
@@ -29,6 +29,7 @@ ROWS = 60  # candidates of a prompt in the table
 HELD = 400  # small images of a prompt held in memory while the search runs
 SIDE = 320  # longest side of a small image, in pixels
 SMALL = 128  # images up to this side are kept as they are, as PNG
+LEAST = 64  # longest side of the picture of a candidate under way, at least: coarse ones are enlarged
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,37 @@ class CandidateRow:
 
 
 @dataclass(frozen=True)
+class UnderWay:
+    """A candidate before there is a score. done: model calls behind it, of `steps`. image: as of CandidateRow."""
+
+    id: int
+    done: int
+    steps: int
+    image: str
+
+
+Tile = CandidateRow | UnderWay
+
+
+@dataclass(frozen=True)
 class Seen:
-    """The candidates of one prompt at one moment: the best finished ones, the base, previews."""
+    """The candidates of one prompt at one moment: the best finished ones, the base, previews; before there are any,
+    those under way."""
 
     finals: tuple[CandidateRow, ...] = ()
     base: CandidateRow | None = None
     previews: tuple[CandidateRow, ...] = ()
     finished: int = 0
+    under_way: tuple[UnderWay, ...] = ()
 
     @property
     def best(self) -> CandidateRow | None:
         return self.finals[0] if self.finals else None
 
     @property
-    def tiles(self) -> tuple[CandidateRow, ...]:
-        """The rows of the gallery, best first; previews after finished ones."""
-        return (*self.finals[:MOST], *self.previews)[:MOST]
+    def tiles(self) -> tuple[Tile, ...]:
+        """The rows of the gallery, best first; then previews; where nothing is scored those under way."""
+        return (*self.finals[:MOST], *self.previews)[:MOST] or self.under_way[-MOST:]
 
 
 @dataclass
@@ -76,17 +92,20 @@ class _Prompt:
     previews: dict[int, CandidateRow] = field(default_factory=dict)
     step: int = -1  # of the previews
     finished: int = 0
+    under_way: dict[int, UnderWay] = field(default_factory=dict)
 
 
 class Watch(Display):
     """Listens to a run.
 
     changes: a counter that grows with every event. images: small images by key. large: the same in full size, for
-    finished candidates in the gallery whose image is larger than the small one.
+    finished candidates in the gallery whose image is larger than the small one. estimates: whether candidates under way
+    are shown.
     """
 
-    def __init__(self, prompts: int) -> None:
+    def __init__(self, prompts: int, estimates: bool = False) -> None:
         super().__init__(quiet=True)
+        self.shows_estimates = estimates
         self.nfe, self.planned = 0, 0
         self.began = self.ended = False
         self.notes: list[str] = []
@@ -117,14 +136,30 @@ class Watch(Display):
         elif isinstance(event, Scored) and event.entry.total is not None:
             with self._lock:
                 self._enter(event.entry, event.entry.total, event.media)
+        elif isinstance(event, Estimated):
+            with self._lock:
+                self._enter_under_way(event)
         elif isinstance(event, BatchHalved):
             self.notes.append(f"memory ran out: batches of at most {event.batch_size} from now on")
         elif isinstance(event, Dropped):
             self.notes.append(event.text)
         self.changes += 1
 
+    def _enter_under_way(self, event: Estimated) -> None:
+        for i, (prompt, candidate) in enumerate(zip(event.prompts, event.candidates, strict=True)):
+            done, under_way = event.done[i], self._seen[prompt].under_way
+            row = UnderWay(candidate.id, done, event.steps, f"{prompt}-{candidate.id}-after-{done}")
+            self.images[row.image] = encoded(enlarged(still(event.media[i : i + 1])))
+            under_way.pop(row.id, None)  # the latest last
+            under_way[row.id] = row
+            for old in list(under_way)[:-MOST]:
+                del under_way[old]
+        if len(self.images) > HELD * len(self._seen):
+            self._thin(HELD // 2)
+
     def _enter(self, entry: Entry, total: float, media: Media | None) -> None:
         seen = self._seen[entry.prompt]
+        seen.under_way = {}
         key = f"{entry.prompt}-{entry.candidate.id}-{entry.step}"
         row = CandidateRow(
             entry.candidate.id, entry.step, entry.final, total, dict(entry.scores), dict(entry.held_out),
@@ -155,6 +190,7 @@ class Watch(Display):
     def _wanted(self) -> set[str]:
         """The keys of images that the gallery and the pair show."""
         wanted = {r.image for s in self._seen for r in (*s.finals[:MOST], *s.previews.values())}
+        wanted |= {r.image for s in self._seen for r in s.under_way.values()}
         return wanted | {s.base.image for s in self._seen if s.base is not None}
 
     def _thin(self, late: int) -> None:
@@ -175,7 +211,8 @@ class Watch(Display):
         with self._lock:
             seen = self._seen[prompt]
             previews = () if self.ended else sorted(seen.previews.values(), key=lambda r: -r.total)[:MOST]
-            return Seen(tuple(seen.finals), seen.base, tuple(previews), seen.finished)
+            under_way = () if self.ended else tuple(seen.under_way[i] for i in sorted(seen.under_way))
+            return Seen(tuple(seen.finals), seen.base, tuple(previews), seen.finished, under_way)
 
     @property
     def seconds_left(self) -> float | None:
@@ -189,6 +226,12 @@ def still(media: Media) -> Image.Image:
     """The picture of the first item of a batch; of a video its middle frame."""
     item = media[0]
     return item[len(item) // 2] if isinstance(item, list) else item_pictures.picture(item)
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    """A coarse picture, smoothly, so that its longest side is LEAST pixels or more."""
+    factor = -(-LEAST // max(image.size))
+    return image.resize((factor * image.width, factor * image.height), Image.Resampling.BICUBIC)
 
 
 def encoded(image: Image.Image) -> bytes:

@@ -20,6 +20,7 @@ from torch import Tensor
 from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
 from genscale.engine.capacity import Capacity
+from genscale.engine.estimates import Estimates, Picture
 from genscale.engine.events import Event
 from genscale.engine.gradient_batches import GradientBatches
 from genscale.engine.holding import HOST
@@ -44,6 +45,7 @@ class Engine:
     overlapping: whether what a batch gave may still be on its way to the disk while the next batch is evaluated; a
         killed run then repeats two batches instead of one. None: where the latents are not on the CPU, since only there
         the host has time meanwhile.
+    picture: how clean estimates are shown while nothing else is; None: they are not.
     halt: asked before every batch, may be answered by another thread. After its first True nothing new begins, and as
         soon as every prompt has as many candidates, finished or dropped, as the call returns, `run` raises
         KeyboardInterrupt, as after Ctrl-C.
@@ -64,11 +66,14 @@ class Engine:
         halt: Callable[[], bool] = lambda: False,
         purse: Purse | None = None,
         overlapping: bool | None = None,
+        picture: Picture | None = None,
     ) -> None:
         self._purse = purse
+        estimates = None if picture is None else Estimates(picture, on_event)
+        on_event = on_event if estimates is None else estimates.event
         self.searches, self.roles, self.ledger, self.halt = list(searches), roles, ledger, halt
         self.capacity = Capacity(budget, archive, ledger, batch_size, decode_batch, on_event)
-        self._model = ModelBatches(self.capacity)
+        self._model = ModelBatches(self.capacity, estimates)
         self._gradients = GradientBatches(roles.search, decode, self.capacity)
         self._scoring = Scoring(roles, decode, self.capacity)
         devices = {search.process.prior.own.device.type for search in self.searches}

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from genscale.engine.archive import Entry
     from genscale.engine.failures import Failure
     from genscale.media import Media
+    from genscale.protocol.particles import Candidate
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,19 @@ class BatchHalved:
     decoding: bool = False
 
 
-Event = Denoised | Differentiated | Scored | Dropped | BatchHalved
+@dataclass(frozen=True)
+class Estimated:
+    """Candidates under way, as the model expects them to become: only with `preview=` of `genscale.scale`.
+
+    media: an image or video of the clean estimate of each, small and coarse. prompts: index of each one's prompt.
+    candidates: in the same order. done: how many model calls each has behind it, of `steps`.
+    """
+
+    media: Media
+    prompts: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    done: tuple[int, ...]
+    steps: int
+
+
+Event = Denoised | Differentiated | Scored | Estimated | Dropped | BatchHalved

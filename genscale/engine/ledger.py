@@ -22,7 +22,7 @@ class Ledger:
     skipped: of these evaluations, how much work caches of the model spared (docs/how-to/compile-and-caches.md).
     probes: evaluations, among these, that were needed to find out how the pipeline behaves.
     backwards: rows of the denoiser in backward passes.
-    decodes: images or videos decoded.
+    decodes: images or videos decoded, also those that only showed how a search goes.
     verifier_calls: images or videos scored, by verifier.
     seconds: wall clock by kind of work; not synchronised with the accelerator inside the loop.
     """

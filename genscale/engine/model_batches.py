@@ -20,6 +20,7 @@ from torch import Tensor
 
 from genscale.diffusion.kernels import Kernel
 from genscale.engine.capacity import Capacity
+from genscale.engine.estimates import Estimates
 from genscale.engine.events import Denoised
 from genscale.engine.search import Search
 from genscale.errors import BudgetExhausted
@@ -125,9 +126,10 @@ class ModelRows:
 
 
 class ModelBatches:
-    """Every row that waits for the denoiser, and the batch that is being evaluated."""
+    """Every row that waits for the denoiser, and the batch that is being evaluated. estimates: shows some of them."""
 
-    def __init__(self, capacity: Capacity) -> None:
+    def __init__(self, capacity: Capacity, estimates: Estimates | None = None) -> None:
+        self.estimates = estimates
         self.capacity, self.archive, self.ledger = capacity, capacity.archive, capacity.ledger
         self.waiting: list[ModelRows] = []
         self.evaluated: list[ModelRows] = []  # the rows of the open batch
@@ -293,9 +295,15 @@ class ModelBatches:
                 for i in range(n):
                     if (fault := output.faults.get(at + i)) is not None:
                         self.capacity.drop(part.search, part.particles.candidates[i], *fault, final=True)
+                if self.estimates is not None and part.branch is None:
+                    self.estimates.note(
+                        part.search, part.particles, output.value[at : at + n], output.x[at : at + n]
+                    )
                 self._advance(part, output.value[at : at + n], output.x[at : at + n], rate)
                 at += n
         self.capacity.on_event(Denoised(self.ledger.nfe, total))
+        if self.estimates is not None:
+            self.estimates.show()
         for search in {id(part.search): part.search for part in parts}.values():
             if search.complete:
                 search.answer()

@@ -119,13 +119,15 @@ def _search(
     from genscale.pipelines.loading import makes_large_items
     from genscale.pipelines.output_media import items_of
 
-    run, preview = both.run, Preview(folder)
+    run = both.run
+    preview = Preview(folder, prompts=run.request.prompts, shown=display.previewed)
 
     def on_event(event: Event) -> None:
         display(event)
         preview(event)
 
-    scaled = run.scaled(out=folder.path, on_event=on_event, halt=halt)
+    under_way = run.request.preview or display.shows_estimates
+    scaled = run.scaled(out=folder.path, on_event=on_event, halt=halt, preview=under_way)
     folder.begin(run.request)
     display.start(both.plan)
     try:

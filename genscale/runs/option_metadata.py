@@ -137,6 +137,11 @@ def read_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip().lower() for name in text.split(","))
 
 
+def read_draft(text: str) -> str | None:
+    """How candidates are drafted; `none`: they are not."""
+    return None if text.strip().lower() == "none" else text
+
+
 def read_object(text: str) -> dict[str, Any]:
     """A JSON object of arguments of the pipeline."""
     found = parse_json(text, "--pipeline-args", "write '{\"strength\": 0.6}'", finite=True)

@@ -139,6 +139,7 @@ class PreparedRun:
         out: Path | None = None,
         on_event: Callable[[Any], None] | None = None,
         halt: Callable[[], bool] | None = None,
+        preview: bool = False,
     ) -> Any:
         """The pipeline with the search inside; arguments as of `genscale.scale`."""
         from genscale.pipelines.loading import makes_videos
@@ -184,6 +185,7 @@ class PreparedRun:
             models=models,
             on_event=on_event,
             halt=halt,
+            preview=preview,
         )
 
 

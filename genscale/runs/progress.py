@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -132,7 +133,12 @@ def elapsed_text(seconds: float) -> str:
 
 
 class Display:
-    """Listens to the engine's events and shows them on stderr. quiet: it shows nothing."""
+    """Listens to the engine's events and shows them on stderr. quiet: it shows nothing.
+
+    shows_estimates: whether it wants to be told of candidates under way.
+    """
+
+    shows_estimates = False
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
@@ -140,6 +146,7 @@ class Display:
         self._tally = Tally()
         self._bar: Progress | None = None
         self._task: Any = None
+        self._preview: Path | None = None  # where candidates under way are shown
 
     def say(self, text: str) -> None:
         """A line for people, on stderr."""
@@ -177,8 +184,19 @@ class Display:
             self._bar.stop()
             self._bar = None
 
+    def previewed(self, path: Path) -> None:
+        """Candidates under way are shown in this file."""
+        if self._preview is None and self._bar is None:
+            self.say(f"candidates under way: {path}")
+        self._preview = path
+
+    def preview_text(self) -> str:
+        return "" if self._preview is None else f"; under way: {self._preview}"
+
     def __call__(self, event: Event) -> None:
         fresh = self._tally.add(event)
+        if isinstance(event, Scored):
+            self._preview = None
         if isinstance(event, BatchHalved):
             what = "images decoded together" if event.decoding else "batches"
             self.say(f"memory ran out: {what} of at most {event.batch_size} from now on")
@@ -188,7 +206,7 @@ class Display:
             self._bar.update(
                 self._task,
                 completed=self._tally.done,
-                left=self._tally.text(),
+                left=self._tally.text() + self.preview_text(),
                 best=self._tally.best_text(),
             )
         elif fresh and isinstance(event, Scored) and event.best is not None:

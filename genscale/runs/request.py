@@ -30,6 +30,7 @@ from genscale.runs.option_metadata import (
     Option,
     option,
     options_of,
+    read_draft,
     read_names,
     read_object,
     read_size,
@@ -122,8 +123,9 @@ class Request:
     draft: str | None = option(
         "--draft",
         "A cheaper way to make candidates while searching, such as 'steps=6,keep=2' or 'model=NAME,keep=4'; the best "
-        "`keep` (4) are then made in full from the same noise, and the best of these wins. The budget pays for both.",
-        SEARCH, "CHANGES",
+        "`keep` (4) are then made in full from the same noise, and the best of these wins. The budget pays for both. "
+        "none: no drafts, such as of --from.",
+        SEARCH, "CHANGES", read=read_draft,
     )  # fmt: skip
     boxes: str | None = option(
         "--boxes",
@@ -205,8 +207,8 @@ class Request:
         "--device", "cpu, cuda, cuda:1 or mps (the fastest there is).", MODEL, "NAME", execution=True,
     )  # fmt: skip
     batch_size: int = option(
-        "--batch-size", "Most latents in one denoiser call (16).", RUN, default=16, check=COUNT,
-    )  # fmt: skip
+        "--batch-size", "Most latents in a model call (16).", RUN, default=16, check=COUNT
+    )
     decode_batch: int | None = option(
         "--decode-batch", "Most images decoded and scored at once (as --batch-size; videos: 1).",
         RUN, check=COUNT, execution=True,
@@ -231,9 +233,7 @@ class Request:
         "--offload --cpu-offload", "Keep weights off the GPU until they are needed: model, sequential or group.",
         MODEL, "NAME", execution=True,
     )  # fmt: skip
-    compile: bool = option(
-        "--compile", "Compile the denoiser with torch.compile.", MODEL, default=False, execution=True,
-    )  # fmt: skip
+    compile: bool = option("--compile", "torch.compile the denoiser.", MODEL, default=False, execution=True)
     pad_batches: str = option(
         "--pad-batches", "Fill denoiser calls up, for graphs of one shape: no, full or buckets (powers of two).",
         RUN, "HOW", default="no", check=PADDING, execution=True,
@@ -253,6 +253,11 @@ class Request:
     )  # fmt: skip
     trust_remote_code: bool = option(
         "--trust-remote-code", "Run Python code that comes with the model.", MODEL, default=False, execution=True,
+    )  # fmt: skip
+    preview: bool = option(
+        "--preview/--no-preview",
+        "Until something is scored, show coarse pictures of the candidates under way: preview.png in the folder (no).",
+        RUN, default=False, execution=True,
     )  # fmt: skip
     metadata: bool = option(
         "--metadata/--no-metadata", "Write into the image files how they were made (yes).",
