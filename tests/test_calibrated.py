@@ -281,7 +281,7 @@ def test_it_is_named_on_the_command_line_by_its_folder(
     for spec in ("calibrated:made", f"calibrated:{folder}", "calibrated(folder=made)"):
         [(named, weight)] = verifier_specs.weighted_verifiers([spec])
         assert (named.name, weight, named.identity) == ("calibrated(made)", 1.0, Calibrated("made"))
-        assert verifier_specs.imports_code([spec]) == []
+        assert verifier_specs.needs_trust([spec]) == []
     request = Request(verifiers=("calibrated:made", "clip"), held_out=("calibrated(folder=made):2",))
     moved = request.anchored()
     assert moved.verifiers == (f"calibrated:{folder}", "clip")

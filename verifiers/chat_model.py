@@ -41,12 +41,19 @@ class ChatModel:
 
     def texts(self, questions: Sequence[Question], max_tokens: int) -> list[str]:
         """The answers of one batch."""
-        talks = [[{"role": "user", "content": _content(question)}] for question in questions]
         more = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
-        inputs = self.processor.apply_chat_template(
-            talks, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-            padding=True, **more,
-        ).to(self.device)  # fmt: skip
+        written = [
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": _content(question)}],
+                tokenize=False,
+                add_generation_prompt=True,
+                **more,
+            )
+            for question in questions
+        ]
+        pictures = [[i.convert("RGB") for i in question.images] for question in questions]
+        given = {"images": pictures} if any(pictures) else {}
+        inputs = self.processor(text=written, padding=True, return_tensors="pt", **given).to(self.device)
         with torch.no_grad():
             made = self.module.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
         answers = made[:, inputs["input_ids"].shape[1] :]
@@ -76,9 +83,8 @@ class LocalChat:
                 yield place, text if fine else Unanswered("no answer of the form that was asked for")
 
 
-def _content(question: Question) -> list[dict[str, Any]]:
-    pictures: list[dict[str, Any]] = [{"type": "image", "image": i.convert("RGB")} for i in question.images]
-    return [*pictures, {"type": "text", "text": question.text}]
+def _content(question: Question) -> list[dict[str, str]]:
+    return [*({"type": "image"} for _ in question.images), {"type": "text", "text": question.text}]
 
 
 def _load(checkpoint: str, device: torch.device, dtype: torch.dtype) -> ChatModel:
