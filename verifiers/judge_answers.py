@@ -42,18 +42,26 @@ def read_parts(text: str, names: Sequence[str], least: float, most: float) -> Pa
     return Parts(numbers, str(reason) if isinstance(reason, str) else "")
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects in a text, outermost first, with plain keys."""
-    decoder, place = json.JSONDecoder(), text.find("{")
-    while place >= 0:
+def json_values(text: str) -> Iterator[Any]:
+    """The JSON objects and lists in a text, outermost ones only, whatever stands around them."""
+    decoder, words = json.JSONDecoder(), _THOUGHTS.sub("", text[-MOST:])
+    begin = re.compile(r"[{\[]")
+    match = begin.search(words)
+    while match is not None:
         try:
-            found, end = decoder.raw_decode(text, place)
+            found, end = decoder.raw_decode(words, match.start())
         except (ValueError, RecursionError):
-            end = place + 1
+            end = match.start() + 1
         else:
-            for inner in _inside(found):
-                yield {_plain(str(k)): v for k, v in inner.items()}
-        place = text.find("{", end)
+            yield found
+        match = begin.search(words, end)
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a text and those inside them, with plain keys."""
+    for found in json_values(text):
+        for inner in _inside(found):
+            yield {_plain(str(k)): v for k, v in inner.items()}
 
 
 def _inside(found: Any) -> Iterator[dict[str, Any]]:
