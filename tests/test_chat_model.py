@@ -28,14 +28,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def reciting(folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model whose next token depends on the last one alone: a line break is followed by ANSWER, that by the end."""
+    return reciting_model(folder, tmp_path_factory.mktemp("reciting"), ANSWER)
+
+
+def reciting_model(folder: str, where: Path, answer: str) -> str:
+    """A model whose next token depends on the last one alone: a line break is followed by `answer`, that by the end."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder)
     words = processor.tokenizer
-    words.add_tokens([AddedToken(ANSWER, normalized=False)])
+    words.add_tokens([AddedToken(answer, normalized=False)])
     model.resize_token_embeddings(len(words), mean_resizing=False)
     (line,) = words("\n", add_special_tokens=False).input_ids
-    told, end = words.convert_tokens_to_ids([ANSWER, "<|im_end|>"])
+    told, end = words.convert_tokens_to_ids([answer, "<|im_end|>"])
     with torch.no_grad():
         for name, weight in model.model.language_model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):  # what layers add to a token's embedding
@@ -44,7 +48,6 @@ def reciting(folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         embeddings[told] = embeddings[line].flip(0)
         head.zero_()
         head[told], head[end] = embeddings[line] * 10, embeddings[told] * 10
-    where = tmp_path_factory.mktemp("reciting")
     model.save_pretrained(where)
     processor.save_pretrained(where)
     return str(where)
