@@ -204,6 +204,20 @@ def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
     assert not [p for p in folder.rglob("*") if p.name.startswith(".partial")]
 
 
+def test_axes_in_columns_of_their_own_cost_one_request_an_image(tmp_path: Path) -> None:
+    with serving() as service:
+        parts = [(judge(service, cache=str(tmp_path), axis=name), weight) for name, weight in
+                 zip(NAMES, (2.0, 1.0, 1.0), strict=True)]  # fmt: skip
+        found = genscale.scale(seeded, candidates=6, verifier=parts).search("a", seed=100)
+        entries = found.searches[0].finals
+        assert service.requests == 6
+    assert [list(e.scores) for e in entries] == [[f"vlm_judge({name})" for name in NAMES]] * 6
+    for entry in entries:
+        alignment, quality, aesthetics = entry.scores.values()
+        assert entry.total == pytest.approx(2 * alignment + quality + aesthetics)
+        assert quality == pytest.approx(10 - alignment)
+
+
 def test_equal_images_are_asked_about_once_and_kept_in_the_users_cache(tmp_path: Path) -> None:
     with serving() as service:
         found = scores(service, [10, 20, 10, 10], cache="user")

@@ -46,6 +46,11 @@ class AxisJudge(ByChat):
         if not FRAMES.admits(self.frames):
             raise UsageError(f"frames={self.frames} of {self.name} must be {FRAMES}.")
 
+    @property
+    def name(self) -> str:
+        """The name of its scores in results, with the axis where they are those of one."""
+        return self.kind if self.axis is None else f"{self.kind}({self.axis})"
+
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """Scores [n], float64; NaN where there is no answer."""
         verdicts = self.judged(media, prompts)

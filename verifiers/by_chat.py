@@ -57,7 +57,7 @@ class ByChat(LoadedPerDevice[ChatModel]):
     dtype: str | None = None
     batch_size: int = field(default=4)
 
-    name: ClassVar[str]
+    kind: ClassVar[str]
     reads_prompts: ClassVar[bool] = True
     retries: ClassVar[int] = 0
     """Of a whole call by the engine: requests are tried again one by one."""
@@ -81,6 +81,11 @@ class ByChat(LoadedPerDevice[ChatModel]):
             raise UsageError(
                 f"answer_timeout={shown(self.answer_timeout)} of {self.name} must be seconds above 0."
             )
+
+    @property
+    def name(self) -> str:
+        """The name of its scores in results."""
+        return self.kind
 
     @property
     def remote(self) -> bool:

@@ -57,7 +57,7 @@ class QuestionList(ByChat):
     questions: str = RULES
     verifier: str | Callable[..., Any] | None = None
 
-    name: ClassVar[str] = "question_list"
+    kind: ClassVar[str] = "question_list"
     judges_videos: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ class UnifiedReward(AxisJudge):
     template: str | None = None
     pair_template: str | None = None
 
-    name: ClassVar[str] = "unified_reward"
+    kind: ClassVar[str] = "unified_reward"
     judges_videos: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

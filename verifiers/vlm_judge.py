@@ -35,7 +35,7 @@ class VlmJudge(AxisJudge):
     axes: tuple[str, ...] = ("alignment:2", "quality", "aesthetics")
     rubric: str = ""
 
-    name: ClassVar[str] = "vlm_judge"
+    kind: ClassVar[str] = "vlm_judge"
     judges_videos: ClassVar[bool] = True
 
     def _read(self, answer: str) -> Parts:
