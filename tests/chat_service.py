@@ -96,7 +96,9 @@ class Handler(BaseHTTPRequestHandler):
             if service.together:
                 service.barrier.wait(30)
             trouble = service.trouble(name, before)
-            with service.lock:
+            if trouble is not None and trouble.startswith("wait "):
+                time.sleep(float(trouble.split()[1]))
+            with service.lock:  # before the answer: then the client may ask again
                 service.now -= 1
             self._answer(text, levels, trouble)
         except threading.BrokenBarrierError:
@@ -119,8 +121,6 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "say":
             self._say(value, levels)
         else:
-            if kind == "wait":
-                time.sleep(float(value))
             self._say(self.service.say(text, levels), levels)
 
     def _say(self, content: Any, levels: list[Level]) -> None:

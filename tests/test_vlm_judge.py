@@ -180,6 +180,16 @@ def test_sixty_four_images_eight_at_a_time_take_an_eighth_of_the_rounds() -> Non
     assert service.most == 1  # so that the count above can tell
 
 
+@pytest.mark.slow
+def test_a_search_asks_eight_at_a_time() -> None:
+    pipe = genscale.load_pipeline("shapes-flow")
+    with serving(together=8) as service:
+        better = genscale.scale(pipe, "best_of_n", judge(service), candidates=16, batch_size=16)
+        found = better("a red star", num_inference_steps=1, guidance_scale=3.0).search
+    assert len(found.searches[0].finals) == 16
+    assert (service.requests, service.waves) == (16, 2)
+
+
 def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "answers"
     with serving() as service:

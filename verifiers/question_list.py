@@ -16,6 +16,7 @@ from torch import Tensor
 from genscale.errors import UsageError, did_you_mean, quoted
 from genscale.media import Media
 from genscale.plugins import registry
+from genscale.verifiers.axis_judge import pictures_of
 from genscale.verifiers.by_chat import ByChat
 from genscale.verifiers.chat import Question
 from genscale.verifiers.chat_model import chat_model
@@ -135,9 +136,9 @@ class QuestionList(ByChat):
         return list(torch.split(flat, counts))
 
     def _by_server(self, media: Media, owners: Sequence[int], texts: Sequence[str]) -> Tensor:
-        pictures = list(media)
+        pictures = [pictures_of(item, 1) for item in media]
         asked = [
-            Question(f"{text} {ANSWER}", (pictures[i],), yes_no=True)
+            Question(f"{text} {ANSWER}", pictures[i], yes_no=True)
             for i, text in zip(owners, texts, strict=True)
         ]
         found = self._ask(asked, read_yes, media.device)
@@ -156,8 +157,9 @@ class QuestionList(ByChat):
             return self.verifier
         if self.url is not None:
             return None
-        settings = {"device": self.device, "dtype": self.dtype, "batch_size": self.batch_size}
-        return VqaScore(self.checkpoint, question=f"{{prompt}} {ANSWER}", scale="margin", **settings)
+        where = {"device": self.device, "dtype": self.dtype, "batch_size": self.batch_size}
+        settings: dict[str, Any] = {"question": f"{{prompt}} {ANSWER}", "scale": "margin", **where}
+        return VqaScore(self.checkpoint, **settings)
 
     # ---- where the questions are from
 
