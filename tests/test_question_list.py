@@ -348,6 +348,10 @@ def test_any_verifier_can_answer() -> None:
     found = QuestionList(verifier=judge, cache=None)(greys([10]), [PROMPT])
     assert seen == [text for text, _ in QUESTIONS]
     assert float(found) == pytest.approx((0.9 + 0.2 + 0.9 + 0 + 0) / 5)  # no ring: nothing about it counts
+    assert QuestionList(verifier=judge).backbone is None
+    assert (
+        QuestionList(verifier="vqa_score").backbone == QuestionList().backbone == "Qwen/Qwen3-VL-2B-Instruct"
+    )
     with pytest.raises(UsageError, match="give one of them"):
         QuestionList(verifier=judge, url="http://h/v1")
     with pytest.raises(UsageError, match="for videos"):

@@ -156,7 +156,7 @@ def _finals(search: Any) -> list[float]:
     ("trouble", "why"),
     [
         ("status 401", "status 401: the stub says no"),
-        ("status 404", "status 404"),
+        ("status 404", "status 404.*often ends in /v1"),
         ("status 400", "status 400"),  # for all images: it is the request's fault
     ],
 )

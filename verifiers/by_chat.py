@@ -93,7 +93,7 @@ class ByChat(LoadedPerDevice[ChatModel]):
         return self.url is not None
 
     @property
-    def backbone(self) -> str:
+    def backbone(self) -> str | None:
         """The model that judges."""
         return self.checkpoint if self.url is None else self.model or self.url
 

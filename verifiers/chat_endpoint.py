@@ -25,6 +25,7 @@ from genscale.verifiers.yes_no import with_probabilities
 _PATH = "/chat/completions"
 AGAIN = 2  # further questions after an answer that has not the form that was asked for
 ONE_QUESTION = (400, 413, 422)  # statuses that may be about one image, such as a filter of contents
+NOT_THERE = (404, 405)
 ALTERNATIVES = 20  # of a first token whose probabilities are asked for; the most that OpenAI gives
 NOT_SO = (
     "That is not the form that was asked for. Answer once more, in exactly that form and with nothing else."
@@ -108,6 +109,10 @@ class Endpoint:
             except NoJson:
                 text = None
             except RemoteError as error:
+                if error.status in NOT_THERE:
+                    raise RemoteError(
+                        f"{error} Is url the address of its API, which often ends in /v1?"
+                    ) from None
                 if error.status not in ONE_QUESTION:
                     raise
                 return Unanswered(str(error).rstrip("."), error)

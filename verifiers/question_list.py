@@ -68,6 +68,11 @@ class QuestionList(ByChat):
         if self.verifier is not None and self.url is not None and self.questions != MODEL:
             raise UsageError("question_list has a verifier and a url: give one of them to answer.")
 
+    @property
+    def backbone(self) -> str | None:
+        """The model that answers; None where a verifier does that does not say."""
+        return super().backbone if self.verifier is None else getattr(self._answerer, "backbone", None)
+
     def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
         """Find the questions of all prompts, and load who answers. UsageError: a prompt has none."""
         self._cache.prepare()
