@@ -252,6 +252,14 @@ def test_a_damaged_file_is_refused(damage: Any, folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_names_a_server_is_refused(folder: Path) -> None:
+    data = json.loads((folder / FILE).read_text())
+    data["members"][0] |= {"verifier": "vlm_judge", "options": {"url": "http://h/v1", "key_from": "SOME_KEY"}}
+    (folder / FILE).write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="names a server"):
+        Calibrated(str(folder))
+
+
 def test_folders_that_hold_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not the folder of a calibration"):
         Calibrated(str(tmp_path / "nowhere"))
