@@ -22,7 +22,13 @@ _CHUNK = 2**16
 
 
 class RemoteError(UsageError):
-    """A service refused a request; another attempt would be refused as well."""
+    """A service refused a request; another attempt would be refused as well. status: of HTTP, where there is one."""
+
+    status: int | None = None
+
+
+class NoJson(RemoteError):
+    """A service answered a request with something that is no JSON."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -61,7 +67,7 @@ def post_json(
     url: str, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Any:  # fmt: skip
-    """The JSON that a service answers. RemoteError: it refuses the request, or its answer is no JSON.
+    """The JSON that a service answers. RemoteError: it refuses the request. NoJson: its answer is no JSON.
 
     TimeoutError, ConnectionError, urllib.error.HTTPError: it failed at every attempt.
     """
@@ -69,11 +75,21 @@ def post_json(
     request = urllib.request.Request(
         url, data, {"Content-Type": "application/json", **headers}, method="POST"
     )
-    answer = _tried(request, patience, sleep)
+    return _json_of(url, _tried(request, patience, sleep))
+
+
+def get_json(
+    url: str, headers: Mapping[str, str], patience: Patience, sleep: Callable[[float], None] = time.sleep
+) -> Any:
+    """The JSON at an address; raises as `post_json`."""
+    return _json_of(url, _tried(urllib.request.Request(url, headers=dict(headers)), patience, sleep))
+
+
+def _json_of(url: str, answer: bytes) -> Any:
     try:
         return json.loads(answer)
-    except ValueError:
-        raise RemoteError(f"{host_of(url)} answered no JSON: look whether the address is right.") from None
+    except (ValueError, RecursionError):
+        raise NoJson(f"{host_of(url)} answered no JSON: look whether the address is right.") from None
 
 
 def download(url: str, patience: Patience, sleep: Callable[[float], None] = time.sleep) -> bytes:
@@ -141,7 +157,11 @@ def _refused(request: urllib.request.Request, error: urllib.error.HTTPError) -> 
     except (ValueError, OSError, AttributeError):
         said = error.reason
     what = " ".join(str(said).split())[:200].rstrip(".")
-    return RemoteError(f"{host_of(request.full_url)} refused the request with status {error.code}: {what}.")
+    refused = RemoteError(
+        f"{host_of(request.full_url)} refused the request with status {error.code}: {what}."
+    )
+    refused.status = error.code
+    return refused
 
 
 def _retry_after(value: str | None) -> float | None:

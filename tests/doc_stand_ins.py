@@ -7,6 +7,7 @@ so that what loads them is the program itself.
 from __future__ import annotations
 
 import base64
+import json
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,6 +132,10 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> None:
         patch.setattr("uvicorn.Server.run", lambda server, sockets: [s.close() for s in sockets])
         patch.setenv("HF_HUB_OFFLINE", "1")  # which the demo sets for good
     patch.setenv("IMAGES_API_KEY", "none")
+    patch.setenv("JUDGE_KEY", "none")
+    patch.setenv("GENSCALE_CACHE", str(folder / "user-cache"))
+    patch.setattr("genscale.verifiers.chat_endpoint.get_json", lambda *_: {"data": [{"id": "qwen3-vl"}]})
+    patch.setattr("genscale.verifiers.chat_endpoint.post_json", _judged)
     patch.setattr("genscale.pipelines.remote_images.post_json", _painted)
     patch.setattr("diffusers.FluxModularPipeline.default_sample_size", 8)  # as in _small
     load = DiffusionPipeline.from_pretrained.__func__
@@ -140,6 +145,13 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> None:
 def _painted(url: str, body: dict[str, Any], *more: Any) -> dict[str, Any]:
     """What an image service answers."""
     return {"data": [{"b64_json": base64.b64encode(png(body["seed"])).decode()}]}
+
+
+def _judged(url: str, body: dict[str, Any], *more: Any) -> dict[str, Any]:
+    """What a server with a vision-language model answers."""
+    size = len(str(body))
+    said = {"reason": "as it is", **dict.fromkeys(("alignment", "quality", "aesthetics"), size % 101 / 10)}
+    return {"choices": [{"message": {"content": json.dumps(said)}}]}
 
 
 def _small(load: Any, cls: type, *args: Any, **kwargs: Any) -> Any:

@@ -252,6 +252,14 @@ def test_a_damaged_file_is_refused(damage: Any, folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_names_a_server_is_refused(folder: Path) -> None:
+    data = json.loads((folder / FILE).read_text())
+    data["members"][0] |= {"verifier": "vlm_judge", "options": {"url": "http://h/v1", "key_from": "SOME_KEY"}}
+    (folder / FILE).write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="names a server"):
+        Calibrated(str(folder))
+
+
 def test_folders_that_hold_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not the folder of a calibration"):
         Calibrated(str(tmp_path / "nowhere"))
@@ -281,7 +289,7 @@ def test_it_is_named_on_the_command_line_by_its_folder(
     for spec in ("calibrated:made", f"calibrated:{folder}", "calibrated(folder=made)"):
         [(named, weight)] = verifier_specs.weighted_verifiers([spec])
         assert (named.name, weight, named.identity) == ("calibrated(made)", 1.0, Calibrated("made"))
-        assert verifier_specs.imports_code([spec]) == []
+        assert verifier_specs.needs_trust([spec]) == []
     request = Request(verifiers=("calibrated:made", "clip"), held_out=("calibrated(folder=made):2",))
     moved = request.anchored()
     assert moved.verifiers == (f"calibrated:{folder}", "clip")

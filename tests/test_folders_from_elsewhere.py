@@ -83,6 +83,27 @@ def test_a_folder_imports_no_module(here: Path, genscale: Any, role: str) -> Non
     assert not Path("ran").exists()
 
 
+@pytest.mark.parametrize("role", quick(["verifiers", "select", "held_out"], ["verifiers"]))
+def test_a_folder_sends_nothing_to_a_server(
+    here: Path, genscale: Any, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.chat_service import serving
+
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with serving() as service:
+        for spec in (
+            f"vlm_judge:{service.url},key_from=SOME_KEY",
+            f"question_list(questions=model,url={service.url}):2",
+            f"frames(verifier=vlm_judge:{service.url})",
+        ):
+            change(here / "run/request.json", **{role: [spec]})
+            change_entry(here / "both/compare.json", **{role: [spec]})
+            for folder in ("run", "both"):
+                assert "or send images to a server" in refused(genscale, "resume", folder)
+    assert service.requests == 0
+    assert service.headers == []
+
+
 def test_with_the_flag_it_does(here: Path, genscale: Any) -> None:
     shutil.rmtree("run/latents")
     Path("run/archive.jsonl").unlink()

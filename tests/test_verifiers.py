@@ -515,7 +515,15 @@ def test_shapes_clip_is_a_clip_of_the_package(
             "hps",
         ),
         *("image_reward", "pickscore", "shapes_clip", "subject_consistency", "temporal_consistency"),
-        *("temporal_flickering", "vqa_score", "warp_error"),
+        *(
+            "temporal_flickering",
+            "vqa_score",
+            "warp_error",
+            "hps3",
+            "question_list",
+            "unified_reward",
+            "vlm_judge",
+        ),
     ],
 )
 def test_verifiers_are_found_by_name_and_load_nothing_before_use(name: str) -> None:

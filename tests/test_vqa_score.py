@@ -93,14 +93,23 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return saved(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def plain(folder: str, pixels: Tensor, prompts: list[str], dtype: torch.dtype = torch.float32) -> Tensor:
+QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
+
+
+def plain(
+    folder: str,
+    pixels: Tensor,
+    prompts: list[str],
+    dtype: torch.dtype = torch.float32,
+    question: str = QUESTION,
+) -> Tensor:
     """P(first token) [n, vocabulary] by the processor's own preprocessing of each image alone, in float64."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype).eval()
     found = []
     for picture, prompt in zip(Media(pixels), prompts, strict=True):
-        question = f'Does this figure show "{prompt}"? Please answer yes or no.'
-        talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        words = {"type": "text", "text": question.format(prompt)}
+        talk = [{"role": "user", "content": [{"type": "image"}, words]}]
         text = processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
         inputs = processor(text=[text], images=[picture], return_tensors="pt")
         with torch.no_grad():

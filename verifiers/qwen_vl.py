@@ -57,34 +57,41 @@ class QwenVl:
         return int(ids[0])
 
     def logits(self, pixels: Tensor, questions: Sequence[str]) -> Tensor:
-        """[n, vocabulary], float32 or better, of images [n, 3, h, w] in [0, 1] with a question each."""
+        """[n, vocabulary], float32 or better, of images [n, 3, h, w] in [0, 1] with a question each.
+
+        The output layer is applied in float32: in bfloat16 logits are rounded so coarsely that images would tie.
+        """
+        rows = [self.tokens(question, self.patches.tokens(*pixels.shape[-2:])) for question in questions]
+        state, head = self.states(pixels, rows), self.module.get_output_embeddings()
+        return torch.cat([F.linear(state, some.to(state)) for some in torch.split(head.weight, ROWS)], dim=1)
+
+    def states(self, pixels: Tensor, rows: Sequence[list[int]]) -> Tensor:
+        """What the output layer gets at the last token [n, width], float32 or better, of images [n, 3, h, w] in [0, 1].
+
+        rows: ids of a text about each image, with its image tokens.
+        """
         seen = self.patches(pixels.to(self.device)).to(self.module.dtype)
         down, across = self.patches.grid(*pixels.shape[-2:])
-        ids, mask = self._padded(questions, self.patches.tokens(*pixels.shape[-2:]))
+        ids, mask = self._padded(rows)
         inputs = {
             "input_ids": ids,
             "attention_mask": mask,
             "pixel_values": seen,
-            "image_grid_thw": ids.new_tensor([[1, down, across]]).repeat(len(questions), 1),
+            "image_grid_thw": ids.new_tensor([[1, down, across]]).repeat(len(rows), 1),
         }
         if "mm_token_type_ids" in inspect.signature(self.module.forward).parameters:
             inputs["mm_token_type_ids"] = (ids == self.module.config.image_token_id).int()
-        return self._answer(inputs)
-
-    def _answer(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Apply the output layer in float32: in bfloat16 logits are rounded so coarsely that images would tie."""
-        head, caught = self.module.get_output_embeddings(), []
+        caught: list[Tensor] = []
+        head = self.module.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, args: caught.append(args[0][:, -1]))
         try:
             self.module(**inputs, use_cache=False, logits_to_keep=1)
         finally:
             hook.remove()
-        state = caught[0].to(torch.promote_types(caught[0].dtype, torch.float32))
-        return torch.cat([F.linear(state, some.to(state)) for some in torch.split(head.weight, ROWS)], dim=1)
+        return caught[0].to(torch.promote_types(caught[0].dtype, torch.float32))
 
-    def _padded(self, questions: Sequence[str], tokens: int) -> tuple[Tensor, Tensor]:
-        """Ids and mask [n, length]; padded on the left, so that every question ends at the last place."""
-        rows = [self.tokens(question, tokens) for question in questions]
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask [n, length]; padded on the left, so that every text ends at the last place."""
         length, pad = max(map(len, rows)), self.processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])

@@ -37,6 +37,10 @@ def panel(members: Sequence[Member], frames: int | None) -> VerifierSet:
 def _member(member: Member) -> Any:
     cls = registry.load("verifier", member.verifier)
     values = options.typed("verifier", member.verifier, cls, member.options)
+    if any(isinstance(v, str) and v.startswith(("http://", "https://")) for v in values.values()):
+        raise UsageError(  # a folder from elsewhere may send nothing, least of all a key
+            f"what was learned names a server, of verifier '{member.verifier}': learn of one that runs here."
+        )
     return registry.make("verifier", member.verifier, values)
 
 

@@ -53,6 +53,11 @@ class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
     reads_prompts: ClassVar[bool] = True
 
     @property
+    def backbone(self) -> str:
+        """The model that answers."""
+        return self.checkpoint
+
+    @property
     def answers_probability(self) -> bool:
         """Whether the score is P(answer)."""
         return self.scale == "probability"

@@ -38,7 +38,8 @@ WORDS: dict[str, str] = {
 }
 _FINDERS = {name: re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") for name, words in WORDS.items()}
 _KNOWN = {  # alternative names of verifiers, without punctuation
-    "hps": 0, "hpsv2": 0, "hpsv21": 0, "imagereward": 1, "dascore": 2, "blipvqa": 2, "vqascore": 3, "vqa": 3,
+    "hps": 0, "hpsv2": 0, "hpsv21": 0, "imagereward": 1, "dascore": 2, "questionlist": 2, "blipvqa": 2, "vqascore": 3,
+    "vqa": 3,
 }  # fmt: skip
 
 

@@ -61,8 +61,10 @@ def _check_imports(request: Any, fields: Mapping[str, Any], file: Path | None) -
     from genscale.runs.named_code import names_code
 
     for role, option in (("verifiers", "verifier"), ("select", "select"), ("held_out", "held-out")):
-        if role not in fields and verifier_specs.imports_code(getattr(request, role)):
-            raise UsageError(f"'{file}' asks for code from a module: name it again with --{option}.")
+        if role not in fields and verifier_specs.needs_trust(getattr(request, role)):
+            raise UsageError(
+                f"'{file}' asks for code from a module or for a server: name it again with --{option}."
+            )
     if file is not None and "model" not in fields and names_code(request.model):
         raise UsageError(
             f"'{file}' asks for code from a module, {request.model}: name it again with --model."

@@ -153,14 +153,14 @@ def _made(origin: Origin, wanted: Content, kind: str, display: Display) -> tuple
             f"made alone, its {wanted.unit} are not the same (batches round otherwise): searching again"
         )
     request = origin.request
-    imported = verifier_specs.imports_code([*request.verifiers, *request.select])
-    if imported:
+    foreign = verifier_specs.needs_trust([*request.verifiers, *request.select])
+    if foreign:
         raise UsageError(
-            f"its search asks for code from a module ({imported[0]}): name it again, with genscale generate --from "
-            "FILE --verifier."
+            f"its search asks for code from a module or for a server ({foreign[0]}): name it again, with "
+            "genscale generate --from FILE --verifier."
         )
     held_out = tuple(
-        name for name in request.held_out if not verifier_specs.imports_code([name])
+        name for name in request.held_out if not verifier_specs.needs_trust([name])
     )  # they decide nothing
     origin = replace(origin, request=replace(request, held_out=held_out or NONE))
     made, nfe = _searched(origin, wanted, kind, display)

@@ -123,7 +123,7 @@ def _verifiers(told: Sequence[dict[str, Any] | None]) -> list[str]:
     for data in told:
         request = {} if data is None else data["request"]
         names = [n for role in ("verifiers", "select", "held_out") for n in _texts(request.get(role))]
-        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.imports_code([n]))
+        found |= dict.fromkeys(n for n in names if n != "none" and not verifier_specs.needs_trust([n]))
     bare = {verifier_specs.unweighted(name): None for name in found}
     return list(bare) or ["clip"]
 

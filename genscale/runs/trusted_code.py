@@ -7,7 +7,7 @@ from pathlib import Path
 from genscale.errors import UsageError
 from genscale.runs.named_code import names_code
 from genscale.runs.request import Request
-from genscale.runs.verifier_specs import imports_code
+from genscale.runs.verifier_specs import needs_trust
 
 FLAG = "--trust-folder"
 
@@ -22,9 +22,9 @@ def refuse_code(request: Request, folder: Path, trust: bool, verifiers: bool = T
     asked = "Python code that comes with its model" if request.trust_remote_code else None
     if names_code(request.model):
         asked = f"code of a module, its model {request.model}"
-    modules = imports_code([*request.verifiers, *request.select, *request.held_out]) if verifiers else []
-    if modules:
-        asked = f"code of a module, its verifier {modules[0]}"
+    found = needs_trust([*request.verifiers, *request.select, *request.held_out]) if verifiers else []
+    if found:
+        asked = f"code of a module or send images to a server, by its verifier {found[0]}"
     if asked is not None:
         raise UsageError(
             f"'{folder}' asks to run {asked}: read that code first, then add {FLAG} (trust=True in Python)."

@@ -5,6 +5,7 @@ clip:2                                 with weight 2
 "clip(model=ViT-L-14,device=cpu):2"    with options of its own
 calibrated:DIR                         verifiers that were calibrated, by the folder of their calibration
 learned_preview:DIR                    a verifier whose previews were learned, by the folder of what was learned
+vlm_judge:http://HOST/v1,model=NAME    a verifier that asks a server: the address of its API, and options
 package.module:judge                   any callable that can be imported, also from the working folder
 """
 
@@ -31,6 +32,7 @@ _FORM = re.compile(r"(?P<call>[\w.\-]+(?::[A-Za-z_][\w.]*)?(?:\(.*\))?)(?::(?P<w
 CALIBRATED = "calibrated"
 FOLDERS = (CALIBRATED, "learned_preview")
 """Verifiers that are read from a folder, which is their first option."""
+_SERVER = re.compile(r"\s*(?P<name>\w+):(?P<settings>https?://.*)", re.DOTALL)
 
 
 def weighted_verifiers(specs: Sequence[str]) -> list[tuple[Any, float]]:
@@ -73,9 +75,16 @@ def named_verifier(name: str) -> Named:
     return Named(name, registry.make("verifier", name, {}))
 
 
-def imports_code(specs: Sequence[str]) -> list[str]:
-    """The specs that name a module, whose code would be imported."""
-    return [s for s in specs if ":" in _parts(s)[0].name]
+def needs_trust(specs: Sequence[str]) -> list[str]:
+    """The specs that name a module, whose code would be imported, or a server, which images and a key would be sent to.
+
+    A file from somebody else may not ask for either.
+    """
+    return [s for s in specs if ":" in _parts(s)[0].name or _asks_server(_parts(s)[0])]
+
+
+def _asks_server(call: Call) -> bool:
+    return "url" in call.by_name or "http://" in str(call.text) or "https://" in str(call.text)
 
 
 def unweighted(spec: str) -> str:
@@ -118,9 +127,11 @@ def plugin_of(spec: str) -> tuple[str, dict[str, Any]]:
     """The name of a registered verifier and the options that a spec gives it. UsageError: it is a callable of a module,
     or has a weight."""
     call, weight = _parts(spec)
-    if ":" in call.name or weight != 1:
-        what = "code of a module" if ":" in call.name else "a weight"
-        raise UsageError(f"verifier '{spec}' has {what}: name a registered verifier, without a weight.")
+    if ":" in call.name or weight != 1 or _asks_server(call):
+        what = "code of a module" if ":" in call.name else "a weight" if weight != 1 else "a server"
+        raise UsageError(
+            f"verifier '{spec}' has {what}: name a registered verifier, without a weight or a server."
+        )
     cls = registry.load("verifier", call.name)
     return call.name, options.typed("verifier", call.name, cls, options.pairs(call.settings()))
 
@@ -134,6 +145,12 @@ def _parts(spec: str) -> tuple[Call, float]:
     kind, _, folder = spec.strip().partition(":")
     if kind in FOLDERS and folder:
         return Call(kind, f"folder={folder}", (("folder", folder),)), 1.0
+    if server := _SERVER.fullmatch(
+        spec
+    ):  # a weight would be read as part of a model's name: that takes brackets
+        call = parse_call(f"{server['name']}(url={server['settings'].strip()})")
+        if call is not None:
+            return call, 1.0
     match = _FORM.fullmatch(spec.strip())
     try:
         weight = float(match["weight"] or 1) if match else 1.0
