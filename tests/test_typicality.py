@@ -125,6 +125,20 @@ def test_all_rejected_after_the_first_batch_is_no_failure() -> None:
     assert [entry.candidate.id for entry in found.entries] == [0, 2]
 
 
+def test_without_candidate_0_the_first_one_that_is_finished_is_the_measure() -> None:
+    @dataclass(frozen=True)
+    class Others:
+        def search(self, process: Process, key: Key) -> Generator[Query, Any, None]:
+            finished = yield Solve(process.start([draw(key, i) for i in (1, 2, 3)]))
+            shift = torch.tensor([0.0, 9.0, 0.0])[:, None]
+            scores = yield Score(replace(finished, x=finished.x + shift))
+            assert scores.alive == [0, 2]
+
+    sampler = Typical(Others(), margin=1.0)
+    analytic.search(sampler, MODEL, analytic.coordinate(0))
+    assert [candidate.id for candidate in sampler.rejected] == [2]
+
+
 @pytest.mark.parametrize("budget", ["96nfe", "100nfe", "57nfe"])
 def test_it_counts_in_the_budget_and_the_sampler_leaves_room_for_it(budget: str) -> None:
     sampler = Typical(BestOfN(), times=(0.3, 0.6), noises=2)  # 4 NFE beside the 8 of a candidate

@@ -47,7 +47,8 @@ class Typical:
     weights: "bound": of the integral above, by the trapezoidal rule over the levels that are used. "simple": equal
         ones that add up to 1, the loss that such models are trained with (Ho et al. 2020, eq. 14).
     margin: a candidate that is less typical than candidate 0, the pipeline's own, by more than this is rejected before
-        it is scored: the sampler sees it as failed, and it cannot win. None: candidates are only measured.
+        it is scored: the sampler sees it as failed, and it cannot win. With samplers that do not finish candidate 0 the
+        first one that they finish stands for it. None: candidates are only measured.
 
     Cost in NFE: levels x noises for each finished candidate, of the conditional branch alone where the pipeline has
     classifier-free guidance: what the guided prediction bounds is no model's density. They count in the budget, and the
@@ -207,7 +208,7 @@ class _Run:
                 break
             place = candidate.key, candidate.id
             self.spec._measured[place] = float(measured[i])
-            if candidate.id == OWN and self.spec.margin is not None:
+            if self.spec.margin is not None and (candidate.id == OWN or self.least == -torch.inf):
                 self.least = float(measured[i]) - self.spec.margin
         if measured is not None:
             gone = {i for i, value in enumerate(measured.tolist()) if value < self.least}
@@ -228,9 +229,7 @@ class _Run:
             answer = yield Score(particles[kept])
             self.combine = answer.combine
         paid = 0 if answer is None else len(answer)
-        rows = (
-            len(particles) if paid == len(kept) else kept[paid]
-        )  # the first rows, as the budget pays for them
+        rows = len(particles) if paid == len(kept) else kept[paid]  # the first ones: so many are paid for
         judges = len(self.process.verifiers)
         raw = torch.full((rows, judges), torch.nan, dtype=torch.float64)
         failed = torch.ones(rows, dtype=torch.bool)
