@@ -21,6 +21,7 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from tests.image_service import png
 from tests.test_black_box import token_pipeline
+from tests.test_inversion import dit
 from tests.zoo import ZOO
 from tests.zoo_audio import AUDIO, clap, clap_features, roberta_tokenizer
 from tests.zoo_modular import MODULAR
@@ -56,6 +57,7 @@ def furnish(folder: Path) -> None:
     token_pipeline().save_pretrained(folder / "amused/amused-512")
     for part in (GPT2LMHeadModel(WORDS), ByT5Tokenizer(extra_ids=1, mask_token="<extra_id_0>")):
         part.save_pretrained(folder / "inclusionAI/LLaDA2.1-mini")  # any model that gives logits writes texts
+    dit().save_pretrained(folder / "facebook/DiT-XL-2-256")
     for name, family in SOUNDS.items():
         AUDIO[family].build().save_pretrained(folder / name)
     _weights(folder)
@@ -91,6 +93,7 @@ def _made(folder: Path) -> None:
 
 def _weights(folder: Path) -> None:
     """Verifiers' weights in the layouts that their repositories have."""
+    from tests.test_classifier import saved as classifier
     from tests.test_image_reward import VOCABULARY, original
     from tests.test_verifiers import clip_folder, open_clip_model
     from tests.test_verifiers import saved as aesthetic_head
@@ -108,6 +111,7 @@ def _weights(folder: Path) -> None:
         for part in (clap(), clap_features(), roberta_tokenizer()):
             part.save_pretrained(folder / checkpoint)
     vqa(folder / "Qwen/Qwen3-VL-2B-Instruct", "qwen3_vl")
+    classifier(folder / "facebook/dinov2-base-imagenet1k-1-layer", "dinov2")
     heads = folder / "heads"
     heads.mkdir()
     aesthetic_head(heads, "v2", ".pth")

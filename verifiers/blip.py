@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genscale.errors import UsageError
+from genscale.verifiers.sharded_weights import fill
 
 VISION, TEXT = "blip.visual_encoder.", "blip.text_encoder."  # prefixes of the two encoders
 HEAD_WIDTH = 64  # of an attention head, in ViT-B, ViT-L and BERT-base; weights do not show it
@@ -125,14 +126,8 @@ def _heads(width: int) -> int:
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Replace the module's meta tensors by those of `state`, which must have exactly the same names."""
-    buffers = {name: torch.arange(b.shape[-1]).expand(b.shape) for name, b in module.named_buffers()}
-    missing, unexpected = module.load_state_dict({**buffers, **state}, strict=False, assign=True)
-    for name, buffer in buffers.items():  # position_ids, which newer versions do not save
+    for name, buffer in list(module.named_buffers()):  # position_ids, which newer versions do not save
         owner, _, attribute = name.rpartition(".")
-        module.get_submodule(owner)._buffers[attribute] = buffer
-    unexpected = [key for key in unexpected if key not in buffers]
-    if missing or unexpected:
-        raise UsageError(
-            f"these weights are not an ImageReward: {len(missing)} are missing ({', '.join(missing[:2])}), "
-            f"{len(unexpected)} belong to something else ({', '.join(unexpected[:2])}): give the original file."
-        )
+        module.get_submodule(owner)._buffers[attribute] = torch.arange(buffer.shape[-1]).expand(buffer.shape)
+    saved = {name: buffer for name, buffer in module.named_buffers() if name in module.state_dict()}
+    fill(module, {**saved, **state}, "an ImageReward", "give the original file")

@@ -88,19 +88,26 @@ class Preparation:
 
 
 def from_transformers(processor: Any) -> Preparation:
-    """The preparation of a transformers image processor that resizes, cuts and normalises, as CLIP's does."""
+    """The preparation of a transformers image processor that resizes, cuts the middle and normalises, as that of CLIP.
+
+    Some, such as ViT's, cut nothing. ConvNext's has no size of the cut but `crop_pct`, of images below 384 only.
+    """
     size, plain = processor.size, not processor.do_normalize
-    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None  # ViT's has neither
-    edge = size.get("shortest_edge")
+    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    edge, share = size.get("shortest_edge"), getattr(processor, "crop_pct", None)
     box = (edge, edge) if edge else (size.get("height"), size.get("width"))
     if not processor.do_resize or None in box:
         raise UsageError("the checkpoint's preprocessor resizes to no fixed size: give another checkpoint.")
+    squash = not edge
+    if edge and share:
+        squash = edge >= 384
+        crop, box = (None, box) if squash else ({"height": edge, "width": edge}, (int(edge / share),) * 2)
     return Preparation(
         size=(crop["height"], crop["width"]) if crop else box,
         box=box,
         mean=(0.0,) * 3 if plain else tuple(processor.image_mean),
         std=(1.0,) * 3 if plain else tuple(processor.image_std),
-        fit="shortest" if edge else "squash",
+        fit="squash" if squash else "shortest",
         interpolation=RESAMPLE.get(int(processor.resample), str(processor.resample)),
         cut=bool(crop),
         rounds=False,

@@ -59,9 +59,7 @@ class Request:
             "Width in pixels. Without --height it is the sampler's own option, where it has one of that name (beam).",
             IMAGE, kind=int, check=SIDE, sets=("width",),
         ),
-        "image_height": Option(
-            ("--height",), "Height in pixels.", IMAGE, kind=int, check=SIDE, sets=("height",)
-        ),
+        "image_height": Option(("--height",), "Height in pixels.", IMAGE, kind=int, check=SIDE, sets=("height",)),
     }  # fmt: skip
     """Options whose name is not that of one field: what they set is in `sets`."""
 
