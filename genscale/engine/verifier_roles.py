@@ -16,121 +16,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.engine.ensembles import ENSEMBLES, POINTWISE, VOTE
+from genscale.engine.ensembles import VOTE, WEIGHTED, Column, check_columns, joined, pointwise
 from genscale.engine.finite_numbers import kind
 from genscale.engine.ledger import Ledger
-from genscale.engine.score_vectors import as_vector, shape_of
-from genscale.engine.verifier_calls import Left, call_verifier, unlimited
-from genscale.errors import BudgetExhausted, UsageError, VerifierError
+from genscale.engine.verifier_calls import Left, unlimited
+from genscale.engine.weighted_verifier import WeightedVerifier as WeightedVerifier
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import limits, registry
 from genscale.plugins.limits import shown
 from genscale.protocol.calibration import Calibration
-from genscale.protocol.interfaces import Verifier
-
-
-@dataclass(frozen=True)
-class WeightedVerifier:
-    """A verifier with its name and weight. timeout: seconds of one call, where the verifier has no limit itself."""
-
-    name: str
-    verifier: Verifier
-    weight: float = 1.0
-    timeout: float | None = None
-
-    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
-        """Load what it needs, for images on `device`. UsageError: that is missing, or it cannot score these prompts."""
-        prepare = getattr(self.verifier, "prepare", None)
-        if prepare is None:
-            return
-        try:
-            prepare(prompts, device)
-        except UsageError:
-            raise
-        except Exception as error:
-            raise VerifierError(
-                f"verifier '{self.name}' cannot be used here: {type(error).__name__}: {error}"
-            ) from error
-
-    def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
-        """Scores [n] float64. VerifierError: it failed or gave a NaN; the message names the candidate (labels)."""
-        scores = self.raw_scores(media, prompts, labels)
-        for label, score in zip(labels, scores.tolist(), strict=True):
-            if not math.isfinite(score):
-                raise VerifierError(
-                    f"verifier '{self.name}' gave {score} for {label}: a score must be a finite number."
-                )
-        return scores
-
-    def raw_scores(
-        self,
-        media: Media,
-        prompts: Sequence[str],
-        labels: Sequence[str],
-        left: Left = unlimited,
-        progress: Sequence[float] | None = None,
-    ) -> Tensor:
-        """The same, but a score may be NaN or infinite. progress: see `score_at` of protocol.interfaces.Verifier."""
-        score: Callable[..., Any] = self.verifier
-        score_at = getattr(self.verifier, "score_at", None)
-        if progress is not None and score_at is not None:
-            score = partial(score_at, progress=list(progress))
-        raw = self._call(score, media, prompts, labels, left)
-        return self._checked(raw, as_vector(raw, len(labels)), labels)
-
-    def score_graph(
-        self, media: Media, prompts: Sequence[str], labels: Sequence[str], left: Left = unlimited
-    ) -> Tensor:
-        """`raw_scores` with the graph to `media.pixels`. UsageError: the verifier is not differentiable."""
-        score_tensor = getattr(self.verifier, "score_tensor", None)
-        if score_tensor is None:
-            raw = self._call(self.verifier, media, prompts, labels, left)
-        else:
-            raw = self._call(score_tensor, media.tensor, prompts, labels, left)
-        if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
-            raw = torch.stack([r.reshape(()) for r in raw])
-        if not isinstance(raw, Tensor) or not raw.requires_grad:
-            raise UsageError(
-                f"verifier '{self.name}' cannot be differentiated: search with one that has `score_tensor(pixels, "
-                "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or without gradients: gradient=none of das "
-                "and svdd, or another sampler."
-            )
-        self._checked(raw, as_vector(raw, len(labels)), labels)
-        return raw.cpu().double().reshape(len(labels))
-
-    def _call(
-        self, score: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str], left: Left
-    ) -> Any:
-        try:
-            return call_verifier(score, self.verifier, media, prompts, self.timeout, left)
-        except (UsageError, BudgetExhausted):
-            raise
-        except torch.cuda.OutOfMemoryError:  # the engine tries a smaller batch
-            raise
-        except Exception as error:
-            raise VerifierError(
-                f"verifier '{self.name}' failed on {_span(labels)}: {type(error).__name__}: {error}"
-            ) from error
-
-    def _checked(self, raw: Any, scores: Tensor | None, labels: Sequence[str]) -> Tensor:
-        if scores is None:
-            raise VerifierError(
-                f"verifier '{self.name}' was given {len(labels)} images ({_span(labels)}) and returned "
-                f"{shape_of(raw)}: it must return one number for each."
-            )
-        return scores
 
 
 @dataclass(frozen=True)
 class VerifierSet:
-    """The verifiers of one role, and how their scores are combined to one number."""
+    """The verifiers of one role, and how their scores are combined to one number.
+
+    fixed: what the ensemble knows of the verifiers, where it is not read off them.
+    """
 
     members: tuple[WeightedVerifier, ...] = ()
-    ensemble: str = "weighted"
+    ensemble: str = WEIGHTED
+    fixed: tuple[Column, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ensemble, str) or self.ensemble not in ENSEMBLES:
-            raise UsageError(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
         names = [m.name for m in self.members]
         for name in names:
             if names.count(name) > 1:
@@ -140,12 +49,7 @@ class VerifierSet:
                 raise UsageError(
                     f"verifier '{member.name}' has weight {member.weight}: give a finite number."
                 )
-        if self.ensemble == "rank" and any(m.weight < 0 for m in self.members):
-            raise UsageError("a rank ensemble cannot use a negative weight: use the weighted ensemble.")
-        if self.ensemble == "rank" and self.members and not any(m.weight for m in self.members):
-            raise UsageError(
-                "a rank ensemble of weights 0 ranks nothing: give one verifier a weight above 0."
-            )
+        check_columns(self.ensemble, self.columns, self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,28 +65,40 @@ class VerifierSet:
         return dict(zip(self.names, raw.tolist(), strict=True))
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the ensemble knows of each verifier."""
+        return self.fixed or tuple(m.column for m in self.members)
+
+    @property
     def pointwise(self) -> bool:
         """Whether a candidate's total does not depend on the other candidates."""
-        return self.ensemble in POINTWISE
+        return pointwise(self.ensemble, self.columns)
 
     @property
     def probability(self) -> bool:
-        """Whether the combined score is a probability: one verifier, of weight 1, that answers one."""
-        alone = self.members[0] if len(self.members) == 1 and self.pointwise else None
-        return (
-            alone is not None
-            and alone.weight == 1
-            and bool(getattr(alone.verifier, "answers_probability", False))
-        )
+        """Whether the combined score is a probability: one verifier counts, of weight 1, and answers one."""
+        alone = self._alone
+        return alone is not None and bool(getattr(alone.verifier, "answers_probability", False))
 
     @property
     def calibration(self) -> Calibration | None:
         """How the probabilities of the combined score behave; None if that is not known."""
-        return getattr(self.members[0].verifier, "calibration", None) if self.probability else None
+        alone = self._alone
+        return (
+            getattr(alone.verifier, "calibration", None) if alone is not None and self.probability else None
+        )
+
+    @property
+    def _alone(self) -> WeightedVerifier | None:
+        """The verifier whose score is the combined score as it is; None if there is none."""
+        counted = [m for m in self.members if m.weight]
+        return (
+            counted[0] if len(counted) == 1 and counted[0].weight == 1 and self.ensemble == WEIGHTED else None
+        )
 
     def combine(self, raw: Tensor) -> Tensor:
-        weights = torch.tensor([m.weight for m in self.members], dtype=torch.float64)
-        return ENSEMBLES[self.ensemble](raw, weights)
+        """Totals [n] of raw scores [n, verifiers]."""
+        return joined(self.ensemble, raw, self.columns)
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
         """Raw scores float64 [n, verifiers]. VerifierError: one of them is not finite."""
@@ -227,10 +143,10 @@ class VerifierSet:
         """UsageError if the combined score has no gradient, whatever the images are."""
         if not self.members:
             raise UsageError("a gradient needs a verifier's score: name a verifier for the search.")
-        if not self.pointwise:
+        if self.ensemble != WEIGHTED:
             raise UsageError(
-                "ranks and votes have no gradient: use the weighted ensemble, gradient=none of das and svdd, or "
-                "another sampler."
+                f"ensemble '{self.ensemble}' has no gradient: use the weighted ensemble, gradient=none of das and "
+                "svdd, or another sampler."
             )
 
     def _columns(
@@ -287,10 +203,6 @@ class Roles:
         return len(self.search.members) + len(self.select.members)
 
 
-def _span(labels: Sequence[str]) -> str:
-    return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
-
-
 def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) -> VerifierSet:
     """The verifiers of one role, from None, a name, a callable, a pair (verifier, weight), or a list of these.
 
@@ -309,12 +221,12 @@ def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) ->
             raise UsageError(
                 f"verifier '{member.name}' gives answers, which are counted: use ensemble='{VOTE}'."
             )
-        if ensemble == VOTE and not answers:
+        if ensemble == VOTE and not answers and member.weight:
             raise UsageError(
                 f"a vote counts equal answers, and verifier '{member.name}' gives scores: use answers, or another "
                 "ensemble."
             )
-        if ensemble == VOTE and member.weight != 1:
+        if ensemble == VOTE and member.weight not in (0, 1):
             raise UsageError(f"a vote has no weights: give verifier '{member.name}' none.")
     return made
 

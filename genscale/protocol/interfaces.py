@@ -286,6 +286,8 @@ class Verifier(Protocol):
         A score of a preview is then about the candidate that it will become.
     `calibration`: a `genscale.protocol.calibration.Calibration`, how its probabilities behave, for samplers that choose
         thresholds.
+    `score_scale`: a `genscale.protocol.calibration.ScoreScale`, the mean and sd of its scores and their noise, for
+        ensembles that compare verifiers by standardised scores, and for `abstain`.
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]; of other kinds
         `media.data`), for gradients.
     `preview_features(media, prompts)`: numbers [n, F] from which the final score of previews is learned, the first

@@ -91,7 +91,7 @@ def _ended(search: Search) -> Search:
 
 
 def _without_verifiers(roles: Roles) -> Roles:
-    return Roles(*(VerifierSet(_named(s.members), s.ensemble) for s in roles.all))
+    return Roles(*(VerifierSet(_named(s.members), s.ensemble, s.columns) for s in roles.all))
 
 
 def _named(members: Sequence[WeightedVerifier]) -> tuple[WeightedVerifier, ...]:

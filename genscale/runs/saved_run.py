@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genscale.engine import archive
-from genscale.engine.ensembles import ENSEMBLES, POINTWISE
+from genscale.engine.ensembles import WEIGHTED, Column, joined
 from genscale.engine.failures import Failure
 from genscale.engine.recipes import candidate_of
 from genscale.engine.tensor_files import load_tensors
@@ -191,14 +191,13 @@ def _with_shares(finals: list[Final]) -> list[Final]:
 
 def _with_totals(finals: list[Final], ensemble: str, heading: Mapping[str, Any]) -> list[Final]:
     """With the totals that rank, as the search had them; ranks depend on the whole pool."""
-    if not finals or (ensemble in POINTWISE and not finals[0].select):
+    if not finals or (ensemble == WEIGHTED and not finals[0].select):
         return finals
     roles = heading["verifiers"]
     members = roles["select"] or roles["search"]
     raw = [[(f.select or f.scores)[name] for name, _ in members] for f in finals]
     scores = torch.tensor(raw, dtype=torch.float64).reshape(len(finals), len(members))
-    weights = torch.tensor([weight for _, weight in members], dtype=torch.float64)
-    totals = ENSEMBLES[ensemble](scores, weights).tolist()
+    totals = joined(ensemble, scores, [Column(weight) for _, weight in members]).tolist()
     return [replace(f, total=t) for f, t in zip(finals, totals, strict=True)]
 
 
