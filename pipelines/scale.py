@@ -19,6 +19,7 @@ from genscale.engine.events import Event
 from genscale.engine.holding import DEVICE
 from genscale.engine.plan import Plan
 from genscale.engine.search_rules import guard_set
+from genscale.engine.selection import Selection
 from genscale.engine.stopping import Stop, StopRule
 from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import NoLoop, UsageError, did_you_mean
@@ -189,7 +190,8 @@ def scale(
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
     verifier_timeout: float | None = None, pool: bool = False, components: Any = None, hold: str = DEVICE,
-    draft: Draft | str | None = None, **options: Any,
+    draft: Draft | str | None = None, require: str | Sequence[str] | None = None, abstain: float | str | None = None,
+    category_weights: Mapping[str, Mapping[str, float]] | None = None, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -198,7 +200,8 @@ def scale(
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object. "auto":
         accept_reject where one verifier answers a probability and steers alone, best_of_n otherwise.
     verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
-        (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
+        (any of these, weight), or a list of them, joined by `ensemble`: "weighted" (sum), "rank", "standardised",
+        "minimum", "product", "log_odds", "category", "pareto" or "vote" (genscale.engine.ensembles).
         None only where nothing is chosen: one candidate, or as many candidates as images.
     select: what picks the winner, if not the same. held_out: a score that only measures (report: its former name).
     budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s" or
@@ -225,6 +228,11 @@ def scale(
         most, after one for each. Needs a verifier, and a sampler that can be asked, such as best_of_n.
     hold: where latents wait between model calls: "device", or "host" (the CPU's memory, for large populations).
     draft: how to make candidates cheaper while searching: a genscale.Draft, or its text, such as "steps=6,keep=2".
+    require: what the winner must satisfy, such as "nsfw<0.1", or several; the verifier may have weight 0. Where no
+        candidate does, the best of those that break fewest wins, and the result says so.
+    abstain: keep the pipeline's own candidate unless another's total is above its own by more than this: a number in
+        units of the total, or "2sd", in standard deviations of the verifiers' noise.
+    category_weights: {category: {verifier: weight}} of the ensemble "category" (genscale.engine.prompt_category).
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
@@ -233,7 +241,10 @@ def scale(
     )  # fmt: skip
     pipe = with_components(_inner(pipe), components)
     rules = Stop.of(stop)
-    roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
+    roles = _roles(
+        verifier, select, held_out, report, ensemble, rules, verifier_timeout, category_weights,
+        Selection.of(require, abstain),
+    )  # fmt: skip
     return _searching(SearchSettings(
         pipe, _sampler(pipe, sampler, options, roles), roles, Budget.of(budget),
         batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
@@ -263,7 +274,7 @@ def _sampler(pipe: Any, sampler: Any, given: dict[str, Any], roles: Roles) -> Sa
     if sampler == "arms" or (sampler in (AUTO, OTHERWISE) and "arms" in given):
         return armed(given)
     if isinstance(sampler, str):
-        name = sampler_for(sampler, roles.search.probability)
+        name = sampler_for(sampler, roles.search.probability and not roles.selection.requires)
         if sampler == AUTO:
             check_automatic(name, given)
         sampler = registry.make("sampler", name, given)
@@ -293,15 +304,18 @@ def _roles(
     ensemble: str,
     stop: Stop | None,
     timeout: float | None,
+    category_weights: Any,
+    selection: Selection,
 ) -> Roles:
     if report is not None and held_out is not None:
         raise UsageError("held_out= and its former name report= are both given: give held_out= alone.")
     held_out = report if held_out is None else held_out
     roles = Roles(
-        verifier_set(verifier, ensemble, timeout),
+        verifier_set(verifier, ensemble, timeout, category_weights),
         verifier_set(select, ensemble, timeout),
         verifier_set(held_out, "weighted", timeout),
         guard_set(stop, timeout),
+        selection,
     )
     both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names, *roles.guard.names}
     if both:

@@ -34,7 +34,7 @@ from genscale.demo.live_view import MOST, CandidateRow, Seen, Watch
 from genscale.demo.sampler_words import sampler_choices
 from genscale.errors import UsageError
 from genscale.plugins import registry
-from genscale.runs import request
+from genscale.runs import read_request
 from genscale.runs.complete_request import completed
 from genscale.runs.file_metadata import read_metadata
 from genscale.runs.prepared_run import PreparedRun
@@ -346,7 +346,7 @@ def test_stop_keeps_the_best_and_the_folder_is_whole(queue: JobQueue) -> None:
     record = json.loads(job.files["run.json"].read_text())
     assert record["stopped"] == "interrupted"
     assert record["best"]["total"] == max(row.total for row in seen.finals)
-    assert request.load_folder(job.folder).prompts == (STAR,)
+    assert read_request.load_folder(job.folder).prompts == (STAR,)
     assert {"best.png", "base.png", "contact.png", "tree.png", "curve.png"} <= set(job.files)
     assert "this is the best after" in html.status(job)
 

@@ -12,7 +12,7 @@ import pytest
 from genscale.cli.summary_tables import _drafted
 from genscale.key import Key
 from genscale.results.draft_calibration import MeasuredDraft, kept_share, recommend
-from genscale.runs.request import load_folder
+from genscale.runs.read_request import load_folder
 from tests.test_cli import NFE, STEPS, generate, record, tiny  # noqa: F401 - fixtures
 
 DRAFT = ("--draft", "steps=1,keep=2")

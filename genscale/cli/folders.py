@@ -40,7 +40,7 @@ def resume(
 ) -> int:
     """Continue a run or a comparison that was interrupted or killed, from its folder."""
     from genscale.commands import compare_runs
-    from genscale.runs.request import load_folder
+    from genscale.runs.read_request import load_folder
     from genscale.runs.run_folder import refuse_incomplete
     from genscale.runs.trusted_code import refuse_code
 

@@ -14,7 +14,8 @@ from genscale.errors import UsageError
 from genscale.plugins import options
 from genscale.runs import verifier_specs
 from genscale.runs.complete_request import NONE, completed
-from genscale.runs.request import Request, from_dict
+from genscale.runs.read_request import from_dict
+from genscale.runs.request import Request
 from genscale.storage.typed_json import FileName
 
 SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"

@@ -19,7 +19,7 @@ from genscale.report.prompt_summary import (
     curve_panels,
     sheet_row,
 )
-from genscale.results.run_files import write_sheets
+from genscale.results.run_files import selection_record, write_sheets
 from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import SavedRun, decoder_of, read_run
 
@@ -64,6 +64,7 @@ def _prompt_record(index: int, summary: PromptSummary, record: Mapping[str, Any]
         "best": _scores(best),
         "base": record.get("base") or (None if base is None else _scores(base)),
         "curve": [{"nfe": c.nfe, **_scores(c)} for c in summary.best_so_far()],
+        **selection_record(summary),
     }
 
 
@@ -74,6 +75,7 @@ def _scores(candidate: ScoredCandidate) -> dict[str, Any]:
         "search": dict(candidate.search),
         "select": dict(candidate.select),
         "held_out": dict(candidate.held_out),
+        **({"broken": list(candidate.broken)} if candidate.broken else {}),
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genscale.errors import UsageError
 from genscale.numerics.dominance import crowding, fronts
+from genscale.report.prompt_summary import VOTES
 
 LEAST = 1e-12
 """Probabilities are kept this far from 0 and 1 before a logarithm (ours), so that one wrong 0 is no veto for ever."""
@@ -24,8 +25,9 @@ class Column:
     """What an ensemble has to know of one verifier.
 
     weight: 0: its scores are not part of the total. mean, sd: of its scores in general, by a calibration; None: not
-    known, and those of the candidates stand in for them. noise: sd of its score under changes that do not matter; None:
-    not known. probability: whether its scores are probabilities, in [0, 1].
+    known, and those of the candidates stand in for them. noise: sd of its score under changes that do not matter;
+    None: not known. probability: whether its scores are probabilities, in [0, 1]. relative: whether a candidate's score depends
+    on the other candidates, as that of an embedding does.
     """
 
     weight: float = 1.0
@@ -33,6 +35,7 @@ class Column:
     sd: float | None = None
     noise: float | None = None
     probability: bool = False
+    relative: bool = False
 
     @property
     def calibrated(self) -> bool:
@@ -214,6 +217,11 @@ over right and wrong, has the sum of the experts' log-odds as its own; the base 
 left out (genscale.numerics.log_odds has it)."""
 
 
+def name_of_total(name: str, verifiers: Sequence[str]) -> str:
+    """What the total is called. verifiers: the names of those that pick the winner."""
+    return VOTES if name == VOTE else "+".join(verifiers)
+
+
 def joined(name: str, raw: Tensor, columns: Sequence[Column]) -> Tensor:
     """Totals float64 [n] of raw scores [n, verifiers] by the ensemble of this name. columns: of the verifiers."""
     ensemble = ENSEMBLES[name]
@@ -223,7 +231,8 @@ def joined(name: str, raw: Tensor, columns: Sequence[Column]) -> Tensor:
 
 def pointwise(name: str, columns: Sequence[Column]) -> bool:
     """Whether a candidate's total does not depend on the other candidates."""
-    return ENSEMBLES[name].pointwise(columns)
+    alone = not any(c.relative for c in columns if c.weight)
+    return alone and ENSEMBLES[name].pointwise(columns)
 
 
 def check_columns(name: str, columns: Sequence[Column], verifiers: Sequence[str]) -> None:

@@ -115,6 +115,8 @@ class Scoring:
         if known is not None:
             return known
         entry = self.archive.scored(search.index, candidate, step)
+        if entry is not None:
+            entry.remember()
         if entry is not None and entry.final:
             entry.x = particles.x[row]
         return entry
@@ -151,7 +153,7 @@ class Scoring:
         return self.judging(unjudged(batch), left)
 
     def _entry(self, job: ScoreJob, raw: Tensor, select: dict[str, float]) -> Entry:
-        particles, verifiers = job.search.particles, self.roles.search
+        particles, verifiers = job.search.particles, job.search.roles.search
         return Entry(
             prompt=job.search.index,
             candidate=particles.candidates[job.row],
@@ -163,6 +165,10 @@ class Scoring:
             nfe=job.search.spent,
             seconds=round(self.archive.seconds, 4),
             x=particles.x[job.row] if job.final else None,
+            vectors={
+                **verifiers.vectors(verifiers.named(raw)),
+                **(self.roles.select.vectors(select) if select else {}),
+            },
         )
 
     def _score_leader(self, job: ScoreJob, entry: Entry, media: Media) -> None:
@@ -210,7 +216,7 @@ class Scoring:
 
     def _answer(self, search: Search) -> None:
         """Send the scores. If a stop rule ends the search here, later queries find the budget exhausted."""
-        verifiers, entries = self.roles.search, search.entries
+        verifiers, entries = search.roles.search, search.entries
         if not entries:
             search.throw(BudgetExhausted())
             return

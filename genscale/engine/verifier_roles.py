@@ -7,8 +7,8 @@ the held-out verifiers only measure: the search never sees their scores. Scores 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.engine.ensembles import VOTE, WEIGHTED, Column, check_columns, joined, pointwise
+from genscale.engine.embeddings import similarity, vector_of
+from genscale.engine.ensembles import CATEGORY, VOTE, WEIGHTED, Column, check_columns, joined, pointwise
 from genscale.engine.finite_numbers import kind
 from genscale.engine.ledger import Ledger
+from genscale.engine.prompt_category import ByCategory, category_weights, checked
+from genscale.engine.selection import Selection
 from genscale.engine.verifier_calls import Left, unlimited
 from genscale.engine.weighted_verifier import WeightedVerifier as WeightedVerifier
 from genscale.errors import UsageError
@@ -32,12 +35,14 @@ from genscale.protocol.calibration import Calibration
 class VerifierSet:
     """The verifiers of one role, and how their scores are combined to one number.
 
-    fixed: what the ensemble knows of the verifiers, where it is not read off them.
+    fixed: what the ensemble knows of the verifiers, where it is not read off them. by_category: weights of the ensemble
+    "category", as of `prompt_category.checked`.
     """
 
     members: tuple[WeightedVerifier, ...] = ()
     ensemble: str = WEIGHTED
     fixed: tuple[Column, ...] = ()
+    by_category: ByCategory = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [m.name for m in self.members]
@@ -98,7 +103,26 @@ class VerifierSet:
 
     def combine(self, raw: Tensor) -> Tensor:
         """Totals [n] of raw scores [n, verifiers]."""
-        return joined(self.ensemble, raw, self.columns)
+        return joined(self.ensemble, self.readable(raw), self.columns)
+
+    def readable(self, raw: Tensor) -> Tensor:
+        """Raw scores [n, verifiers] of a set of candidates, with similarities for what stands for embeddings."""
+        if not any(c.relative for c in self.columns):
+            return raw
+        columns = zip(raw.T, self.columns, strict=True)
+        return torch.stack([similarity(s) if c.relative else s for s, c in columns], dim=1)
+
+    def vectors(self, scores: Mapping[str, float]) -> dict[str, Tensor]:
+        """The embeddings that scores by verifier stand for."""
+        return {n: vector_of(scores[n]) for n, c in zip(self.names, self.columns, strict=True) if c.relative}
+
+    def for_prompt(self, prompt: str) -> VerifierSet:
+        """With the weights of this prompt's category, under the ensemble "category"."""
+        if self.ensemble != CATEGORY or not self.members:
+            return self
+        factors = category_weights(prompt, self.names, self.by_category)
+        columns = zip(self.columns, factors, strict=True)
+        return replace(self, fixed=tuple(replace(c, weight=c.weight * f) for c, f in columns))
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
         """Raw scores float64 [n, verifiers]. VerifierError: one of them is not finite."""
@@ -169,13 +193,42 @@ class VerifierSet:
 class Roles:
     """The verifiers of each role: search steers, select picks (search if it is empty), held_out only measures.
 
-    guard: those of stop rules that watch the leaders (genscale.engine.guard).
+    guard: those of stop rules that watch the leaders (genscale.engine.guard). selection: rules of the choice.
     """
 
     search: VerifierSet = VerifierSet()
     select: VerifierSet = VerifierSet()
     held_out: VerifierSet = VerifierSet()
     guard: VerifierSet = VerifierSet()
+    selection: Selection = field(default_factory=Selection)
+
+    def __post_init__(self) -> None:
+        for role in (self.held_out, self.guard):
+            for name, column in zip(role.names, role.columns, strict=True):
+                if column.relative:
+                    raise UsageError(
+                        f"verifier '{name}' compares all candidates with each other, so it cannot be held out or be a "
+                        "guard: search or select with it."
+                    )
+        scoring = [(s.names, s.columns) for s in (self.search, self.select)]
+        known = {n: c for names, columns in scoring for n, c in zip(names, columns, strict=True)}
+        self.selection.check(known, self.judge.ensemble, self.judge.columns)
+
+    def each(self, change: Callable[[VerifierSet], VerifierSet]) -> Roles:
+        """With the verifiers of every role changed."""
+        search, select, held_out, guard = map(change, self.all)
+        return Roles(search, select, held_out, guard, self.selection)
+
+    def for_prompt(self, prompt: str) -> Roles:
+        """With the weights of this prompt's category, where the ensemble asks for them."""
+        if CATEGORY not in (self.search.ensemble, self.select.ensemble):
+            return self
+        return replace(self, search=self.search.for_prompt(prompt), select=self.select.for_prompt(prompt))
+
+    @property
+    def named(self) -> dict[str, VerifierSet]:
+        """The verifiers by role."""
+        return dict(zip(("search", "select", "held_out", "guard"), self.all, strict=True))
 
     @property
     def all(self) -> tuple[VerifierSet, ...]:
@@ -203,10 +256,13 @@ class Roles:
         return len(self.search.members) + len(self.select.members)
 
 
-def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) -> VerifierSet:
+def verifier_set(
+    verifiers: Any, ensemble: str, timeout: float | None = None, category_weights: Any = None
+) -> VerifierSet:
     """The verifiers of one role, from None, a name, a callable, a pair (verifier, weight), or a list of these.
 
-    timeout: seconds of one call, for those without a limit of their own.
+    timeout: seconds of one call, for those without a limit of their own. category_weights: {category: {verifier:
+    weight}} of the ensemble "category".
     """
     if timeout is not None and not 0 < timeout < math.inf:
         raise UsageError(f"verifier_timeout={timeout} must be a number of seconds above 0.")
@@ -215,6 +271,8 @@ def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) ->
     if not isinstance(verifiers, list):
         verifiers = [verifiers]
     made = VerifierSet(tuple(_weighted_verifier(v, timeout) for v in verifiers), ensemble)
+    if category_weights:
+        made = replace(made, by_category=checked(category_weights, made.names))
     for member in made.members:
         answers = bool(getattr(member.verifier, "gives_answers", False))
         if answers and ensemble != VOTE:

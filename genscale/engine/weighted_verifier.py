@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genscale.engine.embeddings import numbers_of
 from genscale.engine.ensembles import Column
 from genscale.engine.score_vectors import as_vector, shape_of
 from genscale.engine.verifier_calls import Left, call_verifier, unlimited
@@ -30,10 +31,17 @@ class WeightedVerifier:
     timeout: float | None = None
 
     @property
+    def relative(self) -> bool:
+        """Whether it gives embeddings, so that a candidate's score depends on the others."""
+        return bool(getattr(self.verifier, "gives_embeddings", False))
+
+    @property
     def column(self) -> Column:
         """What an ensemble knows of it."""
         scale = scale_of(self.verifier)
         probability = bool(getattr(self.verifier, "answers_probability", False))
+        if self.relative:
+            return Column(self.weight, relative=True)
         if scale is None:
             return Column(self.weight, probability=probability)
         return Column(self.weight, scale.mean, scale.sd, scale.noise_sd, probability)
@@ -76,7 +84,19 @@ class WeightedVerifier:
         if progress is not None and score_at is not None:
             score = partial(score_at, progress=list(progress))
         raw = self._call(score, media, prompts, labels, left)
+        if self.relative:
+            return self._numbers(raw, labels)
         return self._checked(raw, as_vector(raw, len(labels)), labels)
+
+    def _numbers(self, raw: Any, labels: Sequence[str]) -> Tensor:
+        """The numbers that stand for its embeddings."""
+        vectors = raw if isinstance(raw, Tensor) else torch.as_tensor(raw)
+        if vectors.ndim != 2 or len(vectors) != len(labels) or not vectors.shape[1] or vectors.is_complex():
+            raise VerifierError(
+                f"verifier '{self.name}' was given {len(labels)} images ({_span(labels)}) and returned "
+                f"{shape_of(vectors)}: it gives embeddings, one row of numbers for each."
+            )
+        return numbers_of(vectors)
 
     def score_graph(
         self, media: Media, prompts: Sequence[str], labels: Sequence[str], left: Left = unlimited

@@ -281,6 +281,8 @@ class Verifier(Protocol):
     `answers_probability = True`: its score is the probability, in [0, 1], that the image is right for its prompt.
     `gives_answers = True`: its score is a number that stands for an answer, the same for the same answers, and below 0
         for none. It is counted by the ensemble "vote", and refused by others.
+    `gives_embeddings = True`: it answers a row of numbers for each, [n, d], and the score of a candidate is the mean
+        cosine similarity of its row to those of all others, as `medoid` has it.
     `score_at(media, prompts, progress)`: called in a search in place of the plain call, with the share of the run's
         model calls [n] that each image has behind it: 1 for finished candidates, less for previews (clean estimates).
         A score of a preview is then about the candidate that it will become.

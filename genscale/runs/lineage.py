@@ -9,7 +9,7 @@ from typing import Any
 
 from genscale.engine import archive
 from genscale.errors import UsageError
-from genscale.runs.request import load_folder
+from genscale.runs.read_request import load_folder
 from genscale.runs.run_record import read_record
 
 

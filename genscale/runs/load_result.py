@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genscale.engine.ensembles import name_of_total
 from genscale.errors import UsageError
-from genscale.report.prompt_summary import PromptSummary, ScoredCandidate, name_of_score
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.report.search_report import Judges, SearchReport
 from genscale.runs.saved_run import Decode, Final, SavedRun, decoder_of, read_run
 
@@ -96,7 +97,7 @@ class LoadedResult(SearchReport[Final]):
 
     def summary(self, prompt: int = 0) -> PromptSummary:
         ensemble, members = self.judges  # under the names that the search had for them
-        searched = name_of_score(ensemble, [name for name, _ in members])
+        searched = name_of_total(ensemble, [name for name, _ in members])
         return replace(self.run.summary(prompt), searched=searched)
 
     def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:
