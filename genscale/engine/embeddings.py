@@ -58,7 +58,8 @@ def similarity(numbers: Tensor) -> Tensor:
     vectors = torch.stack([vector_of(number) for number in numbers.tolist()]).double()
     units = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-30)
     whole = units @ units.sum(0)
-    return (whole - (units * units).sum(1)) / (n - 1)
+    found: Tensor = (whole - (units * units).sum(1)) / (n - 1)
+    return found
 
 
 def _number(vector: Tensor) -> float:

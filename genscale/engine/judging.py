@@ -49,7 +49,8 @@ class Judged:
     """What was found. All fields but `decoded` and `media` are by index of the candidate.
 
     faults: (where, what) of those that are dropped. decoded: those that are decoded, in the order of `media`.
-    raw: scores of the search verifiers [verifiers]. select: of the select verifiers, by name.
+    raw: scores of the search verifiers [verifiers]. select: of the select verifiers, by name. vectors: embeddings by
+    verifier, for which these scores hold the numbers that stand for them.
     """
 
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Judged:
     media: Media | None = None
     raw: dict[int, Tensor] = field(default_factory=dict)
     select: dict[int, dict[str, float]] = field(default_factory=dict)
+    vectors: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def images(self, some: Sequence[int]) -> Media | None:
         """Those of some candidates; None if nothing is decoded."""
@@ -133,7 +135,9 @@ class Judging:
             for k, raw in zip(rows, scores, strict=True):
                 if (fault := verifiers.fault(raw)) is not None:
                     found.faults[k] = fault
-                elif final:
+                    continue
+                found.vectors.setdefault(k, {}).update(verifiers.vectors(raw))
+                if final:
                     found.select[k] = verifiers.named(raw)
                 else:
                     found.raw[k] = raw

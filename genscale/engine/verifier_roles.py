@@ -7,7 +7,7 @@ the held-out verifiers only measure: the search never sees their scores. Scores 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
@@ -112,9 +112,10 @@ class VerifierSet:
         columns = zip(raw.T, self.columns, strict=True)
         return torch.stack([similarity(s) if c.relative else s for s, c in columns], dim=1)
 
-    def vectors(self, scores: Mapping[str, float]) -> dict[str, Tensor]:
-        """The embeddings that scores by verifier stand for."""
-        return {n: vector_of(scores[n]) for n, c in zip(self.names, self.columns, strict=True) if c.relative}
+    def vectors(self, row: Tensor) -> dict[str, Tensor]:
+        """The embeddings by verifier that one row of raw scores [verifiers] stands for."""
+        each = zip(self.names, row.tolist(), self.columns, strict=True)
+        return {name: vector_of(number) for name, number, column in each if column.relative}
 
     def for_prompt(self, prompt: str) -> VerifierSet:
         """With the weights of this prompt's category, under the ensemble "category"."""

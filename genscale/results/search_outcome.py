@@ -153,7 +153,6 @@ class SearchOutcome(SearchReport[Entry]):
         return self.searches[entry.prompt].ranks.broken(entry)
 
     def pareto(self, prompt: int = 0) -> list[Entry]:
-        """The finished candidates that no other dominates in the scores that pick the winner, in order."""
         return [self.searches[prompt].finals[c.place] for c in self.summary(prompt).pareto()]
 
     def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:

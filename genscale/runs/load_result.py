@@ -71,6 +71,9 @@ class LoadedResult(SearchReport[Final]):
     def base(self, prompt: int = 0) -> Final | None:
         return self.run.base(prompt)
 
+    def pareto(self, prompt: int = 0) -> list[Final]:
+        return [self.run.finals[prompt][c.place] for c in self.run.summary(prompt).pareto()]
+
     @cached_property
     def _decode(self) -> Decode:
         return decoder_of(self.run, self.pipe, self.trust)
