@@ -93,7 +93,7 @@ class Medoid(LoadedPerDevice[ImageTower]):
     @cached_property
     def _clip(self) -> Clip:
         if self.model is None:
-            return Clip(str(SHAPES_CLIP), None, "transformers", **self._settings)
+            return Clip(str(SHAPES_CLIP), None, self.backend or "transformers", **self._settings)
         return Clip(self.model, self.pretrained, self.backend, **self._settings)
 
     @property

@@ -31,10 +31,11 @@ def show_folder(folder: Path, *, trust: bool = False, pareto: bool = False) -> d
     pareto: also pareto.png. UsageError: fewer than two scores picked the winner.
     """
     run = read_run(folder)
-    if pareto and len(run.totals.objectives) < 2:
+    several = max(len(run.totals.objectives(prompt)) for prompt in run.request.prompts)
+    if pareto and several < 2:
         raise UsageError(
-            f"a Pareto front needs two verifiers that pick the winner, and the run in '{folder}' has "
-            f"{len(run.totals.objectives)}: show it without --pareto."
+            f"a Pareto front needs two verifiers that pick the winner, and the run in '{folder}' has {several}: show "
+            "it without --pareto."
         )
     target = RunFolder(run.folder)
     record = run.record or {}

@@ -26,8 +26,8 @@ class Column:
 
     weight: 0: its scores are not part of the total. mean, sd: of its scores in general, by a calibration; None: not
     known, and those of the candidates stand in for them. noise: sd of its score under changes that do not matter;
-    None: not known. probability: whether its scores are probabilities, in [0, 1]. relative: whether a candidate's score depends
-    on the other candidates, as that of an embedding does.
+    None: not known. probability: whether its scores are probabilities, in [0, 1]. relative: whether a candidate's score
+    depends on the other candidates, as that of an embedding does.
     """
 
     weight: float = 1.0

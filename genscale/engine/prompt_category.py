@@ -106,8 +106,9 @@ def category_weights(prompt: str, verifiers: Sequence[str], given: ByCategory) -
     return weights
 
 
-def checked(given: Any, verifiers: Sequence[str]) -> ByCategory:
-    """Weights by category under the names of the table. UsageError: an unknown category or verifier, or no number."""
+def checked(given: Any, verifiers: Sequence[str] | None = None) -> ByCategory:
+    """Weights by category under the names of the table. verifiers: None: any. UsageError: an unknown category or
+    verifier, or no number."""
     if not isinstance(given, Mapping):
         raise UsageError(
             f"category weights {shown(given)} are no table: give {{category: {{verifier: weight}}}}."
@@ -121,7 +122,7 @@ def checked(given: Any, verifiers: Sequence[str]) -> ByCategory:
         if not isinstance(row, Mapping):
             raise UsageError(f"category '{name}' holds {shown(row)}: give {{verifier: weight}}.")
         for verifier, weight in row.items():
-            if verifier not in verifiers:
+            if verifiers is not None and verifier not in verifiers:
                 raise UsageError(
                     f"category '{name}' weights verifier '{verifier}', which the search does not have: name one of "
                     f"{', '.join(verifiers)}."

@@ -94,7 +94,8 @@ class Selection:
     @staticmethod
     def of(require: Any = None, abstain: Any = None) -> Selection:
         """require: None, a text, or several; each may hold several that are joined by commas."""
-        given = [] if require is None else [require] if isinstance(require, str) else list(require)
+        several = isinstance(require, Sequence) and not isinstance(require, str)
+        given = [] if require is None else list(require) if several else [require]
         texts = [part for text in given for part in (text.split(",") if isinstance(text, str) else [text])]
         return Selection(tuple(map(Requirement.parse, texts)), Abstain.of(abstain))
 

@@ -103,7 +103,11 @@ class VerifierSet:
 
     def combine(self, raw: Tensor) -> Tensor:
         """Totals [n] of raw scores [n, verifiers]."""
-        return joined(self.ensemble, self.readable(raw), self.columns)
+        return self.join(self.readable(raw))
+
+    def join(self, readable: Tensor) -> Tensor:
+        """Totals [n] of scores [n, verifiers], in which no number stands for an embedding."""
+        return joined(self.ensemble, readable, self.columns)
 
     def readable(self, raw: Tensor) -> Tensor:
         """Raw scores [n, verifiers] of a set of candidates, with similarities for what stands for embeddings."""
@@ -168,6 +172,12 @@ class VerifierSet:
         """UsageError if the combined score has no gradient, whatever the images are."""
         if not self.members:
             raise UsageError("a gradient needs a verifier's score: name a verifier for the search.")
+        relative = [n for n, c in zip(self.names, self.columns, strict=True) if c.relative]
+        if relative:
+            raise UsageError(
+                f"verifier '{relative[0]}' compares candidates with each other and has no gradient: search with "
+                "another, or with another sampler."
+            )
         if self.ensemble != WEIGHTED:
             raise UsageError(
                 f"ensemble '{self.ensemble}' has no gradient: use the weighted ensemble, gradient=none of das and "
@@ -220,6 +230,14 @@ class Roles:
         search, select, held_out, guard = map(change, self.all)
         return Roles(search, select, held_out, guard, self.selection)
 
+    def by_category(self, given: Any) -> Roles:
+        """With {category: {verifier: weight}} of the ensemble "category". UsageError: it is no such table, or the
+        ensemble is another."""
+        if self.judge.ensemble != CATEGORY:
+            raise UsageError(f"category weights go with ensemble='{CATEGORY}': give both, or neither.")
+        table = checked(given, [*self.search.names, *self.select.names])
+        return self.each(lambda verifiers: replace(verifiers, by_category=table))
+
     def for_prompt(self, prompt: str) -> Roles:
         """With the weights of this prompt's category, where the ensemble asks for them."""
         if CATEGORY not in (self.search.ensemble, self.select.ensemble):
@@ -257,13 +275,10 @@ class Roles:
         return len(self.search.members) + len(self.select.members)
 
 
-def verifier_set(
-    verifiers: Any, ensemble: str, timeout: float | None = None, category_weights: Any = None
-) -> VerifierSet:
+def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) -> VerifierSet:
     """The verifiers of one role, from None, a name, a callable, a pair (verifier, weight), or a list of these.
 
-    timeout: seconds of one call, for those without a limit of their own. category_weights: {category: {verifier:
-    weight}} of the ensemble "category".
+    timeout: seconds of one call, for those without a limit of their own.
     """
     if timeout is not None and not 0 < timeout < math.inf:
         raise UsageError(f"verifier_timeout={timeout} must be a number of seconds above 0.")
@@ -272,8 +287,6 @@ def verifier_set(
     if not isinstance(verifiers, list):
         verifiers = [verifiers]
     made = VerifierSet(tuple(_weighted_verifier(v, timeout) for v in verifiers), ensemble)
-    if category_weights:
-        made = replace(made, by_category=checked(category_weights, made.names))
     for member in made.members:
         answers = bool(getattr(member.verifier, "gives_answers", False))
         if answers and ensemble != VOTE:

@@ -17,9 +17,8 @@ def keeps_own(totals: Sequence[float], broken: Sequence[int], own: int | None, m
     """
     if own is None or margin is None:
         return False
-    level = min(broken)
-    best = max(t for t, b in zip(totals, broken, strict=True) if b == level)
-    return broken[own] == level and totals[own] < best <= totals[own] + margin
+    first = min(range(len(totals)), key=lambda i: (broken[i], -totals[i]))
+    return first != own and broken[own] == broken[first] and totals[first] <= totals[own] + margin
 
 
 def selection_order(

@@ -35,7 +35,8 @@ def figure(summaries: Sequence[PromptSummary], title: str) -> Figure:
     from genscale.report.notebook_figure import ShownFigure
 
     rows = [s for s in summaries if s.finals][:PROMPTS]
-    pairs = list(combinations(rows[0].objectives, 2))[:PAIRS] if rows else []
+    names = max((list(s.objectives) for s in rows), key=len, default=[])
+    pairs = list(combinations(names, 2))[:PAIRS]
     if not pairs:
         raise ValueError("a Pareto front needs two scores: there are fewer")
     whole = ShownFigure(
@@ -65,14 +66,14 @@ def _draw(axes: Any, summary: PromptSummary, pair: tuple[str, str], front: set[i
         x, y = ([_score(c, score) for c in some] for score in pair)
         hollow = {"facecolors": "none", "edgecolors": colour} if marker != "o" else {"color": colour}
         axes.scatter(x, y, s=size, marker=marker, label=name, zorder=4 if marker == "o" else 5, **hollow)
-    if len(summary.objectives) == 2:
+    if set(summary.objectives) == set(pair):
         ends = sorted(tuple(_score(c, score) for score in pair) for c in groups[1][1])
         falls = summary.objectives[pair[0]] > 0
         axes.step(
             *zip(*ends, strict=True), where="pre" if falls else "post", color=_FRONT, linewidth=1.2, zorder=3
         )
     for score, name in zip(pair, ("x", "y"), strict=True):
-        lower = "" if summary.objectives[score] > 0 else " (lower is better)"
+        lower = "" if summary.objectives.get(score, 1) > 0 else " (lower is better)"
         getattr(axes, f"set_{name}label")(plain(score + lower), fontsize=9, parse_math=False)
     axes.tick_params(labelsize=8)
     axes.grid(color="#e7e9ed", linewidth=0.7)

@@ -96,6 +96,10 @@ class PromptSummary:
             )
         if self.abstained:
             found.append(f"no candidate is better than base by more than {self.margin:.3g}: base is kept")
+        if self.margin is not None and self.finals and self._chosen_by[2] is None:
+            found.append(
+                "abstain had no effect: the sampler did not finish base, the model's own candidate, itself"
+            )
         return tuple(found)
 
     @property

@@ -125,7 +125,7 @@ class SavedRun:
         held_out = () if best is None else tuple(best.held_out)
         return PromptSummary(
             self.request.prompts[prompt], self.searched, finals, base, held_out, spent, self.totals.margin,
-            self.totals.objectives,
+            self.totals.objectives(self.request.prompts[prompt]),
         )  # fmt: skip
 
     def prompt_record(self, prompt: int) -> Mapping[str, Any]:

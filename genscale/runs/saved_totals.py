@@ -43,7 +43,7 @@ class SavedTotals:
         columns = (
             [Column(weight) for _, weight in members] if stored is None else [Column(**c) for c in stored]
         )
-        given = checked(request.category_weights, names) if request.category_weights else {}
+        given = checked(request.category_weights) if request.category_weights else {}
         selection = Selection.of(request.require or None, request.abstain)
         return SavedTotals(request.ensemble, names, tuple(columns), bool(roles["select"]), selection, given)
 
@@ -52,10 +52,9 @@ class SavedTotals:
         """How much better than the base the winner had to be; None: not at all."""
         return self.selection.margin(self.ensemble, self.columns)
 
-    @property
-    def objectives(self) -> dict[str, int]:
-        """The scores that a Pareto front is of."""
-        return objectives(self.names, self.columns)
+    def objectives(self, prompt: str) -> dict[str, int]:
+        """The scores that the Pareto front of a prompt is of."""
+        return objectives(self.names, self._columns(prompt))
 
     def of_prompt(
         self, prompt: str, finals: Sequence[tuple[dict[str, float], dict[str, float], float]]
