@@ -147,8 +147,9 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
         finals = [
             _finals(folder, [r for r in records if r["prompt"] == i], i) for i in range(len(request.prompts))
         ]
-        totals = SavedTotals.of(request, heading)
-        finals = [_with_totals(f, totals, text) for f, text in zip(finals, request.prompts, strict=True)]
+        if any(finals):
+            totals = SavedTotals.of(request, heading)
+            finals = [_with_totals(f, totals, text) for f, text in zip(finals, request.prompts, strict=True)]
         lost = [_dropped([r for r in records if r["prompt"] == i], some) for i, some in enumerate(finals)]
     except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
         if isinstance(error, UsageError):
