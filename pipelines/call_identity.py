@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from genscale.engine.verifier_roles import WeightedVerifier
+from genscale.engine.ensembles import RANK, VOTE, WEIGHTED
+from genscale.engine.verifier_roles import Roles, WeightedVerifier
 from genscale.errors import UsageError
 from genscale.pipelines.bound_call import PER_PROMPT
 from genscale.pipelines.call_signature import COUNTS, defaults_of
@@ -58,6 +60,7 @@ def heading_of_search(settings: SearchSettings) -> dict[str, Any]:
         "options": registry.described(settings.sampler),
         "verifiers": verifiers,
         "ensemble": settings.roles.judge.ensemble,
+        **_of_selection(settings.roles),
         "draft": None,  # of a search with drafts: how they are made
         "limits": {
             "budget": str(settings.budget),
@@ -65,6 +68,19 @@ def heading_of_search(settings: SearchSettings) -> dict[str, Any]:
             "batch_size": settings.batch_size,
             **({"pool": True} if settings.pool else {}),
         },
+    }
+
+
+def _of_selection(roles: Roles) -> dict[str, Any]:
+    """What ranks beside names and weights, where there is any."""
+    judge, selection = roles.judge, roles.selection
+    noise = selection.abstain is not None and selection.abstain.in_noise
+    scaled = judge.ensemble not in (WEIGHTED, RANK, VOTE) or noise or any(c.relative for c in judge.columns)
+    return {
+        **({"columns": [asdict(c) for c in judge.columns]} if scaled else {}),
+        **({"by_category": judge.by_category} if judge.by_category else {}),
+        **({"require": [str(r) for r in selection.requires]} if selection.requires else {}),
+        **({} if selection.abstain is None else {"abstain": str(selection.abstain)}),
     }
 
 

@@ -19,6 +19,7 @@ from genscale.algorithms.arm_texts import text_of
 from genscale.algorithms.arms import Arms
 from genscale.engine.budget import Budget
 from genscale.engine.holding import DEVICE
+from genscale.engine.selection import Selection
 from genscale.engine.stopping import Stop
 from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier
 from genscale.errors import UsageError
@@ -120,6 +121,9 @@ class Description:
         for role, members in (("verifiers", "search"), ("select", "select"), ("held_out", "held_out")):
             self.add_verifiers(role, getattr(scaled.roles, members))
         self.fields["ensemble"] = scaled.roles.judge.ensemble
+        if scaled.roles.search.by_category:
+            self.fields["category_weights"] = scaled.roles.search.by_category
+        self.add_selection(scaled.roles.selection)
         self.add_limits(scaled.budget, scaled.stop)
         if scaled.pool:
             self.fields["pool"] = True
@@ -161,6 +165,12 @@ class Description:
             self.missing_search.append(f"arm {texts.index(None)}, which changes more than a text can say")
         if sampler.aim != "best":
             self.missing_search.append(f"the aim '{sampler.aim}' of its arms")
+
+    def add_selection(self, selection: Selection) -> None:
+        if selection.requires:
+            self.fields["require"] = [str(r) for r in selection.requires]
+        if selection.abstain is not None:
+            self.fields["abstain"] = str(selection.abstain)
 
     def add_verifiers(self, role: str, members: VerifierSet) -> None:
         self.fields[role] = [self._spec(member) for member in members.members]

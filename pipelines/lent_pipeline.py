@@ -24,4 +24,4 @@ class LendingVerifiers(VerifierSet):
 
 def lending(roles: Roles, claim: Claim) -> Roles:
     """The same roles, whose verifiers lend what the claim holds while they score."""
-    return Roles(*(LendingVerifiers(s.members, s.ensemble, claim) for s in roles.all))
+    return roles.each(lambda s: LendingVerifiers(s.members, s.ensemble, s.fixed, s.by_category, claim))

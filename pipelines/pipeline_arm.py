@@ -16,7 +16,7 @@ from genscale.engine.archive import Archive
 from genscale.engine.budget import Budget
 from genscale.engine.engine import Engine
 from genscale.engine.search import Search
-from genscale.engine.verifier_roles import Roles, VerifierSet
+from genscale.engine.verifier_roles import Roles
 from genscale.errors import UsageError
 from genscale.key import Key
 from genscale.pipelines.arms import ArmSettings
@@ -34,7 +34,7 @@ from genscale.protocol.particles import Candidate
 from genscale.protocol.queries import Query, Score, Solve
 from genscale.results.run_description import RunDescription
 
-_NO_ROLES = Roles(*(VerifierSet(()) for _ in range(4)))
+_NO_ROLES = Roles()
 
 
 @dataclass(frozen=True)

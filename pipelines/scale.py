@@ -19,6 +19,7 @@ from genscale.engine.events import Event
 from genscale.engine.holding import DEVICE
 from genscale.engine.plan import Plan
 from genscale.engine.search_rules import guard_set
+from genscale.engine.selection import Selection
 from genscale.engine.stopping import Stop, StopRule
 from genscale.engine.verifier_roles import Roles, verifier_set
 from genscale.errors import NoLoop, UsageError, did_you_mean
@@ -189,12 +190,13 @@ class Scaled(StandsForPipeline):
 def scale(
     pipe: Any, sampler: str | Sampler = AUTO, verifier: Any = None, *, select: Any = None, held_out: Any = None,
     ensemble: str = "weighted", budget: Budget | str | None = None, decode_batch: int | None = None,
-    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16,
+    stop: Stop | StopRule | Sequence[StopRule] | str | None = None, batch_size: int = 16, abstain: Any = None,
     out: str | Path | None = None, keep: int = 1, on_event: Callable[[Event], None] | None = None,
     mix: Mix | str | Sequence[str] | None = None, guide: Any = None, models: Mapping[str, Any] | None = None,
     halt: Callable[[], bool] | None = None, busy: str = WAIT, report: Any = None, pad_batches: str = AS_THEY_ARE,
     verifier_timeout: float | None = None, pool: bool = False, components: Any = None, hold: str = DEVICE,
-    draft: Draft | str | None = None, preview: Any = False, executor: Executor | str | None = None, **options: Any,
+    draft: Draft | str | None = None, preview: Any = False, executor: Executor | str | None = None,
+    require: Any = None, category_weights: Any = None, **options: Any,
 ) -> Scaled | ScaledGenerator:  # fmt: skip
     """Put a search into a diffusers pipeline; the pipeline itself stays as it is.
 
@@ -202,15 +204,13 @@ def scale(
         Or any `f(prompt=..., generator=... or seed=...)` that returns an image or video: called once a candidate.
     sampler: a name (`genscale samplers` lists them) with its fields as further keyword arguments, or an object. "auto":
         accept_reject where one verifier answers a probability and steers alone, best_of_n otherwise.
-    verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair
-        (any of these, weight), or a list of them, joined by `ensemble` ("weighted" sum or mean "rank").
-        None only where nothing is chosen: one candidate, or as many candidates as images.
+    verifier: what steers the search: a name, an object, a callable `(media, prompts) -> scores`, a pair (any of these,
+        weight), or a list, joined by `ensemble` (genscale.engine.ensembles). None only where nothing is chosen.
     select: what picks the winner, if not the same. held_out: a score that only measures (report: its former name).
     budget: a Budget, or text such as "16images" (the compute of 16 images of the pipeline alone), "480nfe", "60s" or
         "480nfe,60s"; all but seconds are per prompt.
-    stop: when the scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or several
-        joined by commas, or rules (genscale.engine.stopping); each prompt by itself, whichever of this and the
-        budget comes first.
+    stop: when a prompt's scores say that it is enough: text such as "patience:8", "gain:0.02", "adaptive:0.9" or
+        several joined by commas, or rules (genscale.engine.stopping).
     batch_size: latents through the model at once; halved when memory runs out. pad_batches: "full" fills calls up to
         it, "buckets" to powers of two, for compiled models.
     decode_batch: latents decoded at once; None: batch_size of images, 1 of videos, and the results all together.
@@ -218,9 +218,8 @@ def scale(
         candidates keep their latents, for `result.search.media`. on_event: called with every progress event.
     mix: predictions to combine at every model call (genscale.diffusion.mixtures): a Mix such as `rlg("base", 1.6)`, or
         texts such as "base:-0.6", "prompt=a dog:0.3", "weak:-1"; the pipeline's own prediction has what is left to 1.
-    guide: how the branches of classifier-free guidance are combined, in place of the pipeline's own rule: a Mix such as
-        `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)",
-        "cfg++(0.6)", "apg(guidance_scale=7.5)".
+    guide: how the branches of guidance are combined, in place of the pipeline's own rule: a Mix such as
+        `Cfg(7.5, start=0.2, stop=0.8)`, a guider of `diffusers.guiders`, or text such as "cfg(7.5, 0.2, 0.8)".
     models: pipelines or modules that share the latent space, under the names that the mix uses.
     halt: called before every batch; once it returns True the search ends as by an interrupt, when all have a candidate.
     busy: while another thread searches with this pipeline or its models: "wait", or "refuse" with a UsageError.
@@ -231,6 +230,9 @@ def scale(
     draft: how to make candidates cheaper while searching: a genscale.Draft, or its text, such as "steps=6,keep=2".
     preview: tell of candidates under way (Estimated): True, or an AutoencoderTiny that makes the pictures.
     executor: who evaluates, decodes and scores: "local", or worker processes, "processes:4" or genscale.Processes(4).
+    require: what the winner must satisfy, such as "nsfw<0.1", or several. abstain: keep the pipeline's own candidate
+        unless another's total is higher by more than this: a number, or "2sd", of the verifiers' noise.
+    category_weights: {category: {verifier: weight}} of the ensemble "category" (genscale.engine.prompt_category).
     components: for `pipe=` a preset of modular blocks, which has none: a mapping, or a pipeline that has them.
     """
     check_settings(
@@ -239,14 +241,13 @@ def scale(
     )  # fmt: skip
     pipe = with_components(_inner(pipe), components)
     rules = Stop.of(stop)
-    roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout)
+    choice = (category_weights, Selection.of(require, abstain))
+    roles = _roles(verifier, select, held_out, report, ensemble, rules, verifier_timeout, *choice)
     return _searching(SearchSettings(
-        pipe, _sampler(pipe, sampler, options, roles), roles, Budget.of(budget),
-        batch_size, decode_batch, None if out is None else Path(out), keep, on_event or ignore, rules,
-        mix_of(mix, guide), dict(models or {}), halt or never,
-        {n: v for n, v in (("mix", mix), ("guide", guide)) if v is not None},
-        busy=busy, hold=hold, pool=pool, pad_batches=pad_batches, preview=preview,
-        draft=Draft.of(draft), executor=executor_of(executor),
+        pipe, _sampler(pipe, sampler, options, roles), roles, Budget.of(budget), batch_size, decode_batch,
+        None if out is None else Path(out), keep, on_event or ignore, rules, mix_of(mix, guide), dict(models or {}),
+        halt or never, {n: v for n, v in (("mix", mix), ("guide", guide)) if v is not None}, busy=busy, hold=hold,
+        pool=pool, pad_batches=pad_batches, draft=Draft.of(draft), preview=preview, executor=executor_of(executor),
     ))  # fmt: skip
 
 
@@ -272,7 +273,7 @@ def _sampler(pipe: Any, sampler: Any, given: dict[str, Any], roles: Roles) -> Sa
     if sampler == "arms" or (sampler in (AUTO, OTHERWISE) and "arms" in given):
         return armed(given)
     if isinstance(sampler, str):
-        name = sampler_for(sampler, roles.search.probability)
+        name = sampler_for(sampler, roles.search.probability and not roles.selection.requires)
         if sampler == AUTO:
             check_automatic(name, given)
         sampler = registry.make("sampler", name, given)
@@ -302,6 +303,8 @@ def _roles(
     ensemble: str,
     stop: Stop | None,
     timeout: float | None,
+    category_weights: Any,
+    selection: Selection,
 ) -> Roles:
     if report is not None and held_out is not None:
         raise UsageError("held_out= and its former name report= are both given: give held_out= alone.")
@@ -311,7 +314,10 @@ def _roles(
         verifier_set(select, ensemble, timeout),
         verifier_set(held_out, "weighted", timeout),
         guard_set(stop, timeout),
+        selection,
     )
+    if category_weights is not None:
+        roles = roles.by_category(category_weights)
     both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names, *roles.guard.names}
     if both:
         import warnings

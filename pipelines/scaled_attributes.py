@@ -63,7 +63,7 @@ class StandsForPipeline:
     def __repr__(self) -> str:
         settings, roles = self.settings, self.settings.roles
         parts = [type(settings.pipe).__name__, repr(settings.sampler)]
-        parts += [f"{role}={list(s.names)}" for role, s in vars(roles).items() if s.names]
+        parts += [f"{role}={list(s.names)}" for role, s in roles.named.items() if s.names]
         parts += [f"budget='{settings.budget}'"] if str(settings.budget) != "none" else []
         return f"genscale.scale({', '.join(parts)})"
 
@@ -77,8 +77,8 @@ class StandsForPipeline:
     def __reduce_ex__(self, protocol: Any) -> Any:
         """UsageError: a function that was given to `scale` cannot be pickled."""
         settings = self.settings
-        given = {"on_event": settings.on_event, "halt": settings.halt}
-        for verifiers in vars(settings.roles).values():
+        given: dict[str, Any] = {"on_event": settings.on_event, "halt": settings.halt}
+        for verifiers in settings.roles.all:
             given |= {f"verifier '{m.name}'": m.verifier for m in verifiers.members}
         for name, value in given.items():
             try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genscale.algorithms.ascent_options import of_points
 from genscale.algorithms.noise_ascent import NoiseGradient
-from genscale.algorithms.prompt_category import trust
+from genscale.engine.prompt_category import trust
 from genscale.numerics.optimisers import Momentum, clipped
 from genscale.protocol.answers import Graded, Scores
 from genscale.protocol.interfaces import Process

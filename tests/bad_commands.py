@@ -54,6 +54,17 @@ REQUEST_TEXTS = {
     "--offload": ["nonsense", "models"],
     "--attention": ["nonsense", "???"],
     "--ensemble": ["mean", "", "weighted,rank"],
+    "--require": ["", "shapes", "shapes<", "shapes<nan", "shapes=1", "<1", "nope<1", "shapes<1e", "a<1,,b<1"],
+    "--abstain": ["", "x", "nan", "inf", "-1", "2 sds", "2sd", "1e999"],
+    "--category-weights": [
+        "",
+        "x",
+        "[]",
+        "3",
+        '{"counting": 1}',
+        '{"nope": {}}',
+        '{"counting": {"shapes_clip": 1}}',
+    ],
     "--formats": ["avi", "mp4,,gif", "", "mp4;gif"],
     "--budget": [
         "",
@@ -311,6 +322,15 @@ plan STAR --verifier "shapes_clip(device=tpu)"
 plan STAR --verifier "shapes_clip(device=cuda:77)"
 plan STAR --verifier moving_shapes
 plan STAR --ensemble rank --verifier shapes:-1
+plan STAR --ensemble minimum --verifier shapes:0.5 --verifier shapes_clip
+plan STAR --ensemble product --verifier shapes_clip
+plan STAR --ensemble pareto --verifier shapes:0
+plan STAR --ensemble category --category-weights '{"nope": {"shapes_clip": 1}}'
+plan STAR --ensemble category --category-weights '{"counting": {"clip": 1}}'
+plan STAR --verifier medoid --stop patience:3
+plan STAR --verifier medoid --require "medoid>0"
+plan STAR --held-out medoid
+plan STAR --sampler das --verifier medoid
 plan STAR --mask-image {dir}/p.txt
 plan STAR --sampler beam --set width=2 --set survivors=3
 plan STAR --sampler cem_lowfreq --set level=99

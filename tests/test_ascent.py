@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.algorithms.prompt_category import REWARDS, TRUST, category, trust
+from genscale.engine.prompt_category import REWARDS, TRUST, category, trust
 from genscale.key import Key
 from genscale.numerics.lbfgs import Lbfgs
 from genscale.numerics.normality import FEWEST, block_p_value, measured, p_value

@@ -14,7 +14,7 @@ from genscale.pipelines.loading import EMBEDDED, folder_of
 from genscale.plugins import options as sampler_options
 from genscale.plugins import registry
 from genscale.runs.prompt_files import read_prompts
-from genscale.runs.request import load_request
+from genscale.runs.read_request import load_request
 from tests.zoo import ZOO
 
 STEPS = 2

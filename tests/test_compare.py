@@ -210,7 +210,7 @@ def test_what_does_not_compare_is_refused_in_one_sentence(words, sentence, gensc
 
 
 def test_ranks_do_not_compare():
-    with pytest.raises(UsageError, match="ranks and votes within one run do not compare"):
+    with pytest.raises(UsageError, match=r"depend on the run.s own candidates and do not compare"):
         entries(Request(("x",), ensemble="rank"), ["smc", "snes"], [], [])
 
 

@@ -38,7 +38,7 @@ from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import registry
 from genscale.protocol.particles import Candidate
-from genscale.runs import request
+from genscale.runs import read_request
 from genscale.runs.complete_request import completed
 from genscale.runs.file_metadata import read_metadata
 from genscale.runs.prepared_run import PreparedRun
@@ -154,6 +154,7 @@ def test_verifiers_that_need_more_than_a_name_are_not_offered(queue: JobQueue) -
         "boxes",
         "calibrated",
         "learned_preview",
+        "medoid",
     }
 
 
@@ -382,7 +383,7 @@ def test_stop_keeps_the_best_and_the_folder_is_whole(queue: JobQueue) -> None:
     record = json.loads(job.files["run.json"].read_text())
     assert record["stopped"] == "interrupted"
     assert record["best"]["total"] == max(row.total for row in seen.finals)
-    assert request.load_folder(job.folder).prompts == (STAR,)
+    assert read_request.load_folder(job.folder).prompts == (STAR,)
     assert {"best.png", "base.png", "contact.png", "tree.png", "curve.png"} <= set(job.files)
     assert "this is the best after" in html.status(job)
 

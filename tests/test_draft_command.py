@@ -14,7 +14,8 @@ from genscale.cli.request_options import request_fields
 from genscale.cli.summary_tables import _drafted
 from genscale.key import Key
 from genscale.results.draft_calibration import MeasuredDraft, kept_share, recommend
-from genscale.runs.request import Request, load_folder
+from genscale.runs.read_request import load_folder
+from genscale.runs.request import Request
 from tests.test_cli import NFE, STEPS, generate, record, tiny  # noqa: F401 - fixtures
 
 DRAFT = ("--draft", "steps=1,keep=2")

@@ -10,7 +10,7 @@ from genscale.commands import score_files
 from genscale.commands.compare_entries import ComparedRun
 from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.engine.archive import read_archive
-from genscale.runs.request import load_folder
+from genscale.runs.read_request import load_folder
 from genscale.runs.run_record import read_record
 from genscale.runs.saved_run import read_run
 from genscale.storage.former_names import with_present_names

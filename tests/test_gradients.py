@@ -606,7 +606,7 @@ class Detached(Mixture):
             {"roles": panel(undifferentiable)},
             "verifier 'judge' cannot be differentiated: search with one that has",
         ),
-        ({"roles": panel(closeness, "rank")}, "ranks and votes have no gradient: use the weighted ensemble"),
+        ({"roles": panel(closeness, "rank")}, "has no gradient: use the weighted ensemble"),
         ({"roles": Roles()}, "name a verifier for the search"),
         ({"decode": lambda x, p: Media(x.detach()[:, :, None, None])}, "images keep no graph"),
         ({"mixture": Detached()}, "model's output keeps no graph"),

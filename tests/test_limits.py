@@ -21,7 +21,8 @@ from genscale.plugins import limits, options, registry
 from genscale.plugins.limits import Limits, fault
 from genscale.runs.complete_request import check, completed
 from genscale.runs.option_metadata import options_of
-from genscale.runs.request import Request, from_dict
+from genscale.runs.read_request import from_dict
+from genscale.runs.request import Request
 from genscale.samplers.beam import Beam
 from genscale.samplers.best_of_n import BestOfN
 from genscale.samplers.smc import Smc

@@ -12,7 +12,8 @@ from genscale.errors import UsageError
 from genscale.report import contact_sheet, image_files, video_files
 from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.report.png_metadata import infotext, png_info
-from genscale.runs.request import Request, from_dict, load_folder, load_request
+from genscale.runs.read_request import from_dict, load_folder, load_request
+from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
 
 

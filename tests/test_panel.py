@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genscale.engine.ensembles import ENSEMBLES, mean_rank, weighted_sum
+from genscale.engine.ensembles import ENSEMBLES, Column, joined, mean_rank, weighted_sum
 from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import (
     Roles,
@@ -22,6 +23,7 @@ from genscale.engine.verifier_roles import (
 from genscale.errors import UsageError, VerifierError
 from genscale.media import Media
 from genscale.protocol.answers import Scores
+from genscale.protocol.calibration import ScoreScale
 
 MEDIA = Media(torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
 PROMPTS = ["a", "b", "c"]
@@ -224,9 +226,13 @@ def test_a_pool_of_duplicates_has_no_winner_but_the_first() -> None:
 def test_totals_move_with_their_candidates(ensemble: str) -> None:
     generator = torch.Generator().manual_seed(3)
     raw = torch.randint(0, 4, (9, 2), generator=generator).double()
-    weights, order = torch.tensor([1.0, 0.25], dtype=torch.float64), torch.randperm(9, generator=generator)
-    combine = ENSEMBLES[ensemble]
-    torch.testing.assert_close(combine(raw[order], weights), combine(raw, weights)[order], atol=1e-12, rtol=0)
+    raw, order = raw / 3, torch.randperm(9, generator=generator)
+    columns = [
+        Column(1.0, probability=True),
+        Column(1.0 if ensemble == "minimum" else 0.25, probability=True),
+    ]
+    found, moved = joined(ensemble, raw, columns), joined(ensemble, raw[order], columns)
+    torch.testing.assert_close(moved, found[order], atol=1e-12, rtol=0)
 
 
 def test_ranks_see_only_the_order_of_scores() -> None:
@@ -249,12 +255,40 @@ def test_a_weighted_sum_carries_the_scales() -> None:
     torch.testing.assert_close(weighted_sum(raw, weights), torch.tensor([4.9, 10.1], dtype=torch.float64))
 
 
-def test_a_total_depends_on_the_pool_for_ranks_and_votes_only() -> None:
-    raw = torch.tensor([[1.0, 5.0], [2.0, 4.0], [3.0, 0.0], [1.0, 5.0]], dtype=torch.float64)
-    for ensemble in ENSEMBLES:
-        panel = VerifierSet((WeightedVerifier("a", gives(0)), WeightedVerifier("b", gives(0))), ensemble)
-        alone = torch.cat([panel.combine(row[None]) for row in raw])
-        assert torch.equal(alone, panel.combine(raw)) == panel.pointwise
+class Gives:
+    """Gives one number, and says what it is told to say."""
+
+    def __init__(self, **said: Any) -> None:
+        vars(self).update(said)
+
+    def __call__(self, media: Media, prompts: Sequence[str]) -> Any:
+        return 0
+
+
+SAYS = {
+    "nothing": ({}, {"weighted"}),
+    "probabilities": ({"answers_probability": True}, {"weighted", "product", "log_odds", "minimum"}),
+    "a scale": ({"score_scale": ScoreScale(2.0, 0.5)}, {"weighted", "standardised", "minimum", "category"}),
+    "a calibration": (
+        {"calibration": SimpleNamespace(mean=2, sd=0.5, noise_sd=0.1)},
+        {"weighted", "standardised", "minimum", "category"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "alone"), SAYS.values(), ids=SAYS)
+def test_which_totals_depend_on_the_pool(said: dict[str, Any], alone: set[str]) -> None:
+    raw = torch.tensor([[0.1, 0.5], [0.2, 0.4], [0.3, 0.0], [0.1, 0.5]], dtype=torch.float64)
+    for ensemble, kind in ENSEMBLES.items():
+        members = tuple(WeightedVerifier(name, Gives(**said)) for name in "ab")
+        if kind.probabilities and "answers_probability" not in said:
+            with pytest.raises(UsageError, match="multiplies probabilities, and verifier 'a' answers none"):
+                VerifierSet(members, ensemble)
+            continue
+        panel = VerifierSet(members, ensemble)
+        assert panel.pointwise == (ensemble in alone)
+        one_by_one = torch.cat([panel.combine(row[None]) for row in raw])
+        assert torch.equal(one_by_one, panel.combine(raw)) == panel.pointwise
 
 
 # ---------------------------------------------------------------- the panel

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import genscale
-from genscale.runs.request import load_folder, load_request
+from genscale.runs.read_request import load_folder, load_request
 from tests.test_cli import NFE, generate, tiny  # noqa: F401 - fixtures
 from tests.zoo import ZOO
 

@@ -14,7 +14,7 @@ from genscale.errors import UsageError
 from genscale.pipelines import describe_search
 from genscale.plugins import registry
 from genscale.report import contact_sheet
-from genscale.runs.request import load_folder, load_request
+from genscale.runs.read_request import load_folder, load_request
 
 PROMPTS = ["a red star", "a blue ring"]
 CALL = {"num_inference_steps": 3, "guidance_scale": 3.0}

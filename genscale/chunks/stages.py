@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from genscale.chunks.nodes import Node
+from genscale.engine.ensembles import CATEGORY
 from genscale.engine.verifier_roles import VerifierSet, WeightedVerifier, verifier_set
 from genscale.errors import UsageError, quoted
 from genscale.media import Media
@@ -64,12 +65,22 @@ class Stages:
 
     @staticmethod
     def of(verifier: Any, whole: Any, ensemble: str, chunks: int) -> Stages:
-        """UsageError: something is no verifier, an unknown stage, or named twice for a depth."""
-        return Stages(
-            _by_depth("verifier", verifier, ensemble, chunks),
-            _by_depth("whole", whole, ensemble, chunks),
-            ensemble,
-        )
+        """UsageError: something is no verifier, an unknown stage, or named twice for a depth, or scores chunks only as
+        a set."""
+        if ensemble == CATEGORY:
+            raise UsageError(
+                "the weights of a category ensemble are those of one prompt: use another for chunks."
+            )
+        each = _by_depth("verifier", verifier, ensemble, chunks)
+        stages = Stages(each, _by_depth("whole", whole, ensemble, chunks), ensemble)
+        for judges in (*stages.chunk, *stages.whole):
+            for name, column in zip(judges.names, judges.columns, strict=True):
+                if column.relative:
+                    raise UsageError(
+                        f"verifier '{name}' compares candidates with each other, and chunks are scored one by one: use "
+                        "another."
+                    )
+        return stages
 
     def any(self, depth: int) -> bool:
         return bool(self.chunk[depth].members or self.whole[depth].members)

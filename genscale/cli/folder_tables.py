@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genscale.cli.summary_tables import LINES, print_dropped, with_votes
-from genscale.engine.ensembles import VOTE
+from genscale.cli.summary_tables import LINES, print_dropped, print_notes, score_rows
 
 
 def print_run(found: dict[str, Any], console: Console) -> None:
@@ -23,11 +22,12 @@ def print_run(found: dict[str, Any], console: Console) -> None:
     console.print(heading, style="dim", markup=False, highlight=False, soft_wrap=True)
     table = _table(("prompt", "candidates", "NFE", "score", "base", "best"), left=("prompt", "score"))
     for told in found["prompts"][:LINES]:
-        for n, (name, base, best) in enumerate(_scores(told, found["ensemble"] == VOTE)):
+        for n, (name, base, best) in enumerate(score_rows(told, found["ensemble"], "none")):
             first = (told["prompt"], str(told["candidates"]), str(told["nfe"])) if n == 0 else ("", "", "")
             table.add_row(Text(first[0]), *first[1:], Text(name), base, Text(best, style="bold"))
     console.print(table)
     _more(len(found["prompts"]), console)
+    print_notes(found["prompts"], console)
     _note(len(found["without_candidate"]), "prompts have no finished candidate", console)
     print_dropped(found["dropped"], console)
     _files(found, console)
@@ -65,17 +65,6 @@ def _agreement(told: dict[str, Any]) -> str:
         return f"{same}; the candidates cannot be ranked, all scores being equal"
     between = "" if rank["low"] is None else f" (95 % interval {rank['low']:.2f} to {rank['high']:.2f})"
     return f"rank correlation {rank['rho']:.2f}{between} over {rank['prompts']} prompts, {same}"
-
-
-def _scores(told: dict[str, Any], vote: bool) -> list[tuple[str, str, str]]:
-    if vote:
-        told = {**told, "best": with_votes(told["best"]), "base": with_votes(told["base"] or {})}
-    rows = []
-    for role, note in (("search", ""), ("select", " (select)"), ("held_out", " (held out)")):
-        for name, value in told["best"][role].items():
-            base = (told["base"] or {}).get(role, {}).get(name)
-            rows.append((name + note, "" if base is None else f"{base:.4g}", f"{value:.4g}"))
-    return rows or [("none", "", "")]
 
 
 def _table(titles: Sequence[str], left: Sequence[str]) -> Table:

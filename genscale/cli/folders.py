@@ -40,7 +40,7 @@ def resume(
 ) -> int:
     """Continue a run or a comparison that was interrupted or killed, from its folder."""
     from genscale.commands import compare_runs
-    from genscale.runs.request import load_folder
+    from genscale.runs.read_request import load_folder
     from genscale.runs.run_folder import refuse_incomplete
     from genscale.runs.trusted_code import refuse_code
 
@@ -72,6 +72,9 @@ def tree(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: option
 
 def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Draw the Pareto front of several verifiers, too (pareto.png).")
+    ] = False,
     trust_folder: options.Trust = False,
     as_json: options.Json = False,
 ) -> int:
@@ -81,7 +84,7 @@ def show(
     from genscale.runs.progress import plain_warnings
 
     with plain_warnings():
-        found = show_folder(folder, trust=trust_folder)
+        found = show_folder(folder, trust=trust_folder, pareto=pareto)
     if as_json:
         print_json(found)
     else:

@@ -22,7 +22,8 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None, clips
     from genscale.plugins import options, registry
     from genscale.plugins.automatic import AUTO
     from genscale.runs.complete_request import sampler_of
-    from genscale.runs.request import Request, load_request
+    from genscale.runs.read_request import load_request
+    from genscale.runs.request import Request
 
     given = ctx.params
     request = Request(**(start or {})) if given["from_"] is None else load_request(given["from_"])

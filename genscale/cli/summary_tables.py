@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genscale.engine.ensembles import VOTE
+from genscale.engine.ensembles import VOTE, WEIGHTED
 from genscale.engine.failures import summary
 from genscale.report.prompt_summary import VOTES
 
@@ -22,7 +23,7 @@ def print_record(record: dict[str, Any], console: Console) -> None:
     for title in ("prompt", "score", "base", "best"):
         table.add_column(title, justify="right" if title in ("base", "best") else "left")
     for found in record["prompts"][:LINES]:
-        for n, (name, base, best) in enumerate(_scores(found, record.get("ensemble") == VOTE)):
+        for n, (name, base, best) in enumerate(score_rows(found, record.get("ensemble", WEIGHTED))):
             table.add_row(Text(found["prompt"] if n == 0 else ""), Text(name), base, Text(best, style="bold"))
     console.print(table)
     if len(record["prompts"]) > LINES:
@@ -42,6 +43,7 @@ def print_record(record: dict[str, Any], console: Console) -> None:
         console.print(ended, style="dim", highlight=False, soft_wrap=True)
     if told := _accepted(record["prompts"]):
         console.print(told, highlight=False, soft_wrap=True)
+    print_notes(record["prompts"], console)
     print_dropped([failure for found in record["prompts"] for failure in found["dropped"]], console)
     if record["stopped"]:
         console.print(f"{record['stopped']}: this is the best so far.", markup=False, highlight=False)
@@ -161,25 +163,35 @@ def _accepted(prompts: list[dict[str, Any]]) -> str:
     return f"nothing was accepted{which}: no candidate reached {least:.3g}, and this is the best of them"
 
 
-def with_votes(told: dict[str, Any]) -> dict[str, Any]:
-    """A candidate of a vote: its votes in place of the number of its answer."""
-    return {**told, "search": {VOTES: told["total"]}} if told else told
-
-
 def _span(numbers: list[int]) -> str:
     least, most = min(numbers), max(numbers)
     return str(least) if least == most else f"{least} to {most}"
 
 
-def _scores(found: dict[str, Any], vote: bool) -> list[tuple[str, str, str]]:
-    """(name, base, best) for the score of every verifier. vote: the number of votes in place of answers."""
-    best, base = found["best"] or {}, found["base"] or {}
-    if vote:
-        best, base = with_votes(best), with_votes(base)
+def score_rows(
+    told: Mapping[str, Any], ensemble: str, nothing: str = "nothing finished"
+) -> list[tuple[str, str, str]]:
+    """(name, base, best) for the score of every verifier. told: with "best" and "base". Under a vote the numbers of
+    votes in place of those of the answers."""
+    best, base = told["best"] or {}, told["base"] or {}
+    if ensemble == VOTE:
+        best, base = _with_votes(best), _with_votes(base)
     rows = []
-    for role in ("search", "select", "held_out"):
+    for role, note in (("search", ""), ("select", " (select)"), ("held_out", " (held out)")):
         for name, value in best.get(role, {}).items():
             before = base.get(role, {}).get(name)
-            label = name if role == "search" else f"{name} ({'held out' if role == 'held_out' else role})"
-            rows.append((label, "" if before is None else f"{before:.4g}", f"{value:.4g}"))
-    return rows or [("nothing finished", "", "")]
+            rows.append((name + note, "" if before is None else f"{before:.4g}", f"{value:.4g}"))
+    return rows or [(nothing, "", "")]
+
+
+def _with_votes(told: dict[str, Any]) -> dict[str, Any]:
+    """A candidate of a vote: its votes in place of the number of its answer."""
+    return {**told, "search": {VOTES: told["total"]}} if told else told
+
+
+def print_notes(prompts: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What the rules of the choice did: a sentence each, with the number of prompts where there are several."""
+    notes = Counter(note for found in prompts for note in found.get("notes", ()))
+    for note, count in notes.items():
+        where = "" if len(prompts) == 1 else f" ({count} of {len(prompts)} prompts)"
+        console.print(note + where, markup=False, highlight=False, soft_wrap=True)

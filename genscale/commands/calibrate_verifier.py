@@ -33,7 +33,8 @@ from genscale.runs import generate, verifier_specs
 from genscale.runs.complete_request import NONE, completed
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
-from genscale.runs.request import Request, load_folder
+from genscale.runs.read_request import load_folder
+from genscale.runs.request import Request
 from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import Decode, SavedRun, decoder_of
 from genscale.verifiers.reference_images import eight_bit, panel, with_references

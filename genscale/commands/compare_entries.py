@@ -9,12 +9,13 @@ from typing import Any, TypedDict
 
 from genscale.call_syntax import parse_call
 from genscale.engine.budget import Budget
-from genscale.engine.ensembles import POINTWISE
+from genscale.engine.ensembles import Column, pointwise
 from genscale.errors import UsageError
 from genscale.plugins import options
 from genscale.runs import verifier_specs
 from genscale.runs.complete_request import NONE, completed
-from genscale.runs.request import Request, from_dict
+from genscale.runs.read_request import from_dict
+from genscale.runs.request import Request
 from genscale.storage.typed_json import FileName
 
 SAMPLER, VERIFIER, BUDGET = "sampler", "verifier", "budget"
@@ -56,9 +57,10 @@ def entries(
             "compare one thing at a time: give --sampler several times, or --verifiers, or --budgets"
             + (f" (not {' and '.join(several)} at once)." if several else ".")
         )
-    if request.ensemble not in POINTWISE:
+    if not pointwise(request.ensemble, [Column()]):
         raise UsageError(
-            "ranks and votes within one run do not compare with another run's: use the weighted ensemble."
+            f"totals of ensemble '{request.ensemble}' depend on the run's own candidates and do not compare with "
+            "another run's: use the weighted ensemble."
         )
     for axis, values in given.items():
         if axis != several[0] and values:

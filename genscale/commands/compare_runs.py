@@ -18,6 +18,7 @@ from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.results.comparison import Comparison
 from genscale.runs import generate as generation
+from genscale.runs import read_request
 from genscale.runs import request as requests
 from genscale.runs.base_picture import SearchAndBase
 from genscale.runs.prepared_run import PreparedRun
@@ -168,7 +169,7 @@ def _finished(path: Path, run: PreparedRun) -> dict[str, Any] | None:
     """The record of this very run, if its folder holds it and it is finished."""
     try:
         record = read_record(path)
-        earlier = requests.load_folder(path)
+        earlier = read_request.load_folder(path)
     except UsageError:
         return None
     if record is None or run.request.difference(earlier) is not None:

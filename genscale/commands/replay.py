@@ -24,8 +24,7 @@ from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.queries import Query, Score, Solve
 from genscale.report import image_files
 from genscale.results.run_files import versions
-from genscale.runs import request as requests
-from genscale.runs import verifier_specs
+from genscale.runs import read_request, verifier_specs
 from genscale.runs.complete_request import NONE, completed
 from genscale.runs.file_metadata import read_metadata
 from genscale.runs.generate import generate
@@ -76,7 +75,7 @@ class Origin:
         names = missing_parts(data)
         if names:
             raise UsageError(f"'{image}' cannot be made again: its search does not hold {names}.")
-        request, index = requests.load_request(image), data.get("index", 0)
+        request, index = read_request.load_request(image), data.get("index", 0)
         if index >= len(request.prompts):
             raise UsageError(
                 f"image '{image}' carries genscale metadata that cannot be read: it has no prompt {index}."

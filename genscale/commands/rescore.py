@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from genscale.commands.score_files import verifiers_of
@@ -45,7 +46,7 @@ def rescore(
     check_judges(Roles(panel), {media.kind}, "the pipeline of this run makes")
     panel.prepare(texts, media.device)  # before all the others are decoded
     scores = score_finals(run, pools, panel, decode, display)
-    found = [_verdict(run, pools, scores, k, name) for k, name in enumerate(panel.names)]
+    found = [_verdict(run, pools, scores, panel, k) for k in range(len(panel.names))]
     record = {
         "folder": str(run.folder),
         "searched": run.searched,
@@ -83,7 +84,11 @@ def score_finals(
 
 
 def _verdict(
-    run: SavedRun, pools: Sequence[Sequence[Final]], scores: dict[tuple[int, int], Tensor], k: int, name: str
+    run: SavedRun,
+    pools: Sequence[Sequence[Final]],
+    scores: dict[tuple[int, int], Tensor],
+    panel: VerifierSet,
+    k: int,
 ) -> dict[str, Any]:
     """How one verifier's ranks agree with the search's, and which candidates it would have picked."""
     early, late = [], []
@@ -91,8 +96,9 @@ def _verdict(
     for i, pool in enumerate(pools):
         if not pool:
             continue
-        new = [float(scores[i, f.candidate.id][k]) for f in pool]
-        won = max(range(len(pool)), key=lambda n: (pool[n].total, -n))
+        rows = torch.stack([scores[i, f.candidate.id] for f in pool])
+        new = panel.readable(rows)[:, k].tolist()
+        won = next(pool.index(f) for f in run.ranking(i) if f in pool)
         would = max(range(len(pool)), key=lambda n: (new[n], n == won, -n))  # among equals the winner
         early.append(np.array([f.total for f in pool]))
         late.append(np.array(new))
@@ -112,7 +118,7 @@ def _verdict(
         )
     told = asdict(agreement(early, late))
     same = sum(p["winner"]["candidate"] == p["would_win"]["candidate"] for p in prompts)
-    return {"verifier": name, "rank_correlation": told, "same_winner": same, "prompts": prompts}
+    return {"verifier": panel.names[k], "rank_correlation": told, "same_winner": same, "prompts": prompts}
 
 
 def _rows(

@@ -58,11 +58,16 @@ def score(files: Sequence[Path], prompt: str | None, verifiers: Sequence[str]) -
     for file, media in zip(files, media_of, strict=True):
         check_judges(Roles(panel), {media.kind}, f"'{file}' holds")
     panel.prepare(prompts, torch.device("cpu"))
-    scores: dict[int, dict[str, float]] = {}
+    rows: dict[int, Tensor] = {}
     for some in _alike(media_of):
         media = cat_media([media_of[i] for i in some])
         raw = panel.score(media, [prompts[i] for i in some], [f"'{files[i]}'" for i in some], Ledger())
-        scores |= {i: panel.named(row) for i, row in zip(some, raw, strict=True)}
+        rows |= dict(zip(some, raw, strict=True))
+    scores: dict[int, dict[str, float]] = {}
+    for text in dict.fromkeys(prompts):  # files of one prompt are compared with each other
+        same = [i for i, of in enumerate(prompts) if of == text]
+        readable = panel.readable(torch.stack([rows[i] for i in same]))
+        scores |= {i: panel.named(row) for i, row in zip(same, readable, strict=True)}
     return [Scored(str(file), prompts[i], scores[i]) for i, file in enumerate(files)]
 
 

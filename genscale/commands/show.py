@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from genscale.commands.draw_tree import draw_trees
-from genscale.report import score_curves
+from genscale.errors import UsageError
+from genscale.report import pareto_plot, score_curves
 from genscale.report.contact_sheet import SheetRow
 from genscale.report.model_names import short_model_name
 from genscale.report.prompt_summary import (
@@ -19,14 +20,23 @@ from genscale.report.prompt_summary import (
     curve_panels,
     sheet_row,
 )
-from genscale.results.run_files import write_sheets
+from genscale.results.run_files import selection_record, write_sheets
 from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import SavedRun, decoder_of, read_run
 
 
-def show_folder(folder: Path, *, trust: bool = False) -> dict[str, Any]:
-    """What is printed; the images are written into the folder: contact.png, curve.png, tree.png."""
+def show_folder(folder: Path, *, trust: bool = False, pareto: bool = False) -> dict[str, Any]:
+    """What is printed; the images are written into the folder: contact.png, curve.png, tree.png.
+
+    pareto: also pareto.png. UsageError: fewer than two scores picked the winner.
+    """
     run = read_run(folder)
+    several = max(len(run.totals.objectives(prompt)) for prompt in run.request.prompts)
+    if pareto and several < 2:
+        raise UsageError(
+            f"a Pareto front needs two verifiers that pick the winner, and the run in '{folder}' has {several}: show "
+            "it without --pareto."
+        )
     target = RunFolder(run.folder)
     record = run.record or {}
     summaries = [run.summary(i) for i in range(len(run.finals))]
@@ -36,6 +46,7 @@ def show_folder(folder: Path, *, trust: bool = False) -> dict[str, Any]:
         sheets = write_sheets(target, _rows(run, summaries, trust), _title(run))
     panels = curve_panels({curve_name(len(finished)): finished})
     target.write("curve.png", partial(score_curves.draw, panels, _title(run)))
+    fronts = _draw_fronts(target, finished, _title(run)) if pareto else []
     trees = draw_trees(run.folder, most=ROWS)
     return {
         "folder": str(run.folder),
@@ -50,8 +61,13 @@ def show_folder(folder: Path, *, trust: bool = False) -> dict[str, Any]:
         "prompts": [_prompt_record(i, s, run.prompt_record(i)) for i, s in enumerate(summaries) if s.finals],
         "dropped": [dict(failure) for some in run.dropped for failure in some],
         "without_candidate": [s.prompt for s in summaries if not s.finals],
-        "files": [*sheets, "curve.png", *trees],
+        "files": [*sheets, "curve.png", *fronts, *trees],
     }
+
+
+def _draw_fronts(target: RunFolder, summaries: list[PromptSummary], title: str) -> list[str]:
+    target.write("pareto.png", partial(pareto_plot.draw, summaries, title))
+    return ["pareto.png"]
 
 
 def _prompt_record(index: int, summary: PromptSummary, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,6 +80,7 @@ def _prompt_record(index: int, summary: PromptSummary, record: Mapping[str, Any]
         "best": _scores(best),
         "base": record.get("base") or (None if base is None else _scores(base)),
         "curve": [{"nfe": c.nfe, **_scores(c)} for c in summary.best_so_far()],
+        **selection_record(summary),
     }
 
 
@@ -74,6 +91,7 @@ def _scores(candidate: ScoredCandidate) -> dict[str, Any]:
         "search": dict(candidate.search),
         "select": dict(candidate.select),
         "held_out": dict(candidate.held_out),
+        **({"broken": list(candidate.broken)} if candidate.broken else {}),
     }
 
 

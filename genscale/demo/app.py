@@ -30,8 +30,11 @@ def _by_name(verifier: str) -> bool:
     from dataclasses import MISSING
 
     try:
-        options = registry.options(registry.load("verifier", verifier))
+        cls = registry.load("verifier", verifier)
+        options = registry.options(cls)
     except UsageError:  # a package is missing
+        return False
+    if getattr(cls, "gives_embeddings", False):  # the page shows scores while candidates come
         return False
     return all(f.default is not MISSING or f.default_factory is not MISSING for f in options.values())
 

@@ -14,7 +14,7 @@ from genscale.demo.equivalent_command import command
 from genscale.demo.jobs import Job
 from genscale.demo.live_view import CandidateRow, Watch
 from genscale.demo.number_format import gain, number
-from genscale.runs.request import from_dict
+from genscale.runs.read_request import from_dict
 
 FILES = "/search"  # where images and files are fetched from
 VIDEOS = (".mp4", ".webm")

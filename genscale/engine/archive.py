@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from genscale.engine.archive_writer import GIVEN, SEEN, ArchiveWriter, Pending, Rows
+from genscale.engine.entries import Entry as Entry
 from genscale.engine.failures import ArchivedFailures, Failure
 from genscale.engine.finite_numbers import all_finite
 from genscale.engine.headings import STATE, refuse_another
@@ -35,35 +36,6 @@ FILE = "archive.jsonl"
 
 Predict = Callable[[Particles, Tensor, Tensor], Prediction]
 """(particles, the model's output, the latents that it saw) -> the estimates."""
-
-
-@dataclass
-class Entry:
-    """One scored state of one candidate.
-
-    prompt: its index. step: of the process. final: whether the latents were clean; a preview cannot win.
-    scores: raw scores, by search verifier; select, held_out and guard: those of the other roles. total: the combined
-    search score; None under a rank ensemble. nfe: spent by the prompt's search when it was scored. seconds: since the
-    run began. x: clean latents [*latent], where they are kept; never of a preview.
-    """
-
-    prompt: int
-    candidate: Candidate
-    step: int
-    final: bool
-    scores: dict[str, float]
-    total: float | None
-    select: dict[str, float] = field(default_factory=dict)
-    held_out: dict[str, float] = field(default_factory=dict)
-    nfe: int = 0
-    seconds: float = 0.0
-    x: Tensor | None = None
-    guard: dict[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        left_out = ("x", "candidate") if self.guard else ("x", "candidate", "guard")
-        record = {k: v for k, v in vars(self).items() if k not in left_out}
-        return {"kind": "score", **record, **recipe(self.candidate)}
 
 
 class Archive:
@@ -137,10 +109,8 @@ class Archive:
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
                 self._failed.read(record)
             else:
-                names = ("prompt", "step", "final", "scores", "total", "select", "held_out", "nfe", "seconds")
                 spent[record["prompt"]] = max(spent.get(record["prompt"], 0), record["nfe"])
-                entry = Entry(candidate=candidate_of(record), **{k: record[k] for k in names})
-                self._scored[where] = replace(entry, guard=record.get("guard", {}))
+                self._scored[where] = Entry.of_record(record)
         self.earlier_evaluations = sum(spent.values())
         self._started = time.monotonic() - self.earlier_seconds
 

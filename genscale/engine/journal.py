@@ -99,6 +99,7 @@ class _State(TypedDict):
 
 class _Guarded(_Record, total=False):
     guard: dict[str, float]
+    vectors: dict[str, str]
 
 
 class _Score(_Guarded):

@@ -57,7 +57,8 @@ class Judged:
     """What was found. All fields but `decoded` and `media` are by index of the candidate.
 
     faults: (where, what) of those that are dropped. decoded: those that are decoded, in the order of `media`.
-    raw: scores of the search verifiers [verifiers]. select: of the select verifiers, by name.
+    raw: scores of the search verifiers [verifiers]. select: of the select verifiers, by name. vectors: embeddings by
+    verifier, for which these scores hold the numbers that stand for them.
     """
 
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -65,16 +66,16 @@ class Judged:
     media: Media | None = None
     raw: dict[int, Tensor] = field(default_factory=dict)
     select: dict[int, dict[str, float]] = field(default_factory=dict)
+    vectors: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     @staticmethod
     def cat(parts: Sequence[tuple[int, Judged]]) -> Judged:
         """What was found of all candidates. parts: (how many candidates, what was found of them), in order."""
         whole, at = Judged(), 0
         for n, part in parts:
-            whole.faults |= {at + k: fault for k, fault in part.faults.items()}
             whole.decoded += [at + k for k in part.decoded]
-            whole.raw |= {at + k: raw for k, raw in part.raw.items()}
-            whole.select |= {at + k: scores for k, scores in part.select.items()}
+            for name in ("faults", "raw", "select", "vectors"):
+                getattr(whole, name).update((at + k, what) for k, what in getattr(part, name).items())
             at += n
         media = [part.media for _, part in parts if part.media is not None]
         whole.media = cat_media(media) if media else None
@@ -155,7 +156,9 @@ class Judging:
             for k, raw in zip(rows, scores, strict=True):
                 if (fault := verifiers.fault(raw)) is not None:
                     found.faults[k] = fault
-                elif final:
+                    continue
+                found.vectors.setdefault(k, {}).update(verifiers.vectors(raw))
+                if final:
                     found.select[k] = verifiers.named(raw)
                 else:
                     found.raw[k] = raw

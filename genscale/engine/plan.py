@@ -122,7 +122,7 @@ def simulate(search: Search, lag: float = 0.0, held: HeldLatents | None = None) 
             yield particles.step < steps
             raw = torch.zeros(rows, len(verifiers.members), dtype=torch.float64)
             raw[torch.tensor([c.id == OWN for c in some.candidates])] = worse
-            search.send(Scores(raw, verifiers.combine))
+            search.send(Scores(raw, verifiers.join))
         elif isinstance(search.query, Gradient):
             search.spent += search.price * rows
             search.calls += search.calls_a_score * rows
@@ -144,7 +144,7 @@ def _flat(query: Gradient, particles: Particles, search: Search) -> Graded:
         torch.zeros_like(x),
         x,
         Prediction(x, x),
-        None if query.pull is not None else Scores(raw, verifiers.combine),
+        None if query.pull is not None else Scores(raw, verifiers.join),
         noises,
         torch.zeros(len(verifiers.members), *x.shape) if query.each else None,
         None if noises is None or not query.each else torch.zeros(len(verifiers.members), *noises.shape),

@@ -115,6 +115,8 @@ class Scoring:
         if known is not None:
             return known
         entry = self.archive.scored(search.index, candidate, step)
+        if entry is not None:
+            entry.remember()
         if entry is not None and entry.final:
             entry.x = particles.x[row]
         return entry
@@ -140,7 +142,7 @@ class Scoring:
                 failure = self.capacity.drop(job.search, job.candidate, where, what, job.final)
                 self._enter_failure(job, failure)
                 continue
-            entry, own_media = self._entry(job, found.raw[k], found.select.get(k, {})), found.images([k])
+            entry, own_media = self._entry(job, found, k), found.images([k])
             if own_media is not None:
                 self._score_leader(job, entry, own_media)
             self._enter(job, entry, fresh=True, media=own_media)
@@ -150,20 +152,23 @@ class Scoring:
         """Decode and score the jobs together."""
         return self.judging(unjudged(batch), left)
 
-    def _entry(self, job: ScoreJob, raw: Tensor, select: dict[str, float]) -> Entry:
-        particles, verifiers = job.search.particles, self.roles.search
-        return Entry(
+    def _entry(self, job: ScoreJob, found: Judged, k: int) -> Entry:
+        particles, verifiers, raw = job.search.particles, job.search.roles.search, found.raw[k]
+        entry = Entry(
             prompt=job.search.index,
             candidate=particles.candidates[job.row],
             step=particles.step,
             final=job.final,
             scores=verifiers.named(raw),
             total=float(verifiers.combine(raw[None])[0]) if verifiers.pointwise else None,
-            select=select,
+            select=found.select.get(k, {}),
             nfe=job.search.spent,
             seconds=round(self.archive.seconds, 4),
             x=particles.x[job.row] if job.final else None,
+            vectors=found.vectors.get(k, {}),
         )
+        entry.remember()  # they may come from another process
+        return entry
 
     def _score_leader(self, job: ScoreJob, entry: Entry, media: Media) -> None:
         """Held-out scores of the pipeline's own image, and of every candidate that may become the best; of these also
@@ -210,7 +215,7 @@ class Scoring:
 
     def _answer(self, search: Search) -> None:
         """Send the scores. If a stop rule ends the search here, later queries find the budget exhausted."""
-        verifiers, entries = self.roles.search, search.entries
+        verifiers, entries = search.roles.search, search.entries
         if not entries:
             search.throw(BudgetExhausted())
             return

@@ -14,13 +14,12 @@ from genscale.engine.answer_rows import Answer, AnswerRows
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
 from genscale.engine.failures import HOPELESS, Failure, Failures
-from genscale.engine.guard import Guard
 from genscale.engine.own_ids import OwnIds
 from genscale.engine.process import PromptProcess
 from genscale.engine.query_checks import check_grid, check_query
 from genscale.engine.ranking import Ranking
-from genscale.engine.search_rules import search_rules, target_of
-from genscale.engine.stopping import Stop, Stopped, StopRule, first_stop
+from genscale.engine.search_rules import check_acceptance, search_rules, stop_of, target_of
+from genscale.engine.stopping import Stop, Stopped, StopRule
 from genscale.engine.verifier_roles import Roles
 from genscale.errors import BudgetExhausted
 from genscale.key import Key
@@ -76,7 +75,7 @@ class Search:
     _own: OwnIds = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ranks, self._own = Ranking(self.roles.judge, self.keep), OwnIds(self.process)
+        self.ranks, self._own = Ranking.of(self.roles, self.keep), OwnIds(self.process)
 
     @staticmethod
     def open(
@@ -98,6 +97,7 @@ class Search:
         def left() -> tuple[int | None, int | None]:
             return search.nfe_left, search.calls_left
 
+        roles = roles.for_prompt(prompt)
         rules = search_rules(budget, stop, roles.judge)
         judges = (len(roles.search.members), roles.calls)
         calls = budget.verifier_calls if roles.calls else None  # without verifiers this limit ends nothing
@@ -119,6 +119,7 @@ class Search:
             hooks.independent, allowance=Allowance() if pool else None,
         )  # fmt: skip
         search.accepts = hooks.accepts(seen)
+        check_acceptance(search.accepts, roles.selection)
         search._move(lambda: next(search.generator))
         return search
 
@@ -317,10 +318,8 @@ class Search:
     def check_stop_rules(self) -> None:
         """Ask the stop rules about the candidates that finished since the last call, once there are enough."""
         if self.rules and self.stopped is None and max(self._checked, self.results - 1) < len(self.finals):
-            totals = self.totals(self.finals)
-            rules = [r.watching(self.finals) if isinstance(r, Guard) else r for r in self.rules]
-            self.stopped = first_stop(rules, totals, max(self._checked, self.results - 1))
-            self._checked = len(totals)
+            self.stopped = stop_of(self.rules, self.ranks, max(self._checked, self.results - 1))
+            self._checked = len(self.finals)
 
     @property
     def finals(self) -> list[Entry]:

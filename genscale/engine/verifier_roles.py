@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -16,121 +16,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genscale.engine.ensembles import ENSEMBLES, POINTWISE, VOTE
+from genscale.engine.embeddings import similarity, vector_of
+from genscale.engine.ensembles import CATEGORY, VOTE, WEIGHTED, Column, check_columns, joined, pointwise
 from genscale.engine.finite_numbers import kind
 from genscale.engine.ledger import Ledger
-from genscale.engine.score_vectors import as_vector, shape_of
-from genscale.engine.verifier_calls import Left, call_verifier, unlimited
-from genscale.errors import BudgetExhausted, UsageError, VerifierError
+from genscale.engine.prompt_category import ByCategory, category_weights, checked
+from genscale.engine.selection import Selection
+from genscale.engine.verifier_calls import Left, unlimited
+from genscale.engine.weighted_verifier import WeightedVerifier as WeightedVerifier
+from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.plugins import limits, registry
 from genscale.plugins.limits import shown
 from genscale.protocol.calibration import Calibration
-from genscale.protocol.interfaces import Verifier
-
-
-@dataclass(frozen=True)
-class WeightedVerifier:
-    """A verifier with its name and weight. timeout: seconds of one call, where the verifier has no limit itself."""
-
-    name: str
-    verifier: Verifier
-    weight: float = 1.0
-    timeout: float | None = None
-
-    def prepare(self, prompts: Sequence[str], device: torch.device) -> None:
-        """Load what it needs, for images on `device`. UsageError: that is missing, or it cannot score these prompts."""
-        prepare = getattr(self.verifier, "prepare", None)
-        if prepare is None:
-            return
-        try:
-            prepare(prompts, device)
-        except UsageError:
-            raise
-        except Exception as error:
-            raise VerifierError(
-                f"verifier '{self.name}' cannot be used here: {type(error).__name__}: {error}"
-            ) from error
-
-    def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
-        """Scores [n] float64. VerifierError: it failed or gave a NaN; the message names the candidate (labels)."""
-        scores = self.raw_scores(media, prompts, labels)
-        for label, score in zip(labels, scores.tolist(), strict=True):
-            if not math.isfinite(score):
-                raise VerifierError(
-                    f"verifier '{self.name}' gave {score} for {label}: a score must be a finite number."
-                )
-        return scores
-
-    def raw_scores(
-        self,
-        media: Media,
-        prompts: Sequence[str],
-        labels: Sequence[str],
-        left: Left = unlimited,
-        progress: Sequence[float] | None = None,
-    ) -> Tensor:
-        """The same, but a score may be NaN or infinite. progress: see `score_at` of protocol.interfaces.Verifier."""
-        score: Callable[..., Any] = self.verifier
-        score_at = getattr(self.verifier, "score_at", None)
-        if progress is not None and score_at is not None:
-            score = partial(score_at, progress=list(progress))
-        raw = self._call(score, media, prompts, labels, left)
-        return self._checked(raw, as_vector(raw, len(labels)), labels)
-
-    def score_graph(
-        self, media: Media, prompts: Sequence[str], labels: Sequence[str], left: Left = unlimited
-    ) -> Tensor:
-        """`raw_scores` with the graph to `media.pixels`. UsageError: the verifier is not differentiable."""
-        score_tensor = getattr(self.verifier, "score_tensor", None)
-        if score_tensor is None:
-            raw = self._call(self.verifier, media, prompts, labels, left)
-        else:
-            raw = self._call(score_tensor, media.tensor, prompts, labels, left)
-        if isinstance(raw, list | tuple) and raw and all(isinstance(r, Tensor) for r in raw):
-            raw = torch.stack([r.reshape(()) for r in raw])
-        if not isinstance(raw, Tensor) or not raw.requires_grad:
-            raise UsageError(
-                f"verifier '{self.name}' cannot be differentiated: search with one that has `score_tensor(pixels, "
-                "prompts)` (clip, aesthetic, pickscore, hps, shapes_clip), or without gradients: gradient=none of das "
-                "and svdd, or another sampler."
-            )
-        self._checked(raw, as_vector(raw, len(labels)), labels)
-        return raw.cpu().double().reshape(len(labels))
-
-    def _call(
-        self, score: Callable[..., Any], media: Any, prompts: Sequence[str], labels: Sequence[str], left: Left
-    ) -> Any:
-        try:
-            return call_verifier(score, self.verifier, media, prompts, self.timeout, left)
-        except (UsageError, BudgetExhausted):
-            raise
-        except torch.cuda.OutOfMemoryError:  # the engine tries a smaller batch
-            raise
-        except Exception as error:
-            raise VerifierError(
-                f"verifier '{self.name}' failed on {_span(labels)}: {type(error).__name__}: {error}"
-            ) from error
-
-    def _checked(self, raw: Any, scores: Tensor | None, labels: Sequence[str]) -> Tensor:
-        if scores is None:
-            raise VerifierError(
-                f"verifier '{self.name}' was given {len(labels)} images ({_span(labels)}) and returned "
-                f"{shape_of(raw)}: it must return one number for each."
-            )
-        return scores
 
 
 @dataclass(frozen=True)
 class VerifierSet:
-    """The verifiers of one role, and how their scores are combined to one number."""
+    """The verifiers of one role, and how their scores are combined to one number.
+
+    fixed: what the ensemble knows of the verifiers, where it is not read off them. by_category: weights of the ensemble
+    "category", as of `prompt_category.checked`.
+    """
 
     members: tuple[WeightedVerifier, ...] = ()
-    ensemble: str = "weighted"
+    ensemble: str = WEIGHTED
+    fixed: tuple[Column, ...] = ()
+    by_category: ByCategory = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ensemble, str) or self.ensemble not in ENSEMBLES:
-            raise UsageError(f"ensemble '{self.ensemble}' is unknown: choose one of {', '.join(ENSEMBLES)}.")
         names = [m.name for m in self.members]
         for name in names:
             if names.count(name) > 1:
@@ -140,12 +54,7 @@ class VerifierSet:
                 raise UsageError(
                     f"verifier '{member.name}' has weight {member.weight}: give a finite number."
                 )
-        if self.ensemble == "rank" and any(m.weight < 0 for m in self.members):
-            raise UsageError("a rank ensemble cannot use a negative weight: use the weighted ensemble.")
-        if self.ensemble == "rank" and self.members and not any(m.weight for m in self.members):
-            raise UsageError(
-                "a rank ensemble of weights 0 ranks nothing: give one verifier a weight above 0."
-            )
+        check_columns(self.ensemble, self.columns, self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,28 +70,64 @@ class VerifierSet:
         return dict(zip(self.names, raw.tolist(), strict=True))
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the ensemble knows of each verifier."""
+        return self.fixed or tuple(m.column for m in self.members)
+
+    @property
     def pointwise(self) -> bool:
         """Whether a candidate's total does not depend on the other candidates."""
-        return self.ensemble in POINTWISE
+        return pointwise(self.ensemble, self.columns)
 
     @property
     def probability(self) -> bool:
-        """Whether the combined score is a probability: one verifier, of weight 1, that answers one."""
-        alone = self.members[0] if len(self.members) == 1 and self.pointwise else None
-        return (
-            alone is not None
-            and alone.weight == 1
-            and bool(getattr(alone.verifier, "answers_probability", False))
-        )
+        """Whether the combined score is a probability: one verifier counts, of weight 1, and answers one."""
+        alone = self._alone
+        return alone is not None and bool(getattr(alone.verifier, "answers_probability", False))
 
     @property
     def calibration(self) -> Calibration | None:
         """How the probabilities of the combined score behave; None if that is not known."""
-        return getattr(self.members[0].verifier, "calibration", None) if self.probability else None
+        alone = self._alone
+        return (
+            getattr(alone.verifier, "calibration", None) if alone is not None and self.probability else None
+        )
+
+    @property
+    def _alone(self) -> WeightedVerifier | None:
+        """The verifier whose score is the combined score as it is; None if there is none."""
+        counted = [m for m in self.members if m.weight]
+        return (
+            counted[0] if len(counted) == 1 and counted[0].weight == 1 and self.ensemble == WEIGHTED else None
+        )
 
     def combine(self, raw: Tensor) -> Tensor:
-        weights = torch.tensor([m.weight for m in self.members], dtype=torch.float64)
-        return ENSEMBLES[self.ensemble](raw, weights)
+        """Totals [n] of raw scores [n, verifiers]."""
+        return self.join(self.readable(raw))
+
+    def join(self, readable: Tensor) -> Tensor:
+        """Totals [n] of scores [n, verifiers], in which no number stands for an embedding."""
+        return joined(self.ensemble, readable, self.columns)
+
+    def readable(self, raw: Tensor) -> Tensor:
+        """Raw scores [n, verifiers] of a set of candidates, with similarities for what stands for embeddings."""
+        if not any(c.relative for c in self.columns):
+            return raw
+        columns = zip(raw.T, self.columns, strict=True)
+        return torch.stack([similarity(s) if c.relative else s for s, c in columns], dim=1)
+
+    def vectors(self, row: Tensor) -> dict[str, Tensor]:
+        """The embeddings by verifier that one row of raw scores [verifiers] stands for."""
+        each = zip(self.names, row.tolist(), self.columns, strict=True)
+        return {name: vector_of(number) for name, number, column in each if column.relative}
+
+    def for_prompt(self, prompt: str) -> VerifierSet:
+        """With the weights of this prompt's category, under the ensemble "category"."""
+        if self.ensemble != CATEGORY or not self.members:
+            return self
+        factors = category_weights(prompt, self.names, self.by_category)
+        columns = zip(self.columns, factors, strict=True)
+        return replace(self, fixed=tuple(replace(c, weight=c.weight * f) for c, f in columns))
 
     def score(self, media: Media, prompts: Sequence[str], labels: Sequence[str], ledger: Ledger) -> Tensor:
         """Raw scores float64 [n, verifiers]. VerifierError: one of them is not finite."""
@@ -227,10 +172,16 @@ class VerifierSet:
         """UsageError if the combined score has no gradient, whatever the images are."""
         if not self.members:
             raise UsageError("a gradient needs a verifier's score: name a verifier for the search.")
-        if not self.pointwise:
+        relative = [n for n, c in zip(self.names, self.columns, strict=True) if c.relative]
+        if relative:
             raise UsageError(
-                "ranks and votes have no gradient: use the weighted ensemble, gradient=none of das and svdd, or "
-                "another sampler."
+                f"verifier '{relative[0]}' compares candidates with each other and has no gradient: search with "
+                "another, or with another sampler."
+            )
+        if self.ensemble != WEIGHTED:
+            raise UsageError(
+                f"ensemble '{self.ensemble}' has no gradient: use the weighted ensemble, gradient=none of das and "
+                "svdd, or another sampler."
             )
 
     def _columns(
@@ -253,13 +204,50 @@ class VerifierSet:
 class Roles:
     """The verifiers of each role: search steers, select picks (search if it is empty), held_out only measures.
 
-    guard: those of stop rules that watch the leaders (genscale.engine.guard).
+    guard: those of stop rules that watch the leaders (genscale.engine.guard). selection: rules of the choice.
     """
 
     search: VerifierSet = VerifierSet()
     select: VerifierSet = VerifierSet()
     held_out: VerifierSet = VerifierSet()
     guard: VerifierSet = VerifierSet()
+    selection: Selection = field(default_factory=Selection)
+
+    def __post_init__(self) -> None:
+        for role in (self.held_out, self.guard):
+            for name, column in zip(role.names, role.columns, strict=True):
+                if column.relative:
+                    raise UsageError(
+                        f"verifier '{name}' compares all candidates with each other, so it cannot be held out or be a "
+                        "guard: search or select with it."
+                    )
+        scoring = [(s.names, s.columns) for s in (self.search, self.select)]
+        known = {n: c for names, columns in scoring for n, c in zip(names, columns, strict=True)}
+        self.selection.check(known, self.judge.ensemble, self.judge.columns)
+
+    def each(self, change: Callable[[VerifierSet], VerifierSet]) -> Roles:
+        """With the verifiers of every role changed."""
+        search, select, held_out, guard = map(change, self.all)
+        return Roles(search, select, held_out, guard, self.selection)
+
+    def by_category(self, given: Any) -> Roles:
+        """With {category: {verifier: weight}} of the ensemble "category". UsageError: it is no such table, or the
+        ensemble is another."""
+        if self.judge.ensemble != CATEGORY:
+            raise UsageError(f"category weights go with ensemble='{CATEGORY}': give both, or neither.")
+        table = checked(given, [*self.search.names, *self.select.names])
+        return self.each(lambda verifiers: replace(verifiers, by_category=table))
+
+    def for_prompt(self, prompt: str) -> Roles:
+        """With the weights of this prompt's category, where the ensemble asks for them."""
+        if CATEGORY not in (self.search.ensemble, self.select.ensemble):
+            return self
+        return replace(self, search=self.search.for_prompt(prompt), select=self.select.for_prompt(prompt))
+
+    @property
+    def named(self) -> dict[str, VerifierSet]:
+        """The verifiers by role."""
+        return dict(zip(("search", "select", "held_out", "guard"), self.all, strict=True))
 
     @property
     def all(self) -> tuple[VerifierSet, ...]:
@@ -287,10 +275,6 @@ class Roles:
         return len(self.search.members) + len(self.select.members)
 
 
-def _span(labels: Sequence[str]) -> str:
-    return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
-
-
 def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) -> VerifierSet:
     """The verifiers of one role, from None, a name, a callable, a pair (verifier, weight), or a list of these.
 
@@ -309,12 +293,12 @@ def verifier_set(verifiers: Any, ensemble: str, timeout: float | None = None) ->
             raise UsageError(
                 f"verifier '{member.name}' gives answers, which are counted: use ensemble='{VOTE}'."
             )
-        if ensemble == VOTE and not answers:
+        if ensemble == VOTE and not answers and member.weight:
             raise UsageError(
                 f"a vote counts equal answers, and verifier '{member.name}' gives scores: use answers, or another "
                 "ensemble."
             )
-        if ensemble == VOTE and member.weight != 1:
+        if ensemble == VOTE and member.weight not in (0, 1):
             raise UsageError(f"a vote has no weights: give verifier '{member.name}' none.")
     return made
 

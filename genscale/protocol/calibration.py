@@ -1,10 +1,44 @@
-"""What is known of a verifier that answers probabilities: its answers on labelled candidates."""
+"""What is known of a verifier: the scale of its scores, and of one that answers probabilities its answers on labelled
+candidates."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """The scale of a verifier's scores, measured on candidates of many prompts.
+
+    mean, sd: of the scores. noise_sd: of one candidate's score under changes that do not matter, such as a crop by a
+    few pixels or a JPEG file; None where it was not measured.
+    """
+
+    mean: float
+    sd: float
+    noise_sd: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.sd < math.inf):
+            raise ValueError(f"no scale of scores: mean {self.mean}, sd {self.sd}")
+        if self.noise_sd is not None and not 0 <= self.noise_sd < math.inf:
+            raise ValueError(f"no noise of scores: sd {self.noise_sd}")
+
+
+def scale_of(verifier: Any) -> ScoreScale | None:
+    """The scale that a verifier says: its `score_scale`, or a `calibration` with mean and sd; None without."""
+    for name in ("score_scale", "calibration"):
+        found = getattr(verifier, name, None)
+        mean, sd = getattr(found, "mean", None), getattr(found, "sd", None)
+        if isinstance(mean, Real) and isinstance(sd, Real):
+            noise = getattr(found, "noise_sd", None)
+            return ScoreScale(float(mean), float(sd), None if noise is None else float(noise))
+    return None
 
 
 @dataclass(frozen=True)

@@ -281,11 +281,15 @@ class Verifier(Protocol):
     `answers_probability = True`: its score is the probability, in [0, 1], that the image is right for its prompt.
     `gives_answers = True`: its score is a number that stands for an answer, the same for the same answers, and below 0
         for none. It is counted by the ensemble "vote", and refused by others.
+    `gives_embeddings = True`: it answers a row of numbers for each, [n, d], and the score of a candidate is the mean
+        cosine similarity of its row to those of all others, as `medoid` has it.
     `score_at(media, prompts, progress)`: called in a search in place of the plain call, with the share of the run's
         model calls [n] that each image has behind it: 1 for finished candidates, less for previews (clean estimates).
         A score of a preview is then about the candidate that it will become.
     `calibration`: a `genscale.protocol.calibration.Calibration`, how its probabilities behave, for samplers that choose
         thresholds.
+    `score_scale`: a `genscale.protocol.calibration.ScoreScale`, the mean and sd of its scores and their noise, for
+        ensembles that compare verifiers by standardised scores, and for `abstain`.
     `score_tensor(pixels, prompts)`: scores [n] that keep the graph to `pixels` ([n, 3, h, w] in [0, 1]; of other kinds
         `media.data`), for gradients.
     `preview_features(media, prompts)`: numbers [n, F] from which the final score of previews is learned, the first

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from genscale.numerics.selection_order import keeps_own, leaders, selection_order
 from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.report.score_curves import Curve, CurvePanel
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 ROWS = 12  # prompts on one contact sheet
 RUNNERS_UP = 3  # beside the base and the best
-VOTES = "votes"  # what ranks under the ensemble "vote", whose scores are only numbers of answers
+VOTES = "votes"  # what ranks where scores are only numbers of answers
 FOREIGN_BASE = -1  # place of a base that is not among the finished candidates
 
 
@@ -29,7 +30,7 @@ class ScoredCandidate:
     place: its place among the finished candidates of its prompt, in the order they were scored; FOREIGN_BASE of a base
     that another run finished. total: the number that ranks. search, select, held_out: raw scores by verifier.
     nfe, seconds: spent by the prompt's search, and by the run, when it was scored. kept: whether its latents are
-    there, so that it can be decoded.
+    there, so that it can be decoded. broken: the requirements that it breaks.
     """
 
     place: int
@@ -43,6 +44,7 @@ class ScoredCandidate:
     origin: str = "prior"
     parent: int | None = None
     kept: bool = False
+    broken: tuple[str, ...] = ()
 
     @staticmethod
     def of_record(record: Mapping[str, Any] | None) -> ScoredCandidate | None:
@@ -60,6 +62,8 @@ class PromptSummary:
 
     searched: the name of the score that ranks, "" where there is none. finals: in the order they were scored.
     base: the pipeline's own candidate. held_out: names of the held-out verifiers. spent: NFE when the search ended.
+    margin: how much better than the base the winner must be; None: not at all. objectives: the scores that the Pareto
+    front is of, by verifier, each with 1 (higher is better) or -1.
     """
 
     prompt: str
@@ -68,11 +72,51 @@ class PromptSummary:
     base: ScoredCandidate | None = None
     held_out: tuple[str, ...] = ()
     spent: int = 0
+    margin: float | None = None
+    objectives: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ranking(self) -> list[ScoredCandidate]:
         """Best first; among equals the one scored first."""
-        return sorted(self.finals, key=lambda c: -c.total)
+        return [self.finals[i] for i in selection_order(*self._chosen_by)]
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the base is kept because no candidate is better than it by the margin."""
+        return bool(self.finals) and keeps_own(*self._chosen_by)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the rules of the choice did, in a sentence each."""
+        found = []
+        best = self.best
+        if best is not None and best.broken:
+            found.append(
+                f"no candidate satisfies what is required: the best breaks {' and '.join(best.broken)}"
+            )
+        if self.abstained:
+            found.append(f"no candidate is better than base by more than {self.margin:.3g}: base is kept")
+        if self.margin is not None and self.finals and self._chosen_by[2] is None:
+            found.append(
+                "abstain had no effect: the sampler did not finish base, the model's own candidate, itself"
+            )
+        return tuple(found)
+
+    @property
+    def _chosen_by(self) -> tuple[list[float], list[int], int | None, float | None]:
+        place = None if self.base is None else self.base.place
+        own = next((i for i, c in enumerate(self.finals) if c.place == place), None)
+        return [c.total for c in self.finals], [len(c.broken) for c in self.finals], own, self.margin
+
+    def pareto(self) -> list[ScoredCandidate]:
+        """The candidates that no other dominates in the scores that pick the winner, in the order they were scored."""
+        import torch
+
+        from genscale.numerics.dominance import fronts
+
+        points = [[s * {**c.search, **c.select}[n] for n, s in self.objectives.items()] for c in self.finals]
+        front = fronts(torch.tensor(points, dtype=torch.float64).reshape(len(points), -1))
+        return [c for c, number in zip(self.finals, front.tolist(), strict=True) if number == 0]
 
     @property
     def best(self) -> ScoredCandidate | None:
@@ -80,22 +124,13 @@ class PromptSummary:
 
     def best_so_far(self) -> list[ScoredCandidate]:
         """Each candidate that was the best when it was scored."""
-        found: list[ScoredCandidate] = []
-        for candidate in self.finals:
-            if not found or candidate.total > found[-1].total:
-                found.append(candidate)
-        return found
+        return [self.finals[i] for i in leaders(*self._chosen_by)]
 
     def to_show(self, runners_up: int = RUNNERS_UP) -> list[ScoredCandidate]:
         """The base, the best and the runners-up, as far as their latents are kept."""
         base = self.base
         others = [c for c in self.ranking[: runners_up + 1] if base is None or c.place != base.place]
         return [c for c in (*([] if base is None else [base]), *others) if c.kept]
-
-
-def name_of_score(ensemble: str, verifiers: Sequence[str]) -> str:
-    """What the score that ranks is called. verifiers: the names of those that pick the winner."""
-    return VOTES if ensemble == "vote" else "+".join(verifiers)
 
 
 def score_lines(candidate: ScoredCandidate, searched: str = "") -> tuple[str, ...]:

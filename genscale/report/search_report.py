@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from genscale.report import contact_sheet, html_table, score_curves
+from genscale.report import contact_sheet, html_table, pareto_plot, score_curves
 from genscale.report.prompt_summary import (
     ROWS,
     RUNNERS_UP,
@@ -99,6 +99,18 @@ class SearchReport(ABC, Generic[C]):
         many = len(self.prompts)
         title = title or (self.prompts[0] if many == 1 else "")
         return score_curves.figure(curve_panels({curve_name(many): self.summaries}), title)
+
+    @abstractmethod
+    def pareto(self, prompt: int = 0) -> list[C]:
+        """Finished candidates of a prompt that no other dominates in the scores that pick the winner, in the order they
+        were scored: none is at least as good in all of them and better in one."""
+
+    def pareto_plot(self, title: str = "") -> Figure:
+        """The first prompts' candidates by each pair of the scores that pick the winner, with the Pareto front.
+
+        ValueError: fewer than two scores pick it.
+        """
+        return pareto_plot.figure(self.summaries, title)
 
     def sheet(self, runners: int = RUNNERS_UP, title: str = "") -> Image.Image:
         """A contact sheet of the first prompts: base, best and so many runners-up, as far as latents are kept."""

@@ -86,12 +86,12 @@ def _ended(search: Search) -> Search:
         _answers=None,
         time_left=_no_time,
     )
-    ended.ranks = search.ranks.by(roles.judge)
+    ended.ranks = search.ranks.by(roles)
     return ended
 
 
 def _without_verifiers(roles: Roles) -> Roles:
-    return Roles(*(VerifierSet(_named(s.members), s.ensemble) for s in roles.all))
+    return roles.each(lambda s: VerifierSet(_named(s.members), s.ensemble, s.columns))
 
 
 def _named(members: Sequence[WeightedVerifier]) -> tuple[WeightedVerifier, ...]:

@@ -154,16 +154,21 @@ def entry_dict(result: SearchOutcome, entry: Entry | None) -> dict[str, Any] | N
     """A candidate with its scores in each role."""
     if entry is None:
         return None
+    finals = result.searches[entry.prompt].finals
+    told = result.searches[entry.prompt].ranks.told(finals)
+    scores, select = next((t for e, t in zip(finals, told, strict=True) if e is entry), ({}, {}))
+    broken = result.broken(entry)
     return {
         "candidate": entry.candidate.id,
         "origin": entry.candidate.origin,
         "parent": entry.candidate.parent,
         "total": result.total(entry),
-        "search": dict(entry.scores),
-        "select": dict(entry.select),
+        "search": scores,
+        "select": select,
         "held_out": dict(entry.held_out),
         "nfe": entry.nfe,
         "seconds": round(entry.seconds, 3),
+        **({"broken": list(broken)} if broken else {}),
         **({"noise": dict(entry.candidate.measured)} if entry.candidate.measured else {}),
     }
 
@@ -202,10 +207,18 @@ def prompt_record(found: FoundPrompt) -> dict[str, Any]:
         "stopped_by": None if search.stopped is None else asdict(search.stopped),
         "kl_of_best": result.kl(i),
         **({} if accepted is None else {"accepted": accepted}),
+        **selection_record(result.summary(i)),
         "curve": result.curve(i),
         **weighted,
         **({} if result.drafts is None else {"drafts": _drafts(result.drafts, i)}),
     }
+
+
+def selection_record(summary: PromptSummary) -> dict[str, Any]:
+    """What the rules of the choice did, where they did anything, and of several scores the Pareto front."""
+    front = {"pareto": [c.id for c in summary.pareto()]} if len(summary.objectives) > 1 else {}
+    rules = {"abstained": summary.abstained, "margin": summary.margin} if summary.margin is not None else {}
+    return {**rules, **({"notes": list(summary.notes)} if summary.notes else {}), **front}
 
 
 def _drafts(drafts: SearchOutcome, prompt: int) -> dict[str, Any]:

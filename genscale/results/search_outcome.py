@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
+from genscale.engine.ensembles import Column, name_of_total
 from genscale.engine.failures import Failure
 from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
@@ -15,7 +16,7 @@ from genscale.engine.stopping import Stopped, kl_of_best
 from genscale.media import Media
 from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.population import Population
-from genscale.report.prompt_summary import PromptSummary, ScoredCandidate, name_of_score
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.report.search_report import Judges, SearchReport
 from genscale.results.result_copies import deep_copied, pickled_state
 from genscale.results.run_description import RunDescription
@@ -131,12 +132,28 @@ class SearchOutcome(SearchReport[Entry]):
     def summary(self, prompt: int = 0) -> PromptSummary:
         """One prompt's candidates and scores as plain data."""
         search = self.searches[prompt]
-        totals = search.totals(search.finals)
-        each = enumerate(zip(search.finals, totals, strict=True))
-        finals = tuple(scored_candidate(n, e, t, e.x is not None) for n, (e, t) in each)
+        ranks, judge = search.ranks, search.roles.judge
+        each = zip(search.finals, search.totals(search.finals), ranks.told(search.finals), strict=True)
+        finals = tuple(
+            scored_candidate(n, e, t, e.x is not None, told, ranks.broken(e))
+            for n, (e, t, told) in enumerate(each)
+        )
         base = next((c for c, e in zip(finals, search.finals, strict=True) if e.candidate.id == OWN), None)
-        judge = name_of_score(search.roles.judge.ensemble, search.roles.judge.names)
-        return PromptSummary(search.prompt, judge, finals, base, search.roles.held_out.names, search.spent)
+        return PromptSummary(
+            search.prompt, name_of_total(judge.ensemble, judge.names), finals, base, search.roles.held_out.names,
+            search.spent, ranks.margin, objectives(judge.names, judge.columns),
+        )  # fmt: skip
+
+    def abstained(self, prompt: int = 0) -> bool:
+        """Whether the pipeline's own candidate is kept because none is better than it by `abstain`."""
+        return self.searches[prompt].ranks.abstained
+
+    def broken(self, entry: Entry) -> tuple[str, ...]:
+        """What a finished candidate breaks of what is required of the winner."""
+        return self.searches[entry.prompt].ranks.broken(entry)
+
+    def pareto(self, prompt: int = 0) -> list[Entry]:
+        return [self.searches[prompt].finals[c.place] for c in self.summary(prompt).pareto()]
 
     def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:
         """Images or videos of candidates of a summary whose latents are kept."""
@@ -185,9 +202,22 @@ class Scored(Protocol):
     def seconds(self) -> float: ...
 
 
-def scored_candidate(place: int, entry: Scored, total: float, kept: bool) -> ScoredCandidate:
-    """The candidate as plain data."""
-    made, scores = entry.candidate, (entry.scores, entry.select, entry.held_out)
+def scored_candidate(
+    place: int,
+    entry: Scored,
+    total: float,
+    kept: bool,
+    told: tuple[dict[str, float], dict[str, float]] | None = None,
+    broken: tuple[str, ...] = (),
+) -> ScoredCandidate:
+    """The candidate as plain data. told: its scores and select scores, where they are not those that it holds."""
+    made, (scores, select) = entry.candidate, told or (entry.scores, entry.select)
     return ScoredCandidate(
-        place, made.id, total, *scores, entry.nfe, entry.seconds, made.origin, made.parent, kept
-    )
+        place, made.id, total, scores, select, entry.held_out, entry.nfe, entry.seconds, made.origin, made.parent,
+        kept, broken,
+    )  # fmt: skip
+
+
+def objectives(names: Sequence[str], columns: Sequence[Column]) -> dict[str, int]:
+    """Which scores a Pareto front is of, and which way is better: those with a weight, by its sign."""
+    return {n: 1 if c.weight > 0 else -1 for n, c in zip(names, columns, strict=True) if c.weight}

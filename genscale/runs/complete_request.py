@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from genscale.engine.ensembles import ENSEMBLES
+from genscale.engine.ensembles import CATEGORY, ENSEMBLES
+from genscale.engine.selection import Selection
 from genscale.engine.verifier_roles import verifier_set
 from genscale.errors import UsageError, did_you_mean
 from genscale.plugins import limits, options, registry
@@ -76,7 +77,8 @@ def sampler_of(request: Request) -> str:
     videos = request.clips or (goes_with is not None and goes_with.frames is not None)
     by_frames = videos and not all(getattr(verifier, "judges_videos", False) for verifier, _ in members)
     # Means over frames or regions are no probabilities, and ranks are none.
-    plain = not by_frames and request.boxes is None and request.ensemble == "weighted"
+    # One that accepts the first good enough does not ask what is required of the winner.
+    plain = not by_frames and request.boxes is None and request.ensemble == "weighted" and not request.require
     return sampler_for(AUTO, plain and verifier_set(members, request.ensemble).probability)
 
 
@@ -105,6 +107,9 @@ def check(request: Request) -> None:
         from genscale.pipelines.mixture_sources import mix_of
 
         mix_of(request.mix, request.guide)
+    Selection.of(request.require, request.abstain)
+    if request.category_weights and request.ensemble != CATEGORY:
+        raise UsageError(f"--category-weights goes with --ensemble {CATEGORY}: give both, or neither.")
     if request.ensemble not in ENSEMBLES:
         hint = did_you_mean(request.ensemble, ENSEMBLES)
         raise UsageError(

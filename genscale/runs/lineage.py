@@ -9,7 +9,7 @@ from typing import Any
 
 from genscale.engine import archive
 from genscale.errors import UsageError
-from genscale.runs.request import load_folder
+from genscale.runs.read_request import load_folder
 from genscale.runs.run_record import read_record
 
 
@@ -124,9 +124,11 @@ def _family(
 
 
 def _total(record: dict[str, Any]) -> float:
-    """The number that steered; under a rank ensemble, which has none for a single candidate, the first score."""
-    total = record["total"]
-    return float(next(iter(record["scores"].values()), 0.0) if total is None else total)
+    """The number that steered; under an ensemble that has none for a single candidate, the first score; 0 where there
+    are only embeddings."""
+    total, embedded = record["total"], record.get("vectors", {})
+    scores = (score for name, score in record["scores"].items() if name not in embedded)
+    return float(next(scores, 0.0) if total is None else total)
 
 
 def _winner(lines: dict[int, Line], summary: dict[str, Any]) -> int | None:

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genscale.engine.ensembles import name_of_total
 from genscale.errors import UsageError
-from genscale.report.prompt_summary import PromptSummary, ScoredCandidate, name_of_score
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.report.search_report import Judges, SearchReport
 from genscale.runs.saved_run import Decode, Final, SavedRun, decoder_of, read_run
 
@@ -70,6 +71,9 @@ class LoadedResult(SearchReport[Final]):
     def base(self, prompt: int = 0) -> Final | None:
         return self.run.base(prompt)
 
+    def pareto(self, prompt: int = 0) -> list[Final]:
+        return [self.run.finals[prompt][c.place] for c in self.run.summary(prompt).pareto()]
+
     @cached_property
     def _decode(self) -> Decode:
         return decoder_of(self.run, self.pipe, self.trust)
@@ -96,7 +100,7 @@ class LoadedResult(SearchReport[Final]):
 
     def summary(self, prompt: int = 0) -> PromptSummary:
         ensemble, members = self.judges  # under the names that the search had for them
-        searched = name_of_score(ensemble, [name for name, _ in members])
+        searched = name_of_total(ensemble, [name for name, _ in members])
         return replace(self.run.summary(prompt), searched=searched)
 
     def media_of(self, prompt: int, candidates: Sequence[ScoredCandidate]) -> Media:

@@ -144,7 +144,16 @@ def read_draft(text: str) -> str | None:
 
 def read_object(text: str) -> dict[str, Any]:
     """A JSON object of arguments of the pipeline."""
-    found = parse_json(text, "--pipeline-args", "write '{\"strength\": 0.6}'", finite=True)
+    return _object(text, "--pipeline-args", '{"strength": 0.6}')
+
+
+def read_category_weights(text: str) -> dict[str, Any]:
+    """A JSON object of weights of verifiers, by category."""
+    return _object(text, "--category-weights", '{"counting": {"clip": 0.5}}')
+
+
+def _object(text: str, flag: str, example: str) -> dict[str, Any]:
+    found = parse_json(text, flag, f"write '{example}'", finite=True)
     if not isinstance(found, dict):
-        raise UsageError("--pipeline-args must be a JSON object, such as '{\"strength\": 0.6}'.")
+        raise UsageError(f"{flag} must be a JSON object, such as '{example}'.")
     return found

@@ -6,11 +6,9 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
-from genscale.errors import UsageError
-from genscale.plugins import limits, options, registry
+from genscale.plugins import registry
 from genscale.runs import verifier_specs
 from genscale.runs.option_metadata import (
     COUNT,
@@ -30,14 +28,13 @@ from genscale.runs.option_metadata import (
     Option,
     option,
     options_of,
+    read_category_weights,
     read_draft,
     read_names,
     read_object,
     read_size,
     write_size,
 )
-from genscale.storage import typed_json
-from genscale.storage.former_names import with_present_names
 
 FILE = "request.json"
 
@@ -93,8 +90,26 @@ class Request:
         SEARCH, "NAME", default=(), completes="verifier",
     )  # fmt: skip
     ensemble: str = option(
-        "--ensemble", "How scores are joined: weighted sum (default), mean rank, or vote, which counts equal answers.",
-        SEARCH, "weighted|rank|vote", default="weighted",
+        "--ensemble",
+        "How scores are joined: weighted (sum), rank, standardised, minimum, product or log_odds (of probabilities), "
+        "category (weights by the kind of prompt), pareto, or vote (counts equal answers).",
+        SEARCH, "NAME", default="weighted",
+    )  # fmt: skip
+    category_weights: Mapping[str, Any] = option(
+        "--category-weights", 'Weights of --ensemble category, as JSON: {"counting": {"clip": 0.5}}.', SEARCH, "JSON",
+        default=dict, read=read_category_weights, write=json.dumps,
+    )  # fmt: skip
+    require: tuple[str, ...] = option(
+        "--require",
+        "What the winner must satisfy: a verifier's score and a number, such as 'nsfw<0.1', with <, <=, > or >=. The "
+        "verifier may have weight 0. Repeatable.",
+        SEARCH, "RULE", default=(),
+    )  # fmt: skip
+    abstain: str | None = option(
+        "--abstain",
+        "Keep the model's own candidate unless another is better by more than this: 0.02 in units of the score, or 2sd "
+        "in standard deviations of the verifier's noise.",
+        SEARCH, "MARGIN",
     )  # fmt: skip
     budget: str | None = option(
         "--budget",
@@ -297,53 +312,3 @@ class Request:
 
             moved["stop"] = str(Stop.parse(self.stop).with_verifiers(verifier_specs.anchored))
         return replace(self, **moved)
-
-
-def from_dict(data: Any, source: str) -> Request:
-    """A request read from JSON; `source` names it in messages."""
-    types = options.field_types(Request)
-    checks = [(name, how) for option, how in options_of(Request).items() for name in how.sets or (option,)]
-    why = "it has no prompts"
-    try:
-        given = dict(with_present_names(data))
-        if given["prompts"]:
-            for name, value in given.items():
-                typed_json.check(value, typed_json.json_type(types[name]), f"its {name}")
-            made = Request(**{name: options.convert(v, types[name]) for name, v in given.items()})
-            for name, how in checks:
-                value = getattr(made, name)
-                if how.check is not None and value is not None and not how.check[0](value):
-                    raise UsageError(f"'{source}' cannot be run: its {name} is {value}, and {how.check[1]}.")
-            for name in given:
-                fault = limits.fault(getattr(made, name), types[name])
-                if fault is not None:
-                    raise UsageError(f"'{source}' cannot be run: its {name} must be {fault}.")
-            return made
-    except UsageError:
-        raise
-    except KeyError as error:
-        why = f"{error} is missing or unknown"
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        why = str(error) or "a value is of the wrong type"
-    raise UsageError(f"'{source}' holds no request that this version of genscale can read: {why}.")
-
-
-def load_folder(folder: Path) -> Request:
-    """The request of a run folder."""
-    path = folder / FILE
-    try:
-        there, has = folder.is_dir(), path.is_file()
-    except OSError as error:
-        raise UsageError(f"'{folder}' cannot be read: {error.strerror}.") from None
-    if not there:
-        raise UsageError(f"'{folder}' is not a folder: name the folder of an earlier run.")
-    if not has:
-        raise UsageError(f"'{folder}' holds no run: it has no {FILE}.")
-    return from_dict(typed_json.read(path, dict[str, Any]), str(path))
-
-
-def load_request(file: Path) -> Request:
-    """The request in an image or video that genscale wrote. Files are passed on, so it cannot turn remote code on."""
-    from genscale.runs.file_metadata import read_metadata  # loads PIL, which options and help do not need
-
-    return replace(from_dict(read_metadata(file)["request"], str(file)), trust_remote_code=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from genscale.errors import UsageError
 from genscale.report.output_folder import OutputFolder
+from genscale.runs import read_request
 from genscale.runs import request as requests
 from genscale.runs.request import Request
 from genscale.runs.run_record import missing_parts, read_record
@@ -76,7 +77,7 @@ class RunFolder(OutputFolder):
         """The request with its seed: the folder's where it holds this very run, else as given or drawn."""
         if self.held(requests.FILE):
             refuse_incomplete(self.path)
-            earlier = requests.load_folder(self.path)
+            earlier = read_request.load_folder(self.path)
             if request.seed is None:
                 request = replace(request, seed=earlier.seed)
             differing = request.anchored().difference(earlier)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +12,24 @@ import torch
 from torch import Tensor
 
 from genscale.engine import archive
-from genscale.engine.ensembles import ENSEMBLES, POINTWISE
+from genscale.engine.embeddings import from_text, remember
+from genscale.engine.ensembles import name_of_total
 from genscale.engine.failures import Failure
 from genscale.engine.recipes import candidate_of
 from genscale.engine.tensor_files import load_tensors
 from genscale.errors import UsageError
+from genscale.numerics.selection_order import selection_order
 from genscale.plugins import registry
 from genscale.protocol.interfaces import SamplerHooks
 from genscale.protocol.particles import OWN, Candidate
-from genscale.report.prompt_summary import PromptSummary, ScoredCandidate, name_of_score
+from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.results.search_outcome import scored_candidate
-from genscale.runs import request as requests
+from genscale.runs import read_request
 from genscale.runs.complete_request import completed
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.request import Request
 from genscale.runs.run_record import read_record
+from genscale.runs.saved_totals import SavedTotals
 from genscale.runs.trusted_code import refuse_code
 from genscale.storage.media_store import STORED, MediaStore
 
@@ -37,7 +41,8 @@ if TYPE_CHECKING:
 class Final:
     """One finished candidate. total: the number that ranks; file: its latents, None where they were not kept.
 
-    digest: of the content of that file, where the archive has it.
+    digest: of the content of that file, where the archive has it. broken: the requirements that it breaks.
+    vectors: embeddings by verifier.
     """
 
     prompt: int
@@ -50,6 +55,8 @@ class Final:
     seconds: float
     file: Path | None
     digest: str | None = None
+    broken: tuple[str, ...] = ()
+    vectors: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_base(self) -> bool:
@@ -79,7 +86,7 @@ class SavedRun:
     @property
     def searched(self) -> str:
         """The score that ranks, by its verifiers."""
-        return name_of_score(self.request.ensemble, self.request.select or self.request.verifiers)
+        return name_of_total(self.request.ensemble, self.request.select or self.request.verifiers)
 
     @property
     def missing(self) -> Mapping[str, Sequence[str]]:
@@ -88,7 +95,17 @@ class SavedRun:
         return found
 
     def ranking(self, prompt: int) -> list[Final]:
-        return sorted(self.finals[prompt], key=lambda f: -f.total)  # stable: among equals the first
+        """Best first, as the search ranked them."""
+        finals = self.finals[prompt]
+        own = next((i for i, f in enumerate(finals) if f.is_base), None)
+        margin = self.totals.margin
+        order = selection_order([f.total for f in finals], [len(f.broken) for f in finals], own, margin)
+        return [finals[i] for i in order]
+
+    @cached_property
+    def totals(self) -> SavedTotals:
+        """How the search ranked."""
+        return SavedTotals.of(self.request, self.heading)
 
     def base(self, prompt: int) -> Final | None:
         return next((f for f in self.finals[prompt] if f.is_base), None)
@@ -96,7 +113,8 @@ class SavedRun:
     def summary(self, prompt: int) -> PromptSummary:
         """One prompt's candidates and scores as plain data."""
         finals = tuple(
-            scored_candidate(n, f, f.total, f.file is not None) for n, f in enumerate(self.finals[prompt])
+            scored_candidate(n, f, f.total, f.file is not None, broken=f.broken)
+            for n, f in enumerate(self.finals[prompt])
         )
         own = self.base(prompt)
         base = next((c for c, f in zip(finals, self.finals[prompt], strict=True) if f is own), None)
@@ -105,7 +123,10 @@ class SavedRun:
         best = finals[0] if finals else None
         spent = max([record.get("nfe", 0), *(c.nfe for c in finals)])
         held_out = () if best is None else tuple(best.held_out)
-        return PromptSummary(self.request.prompts[prompt], self.searched, finals, base, held_out, spent)
+        return PromptSummary(
+            self.request.prompts[prompt], self.searched, finals, base, held_out, spent, self.totals.margin,
+            self.totals.objectives(self.request.prompts[prompt]),
+        )  # fmt: skip
 
     def prompt_record(self, prompt: int) -> Mapping[str, Any]:
         """What run.json says of a prompt; empty where it says nothing."""
@@ -119,14 +140,16 @@ def read_run(folder: Path, shares: bool = True) -> SavedRun:
     shares: count independent candidates, which are scored together, as each having cost its share of their NFE.
     """
     folder = folder.expanduser()
-    request, record = requests.load_folder(folder), read_record(folder)
+    request, record = read_request.load_folder(folder), read_record(folder)
     request = request if (record or {}).get("missing") else completed(request)
     try:
         heading, *records = archive.read_archive(folder) or [{}]
         finals = [
             _finals(folder, [r for r in records if r["prompt"] == i], i) for i in range(len(request.prompts))
         ]
-        finals = [_with_totals(f, request.ensemble, heading) for f in finals]
+        if any(finals):
+            totals = SavedTotals.of(request, heading)
+            finals = [_with_totals(f, totals, text) for f, text in zip(finals, request.prompts, strict=True)]
         lost = [_dropped([r for r in records if r["prompt"] == i], some) for i, some in enumerate(finals)]
     except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
         if isinstance(error, UsageError):
@@ -171,8 +194,19 @@ def _finals(folder: Path, records: Sequence[dict[str, Any]], prompt: int) -> lis
             r["seconds"],
             file if there else None,
             digest,
+            vectors=_vectors(r),
         )
     return list(found.values())
+
+
+def _vectors(record: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The embeddings of a candidate, for which its scores hold the numbers that stand for them."""
+    vectors = from_text(record.get("vectors", {}))
+    for name, vector in vectors.items():
+        for scores in (record["scores"], record["select"]):
+            if name in scores:
+                remember(scores[name], vector)
+    return vectors
 
 
 def is_independent(request: Request) -> bool:
@@ -189,17 +223,13 @@ def _with_shares(finals: list[Final]) -> list[Final]:
     return [replace(f, nfe=round(whole * n / len(finals))) for n, f in enumerate(finals, 1)]
 
 
-def _with_totals(finals: list[Final], ensemble: str, heading: Mapping[str, Any]) -> list[Final]:
-    """With the totals that rank, as the search had them; ranks depend on the whole pool."""
-    if not finals or (ensemble in POINTWISE and not finals[0].select):
-        return finals
-    roles = heading["verifiers"]
-    members = roles["select"] or roles["search"]
-    raw = [[(f.select or f.scores)[name] for name, _ in members] for f in finals]
-    scores = torch.tensor(raw, dtype=torch.float64).reshape(len(finals), len(members))
-    weights = torch.tensor([weight for _, weight in members], dtype=torch.float64)
-    totals = ENSEMBLES[ensemble](scores, weights).tolist()
-    return [replace(f, total=t) for f, t in zip(finals, totals, strict=True)]
+def _with_totals(finals: list[Final], totals: SavedTotals, prompt: str) -> list[Final]:
+    """With the totals that rank, as the search had them, and what each breaks."""
+    found = totals.of_prompt(prompt, [(f.scores, f.select, f.total) for f in finals])
+    return [
+        replace(f, total=total, scores=scores, select=select, broken=broken)
+        for f, (total, scores, select, broken) in zip(finals, found, strict=True)
+    ]
 
 
 Decode = Callable[[Sequence[Final]], "Media"]

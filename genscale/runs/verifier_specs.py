@@ -125,7 +125,7 @@ def scored_as(spec: str) -> str:
 
 def plugin_of(spec: str) -> tuple[str, dict[str, Any]]:
     """The name of a registered verifier and the options that a spec gives it. UsageError: it is a callable of a module,
-    or has a weight."""
+    has a weight, or compares candidates with each other."""
     call, weight = _parts(spec)
     if ":" in call.name or weight != 1 or _asks_server(call):
         what = "code of a module" if ":" in call.name else "a weight" if weight != 1 else "a server"
@@ -133,6 +133,10 @@ def plugin_of(spec: str) -> tuple[str, dict[str, Any]]:
             f"verifier '{spec}' has {what}: name a registered verifier, without a weight or a server."
         )
     cls = registry.load("verifier", call.name)
+    if getattr(cls, "gives_embeddings", False):
+        raise UsageError(
+            f"verifier '{spec}' compares candidates with each other: name one that scores a candidate alone."
+        )
     return call.name, options.typed("verifier", call.name, cls, options.pairs(call.settings()))
 
 
