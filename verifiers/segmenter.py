@@ -6,6 +6,7 @@ Kirillov et al. 2023, "Segment Anything" (arXiv 2304.02643), as transformers has
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from genscale.errors import UsageError
 from genscale.media import Media
+from genscale.quiet_libraries import quietly
 from genscale.verifiers.checkpoints import is_path, refusing, whole
 from genscale.verifiers.detections import Box
 
@@ -64,7 +66,8 @@ def _load(checkpoint: str, device: torch.device) -> Segmenter:
         raise UsageError(f"there is no folder '{checkpoint}': give one with a SAM, or a Hugging Face id.")
     where = str(folder) if folder.is_dir() else checkpoint
     advice = "fetch it where there is a network, or give a folder with a SAM in safetensors"
-    with refusing(f"the segmenter '{checkpoint}'", advice):
+    quiet = quietly("transformers") if folder.is_dir() else nullcontext()
+    with quiet, refusing(f"the segmenter '{checkpoint}'", advice):
         kind = AutoConfig.from_pretrained(where, trust_remote_code=False).model_type
         if kind != "sam":
             raise UsageError(

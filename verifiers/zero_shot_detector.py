@@ -7,6 +7,7 @@ al. 2023, arXiv 2306.09683. Every box of a model gets the name that scores best 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from genscale.errors import UsageError
+from genscale.quiet_libraries import quietly
 from genscale.verifiers.checkpoints import is_path, refusing, whole
 from genscale.verifiers.detections import Detection
 
@@ -133,7 +135,8 @@ def _load(checkpoint: str, dtype: torch.dtype) -> ZeroShotDetector:
     advice = (
         "fetch it where there is a network, or give a folder with a Grounding DINO or OWLv2 in safetensors"
     )
-    with refusing(f"the detector '{checkpoint}'", advice):
+    quiet = quietly("transformers") if folder.is_dir() else nullcontext()
+    with quiet, refusing(f"the detector '{checkpoint}'", advice):
         kind = AutoConfig.from_pretrained(where, trust_remote_code=False).model_type
         if kind not in (*GROUNDING, *OWL):
             raise UsageError(
