@@ -52,6 +52,25 @@ def requirement_of(record: Any, what: str) -> Requirement:
     return Requirement(wanted, tuple(Unwanted(*_noun(entry, what)) for entry in exclude), tag)
 
 
+def metadata_of(requirement: Requirement, prompt: str) -> dict[str, Any]:
+    """The object that says so: the inverse of `requirement_of`."""
+    include = []
+    for part in requirement.wanted:
+        entry: dict[str, Any] = {"class": part.noun, "count": part.count}
+        if part.colour is not None:
+            entry["color"] = part.colour
+        if part.place is not None:
+            entry["position"] = list(part.place)
+        include.append(entry)
+    exclude = [{"class": part.noun, "count": part.count} for part in requirement.unwanted]
+    return {
+        "tag": requirement.tag,
+        "include": include,
+        **({"exclude": exclude} if exclude else {}),
+        "prompt": prompt,
+    }
+
+
 def _wanted(entry: Any, n: int, what: str) -> Wanted:
     noun, count = _noun(entry, what)
     colour, place = entry.get("color"), entry.get("position")

@@ -18,6 +18,7 @@ from genscale.runs.option_metadata import (
     GUIDANCE,
     IMAGE,
     MODEL,
+    NAME,
     PADDING,
     PLACE,
     RATE,
@@ -58,9 +59,7 @@ class Request:
             "Width in pixels. Without --height it is the sampler's own option, where it has one of that name (beam).",
             IMAGE, kind=int, check=SIDE, sets=("width",),
         ),
-        "image_height": Option(
-            ("--height",), "Height in pixels.", IMAGE, kind=int, check=SIDE, sets=("height",)
-        ),
+        "image_height": Option(("--height",), "Height in pixels.", IMAGE, kind=int, check=SIDE, sets=("height",)),
     }  # fmt: skip
     """Options whose name is not that of one field: what they set is in `sets`."""
 
@@ -165,9 +164,7 @@ class Request:
     height: int | None = None
     clips: bool = False
     sound: bool = False
-    from_python: bool = (
-        False  # one generator draws candidate 0 of all prompts, and no base is made beside the search
-    )
+    from_python: bool = False  # one generator draws candidate 0 of all prompts, and there is no separate base
     frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=FRAMES)
     fps: float | None = option(
         "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
@@ -249,6 +246,15 @@ class Request:
     )  # fmt: skip
     trust_remote_code: bool = option(
         "--trust-remote-code", "Run Python code that comes with the model.", MODEL, default=False, execution=True,
+    )  # fmt: skip
+    name: str | None = option(
+        "--name", "Names of the image files, such as '{prompt:.40}-{seed}'; also index, role (best or base), rank, model "
+        "and sampler.", RUN, "TEMPLATE", check=NAME, execution=True,
+    )  # fmt: skip
+    layout: str | None = option(
+        "--layout",
+        "Also write the images where the scorer of a benchmark looks for them: geneval, t2i-compbench, dpg, drawbench, "
+        "partiprompts or vbench, into DIR/NAME.", RUN, "NAME", execution=True,
     )  # fmt: skip
     metadata: bool = option(
         "--metadata/--no-metadata", "Write into the image files how they were made (yes).",
