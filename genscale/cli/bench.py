@@ -75,7 +75,7 @@ def bench(
         replace(request, prompts=()),
         given["samples"],
         Shard.parse(given["shard"]),
-        given["group"] or run_bench.GROUP,
+        run_bench.GROUP if given["group"] is None else given["group"],
     )
     with plain_warnings():
         found = run_bench.bench(asked, given["out"], Display(quiet=given["as_json"]))
@@ -95,14 +95,14 @@ def print_summary(found: Mapping[str, Any], console: Console) -> None:
     for row in found["categories"]:
         for n, score in enumerate(row["scores"]):
             held = " (held out)" if score["role"] == "held_out" else ""
-            base, best, gain = (Mean(**score[part]) for part in ("base", "searched", "gain"))
+            base, best = (_plain(score[part]["mean"]) for part in ("base", "searched"))
             first = (Text(row["category"]), str(row["prompts"])) if n == 0 else (Text(), "")
-            values = (base.text(), best.text(), gain.text(signed=True))
-            table.add_row(*first, Text(score["verifier"] + held), *values)
+            gain = Mean(**score["gain"]).text(signed=True)
+            table.add_row(*first, Text(score["verifier"] + held), base, best, gain)
     console.print(table)
     for score in found.get("mean_of_categories", ()):
-        alone, best_of = (f"{score[k]:.3f}" if score[k] is not None else "-" for k in ("base", "searched"))
-        told = f"mean of the categories, {score['verifier']}: {alone} base, {best_of} searched"
+        alone, best = (_plain(score[part]) for part in ("base", "searched"))
+        told = f"mean of the categories, {score['verifier']}: {alone} base, {best} searched"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
     told = f"{found['shards']} shards, {found['samples']} samples"
     missing = f", {found['missing']} missing" if found["missing"] else ""
@@ -111,3 +111,7 @@ def print_summary(found: Mapping[str, Any], console: Console) -> None:
     )
     folder = found["folder"]
     console.print(f"{folder}: base, searched, summary.json", markup=False, highlight=False, soft_wrap=True)
+
+
+def _plain(mean: float | None) -> str:
+    return "-" if mean is None else f"{mean:.3f}"

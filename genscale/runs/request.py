@@ -248,8 +248,8 @@ class Request:
         "--trust-remote-code", "Run Python code that comes with the model.", MODEL, default=False, execution=True,
     )  # fmt: skip
     name: str | None = option(
-        "--name", "Names of the image files, such as '{prompt:.40}-{seed}'; also index, role (best or base), rank, model "
-        "and sampler.", RUN, "TEMPLATE", check=NAME, execution=True,
+        "--name", "Names of the image files, such as '{prompt:.40}-{seed}'; also index, role (best or base), rank, "
+        "model and sampler.", RUN, "TEMPLATE", check=NAME, execution=True,
     )  # fmt: skip
     layout: str | None = option(
         "--layout",
