@@ -53,7 +53,7 @@ KNOWN = ("clock", "cat", "teddy", "bear", "red", "star")
 
 
 def grounding_dino(folder: Path) -> str:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     words = MARKS | {200 + n: word for n, word in enumerate(KNOWN)}
     (folder / "vocab.txt").write_text("\n".join(words.get(n, f"[unused{n}]") for n in range(1100)))
     small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
