@@ -6,9 +6,8 @@ so that what loads them is the program itself.
 
 from __future__ import annotations
 
-import json
-
 import base64
+import json
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
