@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from genscale.cli import options
+from genscale.cli.generate import WRITTEN
 from genscale.cli.request_options import print_json, request_of
 from genscale.cli.video import DEFAULT, with_video_defaults
 from genscale.errors import UsageError
-from genscale.numerics.intervals import Mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ All options of `genscale generate`, or of `genscale video` for vbench. DIR/base 
 takes. The same command again goes on after a kill.
 """
 
-_LEFT_OUT = ("images", "formats", "metadata", "layout", "name")
+_LEFT_OUT = ("images", "formats", *WRITTEN)
 """Options that are the layout's."""
 
 
@@ -88,6 +88,8 @@ def bench(
 
 def print_summary(found: Mapping[str, Any], console: Console) -> None:
     """A line for each category and verifier: the model alone, what the search found, the gain with its interval."""
+    from genscale.numerics.intervals import Mean  # loads numpy, which the help does not need
+
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for title in ("category", "prompts", "score", "base", "searched", "gain"):
         left = title in ("category", "score")
