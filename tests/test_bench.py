@@ -431,10 +431,12 @@ def test_shards_and_groups_change_nothing(whole: tuple[Path, dict[str, Any]]) ->
         parts = bench(asked(folder, shard=Shard(k, 2), group=1), folder / "shards", QUIET)
         assert parts["missing"] == (0 if k == 1 else 2)
         assert parts["shards"] == f"{3 - k} of 2"
-    means = [[s["searched"]["mean"] for s in row["scores"]] for row in parts["categories"]]
-    assert sorted(means) == sorted(
-        [s["searched"]["mean"] for s in row["scores"]] for row in found["categories"]
-    )
+    rows = {row["category"]: row["scores"] for row in parts["categories"]}
+    for row in found["categories"]:  # a verifier's batches differ, and so may the last digit
+        means = [score["searched"]["mean"] for score in row["scores"]]
+        assert [score["searched"]["mean"] for score in rows[row["category"]]] == pytest.approx(
+            means, abs=1e-5
+        )
     for tree in ("base", "searched"):
         assert listing(folder / "shards" / tree) == listing(folder / "out" / tree)
         assert pixels(folder / "shards" / tree) == pixels(folder / "out" / tree)
