@@ -7,7 +7,7 @@
 
 Every sample of a prompt is a search of its own, with the seed plus its number; its base is candidate 0. Prompts are
 searched in groups, each an ordinary run in a folder of its own, so that after a kill the same command goes on where it
-was. Neither groups nor shards change a result.
+was. Neither groups nor shards change a result, up to a level of a pixel that other batches round otherwise.
 """
 
 from __future__ import annotations
