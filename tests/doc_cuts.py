@@ -35,6 +35,7 @@ AT_MOST = {
     "--particles": 4,
     "--frames": 5,
     "--seconds": 0.064,
+    "--samples": 1,
 }
 # Options that are given another value: tests have no accelerator and listen to nobody but this machine.
 INSTEAD = {"--device": {"cuda": "cpu"}, "--host": {"0.0.0.0": "127.0.0.1"}}
@@ -44,6 +45,7 @@ ADDED = {
     "video": ("--steps", "4"),
     "audio": ("--steps", "4"),
     "compare": ("--steps", "4", "--budget", "64nfe"),
+    "bench": ("--steps", "2", "--samples", "1"),
     "calibrate-steps": ("--steps", "4", "--candidates", "4"),
     "calibrate-verifier": ("--steps", "4", "--candidates", "4"),
     "demo": ("--port", "0", "--no-open"),
@@ -79,7 +81,7 @@ def _completed(words: list[str]) -> list[str]:
     command = words[0] if words else ""
     if command == "audio":
         words = [SOUND if word == "owner/name" else word for word in words]
-    if command == "video":
+    if command == "video" or words[:2] == ["bench", "vbench"]:
         words = [VIDEO if word == "owner/name" else word for word in words]
     own = "--model" in words and ":" in words[words.index("--model") + 1]  # a function takes no steps
     if "--from" in words or own:  # it is to be done as it was

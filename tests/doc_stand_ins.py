@@ -66,6 +66,7 @@ def furnish(folder: Path) -> None:
     for name, colour in {"a.png": "red", "b.png": "blue", "photo.png": "grey", "mask.png": "white"}.items():
         Image.new("RGB", (32, 32), colour).save(folder / name)
     _made(folder)
+    _benchmarks(folder)
     package = Path(__file__).parents[1] / "genscale"
     tuned = package / "models" / "shapes-flow-reward" / "pytorch_lora_weights.safetensors"
     (folder / "tuned.safetensors").symlink_to(tuned)
@@ -91,9 +92,24 @@ def _made(folder: Path) -> None:
         )
 
 
+def _benchmarks(folder: Path) -> None:
+    """Prompt files in the form that benchmarks have, with words of our own."""
+    wanted = {"class": "star", "count": 1}
+    lines = [{"tag": "single_object", "include": [wanted], "prompt": f"a {c} star"} for c in ("red", "blue")]
+    (folder / "evaluation_metadata.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (folder / "color_val.txt").write_text("a red star\n")
+    (folder / "dpg_bench" / "prompts").mkdir(parents=True)
+    for n in range(3):
+        (folder / "dpg_bench" / "prompts" / f"{n}.txt").write_text("a red star")
+    (folder / "VBench_full_info.json").write_text(
+        json.dumps([{"prompt_en": "a red circle", "dimension": ["color"]}])
+    )
+
+
 def _weights(folder: Path) -> None:
     """Verifiers' weights in the layouts that their repositories have."""
     from tests.test_classifier import saved as classifier
+    from tests.test_detector import grounding_dino
     from tests.test_image_reward import VOCABULARY, original
     from tests.test_verifiers import clip_folder, open_clip_model
     from tests.test_verifiers import saved as aesthetic_head
@@ -112,6 +128,7 @@ def _weights(folder: Path) -> None:
             part.save_pretrained(folder / checkpoint)
     vqa(folder / "Qwen/Qwen3-VL-2B-Instruct", "qwen3_vl")
     classifier(folder / "facebook/dinov2-base-imagenet1k-1-layer", "dinov2")
+    grounding_dino(folder / "IDEA-Research/grounding-dino-tiny")
     heads = folder / "heads"
     heads.mkdir()
     aesthetic_head(heads, "v2", ".pth")

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("results", "samplers"),
     ("pipelines", "toy"),
     ("chunks", "runs", "verifiers"),
-    ("commands",),
+    ("bench", "commands"),
     ("demo",),
     ("cli",),
 )

@@ -11,14 +11,13 @@ import typer
 from PIL import Image
 
 from genscale.cli.app import app
-from genscale.commands import compare_runs
 from genscale.commands.compare_entries import ComparedRun, entries
 from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.errors import UsageError
 from genscale.report import image_grid
 from genscale.report.lettering import Lettering
 from genscale.results.comparison import ScoreSummary
-from genscale.runs import prepared_run
+from genscale.runs import finished_run, prepared_run
 from genscale.runs.live_preview import Preview
 from genscale.runs.request import Request
 
@@ -72,7 +71,7 @@ def test_samplers_at_equal_cost(genscale, loads, tmp_path):
 
 def test_killed_it_goes_on_where_it_was(genscale, loads, tmp_path, monkeypatch):
     """The second entry is interrupted; the same command then runs it and what is left, and nothing again."""
-    out, run, begun = tmp_path / "versus", compare_runs.generation.generate, []
+    out, run, begun = tmp_path / "versus", finished_run.generation.generate, []
 
     def generate(prepared, *others):
         begun.append(prepared.request.sampler)
@@ -80,7 +79,7 @@ def test_killed_it_goes_on_where_it_was(genscale, loads, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return run(prepared, *others)
 
-    monkeypatch.setattr(compare_runs.generation, "generate", generate)
+    monkeypatch.setattr(finished_run.generation, "generate", generate)
     words = ("compare", "a red star", "--sampler", "best_of_n", "--sampler", "smc", "--budget", "8nfe")
     options = ("--steps", "2", "--out", out)  # no seed: drawn once
     code, _, err = genscale(*words, *options)

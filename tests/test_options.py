@@ -112,6 +112,7 @@ def test_every_option_arrives_and_is_written_back(name: str, asked: Callable[...
         "sampler": ["smc"], "size": ["32x16"], "formats": ["gif,mp4"], "pipeline_args": ['{"a": 1}'],
         "category_weights": ['{"text": {"a": 1}}'],
         "verifiers": ["clip:2"], "pad_batches": ["full"], "hold": ["host"],
+        "name": ["{prompt}-{seed}"],
     }  # fmt: skip
     for some in [special[name]] if name in special else values[how.kind]:
         flag = how.flags[0].rpartition("/")[2]

@@ -74,6 +74,10 @@ class Clip(LoadedPerDevice[Towers], Differentiable):
         embeddings = torch.cat([tower.images(some) for some in torch.split(flat, self.batch_size)])
         return embeddings.reshape(*pixels.shape[:-3], -1)
 
+    def embed_texts(self, texts: Sequence[str], device: torch.device) -> Tensor:
+        """Unit text embeddings [n, width] on `device`, without gradients."""
+        return self._model(device).texts(texts).to(device)
+
     def preview_features(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """What a learned preview reads [n, 1 + 3 width]: the cosine, both embeddings, and their product."""
         with torch.no_grad():

@@ -10,6 +10,7 @@ import typer
 
 from genscale.cli import (
     audio,
+    bench,
     calibrate,
     calibrate_verifier,
     compare,
@@ -31,6 +32,7 @@ NEED_WORDS = (
     "audio",
     "plan",
     "compare",
+    "bench",
     "resume",
     "tree",
     "show",
@@ -100,6 +102,7 @@ _command(video.video, epilog=video.VIDEO, context_settings=WITH_SAMPLER)
 _command(audio.audio, epilog=audio.AUDIO, context_settings=WITH_SAMPLER)
 _command(generate.plan, epilog=generate.PLAN, context_settings=WITH_SAMPLER)
 _command(compare.compare, epilog=compare.COMPARE)
+_command(bench.bench, epilog=bench.BENCH, context_settings=WITH_SAMPLER)
 _command(folders.show, epilog=folders.SHOW)
 _command(folders.tree)
 _command(folders.resume)

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from genscale.cli import options
+from genscale.cli.generate import WRITTEN
 from genscale.cli.request_options import print_json, prompts_of, request_fields
 from genscale.runs.option_metadata import IMAGE, MODEL, RUN, SEARCH
 
@@ -29,7 +30,7 @@ CANDIDATES = (
     options.of_request("verifiers"),
     options.of_request(
         panels=(IMAGE, MODEL, RUN),
-        without=("images", "image", "mask_image", "control_image", "preview", "metadata"),
+        without=("images", "image", "mask_image", "control_image", *WRITTEN),
     ),
     options.extra("token", "out"),
 )

@@ -28,7 +28,7 @@ Examples:
 The same command again, or `genscale resume DIR`, continues a comparison that was interrupted.
 """
 
-_LEFT_OUT = ("sampler", "ensemble", "stop", "images")
+_LEFT_OUT = ("sampler", "ensemble", "stop", "images", "layout")
 """Options that a comparison does not take: --sampler names its entries here, and all runs spend the same."""
 
 

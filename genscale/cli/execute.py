@@ -78,14 +78,18 @@ def unforeseen(error: Exception) -> str:
 
 def run_request(request: Request, out: Path | None, as_json: bool) -> int:
     """Search, write the results, print a summary; return the exit code."""
+    from genscale.bench.layout_run import RunLayout
     from genscale.cli.summary_tables import print_record
     from genscale.runs import generate
     from genscale.runs.prepared_run import PreparedRun
     from genscale.runs.progress import Display, plain_warnings
 
     try:
+        layout = RunLayout.of(request)
         with plain_warnings():
             record = generate.generate(PreparedRun.of(request), out, Display(quiet=as_json))
+            if layout is not None:
+                record["layouts"] = layout.write(record)
     except generate.RunInterrupted as stop:
         when = "while its results were written" if stop.searched else "before anything was finished"
         kept = "." if stop.kept is None else f"; what was done is kept: genscale resume {stop.kept}"

@@ -38,16 +38,19 @@ Examples:
 All options of `genscale generate`; nothing is generated or written.
 """
 
+WRITTEN = ("preview", "metadata", "name", "layout")
+"""Options of what is written alone."""
+
 SEARCH = (
     options.extra("prompts"),
     options.of_request("sampler"),
     options.extra("search_size", "set_", "calibration"),
-    options.of_request(without=("metadata", "preview")),
+    options.of_request(without=WRITTEN),
     options.extra("token", "from_"),
 )
 """Options of every command that searches."""
 
-WRITE = options.of_request("preview", "metadata"), options.extra("out", "dry_run")
+WRITE = options.of_request(*WRITTEN), options.extra("out", "dry_run")
 
 
 @options.takes(*SEARCH, *WRITE, words=True)

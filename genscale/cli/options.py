@@ -13,7 +13,7 @@ import typer
 from genscale.errors import UsageError
 from genscale.plugins.automatic import AUTO
 from genscale.runs import request
-from genscale.runs.option_metadata import IMAGE, MODEL, PANELS, RUN, SEARCH, Option, options_of
+from genscale.runs.option_metadata import COUNT, IMAGE, MODEL, PANELS, RUN, SEARCH, Option, options_of
 from genscale.runs.trusted_code import FLAG
 
 # ---------------------------------------------------------------- names for the shell
@@ -93,6 +93,17 @@ _EXTRA = {
     "out": Option(
         ("--out", "--output", "-o"), "Folder to write to (runs/DATE). The folder of the same run is resumed.", RUN,
         "DIR", completes="file",
+    ),
+    "samples": Option(
+        ("--samples",), "Images or videos of each prompt, each by a search of its own (what the benchmark asks for).",
+        RUN, "N", kind=int, check=COUNT,
+    ),
+    "shard": Option(
+        ("--shard",), "Only every N-th prompt from the K-th on, for one of N machines; they may share --out.", RUN,
+        "K/N",
+    ),
+    "group": Option(
+        ("--group",), "Prompts that are searched together (32); changes no result.", RUN, "N", kind=int, check=COUNT,
     ),
     "dry_run": Option(("--dry-run",), "Print plan and cost; generate nothing.", RUN, kind=bool),
 }  # fmt: skip

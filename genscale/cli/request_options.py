@@ -11,13 +11,18 @@ from typing import Any
 
 import typer
 
-from genscale.errors import UsageError
+from genscale.errors import UsageError, quoted
 
 
-def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None, clips: bool = False) -> Any:
+def request_of(
+    ctx: typer.Context,
+    start: Mapping[str, Any] | None = None,
+    clips: bool = False,
+    prompts: tuple[str, ...] | None = None,
+) -> Any:
     """The request that a command's options make. They override the request of --from, or `start`.
 
-    clips: whether it makes videos, whatever --from says.
+    clips: whether it makes videos, whatever --from says. prompts: where they are not those of the options.
     """
     from genscale.plugins import options, registry
     from genscale.plugins.automatic import AUTO
@@ -25,11 +30,11 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None, clips
     from genscale.runs.read_request import load_request
     from genscale.runs.request import Request
 
-    given = ctx.params
-    request = Request(**(start or {})) if given["from_"] is None else load_request(given["from_"])
+    given, file = ctx.params, ctx.params.get("from_")
+    request = Request(**(start or {})) if file is None else load_request(file)
     request = replace(request, clips=True) if clips else request
     fields = request_fields(given)
-    _check_imports(request, fields, given["from_"])
+    _check_imports(request, fields, file)
     asked = replace(request, **fields)
     fields["sampler"] = name = sampler_of(asked)
     set_ = options.pairs(given["set_"] or [])
@@ -50,7 +55,14 @@ def request_of(ctx: typer.Context, start: Mapping[str, Any] | None = None, clips
     if given["search_size"] is not None:
         texts["candidates"] = given["search_size"]
     own = options.typed("sampler", name, cls, texts | set_)
-    prompts = prompts_of(words, given["prompts"], request.prompts)
+    if prompts is not None and words:
+        raise UsageError(f"{quoted(words[0])} is one word too many: the prompts are those of --prompts.")
+    prompts = prompts_of(words, given["prompts"], request.prompts) if prompts is None else prompts
+    layout = fields.get("layout")
+    if layout is not None and ":" not in layout and given["prompts"] is not None and not words:
+        fields["layout"] = (
+            f"{layout}:{os.path.abspath(given['prompts'])}"  # for what it says beside the prompts
+        )
     kept = request.sampler_fields if name == request.sampler else {}
     found = _calibrated(given["calibration"], name, own)
     return replace(request, **fields, prompts=prompts, sampler_fields={**kept, **found, **own})

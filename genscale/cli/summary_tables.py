@@ -47,7 +47,9 @@ def print_record(record: dict[str, Any], console: Console) -> None:
     print_dropped([failure for found in record["prompts"] for failure in found["dropped"]], console)
     if record["stopped"]:
         console.print(f"{record['stopped']}: this is the best so far.", markup=False, highlight=False)
-    names = ", ".join([*files(record["prompts"]), *record["contact_sheets"], "run.json"])
+    names = ", ".join(
+        [*files(record["prompts"]), *record["contact_sheets"], "run.json", *record.get("layouts", ())]
+    )
     console.print(f"{record['folder']}: {names}", markup=False, highlight=False, soft_wrap=True)
 
 

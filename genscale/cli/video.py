@@ -56,6 +56,6 @@ def with_video_defaults(request: Any, given: dict[str, Any]) -> Any:
     if not request.held_out and not given["held_out"]:
         steering = {*(more.get("verifiers") or request.verifiers), *request.select}
         more["held_out"] = tuple(name for name in HELD_OUT if not any(name in spec for spec in steering))
-    if given["from_"] is None:
+    if given.get("from_") is None:
         more |= {name: 1 for name in ("batch_size", "decode_batch") if given[name] is None}
     return replace(request, **more)

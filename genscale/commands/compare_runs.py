@@ -17,14 +17,12 @@ from genscale.commands.comparison_of_runs import comparison_of_runs
 from genscale.engine.budget import Budget
 from genscale.errors import UsageError
 from genscale.results.comparison import Comparison
-from genscale.runs import generate as generation
-from genscale.runs import read_request
 from genscale.runs import request as requests
 from genscale.runs.base_picture import SearchAndBase
+from genscale.runs.finished_run import completed_record, finished_record
 from genscale.runs.prepared_run import PreparedRun
 from genscale.runs.progress import Display
 from genscale.runs.run_folder import RunFolder
-from genscale.runs.run_record import holds_results, read_record
 from genscale.runs.trusted_code import refuse_code
 from genscale.runs.verifier_specs import Named
 from genscale.storage import typed_json
@@ -49,7 +47,7 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
             entries = [replace(e, request=r.request) for e, r in zip(entries, runs, strict=True)]
         with display.busy("preparing the searches"):
             for entry, run in zip(entries, runs, strict=True):
-                if _finished(folder.path / entry.folder, run) is None:
+                if finished_record(folder.path / entry.folder, run) is None:
                     run.plan()  # may refuse, before anything is spent on another entry
         folder.write_json(
             ASKED, {"genscale": __version__, "axis": axis, "entries": [e.as_dict() for e in entries]}
@@ -57,7 +55,7 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
         records = []
         for n, (entry, run) in enumerate(zip(entries, runs, strict=True), 1):
             display.say(f"{n} of {len(entries)}: {entry.name}")
-            records.append(_record(folder.path / entry.folder, run, display))
+            records.append(completed_record(folder.path / entry.folder, run, display))
         found = comparison_of_runs(axis, entries, records)
         files = comparison_figures.write_figures(folder, found, entries, records)
         found = replace(found, folder=str(folder.path), files=(*files, FOUND))
@@ -153,27 +151,3 @@ def _at_equal_cost(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
     return [
         replace(run, request=replace(run.request, budget=budget), budget=Budget.parse(budget)) for run in runs
     ]
-
-
-def _record(path: Path, run: PreparedRun, display: Display) -> dict[str, Any]:
-    """What run.json holds; the search is done where it is not there yet."""
-    record = _finished(path, run)
-    if record is None:
-        record = generation.generate(run, path, display)
-    if record["stopped"] is not None:
-        raise KeyboardInterrupt
-    return record
-
-
-def _finished(path: Path, run: PreparedRun) -> dict[str, Any] | None:
-    """The record of this very run, if its folder holds it and it is finished."""
-    try:
-        record = read_record(path)
-        earlier = read_request.load_folder(path)
-    except UsageError:
-        return None
-    if record is None or run.request.difference(earlier) is not None:
-        return None
-    return (
-        record if record.get("stopped") is None and holds_results(record, len(run.request.prompts)) else None
-    )

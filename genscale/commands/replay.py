@@ -87,6 +87,10 @@ class Origin:
         return Origin(request, index, file, shows, versions, data)
 
     @property
+    def is_base(self) -> bool:
+        return bool(self.told.get("is_base")) or self.file.endswith("base.png")
+
+    @property
     def alone(self) -> Candidate | None:
         """The candidate, if it can be made without its search: from a key, on the pipeline's own scheduler and grid."""
         if self.shows is None or self.shows.origin not in ("own", "prior") or self.shows.step != 0:
@@ -94,7 +98,7 @@ class Origin:
         sampler = registry.load("sampler", self.request.sampler)
         kernel = self.request.sampler_fields.get("kernel", getattr(sampler, "kernel", None))
         own = kernel in (None, "own") and SamplerHooks.of(sampler).grid is None
-        return self.shows if own or (self.shows.id == OWN and self.file.endswith("base.png")) else None
+        return self.shows if own or (self.shows.id == OWN and self.is_base) else None
 
 
 def replay(

@@ -15,6 +15,7 @@ from genscale.engine.recipes import recipe
 from genscale.engine.stopping import Stop
 from genscale.report import contact_sheet, image_files
 from genscale.report.contact_sheet import SheetRow
+from genscale.report.file_names import FileNames
 from genscale.report.model_names import short_model_name
 from genscale.report.output_folder import OutputFolder
 from genscale.report.prompt_summary import FOREIGN_BASE, ROWS, RUNNERS_UP, PromptSummary, sheet_row
@@ -102,6 +103,7 @@ def write_run_files(
         if images is None
         else images
     )
+    names = FileNames(about.request, result.prompts)
     prompts, rows = [], []
     for i, ranked in enumerate(chosen):
         found = FoundPrompt.of(result, plain, i)
@@ -111,7 +113,8 @@ def write_run_files(
         decoded = found.decoded(wanted, about.large_items)
         best, left = left[: len(ranked)], left[len(ranked) :]
         base = None if found.base is None else decoded[id(found.base[1])]
-        prompts.append(_write_prompt(folder, about, found, list(zip(best, ranked, strict=True)), base))
+        pairs = list(zip(best, ranked, strict=True))
+        prompts.append(_write_prompt(folder, about, found, pairs, base, names))
         rows.append(sheet_row(summary, shown, [decoded[id(e)] for e in wanted]))
     record = _record(about, result, seconds, plain) | {
         "prompts": prompts,
@@ -127,23 +130,24 @@ def _write_prompt(
     found: FoundPrompt,
     best: Sequence[tuple[Item, Entry]],
     base: Item | None,
+    names_of: FileNames,
 ) -> dict[str, Any]:
     """The files of one prompt, and what run.json says of it."""
     summary, request = prompt_record(found), dict(about.request)
-    stem = f"{found.index:03d}-" if len(found.result.prompts) > 1 else ""
     again = {"genscale": __version__, "versions": versions(), "request": request, **summary}
     if about.missing:
         again["missing"] = about.missing
     files = [
         image_files.write_item(folder, name, item, request, again | _shows(name, entry), about.scheduler)
         for n, (item, entry) in enumerate(best, 1)
-        for name in (f"{stem}best" + (f"-{n}" if n > 1 else ""),)
+        for name in (names_of(found.index, "best", n),)
     ]
     summary["files"] = {"best": [name for names in files for name in names]}
     summary["pictures"] = {names[0]: e.candidate.id for names, (_, e) in zip(files, best, strict=True)}
     if found.base is not None and base is not None:
-        again |= _shows(f"{stem}base", found.base[1]) | {"is_base": True}
-        names = image_files.write_item(folder, f"{stem}base", base, request, again, about.scheduler)
+        name = names_of(found.index, "base")
+        again |= _shows(name, found.base[1]) | {"is_base": True}
+        names = image_files.write_item(folder, name, base, request, again, about.scheduler)
         summary["files"]["base"] = names
         if not found.separate_base:  # that of the pipeline alone is not among the search's candidates
             summary["pictures"].setdefault(names[0], found.base[1].candidate.id)

@@ -16,6 +16,7 @@ from genscale.errors import UsageError
 from genscale.pipelines.batch_padding import WAYS
 from genscale.plugins import limits
 from genscale.plugins.limits import Limits, shown
+from genscale.report.file_names import FIELDS, is_template
 from genscale.safe_json import parse_json
 
 IMAGE, SEARCH, MODEL, RUN = "The image", "The search", "The model", "The run"
@@ -114,6 +115,7 @@ SECONDS = within(limits.SECONDS)
 PADDING = (WAYS.__contains__, f"must be one of {', '.join(WAYS)}")
 PLACES = ("device", "host")  # those of genscale.engine.holding, which imports torch
 PLACE = (PLACES.__contains__, f"must be {' or '.join(PLACES)}")
+NAME = (is_template, f"must be a text with some of {', '.join(f'{{{name}}}' for name in FIELDS)}")
 SEED = (limits.SEED.admits, "must be 0 or more, and below 2**64")
 
 

@@ -29,12 +29,7 @@ MARKS = (
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a file in their order; refused when it cannot be read or holds none."""
-    try:
-        text = _decoded(read_bytes(path, f"prompt file '{path}'"))
-    except UnicodeDecodeError:
-        raise UsageError(
-            f"prompt file '{path}' is not UTF-8 text, nor UTF-16 with a byte order mark: save it as UTF-8."
-        ) from None
+    text = read_text_file(path)
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _tsv}
     found = readers.get(path.suffix.lower(), _lines)(text, path)
     prompts = [p.strip() for p in found if p.strip()]
@@ -44,6 +39,16 @@ def read_prompts(path: Path) -> list[str]:
     if odd is not None:
         raise UsageError(f"prompt file '{path}': {shown(odd)} holds a NUL, and is no text.")
     return prompts
+
+
+def read_text_file(path: Path) -> str:
+    """The text of a prompt file. UsageError: it cannot be read, or is none."""
+    try:
+        return _decoded(read_bytes(path, f"prompt file '{path}'"))
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"prompt file '{path}' is not UTF-8 text, nor UTF-16 with a byte order mark: save it as UTF-8."
+        ) from None
 
 
 def _decoded(data: bytes) -> str:

@@ -16,6 +16,7 @@ from genscale.runs.option_metadata import (
     GUIDANCE,
     IMAGE,
     MODEL,
+    NAME,
     PADDING,
     PLACE,
     RATE,
@@ -180,9 +181,7 @@ class Request:
     height: int | None = None
     clips: bool = False
     sound: bool = False
-    from_python: bool = (
-        False  # one generator draws candidate 0 of all prompts, and no base is made beside the search
-    )
+    from_python: bool = False  # one generator draws candidate 0 of all prompts, and there is no separate base
     frames: int | None = option("--frames --num-frames", "Frames of a video.", IMAGE, check=FRAMES)
     fps: float | None = option(
         "--fps", "Frames per second of the video's files (the model's own, or 16).", IMAGE, check=RATE, execution=True,
@@ -271,6 +270,15 @@ class Request:
         "--preview/--no-preview",
         "Until something is scored, show coarse pictures of the candidates under way: preview.png in the folder (no).",
         RUN, default=False, execution=True,
+    )  # fmt: skip
+    name: str | None = option(
+        "--name", "Names of the image files, such as '{prompt:.40}-{seed}'; also index, role (best or base), rank, "
+        "model and sampler.", RUN, "TEMPLATE", check=NAME, execution=True,
+    )  # fmt: skip
+    layout: str | None = option(
+        "--layout",
+        "Also write the images where the scorer of a benchmark looks for them: geneval, t2i-compbench, dpg, drawbench, "
+        "partiprompts or vbench, into DIR/NAME.", RUN, "NAME", execution=True,
     )  # fmt: skip
     metadata: bool = option(
         "--metadata/--no-metadata", "Write into the image files how they were made (yes).",
