@@ -25,7 +25,7 @@ from torch import nn
 
 from genscale.errors import UsageError
 from genscale.pipelines.cache_rows import CacheRows, RowCacheState, joined
-from genscale.pipelines.watched_models import is_compiled
+from genscale.pipelines.watched_models import is_compiled, modules_in
 
 BY_STEP = frozenset(
     {
@@ -217,7 +217,7 @@ def _hooks(name: str, model: Any) -> Iterator[tuple[str, nn.Module, Any]]:
     """(name of the component, module, hook) of all hooks of diffusers that keep state between calls."""
     if not isinstance(model, nn.Module):
         return
-    for module in model.modules():
+    for module in modules_in(model):
         for hook in _registered(module):
             if getattr(hook, "_is_stateful", False):
                 yield name, module, hook
