@@ -208,9 +208,9 @@ class ModelCaches:
         self._texts[id(texts)] = texts
 
 
-def caches_of(pipe: Any) -> ModelCaches:
-    """UsageError: a hook keeps something that cannot be read."""
-    return ModelCaches({k: m for k, m in pipe.components.items() if isinstance(m, nn.Module)})
+def caches_of(components: Mapping[str, Any]) -> ModelCaches:
+    """Of a pipeline with these components. UsageError: a hook keeps something that cannot be read."""
+    return ModelCaches({k: m for k, m in components.items() if isinstance(m, nn.Module)})
 
 
 def _hooks(name: str, model: Any) -> Iterator[tuple[str, nn.Module, Any]]:
@@ -218,9 +218,10 @@ def _hooks(name: str, model: Any) -> Iterator[tuple[str, nn.Module, Any]]:
     if not isinstance(model, nn.Module):
         return
     for module in modules_in(model):
-        for hook in _registered(module):
-            if getattr(hook, "_is_stateful", False):
-                yield name, module, hook
+        if "_diffusers_hook" in module.__dict__:
+            for hook in _registered(module):
+                if getattr(hook, "_is_stateful", False):
+                    yield name, module, hook
 
 
 def _registered(module: nn.Module) -> list[Any]:

@@ -65,7 +65,7 @@ class PipelineCall:
     ) -> None:  # fmt: skip
         check_pipeline(pipe)
         self.pipe, self.arguments = pipe, arguments
-        self.caches, self.cache_work = caches_of(pipe), CacheWork()
+        self.caches, self.cache_work = caches_of(pipe.components), CacheWork()
         self.compiled = any(is_compiled(m) for m in pipe.components.values())
         self.encoder_cache, self.ledger = EncoderCache(), Ledger()
         self.placeholders = PlaceholderOutputs(self.ledger)

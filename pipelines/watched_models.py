@@ -66,7 +66,8 @@ def modules_in(model: nn.Module) -> Iterator[nn.Module]:
         if module not in seen:
             seen.add(module)
             yield module
-            rest += [part for part in reversed(module._modules.values()) if part is not None]
+            if parts := module._modules:
+                rest += [part for part in reversed(parts.values()) if part is not None]
 
 
 def is_compiled(model: Any) -> bool:
