@@ -71,9 +71,14 @@ class Pass(Numbered):
                 if (share := len(rows) / len(pool)) < 1:
                     pool, prediction = pool.take(rows), prediction[rows]
                     pool.log_w = pool.log_w + math.log(share)  # the mean weight counts those without weight
-                pool, prediction, copies = self._select(pool, prediction, step, last)
+                # Handed over, not kept here: predictions are two latents a particle, and the next ones come soon.
+                pools, estimates = [pool], [prediction]
+                del pool, prediction
+                pool, prediction, copies = self._select(pools.pop(), estimates.pop(), step, last)
                 until = step + 1 if last else scoring[i + 1]
-                yield from self._run_to(pool, prediction, copies, until, kernel)
+                estimates.append(prediction)
+                del prediction
+                yield from self._run_to(pool, estimates.pop(), copies, until, kernel)
             except BudgetExhausted:
                 if self.spec.gradient == NONE:
                     raise
@@ -108,7 +113,7 @@ class Pass(Numbered):
         if self.reference is None:
             particles: Particles = yield Solve(pool.particles, until, kernel)
             pool.shorten(len(particles))
-            return particles
+            return replace(particles, x0=None)  # the predictions that follow have it
         moved: Particles = yield Solve(pool.particles[1:], until, kernel)
         pool.shorten(1 + len(moved))
         # The row of the reference is a placeholder until its next scoring step.
@@ -158,6 +163,7 @@ class Pass(Numbered):
             pool.particles = pool.particles[: len(prediction)]
             pool.shorten(len(prediction))
         pool.particles = self._move(pool.particles, prediction, copies, kernel)
+        del prediction
         if pool.particles.step < until or pool.particles.inner:
             pool.particles = yield from self._solve(pool, until, kernel)
         assert pool.particles.step > step
@@ -263,6 +269,7 @@ class Pass(Numbered):
         chosen = pool.take(rows)
         chosen.log_w = log_w.repeat_interleave(children)
         chosen.parents = torch.arange(len(rows)) // children
+        del pool
         candidates, copies, seen = list(chosen.particles.candidates), [], set[int]()
         for i, row in enumerate(rows):
             if row in seen:
