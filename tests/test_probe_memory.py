@@ -59,7 +59,7 @@ def built() -> Any:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"prompt": "quite another text, with more words"}],
+    [{}, {"prompt": ["quite another text, with more words"]}],
     ids=["the same call", "another prompt"],
 )
 def test_a_call_of_the_same_kind_is_not_walked_again(walked: list[int], changes: dict[str, Any]) -> None:
