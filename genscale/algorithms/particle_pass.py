@@ -93,17 +93,12 @@ class Pass(Numbered):
         n = self.n * self.children - held
         candidates = [draw(self.numbers, self.number()) for _ in range(n)]
         particles = self.process.start(candidates)
-        if self.reference is not None:
-            particles = cat(
-                [particles[[0]], particles]
-            )  # placeholder for the reference until its first scoring step
+        if self.reference is not None:  # a placeholder for it until its first scoring step
+            particles = cat([particles[[0]], particles])
         zeros, size = torch.zeros(n + held, dtype=torch.float64), n + held
         parents = torch.arange(size) // self.children
-        roots = (
-            [c.id for c in candidates]
-            if self.reference is None
-            else [self.reference.root, *(c.id for c in candidates)]
-        )
+        roots = [] if self.reference is None else [self.reference.root]
+        roots += [c.id for c in candidates]
         return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size, roots)
 
     def _solve(
@@ -273,14 +268,11 @@ class Pass(Numbered):
         candidates, copies, seen = list(chosen.particles.candidates), [], set[int]()
         for i, row in enumerate(rows):
             if row in seen:
-                candidates[i] = self._branch(candidates[i], step)
+                candidates[i] = branch(self.numbers, self.number(), candidates[i], step)
                 copies.append(i)
             seen.add(row)
         chosen.particles = replace(chosen.particles, candidates=tuple(candidates))
         return chosen, prediction[rows], copies
-
-    def _branch(self, parent: Candidate, step: int) -> Candidate:
-        return branch(self.numbers, self.number(), parent, step)
 
     def _survivors(self, pool: Pool, step: int) -> tuple[list[int], Tensor] | None:
         """The ancestor row of each offspring, with their log-weights; None: no resampling."""
