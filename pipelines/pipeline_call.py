@@ -47,8 +47,7 @@ from genscale.pipelines.watched_models import PlaceholderOutputs, is_compiled
 class PipelineCall:
     """What a probe found out about one call of a pipeline; the pipeline is called again to evaluate and to decode.
 
-    mix: predictions to combine at every model call. models: pipelines or modules that the mix names. memory: what the
-    probes of earlier calls found.
+    mix: predictions to combine at every model call. models: pipelines or modules that it names. memory: of earlier calls.
 
     latents: the pipeline's initial latents [rows, *latent], one row a prompt. images: the probe of all images, where
     the call has a generator or latents for each; None elsewhere. texts: the prompt of each row. seeds: the seed of each
@@ -71,7 +70,7 @@ class PipelineCall:
         self.placeholders = PlaceholderOutputs(self.ledger)
         self.encoder_cache.loop_modules = [*modules_of_call(type(pipe)), *block_modules(pipe)]
         self.encoder_cache.guiders = {} if mix is None else guiders_for(pipe, mix)
-        memory = memory or ProbeMemory()
+        memory = ProbeMemory() if memory is None else memory
         self.known = memory.find(pipe, arguments)
         if self.known is not None:
             self.encoder_cache.loop_modules = list(self.known.modules)
@@ -106,9 +105,8 @@ class PipelineCall:
         if self.probe.edits_latents or self.probe.loop_draws:
             with self.ledger.clock("probe"):
                 self.loop, self.row_per_latent = FollowedLoop(self), True
-        found = self.probe.found() if self.images is None else None
-        if found is not None and (self.known is None or self.known.walk is not found.walk):
-            memory.keep(pipe, arguments, found)
+        if self.images is None:
+            memory.keep(pipe, arguments, self.probe.found())
 
     # ---------------------------------------------------------------- calling the pipeline
 

@@ -44,8 +44,10 @@ class ProbeMemory:
         now = _Surroundings(pipe)
         return next((loop for then, other, loop in self._known if other == asked and now.equals(then)), None)
 
-    def keep(self, pipe: Any, arguments: Arguments, loop: KnownLoop) -> None:
+    def keep(self, pipe: Any, arguments: Arguments, loop: KnownLoop | None) -> None:
         """Remember a loop for the next call. That of a modular pipeline, whose blocks may change, is not kept."""
+        if loop is None or any(known.walk is loop.walk for _, _, known in self._known):
+            return
         asked = _asked(arguments)
         if asked is not None and blocks_of(pipe) is None:
             self._known = [(_Surroundings(pipe), asked, loop), *self._known][:MOST]

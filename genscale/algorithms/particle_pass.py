@@ -26,7 +26,7 @@ from genscale.key import Key
 from genscale.numerics.resampling import ess, flatten, normalised, resample, resample_segments
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import Candidate, Particles, branch, cat, draw
+from genscale.protocol.particles import Particles, branch, cat, draw
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
