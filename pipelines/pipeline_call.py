@@ -47,7 +47,7 @@ from genscale.pipelines.watched_models import PlaceholderOutputs, is_compiled
 class PipelineCall:
     """What a probe found out about one call of a pipeline; the pipeline is called again to evaluate and to decode.
 
-    mix: predictions to combine at every model call. models: pipelines or modules that it names. memory: of earlier calls.
+    mix: predictions to combine at every model call. models: those that it names. memory: of earlier calls.
 
     latents: the pipeline's initial latents [rows, *latent], one row a prompt. images: the probe of all images, where
     the call has a generator or latents for each; None elsewhere. texts: the prompt of each row. seeds: the seed of each
