@@ -59,14 +59,8 @@ def memory(rows: list[Row]) -> str:
     return table(["sampler", "latents left of 64", '`hold="device"`', '`hold="host"`'], cells)
 
 
-def trees(rows: list[Row]) -> str:
-    marks = list(rows[0]["milliseconds"])
-    cells = [[f"`{r['sampler']}`", *(f"{r['milliseconds'][m]:.2f}" for m in marks)] for r in rows]
-    return table(["milliseconds a rollout, after", *(f"{int(m):,}" for m in marks)], cells)
-
-
 TABLES: dict[str, Callable[[list[Row]], str]] = {
-    "fill": fill, "overhead": overhead, "memory": memory, "trees": trees,
+    "fill": fill, "overhead": overhead, "memory": memory,
 }  # fmt: skip
 
 
