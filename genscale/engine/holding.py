@@ -38,9 +38,9 @@ class Holding:
     def beside_model(self, rows: Rows) -> Rows:
         """The rows on the model's device, in memory of their own: a batch stays alive until the next one, and as a view
         it would keep the whole population that it was taken from."""
-        if self.place == HOST:
-            return _each(rows, lambda x: to_model(x, self.device))
-        return _each(rows, of_its_own)
+        on_host = self.place == HOST
+        found: Rows = _each(rows, (lambda x: to_model(x, self.device)) if on_host else of_its_own)
+        return found
 
 
 def of_its_own(x: Tensor) -> Tensor:
