@@ -51,17 +51,7 @@ def overhead(rows: list[Row]) -> str:
     return table(head, cells)
 
 
-def memory(rows: list[Row]) -> str:
-    """Peak of many candidates over that of few, by where the population waits."""
-    cells = [
-        [f"`{r['sampler']}`", r["left"], f"{r['device_ratio']:.2f}", f"{r['host_ratio']:.2f}"] for r in rows
-    ]
-    return table(["sampler", "latents left of 64", '`hold="device"`', '`hold="host"`'], cells)
-
-
-TABLES: dict[str, Callable[[list[Row]], str]] = {
-    "fill": fill, "overhead": overhead, "memory": memory,
-}  # fmt: skip
+TABLES: dict[str, Callable[[list[Row]], str]] = {"fill": fill, "overhead": overhead}
 
 
 def filled(page: str) -> str:
