@@ -7,6 +7,7 @@ the calls and the fill where a call holds rows of one step only, and where each 
 
     python -m benchmarks.fill                        # 16 prompts, batches of 32; one prompt, batches of 16
     python -m benchmarks.fill --sampler dfs --steps 8
+    python -m benchmarks.fill --json > benchmarks/results/fill.jsonl
     python -m benchmarks.fill --in-flight            # one prompt: larger waves, and what they cost in score
 """
 

@@ -4,7 +4,7 @@ Bytes are of tensors made by operations (live_memory.py, two_places.py), without
 "host" is a search with hold="host", of which only what lies beside the model is counted. Each number is a count, not a
 time, so one run says it.
 
-    python -m benchmarks.memory --few 8 --many 256
+    python -m benchmarks.memory --few 8 --many 256 > benchmarks/results/memory.jsonl
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 import genscale
-from benchmarks.common import parser_for, quiet_pipeline
+from benchmarks.common import parser_for
 from benchmarks.live_memory import LiveMemory
+from benchmarks.tiny_pipelines import pipeline
 from benchmarks.two_places import MODEL, TwoPlaces
 from genscale.plugins import registry
 from genscale.toy import analytic
@@ -30,7 +31,6 @@ SIZES = {
     "dts_star": "rollouts",
 }
 MORE = {"svdd": {"children": 2}}
-PROMPT = "a red star left of a blue ring"
 
 
 def sampler(name: str, n: int) -> Any:
@@ -50,17 +50,18 @@ def left_after(name: str, n: int, steps: int, dim: int = 512) -> float:
     return round(left, 1)
 
 
-def peak(pipe: Any, name: str, n: int, hold: str, steps: int, batch_size: int) -> int:
+def peak(pipe: Any, call: dict[str, Any], name: str, n: int, hold: str, batch_size: int) -> int:
     """Bytes beside the model at the peak of a search of n candidates."""
-    scaled = genscale.scale(pipe, sampler(name, n), brightness, batch_size=batch_size, hold=hold)
-    call = {"num_inference_steps": steps, "guidance_scale": 3.0, "output_type": "pt"}
+    scaled = genscale.scale(
+        pipe, sampler(name, n), brightness, batch_size=batch_size, decode_batch=batch_size, hold=hold
+    )
     seed = torch.Generator().manual_seed(0)
     if hold == "device":
         with LiveMemory() as every:
-            scaled(PROMPT, generator=seed, **call)
+            scaled(**call, generator=seed)
         return every.peak
     with TwoPlaces() as places:
-        scaled(PROMPT, generator=seed, **call)
+        scaled(**call, generator=seed)
     return places.peak[MODEL]
 
 
@@ -81,13 +82,13 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pipe = quiet_pipeline(options.model)
+    pipe, call = pipeline(options.model, options.steps)
     for name in options.samplers:
-        row: dict[str, Any] = {"sampler": name, "left": left_after(name, options.left, 20)}
+        about = {k: vars(options)[k] for k in ("model", "few", "many", "steps", "batch_size")}
+        row: dict[str, Any] = {"sampler": name, **about, "left": left_after(name, options.left, 20)}
         for hold in ("device", "host"):
             few, many = (
-                peak(pipe, name, n, hold, options.steps, options.batch_size)
-                for n in (options.few, options.many)
+                peak(pipe, call, name, n, hold, options.batch_size) for n in (options.few, options.many)
             )
             row |= {f"{hold}_mb": round(few / 2**20, 2), f"{hold}_ratio": round(many / few, 3)}
         print(json.dumps(row), flush=True)

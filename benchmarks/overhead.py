@@ -1,97 +1,104 @@
-"""Overhead of the engine: best_of_n against the pipeline's own batched call, at equal NFE and batch size.
+"""Overhead of a search: best_of_n against the pipeline's own batched call, at equal NFE and batch size.
 
-One run, alternating, medians of the ratios of neighbouring pairs, so that a slow spell of the machine
-hits both alike. No verifier is used and the pipeline decodes all images on both sides, hence what is compared is the
-loop: merging, gathering, stepping, accounting.
+One run, in turn; each ratio is a median over rounds of one call each, so that a slow spell of the machine hits all
+alike. CPU time of one thread on the CPU, else wall time. The verifier costs nothing, and both sides decode all
+candidates at once, hence what is compared is the search itself:
 
-    python benchmarks/overhead.py --model shapes-flow --rows 16 --pairs 11
+- first: a scaled pipeline that was not called before, whose probe walks through the loop
+- again: a further call of one scaled pipeline
+- without the winner: the same by `search`, which does not decode the winner once more, alone, as the pipeline does
+
+    python -m benchmarks.overhead > benchmarks/results/overhead.jsonl
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from common import parser_for, quiet_pipeline
 
 import genscale
+from benchmarks.common import parser_for
+from benchmarks.tiny_pipelines import pipeline
+from genscale.pipelines.call_signature import COUNTS
 
-PROMPT = "a red star left of a blue ring"
 
-
-def seconds(work: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
+def seconds(work: Callable[[], object], device: str) -> float:
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    if device != "cpu":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     work()
-    if torch.cuda.is_available():
+    if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def main() -> None:
-    parser = parser_for(__doc__)
-    parser.add_argument("--model", default="shapes-flow")
-    parser.add_argument("--rows", type=int, default=16, help="candidates, and rows in a batch")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--pairs", type=int, default=11)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+def works(pipe: Any, call: dict[str, Any], rows: int) -> dict[str, Callable[[], object]]:
+    """What is compared, by name."""
+    count = next(name for name in COUNTS if name in inspect.signature(type(pipe).__call__).parameters)
 
-    pipe = quiet_pipeline(options.model, device=options.device)
-    scaled = genscale.scale(
-        pipe,
-        candidates=options.rows,
-        wave=options.rows,
-        verifier=constant,
-        batch_size=options.rows,
-        keep=options.rows,
-    )
-    call = {
-        "prompt": PROMPT,
-        "num_inference_steps": options.steps,
-        "guidance_scale": options.guidance,
-        "output_type": "pt",
+    def scaled() -> Any:
+        return genscale.scale(
+            pipe, "best_of_n", constant, candidates=rows, wave=rows, batch_size=rows, decode_batch=rows
+        )
+
+    def seeded() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    kept = scaled()
+    return {
+        "plain": lambda: pipe(**call | {count: rows}, generator=seeded()),
+        "first": lambda: scaled()(**call, generator=seeded()),
+        "again": lambda: kept(**call, generator=seeded()),
+        "without the winner": lambda: kept.search(**call, generator=seeded()),
     }
 
-    def plain() -> object:
-        return pipe(**call, num_images_per_prompt=options.rows, generator=torch.Generator().manual_seed(0))
 
-    def searched() -> object:
-        return scaled(**call, generator=torch.Generator().manual_seed(0))
-
-    plain(), searched()  # warm up
-    ratios, times = [], []
-    for pair in range(options.pairs):
-        order = (plain, searched) if pair % 2 == 0 else (searched, plain)
-        taken = {work.__name__: seconds(work) for work in order}
-        times.append(taken)
-        ratios.append(taken["searched"] / taken["plain"])
-    print(
-        json.dumps(
-            {
-                "model": options.model,
-                "device": options.device,
-                "rows": options.rows,
-                "steps": options.steps,
-                "nfe": 2 * options.rows * options.steps,
-                "pairs": options.pairs,
-                "plain_seconds": round(statistics.median(t["plain"] for t in times), 4),
-                "searched_seconds": round(statistics.median(t["searched"] for t in times), 4),
-                "ratio_median": round(statistics.median(ratios), 4),
-                "ratio_min": round(min(ratios), 4),
-                "ratio_max": round(max(ratios), 4),
-            }
-        )
-    )
+def compared(works: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, Any]:
+    """Median seconds of each, and median, least and largest ratio to the plain call."""
+    for work in works.values():  # warm up
+        work()
+    names, taken = list(works), list[dict[str, float]]()
+    for i in range(rounds):
+        order = names[i % len(names) :] + names[: i % len(names)]
+        taken.append({name: seconds(works[name], device) for name in order})
+    found: dict[str, Any] = {}
+    for name in names:
+        ratios = [t[name] / t["plain"] for t in taken]
+        found[name] = {
+            "seconds": round(statistics.median(t[name] for t in taken), 4),
+            "ratio": [round(f(ratios), 3) for f in (statistics.median, min, max)],
+        }
+    return found
 
 
 def constant(media: object, prompts: list[str]) -> list[float]:
     return [0.0] * len(prompts)
+
+
+def main() -> None:
+    parser = parser_for(__doc__)
+    parser.add_argument("--models", nargs="+", default=["flux", "wan", "sdxl", "shapes-flow"])
+    parser.add_argument("--rows", type=int, default=16, help="candidates, and rows in a batch")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0, help="of bundled models")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    about = {"device": options.device, "rows": options.rows, "steps": options.steps, "rounds": options.rounds}
+    for model in options.models:
+        pipe, call = pipeline(model, options.steps, options.guidance, options.device)
+        found = compared(works(pipe, call, options.rows), options.rounds, options.device)
+        print(json.dumps({"model": model, **about, **found}), flush=True)
 
 
 if __name__ == "__main__":

@@ -106,5 +106,9 @@ def batch_order(parts: list[Part]) -> list[int]:
 def in_batch_order(parts: list[Part], results: list[Tensor]) -> Tensor:
     """Results of the parts [wanted, ...] as those of the batch."""
     joined = results[0] if len(results) == 1 else torch.cat(results)
-    order = batch_order(parts)
-    return take_rows(joined, order)
+    return joined if _in_order(parts) else take_rows(joined, batch_order(parts))
+
+
+def _in_order(parts: list[Part]) -> bool:
+    """Whether one part is the batch as it is."""
+    return len(parts) == 1 and parts[0].rows[: parts[0].wanted] == tuple(range(parts[0].wanted))

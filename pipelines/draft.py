@@ -125,8 +125,9 @@ class Draft:
 
     @property
     def way(self) -> str:
-        """How a draft is made, without how many are kept: the same text, less `keep` and `margin`."""
-        made = {name: value for name, value in self._given().items() if name not in ("keep", "margin")}
+        """How a draft is made, without what limits or prices it: the same text, less `keep`, `margin` and `cost`."""
+        limits = ("keep", "margin", "cost")
+        made = {name: value for name, value in self._given().items() if name not in limits}
         return ",".join(f"{name}={_short(value)}" for name, value in made.items())
 
     def _given(self) -> dict[str, Any]:

@@ -55,8 +55,7 @@ class DraftedHost(PipelineHost):
     def heading(self, settings: SearchSettings, complete: bool = True) -> dict[str, Any]:
         """As without drafts, and how they are made. The archive of the drafts has a full heading of its own; how many
         are kept is a limit, which may change."""
-        unlimited = replace(self.drafts.draft, keep=1, margin=None, cost=1.0)
-        return {**super().heading(settings, complete), "draft": str(unlimited)}
+        return {**super().heading(settings, complete), "draft": self.drafts.draft.way}
 
 
 class DraftHost(PipelineHost):

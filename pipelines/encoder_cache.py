@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from genscale.pipelines.argument_values import recollected, tensors_of
 
 Forward = Callable[..., Any]
 
@@ -114,12 +115,12 @@ class Remembered:
     def get(self, key: tuple[str, str] | None) -> Any:
         result, tensors = (None, []) if key is None else self._known.get(key, (None, []))
         unchanged = tensors and all(t._version == version for t, version in tensors)
-        return _copied(result) if unchanged else None
+        return recollected(result) if unchanged else None
 
     def keep(self, key: tuple[str, str] | None, result: Any) -> None:
-        made = list(_tensors(result))
+        made = tensors_of(result)
         if key is not None and not any(t.is_inference() for t in made):  # these have no version
-            self._known[key] = (_copied(result), [(t, t._version) for t in made])
+            self._known[key] = (recollected(result), [(t, t._version) for t in made])
             while self.most is not None and len(self._known) > 1 and self._bytes() > self.most:
                 del self._known[next(iter(self._known))]
 
@@ -134,35 +135,6 @@ def _hashable(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_hashable(v) for v in value)
     return value is None or isinstance(value, str | int | float | Tensor | torch.device | torch.dtype)
-
-
-def _copied(result: Any) -> Any:
-    """The same tensors in new lists and dictionaries."""
-    if type(result) in (list, tuple):
-        return type(result)(_copied(a) for a in result)
-    if isinstance(result, dict):  # also the output classes of diffusers and transformers
-        made = copy.copy(result)
-        for name, value in result.items():
-            made[name] = _copied(value)
-        return made
-    return copy.copy(result) if _is_distribution(result) else result
-
-
-def _tensors(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, list | tuple | dict):
-        for part in result.values() if isinstance(result, dict) else result:
-            yield from _tensors(part)
-    elif _is_distribution(result):
-        yield from _tensors(vars(result))
-
-
-def _is_distribution(value: Any) -> bool:
-    """Whether it is what an autoencoder of diffusers encodes to: mean and std, from which latents are drawn."""
-    return all(callable(getattr(value, name, None)) for name in ("sample", "mode")) and hasattr(
-        value, "__dict__"
-    )
 
 
 def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:

@@ -9,7 +9,9 @@ latents, shows whether a denoiser is called once more.
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
+from types import CodeType
 from typing import Any
 
 from genscale.errors import NoLoop
@@ -33,8 +35,11 @@ def check_further_loops(call: PipelineCall, decoder: Decoder) -> None:
 def steps_in_several_loops(cls: type[Any]) -> bool:
     """Whether the code of a class's `__call__` names `.step` in more than one `for` loop."""
     code = getattr(inspect.unwrap(cls.__call__), "__code__", None)
-    if code is None:
-        return False
+    return code is not None and _steps_in_several_loops(code)
+
+
+@functools.cache
+def _steps_in_several_loops(code: CodeType) -> bool:
     found = list(dis.get_instructions(code))
     loops = [(i.offset, i.argval) for i in found if i.opname == "FOR_ITER"]
     steps = [i.offset for i in found if i.opname in ("LOAD_ATTR", "LOAD_METHOD") and i.argval == "step"]

@@ -315,7 +315,8 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         pipe, driver.hold = stack.enter_context(held(pipe))
         driver.pipe, driver.pipe_state = pipe, dict(pipe.__dict__)
         # An earlier call may have been left inside its loop; this one may be, too.
-        driver.caches = caches_of(pipe)
+        components = dict(pipe.components)
+        driver.caches = caches_of(components)
         driver.caches.reset()
         if driver.hold is not None:
             stack.callback(driver.caches.reset)
@@ -326,7 +327,7 @@ def intercept(pipe: Any, arguments: dict[str, Any], driver: LoopDriver) -> Any:
         driver.scheduler = proxy_of(pipe, driver)
         pipe.__dict__["scheduler"] = driver.scheduler
         pipe.__dict__["_progress_bar_config"] = {"disable": True}
-        stack.enter_context(watched(dict(pipe.components), driver.on_model_call, driver.on_encode))
+        stack.enter_context(watched(components, driver.on_model_call, driver.on_encode))
         if hasattr(pipe, "encode_prompt"):
             pipe.__dict__["encode_prompt"] = driver.encoder_cache.prompts.before(
                 pipe, lambda: driver.phase == BEFORE and not torch.is_grad_enabled()

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from genscale.engine.ledger import Ledger
+from genscale.pipelines.argument_values import tensors_of
 from genscale.pipelines.row_gather import Gather, rows_of, sample_of
-from genscale.pipelines.row_mixing import close, tensors_of
+from genscale.pipelines.row_mixing import close
 from genscale.pipelines.step_study import Place, Steps, Timesteps
 from genscale.pipelines.watched_models import is_denoiser
 
@@ -118,14 +119,14 @@ class RowSteps:
                     uniform = [evaluated(everything, (s,) * n) for s in (0, last)]
                     both = evaluated(everything, (*(0,) * (n - 1), last))
                     found = zip(pair, uniform, strict=True)
-                    return all(same_place(both, one, i, n) for i, one in found), rows
+                    return all(same_latent(both, i, n, one, i, n) for i, one in found), rows
                 alone = [evaluated((i,), (s,)) for i, s in zip(pair, (0, last), strict=True)]
                 both = evaluated(pair, (0, last))
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception:  # whatever it is: the model is then given one timestep, as in the pipeline alone
             return False, rows
-        agree = all(same_row(both, one, i) for i, one in enumerate(alone))
+        agree = all(same_latent(both, i, 2, one, 0, 1) for i, one in enumerate(alone))
         return agree, rows
 
 
@@ -159,24 +160,18 @@ def with_timesteps(
     return tuple(args), kwargs
 
 
-def same_row(both: list[Tensor], alone: list[Tensor], i: int) -> bool:
-    """Whether latent i of two has in an output, ordered [guidance, latent], what it gets alone, to rounding."""
-    if len(both) == 2 * len(alone):  # lists with one entry a row
-        both = both[i::2]
-    if len(both) != len(alone) or not alone:
+def same_latent(one: list[Tensor], i: int, n: int, other: list[Tensor], j: int, m: int) -> bool:
+    """Whether latent i of the n in an output has what latent j of the m in another has, to rounding.
+
+    Outputs are ordered [guidance, latent]. Of the same number of latents they may hold tensors without rows.
+    """
+    if len(one) != len(other):  # lists with one entry a row
+        one, other = one[i::n], other[j::m]
+    if len(one) != len(other) or not one:
         return False
-    for a, b in zip(both, alone, strict=True):
-        a = a[i::2] if a.ndim and a.shape != b.shape else a
+    for a, b in zip(one, other, strict=True):
+        if a.ndim and b.ndim and (n == m or a.shape != b.shape) and len(a) % n == 0 == len(b) % m:
+            a, b = a[i::n], b[j::m]
         if a.shape != b.shape or not close(a, b):
             return False
     return True
-
-
-def same_place(one: list[Tensor], other: list[Tensor], i: int, n: int) -> bool:
-    """Whether latent i of n has the same in two outputs, ordered [guidance, latent], to rounding."""
-    if len(one) != len(other) or not one:
-        return False
-    return all(
-        a.shape == b.shape and close(*((a[i::n], b[i::n]) if a.ndim and len(a) % n == 0 else (a, b)))
-        for a, b in zip(one, other, strict=True)
-    )

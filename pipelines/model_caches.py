@@ -25,7 +25,7 @@ from torch import nn
 
 from genscale.errors import UsageError
 from genscale.pipelines.cache_rows import CacheRows, RowCacheState, joined
-from genscale.pipelines.watched_models import is_compiled
+from genscale.pipelines.watched_models import is_compiled, modules_in
 
 BY_STEP = frozenset(
     {
@@ -208,19 +208,20 @@ class ModelCaches:
         self._texts[id(texts)] = texts
 
 
-def caches_of(pipe: Any) -> ModelCaches:
-    """UsageError: a hook keeps something that cannot be read."""
-    return ModelCaches({k: m for k, m in pipe.components.items() if isinstance(m, nn.Module)})
+def caches_of(components: Mapping[str, Any]) -> ModelCaches:
+    """Of a pipeline with these components. UsageError: a hook keeps something that cannot be read."""
+    return ModelCaches({k: m for k, m in components.items() if isinstance(m, nn.Module)})
 
 
 def _hooks(name: str, model: Any) -> Iterator[tuple[str, nn.Module, Any]]:
     """(name of the component, module, hook) of all hooks of diffusers that keep state between calls."""
     if not isinstance(model, nn.Module):
         return
-    for module in model.modules():
-        for hook in _registered(module):
-            if getattr(hook, "_is_stateful", False):
-                yield name, module, hook
+    for module in modules_in(model):
+        if "_diffusers_hook" in module.__dict__:
+            for hook in _registered(module):
+                if getattr(hook, "_is_stateful", False):
+                    yield name, module, hook
 
 
 def _registered(module: nn.Module) -> list[Any]:

@@ -34,6 +34,7 @@ from genscale.pipelines.noise_interception import Draws, Replay, joined
 from genscale.pipelines.pipeline_noise import PipelineNoise, generator_states, restore_generators
 from genscale.pipelines.probe import Probe
 from genscale.pipelines.probe_attempts import probe_of
+from genscale.pipelines.probe_memory import ProbeMemory
 from genscale.pipelines.row_lists import RowLists, UnclearRows, find_row_lists
 from genscale.pipelines.scheduler_levels import read_schedule, timestep_of
 from genscale.pipelines.scheduler_proxy import OffGrid
@@ -46,7 +47,7 @@ from genscale.pipelines.watched_models import PlaceholderOutputs, is_compiled
 class PipelineCall:
     """What a probe found out about one call of a pipeline; the pipeline is called again to evaluate and to decode.
 
-    mix: predictions to combine at every model call. models: pipelines or modules that the mix names.
+    mix: predictions to combine at every model call. models: those that it names. memory: of earlier calls.
 
     latents: the pipeline's initial latents [rows, *latent], one row a prompt. images: the probe of all images, where
     the call has a generator or latents for each; None elsewhere. texts: the prompt of each row. seeds: the seed of each
@@ -58,16 +59,21 @@ class PipelineCall:
     """
 
     def __init__(
-        self, pipe: Any, arguments: Arguments, mix: Mix | None = None, models: Mapping[str, Any] | None = None
-    ) -> None:
+        self, pipe: Any, arguments: Arguments, mix: Mix | None = None, models: Mapping[str, Any] | None = None,
+        memory: ProbeMemory | None = None,
+    ) -> None:  # fmt: skip
         check_pipeline(pipe)
         self.pipe, self.arguments = pipe, arguments
-        self.caches, self.cache_work = caches_of(pipe), CacheWork()
+        self.caches, self.cache_work = caches_of(pipe.components), CacheWork()
         self.compiled = any(is_compiled(m) for m in pipe.components.values())
         self.encoder_cache, self.ledger = EncoderCache(), Ledger()
         self.placeholders = PlaceholderOutputs(self.ledger)
         self.encoder_cache.loop_modules = [*modules_of_call(type(pipe)), *block_modules(pipe)]
         self.encoder_cache.guiders = {} if mix is None else guiders_for(pipe, mix)
+        memory = ProbeMemory() if memory is None else memory
+        self.known = memory.find(pipe, arguments)
+        if self.known is not None:
+            self.encoder_cache.loop_modules = list(self.known.modules)
         self._branches: Branches | None = None
         self._row_lists: RowLists | None = None
         device = torch.device(getattr(pipe, "device", "cpu"))
@@ -99,6 +105,8 @@ class PipelineCall:
         if self.probe.edits_latents or self.probe.loop_draws:
             with self.ledger.clock("probe"):
                 self.loop, self.row_per_latent = FollowedLoop(self), True
+        if self.images is None:
+            memory.keep(pipe, arguments, self.probe.found())
 
     # ---------------------------------------------------------------- calling the pipeline
 

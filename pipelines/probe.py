@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from genscale.pipelines.argument_values import copied
 from genscale.pipelines.call_signature import COUNTS
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver, intercept
+from genscale.pipelines.known_loop import FirstStep, KnownLoop
 from genscale.pipelines.latent_layout import Layout
 from genscale.pipelines.loop_noise import Draw, Place, generators_of, made_up
 from genscale.pipelines.noise_interception import Draws, NormalDraw, Replay
@@ -24,14 +26,16 @@ class Probe(LoopDriver):
     """Walks through the loop once with placeholder outputs and records what a search must know.
 
     Arguments. given: those of the pipeline call. replay: results of the draws before the loop; None draws them.
-    whole: False ends at the first step, when the initial latents are known.
+    whole: False ends at the first step, when the initial latents are known. known: what a probe of such a call found
+    before; where the first step is the same this one ends there, too.
 
     Afterwards. latents: the pipeline's initial latents [rows, *latent]. layout: how `step` sees them. draws: what was
     drawn before the loop. evaluations: rows through the denoiser at each step. own_scheduler: the pipeline's scheduler
     with its timesteps set. walk: its steps, with what the pipeline alone would draw in them. lists: whether a model is
     given any, which may have one entry a row. edits_latents: whether the loop changes latents between `step` and the
     next `step` (inpainting restores what is not painted). loop_draws: shapes of the normal draws inside the loop, by
-    their place. callback_edits: whether the user's callback changes what later steps see; learned while serving.
+    their place. first: what was seen at the first step. callback_edits: whether the user's callback changes what later
+    steps see; learned while serving.
     """
 
     def __init__(
@@ -41,9 +45,10 @@ class Probe(LoopDriver):
         given: dict[str, Any],
         replay: Draws | None = None,
         whole: bool = True,
+        known: KnownLoop | None = None,
     ) -> None:
         super().__init__(encoder_cache, placeholders)
-        self.given, self.replay, self.whole = given, replay, whole
+        self.given, self.replay, self.whole, self.known = given, replay, whole, known
         self.layout = Layout()
         self.draws: list[Tensor] = []
         self.latents: Tensor | None = None
@@ -54,6 +59,7 @@ class Probe(LoopDriver):
         self.lists = False
         self.loop_draws: dict[Place, tuple[int, ...]] = {}
         self._rows = 0
+        self.first: FirstStep | None = None
         self.draw_in_loop = self._record_draw
         self._returned: Tensor | None = None  # what the last `step` returned
         # The loop is in a module that was not known, so it counts iterations: it cannot go back to step 0.
@@ -95,6 +101,8 @@ class Probe(LoopDriver):
             self.layout = Layout.of(call["sample"], self._initial_noise(), self.given.get("prompt"), one_each)
             self.latents = self.layout.to_rows(call["sample"].detach().clone())
             self.own_scheduler = plain_scheduler(self.scheduler)
+            if self.whole and self._is_known(call):
+                raise LeaveLoop
             self.walk = SchedulerWalk(self.own_scheduler, self.start) if self.whole else None
         else:
             self._compare(call["sample"])
@@ -110,6 +118,37 @@ class Probe(LoopDriver):
         # Others at every step, else a loop that keeps a part of the last latents would seem to change nothing.
         self._returned = self.latents if self._returned is None else -self._returned
         return self.layout.from_rows(self._returned), 0 if self._again else self.index + 1
+
+    def _is_known(self, call: dict[str, Any]) -> bool:
+        """See whether the first step is that of the known loop; then what was found of it is taken over."""
+        assert self.timesteps is not None
+        assert self.latents is not None
+        kind = self.latents.shape, self.latents.dtype, self.latents.device
+        rest = {k: copied(v) for k, v in call.items() if k not in ("model_output", "sample", "generator")}
+        self.first = FirstStep(
+            kind,
+            self.layout,
+            self.own_scheduler,
+            self.timesteps,
+            self.start,
+            self.reads_expected,
+            self._rows,
+            rest,
+        )
+        known = self.known
+        if known is None or not known.first.equals(self.first) or (self.lists and not known.lists):
+            return False
+        self.evaluations, self.walk, self.lists = list(known.evaluations), known.walk, known.lists
+        return True
+
+    def found(self) -> KnownLoop | None:
+        """What another probe of such a call need not find again; None where it must."""
+        draws = self.walk is None or any(self.walk.draws) or self.loop_draws
+        if self.first is None or draws or self.edits_latents or not self.placeholders.guess:
+            return None
+        assert self.walk is not None
+        modules = tuple(self.encoder_cache.loop_modules)
+        return KnownLoop(self.first, tuple(self.evaluations), self.walk, self.lists, modules)
 
     def _compare(self, sample: Tensor) -> None:
         """See whether the loop changed the latents that the last `step` returned."""

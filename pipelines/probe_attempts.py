@@ -9,6 +9,7 @@ from genscale.pipelines.bound_call import CALLBACKS, Arguments
 from genscale.pipelines.encoder_cache import EncoderCache
 from genscale.pipelines.failures import alike
 from genscale.pipelines.intercepted_call import AFTER, LOOP, LoopDriver
+from genscale.pipelines.known_loop import KnownLoop
 from genscale.pipelines.pipeline_noise import generator_states, restore_generators
 from genscale.pipelines.probe import Probe
 from genscale.pipelines.watched_models import PlaceholderOutputs
@@ -20,6 +21,7 @@ class Probing(Protocol):
     arguments: Arguments
     encoder_cache: EncoderCache
     placeholders: PlaceholderOutputs
+    known: KnownLoop | None
 
     def run(self, given: dict[str, Any], driver: LoopDriver) -> Any:
         """Call the pipeline under a driver."""
@@ -67,7 +69,7 @@ def _attempt(call: Probing, given: dict[str, Any]) -> Probe | Exception:
     """One probe, or what the loop raised that its placeholders may have caused. All other exceptions are raised."""
     placeholders = call.placeholders
     while True:
-        probe = Probe(call.encoder_cache, placeholders, given)
+        probe = Probe(call.encoder_cache, placeholders, given, known=call.known)
         placeholders.guessed = False
         state = generator_states(call.arguments.generator)
         try:

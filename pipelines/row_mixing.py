@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
+from genscale.pipelines.argument_values import tensors_of
 from genscale.pipelines.failures import MISMATCH
 from genscale.pipelines.row_gather import Gather, NeedsRowPerLatent, rows_of, sample_of
 
@@ -109,14 +110,6 @@ def _unclear(part: nn.Module) -> bool:
 
 def _known(cls: type[Any]) -> bool:
     return any(cls.__module__ == name or cls.__module__.startswith(name + ".") for name in KNOWN)
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """All tensors of a model's output, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [tensor for one in inner for tensor in tensors_of(one)]
 
 
 def close(a: Tensor, b: Tensor) -> bool:

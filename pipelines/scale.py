@@ -45,6 +45,7 @@ from genscale.pipelines.pipeline_arm import PipelineSource, pipeline_arms
 from genscale.pipelines.pipeline_call import PipelineCall
 from genscale.pipelines.pipeline_lock import WAIT, Claim, claimed
 from genscale.pipelines.pipeline_noise import generator_states, restore_generators
+from genscale.pipelines.probe_memory import ProbeMemory
 from genscale.pipelines.prompt_texts import check_texts
 from genscale.pipelines.scaled_attributes import StandsForPipeline
 from genscale.pipelines.search_call import PipelineHost, finish_best, plan_of, run_search
@@ -65,6 +66,10 @@ class Scaled(StandsForPipeline):
 
     Threads may share it: searches on one pipeline, and on pipelines that share models with it, run one after the other.
     """
+
+    def __init__(self, settings: SearchSettings) -> None:
+        super().__init__(settings)
+        object.__setattr__(self, "_memory", ProbeMemory())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call as the pipeline itself. Returns its output class, best first, with the search as `.search`.
@@ -174,7 +179,8 @@ class Scaled(StandsForPipeline):
 
     def _probed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[PipelineCall, Decoder]:
         made = self.settings
-        call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models)
+        memory: ProbeMemory = self.__dict__["_memory"]
+        call = PipelineCall(made.pipe, Arguments(made.pipe, args, kwargs), made.mix, made.models, memory)
         decoder = Decoder(call, with_callback=made.roles.calls > 0)
         check_further_loops(call, decoder)
         check_kinds_by_decoding(call, decoder, made.roles)

@@ -82,6 +82,7 @@ class SchedulerWalk:
                 "keeps its history where genscale cannot see it)"
             )
         self._alone, self._memory, self._carried, self._same = None, None, {}, []
+        self.solver.call = {}  # its tensors
 
     def state(self, device: torch.device) -> dict[str, Any]:
         """The attributes of the pipeline's own scheduler after the steps so far."""

@@ -41,10 +41,11 @@ class StepSignature:
 
     def call(self, scheduler: Any, given: Mapping[str, Any]) -> Any:
         """Call `step` with arguments that are named as in `order`; by place up to the latents, as pipelines do."""
-        if not given.keys() >= set(self._lead):
+        lead = self._lead
+        if not given.keys() >= set(lead):
             return scheduler.step(**given)
-        by_place = [given[name] for name in self._lead]
-        return scheduler.step(*by_place, **{n: v for n, v in given.items() if n not in self._lead})
+        by_place = [given[name] for name in lead]
+        return scheduler.step(*by_place, **{n: v for n, v in given.items() if n not in lead})
 
     @property
     def _lead(self) -> tuple[str, ...]:

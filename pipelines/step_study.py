@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from genscale.key import Key
+from genscale.pipelines.argument_values import copied, same
 from genscale.pipelines.bound_call import CALLBACKS
 from genscale.pipelines.intercepted_call import LeaveLoop, LoopDriver, intercept
 from genscale.pipelines.pipeline_call import PipelineCall
@@ -193,31 +194,6 @@ def is_timestep(value: Any) -> bool:
         and value.numel() > 0
         and bool((value == value.flatten()[0]).all())
     )
-
-
-def copied(value: Any) -> Any:
-    """The same with copies of all tensors."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {k: copied(v) for k, v in value.items()}
-    return type(value)(map(copied, value)) if type(value) in (list, tuple) else value
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two arguments of a model are equal in all they hold."""
-    if a is b:
-        return True
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        both = isinstance(a, Tensor) and isinstance(b, Tensor)
-        return both and a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 def filled(output: Any, key: Key) -> Any:

@@ -58,9 +58,21 @@ def _route(name: str, module: nn.Module, forward: Forward, watch: Watch) -> Forw
     return routed
 
 
+def modules_in(model: nn.Module) -> Iterator[nn.Module]:
+    """As `model.modules()`, without the names that it makes of each on the way: a search goes through all often."""
+    seen, rest = set[nn.Module](), [model]
+    while rest:
+        module = rest.pop()
+        if module not in seen:
+            seen.add(module)
+            yield module
+            if parts := module._modules:
+                rest += [part for part in reversed(parts.values()) if part is not None]
+
+
 def is_compiled(model: Any) -> bool:
     """Whether torch.compile was called for a model or a part of it."""
-    parts = model.modules() if isinstance(model, nn.Module) else ()
+    parts = modules_in(model) if isinstance(model, nn.Module) else ()
     return any(p.__dict__.get("_compiled_call_impl") or "_orig_mod" in p._modules for p in parts)
 
 

@@ -283,9 +283,9 @@ def test_a_cache_without_enable_cache_is_found() -> None:
     from diffusers.hooks import apply_first_block_cache
 
     pipe = BUILD["flux"]()
-    assert not caches_of(pipe)
+    assert not caches_of(pipe.components)
     apply_first_block_cache(pipe.transformer, CACHES["first_block"](pipe))
-    assert caches_of(pipe).apart
+    assert caches_of(pipe.components).apart
 
 
 # ---------------------------------------------------------------- rows of a state

@@ -136,6 +136,14 @@ def test_the_first_table_of_what_was_measured_is_that_of_the_results() -> None:
         )
 
 
+def test_the_tables_of_performance_are_those_of_the_results() -> None:
+    from benchmarks.performance_page import PAGE, fill, filled, read
+
+    page = PAGE.read_text()
+    assert filled(page) == page
+    assert fill([r | {"steps": 8 + 20 - r["steps"]} for r in read("fill")]) not in page
+
+
 def test_the_videos_of_the_readme_are_those_of_the_results() -> None:
     rows = json.loads((ROOT / "benchmarks" / "results" / "video.json").read_text())["rows"]
     means = [f"{statistics.fmean(rows[n]['correct']):.3f}".lstrip("0") for n in ("1", "8")]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 import genscale
 from genscale.engine.budget import Budget
 from genscale.pipelines import mixed_steps, serve, serving_driver, step_study
+from genscale.pipelines.argument_values import same
 from genscale.pipelines.mixed_steps import RowSteps, StepsStayApart
-from genscale.pipelines.step_study import Steps, same
+from genscale.pipelines.step_study import Steps
 from genscale.samplers.dfs import Dfs
 from genscale.samplers.rollover import Rollover
 from tests.analytic import SAMPLERS, Run, asks_for_gradients, run

@@ -250,6 +250,7 @@ class BeamPass(Numbered):
         if levels:
             particles = yield Solve(particles, levels[0].step, rest)
         for level, until in zip(levels, _ends(levels), strict=True):
+            particles = replace(particles, x0=None)  # the prediction has it
             prediction: Prediction = yield Denoise(particles)
             particles = particles[: len(prediction)]
             rows = yield from self._survivors(particles, prediction, level)
@@ -257,7 +258,10 @@ class BeamPass(Numbered):
                 return
             particles = self._children(particles[rows], level.branch)
             prediction = prediction[[row for row in rows for _ in range(level.branch)]]
-            particles = yield Solve(process.move(particles, prediction, kernel), until, kernel)
+            moved = process.move(particles, prediction, kernel)
+            del prediction, particles  # some latents each, which the next ones need
+            particles = yield Solve(moved, until, kernel)
+            del moved
         finished: Particles = yield Solve(particles, None, rest)
         yield Score(finished)
 

@@ -26,7 +26,7 @@ from genscale.key import Key
 from genscale.numerics.resampling import ess, flatten, normalised, resample, resample_segments
 from genscale.protocol.answers import Graded, Prediction, Scores
 from genscale.protocol.interfaces import Process
-from genscale.protocol.particles import Candidate, Particles, branch, cat, draw
+from genscale.protocol.particles import Particles, branch, cat, draw
 from genscale.protocol.population import Population
 from genscale.protocol.queries import Denoise, Gradient, Query, Score, Solve
 
@@ -71,9 +71,14 @@ class Pass(Numbered):
                 if (share := len(rows) / len(pool)) < 1:
                     pool, prediction = pool.take(rows), prediction[rows]
                     pool.log_w = pool.log_w + math.log(share)  # the mean weight counts those without weight
-                pool, prediction, copies = self._select(pool, prediction, step, last)
+                # Handed over, not kept here: predictions are two latents a particle, and the next ones come soon.
+                pools, estimates = [pool], [prediction]
+                del pool, prediction
+                pool, prediction, copies = self._select(pools.pop(), estimates.pop(), step, last)
                 until = step + 1 if last else scoring[i + 1]
-                yield from self._run_to(pool, prediction, copies, until, kernel)
+                estimates.append(prediction)
+                del prediction
+                yield from self._run_to(pool, estimates.pop(), copies, until, kernel)
             except BudgetExhausted:
                 if self.spec.gradient == NONE:
                     raise
@@ -88,17 +93,12 @@ class Pass(Numbered):
         n = self.n * self.children - held
         candidates = [draw(self.numbers, self.number()) for _ in range(n)]
         particles = self.process.start(candidates)
-        if self.reference is not None:
-            particles = cat(
-                [particles[[0]], particles]
-            )  # placeholder for the reference until its first scoring step
+        if self.reference is not None:  # a placeholder for it until its first scoring step
+            particles = cat([particles[[0]], particles])
         zeros, size = torch.zeros(n + held, dtype=torch.float64), n + held
         parents = torch.arange(size) // self.children
-        roots = (
-            [c.id for c in candidates]
-            if self.reference is None
-            else [self.reference.root, *(c.id for c in candidates)]
-        )
+        roots = [] if self.reference is None else [self.reference.root]
+        roots += [c.id for c in candidates]
         return Pool(particles, parents, zeros, zeros, zeros[:, None][:, :0], [()] * size, roots)
 
     def _solve(
@@ -108,7 +108,7 @@ class Pass(Numbered):
         if self.reference is None:
             particles: Particles = yield Solve(pool.particles, until, kernel)
             pool.shorten(len(particles))
-            return particles
+            return replace(particles, x0=None)  # the predictions that follow have it
         moved: Particles = yield Solve(pool.particles[1:], until, kernel)
         pool.shorten(1 + len(moved))
         # The row of the reference is a placeholder until its next scoring step.
@@ -158,6 +158,7 @@ class Pass(Numbered):
             pool.particles = pool.particles[: len(prediction)]
             pool.shorten(len(prediction))
         pool.particles = self._move(pool.particles, prediction, copies, kernel)
+        del prediction
         if pool.particles.step < until or pool.particles.inner:
             pool.particles = yield from self._solve(pool, until, kernel)
         assert pool.particles.step > step
@@ -263,17 +264,15 @@ class Pass(Numbered):
         chosen = pool.take(rows)
         chosen.log_w = log_w.repeat_interleave(children)
         chosen.parents = torch.arange(len(rows)) // children
+        del pool
         candidates, copies, seen = list(chosen.particles.candidates), [], set[int]()
         for i, row in enumerate(rows):
             if row in seen:
-                candidates[i] = self._branch(candidates[i], step)
+                candidates[i] = branch(self.numbers, self.number(), candidates[i], step)
                 copies.append(i)
             seen.add(row)
         chosen.particles = replace(chosen.particles, candidates=tuple(candidates))
         return chosen, prediction[rows], copies
-
-    def _branch(self, parent: Candidate, step: int) -> Candidate:
-        return branch(self.numbers, self.number(), parent, step)
 
     def _survivors(self, pool: Pool, step: int) -> tuple[list[int], Tensor] | None:
         """The ancestor row of each offspring, with their log-weights; None: no resampling."""

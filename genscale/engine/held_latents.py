@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from genscale.protocol.queries import Denoise, Gradient, Query
 
-SOLVED, PREDICTED = 4, 8
+SOLVED, PREDICTED = 4, 6
 """Latents that a row of the population takes at most: solved without predictions, its state, the answer, and its parts
-while they are joined; with predictions also two of these, before and after they are taken to the survivors, and the
-work space of the move."""
+while they are joined; with predictions its state, the two estimates twice, as parts and joined or before and after they
+are taken to the survivors, and the work space of the move."""
 
 STATE = 3  # latents of a node: its state, and the clean and the noise estimate
 PRIOR = 4  # latents of offset, scale and the own ones of the pipeline, and one that is being entered

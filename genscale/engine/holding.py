@@ -36,8 +36,15 @@ class Holding:
         return _each(rows, to_host) if self.place == HOST else rows
 
     def beside_model(self, rows: Rows) -> Rows:
-        """The rows on the model's device."""
-        return _each(rows, lambda x: to_model(x, self.device)) if self.place == HOST else rows
+        """The rows on the model's device, in memory of their own: a batch stays alive until the next one, and as a view
+        it would keep the whole population that it was taken from."""
+        on_host = self.place == HOST
+        found: Rows = _each(rows, (lambda x: to_model(x, self.device)) if on_host else of_its_own)
+        return found
+
+
+def of_its_own(x: Tensor) -> Tensor:
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
 def to_host(x: Tensor) -> Tensor:

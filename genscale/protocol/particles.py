@@ -132,8 +132,9 @@ class Particles:
     caches: tuple[RowCache, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = self.caches if len(self.caches) == len(self) else [RowCache() for _ in self.candidates]
-        object.__setattr__(self, "caches", tuple(cache.copy() for cache in given))
+        given = len(self.caches) == len(self)
+        own = (cache.copy() for cache in self.caches) if given else (RowCache() for _ in self.candidates)
+        object.__setattr__(self, "caches", tuple(own))
 
     def __len__(self) -> int:
         return len(self.candidates)
