@@ -6,8 +6,8 @@ t2i-compbench   samples/PROMPT_000000.png, numbered through all images: Readme o
                 "Evaluation", and its inference_eval.py; ten images a prompt
 dpg             ID.png, four images in a square, row by row, without borders: README of
                 github.com/TencentQQGYLab/ELLA, "DPG-Bench", and its compute_dpg_bench.py, which cuts them apart
-vbench          PROMPT-0.mp4: prompts/README.md of github.com/Vchitect/VBench; five videos a prompt, 25 for the
-                dimension temporal_flickering
+vbench          PROMPT-0.mp4: prompts/README.md of github.com/Vchitect/VBench; five videos a prompt
+                (and see prompt_sets.FLICKER)
 drawbench, partiprompts   00000-0.png and metadata.jsonl. People rate these: there is no official scorer. The form is
                 that of "imagefolder" of huggingface.co/docs/datasets/image_dataset; four images a prompt
 """

@@ -27,7 +27,9 @@ from genscale.plugins.limits import is_text
 from genscale.runs.prompt_files import read_text_file, text_lines
 from genscale.safe_json import parse_json
 
-FLICKER, FLICKER_VIDEOS = "temporal_flickering", 25  # VBench, README: 25 videos a prompt for this dimension
+FLICKER, FLICKER_VIDEOS = "temporal_flickering", 25
+"""VBench drops videos that move before it scores this dimension, so that more are needed. Its prompts/README.md (commit
+191c721) asks for 5 of all; 25 is from memory of later versions, and `--samples` gives another number."""
 
 
 @dataclass(frozen=True)

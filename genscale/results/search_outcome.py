@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from genscale.engine.archive import Entry
 from genscale.engine.budget import Budget
@@ -20,6 +20,9 @@ from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.report.search_report import Judges, SearchReport
 from genscale.results.result_copies import deep_copied, pickled_state
 from genscale.results.run_description import RunDescription
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11 on
 
 
 @dataclass(frozen=True, repr=False)
