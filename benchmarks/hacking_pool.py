@@ -1,4 +1,4 @@
-"""The pool that benchmarks/hacking.py selects from: candidates of hard prompts, scored by imperfect verifiers and judged.
+"""The pool that benchmarks/hacking.py selects from: candidates of hard prompts, scored by imperfect verifiers, judged.
 
 Every candidate is an image that the pipeline makes by itself. What is kept of it: the scores of `shapes_clip`, of a
 classifier that only counts (`counted`), of `shapes_attributes`, the verdict of the exact judge `shapes`, how red it is,
@@ -6,8 +6,8 @@ and its CLIP embedding. The development half of the prompts has few candidates, 
 weights and the noise are fitted; of the first of them the pixels are kept, too.
 
 Candidates come in blocks of 64 a prompt with a seed of their own, and a file holds one block of some prompts, so that a
-run that was interrupted goes on. With 4 blocks all N up to 256 can be read off; the prompts are shuffled, so that the first ones
-are a sample of all.
+run that was interrupted goes on. With 4 blocks all N up to 256 can be read off. The prompts are shuffled, so that the
+first ones are a sample of all.
 
     python -m benchmarks.hacking_pool --model shapes-diffusion --blocks 4 --out FOLDER
 """
@@ -140,6 +140,9 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     pipe, scorers = quiet_pipeline(options.model, options.threads), Scorers()
+    for part in (getattr(pipe, "unet", None), pipe.vae):  # convolutions are faster so, on a CPU
+        if part is not None:
+            part.to(memory_format=torch.channels_last)
     for first in FIRSTS:
         fill(pipe, scorers, "development", first, 0, options.steps, options.out)
     for first in FIRSTS:

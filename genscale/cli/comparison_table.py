@@ -23,6 +23,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
         f"{n} prompt{'' if n == 1 else 's'}, seed {found.seed}; {how}",
         f"gain: paired by prompt, over {found.entries[0].name}",
         *short(found),
+        *(f"{turn.curve}: {turn.text()}" for turn in found.turns if turn.turned),
     ):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     for name in found.files:

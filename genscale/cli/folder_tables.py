@@ -30,6 +30,8 @@ def print_run(found: dict[str, Any], console: Console) -> None:
     print_notes(found["prompts"], console)
     _note(len(found["without_candidate"]), "prompts have no finished candidate", console)
     print_dropped(found["dropped"], console)
+    for sentence in found["turned"]:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     _files(found, console)
 
 

@@ -61,6 +61,8 @@ def show_folder(folder: Path, *, trust: bool = False, pareto: bool = False) -> d
         "prompts": [_prompt_record(i, s, run.prompt_record(i)) for i, s in enumerate(summaries) if s.finals],
         "dropped": [dict(failure) for some in run.dropped for failure in some],
         "without_candidate": [s.prompt for s in summaries if not s.finals],
+        "turning_points": [turn.as_dict() for panel in panels for turn in panel.turns()],
+        "turned": [turn.text() for panel in panels for turn in panel.turns() if turn.turned],
         "files": [*sheets, "curve.png", *fronts, *trees],
     }
 

@@ -13,7 +13,8 @@ from genscale.numerics.expected_maximum import standard_maximum
 
 
 def noise_maximum(mean: float, sd: float, n: int) -> float:
-    """E of the best of n scores of a verifier that is pure noise: mean + sd e(n), e(n) the expected maximum of n N(0, 1).
+    """E of the best of n scores of a verifier that is pure noise: mean + sd e(n), with the expected maximum e(n) of n
+    draws of N(0, 1).
 
     Such a verifier draws every score from N(mean, sd^2), whatever the candidate. With the mean and the standard
     deviation of the candidates of one prompt its noise explains all of their spread. The held-out score of its winner

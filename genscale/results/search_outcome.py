@@ -142,6 +142,7 @@ class SearchOutcome(SearchReport[Entry]):
         return PromptSummary(
             search.prompt, name_of_total(judge.ensemble, judge.names), finals, base, search.roles.held_out.names,
             search.spent, ranks.margin, objectives(judge.names, judge.columns),
+            search.independent and judge.pointwise,
         )  # fmt: skip
 
     def abstained(self, prompt: int = 0) -> bool:
