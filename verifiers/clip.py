@@ -16,6 +16,7 @@ from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.toy.shapes import GROUND
 from genscale.verifiers.checkpoints import check_pairs, check_settings
+from genscale.verifiers.clip_backbone import clip_backbone
 from genscale.verifiers.clip_checkpoints import BACKENDS, towers
 from genscale.verifiers.clip_towers import Towers
 from genscale.verifiers.differentiable import Differentiable, LoadedPerDevice, ModelSettings
@@ -54,6 +55,11 @@ class Clip(LoadedPerDevice[Towers], Differentiable):
 
     name: ClassVar[str] = "clip"
     reads_prompts: ClassVar[bool] = True
+
+    @property
+    def backbone(self) -> str:
+        """The checkpoint, under one name for open_clip and transformers where both have it."""
+        return clip_backbone(self.model, self.pretrained)
 
     def __post_init__(self) -> None:
         if self.backend not in (None, *BACKENDS):
@@ -109,6 +115,7 @@ class ShapesClip(ModelSettings, Differentiable):
     """
 
     name: ClassVar[str] = "shapes_clip"
+    backbone: ClassVar[str] = "shapes-clip"
     reads_prompts: ClassVar[bool] = True
     regions: ClassVar[dict[str, Any]] = {
         "view": "mask",

@@ -94,6 +94,11 @@ class VqaScore(LoadedPerDevice[QwenVl], ModelSettings, Differentiable):
         others = torch.cat([logits[:, :answer], logits[:, answer + 1 :]], dim=1)
         return logits[:, answer] - others.logsumexp(1)
 
+    @property
+    def backbone(self) -> str:
+        """Its checkpoint."""
+        return self.checkpoint
+
     def _load_on(self, device: torch.device) -> QwenVl:
         dtype = getattr(torch, self.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
         return qwen_vl(self.checkpoint, self.max_pixels, device, dtype)
