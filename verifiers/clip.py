@@ -126,6 +126,10 @@ class ShapesClip(ModelSettings, Differentiable):
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         return self._clip.score_tensor(pixels, prompts)
 
+    def embed(self, pixels: Tensor) -> Tensor:
+        """As that of `Clip`."""
+        return self._clip.embed(pixels)
+
     def preview_features(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """As those of `Clip`."""
         return self._clip.preview_features(media, prompts)

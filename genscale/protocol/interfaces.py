@@ -298,6 +298,8 @@ class Verifier(Protocol):
     `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
         times, 3 by default), and not waited for when the budget's seconds end.
     `timeout`: seconds that a call may take.
+    `embed(pixels)`: embeddings [n, width] of images, [n, frames, width] of videos, by which the diversity of the best
+        candidates is measured.
     `backbone`: the name of the pretrained network that it sees with, or several. A held-out verifier that shares one
         with a verifier of the search is warned of.
 

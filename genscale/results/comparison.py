@@ -34,13 +34,15 @@ class ScoreSummary:
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One entry, or the base. nfe, seconds: means over prompts, seconds of the whole run."""
+    """One entry, or the base. nfe, seconds: means over prompts, seconds of the whole run. diversity: the Vendi scores
+    of the best candidates of each prompt; None where no prompt has one."""
 
     name: str
     nfe: float | None
     seconds: float | None
     searched: ScoreSummary | None
     held_out: dict[str, ScoreSummary]
+    diversity: ScoreSummary | None = None
 
     @staticmethod
     def of(
