@@ -16,7 +16,7 @@ from genscale.report.image_grid import Cell
 from genscale.report.model_names import short_model_name
 from genscale.report.prompt_summary import base_level, curve_panels
 from genscale.report.score_curves import Curve, CurvePanel
-from genscale.results.comparison import ComparedRow, Comparison
+from genscale.results.comparison import ComparedRow, Comparison, ScoreSummary
 from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import read_run
 
@@ -128,6 +128,7 @@ def _of_budgets(found: Comparison) -> list[CurvePanel]:
     """One curve through the entries."""
     rows = sorted(found.entries, key=lambda row: row.nfe or 0.0)
     base = found.rows[0]
+    scores: list[tuple[str | None, ScoreSummary | None, list[ScoreSummary | None]]]
     scores = [] if found.searched is None else [(None, base.searched, [r.searched for r in rows])]
     scores += [(judge, base.held_out[judge], [r.held_out[judge] for r in rows]) for judge in rows[0].held_out]
     panels = []
