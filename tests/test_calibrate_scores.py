@@ -109,20 +109,8 @@ def folder(tmp_path_factory):
     from genscale.cli.app import main
 
     out = tmp_path_factory.mktemp("scales") / "made"
-    words = [
-        "--verifier",
-        "shapes_clip",
-        "--verifier",
-        "compressibility",
-        "--candidates",
-        "3",
-        "--steps",
-        "2",
-        "--seed",
-        "1",
-        "--json",
-        "--out",
-    ]
+    verifiers = ["--verifier", "shapes_clip", "--verifier", "compressibility"]
+    words = [*verifiers, "--candidates", "3", "--steps", "2", "--seed", "1", "--json", "--out"]
     assert main(["calibrate", "a red star", "a red star left of a blue ring", *words, str(out)]) == 0
     return out
 

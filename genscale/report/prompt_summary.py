@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from genscale.numerics.selection_order import keeps_own, leaders, selection_order
 from genscale.numerics.order_statistics import noise_maximum
+from genscale.numerics.selection_order import keeps_own, leaders, selection_order
 from genscale.report.contact_sheet import SheetRow, Tile
 from genscale.report.score_curves import Curve, CurvePanel
 
