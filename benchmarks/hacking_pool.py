@@ -119,7 +119,8 @@ def _path(folder: Path, half: str, block: int, first: int) -> Path:
 
 
 def read_pool(folder: Path, half: str, blocks: int = 1) -> dict[str, np.ndarray]:
-    """By name, what is kept [prompts, candidates, ...] of one half: of the prompts that have so many blocks."""
+    """By name, what is kept [prompts, candidates, ...] of one half: of the prompts that have so many blocks; empty if none
+    has."""
     rows = []
     for first in FIRSTS:
         paths = [_path(folder, half, block, first) for block in range(blocks)]
@@ -127,7 +128,7 @@ def read_pool(folder: Path, half: str, blocks: int = 1) -> dict[str, np.ndarray]
             break
         parts = [np.load(path) for path in paths]
         rows.append({name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0].files})
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return {name: np.concatenate([row[name] for row in rows]) for name in (rows or [{}])[0]}
 
 
 def main() -> None:
