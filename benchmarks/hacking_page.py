@@ -1,6 +1,7 @@
 """The tables and the picture of docs/explanation/honest-verifiers.md, from what benchmarks/hacking.py wrote.
 
-python -m benchmarks.hacking_page docs/explanation/honest-verifiers.md docs/hacking.png benchmarks/results/hacking-*.json
+    python -m benchmarks.hacking_page docs/explanation/honest-verifiers.md docs/hacking.png \\
+        benchmarks/results/hacking-*.json
 """
 
 from __future__ import annotations
@@ -47,9 +48,8 @@ def table(record: dict[str, Any], pool: dict[str, Any]) -> list[str]:
         "|---" * (len(sizes) + 3) + "|",
     ]
     for name, row in rows.items():
-        gain = "{:+.3f} ± {:.3f}".format(
-            *interval([b - a for a, b in zip(row[str(FEW)], row[last], strict=True)])
-        )
+        mean, half = interval([b - a for a, b in zip(row[str(FEW)], row[last], strict=True)])
+        gain = f"{mean:+.3f} ± {half:.3f}"
         turn = turned(row)
         where = (
             ""
@@ -64,7 +64,8 @@ def table(record: dict[str, Any], pool: dict[str, Any]) -> list[str]:
 def scales(record: dict[str, Any]) -> list[str]:
     """What the development half says of the verifiers."""
     lines = [
-        f"| {record['model']} | mean | sd | within a prompt | noise | noise, of the variance | agreement with the judge |",
+        f"| {record['model']} | mean | sd | within a prompt | noise | noise, of the variance "
+        "| agreement with the judge |",
         "|---|---|---|---|---|---|---|",
     ]
     for s, rho in zip(record["scales"], record["weights"]["all"], strict=True):

@@ -119,8 +119,10 @@ def _path(folder: Path, half: str, block: int, first: int) -> Path:
 
 
 def read_pool(folder: Path, half: str, blocks: int = 1) -> dict[str, np.ndarray]:
-    """By name, what is kept [prompts, candidates, ...] of one half: of the prompts that have so many blocks; empty if none
-    has."""
+    """By name, what is kept [prompts, candidates, ...] of one half: of the prompts that have so many blocks.
+
+    Empty if none has.
+    """
     rows = []
     for first in FIRSTS:
         paths = [_path(folder, half, block, first) for block in range(blocks)]

@@ -21,6 +21,7 @@ from genscale.verifiers.clip_checkpoints import BACKENDS, towers
 from genscale.verifiers.clip_towers import Towers
 from genscale.verifiers.differentiable import Differentiable, LoadedPerDevice, ModelSettings
 
+BUNDLED = "shapes-clip"
 SHAPES_CLIP = Path(genscale.__file__).parent / "models" / "shapes-clip"
 
 
@@ -59,7 +60,7 @@ class Clip(LoadedPerDevice[Towers], Differentiable):
     @property
     def backbone(self) -> str:
         """The checkpoint, under one name for open_clip and transformers where both have it."""
-        return clip_backbone(self.model, self.pretrained)
+        return BUNDLED if self.model == str(SHAPES_CLIP) else clip_backbone(self.model, self.pretrained)
 
     def __post_init__(self) -> None:
         if self.backend not in (None, *BACKENDS):
@@ -115,7 +116,7 @@ class ShapesClip(ModelSettings, Differentiable):
     """
 
     name: ClassVar[str] = "shapes_clip"
-    backbone: ClassVar[str] = "shapes-clip"
+    backbone: ClassVar[str] = BUNDLED
     reads_prompts: ClassVar[bool] = True
     regions: ClassVar[dict[str, Any]] = {
         "view": "mask",
