@@ -55,21 +55,21 @@ def _print(found: ScoreCalibration, folder: Path, console: Console) -> None:
     from rich.table import Table
 
     from genscale.results.score_calibration import FILE
-    from genscale.verifiers.harmless_changes import CHANGES
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
     table.add_column("verifier")
-    for title in ("mean", "sd", "within a prompt", "noise", *CHANGES, "noise, of the variance"):
+    for title in ("mean", "sd", "within", "noise", "noise²/within²"):
         table.add_column(title, justify="right")
     for s in found.scores:
-        changes = [s.changes[c].noise_sd if c in s.changes else None for c in CHANGES]
-        share = "" if s.noise_share is None else f"{s.noise_share:.0%}"
-        table.add_row(Text(s.name), *map(_number, (s.mean, s.sd, s.within, s.noise, *changes)), share)
+        share = "" if s.noise_share is None else f"{s.noise_share:.1%}"
+        table.add_row(Text(s.name), *map(_number, (s.mean, s.sd, s.within, s.noise)), share)
     console.print(table)
     for pair in found.agreement:
         rho = "cannot be ranked" if pair.rho is None else f"rank correlation {pair.rho:.2f}"
         between = "" if pair.low is None else f" (95 % interval {pair.low:.2f} to {pair.high:.2f})"
-        console.print(f"{pair.first} and {pair.second}: {rho}{between}", markup=False, highlight=False)
+        console.print(
+            f"{pair.first} and {pair.second}: {rho}{between}", markup=False, highlight=False, soft_wrap=True
+        )
     n = found.about["candidates"]
     told = f"{n} candidates of each of {len(found.texts)} prompts; noise: sd under changes that do not matter"
     console.print(told, style="dim", highlight=False)
