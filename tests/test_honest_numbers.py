@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from genscale.numerics.diversity import mean_pairwise_distance, vendi_score
+from genscale.numerics.expected_maximum import standard_maximum
 from genscale.numerics.intervals import Mean
-from genscale.numerics.order_statistics import best_of, noise_maximum, split_gain
+from genscale.numerics.order_statistics import best_of, noise_best, split_gain
 from genscale.numerics.turning_point import turn_of
 
 # ---------------------------------------------------------------- diversity
@@ -75,10 +76,20 @@ def test_best_of_refuses_more_than_there_are():
             best_of((0.1, 0.2), (0, 1), n)
 
 
-def test_the_maximum_of_noise_is_that_of_closed_forms():
-    assert noise_maximum(2.0, 3.0, 1) == 2.0
-    assert noise_maximum(2.0, 3.0, 2) == pytest.approx(2 + 3 / math.sqrt(math.pi))
-    assert noise_maximum(0.0, 1.0, 3) == pytest.approx(1.5 / math.sqrt(math.pi))
+@pytest.mark.parametrize("scores", [(0.3, 0.1, 0.9, 0.5, 0.7), (1.0, 0.0, 1.0, 1.0, 0.0)])
+def test_the_best_of_noise_is_the_mean_over_all_subsets(scores):
+    for n in range(1, 6):
+        each = [max(subset) for subset in itertools.combinations(scores, n)]
+        assert noise_best(scores, n) == pytest.approx(sum(each) / len(each), rel=1e-9)
+        assert noise_best(scores, n) == pytest.approx(best_of(scores, scores, n), rel=1e-9)
+
+
+def test_the_best_of_many_normal_scores_is_that_of_normal_draws():
+    scores = 2 + 3 * np.random.default_rng(0).standard_normal(20_000)
+    for n in (1, 2, 3, 100):
+        assert noise_best(scores, n) == pytest.approx(2 + 3 * standard_maximum(n), abs=0.1)
+    with pytest.raises(ValueError, match="between 1"):
+        noise_best(scores, 0)
 
 
 def test_the_gain_is_split_as_a_simulation_finds_it():
@@ -97,7 +108,7 @@ def test_the_gain_of_noise_alone_is_all_luck_and_without_noise_all_real():
         assert split_gain(1.0, noise_sd, 8)[0] == 0
     assert split_gain(1.0, 0.0, 8)[1] == 0
     assert split_gain(0.0, 0.0, 8) == (0.0, 0.0)
-    assert sum(split_gain(0.7, 0.3, 8)) == pytest.approx(noise_maximum(0.0, 0.7, 8))
+    assert sum(split_gain(0.7, 0.3, 8)) == pytest.approx(0.7 * standard_maximum(8))
 
 
 # ---------------------------------------------------------------- turning points

@@ -9,18 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
 from genscale.numerics.expected_maximum import standard_maximum
 
 
-def noise_maximum(mean: float, sd: float, n: int) -> float:
-    """E of the best of n scores of a verifier that is pure noise: mean + sd e(n), with the expected maximum e(n) of n
-    draws of N(0, 1).
+def noise_best(scores: Sequence[float], n: int) -> float:
+    """E of the best of n of these scores, drawn without replacement: what a verifier that is pure noise gives.
 
-    Such a verifier draws every score from N(mean, sd^2), whatever the candidate. With the mean and the standard
-    deviation of the candidates of one prompt its noise explains all of their spread. The held-out score of its winner
-    is that of a random candidate, for every n.
+    Such a verifier says nothing of the candidates: its scores are draws of one distribution, so any order of them is as
+    likely as any other, and its noise explains all of their spread. With the scores of one prompt's candidates as that
+    distribution no form of it is assumed. The held-out score of its winner is that of a random candidate, for every n.
+    ValueError: n is not between 1 and the number of scores.
     """
-    return mean + sd * standard_maximum(n)
+    whole = len(scores)
+    if not 1 <= n <= whole:
+        raise ValueError(f"n={n} must be between 1 and the number of scores, {whole}")
+    last = np.arange(n, whole + 1)  # the best of n is the i-th smallest with C(i - 1, n - 1) / C(N, n)
+    logs = _log_binomial(last - 1, n - 1) - _log_binomial(np.array(whole), n)
+    return float(np.exp(logs) @ np.sort(np.asarray(scores, dtype=np.float64))[n - 1 :])
+
+
+def _log_binomial(of: NDArray[np.int64], some: int) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = gammaln(of + 1) - gammaln(some + 1) - gammaln(of - some + 1)
+    return found
 
 
 def split_gain(sd: float, noise_sd: float, n: int) -> tuple[float, float]:

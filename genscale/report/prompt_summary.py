@@ -6,16 +6,17 @@ panels of curves are made here only.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from genscale.numerics.order_statistics import noise_maximum
+import numpy as np
+
+from genscale.numerics.order_statistics import noise_best
 from genscale.numerics.selection_order import keeps_own, leaders, selection_order
 from genscale.report.contact_sheet import SheetRow, Tile
-from genscale.report.score_curves import Curve, CurvePanel
+from genscale.report.score_curves import PLACES, Curve, CurvePanel
 
 if TYPE_CHECKING:
     from genscale.media import Item
@@ -202,11 +203,11 @@ def _noise(
 
 
 def _noise_points(summary: PromptSummary) -> list[tuple[float, float]]:
-    """(NFE, the best total that is expected) after each candidate, if totals were noise of the mean and the standard
-    deviation of all the candidates' totals (genscale.numerics.order_statistics.noise_maximum)."""
+    """(NFE, the best total that is expected) after so many candidates, if the same totals had come in any order
+    (genscale.numerics.order_statistics.noise_best)."""
     totals = [c.total for c in summary.finals]
-    mean, sd = statistics.fmean(totals), statistics.stdev(totals)
-    return [(float(c.nfe), noise_maximum(mean, sd, n)) for n, c in enumerate(summary.finals, 1)]
+    places = np.unique(np.linspace(1, len(totals), min(len(totals), PLACES)).round().astype(int)).tolist()
+    return [(float(summary.finals[n - 1].nfe), noise_best(totals, n)) for n in places]
 
 
 def _flat_points(summary: PromptSummary, judge: str) -> list[tuple[float, float]]:

@@ -75,9 +75,11 @@ class FoundPrompt:
         return found
 
 
-def _diversity(result: SearchOutcome, prompt: int, made: Mapping[int, Item]) -> dict[str, Any] | None:
-    """Of the best candidates of a prompt, as far as their images are made. made: by id() of their entry."""
-    best = list(takewhile(lambda e: id(e) in made, result.ranking(prompt)))
+def _diversity(
+    result: SearchOutcome, prompt: int, made: Mapping[int, Item], most: int
+) -> dict[str, Any] | None:
+    """Of so many of the best candidates of a prompt, as far as their images are made. made: by id() of their entry."""
+    best = list(takewhile(lambda e: id(e) in made, result.ranking(prompt)[:most]))
     pixels = pixels_of([made[id(e)] for e in best])
     found = None if pixels is None else diversity_of(pixels, result.searches[prompt].roles)
     return None if found is None else found.as_dict()
@@ -123,7 +125,8 @@ def write_run_files(
         base = None if found.base is None else decoded[id(found.base[1])]
         made = {id(e): item for e, item in zip(ranked, best, strict=True)} | decoded
         prompts.append(_write_prompt(folder, about, found, list(zip(best, ranked, strict=True)), base))
-        prompts[-1]["diversity"] = _diversity(result, i, made)
+        most = max(len(ranked), (RUNNERS_UP_OF_LARGE if about.large_items else RUNNERS_UP) + 1)
+        prompts[-1]["diversity"] = _diversity(result, i, made, most)
         rows.append(sheet_row(summary, shown, [decoded[id(e)] for e in wanted]))
     record = _record(about, result, seconds, plain) | {
         "prompts": prompts,
