@@ -5,7 +5,6 @@ The map of all that happens in a call is in `genscale.pipelines`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 
 from genscale.algorithms.arms import Arms
 from genscale.diffusion.mixtures import Mix
-from genscale.engine.backbones import shared_backbones
+from genscale.engine.backbones import warn_of_reports
 from genscale.engine.budget import Budget
 from genscale.engine.events import Event
 from genscale.engine.holding import DEVICE
@@ -311,15 +310,7 @@ def _roles(
     )
     if category_weights is not None:
         roles = roles.by_category(category_weights)
-    both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names, *roles.guard.names}
-    if both:
-        warnings.warn(
-            f"'{sorted(both)[0]}' both steers and reports: a score that was optimised says nothing about quality; "
-            "report with a verifier that was held out",
-            stacklevel=3,
-        )
-    for sentence in shared_backbones(roles):
-        warnings.warn(sentence, stacklevel=3)
+    warn_of_reports(roles, stacklevel=4)
     return roles
 
 

@@ -3,6 +3,7 @@ opinion."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -50,3 +51,17 @@ def shared_backbones(roles: Roles) -> list[str]:
                 )
                 break
     return found
+
+
+def warn_of_reports(roles: Roles, stacklevel: int) -> None:
+    """Warn of held-out verifiers that steer, too, or share a backbone with one that does. stacklevel: as of
+    `warnings.warn`, called from here."""
+    both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names, *roles.guard.names}
+    if both:
+        warnings.warn(
+            f"'{sorted(both)[0]}' both steers and reports: a score that was optimised says nothing about quality; "
+            "report with a verifier that was held out",
+            stacklevel=stacklevel,
+        )
+    for sentence in shared_backbones(roles):
+        warnings.warn(sentence, stacklevel=stacklevel)
