@@ -99,7 +99,7 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
             alone, ceiling = k < 3, name == "the judge itself"
             axes.errorbar(
                 [int(n) for n in row], mean, None if ceiling else half, label=label, marker="o", markersize=3,
-                elinewidth=0.5, linestyle="--" if alone else ":" if ceiling else "-", color="0.6" if ceiling else None,
+                elinewidth=0.5, linestyle="--" if alone else ":" if ceiling else "-", color="k" if ceiling else None,
             )  # fmt: skip
             turn = turned(row)
             if turn is not None:
