@@ -159,6 +159,7 @@ def test_every_built_in_verifier_says_whether_it_reads_prompts() -> None:
         "compressibility",
         "silence",
         "answers",
+        "medoid",
         "dynamic_degree",
         "subject_consistency",
         "temporal_consistency",
