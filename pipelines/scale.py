@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from genscale.algorithms.arms import Arms
 from genscale.diffusion.mixtures import Mix
+from genscale.engine.backbones import warn_of_reports
 from genscale.engine.budget import Budget
 from genscale.engine.events import Event
 from genscale.engine.holding import DEVICE
@@ -324,15 +325,7 @@ def _roles(
     )
     if category_weights is not None:
         roles = roles.by_category(category_weights)
-    both = set(roles.held_out.names) & {*roles.search.names, *roles.select.names, *roles.guard.names}
-    if both:
-        import warnings
-
-        warnings.warn(
-            f"'{sorted(both)[0]}' both steers and reports: a score that was optimised says nothing about quality; "
-            "report with a verifier that was held out",
-            stacklevel=3,
-        )
+    warn_of_reports(roles, stacklevel=4)
     return roles
 
 

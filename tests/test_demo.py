@@ -154,6 +154,7 @@ def test_verifiers_that_need_more_than_a_name_are_not_offered(queue: JobQueue) -
         "boxes",
         "calibrated",
         "learned_preview",
+        "measured",
         "medoid",
     }
 

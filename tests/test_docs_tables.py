@@ -80,6 +80,7 @@ MEASURED = (
         f"docs/how-to/{name}.md" for name in ("any-generator", "image-to-video", "long-videos")
     ),  # with tables of their own
     "docs/explanation/what-pays.md",
+    "docs/explanation/honest-verifiers.md",
     "docs/explanation/performance.md",
     *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.stem != "index"),
 )
@@ -112,6 +113,19 @@ def test_the_table_of_arms_is_that_of_the_results() -> None:
         len(intervals(page)) == 3 * 2 + 4
     )  # two gains of three allocations, and what the judge says of all four
     assert intervals(page) <= found
+
+
+def test_the_gains_of_honest_verifiers_are_those_of_the_results() -> None:
+    found = set()
+    for file in (ROOT / "benchmarks" / "results").glob("hacking-*.json"):
+        for pool in json.loads(file.read_text())["pools"]:
+            for row in pool["rows"].values():
+                last = row[str(pool["candidates"])]
+                mean, half = interval([b - a for a, b in zip(row["4"], last, strict=True)])
+                found.add((round(abs(mean), 3), round(half, 3)))
+    page = intervals((ROOT / "docs" / "explanation" / "honest-verifiers.md").read_text())
+    assert len(page) > 10
+    assert page <= found
 
 
 def test_intervals_are_read() -> None:

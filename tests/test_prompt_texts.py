@@ -159,6 +159,7 @@ def test_every_built_in_verifier_says_whether_it_reads_prompts() -> None:
         "compressibility",
         "silence",
         "answers",
+        "medoid",
         "dynamic_degree",
         "subject_consistency",
         "temporal_consistency",
@@ -166,7 +167,7 @@ def test_every_built_in_verifier_says_whether_it_reads_prompts() -> None:
         "warp_error",
     }
     for name in genscale.list_verifiers():
-        if name not in ("boxes", "calibrated", "frames", "learned_preview"):
+        if name not in ("boxes", "calibrated", "frames", "learned_preview", "measured"):
             assert registry.load("verifier", name).reads_prompts is (name not in blind), name
     boxes = [Box("a star", (0, 0, 0.5, 0.5))]
     for reads in (True, False, None):

@@ -81,6 +81,11 @@ class Aesthetic(ModelSettings, Differentiable):
         with torch.no_grad():
             self.score_tensor(torch.full((1, 3, 64, 64), 0.5, device=device))
 
+    @property
+    def backbone(self) -> str:
+        """That of its CLIP."""
+        return self._clip.backbone
+
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load everything now, for images on `device`: what is missing is refused here."""
         self._head  # noqa: B018

@@ -24,6 +24,7 @@ class ByDetector(LoadedPerDevice[Detector]):
     name: ClassVar[str]
     reads_prompts: ClassVar[bool] = True
     answers_probability: ClassVar[bool] = True
+    backbone: ClassVar[str] = "shapes-attributes"
 
     def __post_init__(self) -> None:
         check_settings(None, self.batch_size)

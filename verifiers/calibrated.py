@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genscale.engine.backbones import backbones
 from genscale.engine.ledger import Ledger
 from genscale.engine.verifier_roles import VerifierSet
 from genscale.media import Media
@@ -81,6 +82,11 @@ class Calibrated:
     def remote(self) -> bool:
         """Whether one of its verifiers asks a server."""
         return any(getattr(m.verifier, "remote", False) for m in self._panel.members)
+
+    @property
+    def backbone(self) -> frozenset[str]:
+        """Those of its verifiers."""
+        return frozenset[str]().union(*(backbones(m.verifier) for m in self._panel.members))
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """P(right) [n], float64, of finished images."""

@@ -63,6 +63,11 @@ class Clap(LoadedPerDevice["_Towers"], ModelSettings):
             heard = towers.sounds(media.waveforms, media.sampling_rate, self.batch_size)
             return (heard * towers.texts(prompts)).sum(-1)
 
+    @property
+    def backbone(self) -> str:
+        """Its checkpoint."""
+        return self.checkpoint
+
     def _load_on(self, device: torch.device) -> _Towers:
         dtype = getattr(torch, self.dtype or "float32")
         key = (self.checkpoint, device, dtype)

@@ -16,10 +16,12 @@ from genscale.errors import UsageError
 from genscale.media import Media
 from genscale.toy.shapes import GROUND
 from genscale.verifiers.checkpoints import check_pairs, check_settings
+from genscale.verifiers.clip_backbone import clip_backbone
 from genscale.verifiers.clip_checkpoints import BACKENDS, towers
 from genscale.verifiers.clip_towers import Towers
 from genscale.verifiers.differentiable import Differentiable, LoadedPerDevice, ModelSettings
 
+BUNDLED = "shapes-clip"
 SHAPES_CLIP = Path(genscale.__file__).parent / "models" / "shapes-clip"
 
 
@@ -54,6 +56,11 @@ class Clip(LoadedPerDevice[Towers], Differentiable):
 
     name: ClassVar[str] = "clip"
     reads_prompts: ClassVar[bool] = True
+
+    @property
+    def backbone(self) -> str:
+        """The checkpoint, under one name for open_clip and transformers where both have it."""
+        return BUNDLED if self.model == str(SHAPES_CLIP) else clip_backbone(self.model, self.pretrained)
 
     def __post_init__(self) -> None:
         if self.backend not in (None, *BACKENDS):
@@ -113,6 +120,7 @@ class ShapesClip(ModelSettings, Differentiable):
     """
 
     name: ClassVar[str] = "shapes_clip"
+    backbone: ClassVar[str] = BUNDLED
     reads_prompts: ClassVar[bool] = True
     regions: ClassVar[dict[str, Any]] = {
         "view": "mask",
@@ -122,6 +130,10 @@ class ShapesClip(ModelSettings, Differentiable):
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         """Scores [n] of [n, 3, h, w] or [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         return self._clip.score_tensor(pixels, prompts)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """As that of `Clip`."""
+        return self._clip.embed(pixels)
 
     def preview_features(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """As those of `Clip`."""

@@ -59,6 +59,11 @@ class SubjectConsistency(LoadedPerDevice[ImageTower], Differentiable):
         check_frames(self.name, pixels)
         return frame_similarity(self._model(pixels.device).embed(pixels, self.batch_size))
 
+    @property
+    def backbone(self) -> str:
+        """Its checkpoint."""
+        return self.model
+
     def _load_on(self, device: torch.device) -> ImageTower:
         return image_tower(self.model, device, getattr(torch, self.dtype or "float32"))
 
@@ -89,6 +94,11 @@ class BackgroundConsistency(ModelSettings, Differentiable):
         """Scores [n] of videos [n, frames, 3, h, w] in [0, 1]; differentiable in the pixels."""
         check_frames(self.name, pixels)
         return frame_similarity(self._clip.embed(pixels))
+
+    @property
+    def backbone(self) -> str:
+        """That of its CLIP."""
+        return self._clip.backbone
 
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load the checkpoint now, for videos on `device`: what is missing is refused here."""

@@ -89,6 +89,11 @@ class Frames:
         said: bool | None = getattr(self._verifier, "reads_prompts", None)
         return said
 
+    @property
+    def backbone(self) -> Any:
+        """That of its verifier; None where it says none."""
+        return getattr(self._verifier, "backbone", None)
+
     @cached_property
     def _verifier(self) -> Any:
         return (

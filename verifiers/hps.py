@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genscale.verifiers.checkpoints import weights_file
 from genscale.verifiers.clip import Clip
+from genscale.verifiers.clip_backbone import VIT_H
 from genscale.verifiers.clip_image import Preparation
 from genscale.verifiers.differentiable import Differentiable, ModelSettings
 
@@ -46,6 +47,13 @@ class Hps(ModelSettings, Differentiable):
         letterbox = Preparation(size=box, box=box, mean=(0.0,) * 3, std=(1.0,) * 3, fit="longest")
         square = letterbox(pixels.flatten(0, -4))  # of the model's size: its own preparation only normalises
         return self._clip.score_tensor(square.reshape(*pixels.shape[:-3], *square.shape[1:]), prompts)
+
+    @property
+    def backbone(self) -> str:
+        """Of the published checkpoint the CLIP that it was tuned from; of another one the checkpoint."""
+        return (
+            VIT_H if (self.checkpoint, self.model) == (REPOSITORY, "ViT-H-14") else f"CLIP {self.checkpoint}"
+        )
 
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""

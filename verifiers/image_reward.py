@@ -51,6 +51,7 @@ class ImageReward(LoadedPerDevice["_RewardModel"], ModelSettings, Differentiable
     tokenizer: str | None = None
 
     name: ClassVar[str] = "image_reward"
+    backbone: ClassVar[str] = "BLIP ViT-L"
     reads_prompts: ClassVar[bool] = True
 
     def score_tensor(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from genscale.engine.backbones import backbones
 from genscale.engine.ledger import Ledger
 from genscale.errors import UsageError
 from genscale.media import Media
@@ -90,6 +91,11 @@ class LearnedPreview:
         return self.known.frames is not None
 
     retries: ClassVar[int] = 0
+
+    @property
+    def backbone(self) -> frozenset[str]:
+        """That of its verifier."""
+        return backbones(self._own)
 
     def __call__(self, media: Media, prompts: Sequence[str]) -> Tensor:
         """The verifier's scores [n], float64, of finished images."""

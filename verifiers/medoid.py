@@ -73,6 +73,11 @@ class Medoid(LoadedPerDevice[ImageTower]):
         """Load the model, before anything is spent. UsageError: it is missing."""
         self.load(device)
 
+    @property
+    def backbone(self) -> str:
+        """What its embeddings are of."""
+        return self._clip.backbone if self._is_clip else str(self.model)
+
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load the model now, for images on `device`: what is missing is refused here."""
         if self._is_clip:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from genscale.errors import UsageError
 from genscale.verifiers.clip import Clip
+from genscale.verifiers.clip_backbone import VIT_H
 from genscale.verifiers.differentiable import Differentiable, ModelSettings
 
+CHECKPOINT = "yuvalkirstain/PickScore_v1"
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
@@ -36,7 +38,7 @@ class PickScore(ModelSettings, Differentiable):
     device, dtype, batch_size: as for `Clip`.
     """
 
-    checkpoint: str = "yuvalkirstain/PickScore_v1"
+    checkpoint: str = CHECKPOINT
     processor: str | None = None
 
     name: ClassVar[str] = "pickscore"
@@ -50,6 +52,11 @@ class PickScore(ModelSettings, Differentiable):
         self.load(pixels.device)
         cosines = self._clip.score_tensor(pixels, prompts)
         return cosines * self._clip.scale(pixels.device).to(cosines.device)
+
+    @property
+    def backbone(self) -> str:
+        """Of the published checkpoint the CLIP that it was tuned from (CLIP-H, Kirstain et al. 2023)."""
+        return VIT_H if self.checkpoint == CHECKPOINT else self._clip.backbone
 
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load the checkpoint now, for images on `device`: what is missing is refused here."""

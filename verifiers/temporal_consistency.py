@@ -45,6 +45,11 @@ class TemporalConsistency(ModelSettings, Differentiable):
         seen = self._clip.embed(pixels)
         return (seen[:, 1:] * seen[:, :-1]).sum(-1).mean(1)
 
+    @property
+    def backbone(self) -> str:
+        """That of its CLIP."""
+        return self._clip.backbone
+
     def load(self, device: str | torch.device = "cpu") -> None:
         """Fetch and load the checkpoint now, for videos on `device`: what is missing is refused here."""
         self._clip.load(device)

@@ -88,6 +88,7 @@ class ShapesVideoClip(LoadedPerDevice[Towers], Differentiable):
     device: str | None = None
 
     name: ClassVar[str] = "shapes_video_clip"
+    backbone: ClassVar[str] = "shapes-video-clip"
     reads_prompts: ClassVar[bool] = True
     judges_videos: ClassVar[bool] = True
 

@@ -69,5 +69,10 @@ class WarpError(LoadedPerDevice[OpticalFlow], Differentiable):
         ]
         return -torch.cat(errors).view(len(pixels), -1).mean(1)
 
+    @property
+    def backbone(self) -> str:
+        """The network of the optical flow."""
+        return f"{self.network} {self.weights or ''}".strip()
+
     def _load_on(self, device: torch.device) -> OpticalFlow:
         return optical_flow(self.network, self.weights, device)

@@ -12,6 +12,7 @@ from genscale.cli import (
     audio,
     bench,
     calibrate,
+    calibrate_scores,
     calibrate_verifier,
     compare,
     demo,
@@ -39,6 +40,7 @@ NEED_WORDS = (
     "replay",
     "score",
     "rescore",
+    "calibrate",
     "calibrate-steps",
     "calibrate-verifier",
     "train-preview",
@@ -110,6 +112,7 @@ _command(folders.rescore, epilog=folders.RESCORE)
 _command(demo.demo, epilog=demo.DEMO)
 _command(files.score, epilog=files.SCORE)
 _command(files.replay, epilog=files.REPLAY)
+_command(calibrate_scores.calibrate, epilog=calibrate_scores.CALIBRATE)
 _command(calibrate.calibrate_steps, "calibrate-steps", epilog=calibrate.CALIBRATE)
 _command(calibrate_verifier.calibrate_verifier, "calibrate-verifier", epilog=calibrate_verifier.CALIBRATE)
 _command(train_preview.train_preview, "train-preview", epilog=train_preview.TRAIN)

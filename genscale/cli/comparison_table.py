@@ -17,12 +17,15 @@ def print_comparison(found: Comparison, console: Console) -> None:
         console.print(_table(found, f"{found.searched} (searched)", [row.searched for row in found.rows]))
     for judge in found.entries[0].held_out:
         console.print(_table(found, f"{judge} (held out)", [row.held_out[judge] for row in found.rows]))
+    if any(row.diversity is not None for row in found.rows):
+        console.print(_table(found, "diversity of the best (Vendi)", [row.diversity for row in found.rows]))
     n = len(found.prompts)
     how = "mean with 95 % interval over prompts" if n > 1 else "one prompt gives no interval"
     for line in (
         f"{n} prompt{'' if n == 1 else 's'}, seed {found.seed}; {how}",
         f"gain: paired by prompt, over {found.entries[0].name}",
         *short(found),
+        *(f"{turn.curve}: {turn.text()}" for turn in found.turns if turn.turned),
     ):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     for name in found.files:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genscale.cli.summary_tables import LINES, print_dropped, print_notes, score_rows
+from genscale.cli.summary_tables import LINES, diversity, print_dropped, print_notes, score_rows
 
 
 def print_run(found: dict[str, Any], console: Console) -> None:
@@ -30,6 +30,10 @@ def print_run(found: dict[str, Any], console: Console) -> None:
     print_notes(found["prompts"], console)
     _note(len(found["without_candidate"]), "prompts have no finished candidate", console)
     print_dropped(found["dropped"], console)
+    if told := diversity(found["prompts"]):
+        console.print(told, style="dim", highlight=False)
+    for sentence in found["turned"]:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     _files(found, console)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +35,8 @@ def print_record(record: dict[str, Any], console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    if told := diversity(record["prompts"]):
+        console.print(told, style="dim", highlight=False)
     if told := _drafted(record["prompts"]):
         console.print(told, style="dim", highlight=False)
     if record.get("pool"):
@@ -142,6 +145,17 @@ def _stops(prompts: list[dict[str, Any]]) -> str:
     which = "" if len(prompts) == 1 else f" {len(ended)} of {len(prompts)} prompts"
     rest = "" if after == finished else f", {finished} with those in flight"
     return f"{rules} stopped{which} after {after} candidates{rest}"
+
+
+def diversity(prompts: Sequence[Mapping[str, Any]]) -> str:
+    """How different the best candidates of a prompt are; "" where it was not measured."""
+    known = [p["diversity"] for p in prompts if p.get("diversity")]
+    if not known:
+        return ""
+    of, by = _span([d["of"] for d in known]), known[0]["by"]
+    vendi, distance = (statistics.fmean(d[name] for d in known) for name in ("vendi", "distance"))
+    which = "" if len(known) == 1 else f", mean of {len(known)} prompts"
+    return f"diversity of the {of} best: Vendi {vendi:.2f}, mean distance {distance:.3f}, by {by}{which}"
 
 
 def _drafted(prompts: list[dict[str, Any]]) -> str:

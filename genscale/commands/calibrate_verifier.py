@@ -107,7 +107,7 @@ def calibrate_verifier(
         raise UsageError("the prompts are those of the runs: give prompts or --runs, not both.")
     labelling.check(makes=not runs)
     request = replace(request, verifiers=_verifiers(request, runs))
-    members = _members(request.verifiers)
+    members = members_of(request.verifiers)
     names = [verifier_specs.scored_as(spec) for spec in request.verifiers]
     labelling.check_judge(names)
     if not runs and len(set(request.prompts)) < FEWEST_PROMPTS:
@@ -136,7 +136,7 @@ def _verifiers(request: Request, runs: Sequence[Path]) -> tuple[str, ...]:
     return completed(load_folder(runs[0].expanduser())).verifiers
 
 
-def _members(specs: Sequence[str]) -> list[Member]:
+def members_of(specs: Sequence[str]) -> list[Member]:
     found = []
     for spec in specs:
         name, options = verifier_specs.plugin_of(verifier_specs.anchored(spec))

@@ -56,9 +56,10 @@ def compare(axis: str, entries: Sequence[ComparedRun], out: Path | None, display
         for n, (entry, run) in enumerate(zip(entries, runs, strict=True), 1):
             display.say(f"{n} of {len(entries)}: {entry.name}")
             records.append(completed_record(folder.path / entry.folder, run, display))
-        found = comparison_of_runs(axis, entries, records)
-        files = comparison_figures.write_figures(folder, found, entries, records)
-        found = replace(found, folder=str(folder.path), files=(*files, FOUND))
+        found = comparison_figures.with_figures(
+            folder, comparison_of_runs(axis, entries, records), entries, records
+        )
+        found = replace(found, files=(*found.files, FOUND))
         folder.write_json(FOUND, found.as_dict())
     except BaseException as error:
         if not any((folder.path / entry.folder).is_dir() for entry in entries):

@@ -16,7 +16,7 @@ from genscale.report.image_grid import Cell
 from genscale.report.model_names import short_model_name
 from genscale.report.prompt_summary import base_level, curve_panels
 from genscale.report.score_curves import Curve, CurvePanel
-from genscale.results.comparison import ComparedRow, Comparison
+from genscale.results.comparison import ComparedRow, Comparison, ScoreSummary
 from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import read_run
 
@@ -24,10 +24,10 @@ ROWS = 12  # prompts on one page
 FEW, LARGE, SMALL = 4, 192, 128  # so few columns have large images
 
 
-def write_figures(
+def with_figures(
     folder: RunFolder, found: Comparison, entries: Sequence[ComparedRun], records: Sequence[dict[str, Any]]
-) -> tuple[str, ...]:
-    """The names of the files."""
+) -> Comparison:
+    """With the names of the files, and the turning points of the curves."""
     names = []
     files = [_files(folder.path / entries[0].folder, records[0], "base")]
     files += [_files(folder.path / e.folder, r, "best") for e, r in zip(entries, records, strict=True)]
@@ -40,7 +40,8 @@ def write_figures(
     if panels:
         folder.write("curves.png", partial(score_curves.draw, panels, title(found, entries)))
         names.append("curves.png")
-    return tuple(names)
+    turns = tuple(turn for panel in panels for turn in panel.turns())
+    return replace(found, folder=str(folder.path), files=tuple(names), turns=turns)
 
 
 def title(found: Comparison, entries: Sequence[ComparedRun]) -> str:
@@ -127,11 +128,11 @@ def _of_budgets(found: Comparison) -> list[CurvePanel]:
     """One curve through the entries."""
     rows = sorted(found.entries, key=lambda row: row.nfe or 0.0)
     base = found.rows[0]
-    scores = {} if found.searched is None else {found.searched: (base.searched, [r.searched for r in rows])}
-    for judge in rows[0].held_out:
-        scores[f"{judge} (held out)"] = (base.held_out[judge], [r.held_out[judge] for r in rows])
+    scores: list[tuple[str | None, ScoreSummary | None, list[ScoreSummary | None]]]
+    scores = [] if found.searched is None else [(None, base.searched, [r.searched for r in rows])]
+    scores += [(judge, base.held_out[judge], [r.held_out[judge] for r in rows]) for judge in rows[0].held_out]
     panels = []
-    for name, (of_base, of_rows) in scores.items():
+    for judge, of_base, of_rows in scores:
         points = [
             [
                 (float(r.nfe or 0), v)
@@ -141,5 +142,7 @@ def _of_budgets(found: Comparison) -> list[CurvePanel]:
             for i in range(len(found.prompts))
         ]
         level = None if of_base is None else base_level(of_base.each)
-        panels.append(CurvePanel(name, [Curve("best within the budget", points, steps=False)], level))
+        curve = Curve("best within the budget", points, steps=False)
+        name = found.searched or "" if judge is None else f"{judge} (held out)"
+        panels.append(CurvePanel(name, [curve], level, judge=judge))
     return panels

@@ -8,7 +8,7 @@ from typing import Any
 
 from genscale.commands.compare_entries import VERIFIER, ComparedRun
 from genscale.report.prompt_summary import ScoredCandidate
-from genscale.results.comparison import BASE, ComparedRow, Comparison
+from genscale.results.comparison import BASE, ComparedRow, Comparison, ScoreSummary
 
 
 def comparison_of_runs(
@@ -26,7 +26,8 @@ def comparison_of_runs(
         prompts = record["prompts"]
         nfe = sum(p["nfe"] for p in prompts) / len(prompts)
         mine, against = _candidates(prompts, "best"), None if n == 0 else best
-        rows.append(ComparedRow.of(entry.name, nfe, record["wall_seconds"], mine, against, judges, common))
+        row = ComparedRow.of(entry.name, nfe, record["wall_seconds"], mine, against, judges, common)
+        rows.append(replace(row, diversity=_diversity(prompts, None if n == 0 else first)))
     return Comparison(
         axis=axis,
         prompts=tuple(p["prompt"] for p in first),
@@ -40,6 +41,20 @@ def comparison_of_runs(
 def _candidates(prompts: Sequence[dict[str, Any]], which: str) -> list[ScoredCandidate | None]:
     """The "best" or the "base" of each prompt."""
     return [ScoredCandidate.of_record(p[which]) for p in prompts]
+
+
+def _diversity(
+    prompts: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]] | None
+) -> ScoreSummary | None:
+    """Vendi scores of the best candidates, and the gain over the first entry, where as many of each were compared."""
+    known = [p.get("diversity") or {} for p in prompts]
+    if not any(known):
+        return None
+    others = [p.get("diversity") or {} for p in first or ()]
+    alike = [d.get("of") for d in others] == [d.get("of") for d in known]
+    return ScoreSummary.of(
+        [d.get("vendi") for d in known], [d.get("vendi") for d in others] if alike else None
+    )
 
 
 def _base_nfe(records: Sequence[dict[str, Any]]) -> float | None:

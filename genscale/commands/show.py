@@ -20,6 +20,7 @@ from genscale.report.prompt_summary import (
     curve_panels,
     sheet_row,
 )
+from genscale.results.diversity import vendi_title
 from genscale.results.run_files import selection_record, write_sheets
 from genscale.runs.run_folder import RunFolder
 from genscale.runs.saved_run import SavedRun, decoder_of, read_run
@@ -45,7 +46,8 @@ def show_folder(folder: Path, *, trust: bool = False, pareto: bool = False) -> d
     if not sheets:
         sheets = write_sheets(target, _rows(run, summaries, trust), _title(run))
     panels = curve_panels({curve_name(len(finished)): finished})
-    target.write("curve.png", partial(score_curves.draw, panels, _title(run)))
+    title = " · ".join(filter(None, (_title(run), vendi_title(record.get("prompts", [])))))
+    target.write("curve.png", partial(score_curves.draw, panels, title))
     fronts = _draw_fronts(target, finished, _title(run)) if pareto else []
     trees = draw_trees(run.folder, most=ROWS)
     return {
@@ -61,6 +63,8 @@ def show_folder(folder: Path, *, trust: bool = False, pareto: bool = False) -> d
         "prompts": [_prompt_record(i, s, run.prompt_record(i)) for i, s in enumerate(summaries) if s.finals],
         "dropped": [dict(failure) for some in run.dropped for failure in some],
         "without_candidate": [s.prompt for s in summaries if not s.finals],
+        "turning_points": [turn.as_dict() for panel in panels for turn in panel.turns()],
+        "turned": [turn.text() for panel in panels for turn in panel.turns() if turn.turned],
         "files": [*sheets, "curve.png", *fronts, *trees],
     }
 
@@ -79,6 +83,7 @@ def _prompt_record(index: int, summary: PromptSummary, record: Mapping[str, Any]
         "nfe": max(c.nfe for c in summary.finals),
         "best": _scores(best),
         "base": record.get("base") or (None if base is None else _scores(base)),
+        "diversity": record.get("diversity"),
         "curve": [{"nfe": c.nfe, **_scores(c)} for c in summary.best_so_far()],
         **selection_record(summary),
     }

@@ -298,7 +298,10 @@ class Verifier(Protocol):
     `remote = True`: it asks a server. It is called in a thread of its own, tried again after an exception (`retries`
         times, 3 by default), and not waited for when the budget's seconds end.
     `timeout`: seconds that a call may take.
-    `backbone`: the name of the model that it was made from, which verifiers that err together share.
+    `embed(pixels)`: embeddings [n, width] of images, [n, frames, width] of videos, by which the diversity of the best
+        candidates is measured.
+    `backbone`: the name of the pretrained network that it sees with, or several. A held-out verifier that shares one
+        with a verifier of the search is warned of.
 
     A score that is NaN or infinite drops its candidate from the search; -inf is a way to reject an image. Images and
     prompts are the verifier's own: what it writes into them is seen by nobody else.

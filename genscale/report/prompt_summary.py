@@ -6,19 +6,24 @@ panels of curves are made here only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from genscale.numerics.order_statistics import noise_best
 from genscale.numerics.selection_order import keeps_own, leaders, selection_order
 from genscale.report.contact_sheet import SheetRow, Tile
-from genscale.report.score_curves import Curve, CurvePanel
+from genscale.report.score_curves import PLACES, Curve, CurvePanel
 
 if TYPE_CHECKING:
     from genscale.media import Item
 
 ROWS = 12  # prompts on one contact sheet
 RUNNERS_UP = 3  # beside the base and the best
+NOISE = "if the verifier were pure noise"
 VOTES = "votes"  # what ranks where scores are only numbers of answers
 FOREIGN_BASE = -1  # place of a base that is not among the finished candidates
 
@@ -64,6 +69,7 @@ class PromptSummary:
     base: the pipeline's own candidate. held_out: names of the held-out verifiers. spent: NFE when the search ended.
     margin: how much better than the base the winner must be; None: not at all. objectives: the scores that the Pareto
     front is of, by verifier, each with 1 (higher is better) or -1.
+    draws: whether the finals are independent draws of the model, each with a total that does not depend on the others.
     """
 
     prompt: str
@@ -74,6 +80,7 @@ class PromptSummary:
     spent: int = 0
     margin: float | None = None
     objectives: Mapping[str, int] = field(default_factory=dict)
+    draws: bool = False
 
     @property
     def ranking(self) -> list[ScoredCandidate]:
@@ -178,12 +185,36 @@ def curve_panels(searches: Mapping[str, Sequence[PromptSummary]]) -> list[CurveP
         dots = [(float(c.nfe), c.total) for c in first[0].finals] if alone else []
         lines = [Curve(name, [_points(s, None) for s in found]) for name, found in given.items()]
         bases = [None if s.base is None else s.base.total for s in first]
-        panels.append(CurvePanel(searched, lines, base_level(bases), dots))
+        panels.append(CurvePanel(searched, lines, base_level(bases), dots, _noise(first, _noise_points)))
     for judge in first[0].held_out if first else ():
         lines = [Curve(name, [_points(s, judge) for s in found]) for name, found in given.items()]
         bases = [None if s.base is None else s.base.held_out.get(judge) for s in first]
-        panels.append(CurvePanel(f"{judge} (held out)", lines, base_level(bases)))
+        flat = _noise(first, partial(_flat_points, judge=judge))
+        panels.append(CurvePanel(f"{judge} (held out)", lines, base_level(bases), noise=flat, judge=judge))
     return panels
+
+
+def _noise(
+    summaries: Sequence[PromptSummary], points: Callable[[PromptSummary], list[tuple[float, float]]]
+) -> Curve | None:
+    """The mean over prompts of what pure noise gives; None where the candidates of one are no independent draws."""
+    each = [points(s) if s.draws and len(s.finals) > 1 else [] for s in summaries]
+    return Curve(NOISE, each) if each and all(each) else None
+
+
+def _noise_points(summary: PromptSummary) -> list[tuple[float, float]]:
+    """(NFE, the best total that is expected) after so many candidates, if the same totals had come in any order
+    (genscale.numerics.order_statistics.noise_best)."""
+    totals = [c.total for c in summary.finals]
+    places = np.unique(np.linspace(1, len(totals), min(len(totals), PLACES)).round().astype(int)).tolist()
+    return [(float(summary.finals[n - 1].nfe), noise_best(totals, n)) for n in places]
+
+
+def _flat_points(summary: PromptSummary, judge: str) -> list[tuple[float, float]]:
+    """The held-out score of the pipeline's own candidate, wherever the search is: noise picks a random candidate, and
+    the pipeline's own is one."""
+    own = None if summary.base is None else summary.base.held_out.get(judge)
+    return [] if own is None else [(float(summary.finals[0].nfe), own), (float(summary.spent), own)]
 
 
 def curve_name(prompts: int) -> str:

@@ -1,15 +1,19 @@
-"""Plots of best score so far against NFE: one curve per search, error bars over prompts."""
+"""Plots of best score so far against NFE: one curve per search, error bars over prompts; beside them what luck alone
+gives, and where a held-out score turns down."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
+
 from genscale.numerics.intervals import Mean, is_binary
+from genscale.numerics.turning_point import turn_of
 from genscale.report.figure_text import plain, write_title
 from genscale.report.palette import FAINT, INK
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, LINES = "osD^vPX", ("-", "--", "-.", ":")
 BARS = 8  # error bars on one curve
+PLACES = 200  # of one curve, at most, at which its turning point is looked for
 Points = Sequence[tuple[float, float]]
 
 
@@ -48,13 +53,73 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class CurveTurn:
+    """Where one curve of a held-out score is highest. nfe, earliest, latest: of the peak, and of its 95 % interval.
+
+    The other fields are those of genscale.numerics.turning_point.Turn.
+    """
+
+    curve: str
+    judge: str
+    nfe: float
+    earliest: float
+    latest: float
+    fall: float
+    least: float
+    prompts: int
+
+    @property
+    def turned(self) -> bool:
+        return self.least > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"turned": self.turned}
+
+    def text(self) -> str:
+        """In a sentence, of one that turned."""
+        between = f"{self.earliest:.0f} to {self.latest:.0f}"
+        return (
+            f"{self.judge} (held out) turns down: highest at {self.nfe:.0f} NFE a prompt (95 % interval {between}), "
+            f"and {self.fall:.3f} lower at the end (at least {self.least:.3f})"
+        )
+
+
+def turn_in(curve: Curve, judge: str) -> CurveTurn | None:
+    """The turning point of a curve of held-out scores; None where its prompts or places are too few."""
+    found = curve.values()
+    found = (
+        [found[k] for k in np.unique(np.linspace(0, len(found) - 1, PLACES).round().astype(int))]
+        if found
+        else []
+    )
+    turn = turn_of(np.array([values for _, values in found]).T.tolist())
+    if turn is None:
+        return None
+    nfe, earliest, latest = (found[k][0] for k in (turn.peak, turn.earliest, turn.latest))
+    return CurveTurn(curve.name, judge, nfe, earliest, latest, turn.fall, turn.least, turn.prompts)
+
+
+@dataclass(frozen=True)
 class CurvePanel:
-    """One axes. dots: single scores behind the curves. base: (name, value) of a level to compare with."""
+    """One axes. dots: single scores behind the curves. base: (name, value) of a level to compare with.
+
+    noise: what the first curve would be if its verifier were pure noise. judge: the held-out verifier of the scores;
+    None where they are searched ones.
+    """
 
     title: str
     curves: Sequence[Curve]
     base: tuple[str, float] | None = None
     dots: Points = ()
+    noise: Curve | None = None
+    judge: str | None = None
+
+    def turns(self) -> list[CurveTurn]:
+        """Where the curves of a held-out score are highest, as far as their prompts are enough to tell."""
+        if self.judge is None:
+            return []
+        found = [turn_in(curve, self.judge) for curve in self.curves]
+        return [turn for turn in found if turn is not None]
 
 
 def draw(panels: Sequence[CurvePanel], title: str, path: Path | IO[bytes]) -> None:
@@ -101,7 +166,24 @@ def _draw_panel(axes: Any, panel: CurvePanel) -> None:
         )
     if panel.base is not None:
         axes.axhline(panel.base[1], color=FAINT, linewidth=1, linestyle=(0, (1, 2)), label=panel.base[0])
+    if panel.noise is not None and (found := panel.noise.means()):
+        luck = [(x, mean.mean) for x, mean in found]
+        axes.plot(
+            *zip(*luck, strict=True), color="#8a8f99", linewidth=1.4, linestyle="--", label=panel.noise.name, zorder=2
+        )  # fmt: skip
     span = max((x for curve in panel.curves for points in curve.prompts for x, _ in points), default=1.0)
+    for turn in panel.turns():
+        if turn.turned:
+            colour = COLOURS[[curve.name for curve in panel.curves].index(turn.curve) % len(COLOURS)]
+            axes.axvspan(turn.earliest, turn.latest, color=colour, alpha=0.12, linewidth=0, zorder=0)
+            axes.axvline(
+                turn.nfe,
+                color=colour,
+                linewidth=1,
+                linestyle=":",
+                label="turns down (95 % interval)",
+                zorder=1,
+            )
     for i, curve in enumerate(panel.curves):
         _draw_curve(axes, curve, i, len(panel.curves), span)
     axes.set_title(plain(panel.title), fontsize=11, color=INK, loc="left", parse_math=False)

@@ -19,6 +19,7 @@ from genscale.report.prompt_summary import (
     prompt_records,
     sheet_row,
 )
+from genscale.report.score_curves import CurvePanel, CurveTurn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,11 +95,21 @@ class SearchReport(ABC, Generic[C]):
     def plot(self, title: str = "") -> Figure:
         """Best score so far against NFE, and the held-out scores of that best: a matplotlib figure.
 
-        Of several prompts the mean with its 95 % interval, of one all candidates.
+        Of several prompts the mean with its 95 % interval, of one all candidates. Of independent draws also the curve
+        that pure noise with the spread of the scores would give; and where a held-out score turns down.
         """
-        many = len(self.prompts)
-        title = title or (self.prompts[0] if many == 1 else "")
-        return score_curves.figure(curve_panels({curve_name(many): self.summaries}), title)
+        title = title or (self.prompts[0] if len(self.prompts) == 1 else "")
+        return score_curves.figure(self._panels, title)
+
+    def turning_points(self) -> list[CurveTurn]:
+        """For each held-out verifier, where its mean over prompts is highest along the search, with a 95 % interval,
+        and whether it has turned down since. Empty for fewer than 5 prompts.
+        """
+        return [turn for panel in self._panels for turn in panel.turns()]
+
+    @property
+    def _panels(self) -> list[CurvePanel]:
+        return curve_panels({curve_name(len(self.prompts)): self.summaries})
 
     @abstractmethod
     def pareto(self, prompt: int = 0) -> list[C]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from genscale.errors import UsageError
 from genscale.report import html_table, score_curves
 from genscale.report.prompt_summary import curve_panels
+from genscale.report.score_curves import CurvePanel, CurveTurn
 from genscale.report.search_report import SearchReport
 from genscale.results.comparison import BASE, ComparedRow, Comparison, ScoreSummary
 
@@ -52,8 +53,16 @@ class SideBySide:
 
     def plot(self, title: str = "") -> Figure:
         """Best score so far against NFE, searched and held out: means over prompts with 95 % intervals."""
-        panels = curve_panels({name: result.summaries for name, result in self.results.items()})
-        return score_curves.figure(panels, title)
+        return score_curves.figure(self._panels, title)
+
+    def turning_points(self) -> list[CurveTurn]:
+        """For each search and held-out verifier, where its mean over prompts is highest, with a 95 % interval, and
+        whether it has turned down since. Empty for fewer than 5 prompts."""
+        return [turn for panel in self._panels for turn in panel.turns()]
+
+    @property
+    def _panels(self) -> list[CurvePanel]:
+        return curve_panels({name: result.summaries for name, result in self.results.items()})
 
     @property
     def _note(self) -> str:

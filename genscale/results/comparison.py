@@ -8,6 +8,7 @@ from typing import Any
 
 from genscale.numerics.intervals import Mean
 from genscale.report.prompt_summary import ScoredCandidate
+from genscale.report.score_curves import CurveTurn
 
 BASE = "base"
 
@@ -33,13 +34,15 @@ class ScoreSummary:
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One entry, or the base. nfe, seconds: means over prompts, seconds of the whole run."""
+    """One entry, or the base. nfe, seconds: means over prompts, seconds of the whole run. diversity: the Vendi scores
+    of the best candidates of each prompt; None where no prompt has one."""
 
     name: str
     nfe: float | None
     seconds: float | None
     searched: ScoreSummary | None
     held_out: dict[str, ScoreSummary]
+    diversity: ScoreSummary | None = None
 
     @staticmethod
     def of(
@@ -71,7 +74,10 @@ def _held(candidates: Sequence[ScoredCandidate | None], judge: str) -> list[floa
 
 @dataclass(frozen=True)
 class Comparison:
-    """axis: what differs. searched: the name of the score that ranks, None where entries have different ones."""
+    """axis: what differs. searched: the name of the score that ranks, None where entries have different ones.
+
+    turns: where the curve of each entry is highest, for each held-out verifier.
+    """
 
     axis: str
     prompts: tuple[str, ...]
@@ -81,10 +87,11 @@ class Comparison:
     rows: tuple[ComparedRow, ...]
     folder: str = ""
     files: tuple[str, ...] = field(default=())
+    turns: tuple[CurveTurn, ...] = ()
 
     @property
     def entries(self) -> tuple[ComparedRow, ...]:
         return self.rows[1:]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"turns": [turn.as_dict() for turn in self.turns]}

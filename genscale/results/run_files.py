@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from genscale import __version__
@@ -19,6 +20,7 @@ from genscale.report.file_names import FileNames
 from genscale.report.model_names import short_model_name
 from genscale.report.output_folder import OutputFolder
 from genscale.report.prompt_summary import FOREIGN_BASE, ROWS, RUNNERS_UP, PromptSummary, sheet_row
+from genscale.results.diversity import diversity_of, pixels_of, vendi_title
 from genscale.results.run_description import RunDescription
 from genscale.results.search_outcome import SearchOutcome, scored_candidate
 
@@ -74,6 +76,16 @@ class FoundPrompt:
         return found
 
 
+def _diversity(
+    result: SearchOutcome, prompt: int, made: Mapping[int, Item], most: int
+) -> dict[str, Any] | None:
+    """Of so many of the best candidates of a prompt, as far as their images are made. made: by id() of their entry."""
+    best = list(takewhile(lambda e: id(e) in made, result.ranking(prompt)[:most]))
+    pixels = pixels_of([made[id(e)] for e in best])
+    found = None if pixels is None else diversity_of(pixels, result.searches[prompt].roles)
+    return None if found is None else found.as_dict()
+
+
 def _decoded(result: SearchOutcome, entries: Sequence[Entry], one_by_one: bool) -> list[Item]:
     """Images or videos of entries. one_by_one: videos may be too large to be decoded together."""
     parts = [[e] for e in entries] if one_by_one else [entries] if entries else []
@@ -113,12 +125,15 @@ def write_run_files(
         decoded = found.decoded(wanted, about.large_items)
         best, left = left[: len(ranked)], left[len(ranked) :]
         base = None if found.base is None else decoded[id(found.base[1])]
+        made = {id(e): item for e, item in zip(ranked, best, strict=True)} | decoded
         pairs = list(zip(best, ranked, strict=True))
         prompts.append(_write_prompt(folder, about, found, pairs, base, names))
+        most = max(len(ranked), (RUNNERS_UP_OF_LARGE if about.large_items else RUNNERS_UP) + 1)
+        prompts[-1]["diversity"] = _diversity(result, i, made, most)
         rows.append(sheet_row(summary, shown, [decoded[id(e)] for e in wanted]))
     record = _record(about, result, seconds, plain) | {
         "prompts": prompts,
-        "contact_sheets": write_sheets(folder, rows, _title(about, result)),
+        "contact_sheets": write_sheets(folder, rows, _title(about, result, prompts)),
     }
     folder.write_json("run.json", record)
     return record
@@ -264,11 +279,12 @@ def _record(
     }
 
 
-def _title(about: RunDescription, result: SearchOutcome) -> str:
+def _title(about: RunDescription, result: SearchOutcome, prompts: Sequence[Mapping[str, Any]]) -> str:
     spent = [s.spent for s in result.searches]
     cost = f"{sum(spent)} NFE shared" if result.pooled else f"{max(spent, default=0)} NFE a prompt"
     parts = (short_model_name(about.request["model"]), about.request["sampler"], cost)
-    return " · ".join((f"genscale {__version__}", *parts, f"seed {about.request.get('seed')}"))
+    told = (f"genscale {__version__}", *parts, f"seed {about.request.get('seed')}", vendi_title(prompts))
+    return " · ".join(filter(None, told))
 
 
 def write_sheets(folder: OutputFolder, rows: Sequence[SheetRow], title: str) -> list[str]:

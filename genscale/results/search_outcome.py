@@ -14,10 +14,12 @@ from genscale.engine.ledger import Ledger
 from genscale.engine.search import Search
 from genscale.engine.stopping import Stopped, kl_of_best
 from genscale.media import Media
+from genscale.media_items import IMAGE, VIDEO
 from genscale.protocol.particles import OWN, Candidate
 from genscale.protocol.population import Population
 from genscale.report.prompt_summary import PromptSummary, ScoredCandidate
 from genscale.report.search_report import Judges, SearchReport
+from genscale.results.diversity import Diversity, diversity_of
 from genscale.results.result_copies import deep_copied, pickled_state
 from genscale.results.run_description import RunDescription
 
@@ -108,6 +110,15 @@ class SearchOutcome(SearchReport[Entry]):
             raise ValueError(f"the latents of candidate {lost[0]} were not kept: give scale() a larger keep=")
         return self.decode(entries)
 
+    def diversity(self, prompt: int = 0) -> Diversity | None:
+        """How different the best candidates of a prompt are whose latents were kept (`keep`): Vendi score and mean
+        distance of their embeddings, by the first verifier that has any. None: fewer than two, or no such verifier."""
+        kept = [entry for entry in self.ranking(prompt) if entry.x is not None]
+        media = self.media(kept) if len(kept) > 1 else None
+        if media is None or media.kind not in (IMAGE, VIDEO):
+            return None
+        return diversity_of(media.pixels, self.searches[prompt].roles)
+
     # ---------------------------------------------------------------- as plain data
 
     @property
@@ -145,6 +156,7 @@ class SearchOutcome(SearchReport[Entry]):
         return PromptSummary(
             search.prompt, name_of_total(judge.ensemble, judge.names), finals, base, search.roles.held_out.names,
             search.spent, ranks.margin, objectives(judge.names, judge.columns),
+            search.independent and judge.pointwise,
         )  # fmt: skip
 
     def abstained(self, prompt: int = 0) -> bool:

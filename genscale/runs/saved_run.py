@@ -126,6 +126,7 @@ class SavedRun:
         return PromptSummary(
             self.request.prompts[prompt], self.searched, finals, base, held_out, spent, self.totals.margin,
             self.totals.objectives(self.request.prompts[prompt]),
+            is_independent(self.request) and self.request.ensemble == "weighted",
         )  # fmt: skip
 
     def prompt_record(self, prompt: int) -> Mapping[str, Any]:

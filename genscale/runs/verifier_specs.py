@@ -6,6 +6,7 @@ clip:2                                 with weight 2
 calibrated:DIR                         verifiers that were calibrated, by the folder of their calibration
 learned_preview:DIR                    a verifier whose previews were learned, by the folder of what was learned
 vlm_judge:http://HOST/v1,model=NAME    a verifier that asks a server: the address of its API, and options
+measured:DIR                           the verifier whose scores `genscale calibrate` measured, by that folder
 package.module:judge                   any callable that can be imported, also from the working folder
 """
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _FORM = re.compile(r"(?P<call>[\w.\-]+(?::[A-Za-z_][\w.]*)?(?:\(.*\))?)(?::(?P<weight>[-+.\deE]+))?")
 
 CALIBRATED = "calibrated"
-FOLDERS = (CALIBRATED, "learned_preview")
+FOLDERS = (CALIBRATED, "learned_preview", "measured")
 """Verifiers that are read from a folder, which is their first option."""
 _SERVER = re.compile(r"\s*(?P<name>\w+):(?P<settings>https?://.*)", re.DOTALL)
 
@@ -110,11 +111,14 @@ def anchored(spec: str) -> str:
     if not spec.strip().startswith(FOLDERS):
         return spec
     call, weight = _parts(spec)
-    folder = options.pairs(call.settings()).get("folder") if call.name in FOLDERS else None
-    if folder is None:
+    given = options.pairs(call.settings()) if call.name in FOLDERS else {}
+    if "folder" not in given:
         return spec
-    moved = os.path.abspath(os.path.expanduser(folder))
-    return f"{call.name}:{moved}" if weight == 1 else f"{call.name}(folder={moved}):{weight:g}"
+    given["folder"] = os.path.abspath(os.path.expanduser(given["folder"]))
+    if weight == 1 and len(given) == 1:
+        return f"{call.name}:{given['folder']}"
+    told = ",".join(f"{name}={value}" for name, value in given.items())
+    return f"{call.name}({told})" + ("" if weight == 1 else f":{weight:g}")
 
 
 def scored_as(spec: str) -> str:
