@@ -51,6 +51,23 @@ def test_every_verifier_is_in_its_page_and_the_reverse() -> None:
     assert first_column(VERIFIERS) == set(found("verifier"))
 
 
+def test_what_the_command_says_of_a_verifier_is_what_its_page_says() -> None:
+    from genscale.plugins.verifier_facts import FACTS
+
+    told = {}
+    for line in VERIFIERS.splitlines():
+        if names := re.findall(r"`(\w+)`", line.split(" | ")[0]) if line.startswith("| `") else ():
+            cells = [cell.replace("`", "").strip() for cell in line.strip("| ").split(" | ")]
+            for place, name in enumerate(
+                names
+            ):  # a line of two verifiers has two entries, unless they are alike
+                both = [cell.split("; ") if len(names) == 2 else [cell] for cell in cells]
+                told[name] = [some[place] if len(some) == 2 else "; ".join(some) for some in both]
+    assert told.keys() >= FACTS.keys() == set(found("verifier"))
+    for name, facts in FACTS.items():
+        assert told[name][2:6] == [facts.scale, facts.weights, facts.reads, facts.licence], name
+
+
 def test_the_readme_names_every_verifier() -> None:
     assert set(found("verifier")) <= set(re.findall(r"`(\w+)`", README))
 

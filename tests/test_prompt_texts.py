@@ -157,6 +157,7 @@ def test_every_built_in_verifier_says_whether_it_reads_prompts() -> None:
         "background_consistency",
         "clipping",
         "compressibility",
+        "sharpness",
         "silence",
         "answers",
         "medoid",

@@ -18,6 +18,17 @@ NEEDS = (
 )
 """What samplers need, in the order of the listing: (heading, what it means)."""
 
+FACTS = (
+    ("scale", "scale of its scores"),
+    ("judges", "judges"),
+    ("reads", "reads of the prompt"),
+    ("weights", "weights"),
+    ("licence", "licence of the weights"),
+    ("loaded", "its published weights were loaded here"),
+    ("differentiable", "differentiable"),
+)
+"""What the record of a verifier says: (key, how it is told)."""
+
 
 def group_of(record: Mapping[str, Any]) -> str:
     """The heading that a sampler stands under."""
@@ -75,6 +86,11 @@ def print_details(record: dict[str, Any], console: Console) -> None:
     for extra in (record.get("cost") and f"cost in NFE: {record['cost']}", record.get("paper")):
         if extra:
             console.print(Text(extra, style="dim"))
+    for key, what in FACTS:
+        if key in record:
+            value = record[key]
+            said = ", ".join(value) if isinstance(value, list) else "yes" if value is True else value or "no"
+            console.print(Text(f"{what}: {said}", style="dim"), soft_wrap=True)
     if "needs" in record:
         heading = group_of(record)
         console.print(Text(f"needs: {heading} ({dict(NEEDS)[heading]})", style="dim"))

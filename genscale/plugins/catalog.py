@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, asdict
 from typing import Any
 
 from genscale.errors import UsageError
+from genscale.media_items import IMAGE, VIDEO
 from genscale.plugins import candidates, options, registry
 from genscale.plugins.docstrings import explained
+from genscale.plugins.verifier_facts import FACTS
 
 
 def plugin_records(kind: str, name: str | None = None) -> list[dict[str, Any]]:
@@ -41,12 +43,23 @@ def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
             if not f.metadata.get("python_only")
         },
     }
+    if kind == "verifier":
+        record["differentiable"] = hasattr(cls, "score_tensor")
+        record["judges"] = list(judged_by(cls))
+        if name in FACTS and cls.__module__.startswith("genscale."):
+            record |= asdict(FACTS[name])
     if kind == "sampler":
         record["candidates"] = candidates.described(cls)
         record["cost"] = _cost(text)
         record["paper"] = _paper(text + "\n" + (inspect.getdoc(inspect.getmodule(cls)) or ""))
         record["needs"] = sorted(getattr(cls, "needs", ()))
     return record
+
+
+def judged_by(cls: Any) -> tuple[str, ...]:
+    """The kinds of media that a verifier takes."""
+    said: tuple[str, ...] = tuple(getattr(cls, "judges", ()))
+    return said or ((VIDEO,) if getattr(cls, "judges_videos", False) else (IMAGE, VIDEO))
 
 
 def _sentence(doc: str) -> str:
