@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,22 @@ from genscale.toy.shapes import PROMPTS
 def parser_for(doc: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the docstring as it is written."""
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def make_page(
+    doc: str | None,
+    write_page: Callable[[Path, list[Any]], None],
+    draw: Callable[[Path, list[Any]], None],
+) -> None:
+    """The command of a script that writes tables into a page, and a picture, from records: PAGE PICTURE JSON..."""
+    parser = parser_for(doc)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("json", type=Path, nargs="+")
+    options = parser.parse_args()
+    records = [json.loads(file.read_text()) for file in options.json]
+    write_page(options.page, records)
+    draw(options.picture, records)
 
 
 def quiet_pipeline(model: str, threads: int | None = None, **load: Any) -> Any:

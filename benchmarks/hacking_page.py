@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import interval, parser_for
+from benchmarks.common import interval, make_page
 from genscale.numerics.turning_point import Turn, turn_of
 
 BEGIN, END = "<!-- begin: measured -->", "<!-- end: measured -->"
@@ -116,16 +115,5 @@ def draw(path: Path, records: list[dict[str, Any]]) -> None:
     figure.savefig(path)
 
 
-def main() -> None:
-    parser = parser_for(__doc__)
-    parser.add_argument("page", type=Path)
-    parser.add_argument("picture", type=Path)
-    parser.add_argument("json", type=Path, nargs="+")
-    options = parser.parse_args()
-    records = [json.loads(file.read_text()) for file in options.json]
-    write_page(options.page, records)
-    draw(options.picture, records)
-
-
 if __name__ == "__main__":
-    main()
+    make_page(__doc__, write_page, draw)

@@ -5,13 +5,12 @@ python -m benchmarks.pays_page docs/explanation/what-pays.md docs/pays.png bench
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import interval, parser_for
+from benchmarks.common import interval, make_page
 from benchmarks.pays import LARGEST, SIZES
 
 BEGIN, END = "<!-- begin: measured -->", "<!-- end: measured -->"
@@ -186,16 +185,5 @@ CURVES: dict[str, Callable[[str], bool]] = {
 }
 
 
-def main() -> None:
-    parser = parser_for(__doc__)
-    parser.add_argument("page", type=Path)
-    parser.add_argument("picture", type=Path)
-    parser.add_argument("json", type=Path, nargs="+")
-    options = parser.parse_args()
-    records = [json.loads(file.read_text()) for file in options.json]
-    write_page(options.page, records)
-    draw(options.picture, records)
-
-
 if __name__ == "__main__":
-    main()
+    make_page(__doc__, write_page, draw)
