@@ -47,12 +47,15 @@ Under these lie, for the call of a pipeline:
 - `row_mixing.py`: models that let the rows of a batch depend on each other, and guidance copies in another order.
 - `step_study.py`, `mixed_steps.py`: whether rows of different steps may share a batch, and what each of them gets.
 - `failures.py`: what may be concluded from an exception.
+- `known_loop.py`, `probe_memory.py`: what a probe found is kept for the next call of the same scaled pipeline.
+- `argument_values.py`: values that pipelines and models are given and give: tensors, copies, equality.
 - `encoder_cache.py`, `device_cache.py`: prompts are encoded, and the device is looked up, once a search.
 - `user_callbacks.py`: the user's `callback_on_step_end` and `callback` during a search.
 - `call_identity.py`: all that decides what a call finds, so that `out=` resumes the same call and no other.
 - `describe_search.py`: the search as a request in plain data, for `SearchResult.save`.
 - `decode.py`, `latent_decoder.py`, `output_media.py`: latents to images, videos or sounds by the pipeline's own
   code; its output as media.
+- `preview_pictures.py`, `coarse_decoder.py`: pictures of candidates under way, by the cheapest decoder that there is.
 - `output_kinds.py`, `kind_checks.py`: which kind of media a pipeline makes; verifiers of other kinds are refused.
 
 For the steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from torch import Tensor
 
@@ -37,6 +37,12 @@ class BatchSource(Protocol):
     def mix_steps(self, allowed: bool) -> Batch | None: ...
     def finish_unfinished(self, decode: Decode, left: Tensor | None = None) -> None: ...
     def interrupted(self) -> str: ...
+
+
+if TYPE_CHECKING:
+    from genscale.engine.engine import Engine
+
+    _ENGINE: type[BatchSource] = Engine  # it is one
 
 
 class BatchExchange:

@@ -284,11 +284,12 @@ def test_plan_has_the_options_of_generate():
         name: {option for parameter in command.params for option in parameter.opts}
         for name, command in COMMANDS
     }
-    assert told["generate"] - told["plan"] == {"--out", "--output", "-o", "--dry-run", "--metadata"}
+    written = {"--metadata", "--name", "--layout", "--preview"}
+    assert told["generate"] - told["plan"] == {"--out", "--output", "-o", "--dry-run", *written}
     assert told["video"] == told["generate"]
     assert told["plan"] <= told["generate"]
     alone = {"--images", "--stop", "--set", "--calibration", "--from", "--ensemble", "--dry-run"}
-    alone |= {"--candidates", "--n", "--num-images-per-prompt"}
+    alone |= {"--candidates", "--n", "--num-images-per-prompt", "--layout"}
     assert told["generate"] - told["compare"] == alone
     assert told["compare"] - told["generate"] == {"--verifiers", "--budgets"}
 

@@ -21,7 +21,10 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("samplers", "verifiers", "pipelines")
-BASES = {"genscale.verifiers.differentiable:Differentiable"}  # what plug-ins derive from
+BASES = {  # what plug-ins derive from
+    "genscale.verifiers.axis_judge:AxisJudge",
+    "genscale.verifiers.differentiable:Differentiable",
+}
 
 
 @pytest.fixture(scope="module")
