@@ -259,6 +259,9 @@ def main() -> None:
     parser.add_argument("--images", type=float, nargs="+", help="budgets of accept_reject, in images")
     parser.add_argument("--means", type=float, nargs="+", help="wanted means of accept_reject, in images")
     parser.add_argument("--into", type=Path, help="only these budgets, added to the rows of this file")
+    parser.add_argument(
+        "--by-clip", action="store_true", help="with --into: only best of n by CLIP, and the ceilings"
+    )
     parser.add_argument("--shared", action="store_true", help="also budgets that all prompts share")
     parser.add_argument("--others", action="store_true", help="also other samplers with the same verifier")
     parser.add_argument("--threads", type=int)
@@ -272,7 +275,12 @@ def main() -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         if options.into:
-            add_budgets(bench, options, Path(folder) / "calibration")
+            if options.by_clip:
+                by_clip(bench)
+                best_of_64(bench)
+            else:
+                budgets(bench, options, Path(folder) / "calibration")
+            add_rows(bench, options.into)
             return
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -310,15 +318,27 @@ def with_means(bench: Bench, verifier: Any, means: Sequence[float]) -> None:
         run(bench, name, "accept_reject", verifier, f"{LARGEST}images", mean_nfe=mean)
 
 
-def add_budgets(bench: Bench, options: Any, folder: Path) -> None:
-    """Measure further budgets of accept_reject, with the same calibration, and add them to a record."""
+def budgets(bench: Bench, options: Any, folder: Path) -> None:
+    """Further budgets of accept_reject, with the same calibration."""
     both = calibrated(bench, options.candidates, folder)
     accept_reject(bench, both, options.images or ())
     with_means(bench, both, options.means or ())
-    record = json.loads(options.into.read_text())
+
+
+def add_rows(bench: Bench, file: Path) -> None:
+    """Add what was measured to a record, in place of rows of the same names."""
+    record = json.loads(file.read_text())
     names = {row["name"] for row in bench.rows}
     record["rows"] = [row for row in record["rows"] if row["name"] not in names] + bench.rows
-    write(options.into, record)
+    record["seconds"] = record.get("seconds", {}) | bench.seconds
+    write(file, record)
+
+
+def by_clip(bench: Bench) -> None:
+    """Best of n by CLIP and by the judge, and what no search can exceed; needs no calibration."""
+    many = pool_of(bench, {bench.world.clip: bench.world.clip}, LARGEST)
+    nested(bench, many, (bench.world.clip, bench.world.judge))
+    ceilings(bench, many)
 
 
 def measure(bench: Bench, options: Any, folder: Path) -> None:
@@ -330,9 +350,8 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
     reliability(bench, few, "calibrated")
     accept_reject(bench, both, options.images or IMAGES)
     with_means(bench, both, options.means or MEANS)
-    many = pool_of(bench, {world.clip: world.clip}, LARGEST)
-    nested(bench, many, (world.clip, world.judge))
-    ceilings(bench, many)
+    by_clip(bench)
+    best_of_64(bench)
     timed(bench, both)
     for images in POOLED if options.shared else ():
         run(
@@ -349,12 +368,20 @@ def measure(bench: Bench, options: Any, folder: Path) -> None:
             run(bench, f"{sampler}, {images} images", sampler, both, f"{images}images")
 
 
+def best_of_64(bench: Bench) -> None:
+    """Processor seconds a prompt of best_of_64 by CLIP, on the first prompts."""
+    _timed(bench, "best_of_64", "best_of_n", bench.world.clip, LARGEST)
+
+
 def timed(bench: Bench, verifier: Any) -> None:
-    """Processor seconds a prompt of best_of_64 by CLIP and of accept_reject, on the first prompts."""
+    """The same of accept_reject."""
+    _timed(bench, "accept_reject", "accept_reject", verifier, TIMED)
+
+
+def _timed(bench: Bench, name: str, sampler: str, verifier: Any, images: int) -> None:
     some = replace(bench, prompts=bench.prompts[: bench.together], rows=[])
-    run(some, "best_of_64", "best_of_n", bench.world.clip, f"{LARGEST}images")
-    run(some, "accept_reject", "accept_reject", verifier, f"{TIMED}images")
-    bench.seconds = {row["name"]: row["seconds"] for row in some.rows}
+    run(some, name, sampler, verifier, f"{images}images")
+    bench.seconds = bench.seconds | {row["name"]: row["seconds"] for row in some.rows}
 
 
 if __name__ == "__main__":
