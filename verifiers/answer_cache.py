@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,16 +34,16 @@ class AnswerCache:
         return AnswerCache(user_cache("answers") if setting == USER else Path(setting).expanduser())
 
     def prepare(self) -> None:
-        """Make the folder. UsageError: it cannot be made."""
+        """See whether the folder is there or could be made; nothing is made before there is an answer. UsageError."""
         if self.folder is None:
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        near = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
+        if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+            why = "is no folder" if not near.is_dir() else "cannot be written to"
             raise UsageError(
-                f"answers cannot be kept in '{self.folder}' ({error.strerror}): give another folder as cache, or "
+                f"answers cannot be kept in '{self.folder}' ('{near}' {why}): give another folder as cache, or "
                 "cache=none."
-            ) from None
+            )
 
     def get(self, key: str) -> str | None:
         """The answer under a key; None without one, also where its file is damaged."""
