@@ -74,7 +74,7 @@ class PipelineCall:
         self.known = memory.find(pipe, arguments)
         if self.known is not None:
             self.encoder_cache.loop_modules = list(self.known.modules)
-        self._branches: Branches | None = None
+        self.known_branches: Branches | None = None
         self._row_lists: RowLists | None = None
         device = torch.device(getattr(pipe, "device", "cpu"))
         before = global_states(device)
@@ -271,12 +271,12 @@ class PipelineCall:
 
     def branches(self) -> Branches:
         """How the pipeline evaluates the two branches of classifier-free guidance. UsageError where it does not."""
-        if self._branches is None:
+        if self.known_branches is None:
             per_row = [e // self.rows for e in self.probe.evaluations]
             step = per_row.index(2) if 2 in per_row else 0
             both, second = (self._branch_probe(step, filled) for filled in ((0, 1), (1,)))
-            self._branches = identify_branches(both, second, self.rows)
-        return self._branches
+            self.known_branches = identify_branches(both, second, self.rows)
+        return self.known_branches
 
     def _branch_probe(self, step: int, filled: tuple[int, ...]) -> BranchProbe:
         probe = BranchProbe(

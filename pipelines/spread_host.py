@@ -105,8 +105,8 @@ class SpreadHost(PipelineHost):
 
     def serve(self, engine: Engine, settings: SearchSettings) -> str | None:
         rows, together = self.sizes(settings)
-        opening = Opening(self._given, settings.roles, rows, together or rows, settings.pad_batches)
-        roles = settings.roles
+        roles, branches = settings.roles, self.call.known_branches is not None
+        opening = Opening(self._given, roles, rows, together or rows, settings.pad_batches, branches)
         shows = bool(roles.held_out.members or roles.guard.members) or settings.on_event is not ignore
         crew = self._executor.crew(self.call.pipe)
         try:

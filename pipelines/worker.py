@@ -45,7 +45,7 @@ class Opening:
     """What a worker must know of a search.
 
     roles: the verifiers. batch_size: rows in one model call, at most; decode_batch: that are decoded together. pad: how
-    batches are filled up.
+    batches are filled up. branches: whether single branches of guidance will be evaluated.
     """
 
     call: CallAsGiven
@@ -53,6 +53,7 @@ class Opening:
     batch_size: int
     decode_batch: int
     pad: str = AS_THEY_ARE
+    branches: bool = False
 
 
 class Worker:
@@ -70,6 +71,8 @@ class Worker:
         args, kwargs = wire.loads(opening.call.arguments)
         restore_global(opening.call.states, torch.device(getattr(self.pipe, "device", "cpu")))
         call = PipelineCall(self.pipe, Arguments(self.pipe, args, kwargs))
+        if opening.branches:
+            call.branches()  # now: it calls the pipeline, which cannot be done inside its loop
         decoder = Decoder(call, with_callback=False)
         opening.roles.prepare(call.texts, call.latents.device)
         return partial(_serve, call, decoder, opening)

@@ -32,7 +32,10 @@ GRADIENTS = [
     for n in genscale.list_samplers()
     if "gradient" in SamplerHooks.of(registry.make("sampler", n, {})).needs
 ]
-SPREAD = [n for n in genscale.list_samplers() if n not in (*GRADIENTS, "accept_reject", "ab_mcts", "fkc")]
+ASKS = ("das", "tds")  # for gradients, as their options say
+SPREAD = [
+    n for n in genscale.list_samplers() if n not in (*GRADIENTS, *ASKS, "accept_reject", "ab_mcts", "fkc")
+]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,13 @@ def test_the_winners_of_workers_are_those_of_one_process(
     for key, line in alone.items():
         assert {**line, "scores": 0} == {**shared[key], "scores": 0}
         assert line["scores"] == pytest.approx(shared[key]["scores"], abs=ROUNDING)
+
+
+@pytest.mark.parametrize("name", quick(ASKS, []))
+def test_gradients_that_are_asked_for_on_the_way_are_refused(name: str, pipe: Any, workers: Any) -> None:
+    scaled = genscale.scale(pipe, name, "shapes_clip", executor=workers, **SEARCH)
+    with pytest.raises(UsageError, match="asks for gradients"):
+        scaled.search(PROMPTS, generator=seeded(), **CALL)
 
 
 def test_one_candidate_is_the_pipelines_own(pipe: Any, workers: Any) -> None:

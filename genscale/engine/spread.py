@@ -22,6 +22,7 @@ from genscale.engine.model_batches import ModelRows
 from genscale.engine.scoring import ScoreJob, Scoring, unjudged
 from genscale.engine.search import Search
 from genscale.engine.verifier_calls import Left, unlimited
+from genscale.errors import UsageError
 from genscale.protocol.batches import Batch, Output
 from genscale.protocol.crew import Crew
 
@@ -96,6 +97,11 @@ class SpreadEngine(Engine):
                 hear(found.told)
                 model.evaluated = parts
                 model.absorb(found.output.to(parts[0].particles.x.device))
+            elif self._gradients.waiting:
+                raise UsageError(
+                    "the sampler asks for gradients, which are not sent between processes: search with "
+                    "executor='local', or without gradients (gradient=none of das and svdd)."
+                )
             elif not scoring.run(self.searches) and not (self._purse and self._purse.round()):
                 return
 
