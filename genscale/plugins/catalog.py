@@ -8,7 +8,6 @@ from dataclasses import MISSING, Field, asdict
 from typing import Any
 
 from genscale.errors import UsageError
-from genscale.media_items import IMAGE, VIDEO
 from genscale.plugins import candidates, options, registry
 from genscale.plugins.docstrings import explained
 from genscale.plugins.verifier_facts import FACTS
@@ -58,6 +57,8 @@ def _record(kind: str, name: str, strict: bool) -> dict[str, Any]:
 
 def judged_by(cls: Any) -> tuple[str, ...]:
     """The kinds of media that a verifier takes."""
+    from genscale.media_items import IMAGE, VIDEO  # loads numpy, which the help does without
+
     said: tuple[str, ...] = tuple(getattr(cls, "judges", ()))
     return said or ((VIDEO,) if getattr(cls, "judges_videos", False) else (IMAGE, VIDEO))
 
