@@ -54,7 +54,7 @@ def _many(value: Any) -> Any:
 def _compare(
     pipe: Any, name: str, options: dict[str, Any], prompts: int, executor: Any, given: Any
 ) -> dict[str, Any]:
-    texts = [str(prompt) for prompt in spread_prompts(max(prompts, 2))[:prompts]]
+    texts = [prompt.text for prompt in spread_prompts(max(prompts, 2))[:prompts]]
 
     def seconds(workers: Any) -> float:
         scaled = genscale.scale(
