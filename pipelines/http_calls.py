@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import time
 import urllib.error
@@ -102,6 +103,18 @@ def download(url: str, patience: Patience, sleep: Callable[[float], None] = time
 def host_of(url: str) -> str:
     """For messages: without what may be secret."""
     return urlsplit(url).hostname or "the service"
+
+
+def key_header(variable: str | None, url: str) -> dict[str, str]:
+    """The header with the key that an environment variable holds; none for None. UsageError: it is not set."""
+    if variable is None:
+        return {}
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UsageError(
+            f"the environment variable {variable} is not set: put the key of {host_of(url)} there."
+        )
+    return {"Authorization": f"Bearer {key}"}
 
 
 def _tried(request: urllib.request.Request, patience: Patience, sleep: Callable[[float], None]) -> bytes:

@@ -7,7 +7,6 @@ import binascii
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from genscale.errors import UsageError
-from genscale.pipelines.http_calls import Patience, RemoteError, download, host_of, post_json
+from genscale.pipelines.http_calls import Patience, RemoteError, download, host_of, key_header, post_json
 from genscale.plugins.limits import COUNT, shown
 from genscale.storage.durable_files import save_bytes, stored
 
@@ -57,7 +56,7 @@ class RemoteImages:
             image = _opened(stored(place))
             if image is not None:
                 return image
-        data = self._bytes(post_json(self.url, body, self._headers(), self.patience))
+        data = self._bytes(post_json(self.url, body, key_header(self.key_from, self.url), self.patience))
         image = _opened(data)
         if image is None:
             raise RemoteError(f"{host_of(self.url)} answered with something that is no image.")
@@ -65,16 +64,6 @@ class RemoteImages:
             place.parent.mkdir(parents=True, exist_ok=True)
             save_bytes(place, data)
         return image
-
-    def _headers(self) -> dict[str, str]:
-        if self.key_from is None:
-            return {}
-        key = os.environ.get(self.key_from, "").strip()
-        if not key:
-            raise UsageError(
-                f"the environment variable {self.key_from} is not set: put the key of {host_of(self.url)} there."
-            )
-        return {"Authorization": f"Bearer {key}"}
 
     def _place(self, body: Mapping[str, Any], seed: int | None) -> Path | None:
         """The file of an answer, by the content of the request. Without a seed every answer is another."""
@@ -131,7 +120,7 @@ def remote_images(
         None if cache is None else Path(cache),
         seed_field,
     )
-    made._headers()  # refuses a key that is not there
+    key_header(key_from, made.url)  # refuses a key that is not there
     return made
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,7 +15,15 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from genscale.errors import UsageError
-from genscale.pipelines.http_calls import NoJson, Patience, RemoteError, get_json, host_of, post_json
+from genscale.pipelines.http_calls import (
+    NoJson,
+    Patience,
+    RemoteError,
+    get_json,
+    host_of,
+    key_header,
+    post_json,
+)
 from genscale.pipelines.remote_failures import remote_failure
 from genscale.plugins.limits import shown
 from genscale.verifiers.chat import Question, Unanswered
@@ -66,7 +73,7 @@ class Endpoint:
 
     def prepare(self) -> None:
         """UsageError: the key is not set, or the server cannot be reached or refuses it."""
-        self._headers()
+        key_header(self.key_from, self.url)
         if self.model is None:
             self.named  # noqa: B018  asks the server
         else:
@@ -76,7 +83,7 @@ class Endpoint:
         self, questions: Sequence[Question], readable: Callable[[str], bool]
     ) -> Iterator[tuple[int, str | Unanswered]]:
         """As `Chat.answers`; `at_once` questions at a time."""
-        headers, model, ended = self._headers(), self.named, threading.Event()
+        headers, model, ended = key_header(self.key_from, self.url), self.named, threading.Event()
         pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="genscale question")
         try:
             work = {
@@ -143,7 +150,9 @@ class Endpoint:
     def _models(self) -> list[str]:
         """Names of the server's models; none where it does not tell."""
         try:
-            found = get_json(self.url + "/models", self._headers(), Patience(timeout=10.0, retries=1))
+            headers = key_header(self.key_from, self.url)
+            headers = key_header(self.key_from, self.url)
+            found = get_json(self.url + "/models", headers, Patience(timeout=10.0, retries=1))
             return [str(m["id"]) for m in found["data"]]
         except RemoteError as error:
             if error.status in (401, 403):
@@ -156,16 +165,6 @@ class Endpoint:
         except (KeyError, TypeError):
             pass
         return []
-
-    def _headers(self) -> dict[str, str]:
-        if self.key_from is None:
-            return {}
-        key = os.environ.get(self.key_from, "").strip()
-        if not key:
-            raise UsageError(
-                f"the environment variable {self.key_from} is not set: put the key of {host_of(self.url)} there."
-            )
-        return {"Authorization": f"Bearer {key}"}
 
 
 def checked_url(url: str) -> str:
