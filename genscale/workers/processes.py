@@ -119,11 +119,10 @@ class Processes:
         self._of: Any = None
 
     def crew(self, pipe: Any) -> Crew:
-        """The workers, with this pipeline. UsageError: it cannot be sent."""
+        """The workers, with this pipeline. Their start (`Crew.begin`) raises UsageError where it cannot be sent."""
         if self._crew is not None and self._of is not pipe and self.load is None:
             self.close()
         if self._crew is None:
-            self._recipe(pipe)  # refused here, before anything is spent
 
             def start(i: int, life: int, inbox: Inbox) -> ProcessLink:
                 how = ProcessStart(WORKER, self._recipe(pipe), self.threads, self.method)
