@@ -118,6 +118,7 @@ class SpreadScoring(Scoring):
         super().__init__(scoring.roles, scoring.judging.decode, scoring.capacity)
         self._crew, self._shows = crew, shows
         self._sent = deque[tuple[list[int], int]]()  # indices of jobs, number of the work
+        self._first = 0  # index of the first job that is not answered yet
         self._left: Left = unlimited
 
     def run(self, searches: Sequence[Search]) -> bool:
